@@ -1,0 +1,2 @@
+//! keybeat
+pub mod presence;

@@ -1,0 +1,134 @@
+//! After a gap: compare what is held with what Redis holds.
+//!
+//! A pass reads the names by SCAN and asks for each; then it asks for every key that it holds and
+//! the scan did not name. So each verdict of a pass is an answer between two fences, like any other.
+
+use super::{Detector, Flags, Output};
+use crate::presence::Time;
+
+/// No further page is read while so many keys of the last ones wait to be asked.
+const WAITING_MOST: usize = 4096;
+
+/// One pass under way.
+#[derive(Clone)]
+pub(super) struct Pass {
+    /// The cursor of the page to be read next; `None` while one is under way or all are read.
+    cursor: Option<u64>,
+    read: bool,
+    /// Keys asked for by this pass and not answered yet.
+    open: usize,
+}
+
+impl Detector {
+    pub(super) fn rise(&mut self, now: Time, run: &str, flushed: bool) {
+        let other = self.run.as_deref().is_some_and(|before| before != run);
+        self.run = Some(run.to_owned());
+        self.up = true;
+        self.restart_said = false;
+        self.begin_pass();
+        if other || flushed {
+            self.grant_all(now);
+        }
+    }
+
+    pub(super) fn fall(&mut self) {
+        self.up = false;
+        self.pass = None;
+        self.drop_asks();
+    }
+
+    /// A server with another run id, or one that was flushed, may have lost keys whose users could
+    /// not renew them meanwhile: each has one TTL from now.
+    fn grant_all(&mut self, now: Time) {
+        for at in 0..self.slots.end() {
+            let Some(slot) = self.slots.get_mut(at) else { continue };
+            if !slot.flags.has(Flags::LIVE) {
+                continue;
+            }
+            let ttl = if slot.ttl == 0 { self.settings.first_ttl_ms } else { u64::from(slot.ttl) };
+            let until = now.plus(ttl);
+            if slot.deadline == Time::NEVER {
+                slot.deadline = until;
+                self.counts.immortal -= 1;
+            }
+            slot.deadline = slot.deadline.max(until);
+            slot.flags.put(Flags::GRANTED, true);
+        }
+    }
+
+    pub(super) fn begin_pass(&mut self) {
+        self.drop_asks();
+        self.pass_number = self.pass_number.wrapping_add(1);
+        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0 });
+    }
+
+    pub(super) fn next_scan(&mut self) -> Option<Output> {
+        if self.asks.learning() >= WAITING_MOST {
+            return None;
+        }
+        let cursor = self.pass.as_mut()?.cursor.take()?;
+        Some(Output::Scan(self.pass_number, cursor))
+    }
+
+    pub(super) fn page(&mut self, now: Time, number: u8, names: Vec<Vec<u8>>, next: u64) {
+        // A page that was still on its way when a new gap began another pass.
+        if self.pass.is_none() || number != self.pass_number {
+            return;
+        }
+        for name in names {
+            if let Some(at) = self.find_or_make(now, &name) {
+                self.enter_pass(at);
+            }
+        }
+        if next == 0 {
+            self.ask_the_rest();
+        }
+        if let Some(pass) = &mut self.pass {
+            pass.read = next == 0;
+            pass.cursor = (next != 0).then_some(next);
+        }
+    }
+
+    /// The keys that we hold and the scan did not name.
+    fn ask_the_rest(&mut self) {
+        for at in 0..self.slots.end() {
+            if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
+                self.enter_pass(at);
+            }
+        }
+    }
+
+    /// Asks for a key in the name of this pass, once.
+    fn enter_pass(&mut self, at: u32) {
+        let Some(pass) = &mut self.pass else { return };
+        let slot = &mut self.slots[at];
+        if slot.pass == self.pass_number {
+            return;
+        }
+        slot.pass = self.pass_number;
+        slot.flags.put(Flags::PASS, true);
+        pass.open += 1;
+        // One that is asked already since the gap is answered since the gap.
+        if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
+            self.ask_later(at);
+        }
+    }
+
+    /// The key was answered, or an event since the gap has said more than an answer could. Says
+    /// whether the pass waited for it.
+    pub(super) fn leave_pass(&mut self, at: u32) -> bool {
+        let flags = &mut self.slots[at].flags;
+        let in_pass = flags.has(Flags::PASS);
+        flags.put(Flags::PASS, false);
+        if let Some(pass) = self.pass.as_mut().filter(|_| in_pass) {
+            pass.open -= 1;
+        }
+        in_pass
+    }
+
+    pub(super) fn end_pass(&mut self) -> Option<Output> {
+        self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?;
+        self.pass = None;
+        Some(Output::Reconciled)
+    }
+}

@@ -1,0 +1,284 @@
+//! The rules, one script each: what is fed in at which millisecond, and what must come out.
+
+use super::*;
+
+/// Runs a script and compares all that comes out.
+///
+/// `up RUN` and `flushed RUN`, `down`, `gap`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
+/// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
+/// `answers KEY=MS|-|never …`: its answers; `answered …`: all three in order.
+fn check(script: &str, expected: &str) {
+    check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
+}
+
+fn check_with(settings: Settings, script: &str, expected: &str) {
+    let mut run = Run { detector: Detector::new(settings), asked: Default::default(), scan: 0, said: vec![] };
+    for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
+        let mut words = step.split_whitespace();
+        let now = Time::from_ms(words.next().unwrap().parse().unwrap());
+        run.step(now, words.next().unwrap(), &words.collect::<Vec<_>>());
+    }
+    let expected: Vec<_> = expected.split(';').map(str::trim).filter(|s| !s.is_empty()).collect();
+    assert_eq!(run.said, expected, "\nscript: {script}");
+}
+
+struct Run {
+    detector: Detector,
+    asked: VecDeque<BatchId>,
+    scan: u8,
+    said: Vec<String>,
+}
+
+impl Run {
+    fn step(&mut self, now: Time, verb: &str, words: &[&str]) {
+        let word = || words[0].as_bytes();
+        let oldest = *self.asked.front().unwrap_or(&0);
+        match verb {
+            "up" => self.feed(now, Input::Up { run: words[0], flushed: false }),
+            "flushed" => self.feed(now, Input::Up { run: words[0], flushed: true }),
+            "down" => self.feed(now, Input::Down),
+            "gap" => self.feed(now, Input::Gap),
+            "due" => self.feed(now, Input::Due),
+            "set" => self.feed(now, Input::Renewed(word())),
+            "placed" => self.feed(now, Input::Placed(word())),
+            "expired" => self.feed(now, Input::Ended(word(), End::Expired)),
+            "del" => self.feed(now, Input::Ended(word(), End::Deleted)),
+            "evicted" => self.feed(now, Input::Ended(word(), End::Evicted)),
+            "page" => {
+                let names = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+                self.feed(now, Input::Page(self.scan, names, 0));
+            }
+            "open" => self.feed(now, Input::Fence(oldest, Side::Open)),
+            "close" => self.feed(now, Input::Fence(oldest, Side::Close)),
+            "answers" => self.feed(now, Input::Answers(oldest, answers(words))),
+            "answered" => {
+                self.feed(now, Input::Fence(oldest, Side::Open));
+                self.feed(now, Input::Answers(oldest, answers(words)));
+                self.feed(now, Input::Fence(oldest, Side::Close));
+                self.asked.pop_front();
+            }
+            "next" => {
+                self.asked.pop_front();
+            }
+            other => panic!("no such verb: {other}"),
+        }
+    }
+
+    fn feed(&mut self, now: Time, input: Input) {
+        self.detector.handle(now, input);
+        while let Some(output) = self.detector.poll(now) {
+            let ms = now.as_ms();
+            self.said.push(match output {
+                Output::Changed(c) if c.live => {
+                    format!("{ms} +{:?} {:?} seen {:?}", c.key, c.reason, c.last_seen)
+                }
+                Output::Changed(c) => {
+                    format!("{ms} -{:?} {:?} at {:?} seen {:?}", c.key, c.reason, c.at, c.last_seen)
+                }
+                Output::Ask(batch, keys) => {
+                    self.asked.push_back(batch);
+                    let keys: Vec<_> = keys.iter().map(Key::as_str).collect();
+                    format!("{ms} ask {}", keys.join(" "))
+                }
+                Output::Scan(number, cursor) => {
+                    self.scan = number;
+                    if cursor == 0 { continue } else { format!("{ms} scan on") }
+                }
+                Output::Reconciled => format!("{ms} reconciled"),
+                Output::Restart => format!("{ms} restart"),
+            });
+        }
+    }
+}
+
+fn answers(words: &[&str]) -> Vec<Answer> {
+    let answer = |word: &&str| match word.split_once('=').unwrap().1 {
+        "-" => Answer::Absent,
+        "never" => Answer::NoTtl,
+        left => Answer::Left(left.parse().unwrap()),
+    };
+    words.iter().map(answer).collect()
+}
+
+#[test]
+fn a_heartbeat_makes_live_and_a_probe_at_the_deadline_ends() {
+    check(
+        "0 up r; 0 page; 5 set a; 6 answered a=10; 14 set a; 23 due; 24 due; 25 expired a",
+        "0 reconciled; 5 +a Heartbeat seen 5; 5 ask a; 25 -a Expired at 24 seen 14",
+    );
+    check(
+        "0 up r; 0 page; 5 set a; 6 answered a=10; 14 set a; 24 due; 25 due; 26 answered a=-",
+        "0 reconciled; 5 +a Heartbeat seen 5; 5 ask a; 25 ask a; 26 -a Expired at 24 seen 14",
+    );
+}
+
+#[test]
+fn a_renewal_costs_no_question() {
+    check(
+        "0 up r; 0 page; 5 set a; 6 answered a=29; 15 set a; 25 set a; 35 set a; 36 due; 60 set a; 66 due",
+        "0 reconciled; 5 +a Heartbeat seen 5; 5 ask a",
+    );
+}
+
+#[test]
+fn a_probe_that_finds_the_key_alive_moves_its_deadline() {
+    // Renewed by EXPIRE at 2001, which makes no event that is listened to.
+    check_with(
+        Settings { first_ttl_ms: 3000, ..Settings::default() },
+        "0 up r; 0 page; 0 set a; 0 answered a=3000; 3001 due; 3001 answered a=2000; 5001 due; 5002 due; 5003 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 3001 ask a; 5002 ask a; 5003 -a Expired at 5001 seen 2001",
+    );
+}
+
+#[test]
+fn an_answer_that_an_event_overtook_is_asked_again_not_believed() {
+    // The key expired at 31, was set again at 32, both after the answer; the events arrive late.
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 31 due; 31 open; 31 answers a=-; 32 expired a; 32 set a; 33 close; 33 next; 40 answered a=23",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 31 ask a; \
+         32 -a Expired at 30 seen 0; 32 +a Heartbeat seen 32; 33 ask a",
+    );
+    // The other way round: the answer counts in a `set` that is still on its way.
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 31 due; 31 answers a=30; 32 set a; 32 open; 32 close",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 31 ask a",
+    );
+}
+
+#[test]
+fn evicted_is_redis_short_of_memory_and_nobody_leaving() {
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 10 evicted a; 31 due; 32 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 31 ask a; 32 -a Expired at 30 seen 0",
+    );
+    check(
+        "0 up r; 0 page; 0 set a; 5 evicted a; 6 answered a=-; 10 set a; 11 answered a=30; 41 due; 42 expired a",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 10 ask a; 41 ask a; 42 -a Expired at 40 seen 10",
+    );
+}
+
+#[test]
+fn a_key_gone_from_the_same_server_is_gone() {
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 1 set b; 1 answered b=30; 10 down; 20 up r; 20 page b; 21 answered b=11 a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1 +b Heartbeat seen 1; 1 ask b; \
+         20 ask b a; 21 -a Reconciled at 21 seen 0; 21 reconciled",
+    );
+}
+
+#[test]
+fn a_key_gone_from_another_server_has_one_ttl_to_come_back() {
+    let outage = "0 up r; 0 page; 0 set a; 0 answered a=30; 0 set b; 0 answered b=30; 10 down; 40 up r2; 40 page; 41 answered a=- b=-;";
+    let before = "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 0 +b Heartbeat seen 0; 0 ask b; \
+         40 ask a b; 41 reconciled;";
+    check(
+        &format!("{outage} 60 set a; 71 due; 72 answered b=-"),
+        &format!("{before} 71 ask b; 72 -b Expired at 70 seen 0"),
+    );
+    // So too if the same server says that it was flushed.
+    check(
+        &format!("{} 60 set a; 71 due; 72 answered b=-", outage.replace("up r2", "flushed r")),
+        &format!("{before} 71 ask b; 72 -b Expired at 70 seen 0"),
+    );
+}
+
+#[test]
+fn the_old_copy_of_a_restarted_server_expires_without_a_verdict() {
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 10 down; 28 up r2; 28 page a; 29 answered a=1; 31 expired a; 45 set a; 60 due",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 28 ask a; 29 reconciled",
+    );
+}
+
+#[test]
+fn nobody_changes_while_the_server_is_out_of_reach() {
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 10 down; 100 due; 100 set b; 100 expired a; 200 up r; 200 page a; 201 answered a=5",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 200 ask a; 201 reconciled",
+    );
+}
+
+#[test]
+fn a_gap_finds_who_came_and_who_went_unseen() {
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 10 gap; 10 page c; 12 answered c=25 a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 10 ask c a; \
+         12 +c Reconciled seen 5; 12 -a Reconciled at 12 seen 0; 12 reconciled",
+    );
+}
+
+#[test]
+fn a_page_of_an_older_scan_is_not_taken_for_the_new_one() {
+    let mut detector = Detector::new(Settings::default());
+    let now = Time::from_ms(0);
+    detector.handle(now, Input::Up { run: "r", flushed: false });
+    let Some(Output::Scan(first, 0)) = detector.poll(now) else { panic!("a scan") };
+    detector.handle(now, Input::Gap);
+    let Some(Output::Scan(second, 0)) = detector.poll(now) else { panic!("another scan") };
+    detector.handle(now, Input::Page(first, vec![], 0));
+    assert_eq!(detector.poll(now), None, "still waiting for the first page of the second scan");
+    detector.handle(now, Input::Page(second, vec![], 0));
+    assert_eq!(detector.poll(now), Some(Output::Reconciled));
+}
+
+#[test]
+fn a_key_without_a_ttl_is_online_until_it_is_deleted() {
+    check(
+        "0 up r; 0 page; 0 set a; 1 answered a=never; 500 due; 900 del a",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 900 -a Deleted at 900 seen 0",
+    );
+}
+
+#[test]
+fn a_fence_that_does_not_come_back_is_a_dead_stream() {
+    check_with(
+        Settings { first_ttl_ms: 30, fence_limit_ms: 100, ..Settings::default() },
+        "0 up r; 0 page; 0 set a; 50 answers a=30; 100 due; 101 due; 102 due; 103 down; 110 up r",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 101 restart",
+    );
+}
+
+#[test]
+fn a_shorter_ttl_is_noticed_from_the_second_time_on() {
+    let long = Settings { first_ttl_ms: 3000, ..Settings::default() };
+    check_with(
+        long,
+        "0 up r; 0 page; 0 set a; 0 answered a=2000; 100 set a; 300 expired a; \
+         400 set b; 400 answered b=2000; 500 set b; 501 answered b=199; 701 due; 702 expired b",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 300 -a Expired at 300 seen 100; \
+         400 +b Heartbeat seen 400; 400 ask b; 500 ask b; 701 ask b; 702 -b Expired at 700 seen 500",
+    );
+}
+
+#[test]
+fn a_name_that_cannot_be_a_user_is_counted_and_nothing_else() {
+    let mut detector = Detector::new(Settings::default());
+    let now = Time::from_ms(0);
+    detector.handle(now, Input::Up { run: "r", flushed: false });
+    detector.handle(now, Input::Renewed(b"\xff\x00"));
+    detector.handle(now, Input::Renewed(b""));
+    detector.handle(now, Input::Ended(b"nobody", End::Deleted));
+    assert_eq!((detector.counts().invalid, detector.counts().keys), (2, 0));
+}
+
+#[test]
+fn slots_are_given_back() {
+    let mut detector = Detector::new(Settings::default());
+    let mut now = Time::from_ms(0);
+    detector.handle(now, Input::Up { run: "r", flushed: false });
+    for i in 0..1000 {
+        let name = format!("user{i}");
+        detector.handle(now, Input::Renewed(name.as_bytes()));
+        detector.handle(now, Input::Ended(name.as_bytes(), End::Deleted));
+        now = now.plus(1);
+        while let Some(output) = detector.poll(now) {
+            if let Output::Ask(id, keys) = output {
+                detector.handle(now, Input::Fence(id, Side::Open));
+                detector.handle(now, Input::Answers(id, vec![Answer::Absent; keys.len()]));
+                detector.handle(now, Input::Fence(id, Side::Close));
+            }
+        }
+    }
+    assert_eq!((detector.slots.len(), detector.table.len()), (0, 0));
+    assert!(detector.slots.end() < 10, "{} slots for one key at a time", detector.slots.end());
+}

@@ -1,0 +1,245 @@
+//! Keys to users: a user is online while at least one of the user's keys is live, on whatever server.
+
+use super::slots::Slots;
+use super::{Change, Time, Transition};
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// What is known of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// At least one key is live.
+    Online {
+        /// Since when.
+        since: Time,
+        /// How many keys.
+        sessions: u32,
+    },
+    /// None is; `None` where the user was never seen, or so long ago that it was forgotten.
+    Offline {
+        /// The last heartbeat.
+        last_seen: Option<Time>,
+    },
+}
+
+struct User {
+    name: Arc<str>,
+    sessions: u32,
+    /// Online: since when. Offline: since when too, which tells one absence from the next.
+    since: Time,
+    /// The last heartbeat of the sessions that have ended.
+    last_seen: Time,
+}
+
+impl User {
+    fn presence(&self) -> Presence {
+        if self.sessions > 0 {
+            Presence::Online { since: self.since, sessions: self.sessions }
+        } else {
+            Presence::Offline { last_seen: Some(self.last_seen) }
+        }
+    }
+}
+
+/// The users of one or many servers.
+pub struct Roster {
+    hasher: DefaultHashBuilder,
+    table: HashTable<u32>,
+    users: Slots<User>,
+    online: usize,
+    sessions: u64,
+    /// Users who went offline, the longest ago first, to be forgotten in that order. An entry
+    /// counts only while its user is still in that absence.
+    gone: VecDeque<(u32, Time)>,
+    remember: usize,
+}
+
+impl Roster {
+    /// An empty roster that remembers the last heartbeats of at most `remember` users offline.
+    pub fn new(remember: usize) -> Roster {
+        Roster {
+            hasher: DefaultHashBuilder::default(),
+            table: HashTable::new(),
+            users: Slots::new(),
+            online: 0,
+            sessions: 0,
+            gone: VecDeque::new(),
+            remember,
+        }
+    }
+
+    /// How many users are online.
+    pub fn online(&self) -> usize {
+        self.online
+    }
+
+    /// How many keys are live.
+    pub fn sessions(&self) -> u64 {
+        self.sessions
+    }
+
+    /// What is known of a user.
+    pub fn get(&self, user: &str) -> Presence {
+        self.find(user).map_or(Presence::Offline { last_seen: None }, |at| self.users[at].presence())
+    }
+
+    /// The users in slots from `from` on, online or remembered, and where to go on.
+    ///
+    /// Whoever is there all the time is given exactly once, since a user keeps the slot.
+    pub fn page(&self, from: u32, most: usize, online: bool, mut take: impl FnMut(&Arc<str>, Presence)) -> Option<u32> {
+        let mut taken = 0;
+        for at in from..self.users.end() {
+            let Some(user) = self.users.get(at) else { continue };
+            if (user.sessions > 0) != online {
+                continue;
+            }
+            if taken == most {
+                return Some(at);
+            }
+            take(&user.name, user.presence());
+            taken += 1;
+        }
+        None
+    }
+
+    /// Takes in the change of a key; the transition, if it makes its user come or go.
+    pub fn apply(&mut self, change: &Change) -> Option<Transition> {
+        if change.live { self.came(change) } else { self.went(change) }
+    }
+
+    fn find(&self, user: &str) -> Option<u32> {
+        let hash = self.hasher.hash_one(user);
+        self.table.find(hash, |&at| &*self.users[at].name == user).copied()
+    }
+
+    fn came(&mut self, change: &Change) -> Option<Transition> {
+        let at = self.find(change.key.user()).unwrap_or_else(|| self.add(change));
+        self.sessions += 1;
+        let user = &mut self.users[at];
+        user.sessions += 1;
+        if user.sessions > 1 {
+            return None;
+        }
+        user.since = change.last_seen;
+        self.online += 1;
+        Some(Transition {
+            user: user.name.clone(),
+            online: true,
+            at: change.at,
+            mark: user.since,
+            reason: change.reason,
+        })
+    }
+
+    fn went(&mut self, change: &Change) -> Option<Transition> {
+        let at = self.find(change.key.user())?;
+        let user = &mut self.users[at];
+        user.sessions = user.sessions.checked_sub(1)?;
+        self.sessions -= 1;
+        user.last_seen = user.last_seen.max(change.last_seen);
+        if user.sessions > 0 {
+            return None;
+        }
+        user.since = change.at;
+        self.online -= 1;
+        let transition = Transition {
+            user: user.name.clone(),
+            online: false,
+            at: change.at,
+            mark: user.last_seen,
+            reason: change.reason,
+        };
+        self.gone.push_back((at, change.at));
+        self.forget();
+        Some(transition)
+    }
+
+    fn add(&mut self, change: &Change) -> u32 {
+        let at = self.users.insert(User {
+            name: change.key.shared_user(),
+            sessions: 0,
+            since: Time::default(),
+            last_seen: Time::default(),
+        });
+        let (hasher, users) = (&self.hasher, &self.users);
+        let hash = |&at: &u32| hasher.hash_one(&*users[at].name);
+        self.table.insert_unique(hash(&at), at, hash);
+        at
+    }
+
+    fn forget(&mut self) {
+        while self.gone.len() > self.remember {
+            let Some((at, since)) = self.gone.pop_front() else { return };
+            let Some(user) = self.users.get(at) else { continue };
+            if user.sessions > 0 || user.since != since {
+                continue;
+            }
+            let hash = self.hasher.hash_one(&*user.name);
+            if let Ok(entry) = self.table.find_entry(hash, |&other| other == at) {
+                entry.remove();
+            }
+            self.users.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{Key, Reason};
+
+    fn change(key: &str, live: bool, at: u64, last_seen: u64) -> Change {
+        Change {
+            key: Key::parse(key.as_bytes()).unwrap(),
+            live,
+            at: Time::from_ms(at),
+            last_seen: Time::from_ms(last_seen),
+            reason: if live { Reason::Heartbeat } else { Reason::Expired },
+            deadline: None,
+        }
+    }
+
+    #[test]
+    fn a_user_is_online_from_the_first_session_to_the_last() {
+        let mut roster = Roster::new(10);
+        assert!(roster.apply(&change("a#phone", true, 10, 10)).unwrap().online);
+        assert_eq!(roster.apply(&change("a#tab", true, 20, 20)), None);
+        assert_eq!(roster.get("a"), Presence::Online { since: Time::from_ms(10), sessions: 2 });
+        assert_eq!(roster.apply(&change("a#tab", false, 60, 50)), None);
+        let off = roster.apply(&change("a#phone", false, 61, 40)).unwrap();
+        assert!(!off.online);
+        assert_eq!(off.mark, Time::from_ms(50), "the last heartbeat of any session");
+        assert_eq!((roster.online(), roster.sessions()), (0, 0));
+        assert_eq!(roster.apply(&change("a#phone", false, 62, 40)), None, "nothing left to end");
+    }
+
+    #[test]
+    fn whoever_left_longest_ago_is_forgotten_first() {
+        let mut roster = Roster::new(2);
+        for (i, user) in ["a", "b", "a", "c", "d"].iter().enumerate() {
+            let at = i as u64 * 10;
+            roster.apply(&change(user, true, at, at));
+            roster.apply(&change(user, false, at + 5, at));
+        }
+        let known = |user| roster.get(user) != Presence::Offline { last_seen: None };
+        assert_eq!(["a", "b", "c", "d"].map(known), [false, false, true, true]);
+    }
+
+    #[test]
+    fn pages_give_everybody_once() {
+        let mut roster = Roster::new(10);
+        for i in 0..2500 {
+            roster.apply(&change(&format!("u{i}"), true, 1, 1));
+        }
+        roster.apply(&change("u7", false, 2, 1));
+        let (mut seen, mut from) = (Vec::new(), Some(0));
+        while let Some(at) = from {
+            from = roster.page(at, 1000, true, |name, _| seen.push(name.clone()));
+        }
+        assert_eq!(seen.len(), 2499);
+        seen.dedup();
+        assert_eq!(seen.len(), 2499);
+    }
+}
