@@ -1,2 +1,12 @@
 //! keybeat
+pub mod config;
+pub mod driver;
+pub mod error;
+pub mod hub;
+pub mod keyspace;
+pub mod metrics;
 pub mod presence;
+pub mod protocol;
+pub mod server;
+pub mod web;
+pub mod cli;

@@ -1,1 +1,42 @@
-fn main(){}
+//! Parse, run, exit code.
+
+use clap::Parser;
+use keybeat::cli::{Args, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // One TLS provider for all, before anything asks for one.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("keybeat: another TLS provider was installed first; this is a bug");
+        return ExitCode::FAILURE;
+    }
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        // The event reader needs a worker of its own beside whatever else is busy.
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(why) => {
+            eprintln!("keybeat: the runtime cannot start: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(run(args)) {
+        Ok(code) => code,
+        Err(why) if is_broken_pipe(&why) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("keybeat: {why:#}");
+            ExitCode::FAILURE
+        }
+    };
+    runtime.shutdown_background();
+    code
+}
+
+/// Whoever read our output has read enough.
+fn is_broken_pipe(why: &anyhow::Error) -> bool {
+    let io = why.root_cause().downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}

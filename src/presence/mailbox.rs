@@ -87,7 +87,10 @@ impl<T> Mailbox<T> {
 
     /// Forgets what waits for a user who is no longer watched.
     pub fn forget(&mut self, user: &str) {
-        if let Some(place) = self.places.remove(user) {
+        if self.lossless.is_some() {
+            self.queue.retain(|entry| entry.as_ref().is_some_and(|(of, _)| &**of != user));
+            self.pending = self.queue.len();
+        } else if let Some(place) = self.places.remove(user) {
             self.queue[(place - self.popped) as usize] = None;
             self.pending -= 1;
             self.trim();
@@ -160,5 +163,9 @@ mod tests {
         mailbox.push(&b, 2);
         mailbox.forget("a");
         assert_eq!((mailbox.pop(), mailbox.pop()), (Some(2), None));
+        let mut mailbox = Mailbox::lossless(9);
+        (0..3).for_each(|i| assert_eq!(mailbox.push(if i == 1 { &b } else { &a }, i), Pushed::Queued));
+        mailbox.forget("a");
+        assert_eq!((mailbox.len(), mailbox.pop(), mailbox.pop()), (1, Some(1), None));
     }
 }

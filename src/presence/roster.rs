@@ -1,7 +1,7 @@
 //! Keys to users: a user is online while at least one of the user's keys is live, on whatever server.
 
 use super::slots::Slots;
-use super::{Change, Time, Transition};
+use super::{Change, Key, Time, Transition};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -31,9 +31,26 @@ struct User {
     since: Time,
     /// The last heartbeat of the sessions that have ended.
     last_seen: Time,
+    /// The live keys that name a session; most users have none, so it is one word for them.
+    #[allow(clippy::box_collection)]
+    named: Option<Box<Vec<Key>>>,
 }
 
 impl User {
+    fn add_named(&mut self, key: &Key) {
+        if key.session().is_some() {
+            self.named.get_or_insert_default().push(key.clone());
+        }
+    }
+
+    fn drop_named(&mut self, key: &Key) {
+        let Some(named) = &mut self.named else { return };
+        named.retain(|other| other != key);
+        if named.is_empty() {
+            self.named = None;
+        }
+    }
+
     fn presence(&self) -> Presence {
         if self.sessions > 0 {
             Presence::Online { since: self.since, sessions: self.sessions }
@@ -85,6 +102,12 @@ impl Roster {
         self.find(user).map_or(Presence::Offline { last_seen: None }, |at| self.users[at].presence())
     }
 
+    /// The live keys of a user that name a session.
+    pub fn keys(&self, user: &str) -> Vec<Key> {
+        let named = self.find(user).and_then(|at| self.users[at].named.as_deref());
+        named.cloned().unwrap_or_default()
+    }
+
     /// The users in slots from `from` on, online or remembered, and where to go on.
     ///
     /// Whoever is there all the time is given exactly once, since a user keeps the slot.
@@ -119,6 +142,7 @@ impl Roster {
         self.sessions += 1;
         let user = &mut self.users[at];
         user.sessions += 1;
+        user.add_named(&change.key);
         if user.sessions > 1 {
             return None;
         }
@@ -137,6 +161,7 @@ impl Roster {
         let at = self.find(change.key.user())?;
         let user = &mut self.users[at];
         user.sessions = user.sessions.checked_sub(1)?;
+        user.drop_named(&change.key);
         self.sessions -= 1;
         user.last_seen = user.last_seen.max(change.last_seen);
         if user.sessions > 0 {
@@ -162,6 +187,7 @@ impl Roster {
             sessions: 0,
             since: Time::default(),
             last_seen: Time::default(),
+            named: None,
         });
         let (hasher, users) = (&self.hasher, &self.users);
         let hash = |&at: &u32| hasher.hash_one(&*users[at].name);
@@ -206,6 +232,7 @@ mod tests {
         let mut roster = Roster::new(10);
         assert!(roster.apply(&change("a#phone", true, 10, 10)).unwrap().online);
         assert_eq!(roster.apply(&change("a#tab", true, 20, 20)), None);
+        assert_eq!(roster.keys("a").len(), 2);
         assert_eq!(roster.get("a"), Presence::Online { since: Time::from_ms(10), sessions: 2 });
         assert_eq!(roster.apply(&change("a#tab", false, 60, 50)), None);
         let off = roster.apply(&change("a#phone", false, 61, 40)).unwrap();

@@ -1,0 +1,72 @@
+//! A daemon as the commands speak to it.
+
+use crate::presence::Key;
+use crate::protocol::{QueryAnswer, UserObject};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Where a daemon is, and how to ask it.
+pub struct Daemon {
+    base: String,
+    http: reqwest::Client,
+}
+
+/// A daemon's URL, as it may be typed.
+pub fn url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|why| format!("{why}; write http://HOST:PORT"))?;
+    if url.scheme() != "http" || url.host_str().is_none() {
+        return Err("write http://HOST:PORT".into());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+impl Daemon {
+    pub fn new(base: &str) -> Result<Daemon> {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
+        Ok(Daemon { base: base.to_owned(), http })
+    }
+
+    /// The address of its WebSocket.
+    pub fn ws_url(&self) -> String {
+        format!("{}/v1/ws", self.base.replacen("http", "ws", 1))
+    }
+
+    pub async fn query(&self, users: &[String]) -> Result<Vec<UserObject>> {
+        let mut objects = Vec::new();
+        for some in users.chunks(crate::config::Limits::default().users_per_request) {
+            let body = self.post("/v1/users/query", json!({ "users": some })).await?;
+            let answer: QueryAnswer = serde_json::from_str(&body).context("the daemon's answer cannot be read")?;
+            objects.extend(answer.users);
+        }
+        Ok(objects)
+    }
+
+    pub async fn beat(&self, key: &Key, ttl: Duration) -> Result<()> {
+        let mut url = reqwest::Url::parse(&self.base)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["v1", "users", key.user(), "heartbeat"]);
+        }
+        let body = json!({ "session": key.session(), "ttl_ms": ttl.as_millis() as u64 });
+        self.send(self.http.put(url).json(&body)).await?;
+        Ok(())
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Result<String> {
+        self.send(self.http.post(format!("{}{path}", self.base)).json(&body)).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<String> {
+        let response = request.send().await.with_context(|| {
+            format!("no daemon answers at {}; start one (keybeat serve), or name it: --url http://HOST:PORT", self.base)
+        })?;
+        let status = response.status();
+        let text = response.text().await?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let message = body["error"]["message"].as_str().unwrap_or(&text);
+        bail!("the daemon at {} refused: {message} ({status})", self.base)
+    }
+}

@@ -1,0 +1,93 @@
+//! `keybeat demo`: people who come, stay, fall silent, say goodbye, and come back.
+
+use super::{DemoArgs, logging, serve};
+use crate::config::DEFAULT_LISTEN;
+use crate::keyspace::Names;
+use crate::keyspace::client::{Connection, Target};
+use crate::server::Daemon;
+use anyhow::Result;
+use fred::prelude::*;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+const TTL: Duration = Duration::from_secs(5);
+const BEAT_EVERY: Duration = Duration::from_millis(1_700);
+
+pub async fn run(args: DemoArgs) -> Result<ExitCode> {
+    logging::start(args.daemon.log_format, &args.daemon.log);
+    if let Some(code) = serve::refuse_open_door(&args.daemon) {
+        return Ok(code);
+    }
+    let mut config = args.daemon.config(None);
+    if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {
+        tracing::warn!("{DEFAULT_LISTEN} is taken; taking a free port");
+        config.listen.set_port(0);
+    }
+    let names = Names::new(&config.prefix, 0);
+    let daemon = Daemon::bind(config).await?;
+    println!("{} simulated users; see who is online at http://{}", args.users, daemon.address()?);
+    let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
+    daemon.run(serve::stop_signal()?).await?;
+    crowd.abort();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a simulated user does next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    Beat,
+    Return,
+}
+
+/// One loop for all: the next action of each user waits in a heap.
+async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
+    let connection = target.persistent()?;
+    let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
+    let mut queue: BinaryHeap<_> = (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
+    while let Some(Reverse((at, user, next))) = queue.pop() {
+        sleep_until(at).await;
+        let key = names.redis_key(&name(user));
+        let (at, next) = match (next, fastrand::u32(..100)) {
+            // Falls silent: nothing is sent, the TTL does it.
+            (Next::Beat, 0..4) => (soon(20_000) + TTL, Next::Return),
+            (Next::Beat, 4..6) => {
+                end(&connection, key).await;
+                (soon(15_000), Next::Return)
+            }
+            _ => {
+                beat(&connection, key).await;
+                (Instant::now() + BEAT_EVERY, Next::Beat)
+            }
+        };
+        queue.push(Reverse((at, user, next)));
+    }
+    Ok(())
+}
+
+async fn beat(connection: &Connection, key: String) {
+    let expire = Some(Expiration::PX(TTL.as_millis() as i64));
+    let set: Result<(), _> = connection.client().set(key, 1, expire, None, false).await;
+    if let Err(why) = set {
+        tracing::warn!("a simulated heartbeat failed: {why}");
+    }
+}
+
+async fn end(connection: &Connection, key: String) {
+    let deleted: Result<(), _> = connection.client().del(key).await;
+    if let Err(why) = deleted {
+        tracing::warn!("a simulated goodbye failed: {why}");
+    }
+}
+
+const FIRST: [&str; 20] = [
+    "ada", "björn", "chen", "divya", "elif", "femi", "grace", "hana", "igor", "jola", "kofi", "lena", "mika",
+    "noor", "otto", "priya", "quentin", "rosa", "sami", "tove",
+];
+
+fn name(user: u32) -> String {
+    let (first, number) = (FIRST[user as usize % FIRST.len()], user as usize / FIRST.len());
+    if number == 0 { first.to_owned() } else { format!("{first}-{number}") }
+}

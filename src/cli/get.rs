@@ -1,0 +1,73 @@
+//! `keybeat get`
+
+use super::{GetArgs, Source, logging};
+use crate::keyspace::client::Target;
+use crate::keyspace::listing::Listing;
+use crate::protocol::UserObject;
+use anyhow::Result;
+use serde_json::json;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+const SOMEBODY_OFFLINE: u8 = 3;
+
+pub async fn run(args: GetArgs) -> Result<ExitCode> {
+    logging::start_quiet();
+    let all_online = match args.source.source()? {
+        Source::Daemon(daemon) => {
+            let objects = daemon.query(&args.users).await?;
+            print_objects(&objects, args.json)?;
+            objects.iter().all(UserObject::online)
+        }
+        Source::Redis(target) => from_redis(&args, &target).await?,
+    };
+    Ok(if all_online { ExitCode::SUCCESS } else { ExitCode::from(SOMEBODY_OFFLINE) })
+}
+
+fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for object in objects {
+        if as_json {
+            writeln!(out, "{}", serde_json::to_string(object)?)?;
+            continue;
+        }
+        let user = object.user();
+        match object {
+            UserObject::Online { since_ms, sessions, .. } => {
+                let plural = if *sessions == 1 { "" } else { "s" };
+                writeln!(out, "{user}: online for {}, {sessions} session{plural}", ago(*since_ms))?;
+            }
+            UserObject::Offline { last_seen_ms: Some(at), .. } => {
+                writeln!(out, "{user}: offline, last seen {} ago", ago(*at))?;
+            }
+            UserObject::Offline { last_seen_ms: None, .. } => writeln!(out, "{user}: offline")?,
+        }
+    }
+    Ok(())
+}
+
+/// How long ago, to the second.
+fn ago(at_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let passed = now.saturating_sub(Duration::from_millis(at_ms));
+    humantime::format_duration(Duration::from_secs(passed.as_secs())).to_string()
+}
+
+/// Redis itself knows neither since when nor the last heartbeat, only who is there.
+async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
+    let listing = Listing::connect(target, &args.source.prefix).await?;
+    let mut all_online = true;
+    for user in &args.users {
+        let keys = listing.of_user(user).await?;
+        all_online &= !keys.is_empty();
+        let state = if keys.is_empty() { "offline" } else { "online" };
+        let mut out = std::io::stdout().lock();
+        if args.json {
+            writeln!(out, "{}", json!({"user": user, "state": state}))?;
+        } else {
+            writeln!(out, "{user}: {state}")?;
+        }
+    }
+    Ok(all_online)
+}

@@ -1,0 +1,116 @@
+//! `keybeat ls`
+
+use super::{LsArgs, logging};
+use crate::keyspace::client::Target;
+use crate::keyspace::listing::{Listing, LiveKey};
+use anyhow::Result;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Sort {
+    /// The time left, shortest first
+    Ttl,
+    /// The name
+    User,
+    /// The last heartbeat, longest ago first
+    Age,
+}
+
+pub async fn run(args: LsArgs) -> Result<ExitCode> {
+    logging::start_quiet();
+    let target = Target::parse(&args.redis.redis)?;
+    let listing = Listing::connect(&target, &args.redis.prefix).await?;
+    let bar = progress(listing.size().await?);
+    let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
+    bar.finish_and_clear();
+    sort(&mut keys, args.sort);
+    let total = keys.len();
+    keys.truncate(args.limit.unwrap_or(usize::MAX));
+    if args.json { print_json(&keys)? } else { print_table(&keys, total, &args)? }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn progress(size: u64) -> ProgressBar {
+    // indicatif draws nothing where standard error is no terminal.
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} keys looked at, {eta} left");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn sort(keys: &mut [LiveKey], by: Sort) {
+    keys.sort_by(|a, b| a.key.cmp(&b.key));
+    match by {
+        Sort::User => {}
+        Sort::Ttl => keys.sort_by_key(|key| key.left_ms.unwrap_or(u64::MAX)),
+        Sort::Age => keys.sort_by_key(|key| std::cmp::Reverse(key.idle_ms)),
+    }
+}
+
+/// The whole TTL is what is left and what has passed since the key was written, to the second.
+fn ttl_ms(key: &LiveKey) -> Option<u64> {
+    let whole = key.left_ms? + key.idle_ms?;
+    Some((whole + 500) / 1000 * 1000)
+}
+
+fn print_json(keys: &[LiveKey]) -> Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for key in keys {
+        let object = json!({
+            "user": key.key.user(),
+            "session": key.key.session(),
+            "left_ms": key.left_ms,
+            "ttl_ms": ttl_ms(key),
+        });
+        writeln!(out, "{object}")?;
+    }
+    Ok(out.flush()?)
+}
+
+fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let bars = std::io::stdout().is_terminal();
+    let width = |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).max(least);
+    let user = width(|key| key.key.user().chars().count(), 4);
+    let session = width(|key| key.key.session().map_or(0, |name| name.chars().count()), 7);
+    if !keys.is_empty() {
+        writeln!(out, "{:user$}  {:session$}  {:>9}  {:>7}", "USER", "SESSION", "LEFT", "TTL")?;
+    }
+    for key in keys {
+        let left = key.left_ms.map_or("no TTL".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+        let ttl = ttl_ms(key).map_or(String::new(), |ms| format!("{} s", ms / 1000));
+        let (name, of) = (key.key.user(), key.key.session().unwrap_or(""));
+        write!(out, "{name:user$}  {of:session$}  {left:>9}  {ttl:>7}")?;
+        if bars {
+            write!(out, "  {}", bar(key))?;
+        }
+        writeln!(out)?;
+    }
+    let without = keys.iter().filter(|key| key.left_ms.is_none()).count();
+    let plural = if total == 1 { "" } else { "s" };
+    write!(out, "{total} live presence key{plural}")?;
+    if keys.len() < total {
+        write!(out, ", {} shown", keys.len())?;
+    }
+    if without > 0 {
+        write!(out, "; {without} without a TTL stay online until they are deleted")?;
+    }
+    if total == 0 {
+        write!(out, " under {:?} that match {:?}", args.redis.prefix, args.pattern)?;
+    }
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+/// How much of the TTL is left.
+fn bar(key: &LiveKey) -> String {
+    let (Some(left), Some(ttl)) = (key.left_ms, ttl_ms(key)) else { return String::new() };
+    let full = (left * 20).div_ceil(ttl.max(1)).min(20) as usize;
+    "█".repeat(full) + &"░".repeat(20 - full)
+}

@@ -1,0 +1,263 @@
+//! What can be typed, and what it means.
+
+mod beat;
+mod daemon;
+mod demo;
+mod get;
+mod list;
+mod logging;
+mod serve;
+mod watch;
+
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL, Limits};
+use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
+use crate::keyspace::client::Target;
+use crate::presence::Key;
+use anyhow::Result;
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Who is online, exactly and on time, from Redis keys with a TTL.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, after_help = "Exit codes: 0 done, 1 it failed, 2 wrong usage; get: 3 if somebody is offline.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The daemon: follows a Redis and serves HTTP and WebSocket
+    Serve(ServeArgs),
+    /// The daemon on a private Redis with simulated users
+    Demo(DemoArgs),
+    /// The live presence keys, straight from Redis
+    Ls(LsArgs),
+    /// The state of users; exit code 0 if all are online, 3 if any is not
+    Get(GetArgs),
+    /// Prints transitions as they come, through restarts of daemon and Redis
+    Watch(WatchArgs),
+    /// Sends heartbeats, once or until stopped
+    Beat(BeatArgs),
+}
+
+#[derive(Parser, Clone)]
+struct ServeArgs {
+    /// Redis or Valkey: redis://HOST:PORT/DB, rediss://…, redis+unix:///PATH, redis-sentinel://…
+    /// [default: a private one is started]
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
+    redis: Option<String>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+#[derive(Parser, Clone)]
+struct DaemonArgs {
+    /// HTTP and WebSocket
+    #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// Presence keys start so
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    prefix: String,
+    /// The TTL of heartbeats that the daemon writes
+    #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value = DEFAULT_TTL, value_parser = ttl)]
+    ttl: Duration,
+    /// Add the missing classes to notify-keyspace-events, never removing one
+    #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    configure_redis: bool,
+    /// Which event says that a user came online; auto is set in this version
+    #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
+    events: EventsKind,
+    /// Deadline probes; off only to measure what they are worth
+    #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    probes: bool,
+    /// Everyone may do everything; needed for an address that is not loopback
+    #[arg(long, env = "KEYBEAT_NO_AUTH")]
+    no_auth: bool,
+    /// How to log
+    #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: logging::Format,
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, env = "KEYBEAT_LOG", value_name = "LEVEL", default_value = "info", value_parser = logging::level)]
+    log: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EventsKind {
+    /// Every set
+    Set,
+    /// The best that this version can use
+    Auto,
+}
+
+#[derive(Parser)]
+struct DemoArgs {
+    /// Simulated users
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    users: u32,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// Where a command finds Redis.
+#[derive(Parser)]
+struct RedisArgs {
+    /// Redis or Valkey
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, value_parser = redis_url, hide_env_values = true)]
+    redis: String,
+    /// Presence keys start so
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    prefix: String,
+}
+
+/// From where a command learns: a daemon, or Redis itself.
+#[derive(Parser)]
+struct SourceArgs {
+    /// The daemon [default: http://127.0.0.1:7400]
+    #[arg(long, env = "KEYBEAT_URL", value_name = "URL", value_parser = daemon::url)]
+    url: Option<String>,
+    /// Straight from Redis, without a daemon
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
+    redis: Option<String>,
+    /// Presence keys start so (with --redis)
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    prefix: String,
+}
+
+enum Source {
+    Daemon(daemon::Daemon),
+    Redis(Target),
+}
+
+impl SourceArgs {
+    fn source(&self) -> Result<Source> {
+        match (&self.url, &self.redis) {
+            (None, Some(redis)) => Ok(Source::Redis(Target::parse(redis)?)),
+            (url, _) => {
+                let local = format!("http://{DEFAULT_LISTEN}");
+                Ok(Source::Daemon(daemon::Daemon::new(url.as_deref().unwrap_or(&local))?))
+            }
+        }
+    }
+}
+
+#[derive(Parser)]
+struct LsArgs {
+    /// Which keys, as a glob without the prefix: 'team-*'
+    #[arg(default_value = "*")]
+    pattern: String,
+    /// What to sort by
+    #[arg(long, value_name = "FIELD", default_value = "user")]
+    sort: list::Sort,
+    /// Print at most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+#[derive(Parser)]
+struct GetArgs {
+    /// Whose state
+    #[arg(required = true, value_name = "USER", value_parser = user)]
+    users: Vec<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Parser)]
+struct WatchArgs {
+    /// Whom to watch [default: everybody]
+    #[arg(value_name = "USER", value_parser = user)]
+    users: Vec<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Parser)]
+struct BeatArgs {
+    /// Whose heartbeat; alice#phone names a session
+    #[arg(required = true, value_name = "USER", value_parser = key)]
+    users: Vec<Key>,
+    /// Again and again, until stopped
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    every: Option<Duration>,
+    /// How long a heartbeat lasts
+    #[arg(long, value_name = "DURATION", default_value = DEFAULT_TTL, value_parser = ttl)]
+    ttl: Duration,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+/// Does what was typed.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    match args.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Ls(args) => list::run(args).await,
+        Command::Get(args) => get::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Beat(args) => beat::run(args).await,
+    }
+}
+
+impl DaemonArgs {
+    fn config(&self, redis: Option<String>) -> Config {
+        Config {
+            redis,
+            listen: self.listen,
+            prefix: self.prefix.clone(),
+            ttl: self.ttl,
+            configure_redis: self.configure_redis,
+            probes: self.probes,
+            limits: Limits::default(),
+        }
+    }
+}
+
+fn redis_url(text: &str) -> Result<String, String> {
+    Target::parse(text).map_err(|why| format!("{why:#}"))?;
+    Ok(text.to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
+    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    let allowed = Duration::from_millis(MIN_TTL_MS)..=Duration::from_millis(MAX_TTL_MS);
+    if allowed.contains(&ttl) { Ok(ttl) } else { Err("it must be from 100ms to 1day".into()) }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    crate::presence::check_user(text).map_err(|why| format!("a user name {why}"))?;
+    Ok(text.to_owned())
+}
+
+fn key(text: &str) -> Result<Key, String> {
+    Key::parse(text.as_bytes()).map_err(|why| format!("a user or session name {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,175 @@
+//! Connections to Redis: one way to read a URL, one way to connect.
+
+use anyhow::{Context, Result, bail};
+use fred::prelude::*;
+use fred::types::RespVersion;
+use fred::types::config::{PerformanceConfig, ServerConfig, UnresponsiveConfig};
+use std::time::Duration;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long a command may take; more means that the server is out of reach.
+const COMMAND: Duration = Duration::from_secs(5);
+
+/// A Redis as the user named it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    config: Config,
+    shown: String,
+}
+
+/// A client that goes with its connection: dropped, it takes its tasks along.
+pub struct Connection {
+    client: Client,
+    task: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Target {
+    /// Reads a `redis://`, `rediss://`, `redis+unix://` or `redis-sentinel://` URL, or the `valkey`
+    /// spelling of one.
+    pub fn parse(url: &str) -> Result<Target> {
+        let shown = redacted(url);
+        let read = || -> Result<Config> {
+            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+            let Some(scheme) = scheme else { bail!("it has no scheme") };
+            let scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis");
+            if scheme.contains("cluster") {
+                bail!("this version does not speak to a cluster");
+            }
+            let known = ["redis", "rediss", "redis+unix", "unix", "redis-sentinel", "rediss-sentinel"];
+            if !known.contains(&scheme.as_str()) {
+                bail!("the scheme {scheme:?} is not known");
+            }
+            let rest = &url[url.find("://").unwrap_or(0)..];
+            Ok(Config::from_url(&format!("{scheme}{rest}"))?)
+        };
+        let config = read().with_context(|| {
+            format!(
+                "the Redis URL {shown} cannot be read; write redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss://…, \
+                 redis+unix:///PATH or redis-sentinel://HOST:PORT?sentinelServiceName=NAME"
+            )
+        })?;
+        Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
+    }
+
+    /// The URL without its secrets.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Which database.
+    pub fn db(&self) -> u8 {
+        self.config.database.unwrap_or(0)
+    }
+
+    fn builder(&self) -> Builder {
+        let mut builder = Builder::from_config(self.config.clone());
+        builder.with_connection_config(|connection| {
+            connection.connection_timeout = CONNECT;
+            connection.internal_command_timeout = CONNECT;
+            connection.max_command_attempts = 1;
+            connection.auto_client_setname = true;
+            connection.tcp.nodelay = Some(true);
+            connection.unresponsive = UnresponsiveConfig::default();
+        });
+        builder.set_performance_config(PerformanceConfig {
+            default_command_timeout: COMMAND,
+            ..PerformanceConfig::default()
+        });
+        builder
+    }
+
+    /// One connection, without a life after it: whoever holds it makes a new one when it breaks, and
+    /// knows so of each gap. `ring` is the capacity for events, at 600 bytes each.
+    pub async fn connect(&self, ring: usize) -> Result<Connection> {
+        let mut builder = self.builder();
+        builder.with_performance_config(|performance| performance.broadcast_channel_capacity = ring);
+        let client = builder.build()?;
+        let task = client.connect();
+        // `init` would wait for ever where a server accepts and then says nothing.
+        let waited = tokio::time::timeout(CONNECT, client.wait_for_connect()).await;
+        let connection = Connection { client, task };
+        match waited {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(why)) => Err(why).with_context(|| format!("cannot connect to {}", self.shown)),
+            Err(_) => bail!("{} did not answer within {CONNECT:?}", self.shown),
+        }
+    }
+
+    /// A client that connects again by itself, for commands that stand alone. It starts unconnected
+    /// where the server is out of reach.
+    pub fn persistent(&self) -> Result<Connection> {
+        let mut builder = self.builder();
+        builder.with_config(|config| config.fail_fast = false);
+        // Without a policy fred would wait for ever; see the other limits at LIBRARIES' author, fred 10.1.
+        builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
+        let client = builder.build()?;
+        let task = client.connect();
+        Ok(Connection { client, task })
+    }
+
+    /// Is it a Sentinel's, where the primary can become another server?
+    pub fn is_sentinel(&self) -> bool {
+        matches!(self.config.server, ServerConfig::Sentinel { .. })
+    }
+}
+
+impl Connection {
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits until the connection is lost, and says why.
+    pub async fn lost(&self) -> String {
+        let mut errors = self.client.error_rx();
+        let mut check = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            tokio::select! {
+                error = errors.recv() => return match error {
+                    Ok((why, _)) => why.to_string(),
+                    Err(_) => "the connection ended".into(),
+                },
+                _ = check.tick() => if self.task.is_finished() {
+                    return "the connection ended".into();
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A URL without its password, as it may be shown and logged.
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return crate::error::shown(url) };
+    let rest = rest.split_once('?').map_or(rest, |(path, _)| path);
+    match rest.rsplit_once('@') {
+        None => format!("{scheme}://{rest}"),
+        Some((_, host)) => format!("{scheme}://…@{host}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_read_and_shown_without_its_secret() {
+        let target = Target::parse("redis://user:secret@localhost:6380/3").unwrap();
+        assert_eq!((target.db(), target.shown()), (3, "redis://…@localhost:6380/3"));
+        assert_eq!(Target::parse("valkey://localhost").unwrap().db(), 0);
+        assert!(Target::parse("redis+unix:///tmp/x.sock").is_ok());
+        let sentinel = "redis-sentinel://h:26379?sentinelServiceName=m&sentinelPassword=secret";
+        let target = Target::parse(sentinel).unwrap();
+        assert!(target.is_sentinel() && !target.shown().contains("secret"));
+        for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", "redis-cluster://h", ""] {
+            let message = format!("{:#}", Target::parse(bad).unwrap_err());
+            assert!(message.contains("write redis://"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The link to one server: its event stream in, our questions out.
+//!
+//! A link lives from one connection to the next. Whatever breaks (a connection, a subscription that is
+//! not proven, a role that changed), the whole link ends, says so, and begins anew: subscribe first,
+//! prove it, then let the detector ask. So there is one way to recover, and every gap takes it.
+//!
+//! fred 10.1 in its corset: the event client is a plain one that sends nothing but SUBSCRIBE, since
+//! that command is answered before it is written and a refusal goes to the command after it; events
+//! are read from its ring, whose overrun says how many were lost; questions go by another connection.
+
+use super::client::{Connection, Target};
+use super::event::{Events, Mark, Parsed, Parser};
+use super::listing::{self, ScanPage};
+use super::{CLASSES, Names, missing_classes};
+use crate::presence::{Answer, BatchId, Key, Side};
+use anyhow::{Context, Result, anyhow, bail};
+use fred::prelude::*;
+use fred::types::{InfoKind, KeyspaceEvent};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+/// How long a new subscription may take to be proven.
+const PROOF: Duration = Duration::from_secs(3);
+/// How often the proof is published again, in case it came before the subscription stood.
+const PROOF_AGAIN: Duration = Duration::from_millis(100);
+/// The canary's key outlives any outage worth telling from a flush.
+const CANARY_TTL_S: i64 = 3600;
+/// The most events in a chunk.
+const CHUNK: usize = 512;
+/// How often the role is asked where a Sentinel can change it.
+const ROLE_EVERY: Duration = Duration::from_secs(1);
+/// Waits between attempts: doubling from the first to the last, with jitter.
+const BACKOFF_MS: (u64, u64) = (50, 2_000);
+/// Orders that may wait. A detector has far fewer under way; one that does not fit is dropped, and
+/// its fence never comes, which is a gap.
+const ORDERS: usize = 1024;
+
+/// What a link tells the driver.
+pub enum Feed {
+    /// Subscribed and proven.
+    Up {
+        /// The server's run id.
+        run: String,
+        /// Its data were thrown away since the last link.
+        flushed: bool,
+    },
+    /// The server is out of reach, or cannot be used.
+    Down {
+        /// A word for the metrics.
+        cause: &'static str,
+        /// A sentence for people.
+        why: String,
+    },
+    /// Evidence, in the order of the stream.
+    Events(Events),
+    /// So many events were lost since we did not read them in time.
+    Lagged(u64),
+    /// Redis' answers to a batch.
+    Answers(BatchId, Vec<Answer>),
+    /// A page of the scan of this number.
+    Page(u8, ScanPage),
+}
+
+/// What the driver wants of a link.
+pub enum Order {
+    /// Ask for these keys between two fences.
+    Ask(BatchId, Vec<Key>),
+    /// Read a page of the scan of this number.
+    Scan(u8, u64),
+    /// Renew the canary.
+    Canary,
+    /// Begin anew.
+    Restart(&'static str),
+}
+
+/// What a link needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    /// Which server.
+    pub target: Target,
+    /// Which keys.
+    pub names: Names,
+    /// Names this daemon among others on the same server.
+    pub daemon: String,
+    /// Add missing classes to `notify-keyspace-events`.
+    pub configure: bool,
+    /// The event ring's capacity.
+    pub ring: usize,
+}
+
+/// A running link; it ends with this handle.
+pub struct Link {
+    orders: mpsc::Sender<Order>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    /// Starts a link that feeds `feed`.
+    pub fn start(settings: Settings, feed: mpsc::Sender<Feed>) -> Link {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        Link { orders, task: tokio::spawn(run(settings, feed, taken)) }
+    }
+
+    /// Gives an order; false if it did not fit.
+    pub fn order(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a link ended.
+struct Ended {
+    cause: &'static str,
+    why: anyhow::Error,
+}
+
+impl From<anyhow::Error> for Ended {
+    fn from(why: anyhow::Error) -> Ended {
+        Ended { cause: "connection", why }
+    }
+}
+
+async fn run(settings: Settings, feed: mpsc::Sender<Feed>, mut orders: mpsc::Receiver<Order>) {
+    let mut last_run = None;
+    let mut wait = BACKOFF_MS.0;
+    let mut said = String::new();
+    loop {
+        let up = match connect(&settings, &last_run).await {
+            Ok(session) => {
+                info!(server = settings.target.shown(), version = session.version, "subscribed");
+                wait = BACKOFF_MS.0;
+                said.clear();
+                last_run = Some(session.run.clone());
+                serve(session, &settings, &feed, &mut orders).await
+            }
+            Err(why) => Ended { cause: "connect", why },
+        };
+        let why = format!("{:#}", up.why);
+        // Said once, not with each attempt.
+        if why == said {
+            debug!(server = settings.target.shown(), "{why}");
+        } else {
+            warn!(server = settings.target.shown(), cause = up.cause, "{why}");
+            said.clone_from(&why);
+        }
+        if feed.send(Feed::Down { cause: up.cause, why }).await.is_err() {
+            return;
+        }
+        while orders.try_recv().is_ok() {}
+        sleep(Duration::from_millis(wait / 2 + fastrand::u64(..=wait / 2))).await;
+        wait = (wait * 2).min(BACKOFF_MS.1);
+    }
+}
+
+/// A proven subscription.
+struct Session {
+    asker: Connection,
+    listener: Connection,
+    events: broadcast::Receiver<KeyspaceEvent>,
+    parser: Parser,
+    run: String,
+    flushed: bool,
+    version: String,
+}
+
+async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Session> {
+    // First without the ring, which is dear to make while there is no server.
+    let asker = settings.target.connect(1).await?;
+    let info = server_info(asker.client()).await?;
+    let field = |name: &str| info.get(name).cloned().unwrap_or_default();
+    if field("role") == "slave" {
+        bail!(
+            "{} is a replica; a replica expires nothing by itself, so point --redis at its primary, {}:{}",
+            settings.target.shown(), field("master_host"), field("master_port")
+        );
+    }
+    configure(asker.client(), settings).await;
+    let listener = settings.target.connect(settings.ring).await?;
+    let mut events = listener.client().keyspace_event_rx();
+    listener.client().subscribe(settings.names.channels()).await?;
+    let secret = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let parser = Parser::new(settings.names.clone(), &settings.daemon, secret);
+    prove(asker.client(), settings, &parser, &mut events).await?;
+    let run = field("run_id");
+    let same = last_run.as_ref() == Some(&run);
+    let canary: i64 = asker.client().exists(settings.names.canary_key(&settings.daemon)).await?;
+    // The canary has been set in the link before: where it is gone, so is everything.
+    let flushed = same && canary == 0;
+    Ok(Session { asker, listener, events, parser, run, flushed, version: field("redis_version") })
+}
+
+async fn server_info(client: &Client) -> Result<HashMap<String, String>> {
+    let mut fields = HashMap::new();
+    for section in [InfoKind::Server, InfoKind::Replication] {
+        let text: String = client.info(Some(section)).await.context("INFO was refused")?;
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        fields.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
+    }
+    Ok(fields)
+}
+
+/// Adds what `notify-keyspace-events` lacks. Where CONFIG is forbidden, that is said and the canary
+/// will tell whether the events come all the same.
+async fn configure(client: &Client, settings: &Settings) {
+    const NAME: &str = "notify-keyspace-events";
+    let server = settings.target.shown();
+    let setting: HashMap<String, String> = match client.config_get(NAME).await {
+        Ok(setting) => setting,
+        Err(why) => {
+            warn!(server, "{NAME} cannot be read ({why}); it must have at least {CLASSES}");
+            return;
+        }
+    };
+    let held = setting.get(NAME).cloned().unwrap_or_default();
+    let missing = missing_classes(&held);
+    if missing.is_empty() {
+        return;
+    }
+    if !settings.configure {
+        warn!(server, "{NAME} is {held:?} and lacks {missing:?}; set it: CONFIG SET {NAME} {held}{missing}");
+        return;
+    }
+    let wanted = format!("{held}{missing}");
+    match client.config_set(NAME, wanted.as_str()).await {
+        Ok(()) => info!(server, "{NAME} was {held:?}, is now {wanted:?} until the server restarts"),
+        Err(why) => warn!(server, "{NAME} is {held:?} and cannot be changed ({why}); set it to {wanted}"),
+    }
+}
+
+/// Publishes a mark until it comes back by the subscription.
+async fn prove(
+    asker: &Client,
+    settings: &Settings,
+    parser: &Parser,
+    events: &mut broadcast::Receiver<KeyspaceEvent>,
+) -> Result<()> {
+    let channel = settings.names.fence_channel();
+    let mark = parser.mark(Mark::Hello);
+    let publish = async {
+        loop {
+            if let Err(why) = asker.publish::<(), _, _>(&channel, &mark).await {
+                return anyhow!("PUBLISH {channel} failed ({why}); an ACL user needs +publish and &__keyevent@*");
+            }
+            sleep(PROOF_AGAIN).await;
+        }
+    };
+    let seen = async {
+        loop {
+            match events.recv().await {
+                Ok(event) if is_hello(parser, &event) => return true,
+                Err(RecvError::Closed) => return false,
+                // What comes before the proof belongs to the gap.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+            }
+        }
+    };
+    tokio::select! {
+        why = publish => Err(why),
+        seen = timeout(PROOF, seen) => match seen {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("the event connection was lost"),
+            Err(_) => bail!(
+                "the subscription did not stand within {PROOF:?}; an ACL user needs +subscribe and &__keyevent@*"
+            ),
+        },
+    }
+}
+
+fn is_hello(parser: &Parser, event: &KeyspaceEvent) -> bool {
+    parser.parse(&event.operation, event.key.as_bytes()) == Parsed::Hello
+}
+
+/// Passes events up and orders down until something breaks.
+async fn serve(
+    session: Session,
+    settings: &Settings,
+    feed: &mpsc::Sender<Feed>,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Ended {
+    let Session { asker, listener, events, parser, run, flushed, .. } = session;
+    if feed.send(Feed::Up { run, flushed }).await.is_err() {
+        return Ended { cause: "stop", why: anyhow!("the daemon stops") };
+    }
+    tokio::select! {
+        ended = pump(events, &parser, feed) => ended,
+        ended = obey(asker.client(), settings, &parser, feed, orders) => ended,
+        why = asker.lost() => anyhow!("the command connection was lost: {why}").into(),
+        why = listener.lost() => anyhow!("the event connection was lost: {why}").into(),
+        ended = watch_role(asker.client(), settings) => ended,
+    }
+}
+
+/// Carries events from fred's ring to the driver, in chunks.
+async fn pump(
+    mut events: broadcast::Receiver<KeyspaceEvent>,
+    parser: &Parser,
+    feed: &mpsc::Sender<Feed>,
+) -> Ended {
+    loop {
+        let mut lagged = 0;
+        let mut chunk = Events::default();
+        match events.recv().await {
+            Ok(event) => take(parser, &event, &mut chunk),
+            Err(RecvError::Lagged(lost)) => lagged = lost,
+            Err(RecvError::Closed) => return anyhow!("the event connection was lost").into(),
+        }
+        while lagged == 0 && chunk.len() < CHUNK {
+            match events.try_recv() {
+                Ok(event) => take(parser, &event, &mut chunk),
+                Err(TryRecvError::Lagged(lost)) => lagged = lost,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        let mut sent = Ok(());
+        if !chunk.is_empty() {
+            sent = feed.send(Feed::Events(chunk)).await;
+        }
+        if lagged > 0 && sent.is_ok() {
+            sent = feed.send(Feed::Lagged(lagged)).await;
+        }
+        if sent.is_err() {
+            return Ended { cause: "stop", why: anyhow!("the daemon stops") };
+        }
+    }
+}
+
+fn take(parser: &Parser, event: &KeyspaceEvent, chunk: &mut Events) {
+    if let Parsed::Evidence(kind, name) = parser.parse(&event.operation, event.key.as_bytes()) {
+        chunk.push(kind, name);
+    }
+}
+
+/// Carries out orders, many at a time; the first that fails ends the link.
+async fn obey(
+    asker: &Client,
+    settings: &Settings,
+    parser: &Parser,
+    feed: &mpsc::Sender<Feed>,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Ended {
+    let mut under_way: JoinSet<Result<()>> = JoinSet::new();
+    loop {
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            Some(done) = under_way.join_next() => match done {
+                Ok(Ok(())) => continue,
+                Ok(Err(why)) => return why.into(),
+                Err(why) => return anyhow!(why).into(),
+            },
+        };
+        let Some(order) = order else {
+            return Ended { cause: "stop", why: anyhow!("the daemon stops") };
+        };
+        let (asker, feed, names) = (asker.clone(), feed.clone(), settings.names.clone());
+        match order {
+            Order::Ask(batch, keys) => {
+                let fences = [Side::Open, Side::Close].map(|side| parser.mark(Mark::Fence(batch, side)));
+                under_way.spawn(async move {
+                    let answers = ask(&asker, &names, fences, &keys).await.context("PTTL failed")?;
+                    Ok(feed.send(Feed::Answers(batch, answers)).await?)
+                });
+            }
+            Order::Scan(number, cursor) => {
+                under_way.spawn(async move {
+                    let page = listing::scan_page(&asker, &names, "*", cursor).await?;
+                    Ok(feed.send(Feed::Page(number, page)).await?)
+                });
+            }
+            Order::Canary => {
+                let key = names.canary_key(&settings.daemon);
+                under_way.spawn(async move {
+                    let expire = Some(Expiration::EX(CANARY_TTL_S));
+                    let set: Result<(), _> = asker.set(key, "", expire, None, false).await;
+                    set.context("the canary could not be set")
+                });
+            }
+            Order::Restart(cause) => {
+                return Ended { cause, why: anyhow!("the event stream is dead ({cause} not seen in time)") };
+            }
+        }
+    }
+}
+
+/// Asks for the TTL of each key, in one pipeline between the two fences.
+async fn ask(client: &Client, names: &Names, fences: [String; 2], keys: &[Key]) -> Result<Vec<Answer>> {
+    let channel = names.fence_channel();
+    let pipeline = client.pipeline();
+    let [open, close] = fences;
+    pipeline.publish::<(), _, _>(&channel, open).await?;
+    for key in keys {
+        pipeline.pttl::<(), _>(names.redis_key(key.as_str())).await?;
+    }
+    pipeline.publish::<(), _, _>(&channel, close).await?;
+    let values: Vec<i64> = pipeline.all().await?;
+    if values.len() != keys.len() + 2 {
+        bail!("{} answers to {} questions", values.len(), keys.len() + 2);
+    }
+    Ok(values[1..=keys.len()].iter().map(|&value| listing::answer(value)).collect())
+}
+
+/// Where a Sentinel can make another server the primary, a demoted one may go on without a word.
+async fn watch_role(asker: &Client, settings: &Settings) -> Ended {
+    if !settings.target.is_sentinel() {
+        std::future::pending::<()>().await;
+    }
+    loop {
+        sleep(ROLE_EVERY).await;
+        match server_info(asker).await {
+            Ok(info) if info.get("role").is_some_and(|role| role != "master") => {
+                return Ended { cause: "failover", why: anyhow!("the server is no longer the primary") };
+            }
+            Ok(_) => {}
+            Err(why) => return why.into(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The live keys straight from Redis, page by page.
+
+use super::Names;
+use super::client::Target;
+use crate::presence::{Answer, Key};
+use anyhow::{Context, Result};
+use fred::prelude::*;
+use fred::types::{ClusterHash, CustomCommand};
+
+/// Keys looked at per page: larger pages are no faster, and others wait for them.
+const PAGE: usize = 1000;
+
+/// One page of a scan.
+pub struct ScanPage {
+    /// Keys without their prefix; those of the daemon itself are left out.
+    pub names: Vec<Vec<u8>>,
+    /// The cursor of the next page; 0 after the last.
+    pub next: u64,
+}
+
+/// Reads one page of the keys whose names match `pattern`, a glob.
+pub async fn scan_page(client: &Client, names: &Names, pattern: &str, cursor: u64) -> Result<ScanPage> {
+    let command = CustomCommand::new_static("SCAN", ClusterHash::FirstKey, false);
+    let args: Vec<Value> = vec![
+        cursor.to_string().into(),
+        "MATCH".into(),
+        names.scan_pattern(pattern).into(),
+        "COUNT".into(),
+        (PAGE as i64).into(),
+    ];
+    let (next, keys): (String, Vec<Vec<u8>>) = client.custom(command, args).await.context("SCAN failed")?;
+    let names = keys.iter().filter_map(|key| names.strip(key)).map(<[u8]>::to_vec).collect();
+    Ok(ScanPage { names, next: next.parse().context("SCAN gave no cursor")? })
+}
+
+/// What PTTL's number means.
+pub fn answer(value: i64) -> Answer {
+    match value {
+        -1 => Answer::NoTtl,
+        left => u64::try_from(left).map_or(Answer::Absent, Answer::Left),
+    }
+}
+
+/// A live presence key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveKey {
+    /// User and session.
+    pub key: Key,
+    /// Milliseconds left, or `None` without a TTL.
+    pub left_ms: Option<u64>,
+    /// Milliseconds since it was last written or read, to the second (Redis' idle time); `None` where
+    /// the server does not tell.
+    pub idle_ms: Option<u64>,
+}
+
+/// Reads presence keys for a command of the CLI.
+pub struct Listing {
+    connection: super::client::Connection,
+    names: Names,
+}
+
+impl Listing {
+    /// Connects.
+    pub async fn connect(target: &Target, prefix: &str) -> Result<Listing> {
+        let names = Names::new(prefix, target.db());
+        Ok(Listing { connection: target.connect(1).await?, names })
+    }
+
+    /// How many keys the database has, others than presence among them.
+    pub async fn size(&self) -> Result<u64> {
+        Ok(self.connection.client().dbsize().await?)
+    }
+
+    /// The live keys that match `pattern`. `progress` is told how many keys were looked at.
+    pub async fn read(&self, pattern: &str, mut progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
+        let client = self.connection.client();
+        let (mut live, mut cursor) = (std::collections::HashMap::new(), 0);
+        loop {
+            let page = scan_page(client, &self.names, pattern, cursor).await?;
+            let keys = page.names.iter().filter_map(|name| Key::parse(name).ok()).collect();
+            // A scan may give a key twice.
+            live.extend(self.look_up(keys).await?.into_iter().map(|key| (key.key.clone(), key)));
+            progress(PAGE);
+            if page.next == 0 {
+                return Ok(live.into_values().collect());
+            }
+            cursor = page.next;
+        }
+    }
+
+    /// Which of these keys are live.
+    pub async fn look_up(&self, keys: Vec<Key>) -> Result<Vec<LiveKey>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pipeline = self.connection.client().pipeline();
+        for key in &keys {
+            // Idle time first: PTTL does not touch it, but an expired key has none.
+            let name = self.names.redis_key(key.as_str());
+            let idle = CustomCommand::new_static("OBJECT", ClusterHash::FirstKey, false);
+            pipeline.custom::<(), _>(idle, vec![Value::from("IDLETIME"), name.clone().into()]).await?;
+            pipeline.pttl::<(), _>(name).await?;
+        }
+        let values: Vec<Result<Value, Error>> = pipeline.try_all().await;
+        let mut live = Vec::new();
+        for (key, pair) in keys.into_iter().zip(values.chunks_exact(2)) {
+            let idle_s = pair[0].as_ref().ok().and_then(Value::as_u64);
+            let left = pair[1].as_ref().map_err(Clone::clone)?.as_i64().unwrap_or(-2);
+            let left_ms = match answer(left) {
+                Answer::Absent => continue,
+                Answer::NoTtl => None,
+                Answer::Left(left) => Some(left),
+            };
+            live.push(LiveKey { key, left_ms, idle_ms: idle_s.map(|s| s * 1000) });
+        }
+        Ok(live)
+    }
+
+    /// The live keys of one user, whichever sessions they name.
+    pub async fn of_user(&self, user: &str) -> Result<Vec<LiveKey>> {
+        let mut live = self.look_up(vec![Key::new(user, None).map_err(|why| anyhow::anyhow!("{why}"))?]).await?;
+        if live.is_empty() {
+            live = self.read(&format!("{}#*", glob_escaped(user)), |_| {}).await?;
+        }
+        Ok(live)
+    }
+}
+
+/// Text that, in a glob, means itself.
+fn glob_escaped(text: &str) -> String {
+    Names::new(text, 0).scan_pattern("")
+}

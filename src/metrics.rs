@@ -1,0 +1,230 @@
+//! What is counted, by name, for `/metrics` and `/v1/stats`.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+
+/// One label and its value.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[allow(missing_docs)]
+pub struct Cause {
+    pub cause: String,
+}
+
+/// The label of transitions.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[allow(missing_docs)]
+pub struct To {
+    pub to: &'static str,
+}
+
+/// Handles of everything that is counted; the names are in [`Metrics::new`].
+#[allow(missing_docs)]
+pub struct Metrics {
+    registry: Registry,
+    pub users_online: Gauge,
+    pub sessions: Gauge,
+    pub sockets: Gauge,
+    pub watchers: Gauge,
+    pub ready: Gauge,
+    pub immortal_keys: Gauge,
+    pub went_online: Counter,
+    pub went_offline: Counter,
+    pub events: Counter,
+    pub probes: Counter,
+    pub lookups: Counter,
+    pub overtaken: Counter,
+    pub invalid_keys: Counter,
+    pub heartbeats: Counter,
+    pub repairs: Counter,
+    gaps: Family<Cause, Counter>,
+    gap_causes: Mutex<BTreeSet<String>>,
+    pub conflated: Counter,
+    pub too_slow: Counter,
+    pub request_errors: Family<Cause, Counter>,
+    pub detection_lag: Lag,
+    pub event_lag: Lag,
+}
+
+/// A lag: a histogram in seconds, and the latest values for percentiles.
+pub struct Lag {
+    histogram: Histogram,
+    recent: Mutex<VecDeque<f64>>,
+}
+
+/// How many of the latest lags the percentiles are taken of.
+const RECENT: usize = 10_000;
+
+/// Percentiles of the latest 10,000 lags in milliseconds; `None` where there was none yet.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[allow(missing_docs)]
+pub struct Percentiles {
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+    pub max: Option<f64>,
+    pub count: usize,
+}
+
+impl Lag {
+    fn new() -> Lag {
+        // From half a millisecond to 16 s; without probes a lag of minutes falls beyond.
+        let buckets = [
+            0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0,
+        ];
+        Lag { histogram: Histogram::new(buckets), recent: Mutex::default() }
+    }
+
+    /// Takes in one lag.
+    pub fn observe_ms(&self, ms: f64) {
+        self.histogram.observe(ms / 1000.0);
+        let mut recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if recent.len() == RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(ms);
+    }
+
+    /// Percentiles of the latest lags.
+    pub fn percentiles(&self) -> Percentiles {
+        let recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut sorted: Vec<f64> = recent.iter().copied().collect();
+        drop(recent);
+        sorted.sort_by(f64::total_cmp);
+        let at = |q: f64| {
+            let last = sorted.len().checked_sub(1)?;
+            Some((sorted[(q * last as f64).round() as usize] * 1000.0).round() / 1000.0)
+        };
+        Percentiles { p50: at(0.5), p99: at(0.99), max: at(1.0), count: sorted.len() }
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("keybeat");
+        let r = &mut registry;
+        let transitions = Family::<To, Counter>::default();
+        r.register("transitions", "Users who went online or offline", transitions.clone());
+        let (detection_lag, event_lag) = (Lag::new(), Lag::new());
+        r.register_with_unit(
+            "detection_lag",
+            "From the end of a key's TTL to the transition",
+            Unit::Seconds,
+            detection_lag.histogram.clone(),
+        );
+        r.register_with_unit(
+            "event_lag",
+            "From the daemon's own canary SET to its event",
+            Unit::Seconds,
+            event_lag.histogram.clone(),
+        );
+        Metrics {
+            users_online: gauge(r, "users_online", "Users with at least one live key"),
+            sessions: gauge(r, "sessions", "Live presence keys"),
+            sockets: gauge(r, "sockets", "Open WebSockets"),
+            watchers: gauge(r, "watchers", "Open WebSockets that watch somebody"),
+            ready: gauge(r, "ready", "1 while every Redis server is subscribed, compared and proven"),
+            immortal_keys: gauge(r, "keys_without_ttl", "Live presence keys without a TTL: online until deleted"),
+            went_online: transitions.get_or_create(&To { to: "online" }).clone(),
+            went_offline: transitions.get_or_create(&To { to: "offline" }).clone(),
+            events: counter(r, "events", "Keyspace events taken in"),
+            probes: counter(r, "probes", "Keys asked for since their deadline had passed"),
+            lookups: counter(r, "lookups", "Keys asked for since they had appeared, or after a gap"),
+            overtaken: counter(r, "overtaken_answers", "Answers that an event had overtaken, not believed"),
+            invalid_keys: counter(r, "invalid_keys", "Events of keys whose name cannot be a user's"),
+            heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon itself has written"),
+            repairs: counter(r, "repairs", "Keys found by a comparison to have come or gone unseen"),
+            gap_causes: Mutex::default(),
+            gaps: family(r, "gaps", "Stretches in which events may have been missed"),
+            conflated: counter(r, "conflated_changes", "Pending changes of slow sockets that cancelled out"),
+            too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed since they fell behind"),
+            request_errors: family(r, "request_errors", "Requests and messages that were refused"),
+            detection_lag,
+            event_lag,
+            registry,
+        }
+    }
+
+    /// The text of `/metrics`.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if let Err(why) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            tracing::error!("metrics cannot be written: {why}");
+        }
+        text
+    }
+
+    /// Counts a gap.
+    pub fn gap(&self, cause: &str) {
+        self.gaps.get_or_create(&Cause { cause: cause.into() }).inc();
+        let mut causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        causes.insert(cause.into());
+    }
+
+    /// How many gaps there were, by cause.
+    pub fn gaps_by_cause(&self) -> BTreeMap<String, u64> {
+        let causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let count = |cause: &String| self.gaps.get_or_create(&Cause { cause: cause.clone() }).get();
+        causes.iter().map(|cause| (cause.clone(), count(cause))).collect()
+    }
+
+    /// Counts a refused request.
+    pub fn refused(&self, code: &str) {
+        self.request_errors.get_or_create(&Cause { cause: code.into() }).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let metric = Gauge::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let metric = Counter::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn family(registry: &mut Registry, name: &str, help: &str) -> Family<Cause, Counter> {
+    let metric = Family::<Cause, Counter>::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_latest_lags() {
+        let lag = Lag::new();
+        assert_eq!(lag.percentiles(), Percentiles { p50: None, p99: None, max: None, count: 0 });
+        (0..RECENT + 101).for_each(|i| lag.observe_ms(i as f64));
+        let told = lag.percentiles();
+        assert_eq!((told.count, told.max), (RECENT, Some(10_100.0)));
+        assert_eq!(told.p50, Some(5_101.0));
+    }
+
+    #[test]
+    fn the_text_has_names_and_units() {
+        let metrics = Metrics::new();
+        metrics.gap("lagged");
+        assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("lagged".to_owned(), 1)]));
+        metrics.detection_lag.observe_ms(1.5);
+        let text = metrics.render();
+        assert!(text.contains("keybeat_gaps_total{cause=\"lagged\"} 1"), "{text}");
+        assert!(text.contains("keybeat_detection_lag_seconds_bucket{le=\"0.002\"} 1"), "{text}");
+    }
+}

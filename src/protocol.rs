@@ -1,0 +1,382 @@
+//! What goes over the wire: the only place that knows JSON.
+
+use crate::error::Error;
+use crate::presence::{Presence, Reason, Time, Transition};
+use serde::{Deserialize, Serialize};
+
+/// The subprotocol of the WebSocket.
+pub const SUBPROTOCOL: &str = "keybeat.v1";
+
+/// The close codes, which tell a client what to do.
+pub mod close {
+    /// The daemon stops: reconnect with backoff and jitter.
+    pub const GOING_AWAY: u16 = 1001;
+    /// A message over the limit: do not repeat it.
+    pub const TOO_BIG: u16 = 1009;
+    /// A lossless client fell behind: reconnect and take a new snapshot.
+    pub const TOO_SLOW: u16 = 4008;
+    /// Two pings were not answered: reconnect.
+    pub const NO_PONG: u16 = 4009;
+}
+
+/// A user as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum UserObject {
+    Online {
+        user: String,
+        since_ms: u64,
+        sessions: u32,
+        /// The server that would know is out of reach or not compared yet.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
+    },
+    Offline {
+        user: String,
+        last_seen_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
+    },
+}
+
+impl UserObject {
+    /// The object of a user whose presence is `presence`.
+    pub fn new(user: &str, presence: Presence, stale: bool) -> UserObject {
+        let user = user.to_owned();
+        match presence {
+            Presence::Online { since, sessions } => {
+                UserObject::Online { user, since_ms: since.as_ms(), sessions, stale }
+            }
+            Presence::Offline { last_seen } => {
+                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
+            }
+        }
+    }
+
+    /// Is the user online?
+    pub fn online(&self) -> bool {
+        matches!(self, UserObject::Online { .. })
+    }
+
+    /// The user's name.
+    pub fn user(&self) -> &str {
+        match self {
+            UserObject::Online { user, .. } | UserObject::Offline { user, .. } => user,
+        }
+    }
+}
+
+/// A transition as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct TransitionObject {
+    pub seq: u64,
+    pub user: String,
+    pub state: State,
+    pub at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen_ms: Option<u64>,
+    pub reason: ReasonWord,
+}
+
+/// `online` or `offline`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum State {
+    Online,
+    Offline,
+}
+
+/// [`Reason`] on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ReasonWord {
+    Heartbeat,
+    Expired,
+    Deleted,
+    Reconciled,
+}
+
+impl From<Reason> for ReasonWord {
+    fn from(reason: Reason) -> ReasonWord {
+        match reason {
+            Reason::Heartbeat => ReasonWord::Heartbeat,
+            Reason::Expired => ReasonWord::Expired,
+            Reason::Deleted => ReasonWord::Deleted,
+            Reason::Reconciled => ReasonWord::Reconciled,
+        }
+    }
+}
+
+impl TransitionObject {
+    /// The object of the transition with number `seq`.
+    pub fn new(seq: u64, transition: &Transition) -> TransitionObject {
+        let mark = Some(transition.mark.as_ms());
+        TransitionObject {
+            seq,
+            user: transition.user.to_string(),
+            state: if transition.online { State::Online } else { State::Offline },
+            at_ms: transition.at.as_ms(),
+            since_ms: mark.filter(|_| transition.online),
+            last_seen_ms: mark.filter(|_| !transition.online),
+            reason: transition.reason.into(),
+        }
+    }
+}
+
+/// Is Redis within reach, compared and proven?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum RedisWord {
+    Up,
+    Down,
+}
+
+/// What the daemon sends over a WebSocket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ServerMessage {
+    Hello {
+        protocol: u32,
+        epoch: String,
+        seq: u64,
+        ttl_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+    },
+    Snapshot {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<serde_json::Value>,
+        epoch: String,
+        seq: u64,
+        users: Vec<UserObject>,
+        more: bool,
+    },
+    Transitions {
+        seq: u64,
+        transitions: Vec<TransitionObject>,
+    },
+    Status {
+        redis: RedisWord,
+        since_ms: u64,
+    },
+    Error {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<serde_json::Value>,
+        code: String,
+        message: String,
+    },
+}
+
+impl ServerMessage {
+    /// The message's JSON.
+    pub fn encode(&self) -> String {
+        encode(self)
+    }
+
+    /// The message for an error, in answer to the message that had `id`.
+    pub fn error(id: Option<serde_json::Value>, error: &Error) -> ServerMessage {
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string() }
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("these types have string keys and no fallible serializer")
+}
+
+/// One transition as JSON: encoded once, shared by all who watch the user.
+pub fn encode_transition(seq: u64, transition: &Transition) -> String {
+    encode(&TransitionObject::new(seq, transition))
+}
+
+/// A `transitions` message of transitions that are JSON already, the last of which has number `seq`.
+pub fn join_transitions<'a>(seq: u64, encoded: impl Iterator<Item = &'a str>) -> String {
+    let mut text = format!(r#"{{"type":"transitions","seq":{seq},"transitions":["#);
+    for (i, one) in encoded.enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        text.push_str(one);
+    }
+    text.push_str("]}");
+    text
+}
+
+/// What a client sends over a WebSocket.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ClientMessage {
+    Watch {
+        #[serde(default)]
+        users: Option<Vec<String>>,
+        #[serde(default)]
+        all: bool,
+        #[serde(default)]
+        lossless: bool,
+    },
+    Unwatch {
+        #[serde(default)]
+        users: Option<Vec<String>>,
+        #[serde(default)]
+        all: bool,
+    },
+    Heartbeat {
+        #[serde(default)]
+        user: Option<String>,
+    },
+    Leave,
+}
+
+impl ClientMessage {
+    /// Reads a message; its `id` comes first, since an error's answer carries it too.
+    pub fn parse(text: &str) -> (Option<serde_json::Value>, Result<ClientMessage, Error>) {
+        let value: serde_json::Value = match serde_json::from_str(text) {
+            Ok(value) => value,
+            Err(why) => {
+                return (None, Err(Error::InvalidJson(format!("this message is not JSON: {why}"))));
+            }
+        };
+        let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
+        let message = serde_json::from_value(value)
+            .map_err(|why| Error::InvalidRequest(format!("this message cannot be read: {why}")));
+        (id, message)
+    }
+}
+
+/// Body of `PUT /v1/users/{user}/heartbeat`.
+#[derive(Debug, Default, Deserialize)]
+#[allow(missing_docs)]
+pub struct HeartbeatBody {
+    pub session: Option<String>,
+    pub ttl_ms: Option<u64>,
+}
+
+/// Body of `POST /v1/heartbeats`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct HeartbeatsBody {
+    pub users: Vec<HeartbeatItem>,
+}
+
+/// A user, or a user with a session.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "each user must be a string or an object {\"user\":…,\"session\":…}")]
+#[allow(missing_docs)]
+pub enum HeartbeatItem {
+    User(String),
+    Session {
+        user: String,
+        #[serde(default)]
+        session: Option<String>,
+    },
+}
+
+/// Body of `POST /v1/users/query`.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct QueryBody {
+    pub users: Vec<String>,
+}
+
+/// Answer to `POST /v1/users/query`.
+#[derive(Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct QueryAnswer {
+    pub users: Vec<UserObject>,
+    pub seq: u64,
+    pub epoch: String,
+}
+
+/// Answer to `GET /v1/users`.
+#[derive(Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ListAnswer {
+    pub users: Vec<UserObject>,
+    pub next_cursor: Option<String>,
+}
+
+/// Every error's body.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct ErrorDetail {
+    pub code: &'static str,
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn transition(online: bool) -> Transition {
+        Transition {
+            user: Arc::from("alice"),
+            online,
+            at: Time::from_ms(20),
+            mark: Time::from_ms(10),
+            reason: if online { Reason::Heartbeat } else { Reason::Expired },
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_the_interface_says() {
+        let alice = Presence::Online { since: Time::from_ms(5), sessions: 2 };
+        assert_eq!(
+            encode(&UserObject::new("alice", alice, false)),
+            r#"{"state":"online","user":"alice","since_ms":5,"sessions":2}"#
+        );
+        let bob = Presence::Offline { last_seen: None };
+        assert_eq!(
+            encode(&UserObject::new("bob", bob, true)),
+            r#"{"state":"offline","user":"bob","last_seen_ms":null,"stale":true}"#
+        );
+        assert_eq!(
+            encode_transition(15, &transition(true)),
+            r#"{"seq":15,"user":"alice","state":"online","at_ms":20,"since_ms":10,"reason":"heartbeat"}"#
+        );
+        assert_eq!(
+            encode_transition(14, &transition(false)),
+            r#"{"seq":14,"user":"alice","state":"offline","at_ms":20,"last_seen_ms":10,"reason":"expired"}"#
+        );
+    }
+
+    #[test]
+    fn joined_transitions_are_a_message_that_can_be_read() {
+        let one = [encode_transition(14, &transition(true)), encode_transition(15, &transition(false))];
+        let text = join_transitions(15, one.iter().map(String::as_str));
+        let ServerMessage::Transitions { seq, transitions } = serde_json::from_str(&text).unwrap()
+        else {
+            panic!("{text}")
+        };
+        assert_eq!((seq, transitions.len()), (15, 2));
+    }
+
+    #[test]
+    fn a_message_is_read_or_refused_with_its_id() {
+        let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a"],"id":7}"#);
+        assert_eq!(id, Some(7.into()));
+        let users = Some(vec!["a".to_owned()]);
+        assert_eq!(message.unwrap(), ClientMessage::Watch { users, all: false, lossless: false });
+        let (id, message) = ClientMessage::parse(r#"{"type":"sing","id":"x"}"#);
+        assert_eq!(id, Some("x".into()));
+        assert_eq!(message.unwrap_err().code(), "invalid_request");
+        for bad in ["", "{", "nonsense", "[1]", "null", r#"{"type":"watch","users":"a"}"#] {
+            assert!(ClientMessage::parse(bad).1.is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The one place where the parts are joined.
+
+use crate::config::Config;
+use crate::driver::{Clock, Driver, FEED, Server};
+use crate::hub::Hub;
+use crate::keyspace::Names;
+use crate::keyspace::client::Target;
+use crate::keyspace::embedded::Embedded;
+use crate::keyspace::link::{self, Link};
+use crate::keyspace::store::Store;
+use crate::metrics::Metrics;
+use crate::presence::Settings;
+use crate::web::{self, App};
+use anyhow::{Context, Result};
+use axum::serve::ListenerExt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::{info, warn};
+
+/// How long open requests and sockets have to end, of the 5 s that a stop may take.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// A daemon whose port is open and whose Redis is running.
+pub struct Daemon {
+    config: Config,
+    listener: TcpListener,
+    embedded: Option<Embedded>,
+    target: Target,
+}
+
+impl Daemon {
+    /// Opens the port and, without a Redis URL, starts a private Redis.
+    pub async fn bind(config: Config) -> Result<Daemon> {
+        // The URL first: a wrong one is told before anything is started.
+        let named = config.redis.as_deref().map(Target::parse).transpose()?;
+        let listener = TcpListener::bind(config.listen).await.with_context(|| {
+            format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
+        })?;
+        let (target, embedded) = match named {
+            Some(target) => (target, None),
+            None => {
+                let embedded = Embedded::start().await?;
+                warn!(
+                    "no --redis URL: a private Redis was started at {}. Its data are private to this daemon and end with it. \
+                     To use a real one: keybeat serve --redis redis://HOST:6379",
+                    embedded.url()
+                );
+                (embedded.target()?, Some(embedded))
+            }
+        };
+        Ok(Daemon { config, listener, embedded, target })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// The Redis it uses, for a program that is to write heartbeats there.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Serves until `shutdown` is done, then tells the clients and ends.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let Daemon { config, listener, embedded, target } = self;
+        let Belief { hub, metrics, names, daemon, driver } = believe(&config, &target);
+        let store = Store::new(&target, names, daemon, config.ttl, metrics.clone())?;
+        let stop = CancellationToken::new();
+        let app = Arc::new(App {
+            hub,
+            store,
+            metrics,
+            limits: config.limits,
+            stop: stop.clone(),
+            sockets: TaskTracker::new(),
+            started: Instant::now(),
+        });
+        let sockets = app.sockets.clone();
+        let stopped = stop.clone();
+        let serve = axum::serve(
+            listener.tap_io(|stream| {
+                if let Err(why) = stream.set_nodelay(true) {
+                    tracing::debug!("TCP_NODELAY was refused: {why}");
+                }
+            }),
+            web::routes(app),
+        )
+        .with_graceful_shutdown(async move { stopped.cancelled().await });
+        let serve = tokio::spawn(serve.into_future());
+        shutdown.await;
+        info!("stopping: no new clients, and those here are told to go");
+        stop.cancel();
+        sockets.close();
+        let drained = async {
+            sockets.wait().await;
+            serve.await
+        };
+        match tokio::time::timeout(DRAIN, drained).await {
+            Ok(served) => served??,
+            Err(_) => warn!("some clients had not gone after {DRAIN:?}"),
+        }
+        drop(driver);
+        if let Some(embedded) = embedded {
+            embedded.stop().await;
+        }
+        Ok(())
+    }
+}
+
+/// What a program needs to believe what Redis says: the hub, and the task that keeps it true.
+pub struct Belief {
+    /// Who is online.
+    pub hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    names: Names,
+    daemon: String,
+    driver: AbortOnDropHandle<()>,
+}
+
+/// Begins to follow a Redis.
+pub fn believe(config: &Config, target: &Target) -> Belief {
+    let clock = Clock::start();
+    let metrics = Arc::new(Metrics::new());
+    let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
+    let names = Names::new(&config.prefix, target.db());
+    let daemon = format!("{:016x}", fastrand::u64(..));
+    let settings = link::Settings {
+        target: target.clone(),
+        names: names.clone(),
+        daemon: daemon.clone(),
+        configure: config.configure_redis,
+        ring: config.limits.event_ring,
+    };
+    let (feed, fed) = mpsc::channel(FEED);
+    let detector = Settings {
+        first_ttl_ms: config.ttl.as_millis() as u64,
+        probes: config.probes,
+        ..Settings::default()
+    };
+    let server = Server::new(Link::start(settings, feed), fed, detector, config.limits.canary);
+    let driver = Driver::new(server, hub.clone(), metrics.clone(), clock);
+    Belief { hub, metrics, names, daemon, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
+}

@@ -1,0 +1,235 @@
+//! The HTTP calls: read the request, check it, do it, say what came of it.
+
+use super::{App, Failure, Shared};
+use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS, shown};
+use crate::hub::Cursor;
+use crate::presence::{Key, NameError, check_session, check_user};
+use crate::protocol::{
+    HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, UserObject,
+};
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+type Answer<T> = Result<T, Failure>;
+
+const LIST_DEFAULT: usize = 1_000;
+const LIST_MOST: usize = 10_000;
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// The user in the path, checked.
+pub struct UserName(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for UserName {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<UserName, Failure> {
+        let Path(user) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|why| Error::InvalidRequest(format!("the path cannot be read: {}", why.body_text())))?;
+        check_user(&user).map_err(|why| Error::user(&user, why))?;
+        Ok(UserName(user))
+    }
+}
+
+/// `PUT /v1/users/{user}/heartbeat`
+pub async fn heartbeat(State(app): Shared, UserName(user): UserName, body: Body) -> Answer<StatusCode> {
+    let body: HeartbeatBody = read(&app, body, true).await?;
+    let key = key(&user, body.session.as_deref())?;
+    if let Some(ttl) = body.ttl_ms {
+        check_ttl(ttl)?;
+    }
+    app.store.beat(&[(key, body.ttl_ms)]).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/heartbeats`
+pub async fn heartbeats(State(app): Shared, body: Body) -> Answer<StatusCode> {
+    let body: HeartbeatsBody = read(&app, body, false).await?;
+    check_count(&app, body.users.len())?;
+    let read_item = |item: &HeartbeatItem| match item {
+        HeartbeatItem::User(user) => key(user, None),
+        HeartbeatItem::Session { user, session } => key(user, session.as_deref()),
+    };
+    let keys: Result<Vec<Key>, Error> = body.users.iter().map(read_item).collect();
+    let keys: Vec<_> = keys?.into_iter().map(|key| (key, None)).collect();
+    app.store.beat(&keys).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+pub struct EndQuery {
+    session: Option<String>,
+}
+
+/// `DELETE /v1/users/{user}`
+pub async fn end(
+    State(app): Shared,
+    UserName(user): UserName,
+    query: Result<Query<EndQuery>, axum::extract::rejection::QueryRejection>,
+) -> Answer<StatusCode> {
+    let session = read_query(query)?.session;
+    let key = key(&user, session.as_deref())?;
+    let mut keys = Vec::new();
+    if session.is_none() {
+        // All of the user's keys, those whose heartbeat was answered just now among them.
+        catch_up(&app).await?;
+        keys = app.hub.keys(&user);
+    }
+    keys.push(key);
+    app.store.end(&keys).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /v1/users/{user}`
+pub async fn user(State(app): Shared, UserName(user): UserName) -> Answer<Json<UserObject>> {
+    let stale = known(&app)?;
+    Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
+}
+
+/// `POST /v1/users/query`
+pub async fn query(State(app): Shared, body: Body) -> Answer<Json<QueryAnswer>> {
+    let body: QueryBody = read(&app, body, false).await?;
+    check_count(&app, body.users.len())?;
+    for user in &body.users {
+        check_user(user).map_err(|why| Error::user(user, why))?;
+    }
+    let stale = known(&app)?;
+    let seq = app.hub.seq();
+    let object = |user: &String| UserObject::new(user, app.hub.get(user), stale);
+    let users = body.users.iter().map(object).collect();
+    Ok(Json(QueryAnswer { users, seq, epoch: app.hub.epoch().to_owned() }))
+}
+
+#[derive(Deserialize)]
+pub struct ListQuery {
+    state: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// `GET /v1/users`
+pub async fn list(
+    State(app): Shared,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Answer<Json<ListAnswer>> {
+    let query = read_query(query)?;
+    let online = match query.state.as_deref() {
+        None | Some("online") => true,
+        Some("offline") => false,
+        Some(other) => {
+            let other = shown(other);
+            return Err(Error::InvalidRequest(format!("state is {other}; it must be online or offline")).into());
+        }
+    };
+    let limit = query.limit.unwrap_or(LIST_DEFAULT);
+    if !(1..=LIST_MOST).contains(&limit) {
+        return Err(Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")).into());
+    }
+    let from = match query.cursor.as_deref() {
+        None | Some("") => Cursor::default(),
+        Some(text) => Cursor::parse(text).ok_or_else(|| {
+            let text = shown(text);
+            Error::InvalidRequest(format!("cursor is {text}; it must be the next_cursor of the page before"))
+        })?,
+    };
+    let stale = known(&app)?;
+    let (users, next) = app.hub.page(from, limit, online);
+    let object = |(user, presence): (std::sync::Arc<str>, _)| UserObject::new(&user, presence, stale);
+    let users = users.into_iter().map(object).collect();
+    Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
+}
+
+/// `GET /v1/stats`
+pub async fn stats(State(app): Shared) -> Json<Value> {
+    let (users, sessions) = app.hub.count();
+    let status = app.hub.status().borrow().clone();
+    let metrics = &app.metrics;
+    Json(json!({
+        "epoch": app.hub.epoch(),
+        "seq": app.hub.seq(),
+        "uptime_ms": app.started.elapsed().as_millis() as u64,
+        "users_online": users,
+        "sessions": sessions,
+        "sockets": metrics.sockets.get(),
+        "watchers": metrics.watchers.get(),
+        "transitions": {"online": metrics.went_online.get(), "offline": metrics.went_offline.get()},
+        "events": metrics.events.get(),
+        "heartbeats": metrics.heartbeats.get(),
+        "probes": metrics.probes.get(),
+        "lookups": metrics.lookups.get(),
+        "gaps": metrics.gaps_by_cause(),
+        "repairs": metrics.repairs.get(),
+        "keys_without_ttl": metrics.immortal_keys.get(),
+        "lag_ms": metrics.detection_lag.percentiles(),
+        "event_lag_ms": metrics.event_lag.percentiles(),
+        "redis": {
+            "status": if status.up { "up" } else { "down" },
+            "since_ms": status.since.as_ms(),
+            "cause": status.cause,
+        },
+    }))
+}
+
+/// Whether what is held may be stale; an error while nothing is known at all.
+fn known(app: &App) -> Result<bool, Error> {
+    if !*app.hub.opened().borrow() {
+        return Err(Error::NotReady);
+    }
+    Ok(!app.hub.status().borrow().up)
+}
+
+/// Waits until the hub knows all that Redis has done so far; not long, since a stream that is dead has
+/// its own way to be mended.
+async fn catch_up(app: &App) -> Result<(), Error> {
+    let mark = app.hub.next_mark();
+    app.store.mark(mark).await?;
+    if tokio::time::timeout(CATCH_UP, app.hub.passed(mark)).await.is_err() {
+        tracing::debug!("the event stream did not bring mark {mark} within {CATCH_UP:?}");
+    }
+    Ok(())
+}
+
+/// The key of a user and session that came from outside.
+pub fn key(user: &str, session: Option<&str>) -> Result<Key, Error> {
+    check_user(user).map_err(|why| Error::user(user, why))?;
+    if let Some(session) = session {
+        check_session(session).map_err(|why| Error::session(session, why))?;
+    }
+    Key::new(user, session).map_err(|why: NameError| Error::user(user, why))
+}
+
+fn check_ttl(ttl: u64) -> Result<(), Error> {
+    if (MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl) { Ok(()) } else { Err(Error::InvalidTtl(ttl)) }
+}
+
+fn check_count(app: &App, count: usize) -> Result<(), Error> {
+    let most = app.limits.users_per_request;
+    if count > most { Err(Error::TooManyUsers { count, most }) } else { Ok(()) }
+}
+
+/// Reads a JSON body; an empty one is the default where it may be left out.
+async fn read<T: DeserializeOwned>(app: &App, body: Body, optional: bool) -> Result<T, Error> {
+    let most = app.limits.body_bytes;
+    let bytes = to_bytes(body, most).await.map_err(|_| Error::TooLarge(most))?;
+    let text: &[u8] = if optional && bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(text).map_err(|why| {
+        if why.is_data() {
+            Error::InvalidRequest(format!("the body is not what this request takes: {why}"))
+        } else {
+            Error::InvalidJson(format!("the body is not JSON: {why}"))
+        }
+    })
+}
+
+fn read_query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Error> {
+    let Query(query) = query
+        .map_err(|why| Error::InvalidRequest(format!("the query string cannot be read: {}", why.body_text())))?;
+    Ok(query)
+}

@@ -1,0 +1,123 @@
+//! HTTP and WebSocket: what each path answers.
+
+mod api;
+mod socket;
+
+use crate::config::Limits;
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::keyspace::store::Store;
+use crate::metrics::Metrics;
+use crate::presence::NameError;
+use crate::protocol::{ErrorBody, ErrorDetail};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{any, get, post, put};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const CONSOLE: &str = include_str!("console/index.html");
+
+/// What every request may need.
+pub struct App {
+    /// Who is online.
+    pub hub: Arc<Hub>,
+    /// Writes heartbeats.
+    pub store: Store,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Limits of requests and sockets.
+    pub limits: Limits,
+    /// The daemon stops: sockets say so and close.
+    pub stop: CancellationToken,
+    /// The sockets' tasks.
+    pub sockets: TaskTracker,
+    /// When the daemon began.
+    pub started: Instant,
+}
+
+type Shared = State<Arc<App>>;
+
+/// All paths.
+pub fn routes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(|| async { Html(CONSOLE) }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/v1/users", get(api::list))
+        .route("/v1/users/query", post(api::query))
+        .route("/v1/users/{user}", get(api::user).delete(api::end))
+        .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
+        .route("/v1/heartbeats", post(api::heartbeats))
+        .route("/v1/stats", get(api::stats))
+        .route("/v1/ws", any(socket::upgrade))
+        .fallback(|request: Request| async move {
+            let path = request.uri().path();
+            // A path without the user's name, which no route takes.
+            if path == "/v1/users/" || path.starts_with("/v1/users//") {
+                return Failure(Error::user("", NameError::Empty));
+            }
+            Failure(Error::NotFound(crate::error::shown(path)))
+        })
+        .method_not_allowed_fallback(|request: Request| async move {
+            let path = crate::error::shown(request.uri().path());
+            Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
+        })
+        .layer(middleware::from_fn_with_state(app.clone(), count_refused))
+        .with_state(app)
+}
+
+/// An error as a response.
+pub struct Failure(pub Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure(error)
+    }
+}
+
+/// The code of a refusal, for the counter.
+#[derive(Clone)]
+struct Refused(&'static str);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Failure(error) = self;
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = ErrorDetail { code: error.code(), message: error.to_string() };
+        let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
+        response.extensions_mut().insert(Refused(error.code()));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+async fn count_refused(State(app): Shared, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if let Some(Refused(code)) = response.extensions().get() {
+        app.metrics.refused(code);
+    }
+    response
+}
+
+async fn readyz(State(app): Shared) -> Response {
+    let status = app.hub.status().borrow().clone();
+    if status.up {
+        return "ready\n".into_response();
+    }
+    let text = format!("not ready: {}\n", status.cause);
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn metrics(State(app): Shared) -> Response {
+    let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content)], app.metrics.render()).into_response()
+}

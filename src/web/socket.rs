@@ -1,0 +1,468 @@
+//! One WebSocket's life: hello, then messages in, transitions out, until one side ends it.
+
+use super::{App, Failure, Shared, api};
+use crate::error::Error;
+use crate::hub::Watcher;
+use crate::presence::{Key, check_user};
+use crate::protocol::{ClientMessage, RedisWord, SUBPROTOCOL, ServerMessage, UserObject, close, join_transitions};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, interval_at, timeout};
+use tracing::debug;
+
+/// Users in one chunk of the snapshot of everybody.
+const CHUNK: usize = 1_000;
+/// Transitions in one frame.
+const FRAME: usize = 256;
+/// Pings that may be unanswered.
+const UNANSWERED: u32 = 2;
+/// The longest between two pings. With a TTL it is a third of that, so that a pong lost costs nothing.
+const PING_MOST: Duration = Duration::from_secs(20);
+/// How long a client may take in nothing at all before it counts as gone.
+const STUCK: Duration = Duration::from_secs(60);
+/// How long the other side may take to answer a close.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Watches that may wait for the first comparison with Redis.
+const WAITING: usize = 64;
+/// Small buffers: a socket costs 3 KB instead of 134 KB.
+const READ_BUFFER: usize = 1024;
+
+#[derive(Deserialize)]
+pub struct Who {
+    user: Option<String>,
+    session: Option<String>,
+}
+
+/// `GET /v1/ws`
+pub async fn upgrade(
+    State(app): Shared,
+    who: Result<Query<Who>, axum::extract::rejection::QueryRejection>,
+    ws: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let read = || -> Result<_, Error> {
+        let Query(who) = who.map_err(|why| Error::InvalidRequest(why.body_text()))?;
+        let key = match &who.user {
+            None if who.session.is_some() => {
+                let text = "session is given without user; connect with ?user=NAME&session=NAME";
+                return Err(Error::InvalidRequest(text.into()));
+            }
+            None => None,
+            Some(user) => {
+                let own = || format!("ws-{:012x}", fastrand::u64(..1 << 48));
+                Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
+            }
+        };
+        let ws = ws.map_err(|why| Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text())))?;
+        Ok((key, ws))
+    };
+    let (key, ws) = match read() {
+        Ok(read) => read,
+        Err(error) => return Failure(error).into_response(),
+    };
+    // Above our own limit, so that a message just over it is closed with its code, not cut off.
+    let most = app.limits.message_bytes * 2;
+    ws.protocols([SUBPROTOCOL])
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(most)
+        .max_frame_size(most)
+        .on_upgrade(move |ws| {
+            let sockets = app.sockets.clone();
+            sockets.track_future(Socket::new(app, ws, key).live())
+        })
+}
+
+/// Why a socket ends.
+enum End {
+    /// We close it, with a code and a reason.
+    Close(u16, &'static str),
+    /// The client closed it in good order.
+    Goodbye,
+    /// The connection is gone.
+    Lost,
+}
+
+struct Socket {
+    app: Arc<App>,
+    ws: WebSocket,
+    /// The presence key that the socket keeps alive, and whether it still does.
+    key: Option<Key>,
+    beats: bool,
+    watcher: Arc<Watcher>,
+    watched: HashSet<Arc<str>>,
+    all: bool,
+    /// Watches that came before the first comparison with Redis.
+    waiting: Vec<(Option<Value>, ClientMessage)>,
+    unanswered: u32,
+    /// Counted among those who watch somebody.
+    counted: bool,
+}
+
+impl Socket {
+    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>) -> Socket {
+        let watcher = app.hub.watcher();
+        Socket {
+            beats: key.is_some(),
+            app,
+            ws,
+            key,
+            watcher,
+            watched: HashSet::new(),
+            all: false,
+            waiting: Vec::new(),
+            unanswered: 0,
+            counted: false,
+        }
+    }
+
+    async fn live(mut self) {
+        self.app.metrics.sockets.inc();
+        let end = match self.serve().await {
+            Ok(()) => End::Goodbye,
+            Err(end) => end,
+        };
+        self.forget();
+        match end {
+            End::Close(code, reason) => self.close(code, reason).await,
+            End::Goodbye => self.end_key().await,
+            End::Lost => {}
+        }
+        self.app.metrics.sockets.dec();
+    }
+
+    async fn serve(&mut self) -> Result<(), End> {
+        let hub = self.app.hub.clone();
+        let stop = self.app.stop.clone();
+        let (mut status, mut opened) = (hub.status(), hub.opened());
+        self.beat().await;
+        self.hello().await?;
+        let mut up = status.borrow_and_update().up;
+        if !up {
+            self.tell_status().await?;
+        }
+        let every = (self.app.store.ttl() / 3).clamp(Duration::from_millis(100), PING_MOST);
+        let mut ping = interval_at(Instant::now() + every, every);
+        ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let watcher = self.watcher.clone();
+        loop {
+            tokio::select! {
+                message = self.ws.recv() => self.take(message).await?,
+                () = watcher.rung() => self.flush().await?,
+                _ = ping.tick() => self.ping().await?,
+                Ok(()) = status.changed() => {
+                    let now = status.borrow_and_update().up;
+                    if now != up {
+                        up = now;
+                        self.tell_status().await?;
+                    }
+                }
+                Ok(()) = opened.changed() => {
+                    for (id, message) in std::mem::take(&mut self.waiting) {
+                        self.obey(id, message).await?;
+                    }
+                }
+                () = stop.cancelled() => {
+                    return Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect"));
+                }
+            }
+        }
+    }
+
+    async fn hello(&mut self) -> Result<(), End> {
+        let hello = ServerMessage::Hello {
+            protocol: 1,
+            epoch: self.app.hub.epoch().to_owned(),
+            seq: self.app.hub.seq(),
+            ttl_ms: self.app.store.ttl().as_millis() as u64,
+            user: self.key.as_ref().map(|key| key.user().to_owned()),
+        };
+        self.send(hello.encode()).await
+    }
+
+    async fn tell_status(&mut self) -> Result<(), End> {
+        let status = self.app.hub.status().borrow().clone();
+        let redis = if status.up { RedisWord::Up } else { RedisWord::Down };
+        self.send(ServerMessage::Status { redis, since_ms: status.since.as_ms() }.encode()).await
+    }
+
+    /// What the client sent.
+    async fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.unanswered = 0;
+        match message {
+            None => Err(End::Lost),
+            Some(Err(why)) if is_too_long(&why) => Err(too_big()),
+            Some(Err(why)) => {
+                debug!("a socket was lost: {why}");
+                Err(End::Lost)
+            }
+            Some(Ok(Message::Close(_))) => Err(End::Goodbye),
+            Some(Ok(Message::Pong(_))) => {
+                self.beat().await;
+                Ok(())
+            }
+            Some(Ok(Message::Ping(_))) => Ok(()),
+            Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => Err(too_big()),
+            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => Err(too_big()),
+            Some(Ok(Message::Binary(_))) => {
+                self.refuse(None, Error::InvalidRequest("send JSON as a text message, not a binary one".into())).await
+            }
+            Some(Ok(Message::Text(text))) => {
+                let (id, message) = ClientMessage::parse(&text);
+                match message {
+                    Ok(message) => self.obey(id, message).await,
+                    Err(error) => self.refuse(id, error).await,
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), End> {
+        let is_watch = matches!(message, ClientMessage::Watch { .. });
+        if is_watch && !*self.app.hub.opened().borrow() {
+            // Nobody's state is known yet; the answer follows the first comparison.
+            if self.waiting.len() == WAITING {
+                return self.refuse(id, Error::NotReady).await;
+            }
+            self.waiting.push((id, message));
+            return Ok(());
+        }
+        let done = match message {
+            ClientMessage::Watch { users: None, all: true, lossless } => {
+                return self.watch_all(id, lossless).await;
+            }
+            ClientMessage::Watch { users: Some(users), all: false, lossless: false } => {
+                return self.watch(id, users).await;
+            }
+            ClientMessage::Watch { .. } => Err(Error::InvalidRequest(
+                "watch takes either users, or all (and with it lossless)".into(),
+            )),
+            ClientMessage::Unwatch { users: Some(users), all: false } => {
+                self.unwatch(&users);
+                Ok(())
+            }
+            ClientMessage::Unwatch { users: None, all: true } => {
+                self.app.hub.unwatch_all(&self.watcher);
+                self.all = false;
+                self.count_watching();
+                Ok(())
+            }
+            ClientMessage::Unwatch { .. } => {
+                Err(Error::InvalidRequest("unwatch takes either users, or all".into()))
+            }
+            ClientMessage::Heartbeat { user } => self.heartbeat(user).await,
+            ClientMessage::Leave => self.leave().await,
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => self.refuse(id, error).await,
+        }
+    }
+
+    async fn watch(&mut self, id: Option<Value>, users: Vec<String>) -> Result<(), End> {
+        if let Some((user, why)) = users.iter().find_map(|user| Some((user, check_user(user).err()?))) {
+            return self.refuse(id, Error::user(user, why)).await;
+        }
+        let users: Vec<Arc<str>> = users.into_iter().map(Arc::from).collect();
+        let new: HashSet<&Arc<str>> = users.iter().filter(|&user| !self.watched.contains(user)).collect();
+        let (count, most) = (self.watched.len() + new.len(), self.app.limits.watches_per_socket);
+        if count > most {
+            return self.refuse(id, Error::TooManyWatches { count, most }).await;
+        }
+        let stale = self.stale();
+        let seq = self.app.hub.seq();
+        let mut objects = Vec::with_capacity(users.len());
+        for user in users {
+            let presence = self.app.hub.watch(&self.watcher, &user);
+            objects.push(UserObject::new(&user, presence, stale));
+            self.watched.insert(user);
+        }
+        self.count_watching();
+        self.snapshot(id, seq, objects, false).await
+    }
+
+    async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), End> {
+        if self.all {
+            // A second snapshot of everybody: first what is still to be said after the first one.
+            self.app.hub.unwatch_all(&self.watcher);
+            self.flush().await?;
+        }
+        if lossless {
+            self.watcher.make_lossless(self.app.limits.lossless_pending);
+        }
+        self.all = true;
+        self.count_watching();
+        let stale = self.stale();
+        let seq = self.app.hub.seq();
+        let (hub, watcher) = (self.app.hub.clone(), self.watcher.clone());
+        let mut objects = Vec::with_capacity(CHUNK);
+        for online in hub.watch_all(&watcher) {
+            for (user, presence) in online {
+                if objects.len() == CHUNK {
+                    let chunk = std::mem::replace(&mut objects, Vec::with_capacity(CHUNK));
+                    self.snapshot(id.clone(), seq, chunk, true).await?;
+                }
+                objects.push(UserObject::new(&user, presence, stale));
+            }
+        }
+        self.snapshot(id, seq, objects, false).await
+    }
+
+    async fn snapshot(&mut self, id: Option<Value>, seq: u64, users: Vec<UserObject>, more: bool) -> Result<(), End> {
+        let epoch = self.app.hub.epoch().to_owned();
+        self.send(ServerMessage::Snapshot { id, epoch, seq, users, more }.encode()).await
+    }
+
+    fn unwatch(&mut self, users: &[String]) {
+        for user in users {
+            if self.watched.remove(user.as_str()) {
+                self.app.hub.unwatch(&self.watcher, user);
+            }
+        }
+        self.count_watching();
+    }
+
+    fn count_watching(&mut self) {
+        let watching = self.all || !self.watched.is_empty();
+        if watching != self.counted {
+            self.counted = watching;
+            self.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });
+        }
+    }
+
+    async fn heartbeat(&mut self, user: Option<String>) -> Result<(), Error> {
+        let own = self.key.as_ref().map(Key::user);
+        let key = match user {
+            Some(other) if own != Some(&other) => api::key(&other, None)?,
+            _ => {
+                self.beats = true;
+                self.key.clone().ok_or(Error::NoUser)?
+            }
+        };
+        self.app.store.beat(&[(key, None)]).await
+    }
+
+    async fn leave(&mut self) -> Result<(), Error> {
+        let key = self.key.clone().ok_or(Error::NoUser)?;
+        self.beats = false;
+        self.app.store.end(&[key]).await
+    }
+
+    /// Renews the socket's own key: the client has just proven that it is alive.
+    async fn beat(&mut self) {
+        let Some(key) = self.key.clone().filter(|_| self.beats) else { return };
+        if let Err(why) = self.app.store.beat(&[(key, None)]).await {
+            debug!("a socket's heartbeat was not written: {why}");
+        }
+    }
+
+    async fn end_key(&mut self) {
+        let Some(key) = self.key.clone().filter(|_| self.beats) else { return };
+        if let Err(why) = self.app.store.end(&[key]).await {
+            debug!("a socket's key was not deleted, its TTL will end it: {why}");
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        if self.unanswered == UNANSWERED {
+            return Err(End::Close(close::NO_PONG, "no_pong: two pings were not answered, reconnect"));
+        }
+        self.unanswered += 1;
+        self.send_message(Message::Ping(Default::default())).await
+    }
+
+    async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
+        self.app.metrics.refused(error.code());
+        self.send(ServerMessage::error(id, &error).encode()).await
+    }
+
+    /// Sends what is pending.
+    async fn flush(&mut self) -> Result<(), End> {
+        loop {
+            self.check_overflow()?;
+            let told = self.watcher.take(FRAME);
+            let Some(last) = told.last() else { return Ok(()) };
+            let text = join_transitions(last.seq, told.iter().map(|told| &*told.json));
+            self.send(text).await?;
+        }
+    }
+
+    fn check_overflow(&self) -> Result<(), End> {
+        if !self.watcher.overflowed() {
+            return Ok(());
+        }
+        self.app.metrics.too_slow.inc();
+        Err(End::Close(close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"))
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), End> {
+        self.send_message(Message::Text(Utf8Bytes::from(text))).await
+    }
+
+    /// Sends, for as long as the client takes in anything at all and its mailbox can wait.
+    async fn send_message(&mut self, message: Message) -> Result<(), End> {
+        let watcher = self.watcher.clone();
+        let overflow = async {
+            while !watcher.overflowed() {
+                watcher.rung().await;
+            }
+        };
+        let sent = tokio::select! {
+            biased;
+            sent = timeout(STUCK, self.ws.send(message)) => sent,
+            () = overflow => return self.check_overflow(),
+        };
+        // What rang meanwhile is read by the next flush.
+        self.watcher.ring();
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Lost),
+            Err(_) => Err(End::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
+        }
+    }
+
+    fn stale(&self) -> bool {
+        !self.app.hub.status().borrow().up
+    }
+
+    fn forget(&mut self) {
+        let users: Vec<Arc<str>> = self.watched.drain().collect();
+        for user in users {
+            self.app.hub.unwatch(&self.watcher, &user);
+        }
+        if std::mem::take(&mut self.all) {
+            self.app.hub.unwatch_all(&self.watcher);
+        }
+        self.count_watching();
+    }
+
+    /// Closes with a code, and waits a moment for the answer: without it the code could be lost.
+    async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+        let goodbye = async {
+            if self.ws.send(Message::Close(Some(frame))).await.is_ok() {
+                while let Some(Ok(_)) = self.ws.recv().await {}
+            }
+        };
+        if timeout(GOODBYE, goodbye).await.is_err() {
+            debug!(code, "a socket did not answer its close");
+        }
+    }
+}
+
+fn too_big() -> End {
+    End::Close(close::TOO_BIG, "too_big: a message may have 64 KiB")
+}
+
+fn is_too_long(why: &axum::Error) -> bool {
+    use std::error::Error as _;
+    use tokio_tungstenite::tungstenite::Error as Ws;
+    let cause = why.source().and_then(|source| source.downcast_ref::<Ws>());
+    matches!(cause, Some(Ws::Capacity(_)))
+}
