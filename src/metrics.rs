@@ -110,6 +110,9 @@ impl Metrics {
         let r = &mut registry;
         let transitions = Family::<To, Counter>::default();
         r.register("transitions", "Users who went online or offline", transitions.clone());
+        // One statement each: the first guard held over the second call would block it for ever.
+        let went_online = transitions.get_or_create(&To { to: "online" }).clone();
+        let went_offline = transitions.get_or_create(&To { to: "offline" }).clone();
         let (detection_lag, event_lag) = (Lag::new(), Lag::new());
         r.register_with_unit(
             "detection_lag",
@@ -130,8 +133,8 @@ impl Metrics {
             watchers: gauge(r, "watchers", "Open WebSockets that watch somebody"),
             ready: gauge(r, "ready", "1 while every Redis server is subscribed, compared and proven"),
             immortal_keys: gauge(r, "keys_without_ttl", "Live presence keys without a TTL: online until deleted"),
-            went_online: transitions.get_or_create(&To { to: "online" }).clone(),
-            went_offline: transitions.get_or_create(&To { to: "offline" }).clone(),
+            went_online,
+            went_offline,
             events: counter(r, "events", "Keyspace events taken in"),
             probes: counter(r, "probes", "Keys asked for since their deadline had passed"),
             lookups: counter(r, "lookups", "Keys asked for since they had appeared, or after a gap"),

@@ -1,0 +1,165 @@
+//! `keybeat serve` as a process, as users run it.
+
+use super::socket::Socket;
+use super::{PATIENCE, free_port, redis, until};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A running daemon.
+pub struct Daemon {
+    pub port: u16,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    http: reqwest::Client,
+}
+
+impl Daemon {
+    /// One on this Redis that is ready.
+    pub async fn start(redis: &redis::Redis) -> Daemon {
+        Daemon::with(&["--redis", &redis.url()]).await
+    }
+
+    /// One with these arguments that is ready.
+    pub async fn with(args: &[&str]) -> Daemon {
+        let daemon = Daemon::launch(args);
+        daemon.ready().await;
+        daemon
+    }
+
+    /// One with these arguments, ready or not.
+    pub fn launch(args: &[&str]) -> Daemon {
+        Daemon::launch_at(free_port(), args)
+    }
+
+    /// One at this port.
+    pub fn launch_at(port: u16, args: &[&str]) -> Daemon {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keybeat"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(args)
+            .env_remove("KEYBEAT_REDIS")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon was built");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, kept) = (child.stderr.take().expect("piped"), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = kept.lock().expect("no panic with it");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+        Daemon { port, child, log, http }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic with it").clone()
+    }
+
+    /// Waits until /readyz says so.
+    pub async fn ready(&self) {
+        until(&format!("/readyz is 200; log:\n{}", self.log()), async || {
+            let answer = self.http.get(self.url("/readyz")).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until /readyz says no, and gives its cause.
+    pub async fn not_ready(&self) -> String {
+        until("/readyz is 503", async || {
+            let answer = self.http.get(self.url("/readyz")).send().await.ok()?;
+            (answer.status() == 503).then_some(())?;
+            answer.text().await.ok()
+        })
+        .await
+    }
+
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.send(method, path, body.map(|body| body.to_string())).await
+    }
+
+    /// A request with a body that need not be JSON.
+    pub async fn send(&self, method: &str, path: &str, body: Option<String>) -> (u16, Value) {
+        let method = method.parse().expect("a method");
+        let mut request = self.http.request(method, self.url(path));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let answer = request.send().await.expect("the daemon answers");
+        let status = answer.status().as_u16();
+        let text = answer.text().await.expect("a body");
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.call("GET", path, None).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    /// Waits until the daemon says that a user is in this state.
+    pub async fn until_state(&self, user: &str, state: &str) -> Value {
+        until(&format!("{user} is {state}"), async || {
+            let object = self.get(&format!("/v1/users/{user}")).await;
+            (object["state"] == state).then_some(object)
+        })
+        .await
+    }
+
+    /// A socket, past its hello.
+    pub async fn socket(&self, query: &str) -> Socket {
+        let mut socket = Socket::connect(self.port, query).await;
+        let hello = socket.next().await;
+        assert_eq!(hello["type"], "hello", "{hello}");
+        socket
+    }
+
+    /// A socket that watches everybody, past its snapshot.
+    pub async fn watch_all(&self) -> (Socket, Vec<Value>) {
+        let mut socket = self.socket("").await;
+        socket.send(json!({"type": "watch", "all": true, "lossless": true, "id": 1})).await;
+        let users = socket.snapshot().await;
+        (socket, users)
+    }
+
+    /// SIGTERM, then how it ended and how long that took.
+    pub fn stop(mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        redis::signal(self.child.id(), "TERM");
+        let status = self.child.wait().expect("its own child");
+        (status, began.elapsed())
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().expect("its own child");
+        self.child.wait().expect("its own child");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            let ended = self.child.kill().and_then(|()| self.child.wait());
+            assert!(ended.is_ok(), "the daemon could not be ended");
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log:\n{}", self.log());
+        }
+    }
+}

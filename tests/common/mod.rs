@@ -1,0 +1,36 @@
+//! Real servers for tests and benches, on free ports and in folders of their own, ended by their own ids.
+
+#![allow(dead_code)] // each user of this module needs a part of it
+
+pub mod churn;
+pub mod daemon;
+pub mod redis;
+pub mod socket;
+
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long an event may be awaited before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A port that nobody has now.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64
+}
+
+/// Waits until `check` gives something, asking again every few milliseconds.
+pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

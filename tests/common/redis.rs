@@ -1,0 +1,253 @@
+//! A redis-server with the settings of ./redis.conf, and a small client that is not the one under test.
+
+use super::free_port;
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A running server.
+pub struct Redis {
+    pub port: u16,
+    folder: TempDir,
+    child: Option<Child>,
+    stock: bool,
+    args: Vec<String>,
+}
+
+impl Redis {
+    /// One as it comes, without ./redis.conf.
+    pub fn stock() -> Redis {
+        Redis::build(true, &["--save", ""])
+    }
+
+    /// One with the settings that keybeat recommends.
+    pub fn start() -> Redis {
+        Redis::with(&[])
+    }
+
+    /// One with more arguments, such as `--notify-keyspace-events ""`.
+    pub fn with(args: &[&str]) -> Redis {
+        Redis::build(false, args)
+    }
+
+    fn build(stock: bool, args: &[&str]) -> Redis {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = args.iter().map(|arg| arg.to_string()).collect();
+        let mut redis = Redis { port: free_port(), folder, child: None, stock, args };
+        redis.run();
+        redis
+    }
+
+    /// Starts it, again after [`kill`](Redis::kill): same port, same folder.
+    pub fn run(&mut self) {
+        let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/redis.conf");
+        let child = Command::new("redis-server")
+            .args(Some(conf).filter(|_| !self.stock))
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "redis.log"])
+            .args(["--enable-debug-command", "yes"])
+            .args(&self.args)
+            .arg("--dir")
+            .arg(self.folder.path())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server must be installed: see tests/setup.sh");
+        self.child = Some(child);
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let answers = TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+                && self.try_client().is_some_and(|mut client| client.try_call(&["PING"]).is_some_and(|v| v == Reply::text("PONG")));
+            if answers {
+                return;
+            }
+            assert!(Instant::now() < end, "redis-server does not answer; it said: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default()
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("its own child");
+            child.wait().expect("its own child");
+        }
+    }
+
+    /// Sends a signal by name: STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    fn try_client(&self) -> Option<Client> {
+        Client::connect(self.port)
+    }
+
+    /// A connection of its own.
+    pub fn client(&self) -> Client {
+        self.try_client().expect("redis-server runs")
+    }
+
+    /// One command on a connection of its own.
+    pub fn call(&self, command: &[&str]) -> Reply {
+        self.client().call(command)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends a signal to a process that the test has started.
+pub fn signal(pid: u32, name: &str) {
+    let done = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "kill -{name} {pid}");
+}
+
+/// What Redis answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    Text(String),
+    Number(i64),
+    Nil,
+    List(Vec<Reply>),
+    Error(String),
+}
+
+impl Reply {
+    pub fn text(text: &str) -> Reply {
+        Reply::Text(text.to_owned())
+    }
+
+    pub fn number(&self) -> i64 {
+        match self {
+            Reply::Number(number) => *number,
+            other => panic!("{other:?} is not a number"),
+        }
+    }
+
+    pub fn as_text(&self) -> &str {
+        match self {
+            Reply::Text(text) => text,
+            other => panic!("{other:?} is not a text"),
+        }
+    }
+
+    pub fn list(self) -> Vec<Reply> {
+        match self {
+            Reply::List(list) => list,
+            other => panic!("{other:?} is not a list"),
+        }
+    }
+}
+
+/// A blocking RESP2 client.
+pub struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Option<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_nodelay(true).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+        Some(Client { reader: BufReader::with_capacity(1 << 16, stream) })
+    }
+
+    pub fn call(&mut self, command: &[&str]) -> Reply {
+        self.try_call(command).expect("Redis answers")
+    }
+
+    pub fn try_call(&mut self, command: &[&str]) -> Option<Reply> {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, command);
+        self.reader.get_mut().write_all(&bytes).ok()?;
+        self.read()
+    }
+
+    /// Many commands in one write; all replies.
+    pub fn pipeline<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Vec<Reply> {
+        let mut bytes = Vec::new();
+        for command in commands {
+            encode(&mut bytes, command);
+        }
+        self.reader.get_mut().write_all(&bytes).expect("Redis reads");
+        commands.iter().map(|_| self.read().expect("Redis answers")).collect()
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).ok().filter(|&n| n > 0)?;
+        Some(line.trim_end().to_owned())
+    }
+
+    fn read(&mut self) -> Option<Reply> {
+        let line = self.line()?;
+        let rest = &line[1..];
+        Some(match line.as_bytes()[0] {
+            b'+' => Reply::text(rest),
+            b'-' => Reply::Error(rest.to_owned()),
+            b':' => Reply::Number(rest.parse().ok()?),
+            b'$' if rest == "-1" => Reply::Nil,
+            b'$' => {
+                let mut bytes = vec![0; rest.parse::<usize>().ok()? + 2];
+                self.reader.read_exact(&mut bytes).ok()?;
+                bytes.truncate(bytes.len() - 2);
+                Reply::Text(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            b'*' if rest == "-1" => Reply::Nil,
+            b'*' => {
+                let count: usize = rest.parse().ok()?;
+                Reply::List((0..count).map(|_| self.read()).collect::<Option<_>>()?)
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn encode<S: AsRef<str>>(bytes: &mut Vec<u8>, command: &[S]) {
+    bytes.extend(format!("*{}\r\n", command.len()).bytes());
+    for word in command {
+        let word = word.as_ref();
+        bytes.extend(format!("${}\r\n{word}\r\n", word.len()).bytes());
+    }
+}
+
+/// Sets so many keys that live for an hour: `prefix` and a number.
+pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
+    let mut client = redis.client();
+    for first in (0..keys).step_by(10_000) {
+        let some: Vec<Vec<String>> = (first..keys.min(first + 10_000))
+            .map(|i| ["SET", &format!("{prefix}{i}"), "1", "EX", "3600"].map(str::to_owned).to_vec())
+            .collect();
+        client.pipeline(&some);
+    }
+}
+
+/// The fields of an INFO section.
+pub fn info(redis: &Redis, section: &str) -> HashMap<String, String> {
+    let reply = redis.call(&["INFO", section]);
+    let lines = reply.as_text().lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+}
