@@ -112,7 +112,9 @@ pub struct Hub {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves a roster or mailbox whole: every change of them is one call.
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Hub {
@@ -123,7 +125,11 @@ impl Hub {
             watched: HashMap::new(),
             all: HashMap::new(),
         };
-        let status = Status { up: false, since: now, cause: "not connected yet".into() };
+        let status = Status {
+            up: false,
+            since: now,
+            cause: "not connected yet".into(),
+        };
         Hub {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
@@ -165,7 +171,11 @@ impl Hub {
         self.status.send_if_modified(|held| {
             let changed = held.up != status.up || held.cause != status.cause;
             if changed {
-                let since = if held.up == status.up { held.since } else { status.since };
+                let since = if held.up == status.up {
+                    held.since
+                } else {
+                    status.since
+                };
                 *held = Status { since, ..status };
             }
             changed
@@ -215,7 +225,9 @@ impl Hub {
     /// Ends what [`watch`](Hub::watch) began.
     pub fn unwatch(&self, watcher: &Watcher, user: &str) {
         let mut shard = self.shard(user);
-        let Some(watchers) = shard.watched.get_mut(user) else { return };
+        let Some(watchers) = shard.watched.get_mut(user) else {
+            return;
+        };
         watchers.retain(|other| other.id != watcher.id);
         if watchers.is_empty() {
             shard.watched.remove(user);
@@ -284,16 +296,30 @@ impl Hub {
     }
 
     /// At most `most` users, online or remembered, from a cursor on, and the cursor that goes on.
-    pub fn page(&self, from: Cursor, most: usize, online: bool) -> (Vec<(Arc<str>, Presence)>, Option<Cursor>) {
+    pub fn page(
+        &self,
+        from: Cursor,
+        most: usize,
+        online: bool,
+    ) -> (Vec<(Arc<str>, Presence)>, Option<Cursor>) {
         let mut users = Vec::new();
         let mut slot = from.slot;
         for shard in from.shard as usize..SHARDS {
             let left = most - users.len();
-            let next = lock(&self.shards[shard])
-                .roster
-                .page(slot, left, online, |user, presence| users.push((user.clone(), presence)));
+            let next =
+                lock(&self.shards[shard])
+                    .roster
+                    .page(slot, left, online, |user, presence| {
+                        users.push((user.clone(), presence))
+                    });
             if let Some(slot) = next {
-                return (users, Some(Cursor { shard: shard as u32, slot }));
+                return (
+                    users,
+                    Some(Cursor {
+                        shard: shard as u32,
+                        slot,
+                    }),
+                );
             }
             slot = 0;
         }
@@ -304,7 +330,10 @@ impl Hub {
     pub fn count(&self) -> (usize, u64) {
         self.shards.iter().fold((0, 0), |(users, sessions), shard| {
             let shard = lock(shard);
-            (users + shard.roster.online(), sessions + shard.roster.sessions())
+            (
+                users + shard.roster.online(),
+                sessions + shard.roster.sessions(),
+            )
         })
     }
 
@@ -315,16 +344,25 @@ impl Hub {
 
 impl Shard {
     fn tell(&self, seq: u64, transition: &Transition, metrics: &Metrics) {
-        let named = self.watched.get(&transition.user).map_or(&[][..], Vec::as_slice);
+        let named = self
+            .watched
+            .get(&transition.user)
+            .map_or(&[][..], Vec::as_slice);
         if named.is_empty() && self.all.is_empty() {
             return;
         }
         let json: Arc<str> = protocol::encode_transition(seq, transition).into();
-        let told = || Told { seq, json: json.clone() };
+        let told = || Told {
+            seq,
+            json: json.clone(),
+        };
         for watcher in self.all.values() {
             watcher.push(&transition.user, told(), metrics);
         }
-        for watcher in named.iter().filter(|watcher| !self.all.contains_key(&watcher.id)) {
+        for watcher in named
+            .iter()
+            .filter(|watcher| !self.all.contains_key(&watcher.id))
+        {
             watcher.push(&transition.user, told(), metrics);
         }
     }
@@ -341,7 +379,10 @@ impl Cursor {
     /// Reads what [`Display`](std::fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Cursor> {
         let (shard, slot) = text.split_once('-')?;
-        let cursor = Cursor { shard: shard.parse().ok()?, slot: slot.parse().ok()? };
+        let cursor = Cursor {
+            shard: shard.parse().ok()?,
+            slot: slot.parse().ok()?,
+        };
         Some(cursor).filter(|cursor| (cursor.shard as usize) < SHARDS)
     }
 }
@@ -383,7 +424,10 @@ mod tests {
         let hub = hub();
         let watcher = hub.watcher();
         let alice: Arc<str> = "alice".into();
-        assert_eq!(hub.watch(&watcher, &alice), Presence::Offline { last_seen: None });
+        assert_eq!(
+            hub.watch(&watcher, &alice),
+            Presence::Offline { last_seen: None }
+        );
         assert_eq!(hub.watch_all(&watcher).flatten().count(), 0);
         hub.apply(&change("alice", true));
         hub.apply(&change("bob", true));
@@ -395,7 +439,11 @@ mod tests {
         hub.unwatch(&watcher, "alice");
         hub.apply(&change("alice", true));
         assert_eq!(seqs(&watcher), [0; 0]);
-        assert!(hub.shards.iter().all(|shard| lock(shard).watched.is_empty()));
+        assert!(
+            hub.shards
+                .iter()
+                .all(|shard| lock(shard).watched.is_empty())
+        );
     }
 
     #[test]
@@ -405,7 +453,10 @@ mod tests {
         let alice: Arc<str> = "alice".into();
         hub.watch(&watcher, &alice);
         hub.apply(&change("alice", true));
-        assert!(matches!(hub.watch(&watcher, &alice), Presence::Online { .. }));
+        assert!(matches!(
+            hub.watch(&watcher, &alice),
+            Presence::Online { .. }
+        ));
         assert_eq!(seqs(&watcher), [0; 0]);
         hub.apply(&change("alice", false));
         assert_eq!(seqs(&watcher), [2]);

@@ -1,4 +1,5 @@
 //! keybeat
+pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod error;
@@ -9,4 +10,3 @@ pub mod presence;
 pub mod protocol;
 pub mod server;
 pub mod web;
-pub mod cli;

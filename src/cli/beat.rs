@@ -13,7 +13,10 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     let sender = Sender::new(&args).await?;
     if let Some(every) = args.every {
         if every >= args.ttl {
-            eprintln!("keybeat: --every {every:?} is not shorter than --ttl {:?}: the users will blink", args.ttl);
+            eprintln!(
+                "keybeat: --every {every:?} is not shorter than --ttl {:?}: the users will blink",
+                args.ttl
+            );
         }
         let stop = serve::stop_signal()?;
         let beats = async {

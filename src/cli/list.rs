@@ -25,19 +25,27 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
     let target = Target::parse(&args.redis.redis)?;
     let listing = Listing::connect(&target, &args.redis.prefix).await?;
     let bar = progress(listing.size().await?);
-    let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
+    let mut keys = listing
+        .read(&args.pattern, |looked_at| bar.inc(looked_at as u64))
+        .await?;
     bar.finish_and_clear();
     sort(&mut keys, args.sort);
     let total = keys.len();
     keys.truncate(args.limit.unwrap_or(usize::MAX));
-    if args.json { print_json(&keys)? } else { print_table(&keys, total, &args)? }
+    if args.json {
+        print_json(&keys)?
+    } else {
+        print_table(&keys, total, &args)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn progress(size: u64) -> ProgressBar {
     // indicatif draws nothing where standard error is no terminal.
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} keys looked at, {eta} left");
+    let style = ProgressStyle::with_template(
+        "{bar:40} {human_pos} of {human_len} keys looked at, {eta} left",
+    );
     if let Ok(style) = style {
         bar.set_style(style);
     }
@@ -76,14 +84,24 @@ fn print_json(keys: &[LiveKey]) -> Result<()> {
 fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let bars = std::io::stdout().is_terminal();
-    let width = |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).max(least);
+    let width =
+        |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).max(least);
     let user = width(|key| key.key.user().chars().count(), 4);
-    let session = width(|key| key.key.session().map_or(0, |name| name.chars().count()), 7);
+    let session = width(
+        |key| key.key.session().map_or(0, |name| name.chars().count()),
+        7,
+    );
     if !keys.is_empty() {
-        writeln!(out, "{:user$}  {:session$}  {:>9}  {:>7}", "USER", "SESSION", "LEFT", "TTL")?;
+        writeln!(
+            out,
+            "{:user$}  {:session$}  {:>9}  {:>7}",
+            "USER", "SESSION", "LEFT", "TTL"
+        )?;
     }
     for key in keys {
-        let left = key.left_ms.map_or("no TTL".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+        let left = key.left_ms.map_or("no TTL".to_owned(), |ms| {
+            format!("{:.1} s", ms as f64 / 1000.0)
+        });
         let ttl = ttl_ms(key).map_or(String::new(), |ms| format!("{} s", ms / 1000));
         let (name, of) = (key.key.user(), key.key.session().unwrap_or(""));
         write!(out, "{name:user$}  {of:session$}  {left:>9}  {ttl:>7}")?;
@@ -99,10 +117,17 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
         write!(out, ", {} shown", keys.len())?;
     }
     if without > 0 {
-        write!(out, "; {without} without a TTL stay online until they are deleted")?;
+        write!(
+            out,
+            "; {without} without a TTL stay online until they are deleted"
+        )?;
     }
     if total == 0 {
-        write!(out, " under {:?} that match {:?}", args.redis.prefix, args.pattern)?;
+        write!(
+            out,
+            " under {:?} that match {:?}",
+            args.redis.prefix, args.pattern
+        )?;
     }
     writeln!(out)?;
     Ok(out.flush()?)
@@ -110,7 +135,9 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
 
 /// How much of the TTL is left.
 fn bar(key: &LiveKey) -> String {
-    let (Some(left), Some(ttl)) = (key.left_ms, ttl_ms(key)) else { return String::new() };
+    let (Some(left), Some(ttl)) = (key.left_ms, ttl_ms(key)) else {
+        return String::new();
+    };
     let full = (left * 20).div_ceil(ttl.max(1)).min(20) as usize;
     "█".repeat(full) + &"░".repeat(20 - full)
 }

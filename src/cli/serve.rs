@@ -25,7 +25,10 @@ pub fn refuse_open_door(args: &super::DaemonArgs) -> Option<ExitCode> {
         return None;
     }
     if args.no_auth {
-        warn!("--no-auth on {}: whoever reaches this address may read and write everybody's presence", args.listen);
+        warn!(
+            "--no-auth on {}: whoever reaches this address may read and write everybody's presence",
+            args.listen
+        );
         return None;
     }
     eprintln!(

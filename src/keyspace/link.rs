@@ -103,7 +103,10 @@ impl Link {
     /// Starts a link that feeds `feed`.
     pub fn start(settings: Settings, feed: mpsc::Sender<Feed>) -> Link {
         let (orders, taken) = mpsc::channel(ORDERS);
-        Link { orders, task: tokio::spawn(run(settings, feed, taken)) }
+        Link {
+            orders,
+            task: tokio::spawn(run(settings, feed, taken)),
+        }
     }
 
     /// Gives an order; false if it did not fit.
@@ -126,7 +129,10 @@ struct Ended {
 
 impl From<anyhow::Error> for Ended {
     fn from(why: anyhow::Error) -> Ended {
-        Ended { cause: "connection", why }
+        Ended {
+            cause: "connection",
+            why,
+        }
     }
 }
 
@@ -137,13 +143,20 @@ async fn run(settings: Settings, feed: mpsc::Sender<Feed>, mut orders: mpsc::Rec
     loop {
         let up = match connect(&settings, &last_run).await {
             Ok(session) => {
-                info!(server = settings.target.shown(), version = session.version, "subscribed");
+                info!(
+                    server = settings.target.shown(),
+                    version = session.version,
+                    "subscribed"
+                );
                 wait = BACKOFF_MS.0;
                 said.clear();
                 last_run = Some(session.run.clone());
                 serve(session, &settings, &feed, &mut orders).await
             }
-            Err(why) => Ended { cause: "connect", why },
+            Err(why) => Ended {
+                cause: "connect",
+                why,
+            },
         };
         let why = format!("{:#}", up.why);
         // Said once, not with each attempt.
@@ -153,7 +166,14 @@ async fn run(settings: Settings, feed: mpsc::Sender<Feed>, mut orders: mpsc::Rec
             warn!(server = settings.target.shown(), cause = up.cause, "{why}");
             said.clone_from(&why);
         }
-        if feed.send(Feed::Down { cause: up.cause, why }).await.is_err() {
+        if feed
+            .send(Feed::Down {
+                cause: up.cause,
+                why,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
         while orders.try_recv().is_ok() {}
@@ -181,28 +201,47 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
     if field("role") == "slave" {
         bail!(
             "{} is a replica; a replica expires nothing by itself, so point --redis at its primary, {}:{}",
-            settings.target.shown(), field("master_host"), field("master_port")
+            settings.target.shown(),
+            field("master_host"),
+            field("master_port")
         );
     }
     configure(asker.client(), settings).await;
     let listener = settings.target.connect(settings.ring).await?;
     let mut events = listener.client().keyspace_event_rx();
-    listener.client().subscribe(settings.names.channels()).await?;
+    listener
+        .client()
+        .subscribe(settings.names.channels())
+        .await?;
     let secret = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let parser = Parser::new(settings.names.clone(), &settings.daemon, secret);
     prove(asker.client(), settings, &parser, &mut events).await?;
     let run = field("run_id");
     let same = last_run.as_ref() == Some(&run);
-    let canary: i64 = asker.client().exists(settings.names.canary_key(&settings.daemon)).await?;
+    let canary: i64 = asker
+        .client()
+        .exists(settings.names.canary_key(&settings.daemon))
+        .await?;
     // The canary has been set in the link before: where it is gone, so is everything.
     let flushed = same && canary == 0;
-    Ok(Session { asker, listener, events, parser, run, flushed, version: field("redis_version") })
+    Ok(Session {
+        asker,
+        listener,
+        events,
+        parser,
+        run,
+        flushed,
+        version: field("redis_version"),
+    })
 }
 
 async fn server_info(client: &Client) -> Result<HashMap<String, String>> {
     let mut fields = HashMap::new();
     for section in [InfoKind::Server, InfoKind::Replication] {
-        let text: String = client.info(Some(section)).await.context("INFO was refused")?;
+        let text: String = client
+            .info(Some(section))
+            .await
+            .context("INFO was refused")?;
         let lines = text.lines().filter_map(|line| line.split_once(':'));
         fields.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     }
@@ -217,7 +256,10 @@ async fn configure(client: &Client, settings: &Settings) {
     let setting: HashMap<String, String> = match client.config_get(NAME).await {
         Ok(setting) => setting,
         Err(why) => {
-            warn!(server, "{NAME} cannot be read ({why}); it must have at least {CLASSES}");
+            warn!(
+                server,
+                "{NAME} cannot be read ({why}); it must have at least {CLASSES}"
+            );
             return;
         }
     };
@@ -227,13 +269,22 @@ async fn configure(client: &Client, settings: &Settings) {
         return;
     }
     if !settings.configure {
-        warn!(server, "{NAME} is {held:?} and lacks {missing:?}; set it: CONFIG SET {NAME} {held}{missing}");
+        warn!(
+            server,
+            "{NAME} is {held:?} and lacks {missing:?}; set it: CONFIG SET {NAME} {held}{missing}"
+        );
         return;
     }
     let wanted = format!("{held}{missing}");
     match client.config_set(NAME, wanted.as_str()).await {
-        Ok(()) => info!(server, "{NAME} was {held:?}, is now {wanted:?} until the server restarts"),
-        Err(why) => warn!(server, "{NAME} is {held:?} and cannot be changed ({why}); set it to {wanted}"),
+        Ok(()) => info!(
+            server,
+            "{NAME} was {held:?}, is now {wanted:?} until the server restarts"
+        ),
+        Err(why) => warn!(
+            server,
+            "{NAME} is {held:?} and cannot be changed ({why}); set it to {wanted}"
+        ),
     }
 }
 
@@ -249,7 +300,9 @@ async fn prove(
     let publish = async {
         loop {
             if let Err(why) = asker.publish::<(), _, _>(&channel, &mark).await {
-                return anyhow!("PUBLISH {channel} failed ({why}); an ACL user needs +publish and &__keyevent@*");
+                return anyhow!(
+                    "PUBLISH {channel} failed ({why}); an ACL user needs +publish and &__keyevent@*"
+                );
             }
             sleep(PROOF_AGAIN).await;
         }
@@ -287,9 +340,20 @@ async fn serve(
     feed: &mpsc::Sender<Feed>,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Session { asker, listener, events, parser, run, flushed, .. } = session;
+    let Session {
+        asker,
+        listener,
+        events,
+        parser,
+        run,
+        flushed,
+        ..
+    } = session;
     if feed.send(Feed::Up { run, flushed }).await.is_err() {
-        return Ended { cause: "stop", why: anyhow!("the daemon stops") };
+        return Ended {
+            cause: "stop",
+            why: anyhow!("the daemon stops"),
+        };
     }
     tokio::select! {
         ended = pump(events, &parser, feed) => ended,
@@ -329,7 +393,10 @@ async fn pump(
             sent = feed.send(Feed::Lagged(lagged)).await;
         }
         if sent.is_err() {
-            return Ended { cause: "stop", why: anyhow!("the daemon stops") };
+            return Ended {
+                cause: "stop",
+                why: anyhow!("the daemon stops"),
+            };
         }
     }
 }
@@ -359,14 +426,20 @@ async fn obey(
             },
         };
         let Some(order) = order else {
-            return Ended { cause: "stop", why: anyhow!("the daemon stops") };
+            return Ended {
+                cause: "stop",
+                why: anyhow!("the daemon stops"),
+            };
         };
         let (asker, feed, names) = (asker.clone(), feed.clone(), settings.names.clone());
         match order {
             Order::Ask(batch, keys) => {
-                let fences = [Side::Open, Side::Close].map(|side| parser.mark(Mark::Fence(batch, side)));
+                let fences =
+                    [Side::Open, Side::Close].map(|side| parser.mark(Mark::Fence(batch, side)));
                 under_way.spawn(async move {
-                    let answers = ask(&asker, &names, fences, &keys).await.context("PTTL failed")?;
+                    let answers = ask(&asker, &names, fences, &keys)
+                        .await
+                        .context("PTTL failed")?;
                     Ok(feed.send(Feed::Answers(batch, answers)).await?)
                 });
             }
@@ -385,27 +458,40 @@ async fn obey(
                 });
             }
             Order::Restart(cause) => {
-                return Ended { cause, why: anyhow!("the event stream is dead ({cause} not seen in time)") };
+                return Ended {
+                    cause,
+                    why: anyhow!("the event stream is dead ({cause} not seen in time)"),
+                };
             }
         }
     }
 }
 
 /// Asks for the TTL of each key, in one pipeline between the two fences.
-async fn ask(client: &Client, names: &Names, fences: [String; 2], keys: &[Key]) -> Result<Vec<Answer>> {
+async fn ask(
+    client: &Client,
+    names: &Names,
+    fences: [String; 2],
+    keys: &[Key],
+) -> Result<Vec<Answer>> {
     let channel = names.fence_channel();
     let pipeline = client.pipeline();
     let [open, close] = fences;
     pipeline.publish::<(), _, _>(&channel, open).await?;
     for key in keys {
-        pipeline.pttl::<(), _>(names.redis_key(key.as_str())).await?;
+        pipeline
+            .pttl::<(), _>(names.redis_key(key.as_str()))
+            .await?;
     }
     pipeline.publish::<(), _, _>(&channel, close).await?;
     let values: Vec<i64> = pipeline.all().await?;
     if values.len() != keys.len() + 2 {
         bail!("{} answers to {} questions", values.len(), keys.len() + 2);
     }
-    Ok(values[1..=keys.len()].iter().map(|&value| listing::answer(value)).collect())
+    Ok(values[1..=keys.len()]
+        .iter()
+        .map(|&value| listing::answer(value))
+        .collect())
 }
 
 /// Where a Sentinel can make another server the primary, a demoted one may go on without a word.
@@ -417,7 +503,10 @@ async fn watch_role(asker: &Client, settings: &Settings) -> Ended {
         sleep(ROLE_EVERY).await;
         match server_info(asker).await {
             Ok(info) if info.get("role").is_some_and(|role| role != "master") => {
-                return Ended { cause: "failover", why: anyhow!("the server is no longer the primary") };
+                return Ended {
+                    cause: "failover",
+                    why: anyhow!("the server is no longer the primary"),
+                };
             }
             Ok(_) => {}
             Err(why) => return why.into(),

@@ -21,7 +21,15 @@ const OWN_MARK: u8 = b'#';
 /// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
 /// was renewed so. The class letters that they need are [`CLASSES`].
 const OPERATIONS: [&str; 10] = [
-    "set", "expired", "del", "evicted", "rename_from", "rename_to", "restore", "copy_to", "move_from",
+    "set",
+    "expired",
+    "del",
+    "evicted",
+    "rename_from",
+    "rename_to",
+    "restore",
+    "copy_to",
+    "move_from",
     "move_to",
 ];
 
@@ -35,7 +43,10 @@ const FENCE_OPERATION: &str = "keybeat-fence";
 impl Names {
     /// The names of database `db` with `prefix`.
     pub fn new(prefix: &str, db: u8) -> Names {
-        Names { prefix: prefix.to_owned(), db }
+        Names {
+            prefix: prefix.to_owned(),
+            db,
+        }
     }
 
     /// The Redis key of a presence key.
@@ -68,7 +79,11 @@ impl Names {
 
     /// All channels to subscribe to, the fences' last: once a fence comes, the others stand too.
     pub fn channels(&self) -> Vec<String> {
-        OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
+        OPERATIONS
+            .iter()
+            .chain([&FENCE_OPERATION])
+            .map(|name| self.channel(name))
+            .collect()
     }
 
     /// The channel of the fences.
@@ -99,7 +114,11 @@ mod tests {
         assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
         assert_eq!(names.strip(b"other:alice"), None);
         assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
-        assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
+        assert_eq!(
+            names.strip(b"presence:"),
+            Some(&b""[..]),
+            "not a name; the detector counts it"
+        );
         assert_eq!(names.channels()[0], "__keyevent@3__:set");
     }
 
@@ -110,9 +129,14 @@ mod tests {
 
     #[test]
     fn classes_are_added_only_where_they_are_missing() {
-        for (setting, missing) in
-            [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
-        {
+        for (setting, missing) in [
+            ("", "E$gxe"),
+            ("KEA", ""),
+            ("Ex", "$ge"),
+            ("A", "E"),
+            ("g$xeE", ""),
+            ("Kx", "E$ge"),
+        ] {
             assert_eq!(missing_classes(setting), missing, "{setting}");
         }
     }

@@ -4,7 +4,9 @@ use super::{App, Failure, Shared, api};
 use crate::error::Error;
 use crate::hub::Watcher;
 use crate::presence::{Key, check_user};
-use crate::protocol::{ClientMessage, RedisWord, SUBPROTOCOL, ServerMessage, UserObject, close, join_transitions};
+use crate::protocol::{
+    ClientMessage, RedisWord, SUBPROTOCOL, ServerMessage, UserObject, close, join_transitions,
+};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
@@ -59,7 +61,9 @@ pub async fn upgrade(
                 Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
             }
         };
-        let ws = ws.map_err(|why| Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text())))?;
+        let ws = ws.map_err(|why| {
+            Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text()))
+        })?;
         Ok((key, ws))
     };
     let (key, ws) = match read() {
@@ -188,8 +192,19 @@ impl Socket {
 
     async fn tell_status(&mut self) -> Result<(), End> {
         let status = self.app.hub.status().borrow().clone();
-        let redis = if status.up { RedisWord::Up } else { RedisWord::Down };
-        self.send(ServerMessage::Status { redis, since_ms: status.since.as_ms() }.encode()).await
+        let redis = if status.up {
+            RedisWord::Up
+        } else {
+            RedisWord::Down
+        };
+        self.send(
+            ServerMessage::Status {
+                redis,
+                since_ms: status.since.as_ms(),
+            }
+            .encode(),
+        )
+        .await
     }
 
     /// What the client sent.
@@ -208,10 +223,18 @@ impl Socket {
                 Ok(())
             }
             Some(Ok(Message::Ping(_))) => Ok(()),
-            Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => Err(too_big()),
-            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => Err(too_big()),
+            Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => {
+                Err(too_big())
+            }
+            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => {
+                Err(too_big())
+            }
             Some(Ok(Message::Binary(_))) => {
-                self.refuse(None, Error::InvalidRequest("send JSON as a text message, not a binary one".into())).await
+                self.refuse(
+                    None,
+                    Error::InvalidRequest("send JSON as a text message, not a binary one".into()),
+                )
+                .await
             }
             Some(Ok(Message::Text(text))) => {
                 let (id, message) = ClientMessage::parse(&text);
@@ -234,28 +257,42 @@ impl Socket {
             return Ok(());
         }
         let done = match message {
-            ClientMessage::Watch { users: None, all: true, lossless } => {
+            ClientMessage::Watch {
+                users: None,
+                all: true,
+                lossless,
+            } => {
                 return self.watch_all(id, lossless).await;
             }
-            ClientMessage::Watch { users: Some(users), all: false, lossless: false } => {
+            ClientMessage::Watch {
+                users: Some(users),
+                all: false,
+                lossless: false,
+            } => {
                 return self.watch(id, users).await;
             }
             ClientMessage::Watch { .. } => Err(Error::InvalidRequest(
                 "watch takes either users, or all (and with it lossless)".into(),
             )),
-            ClientMessage::Unwatch { users: Some(users), all: false } => {
+            ClientMessage::Unwatch {
+                users: Some(users),
+                all: false,
+            } => {
                 self.unwatch(&users);
                 Ok(())
             }
-            ClientMessage::Unwatch { users: None, all: true } => {
+            ClientMessage::Unwatch {
+                users: None,
+                all: true,
+            } => {
                 self.app.hub.unwatch_all(&self.watcher);
                 self.all = false;
                 self.count_watching();
                 Ok(())
             }
-            ClientMessage::Unwatch { .. } => {
-                Err(Error::InvalidRequest("unwatch takes either users, or all".into()))
-            }
+            ClientMessage::Unwatch { .. } => Err(Error::InvalidRequest(
+                "unwatch takes either users, or all".into(),
+            )),
             ClientMessage::Heartbeat { user } => self.heartbeat(user).await,
             ClientMessage::Leave => self.leave().await,
         };
@@ -266,12 +303,21 @@ impl Socket {
     }
 
     async fn watch(&mut self, id: Option<Value>, users: Vec<String>) -> Result<(), End> {
-        if let Some((user, why)) = users.iter().find_map(|user| Some((user, check_user(user).err()?))) {
+        if let Some((user, why)) = users
+            .iter()
+            .find_map(|user| Some((user, check_user(user).err()?)))
+        {
             return self.refuse(id, Error::user(user, why)).await;
         }
         let users: Vec<Arc<str>> = users.into_iter().map(Arc::from).collect();
-        let new: HashSet<&Arc<str>> = users.iter().filter(|&user| !self.watched.contains(user)).collect();
-        let (count, most) = (self.watched.len() + new.len(), self.app.limits.watches_per_socket);
+        let new: HashSet<&Arc<str>> = users
+            .iter()
+            .filter(|&user| !self.watched.contains(user))
+            .collect();
+        let (count, most) = (
+            self.watched.len() + new.len(),
+            self.app.limits.watches_per_socket,
+        );
         if count > most {
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
@@ -314,9 +360,25 @@ impl Socket {
         self.snapshot(id, seq, objects, false).await
     }
 
-    async fn snapshot(&mut self, id: Option<Value>, seq: u64, users: Vec<UserObject>, more: bool) -> Result<(), End> {
+    async fn snapshot(
+        &mut self,
+        id: Option<Value>,
+        seq: u64,
+        users: Vec<UserObject>,
+        more: bool,
+    ) -> Result<(), End> {
         let epoch = self.app.hub.epoch().to_owned();
-        self.send(ServerMessage::Snapshot { id, epoch, seq, users, more }.encode()).await
+        self.send(
+            ServerMessage::Snapshot {
+                id,
+                epoch,
+                seq,
+                users,
+                more,
+            }
+            .encode(),
+        )
+        .await
     }
 
     fn unwatch(&mut self, users: &[String]) {
@@ -332,7 +394,10 @@ impl Socket {
         let watching = self.all || !self.watched.is_empty();
         if watching != self.counted {
             self.counted = watching;
-            self.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });
+            self.app
+                .metrics
+                .watchers
+                .inc_by(if watching { 1 } else { -1 });
         }
     }
 
@@ -356,14 +421,18 @@ impl Socket {
 
     /// Renews the socket's own key: the client has just proven that it is alive.
     async fn beat(&mut self) {
-        let Some(key) = self.key.clone().filter(|_| self.beats) else { return };
+        let Some(key) = self.key.clone().filter(|_| self.beats) else {
+            return;
+        };
         if let Err(why) = self.app.store.beat(&[(key, None)]).await {
             debug!("a socket's heartbeat was not written: {why}");
         }
     }
 
     async fn end_key(&mut self) {
-        let Some(key) = self.key.clone().filter(|_| self.beats) else { return };
+        let Some(key) = self.key.clone().filter(|_| self.beats) else {
+            return;
+        };
         if let Err(why) = self.app.store.end(&[key]).await {
             debug!("a socket's key was not deleted, its TTL will end it: {why}");
         }
@@ -371,7 +440,10 @@ impl Socket {
 
     async fn ping(&mut self) -> Result<(), End> {
         if self.unanswered == UNANSWERED {
-            return Err(End::Close(close::NO_PONG, "no_pong: two pings were not answered, reconnect"));
+            return Err(End::Close(
+                close::NO_PONG,
+                "no_pong: two pings were not answered, reconnect",
+            ));
         }
         self.unanswered += 1;
         self.send_message(Message::Ping(Default::default())).await
@@ -387,7 +459,9 @@ impl Socket {
         loop {
             self.check_overflow()?;
             let told = self.watcher.take(FRAME);
-            let Some(last) = told.last() else { return Ok(()) };
+            let Some(last) = told.last() else {
+                return Ok(());
+            };
             let text = join_transitions(last.seq, told.iter().map(|told| &*told.json));
             self.send(text).await?;
         }
@@ -398,11 +472,15 @@ impl Socket {
             return Ok(());
         }
         self.app.metrics.too_slow.inc();
-        Err(End::Close(close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"))
+        Err(End::Close(
+            close::TOO_SLOW,
+            "too_slow: reconnect and take a new snapshot",
+        ))
     }
 
     async fn send(&mut self, text: String) -> Result<(), End> {
-        self.send_message(Message::Text(Utf8Bytes::from(text))).await
+        self.send_message(Message::Text(Utf8Bytes::from(text)))
+            .await
     }
 
     /// Sends, for as long as the client takes in anything at all and its mailbox can wait.
@@ -423,7 +501,10 @@ impl Socket {
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Lost),
-            Err(_) => Err(End::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
+            Err(_) => Err(End::Close(
+                close::NO_PONG,
+                "no_pong: nothing was read for a minute, reconnect",
+            )),
         }
     }
 
@@ -444,7 +525,10 @@ impl Socket {
 
     /// Closes with a code, and waits a moment for the answer: without it the code could be lost.
     async fn close(&mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+        let frame = CloseFrame {
+            code,
+            reason: Utf8Bytes::from_static(reason),
+        };
         let goodbye = async {
             if self.ws.send(Message::Close(Some(frame))).await.is_ok() {
                 while let Some(Ok(_)) = self.ws.recv().await {}

@@ -17,9 +17,16 @@ pub struct Socket {
 impl Socket {
     /// `query` is what follows `/v1/ws`, such as `?user=alice`.
     pub async fn connect(port: u16, query: &str) -> Socket {
-        let mut request = format!("ws://127.0.0.1:{port}/v1/ws{query}").into_client_request().expect("a URL");
-        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("keybeat.v1"));
-        let (ws, answer) = tokio_tungstenite::connect_async(request).await.expect("the daemon accepts");
+        let mut request = format!("ws://127.0.0.1:{port}/v1/ws{query}")
+            .into_client_request()
+            .expect("a URL");
+        request.headers_mut().insert(
+            "sec-websocket-protocol",
+            HeaderValue::from_static("keybeat.v1"),
+        );
+        let (ws, answer) = tokio_tungstenite::connect_async(request)
+            .await
+            .expect("the daemon accepts");
         assert_eq!(answer.headers()["sec-websocket-protocol"], "keybeat.v1");
         Socket { ws }
     }
@@ -29,7 +36,10 @@ impl Socket {
     }
 
     pub async fn send_text(&mut self, text: &str) {
-        self.ws.send(Message::text(text)).await.expect("the daemon reads");
+        self.ws
+            .send(Message::text(text))
+            .await
+            .expect("the daemon reads");
     }
 
     /// The next JSON message.
@@ -40,12 +50,27 @@ impl Socket {
         }
     }
 
+    /// The next JSON message, however long it takes.
+    pub async fn next_patiently(&mut self) -> Value {
+        loop {
+            match self.ws.next().await {
+                Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).expect("JSON"),
+                Some(Ok(_)) => {}
+                other => panic!("the connection ended: {other:?}"),
+            }
+        }
+    }
+
     /// The next JSON message, or the code and reason of the close.
     pub async fn next_or_close(&mut self) -> Result<Value, (u16, String)> {
         loop {
-            let message = timeout(PATIENCE, self.ws.next()).await.expect("waited in vain for a message");
+            let message = timeout(PATIENCE, self.ws.next())
+                .await
+                .expect("waited in vain for a message");
             match message {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
+                Some(Ok(Message::Text(text))) => {
+                    return Ok(serde_json::from_str(&text).expect("JSON"));
+                }
                 Some(Ok(Message::Close(Some(frame)))) => {
                     return Err((frame.code.into(), frame.reason.to_string()));
                 }
@@ -63,7 +88,10 @@ impl Socket {
             let message = self.next().await;
             assert_eq!(message["type"], "snapshot", "{message}");
             let some = message["users"].as_array().expect("users").clone();
-            assert!(message["more"] == false || some.len() == 1000, "chunks of 1,000");
+            assert!(
+                message["more"] == false || some.len() == 1000,
+                "chunks of 1,000"
+            );
             users.extend(some);
             if message["more"] == false {
                 return users;
@@ -76,7 +104,9 @@ impl Socket {
         loop {
             let message = self.next().await;
             match message["type"].as_str() {
-                Some("transitions") => return message["transitions"].as_array().expect("a list").clone(),
+                Some("transitions") => {
+                    return message["transitions"].as_array().expect("a list").clone();
+                }
                 Some("status") => {}
                 _ => panic!("{message}"),
             }

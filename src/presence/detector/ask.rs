@@ -9,6 +9,9 @@ use super::{Detector, Flags, LONGEST_TTL_MS, Output, SAME_TTL_MS, Slot};
 use crate::presence::{Reason, Time};
 use std::collections::{BTreeMap, VecDeque};
 
+/// How soon a key that was set without a TTL is asked again, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 500;
+
 /// Names one batch of questions; never 0.
 pub type BatchId = u32;
 
@@ -60,7 +63,9 @@ impl Asks {
     #[cfg(test)]
     pub(super) fn fingerprint(&self) -> Vec<(BatchId, bool, bool, bool)> {
         let batches = self.batches.iter();
-        batches.map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some())).collect()
+        batches
+            .map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some()))
+            .collect()
     }
 
     pub(super) fn learning(&self) -> usize {
@@ -74,7 +79,10 @@ impl Asks {
     }
 
     fn under_way(&self, learns: bool) -> usize {
-        self.batches.values().filter(|batch| batch.learns == learns).count()
+        self.batches
+            .values()
+            .filter(|batch| batch.learns == learns)
+            .count()
     }
 }
 
@@ -93,7 +101,13 @@ impl Detector {
     /// An event for the key came: an answer under way may not count it in.
     pub(super) fn touch(&mut self, at: u32) {
         let slot = &mut self.slots[at];
-        if slot.batch != 0 && self.asks.batches.get(&slot.batch).is_some_and(|batch| batch.open) {
+        if slot.batch != 0
+            && self
+                .asks
+                .batches
+                .get(&slot.batch)
+                .is_some_and(|batch| batch.open)
+        {
             slot.flags.put(Flags::OVERTAKEN, true);
         }
     }
@@ -116,7 +130,11 @@ impl Detector {
         let id = self.asks.last.checked_add(1).unwrap_or(1);
         let (mut slots, mut keys) = (Vec::new(), Vec::new());
         while slots.len() < self.settings.batch_keys {
-            let queue = if learns { &mut self.asks.learn } else { &mut self.asks.due };
+            let queue = if learns {
+                &mut self.asks.learn
+            } else {
+                &mut self.asks.due
+            };
             let Some(at) = queue.pop_front() else { break };
             let slot = &mut self.slots[at];
             slot.flags.put(Flags::QUEUED, false);
@@ -138,15 +156,28 @@ impl Detector {
             return None;
         }
         let count = slots.len() as u64;
-        if learns { self.counts.lookups += count } else { self.counts.probes += count }
+        if learns {
+            self.counts.lookups += count
+        } else {
+            self.counts.probes += count
+        }
         self.asks.last = id;
-        let batch = Batch { sent: now, slots, learns, open: false, closed: false, answers: None };
+        let batch = Batch {
+            sent: now,
+            slots,
+            learns,
+            open: false,
+            closed: false,
+            answers: None,
+        };
         self.asks.batches.insert(id, batch);
         Some(Output::Ask(id, keys))
     }
 
     pub(super) fn fence(&mut self, now: Time, id: BatchId, side: Side) {
-        let Some(batch) = self.asks.batches.get_mut(&id) else { return };
+        let Some(batch) = self.asks.batches.get_mut(&id) else {
+            return;
+        };
         match side {
             Side::Open => batch.open = true,
             Side::Close => batch.closed = true,
@@ -155,7 +186,9 @@ impl Detector {
     }
 
     pub(super) fn answers(&mut self, now: Time, id: BatchId, answers: Vec<Answer>) {
-        let Some(batch) = self.asks.batches.get_mut(&id) else { return };
+        let Some(batch) = self.asks.batches.get_mut(&id) else {
+            return;
+        };
         batch.answers = Some((now, answers));
         self.finish_batch(now, id);
     }
@@ -166,8 +199,12 @@ impl Detector {
         if !self.asks.batches.get(&id).is_some_and(ready) {
             return;
         }
-        let Some(batch) = self.asks.batches.remove(&id) else { return };
-        let Some((came, answers)) = batch.answers else { return };
+        let Some(batch) = self.asks.batches.remove(&id) else {
+            return;
+        };
+        let Some((came, answers)) = batch.answers else {
+            return;
+        };
         // Without its opening fence a batch proves nothing: ask again.
         let worth = batch.open && answers.len() == batch.slots.len();
         for (i, &at) in batch.slots.iter().enumerate() {
@@ -186,7 +223,7 @@ impl Detector {
                 continue;
             }
             match answers[i] {
-                Answer::Absent => self.apply_absent(at, now, in_pass),
+                Answer::Absent => self.apply_absent(at, now, batch.sent, in_pass),
                 Answer::NoTtl => self.apply_no_ttl(at, now),
                 Answer::Left(left) => {
                     self.apply_left(at, now, batch.sent, came, left.min(LONGEST_TTL_MS));
@@ -204,16 +241,26 @@ impl Detector {
         }
     }
 
-    fn apply_absent(&mut self, at: u32, now: Time, in_pass: bool) {
+    fn apply_absent(&mut self, at: u32, now: Time, sent: Time, in_pass: bool) {
         let slot = &self.slots[at];
         if !slot.flags.has(Flags::LIVE) {
             self.free(at);
-        } else if slot.flags.has(Flags::GRANTED) && now <= slot.deadline {
+        } else if slot.flags.has(Flags::GRANTED) && sent <= slot.deadline {
+            // Absent while the grant still ran. It may have run out since, but then the user may have
+            // come back since, too: the next question tells.
             self.file(at, now);
         } else {
             // Gone without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
             let ran_out = slot.deadline < now && !in_pass;
-            self.kill(at, now, if ran_out { Reason::Expired } else { Reason::Reconciled });
+            self.kill(
+                at,
+                now,
+                if ran_out {
+                    Reason::Expired
+                } else {
+                    Reason::Reconciled
+                },
+            );
         }
     }
 
@@ -223,6 +270,16 @@ impl Detector {
         slot.deadline = Time::NEVER;
         slot.flags.put(Flags::GRANTED, false);
         slot.flags.put(Flags::LEARN, false);
+        // Some programs SET and then EXPIRE, which makes no event that is listened to: look again soon,
+        // and then once a TTL.
+        let soon = now.since(slot.last_seen) < LOOK_AGAIN_MS;
+        let again = if soon {
+            LOOK_AGAIN_MS
+        } else {
+            self.settings.first_ttl_ms
+        };
+        self.deadlines
+            .file(at, &mut slot.filed, now.plus(again), now);
         if !slot.flags.has(Flags::LIVE) {
             self.revive(at, now, now, Reason::Reconciled);
         }
@@ -232,19 +289,34 @@ impl Detector {
         let first_ttl = self.settings.first_ttl_ms;
         let slot = &mut self.slots[at];
         self.counts.immortal -= u64::from(slot.deadline == Time::NEVER);
-        slot.flags.put(Flags::LEARN, false);
         let changed = slot.learn_ttl(left, sent, came);
+        slot.flags.put(Flags::LEARN, false);
         let heard = slot.flags.has(Flags::HEARD);
         let (lo, hi) = (sent.plus(left), came.plus(left));
-        let told =
-            if heard { slot.last_seen.plus(u64::from(slot.ttl)).clamp(lo, hi) } else { lo };
+        let told = if heard {
+            slot.last_seen.plus(u64::from(slot.ttl)).clamp(lo, hi)
+        } else {
+            lo
+        };
         let granted = slot.flags.has(Flags::GRANTED);
-        slot.deadline = if granted { slot.deadline.max(told) } else { told };
+        slot.deadline = if granted {
+            slot.deadline.max(told)
+        } else {
+            told
+        };
         let live = slot.flags.has(Flags::LIVE);
         if !heard {
-            let ttl = if slot.ttl == 0 { first_ttl } else { u64::from(slot.ttl) };
+            let ttl = if slot.ttl == 0 {
+                first_ttl
+            } else {
+                u64::from(slot.ttl)
+            };
             let renewed = told.minus(ttl).min(now);
-            slot.last_seen = if live { slot.last_seen.max(renewed) } else { renewed };
+            slot.last_seen = if live {
+                slot.last_seen.max(renewed)
+            } else {
+                renewed
+            };
         }
         let last_seen = slot.last_seen;
         if changed {
@@ -259,7 +331,13 @@ impl Detector {
     /// Forgets all batches and queues: their fences may be lost.
     pub(super) fn drop_asks(&mut self) {
         let last = self.asks.last;
-        let asks = std::mem::replace(&mut self.asks, Asks { last, ..Asks::default() });
+        let asks = std::mem::replace(
+            &mut self.asks,
+            Asks {
+                last,
+                ..Asks::default()
+            },
+        );
         let batched = asks.batches.into_values().flat_map(|batch| batch.slots);
         for at in batched.chain(asks.due).chain(asks.learn) {
             let slot = &mut self.slots[at];
@@ -285,7 +363,10 @@ impl Slot {
         let ttl = ttl_of(left, self.last_seen, sent, came);
         let known = u64::from(self.ttl);
         if known == 0 {
-            self.ttl = ttl as u32;
+            // Without a question that followed a `set` there is nothing to learn from.
+            let learns = self.flags.has(Flags::LEARN);
+            self.ttl = if learns { ttl as u32 } else { 0 };
+            self.flags.put(Flags::HEARD, learns);
             return false;
         }
         let fresh = sent.since(self.last_seen) <= known / 4;
@@ -310,7 +391,10 @@ fn ttl_of(left: u64, heard: Time, sent: Time, came: Time) -> u64 {
     let low = left + sent.since(heard);
     let high = low + came.since(sent) + 10;
     let round = |step: u64| Some(low.div_ceil(step) * step).filter(|&ttl| ttl <= high);
-    round(1000).or_else(|| round(100)).unwrap_or(low).clamp(1, LONGEST_TTL_MS)
+    round(1000)
+        .or_else(|| round(100))
+        .unwrap_or(low)
+        .clamp(1, LONGEST_TTL_MS)
 }
 
 #[cfg(test)]
@@ -324,7 +408,11 @@ mod tests {
         assert_eq!(ttl_of(29_950, at(100), at(148), at(152)), 30_000);
         assert_eq!(ttl_of(1_499, at(100), at(100), at(101)), 1_500);
         assert_eq!(ttl_of(1_234, at(100), at(100), at(101)), 1_234);
-        assert_eq!(ttl_of(0, at(100), at(100), at(100)), 1, "never 0, which is not known");
+        assert_eq!(
+            ttl_of(0, at(100), at(100), at(100)),
+            1,
+            "never 0, which is not known"
+        );
         assert_eq!(ttl_of(LONGEST_TTL_MS, at(0), at(9), at(9)), LONGEST_TTL_MS);
     }
 }

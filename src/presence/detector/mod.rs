@@ -2,14 +2,14 @@
 //!
 //! `handle(now, input)` takes evidence, then `poll(now)` is drained for what changed and what is to
 //! be asked. Each live key is in exactly one place that will look at it again: a bucket of
-//! [`Deadlines`], the queue of questions, or a batch under way. (A key without a TTL is in none.)
+//! [`Deadlines`], the queue of questions, or a batch under way.
 
 mod ask;
-mod reconcile;
 #[cfg(test)]
 mod interleavings;
 #[cfg(test)]
 mod properties;
+mod reconcile;
 #[cfg(test)]
 mod script;
 
@@ -254,7 +254,9 @@ impl Detector {
         if !self.up {
             return None;
         }
-        self.next_scan().or_else(|| self.next_batch(now)).or_else(|| self.end_pass())
+        self.next_scan()
+            .or_else(|| self.next_batch(now))
+            .or_else(|| self.end_pass())
     }
 
     /// When to hand in [`Input::Due`] at the latest.
@@ -262,7 +264,10 @@ impl Detector {
         if !self.up {
             return None;
         }
-        let overdue = self.asks.oldest().map(|sent| sent.plus(self.settings.fence_limit_ms + 1));
+        let overdue = self
+            .asks
+            .oldest()
+            .map(|sent| sent.plus(self.settings.fence_limit_ms + 1));
         [self.deadlines.next(), overdue].into_iter().flatten().min()
     }
 
@@ -273,12 +278,17 @@ impl Detector {
 
     /// What was counted.
     pub fn counts(&self) -> Counts {
-        Counts { waiting: self.asks.waiting() as u64, ..self.counts }
+        Counts {
+            waiting: self.asks.waiting() as u64,
+            ..self.counts
+        }
     }
 
     fn find(&self, name: &[u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
-        self.table.find(hash, |&at| self.slots[at].key.as_str().as_bytes() == name).copied()
+        self.table
+            .find(hash, |&at| self.slots[at].key.as_str().as_bytes() == name)
+            .copied()
     }
 
     /// The slot of a name, made if it has none; `None` for a name that cannot be a key.
@@ -320,7 +330,9 @@ impl Detector {
     }
 
     fn renewed(&mut self, now: Time, name: &[u8], placed: bool) {
-        let Some(at) = self.find_or_make(now, name) else { return };
+        let Some(at) = self.find_or_make(now, name) else {
+            return;
+        };
         self.touch(at);
         let first_ttl = self.settings.first_ttl_ms;
         let slot = &mut self.slots[at];
@@ -330,7 +342,11 @@ impl Detector {
         if placed {
             slot.ttl = 0;
         }
-        let ttl = if slot.ttl == 0 { first_ttl } else { u64::from(slot.ttl) };
+        let ttl = if slot.ttl == 0 {
+            first_ttl
+        } else {
+            u64::from(slot.ttl)
+        };
         slot.last_seen = now;
         slot.deadline = now.plus(ttl);
         slot.flags.put(Flags::HEARD, !placed);
@@ -361,7 +377,8 @@ impl Detector {
     fn file(&mut self, at: u32, now: Time) {
         let slot = &mut self.slots[at];
         if slot.deadline != Time::NEVER {
-            self.deadlines.file(at, &mut slot.filed, slot.deadline.plus(1), now);
+            self.deadlines
+                .file(at, &mut slot.filed, slot.deadline.plus(1), now);
         }
     }
 
@@ -384,8 +401,13 @@ impl Detector {
                     self.file(at, now);
                 }
             }
-            // The copy that a restarted server had of it; the user may not have been able to renew.
-            End::Expired if slot.flags.has(Flags::GRANTED) && now <= slot.deadline => {}
+            // The copy that a restarted server had of it: the user may not have been able to renew. The
+            // question at the end of the grant tells.
+            End::Expired if slot.flags.has(Flags::GRANTED) => {
+                if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
+                    self.file(at, now);
+                }
+            }
             End::Expired => {
                 if slot.deadline.since(now) > SAME_TTL_MS && slot.deadline != Time::NEVER {
                     self.surprised();
@@ -428,7 +450,11 @@ impl Detector {
         self.out.push_back(Output::Changed(Change {
             key: slot.key.clone(),
             live: false,
-            at: if reason == Reason::Deleted { now } else { slot.deadline.min(now) },
+            at: if reason == Reason::Deleted {
+                now
+            } else {
+                slot.deadline.min(now)
+            },
             last_seen: slot.last_seen.min(now),
             reason,
             deadline: (in_time && reason == Reason::Expired).then_some(slot.deadline.min(now)),
@@ -446,7 +472,10 @@ impl Detector {
         if !self.up {
             return;
         }
-        let late = self.asks.oldest().is_some_and(|s| now.since(s) > self.settings.fence_limit_ms);
+        let late = self
+            .asks
+            .oldest()
+            .is_some_and(|s| now.since(s) > self.settings.fence_limit_ms);
         if late && !self.restart_said {
             self.restart_said = true;
             self.out.push_back(Output::Restart);
@@ -459,13 +488,17 @@ impl Detector {
     }
 
     fn came_due(&mut self, now: Time, at: u32, holds: impl Fn(u32) -> bool) {
-        let Some(slot) = self.slots.get_mut(at).filter(|slot| holds(slot.filed)) else { return };
+        let Some(slot) = self.slots.get_mut(at).filter(|slot| holds(slot.filed)) else {
+            return;
+        };
         slot.filed = 0;
         let waits = slot.flags.has(Flags::QUEUED) || slot.batch != 0;
         if waits || !slot.flags.has(Flags::LIVE) {
             return;
         }
-        if slot.deadline >= now {
+        if slot.deadline == Time::NEVER {
+            self.ask_later(at);
+        } else if slot.deadline >= now {
             self.file(at, now);
         } else if self.settings.probes {
             self.ask_first(at);

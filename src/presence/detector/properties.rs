@@ -1,1 +1,339 @@
+//! Random histories against a slow and obvious model of Redis, faults included.
+//!
+//! While nothing is lost, the detector must say exactly what Redis did. When events are lost, servers go
+//! away, restart or are flushed, it must still never say the same of a key twice, must never call one
+//! offline whose program keeps beating, and once all is healed must believe exactly what Redis holds.
 
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
+
+const TTL: u64 = 1_000;
+const KEYS: usize = 4;
+/// Renewed in every step, come what may: never to be seen offline.
+const STEADY: &str = "steady";
+
+#[derive(Debug, Clone)]
+enum Op {
+    Set(usize),
+    Delete(usize),
+    /// Renews without an event that is listened to.
+    Expire(usize),
+    Persist(usize),
+    Evict(usize),
+    Wait(u64),
+    /// Delivers so many events; what is still on its way lags.
+    Deliver(usize),
+    /// Loses what is on its way, and says so.
+    Lose,
+    /// The connection is lost for so long, the server is not.
+    Cut(u64),
+    /// The server restarts, with or without its data.
+    Restart(bool),
+    Flush,
+}
+
+/// Nothing is lost, though it may be late.
+fn quiet_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0..KEYS).prop_map(Op::Set),
+        3 => (0..KEYS).prop_map(Op::Delete),
+        2 => (0..KEYS).prop_map(Op::Expire),
+        8 => (0..TTL * 3 / 2).prop_map(Op::Wait),
+        6 => (1usize..12).prop_map(Op::Deliver),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        27 => quiet_op(),
+        1 => (0..KEYS).prop_map(Op::Persist),
+        1 => (0..KEYS).prop_map(Op::Evict),
+        1 => Just(Op::Lose),
+        1 => (0..TTL / 2).prop_map(Op::Cut),
+        1 => any::<bool>().prop_map(Op::Restart),
+        1 => Just(Op::Flush),
+    ]
+}
+
+enum Event {
+    Set(String),
+    Ended(String, End),
+    Fence(BatchId, Side),
+}
+
+struct World {
+    now: u64,
+    /// Redis: deadlines of live keys; `u64::MAX` has none.
+    keys: BTreeMap<String, u64>,
+    stream: VecDeque<Event>,
+    detector: Detector,
+    connected: bool,
+    runs: u32,
+    /// What was said last of each key.
+    said: HashMap<String, bool>,
+    log: Vec<(String, bool)>,
+    truth: Vec<(String, bool)>,
+}
+
+impl World {
+    fn new() -> World {
+        let settings = Settings {
+            first_ttl_ms: TTL,
+            batch_keys: 2,
+            fence_limit_ms: 1 << 40,
+            ..Settings::default()
+        };
+        let mut world = World {
+            now: 10_000,
+            keys: BTreeMap::new(),
+            stream: VecDeque::new(),
+            detector: Detector::new(settings),
+            connected: false,
+            runs: 0,
+            said: HashMap::new(),
+            log: Vec::new(),
+            truth: Vec::new(),
+        };
+        world.connect(false);
+        world
+    }
+
+    fn feed(&mut self, input: Input) {
+        let now = Time::from_ms(self.now);
+        self.detector.handle(now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let now = Time::from_ms(self.now);
+        while let Some(output) = self.detector.poll(now) {
+            match output {
+                Output::Changed(change) => {
+                    let key = change.key.as_str().to_owned();
+                    let before = self.said.insert(key.clone(), change.live).unwrap_or(false);
+                    assert_ne!(before, change.live, "{key} was said twice");
+                    assert!(
+                        change.at <= now && change.last_seen <= now,
+                        "{change:?} at {now:?}"
+                    );
+                    assert!(
+                        change.live || key != STEADY,
+                        "a steady user blinked: {change:?} at {now:?}"
+                    );
+                    self.log.push((key, change.live));
+                }
+                Output::Ask(id, keys) => self.ask(id, &keys),
+                Output::Scan(number, _) => {
+                    let names: Vec<String> = self.keys.keys().cloned().collect();
+                    names.iter().for_each(|name| self.expire(name));
+                    let names = self
+                        .keys
+                        .keys()
+                        .map(|name| name.clone().into_bytes())
+                        .collect();
+                    self.detector.handle(now, Input::Page(number, names, 0));
+                }
+                Output::Reconciled => {}
+                Output::Restart => panic!("no fence is lost without a gap"),
+            }
+        }
+    }
+
+    /// The answers come at once and so overtake every event that is still on its way.
+    fn ask(&mut self, id: BatchId, keys: &[Key]) {
+        self.stream.push_back(Event::Fence(id, Side::Open));
+        let mut answers = Vec::new();
+        for key in keys {
+            self.expire(key.as_str());
+            answers.push(match self.keys.get(key.as_str()) {
+                None => Answer::Absent,
+                Some(&u64::MAX) => Answer::NoTtl,
+                Some(deadline) => Answer::Left(deadline - self.now),
+            });
+        }
+        self.stream.push_back(Event::Fence(id, Side::Close));
+        self.detector
+            .handle(Time::from_ms(self.now), Input::Answers(id, answers));
+    }
+
+    fn expire(&mut self, key: &str) {
+        if self
+            .keys
+            .get(key)
+            .is_some_and(|&deadline| deadline < self.now)
+        {
+            self.end(key, End::Expired);
+        }
+    }
+
+    fn end(&mut self, key: &str, end: End) {
+        if self.keys.remove(key).is_some() {
+            self.truth.push((key.to_owned(), false));
+            self.stream.push_back(Event::Ended(key.to_owned(), end));
+        }
+    }
+
+    fn set(&mut self, key: &str) {
+        self.expire(key);
+        if self.keys.insert(key.to_owned(), self.now + TTL).is_none() {
+            self.truth.push((key.to_owned(), true));
+        }
+        self.stream.push_back(Event::Set(key.to_owned()));
+    }
+
+    fn deliver(&mut self) -> bool {
+        if !self.connected {
+            return false;
+        }
+        match self.stream.pop_front() {
+            None => return false,
+            Some(Event::Set(key)) => self.feed(Input::Renewed(key.as_bytes())),
+            Some(Event::Ended(key, end)) => self.feed(Input::Ended(key.as_bytes(), end)),
+            Some(Event::Fence(id, side)) => self.feed(Input::Fence(id, side)),
+        }
+        true
+    }
+
+    fn connect(&mut self, flushed: bool) {
+        self.connected = true;
+        // A new subscription hears only what is new.
+        self.stream.clear();
+        let run = format!("run{}", self.runs);
+        self.feed(Input::Up { run: &run, flushed });
+    }
+
+    fn cut(&mut self) {
+        self.connected = false;
+        self.stream.clear();
+        self.feed(Input::Down);
+    }
+
+    /// Time goes by in small steps; the steady user beats, and a due detector is told so.
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(50) {
+            self.now += 50;
+            self.set(STEADY);
+            if self
+                .detector
+                .next_due()
+                .is_some_and(|due| due.as_ms() <= self.now)
+            {
+                self.feed(Input::Due);
+            }
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let name = |key: &usize| format!("u{key}");
+        match op {
+            Op::Set(key) => self.set(&name(key)),
+            Op::Delete(key) => {
+                self.expire(&name(key));
+                self.end(&name(key), End::Deleted);
+            }
+            Op::Expire(key) => {
+                self.expire(&name(key));
+                let until = self.now + TTL;
+                self.keys
+                    .entry(name(key))
+                    .and_modify(|deadline| *deadline = until);
+            }
+            Op::Persist(key) => {
+                self.expire(&name(key));
+                self.keys
+                    .entry(name(key))
+                    .and_modify(|deadline| *deadline = u64::MAX);
+            }
+            Op::Evict(key) => {
+                if self.keys.remove(&name(key)).is_some() {
+                    self.stream.push_back(Event::Ended(name(key), End::Evicted));
+                }
+            }
+            Op::Wait(ms) => self.wait(*ms),
+            Op::Deliver(count) => (0..*count).for_each(|_| {
+                self.deliver();
+            }),
+            Op::Lose => {
+                self.stream.clear();
+                self.feed(Input::Gap);
+            }
+            Op::Cut(ms) => {
+                self.cut();
+                self.wait(*ms);
+                self.connect(false);
+            }
+            Op::Restart(empty) => {
+                self.cut();
+                if *empty {
+                    self.keys.clear();
+                }
+                self.now += TTL * 3;
+                let now = self.now;
+                // What ran out while the server was down is not loaded again.
+                self.keys.retain(|_, deadline| *deadline >= now);
+                self.runs += 1;
+                self.connect(false);
+            }
+            Op::Flush => {
+                self.keys.clear();
+                self.feed(Input::Gap);
+                self.cut();
+                self.connect(true);
+            }
+        }
+    }
+
+    /// No faults any more: everything arrives, and time goes on past every deadline and credit.
+    fn heal(&mut self) {
+        for _ in 0..(TTL * 8 / 50) {
+            while self.deliver() {}
+            self.wait(50);
+        }
+        while self.deliver() {}
+    }
+
+    fn believed(&self) -> Vec<String> {
+        let mut live: Vec<_> = self
+            .said
+            .iter()
+            .filter(|(_, live)| **live)
+            .map(|(key, _)| key.clone())
+            .collect();
+        live.sort();
+        live
+    }
+}
+
+fn run(ops: &[Op]) -> World {
+    let mut world = World::new();
+    world.set(STEADY);
+    for op in ops {
+        world.apply(op);
+        world.set(STEADY);
+    }
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happened_once_healed_the_belief_is_what_redis_holds(ops in prop::collection::vec(op(), 0..60)) {
+        let mut world = run(&ops);
+        world.heal();
+        let held: Vec<String> = world.keys.keys().cloned().collect();
+        prop_assert_eq!(world.believed(), held);
+        prop_assert!(world.detector.settled());
+        prop_assert_eq!(world.detector.counts().keys as usize, world.keys.len());
+    }
+
+    #[test]
+    fn while_nothing_is_lost_exactly_what_redis_did_is_said(ops in prop::collection::vec(quiet_op(), 0..80)) {
+        let mut world = run(&ops);
+        let said = world.log.len();
+        prop_assert_eq!(&world.log[..], &world.truth[..said], "said what had not been done");
+        world.heal();
+        prop_assert_eq!(&world.log, &world.truth);
+    }
+}

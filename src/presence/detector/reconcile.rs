@@ -41,11 +41,17 @@ impl Detector {
     /// not renew them meanwhile: each has one TTL from now.
     fn grant_all(&mut self, now: Time) {
         for at in 0..self.slots.end() {
-            let Some(slot) = self.slots.get_mut(at) else { continue };
+            let Some(slot) = self.slots.get_mut(at) else {
+                continue;
+            };
             if !slot.flags.has(Flags::LIVE) {
                 continue;
             }
-            let ttl = if slot.ttl == 0 { self.settings.first_ttl_ms } else { u64::from(slot.ttl) };
+            let ttl = if slot.ttl == 0 {
+                self.settings.first_ttl_ms
+            } else {
+                u64::from(slot.ttl)
+            };
             let until = now.plus(ttl);
             if slot.deadline == Time::NEVER {
                 slot.deadline = until;
@@ -59,7 +65,11 @@ impl Detector {
     pub(super) fn begin_pass(&mut self) {
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0 });
+        self.pass = Some(Pass {
+            cursor: Some(0),
+            read: false,
+            open: 0,
+        });
     }
 
     pub(super) fn next_scan(&mut self) -> Option<Output> {
@@ -92,7 +102,11 @@ impl Detector {
     /// The keys that we hold and the scan did not name.
     fn ask_the_rest(&mut self) {
         for at in 0..self.slots.end() {
-            if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
+            if self
+                .slots
+                .get(at)
+                .is_some_and(|slot| slot.flags.has(Flags::LIVE))
+            {
                 self.enter_pass(at);
             }
         }
@@ -107,6 +121,8 @@ impl Detector {
         }
         slot.pass = self.pass_number;
         slot.flags.put(Flags::PASS, true);
+        // The last `set` may have been among what was missed, so the answer does not tell the TTL.
+        slot.flags.put(Flags::HEARD, false);
         pass.open += 1;
         // One that is asked already since the gap is answered since the gap.
         if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
@@ -127,7 +143,9 @@ impl Detector {
     }
 
     pub(super) fn end_pass(&mut self) -> Option<Output> {
-        self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?;
+        self.pass
+            .as_ref()
+            .filter(|pass| pass.read && pass.open == 0)?;
         self.pass = None;
         Some(Output::Reconciled)
     }

@@ -1,0 +1,78 @@
+//! What a daemon with many users holds, and how soon it holds it.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, fill};
+use std::time::Instant;
+use tokio::runtime::Runtime;
+
+/// Ids as long as a UUID: 36 bytes.
+const PREFIX: &str = "presence:0f8fad5b-d9cb-469f-a165-";
+
+/// Memory per live user and the time to the first snapshot.
+pub fn memory_and_start(runtime: &Runtime) {
+    println!("memory: users with ids of 36 bytes, each key with a TTL of an hour");
+    println!("| live users | daemon's memory | per user | start to ready | daemon's CPU for it |");
+    println!("|---|---|---|---|---|");
+    let mut empty = 0;
+    for users in [0, 100_000, 1_000_000] {
+        let redis = Redis::start();
+        fill_long(&redis, users);
+        runtime.block_on(async {
+            let began = Instant::now();
+            let daemon = Daemon::start(&redis).await;
+            let took = began.elapsed().as_secs_f64();
+            assert_eq!(daemon.get("/v1/stats").await["users_online"], users);
+            let (memory, cpu) = (resident_bytes(daemon.pid()), cpu_seconds(daemon.pid()));
+            if users == 0 {
+                empty = memory;
+            }
+            let each = (memory.saturating_sub(empty))
+                .checked_div(users as u64)
+                .unwrap_or(0);
+            println!(
+                "| {users} | {} MB | {each} B | {took:.2} s | {cpu:.2} s |",
+                memory / 1_000_000
+            );
+        });
+    }
+}
+
+/// Twelve digits after the prefix make 36 bytes.
+fn fill_long(redis: &Redis, users: usize) {
+    let digits = 12 - users.max(1).ilog10() as usize;
+    fill(
+        redis,
+        &format!("{PREFIX}{}", "0".repeat(digits.saturating_sub(1))),
+        users,
+    );
+}
+
+/// Resident memory of a process.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .expect("a field");
+    let kb: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|kb| kb.parse().ok())
+        .expect("a number");
+    kb * 1024
+}
+
+/// User and system time of a process so far.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let after = stat.rsplit_once(')').expect("a name").1;
+    let ticks = |n: usize| {
+        after
+            .split_whitespace()
+            .nth(n)
+            .and_then(|t| t.parse::<f64>().ok())
+            .expect("a number")
+    };
+    // Fields 14 and 15; 100 ticks a second on Linux.
+    (ticks(11) + ticks(12)) / 100.0
+}

@@ -1,0 +1,571 @@
+//! HTTP: every request of the contract, and every way to get one wrong.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, Reply};
+use crate::common::{PATIENCE, now_ms, until};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::time::Instant;
+
+async fn start() -> (Redis, Daemon) {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    (redis, daemon)
+}
+
+/// A name as it stands in a path or in a query.
+pub fn in_path(name: &str) -> String {
+    let encoded = name.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    encoded.collect()
+}
+
+/// Names that are allowed, and that something on the way may take for something else.
+pub fn odd_names() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "日本 語", "a b", " ", "\"quoted\"", "o'neil", "a/b", "/", "<b>bold</b>", "100%", "%41", "a+b", "a?b&c=d", "*",
+        "a*", "[a]", "a\\b", "{user}", "😀", "null", "a:b", "e\u{301}", "é", "-n", "\u{200b}", "heartbeat",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    names.push("ü".repeat(128));
+    names
+}
+
+async fn put(daemon: &Daemon, user: &str, body: Option<Value>) {
+    let answer = daemon.call("PUT", &format!("/v1/users/{}/heartbeat", in_path(user)), body).await;
+    assert_eq!(answer, (204, json!("")), "{user}");
+}
+
+fn left_ms(redis: &Redis, key: &str) -> i64 {
+    redis.call(&["PTTL", key]).number()
+}
+
+/// The error of an answer: its code, where it has one and a message.
+fn code(answer: &Value) -> Option<&str> {
+    let error = answer["error"].as_object()?;
+    assert_eq!(error.keys().collect::<Vec<_>>(), ["code", "message"], "{answer}");
+    error["message"].as_str().filter(|message| message.len() > 10)?;
+    error["code"].as_str()
+}
+
+/// The status, content type and text of a GET.
+async fn fetch(daemon: &Daemon, path: &str) -> (u16, String, String) {
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    let answer = http.get(daemon.url(path)).send().await.expect("the daemon answers");
+    let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
+    (answer.status().as_u16(), kind, answer.text().await.expect("a body"))
+}
+
+#[tokio::test]
+async fn a_put_sets_the_key_with_the_ttl_of_the_daemon() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--ttl", "7s"]).await;
+    let before = now_ms();
+    put(&daemon, "alice", None).await;
+    assert_eq!(redis.presence_keys(), ["presence:alice"]);
+    assert!((1..=7_000).contains(&left_ms(&redis, "presence:alice")));
+    let alice = daemon.until_state("alice", "online").await;
+    let since = alice["since_ms"].as_u64().expect("a time");
+    assert!((before - 100..=now_ms() + 100).contains(&since), "{alice}, began at {before}");
+    assert_eq!(alice, json!({"user": "alice", "state": "online", "since_ms": since, "sessions": 1}));
+}
+
+#[tokio::test]
+async fn a_put_with_a_body_names_session_and_ttl() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "alice", Some(json!({"session": "phone", "ttl_ms": 60_000}))).await;
+    put(&daemon, "bob", Some(json!({"session": "phone"}))).await;
+    put(&daemon, "carol", Some(json!({"ttl_ms": 5_000}))).await;
+    put(&daemon, "dave", Some(json!({}))).await;
+    let keys = ["presence:alice#phone", "presence:bob#phone", "presence:carol", "presence:dave"];
+    assert_eq!(redis.presence_keys(), keys);
+    let ttl_s = keys.map(|key| (left_ms(&redis, key) + 999) / 1000);
+    assert_eq!(ttl_s, [60, 30, 5, 30], "and the daemon's own is 30 s by default");
+}
+
+#[tokio::test]
+async fn a_put_for_whoever_is_online_renews_the_key_and_is_no_transition() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "alice", Some(json!({"ttl_ms": 5_000}))).await;
+    daemon.until_state("alice", "online").await;
+    put(&daemon, "alice", Some(json!({"ttl_ms": 60_000}))).await;
+    assert!(left_ms(&redis, "presence:alice") > 5_000);
+    put(&daemon, "bob", None).await;
+    daemon.until_state("bob", "online").await;
+    assert_eq!(daemon.get("/v1/stats").await["seq"], 2);
+}
+
+#[tokio::test]
+async fn one_post_sets_the_keys_of_names_and_of_sessions() {
+    let (redis, daemon) = start().await;
+    let users = json!(["alice", {"user": "bob", "session": "tab1"}, {"user": "carol"}, {"user": "bob", "session": "tab2"}]);
+    let answer = daemon.call("POST", "/v1/heartbeats", Some(json!({"users": users}))).await;
+    assert_eq!(answer, (204, json!("")));
+    let keys = ["presence:alice", "presence:bob#tab1", "presence:bob#tab2", "presence:carol"];
+    assert_eq!(redis.presence_keys(), keys);
+    for key in keys {
+        assert!((1..=30_000).contains(&left_ms(&redis, key)), "{key}");
+    }
+    let bob = until("both sessions of bob", async || {
+        Some(daemon.get("/v1/users/bob").await).filter(|bob| bob["sessions"] == 2)
+    });
+    assert_eq!(bob.await["state"], "online");
+    assert_eq!(daemon.call("POST", "/v1/heartbeats", Some(json!({"users": []}))).await, (204, json!("")));
+}
+
+#[tokio::test]
+async fn ten_thousand_of_the_longest_names_are_one_request() {
+    let (redis, daemon) = start().await;
+    let users: Vec<String> = (0..10_000).map(|i| format!("{i:0>256}")).collect();
+    let sessions: Vec<_> = users.iter().map(|user| json!({"user": user, "session": "s".repeat(64)})).collect();
+    let answer = daemon.call("POST", "/v1/heartbeats", Some(json!({"users": sessions}))).await;
+    assert_eq!(answer, (204, json!("")));
+    assert_eq!(redis.presence_keys().len(), 10_000);
+    until("all are online", async || (daemon.get("/v1/stats").await["users_online"] == 10_000).then_some(())).await;
+    let (status, answer) = daemon.call("POST", "/v1/users/query", Some(json!({"users": users}))).await;
+    assert_eq!(status, 200, "{}", answer["error"]);
+    let told = answer["users"].as_array().expect("a list");
+    assert!(told.iter().zip(&users).all(|(told, user)| told["user"] == **user && told["state"] == "online"));
+    assert_eq!(told.len(), 10_000);
+}
+
+#[tokio::test]
+async fn a_delete_ends_all_sessions_of_a_user_even_those_that_began_just_before() {
+    let (redis, daemon) = start().await;
+    for round in 0..100 {
+        put(&daemon, "alice", None).await;
+        redis.call(&["SET", "presence:alice#elsewhere", "1", "EX", "60"]);
+        put(&daemon, "alice", Some(json!({"session": format!("s{round}")}))).await;
+        assert_eq!(daemon.call("DELETE", "/v1/users/alice", None).await, (204, json!("")));
+        assert_eq!(redis.presence_keys(), [""; 0], "round {round}");
+    }
+    daemon.until_state("alice", "offline").await;
+}
+
+#[tokio::test]
+async fn a_delete_of_one_session_leaves_the_others() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "alice", None).await;
+    for session in ["phone", "tab 1"] {
+        put(&daemon, "alice", Some(json!({"session": session}))).await;
+    }
+    assert_eq!(daemon.call("DELETE", "/v1/users/alice?session=tab%201", None).await, (204, json!("")));
+    assert_eq!(redis.presence_keys(), ["presence:alice", "presence:alice#phone"]);
+    assert_eq!(daemon.call("DELETE", "/v1/users/nobody", None).await, (204, json!("")));
+    assert_eq!(daemon.call("DELETE", "/v1/users/alice?session=none", None).await, (204, json!("")));
+    assert_eq!(redis.presence_keys(), ["presence:alice", "presence:alice#phone"]);
+}
+
+#[tokio::test]
+async fn a_user_is_online_or_offline_or_was_never_seen() {
+    let (_redis, daemon) = start().await;
+    let before = now_ms();
+    put(&daemon, "bob", None).await;
+    daemon.until_state("bob", "online").await;
+    daemon.call("DELETE", "/v1/users/bob", None).await;
+    let bob = daemon.until_state("bob", "offline").await;
+    let last_seen = bob["last_seen_ms"].as_u64().expect("a time");
+    assert!((before - 100..=now_ms() + 100).contains(&last_seen), "{bob}, began at {before}");
+    assert_eq!(bob, json!({"user": "bob", "state": "offline", "last_seen_ms": last_seen}));
+    let never = json!({"user": "carol", "state": "offline", "last_seen_ms": null});
+    assert_eq!(daemon.get("/v1/users/carol").await, never);
+}
+
+#[tokio::test]
+async fn a_query_answers_in_the_order_asked() {
+    let (_redis, daemon) = start().await;
+    put(&daemon, "bob", None).await;
+    daemon.until_state("bob", "online").await;
+    let asked = ["zoe", "bob", "adam", "bob"];
+    let (status, answer) = daemon.call("POST", "/v1/users/query", Some(json!({"users": asked}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let told = answer["users"].as_array().expect("a list");
+    assert_eq!(told.iter().map(|user| user["user"].as_str().expect("a name")).collect::<Vec<_>>(), asked);
+    assert_eq!(told[1], daemon.get("/v1/users/bob").await);
+    assert_eq!((&told[0]["state"], &told[0]["last_seen_ms"]), (&json!("offline"), &Value::Null));
+    let stats = daemon.get("/v1/stats").await;
+    assert_eq!((&answer["seq"], &answer["epoch"]), (&json!(1), &stats["epoch"]));
+    let (status, answer) = daemon.call("POST", "/v1/users/query", Some(json!({"users": []}))).await;
+    assert_eq!((status, &answer["users"]), (200, &json!([])));
+}
+
+/// All pages of a list, each but the last of `limit` users.
+async fn pages(daemon: &Daemon, query: &str, limit: usize) -> Vec<Value> {
+    let (mut users, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = daemon.get(&format!("/v1/users?limit={limit}{query}{cursor}")).await;
+        let some = page["users"].as_array().expect("a list").clone();
+        users.extend(some.iter().cloned());
+        assert!(page.get("next_cursor").is_some(), "null after the last page, but there");
+        let Some(next) = page["next_cursor"].as_str() else {
+            assert!(some.len() <= limit);
+            return users;
+        };
+        assert_eq!(some.len(), limit);
+        cursor = format!("&cursor={}", in_path(next));
+    }
+}
+
+#[tokio::test]
+async fn the_pages_of_the_list_give_everybody_once() {
+    let (redis, daemon) = start().await;
+    crate::common::redis::fill(&redis, "presence:u", 1_234);
+    until("all are online", async || (daemon.get("/v1/stats").await["users_online"] == 1_234).then_some(())).await;
+    redis.call(&["DEL", "presence:u7"]);
+    daemon.until_state("u7", "offline").await;
+    for limit in [1_000, 7] {
+        let users = pages(&daemon, "&state=online", limit).await;
+        assert!(users.iter().all(|user| user["state"] == "online" && user["since_ms"].is_u64()));
+        let names: HashSet<_> = users.iter().map(|user| user["user"].as_str().expect("a name")).collect();
+        assert_eq!((users.len(), names.len(), names.contains("u7")), (1_233, 1_233, false));
+    }
+    let offline = pages(&daemon, "&state=offline", 1_000).await;
+    assert_eq!(offline.len(), 1);
+    assert_eq!((&offline[0]["user"], &offline[0]["state"]), (&json!("u7"), &json!("offline")));
+    let page = daemon.get("/v1/users").await;
+    let default = page["users"].as_array().expect("a list");
+    assert_eq!(default.len(), 1_000, "the default limit, and by default those online");
+    assert!(page["next_cursor"].is_string());
+}
+
+#[tokio::test]
+async fn a_page_of_nobody_is_empty_and_the_last() {
+    let (_redis, daemon) = start().await;
+    assert_eq!(daemon.get("/v1/users?state=online").await, json!({"users": [], "next_cursor": null}));
+    assert_eq!(daemon.get("/v1/users?cursor=").await, json!({"users": [], "next_cursor": null}));
+}
+
+#[tokio::test]
+async fn the_stats_count_users_sessions_watchers_and_transitions() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "alice", None).await;
+    put(&daemon, "alice", Some(json!({"session": "tab"}))).await;
+    put(&daemon, "bob", Some(json!({"ttl_ms": 200}))).await;
+    let (_watcher, _) = daemon.watch_all().await;
+    let _idle = daemon.socket("").await;
+    let stats = until("bob was seen to expire", async || {
+        Some(daemon.get("/v1/stats").await).filter(|stats| stats["transitions"]["offline"] == 1 && stats["probes"] != 0)
+    })
+    .await;
+    let counts = ["users_online", "sessions", "watchers", "sockets", "heartbeats"].map(|name| stats[name].as_u64());
+    assert_eq!(counts, [1, 2, 1, 2, 3].map(Some), "{stats}");
+    assert_eq!((&stats["transitions"]["online"], &stats["seq"]), (&json!(2), &json!(3)), "{stats}");
+    assert!(stats["gaps"].is_object() || stats["gaps"].is_u64(), "{stats}");
+    assert_eq!(stats["lag_ms"]["count"], 1, "{stats}");
+    for percentile in ["p50", "p99", "max"] {
+        assert!(stats["lag_ms"][percentile].is_number(), "{stats}");
+    }
+    assert_eq!(stats["redis"]["status"], "up", "{stats}");
+    drop(redis);
+}
+
+#[tokio::test]
+async fn readyz_says_no_with_the_cause_while_redis_is_away_and_healthz_goes_on() {
+    let (mut redis, daemon) = start().await;
+    assert_eq!(fetch(&daemon, "/readyz").await.0, 200);
+    redis.kill();
+    until("the cause names the server", async || {
+        let cause = daemon.not_ready().await;
+        cause.contains(&redis.port.to_string()).then_some(())
+    })
+    .await;
+    assert_eq!(fetch(&daemon, "/healthz").await.0, 200);
+    assert_eq!(daemon.get("/v1/stats").await["redis"]["status"], "down");
+    redis.run();
+    daemon.ready().await;
+}
+
+#[tokio::test]
+async fn without_redis_a_write_is_a_503_soon_and_the_daemon_goes_on() {
+    let (mut redis, daemon) = start().await;
+    redis.kill();
+    daemon.not_ready().await;
+    for (method, path, body) in [
+        ("PUT", "/v1/users/alice/heartbeat", None),
+        ("POST", "/v1/heartbeats", Some(json!({"users": ["alice"]}))),
+        ("DELETE", "/v1/users/alice", None),
+        ("DELETE", "/v1/users/alice?session=phone", None),
+    ] {
+        let began = Instant::now();
+        let (status, answer) = daemon.call(method, path, body).await;
+        assert_eq!((status, code(&answer)), (503, Some("redis_unavailable")), "{method} {path}: {answer}");
+        assert!(began.elapsed().as_secs() < 5, "{method} {path} took {:?}", began.elapsed());
+    }
+    redis.run();
+    daemon.ready().await;
+    assert_eq!(redis.presence_keys(), [""; 0], "nothing was written, then or later");
+    until("writes work again", async || {
+        (daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0 == 204).then_some(())
+    })
+    .await;
+    daemon.until_state("alice", "online").await;
+}
+
+#[tokio::test]
+async fn the_metrics_have_their_names() {
+    let (_redis, daemon) = start().await;
+    put(&daemon, "alice", None).await;
+    put(&daemon, "bob", Some(json!({"ttl_ms": 200}))).await;
+    daemon.call("GET", "/v1/users/a%23b", None).await;
+    until("bob has expired", async || (daemon.get("/v1/stats").await["lag_ms"]["count"] == 1).then_some(())).await;
+    // The gauges follow within the second.
+    let text = until("one user is online", async || {
+        let (status, kind, text) = fetch(&daemon, "/metrics").await;
+        assert!(status == 200 && kind.starts_with("application/openmetrics-text"), "{status} {kind}");
+        text.contains("\nkeybeat_users_online 1\n").then_some(text)
+    })
+    .await;
+    for name in [
+        "transitions_total{to=\"online\"} 2", "transitions_total{to=\"offline\"} 1", "sessions 1", "sockets 0",
+        "watchers 0", "ready 1", "keys_without_ttl 0", "heartbeats_total 2", "repairs_total 0", "events_total ",
+        "probes_total ", "lookups_total ", "overtaken_answers_total 0", "invalid_keys_total 0",
+        "conflated_changes_total 0", "too_slow_sockets_total 0", "request_errors_total{cause=\"invalid_user\"} 1",
+        "detection_lag_seconds_bucket{", "detection_lag_seconds_count 1", "event_lag_seconds_bucket{",
+    ] {
+        assert!(text.contains(&format!("\nkeybeat_{name}")), "keybeat_{name} is not in\n{text}");
+    }
+    assert!(text.contains("# TYPE keybeat_gaps counter") && text.ends_with("# EOF\n"), "{text}");
+}
+
+#[tokio::test]
+async fn the_root_is_the_console_in_html() {
+    let (_redis, daemon) = start().await;
+    let (status, kind, text) = fetch(&daemon, "/").await;
+    assert!(status == 200 && kind.starts_with("text/html"), "{status} {kind}");
+    assert!(text.trim_start().to_lowercase().starts_with("<!doctype html>"), "{text}");
+}
+
+/// A request that must be refused, and how.
+struct Bad {
+    method: &'static str,
+    path: String,
+    body: Option<String>,
+    status: u16,
+    code: &'static str,
+}
+
+fn bad(method: &'static str, path: &str, body: &str, status: u16, code: &'static str) -> Bad {
+    let body = Some(body.to_owned()).filter(|body| !body.is_empty());
+    Bad { method, path: path.to_owned(), body, status, code }
+}
+
+/// Sends each; after each the daemon goes on, and after all nothing was written.
+async fn all_are_refused(table: Vec<Bad>) {
+    let (redis, daemon) = start().await;
+    let mut wrong = Vec::new();
+    for Bad { method, path, body, status, code: expected } in table {
+        let shown: String = body.as_deref().unwrap_or("").chars().take(60).collect();
+        let (got, answer) = daemon.send(method, &path, body).await;
+        if (got, code(&answer)) != (status, Some(expected)) {
+            wrong.push(format!("{method} {path:.60} {shown}: {status} {expected} expected, got {got} {answer}"));
+        }
+        assert_eq!(daemon.send("GET", "/healthz", None).await.0, 200, "after {method} {path} {shown}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(redis.presence_keys(), [""; 0], "nothing was written");
+    put(&daemon, "alice", None).await;
+    daemon.until_state("alice", "online").await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_is_refused() {
+    let nested = "[".repeat(10_000);
+    let mut table = Vec::new();
+    for (method, path) in
+        [("PUT", "/v1/users/alice/heartbeat"), ("POST", "/v1/heartbeats"), ("POST", "/v1/users/query")]
+    {
+        for body in ["{", "nonsense", r#"{"users":["alice"]} x"#, "{\"users\":[\"a\nb\"]}", r#"{"a":"\ud800"}"#, " ", "\0", &nested] {
+            table.push(bad(method, path, body, 400, "invalid_json"));
+        }
+    }
+    table.push(bad("POST", "/v1/heartbeats", "", 400, "invalid_json"));
+    table.push(bad("POST", "/v1/users/query", "", 400, "invalid_json"));
+    all_are_refused(table).await;
+}
+
+#[tokio::test]
+async fn a_body_of_the_wrong_shape_is_refused() {
+    let mut table = Vec::new();
+    for body in ["null", "5", "\"x\"", "true", "[]", r#"{"session":5}"#, r#"{"session":["a"]}"#, r#"{"session":"a","session":"b"}"#] {
+        table.push(bad("PUT", "/v1/users/alice/heartbeat", body, 400, "invalid_request"));
+    }
+    for path in ["/v1/heartbeats", "/v1/users/query"] {
+        for body in [
+            "null", "{}", "[]", r#""alice""#, r#"["alice"]"#, r#"{"users":"alice"}"#, r#"{"users":null}"#, r#"{"users":{}}"#,
+            r#"{"users":[5]}"#, r#"{"users":["alice",null]}"#, r#"{"users":[["alice"]]}"#, r#"{"users":[{"session":"x"}]}"#,
+            r#"{"users":[{"user":5}]}"#, r#"{"user":["alice"]}"#,
+        ] {
+            table.push(bad("POST", path, body, 400, "invalid_request"));
+        }
+    }
+    all_are_refused(table).await;
+}
+
+#[tokio::test]
+async fn a_list_in_place_of_an_object_is_refused() {
+    all_are_refused(vec![
+        bad("PUT", "/v1/users/alice/heartbeat", r#"["phone",30000]"#, 400, "invalid_request"),
+        bad("POST", "/v1/heartbeats", r#"[["alice"]]"#, 400, "invalid_request"),
+        bad("POST", "/v1/heartbeats", r#"{"users":[["alice","phone"]]}"#, 400, "invalid_request"),
+        bad("POST", "/v1/users/query", r#"[["alice"]]"#, 400, "invalid_request"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_ttl_out_of_bounds_is_refused() {
+    let path = "/v1/users/alice/heartbeat";
+    let ttl = |ttl: &str, code| bad("PUT", path, &format!(r#"{{"ttl_ms":{ttl}}}"#), 400, code);
+    let mut table: Vec<Bad> = ["0", "99", "86400001", "9007199254740993", "18446744073709551615"]
+        .map(|value| ttl(value, "invalid_ttl"))
+        .into();
+    table.extend(["-1", "1.5", "1e400", "\"30000\"", "true", "[1000]"].map(|value| {
+        ttl(value, if value == "1e400" { "invalid_json" } else { "invalid_request" })
+    }));
+    all_are_refused(table).await;
+}
+
+#[tokio::test]
+async fn a_user_name_against_the_rules_is_refused_wherever_it_stands() {
+    let long = "x".repeat(257);
+    let (umlauts, most) = ("ü".repeat(129), "x".repeat(256) + "#");
+    let mut table = Vec::new();
+    for name in ["", "a#b", "#", "a\nb", "\0", "\u{1b}[31m", "\u{7f}", "\u{85}", &long, &umlauts, &most] {
+        let (coded, list) = (in_path(name), json!({"users": ["good", name]}).to_string());
+        let item = json!({"users": ["good", {"user": name, "session": "s"}]}).to_string();
+        table.extend([
+            bad("PUT", &format!("/v1/users/{coded}/heartbeat"), "", 400, "invalid_user"),
+            bad("GET", &format!("/v1/users/{coded}"), "", 400, "invalid_user"),
+            bad("DELETE", &format!("/v1/users/{coded}"), "", 400, "invalid_user"),
+            bad("POST", "/v1/heartbeats", &list, 400, "invalid_user"),
+            bad("POST", "/v1/heartbeats", &item, 400, "invalid_user"),
+            bad("POST", "/v1/users/query", &list, 400, "invalid_user"),
+        ]);
+    }
+    all_are_refused(table).await;
+}
+
+#[tokio::test]
+async fn a_session_name_against_the_rules_is_refused_wherever_it_stands() {
+    let long = "x".repeat(65);
+    let mut table = Vec::new();
+    for name in ["", "a#b", "a\tb", "\u{9f}", &long, &"ü".repeat(33)] {
+        let item = json!({"users": ["good", {"user": "alice", "session": name}]}).to_string();
+        let body = json!({"session": name}).to_string();
+        table.extend([
+            bad("PUT", "/v1/users/alice/heartbeat", &body, 400, "invalid_session"),
+            bad("POST", "/v1/heartbeats", &item, 400, "invalid_session"),
+            bad("DELETE", &format!("/v1/users/alice?session={}", in_path(name)), "", 400, "invalid_session"),
+        ]);
+    }
+    table.push(bad("DELETE", "/v1/users/alice?session=a&session=b", "", 400, "invalid_request"));
+    all_are_refused(table).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_utf8_are_refused_in_the_path_and_in_the_query() {
+    all_are_refused(vec![
+        bad("GET", "/v1/users/%ff", "", 400, "invalid_request"),
+        bad("PUT", "/v1/users/a%c3/heartbeat", "", 400, "invalid_request"),
+        bad("DELETE", "/v1/users/%ed%a0%80", "", 400, "invalid_request"),
+        bad("DELETE", "/v1/users/alice?session=%ff", "", 400, "invalid_request"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn more_than_ten_thousand_users_in_a_request_are_refused() {
+    let users: Vec<String> = (0..10_001).map(|i| format!("u{i}")).collect();
+    let body = json!({"users": users}).to_string();
+    all_are_refused(vec![
+        bad("POST", "/v1/heartbeats", &body, 400, "too_many_users"),
+        bad("POST", "/v1/users/query", &body, 400, "too_many_users"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_of_5_mib_is_too_large() {
+    let body = json!({"users": ["x".repeat(5 << 20)]}).to_string();
+    let mut table = Vec::new();
+    for _ in 0..10 {
+        table.extend([
+            bad("PUT", "/v1/users/alice/heartbeat", &body, 413, "too_large"),
+            bad("POST", "/v1/heartbeats", &body, 413, "too_large"),
+            bad("POST", "/v1/users/query", &body, 413, "too_large"),
+        ]);
+    }
+    all_are_refused(table).await;
+}
+
+#[tokio::test]
+async fn a_path_that_leads_nowhere_is_a_404() {
+    let paths = [
+        "/nothing", "/v1", "/v2/users", "/v1/users/alice/nothing", "/v1/users/alice/heartbeat/x", "/v1/users/alice/",
+        "/healthz/", "/v1/%ff", "//",
+    ];
+    all_are_refused(paths.map(|path| bad("GET", path, "", 404, "not_found")).into()).await;
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_has_not_is_a_405() {
+    let requests = [
+        ("POST", "/v1/users/alice"), ("PUT", "/v1/users/alice"), ("GET", "/v1/users/alice/heartbeat"),
+        ("DELETE", "/v1/heartbeats"), ("GET", "/v1/heartbeats"), ("PUT", "/v1/users/query"), ("POST", "/v1/users"),
+        ("POST", "/v1/stats"), ("PUT", "/healthz"), ("DELETE", "/readyz"), ("POST", "/metrics"), ("POST", "/"),
+        ("BREW", "/v1/users/alice"),
+    ];
+    let table = requests.map(|(method, path)| bad(method, path, "", 405, "method_not_allowed"));
+    all_are_refused(table.into()).await;
+}
+
+#[tokio::test]
+async fn a_bad_limit_cursor_or_state_is_refused() {
+    let queries = [
+        "limit=0", "limit=-1", "limit=10001", "limit=many", "limit=", "limit=1.5", "limit=99999999999999999999",
+        "limit=1&limit=2", "cursor=zzz", "cursor=1", "cursor=-", "cursor=64-0", "cursor=0-99999999999", "cursor=0--1",
+        "cursor=%00", "cursor=%ff", "state=away", "state=", "state=Online", "state=online&state=offline",
+    ];
+    let table = queries.map(|query| bad("GET", &format!("/v1/users?{query}"), "", 400, "invalid_request"));
+    all_are_refused(table.into()).await;
+}
+
+#[tokio::test]
+async fn names_with_any_allowed_character_work_end_to_end() {
+    let (redis, daemon) = start().await;
+    let names = odd_names();
+    for name in &names {
+        put(&daemon, name, None).await;
+        let answer = daemon.call("POST", "/v1/heartbeats", Some(json!({"users": [{"user": name, "session": "<i> 'é'/?"}]})));
+        assert_eq!(answer.await.0, 204, "{name}");
+        assert_eq!(redis.call(&["EXISTS", &format!("presence:{name}")]), Reply::Number(1), "{name}");
+    }
+    assert_eq!(redis.presence_keys().len(), names.len() * 2);
+    until("all are online", async || (daemon.get("/v1/stats").await["sessions"] == names.len() * 2).then_some(())).await;
+    let (_, answer) = daemon.call("POST", "/v1/users/query", Some(json!({"users": names}))).await;
+    for (name, told) in names.iter().zip(answer["users"].as_array().expect("a list")) {
+        assert_eq!((told["user"].as_str(), &told["sessions"]), (Some(&**name), &json!(2)), "{told}");
+        assert_eq!(daemon.get(&format!("/v1/users/{}", in_path(name))).await, *told);
+        let path = format!("/v1/users/{}?session={}", in_path(name), in_path("<i> 'é'/?"));
+        assert_eq!(daemon.call("DELETE", &path, None).await.0, 204, "{name}");
+        assert_eq!(redis.call(&["EXISTS", &format!("presence:{name}#<i> 'é'/?")]), Reply::Number(0), "{name}");
+        assert_eq!(daemon.call("DELETE", &format!("/v1/users/{}", in_path(name)), None).await.0, 204, "{name}");
+    }
+    assert_eq!(redis.presence_keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_user_called_query_is_a_user_like_any_other() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "query", None).await;
+    assert_eq!(redis.presence_keys(), ["presence:query"]);
+    let (_, answer) = daemon.call("POST", "/v1/users/query", Some(json!({"users": ["query"]}))).await;
+    assert_eq!(answer["users"][0]["user"], "query");
+    let (status, user) = daemon.call("GET", "/v1/users/query", None).await;
+    assert_eq!((status, &user["user"]), (200, &json!("query")), "{user}");
+    assert_eq!(daemon.call("DELETE", "/v1/users/query", None).await.0, 204);
+    assert_eq!(redis.presence_keys(), [""; 0]);
+}

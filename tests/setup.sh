@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Installs what is missing, and nothing else.
+#   tests/setup.sh [test]   what the tests need
+#   tests/setup.sh bench    what the benches need
+#   tests/setup.sh run      what `make run` needs
+set -euo pipefail
+
+fail() {
+    printf 'setup: %s\n' "$@" >&2
+    exit 1
+}
+
+has_one_of() {
+    local command
+    for command; do
+        if command -v "$command" >/dev/null; then return 0; fi
+    done
+    return 1
+}
+
+missing=()
+
+# need 'PACKAGE…' COMMAND…: the packages, unless one of the commands is on the PATH.
+need() {
+    local packages=$1
+    shift
+    # shellcheck disable=SC2206 # several packages in one word
+    has_one_of "$@" || missing+=($packages)
+}
+
+# The compiler links every Rust program, and compiles the C of the TLS library.
+need 'gcc libc6-dev' cc
+case ${1:-test} in
+run)
+    need redis-server redis-server valkey-server
+    ;;
+bench)
+    need redis-server redis-server
+    ;;
+test)
+    need redis-server redis-server
+    ;;
+*) fail "$1 is not a list of packages; take run, test or bench" ;;
+esac
+
+install() {
+    has_one_of apt-get || fail "not installed: ${missing[*]} (these are the names of Debian's packages)" \
+        "there is no apt-get here; install them in this system's own way, and run make again" \
+        "(redis-server can also come as valkey-server for make run)"
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        has_one_of sudo || fail "not installed: ${missing[*]}" "as root: apt-get install ${missing[*]}"
+        root=(sudo)
+    fi
+    root+=(env DEBIAN_FRONTEND=noninteractive)
+    echo "setup: installing ${missing[*]}"
+    "${root[@]}" apt-get update -qq
+    "${root[@]}" apt-get install -qq -y --no-install-recommends "${missing[@]}"
+    if [[ " ${missing[*]} " == *" redis-server "* && -d /run/systemd/system ]]; then
+        echo "setup: the package may have started a Redis on port 6379; keybeat does not use that one"
+    fi
+}
+
+if [ ${#missing[@]} -gt 0 ]; then install; fi
+
+has_one_of cargo || fail "cargo is not on the PATH; install Rust 1.88 or newer: https://rustup.rs"
+if [ "${1:-test}" = test ]; then
+    for component in fmt clippy; do
+        cargo "$component" --version >/dev/null 2>&1 ||
+            fail "cargo $component is missing; install it: rustup component add rustfmt clippy"
+    done
+fi
