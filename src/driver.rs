@@ -31,13 +31,8 @@ pub struct Clock {
 impl Clock {
     /// Reads the wall clock, for the only time.
     pub fn start() -> Clock {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Clock {
-            wall,
-            start: Instant::now(),
-        }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { wall, start: Instant::now() }
     }
 
     /// Now, to the millisecond.
@@ -71,12 +66,7 @@ pub struct Server {
 
 impl Server {
     /// A server of which nothing is known yet. `canary` is how late one may be.
-    pub fn new(
-        link: Link,
-        feed: mpsc::Receiver<Feed>,
-        settings: Settings,
-        canary: Duration,
-    ) -> Server {
+    pub fn new(link: Link, feed: mpsc::Receiver<Feed>, settings: Settings, canary: Duration) -> Server {
         Server {
             link,
             feed,
@@ -104,10 +94,7 @@ impl Server {
 
     fn next_due(&self) -> Option<Time> {
         let canary = self.connected.then(|| self.canary.next_due());
-        [self.detector.next_due(), canary]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.detector.next_due(), canary].into_iter().flatten().min()
     }
 }
 
@@ -123,13 +110,7 @@ pub struct Driver {
 impl Driver {
     /// A driver of one server.
     pub fn new(server: Server, hub: Arc<Hub>, metrics: Arc<Metrics>, clock: Clock) -> Driver {
-        Driver {
-            server,
-            hub,
-            metrics,
-            clock,
-            last: clock.now(),
-        }
+        Driver { server, hub, metrics, clock, last: clock.now() }
     }
 
     /// Runs until it is dropped or its link is gone.
@@ -181,21 +162,15 @@ impl Driver {
         match feed {
             Feed::Events(events) => self.take_events(now, &events),
             Feed::Answers(batch, answers) => {
-                self.server
-                    .detector
-                    .handle(now, Input::Answers(batch, answers));
+                self.server.detector.handle(now, Input::Answers(batch, answers));
             }
             Feed::Page(number, page) => {
-                self.server
-                    .detector
-                    .handle(now, Input::Page(number, page.names, page.next));
+                self.server.detector.handle(now, Input::Page(number, page.names, page.next));
             }
             Feed::Up { run, flushed } => {
                 self.server.connected = true;
                 self.server.canary.restart(now);
-                self.server
-                    .detector
-                    .handle(now, Input::Up { run: &run, flushed });
+                self.server.detector.handle(now, Input::Up { run: &run, flushed });
             }
             Feed::Lagged(lost) => {
                 warn!(
@@ -251,9 +226,7 @@ impl Driver {
 
     fn restart(&mut self, cause: &'static str) {
         // Until the link says that it is down; it will, and begin anew.
-        self.server
-            .canary
-            .restart(self.clock.now().plus(CANARY_EVERY_MS));
+        self.server.canary.restart(self.clock.now().plus(CANARY_EVERY_MS));
         self.order(Order::Restart(cause));
     }
 
@@ -285,26 +258,16 @@ impl Driver {
             self.metrics.repairs.inc();
         }
         let Some(transition) = transition else { return };
-        let counter = if transition.online {
-            &self.metrics.went_online
-        } else {
-            &self.metrics.went_offline
-        };
+        let counter = if transition.online { &self.metrics.went_online } else { &self.metrics.went_offline };
         counter.inc();
         if let Some(deadline) = change.deadline {
-            self.metrics
-                .detection_lag
-                .observe_ms(self.clock.now_ms() - deadline.as_ms() as f64);
+            self.metrics.detection_lag.observe_ms(self.clock.now_ms() - deadline.as_ms() as f64);
         }
     }
 
     fn compared(&mut self) {
         let counts = self.server.detector.counts();
-        info!(
-            keys = counts.keys,
-            without_ttl = counts.immortal,
-            "compared with Redis"
-        );
+        info!(keys = counts.keys, without_ttl = counts.immortal, "compared with Redis");
         if !self.server.compared {
             self.server.compared = true;
             self.hub.open();
@@ -318,11 +281,7 @@ impl Driver {
         if held.borrow().up == up && held.borrow().cause == cause {
             return;
         }
-        self.hub.set_status(Status {
-            up,
-            since: now,
-            cause: cause.to_owned(),
-        });
+        self.hub.set_status(Status { up, since: now, cause: cause.to_owned() });
     }
 
     fn publish_counts(&mut self) {
@@ -331,9 +290,7 @@ impl Driver {
         let metrics = &self.metrics;
         metrics.probes.inc_by(counts.probes - before.probes);
         metrics.lookups.inc_by(counts.lookups - before.lookups);
-        metrics
-            .overtaken
-            .inc_by(counts.overtaken - before.overtaken);
+        metrics.overtaken.inc_by(counts.overtaken - before.overtaken);
         metrics.invalid_keys.inc_by(counts.invalid - before.invalid);
         metrics.immortal_keys.set(counts.immortal as i64);
         let (users, sessions) = self.hub.count();

@@ -31,15 +31,11 @@ pub enum Error {
     MethodNotAllowed { method: String, path: String },
     #[error("this socket speaks for {own}; it cannot send a heartbeat for {other}")]
     Forbidden { own: String, other: String },
-    #[error(
-        "this socket speaks for nobody: connect with ?user=NAME, or name the user in the heartbeat"
-    )]
+    #[error("this socket speaks for nobody: connect with ?user=NAME, or name the user in the heartbeat")]
     NoUser,
     #[error("Redis is unreachable, nothing was written: {0}")]
     RedisUnavailable(String),
-    #[error(
-        "the first comparison with Redis is not done yet, so nobody's state is known; see /readyz"
-    )]
+    #[error("the first comparison with Redis is not done yet, so nobody's state is known; see /readyz")]
     NotReady,
 }
 
@@ -83,18 +79,12 @@ impl Error {
 
     /// A user name that breaks a rule.
     pub fn user(name: &str, why: NameError) -> Error {
-        Error::InvalidUser {
-            name: shown(name),
-            why,
-        }
+        Error::InvalidUser { name: shown(name), why }
     }
 
     /// A session name that breaks a rule.
     pub fn session(name: &str, why: NameError) -> Error {
-        Error::InvalidSession {
-            name: shown(name),
-            why,
-        }
+        Error::InvalidSession { name: shown(name), why }
     }
 }
 
@@ -112,10 +102,7 @@ mod tests {
     #[test]
     fn a_message_names_the_value_and_shows_it_safely() {
         let error = Error::user("al\nice", NameError::Control);
-        assert_eq!(
-            error.to_string(),
-            r#"the user name "al\nice" must not contain control characters"#
-        );
+        assert_eq!(error.to_string(), r#"the user name "al\nice" must not contain control characters"#);
         assert!(shown(&"x".repeat(1000)).len() < 50);
     }
 }

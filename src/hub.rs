@@ -112,24 +112,15 @@ pub struct Hub {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves a roster or mailbox whole: every change of them is one call.
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Hub {
     /// An empty hub that remembers `remember` users offline. `now` is when it began.
     pub fn new(now: Time, remember: usize, metrics: Arc<Metrics>) -> Hub {
-        let shard = || Shard {
-            roster: Roster::new(remember / SHARDS),
-            watched: HashMap::new(),
-            all: HashMap::new(),
-        };
-        let status = Status {
-            up: false,
-            since: now,
-            cause: "not connected yet".into(),
-        };
+        let shard =
+            || Shard { roster: Roster::new(remember / SHARDS), watched: HashMap::new(), all: HashMap::new() };
+        let status = Status { up: false, since: now, cause: "not connected yet".into() };
         Hub {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
@@ -171,11 +162,7 @@ impl Hub {
         self.status.send_if_modified(|held| {
             let changed = held.up != status.up || held.cause != status.cause;
             if changed {
-                let since = if held.up == status.up {
-                    held.since
-                } else {
-                    status.since
-                };
+                let since = if held.up == status.up { held.since } else { status.since };
                 *held = Status { since, ..status };
             }
             changed
@@ -306,20 +293,11 @@ impl Hub {
         let mut slot = from.slot;
         for shard in from.shard as usize..SHARDS {
             let left = most - users.len();
-            let next =
-                lock(&self.shards[shard])
-                    .roster
-                    .page(slot, left, online, |user, presence| {
-                        users.push((user.clone(), presence))
-                    });
+            let next = lock(&self.shards[shard])
+                .roster
+                .page(slot, left, online, |user, presence| users.push((user.clone(), presence)));
             if let Some(slot) = next {
-                return (
-                    users,
-                    Some(Cursor {
-                        shard: shard as u32,
-                        slot,
-                    }),
-                );
+                return (users, Some(Cursor { shard: shard as u32, slot }));
             }
             slot = 0;
         }
@@ -330,10 +308,7 @@ impl Hub {
     pub fn count(&self) -> (usize, u64) {
         self.shards.iter().fold((0, 0), |(users, sessions), shard| {
             let shard = lock(shard);
-            (
-                users + shard.roster.online(),
-                sessions + shard.roster.sessions(),
-            )
+            (users + shard.roster.online(), sessions + shard.roster.sessions())
         })
     }
 
@@ -344,25 +319,16 @@ impl Hub {
 
 impl Shard {
     fn tell(&self, seq: u64, transition: &Transition, metrics: &Metrics) {
-        let named = self
-            .watched
-            .get(&transition.user)
-            .map_or(&[][..], Vec::as_slice);
+        let named = self.watched.get(&transition.user).map_or(&[][..], Vec::as_slice);
         if named.is_empty() && self.all.is_empty() {
             return;
         }
         let json: Arc<str> = protocol::encode_transition(seq, transition).into();
-        let told = || Told {
-            seq,
-            json: json.clone(),
-        };
+        let told = || Told { seq, json: json.clone() };
         for watcher in self.all.values() {
             watcher.push(&transition.user, told(), metrics);
         }
-        for watcher in named
-            .iter()
-            .filter(|watcher| !self.all.contains_key(&watcher.id))
-        {
+        for watcher in named.iter().filter(|watcher| !self.all.contains_key(&watcher.id)) {
             watcher.push(&transition.user, told(), metrics);
         }
     }
@@ -379,10 +345,7 @@ impl Cursor {
     /// Reads what [`Display`](std::fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Cursor> {
         let (shard, slot) = text.split_once('-')?;
-        let cursor = Cursor {
-            shard: shard.parse().ok()?,
-            slot: slot.parse().ok()?,
-        };
+        let cursor = Cursor { shard: shard.parse().ok()?, slot: slot.parse().ok()? };
         Some(cursor).filter(|cursor| (cursor.shard as usize) < SHARDS)
     }
 }
@@ -424,10 +387,7 @@ mod tests {
         let hub = hub();
         let watcher = hub.watcher();
         let alice: Arc<str> = "alice".into();
-        assert_eq!(
-            hub.watch(&watcher, &alice),
-            Presence::Offline { last_seen: None }
-        );
+        assert_eq!(hub.watch(&watcher, &alice), Presence::Offline { last_seen: None });
         assert_eq!(hub.watch_all(&watcher).flatten().count(), 0);
         hub.apply(&change("alice", true));
         hub.apply(&change("bob", true));
@@ -439,11 +399,7 @@ mod tests {
         hub.unwatch(&watcher, "alice");
         hub.apply(&change("alice", true));
         assert_eq!(seqs(&watcher), [0; 0]);
-        assert!(
-            hub.shards
-                .iter()
-                .all(|shard| lock(shard).watched.is_empty())
-        );
+        assert!(hub.shards.iter().all(|shard| lock(shard).watched.is_empty()));
     }
 
     #[test]
@@ -453,10 +409,7 @@ mod tests {
         let alice: Arc<str> = "alice".into();
         hub.watch(&watcher, &alice);
         hub.apply(&change("alice", true));
-        assert!(matches!(
-            hub.watch(&watcher, &alice),
-            Presence::Online { .. }
-        ));
+        assert!(matches!(hub.watch(&watcher, &alice), Presence::Online { .. }));
         assert_eq!(seqs(&watcher), [0; 0]);
         hub.apply(&change("alice", false));
         assert_eq!(seqs(&watcher), [2]);

@@ -1,4 +1,58 @@
-//! keybeat
+//! keybeat tells, exactly and on time, who is online: one truth (Redis), one belief (the detector), one
+//! view (the hub). Data passes them once, in that order, so each fault has one place to live.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! a heartbeat: HTTP, WebSocket, CLI, or any program with a Redis client
+//!   → keyspace::store      SET presence:alice 1 EX 30 (pipelined)
+//!   → Redis                the truth
+//!   → keyspace::link       subscribed to set, expired, del, evicted, …; asks between two fences
+//!   → keyspace::event      a pure parser: channel and payload → evidence
+//!   → driver               the only owner of the detector, the only caller of the clock
+//!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
+//!   → hub                  presence::Roster makes users of keys; one encoding, many receivers
+//!   → presence::Mailbox    one pending change per watched user, the newest
+//!   → web::socket          one WebSocket's life → the client
+//! ```
+//!
+//! A heartbeat never touches the hub, not even on its own daemon: there is no second road to a socket.
+//!
+//! # The floors
+//!
+//! A file imports its own folder and lower floors, nothing else; `tests/it/floors.rs` reads the `use` lines.
+//!
+//! ```text
+//! 6  main.rs    parse, run, exit code
+//!    cli/       what can be typed
+//! 5  server.rs  the one place where the parts are joined
+//! 4  driver.rs  the loop around the detector
+//!    web/       HTTP, WebSocket, the console's page
+//! 3  hub.rs     who is online, who watches whom, fan-out
+//!    keyspace/  all of Redis: names, events, the link, commands, a private server
+//! 2  protocol.rs config.rs metrics.rs
+//! 1  error.rs   one typed error, with its code and status
+//! 0  presence/  the pure core: no clock, task, lock, socket or error
+//! ```
+//!
+//! The detector speaks of keys, the roster of users: a user's keys may lie on several servers, each with a
+//! detector of its own, and only where they come together is it known whether the user is online.
+//!
+//! # Invariants, as absences
+//!
+//! - Nobody goes offline without Redis' word (event, probe or scan) or a deadline that Redis itself had set.
+//! - No answer is believed that an event may have overtaken (see [`presence::Detector`]).
+//! - No queue without a limit, and a named outcome when it is full.
+//! - No lock held across an await.
+//! - No silent loss: whatever drops an event says "gap" and is reconciled.
+//!
+//! # Words
+//!
+//! *Heartbeat*: any write that renews a key's TTL. *Session*: one device of a user; a key each. *Deadline*: when
+//! Redis' own TTL runs out. *Probe*: a question at the deadline. *Fence*: a mark around questions that comes
+//! back in the event stream. *Gap*: a stretch in which events may have been missed. *Reconcile*: compare with
+//! Redis and say exactly what was missed. *Grant*: one TTL for keys whose absence proves nothing.
+
 pub mod cli;
 pub mod config;
 pub mod driver;

@@ -6,21 +6,14 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // One TLS provider for all, before anything asks for one.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("keybeat: another TLS provider was installed first; this is a bug");
         return ExitCode::FAILURE;
     }
     let args = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         // The event reader needs a worker of its own beside whatever else is busy.
-        .worker_threads(
-            std::thread::available_parallelism()
-                .map_or(2, usize::from)
-                .max(2),
-        )
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
         .enable_all()
         .build()
     {

@@ -73,23 +73,15 @@ pub struct Percentiles {
 impl Lag {
     fn new() -> Lag {
         // From half a millisecond to 16 s; without probes a lag of minutes falls beyond.
-        let buckets = [
-            0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0,
-            16.0,
-        ];
-        Lag {
-            histogram: Histogram::new(buckets),
-            recent: Mutex::default(),
-        }
+        let buckets =
+            [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0];
+        Lag { histogram: Histogram::new(buckets), recent: Mutex::default() }
     }
 
     /// Takes in one lag.
     pub fn observe_ms(&self, ms: f64) {
         self.histogram.observe(ms / 1000.0);
-        let mut recent = self
-            .recent
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if recent.len() == RECENT {
             recent.pop_front();
         }
@@ -98,10 +90,7 @@ impl Lag {
 
     /// Percentiles of the latest lags.
     pub fn percentiles(&self) -> Percentiles {
-        let recent = self
-            .recent
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut sorted: Vec<f64> = recent.iter().copied().collect();
         drop(recent);
         sorted.sort_by(f64::total_cmp);
@@ -109,12 +98,7 @@ impl Lag {
             let last = sorted.len().checked_sub(1)?;
             Some((sorted[(q * last as f64).round() as usize] * 1000.0).round() / 1000.0)
         };
-        Percentiles {
-            p50: at(0.5),
-            p99: at(0.99),
-            max: at(1.0),
-            count: sorted.len(),
-        }
+        Percentiles { p50: at(0.5), p99: at(0.99), max: at(1.0), count: sorted.len() }
     }
 }
 
@@ -124,11 +108,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("keybeat");
         let r = &mut registry;
         let transitions = Family::<To, Counter>::default();
-        r.register(
-            "transitions",
-            "Users who went online or offline",
-            transitions.clone(),
-        );
+        r.register("transitions", "Users who went online or offline", transitions.clone());
         // One statement each: the first guard held over the second call would block it for ever.
         let went_online = transitions.get_or_create(&To { to: "online" }).clone();
         let went_offline = transitions.get_or_create(&To { to: "offline" }).clone();
@@ -150,11 +130,7 @@ impl Metrics {
             sessions: gauge(r, "sessions", "Live presence keys"),
             sockets: gauge(r, "sockets", "Open WebSockets"),
             watchers: gauge(r, "watchers", "Open WebSockets that watch somebody"),
-            ready: gauge(
-                r,
-                "ready",
-                "1 while every Redis server is subscribed, compared and proven",
-            ),
+            ready: gauge(r, "ready", "1 while every Redis server is subscribed, compared and proven"),
             immortal_keys: gauge(
                 r,
                 "keys_without_ttl",
@@ -163,53 +139,17 @@ impl Metrics {
             went_online,
             went_offline,
             events: counter(r, "events", "Keyspace events taken in"),
-            probes: counter(
-                r,
-                "probes",
-                "Keys asked for since their deadline had passed",
-            ),
-            lookups: counter(
-                r,
-                "lookups",
-                "Keys asked for since they had appeared, or after a gap",
-            ),
-            overtaken: counter(
-                r,
-                "overtaken_answers",
-                "Answers that an event had overtaken, not believed",
-            ),
-            invalid_keys: counter(
-                r,
-                "invalid_keys",
-                "Events of keys whose name cannot be a user's",
-            ),
-            heartbeats: counter(
-                r,
-                "heartbeats",
-                "Heartbeats that the daemon itself has written",
-            ),
-            repairs: counter(
-                r,
-                "repairs",
-                "Keys found by a comparison to have come or gone unseen",
-            ),
+            probes: counter(r, "probes", "Keys asked for since their deadline had passed"),
+            lookups: counter(r, "lookups", "Keys asked for since they had appeared, or after a gap"),
+            overtaken: counter(r, "overtaken_answers", "Answers that an event had overtaken, not believed"),
+            invalid_keys: counter(r, "invalid_keys", "Events of keys whose name cannot be a user's"),
+            heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon itself has written"),
+            repairs: counter(r, "repairs", "Keys found by a comparison to have come or gone unseen"),
             gap_causes: Mutex::default(),
             gaps: family(r, "gaps", "Stretches in which events may have been missed"),
-            conflated: counter(
-                r,
-                "conflated_changes",
-                "Pending changes of slow sockets that cancelled out",
-            ),
-            too_slow: counter(
-                r,
-                "too_slow_sockets",
-                "Lossless sockets closed since they fell behind",
-            ),
-            request_errors: family(
-                r,
-                "request_errors",
-                "Requests and messages that were refused",
-            ),
+            conflated: counter(r, "conflated_changes", "Pending changes of slow sockets that cancelled out"),
+            too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed since they fell behind"),
+            request_errors: family(r, "request_errors", "Requests and messages that were refused"),
             detection_lag,
             event_lag,
             registry,
@@ -227,42 +167,21 @@ impl Metrics {
 
     /// Counts a gap.
     pub fn gap(&self, cause: &str) {
-        self.gaps
-            .get_or_create(&Cause {
-                cause: cause.into(),
-            })
-            .inc();
-        let mut causes = self
-            .gap_causes
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.gaps.get_or_create(&Cause { cause: cause.into() }).inc();
+        let mut causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         causes.insert(cause.into());
     }
 
     /// How many gaps there were, by cause.
     pub fn gaps_by_cause(&self) -> BTreeMap<String, u64> {
-        let causes = self
-            .gap_causes
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let count = |cause: &String| {
-            self.gaps
-                .get_or_create(&Cause {
-                    cause: cause.clone(),
-                })
-                .get()
-        };
-        causes
-            .iter()
-            .map(|cause| (cause.clone(), count(cause)))
-            .collect()
+        let causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let count = |cause: &String| self.gaps.get_or_create(&Cause { cause: cause.clone() }).get();
+        causes.iter().map(|cause| (cause.clone(), count(cause))).collect()
     }
 
     /// Counts a refused request.
     pub fn refused(&self, code: &str) {
-        self.request_errors
-            .get_or_create(&Cause { cause: code.into() })
-            .inc();
+        self.request_errors.get_or_create(&Cause { cause: code.into() }).inc();
     }
 }
 
@@ -297,15 +216,7 @@ mod tests {
     #[test]
     fn percentiles_are_of_the_latest_lags() {
         let lag = Lag::new();
-        assert_eq!(
-            lag.percentiles(),
-            Percentiles {
-                p50: None,
-                p99: None,
-                max: None,
-                count: 0
-            }
-        );
+        assert_eq!(lag.percentiles(), Percentiles { p50: None, p99: None, max: None, count: 0 });
         (0..RECENT + 101).for_each(|i| lag.observe_ms(i as f64));
         let told = lag.percentiles();
         assert_eq!((told.count, told.max), (RECENT, Some(10_100.0)));
@@ -316,19 +227,10 @@ mod tests {
     fn the_text_has_names_and_units() {
         let metrics = Metrics::new();
         metrics.gap("lagged");
-        assert_eq!(
-            metrics.gaps_by_cause(),
-            BTreeMap::from([("lagged".to_owned(), 1)])
-        );
+        assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("lagged".to_owned(), 1)]));
         metrics.detection_lag.observe_ms(1.5);
         let text = metrics.render();
-        assert!(
-            text.contains("keybeat_gaps_total{cause=\"lagged\"} 1"),
-            "{text}"
-        );
-        assert!(
-            text.contains("keybeat_detection_lag_seconds_bucket{le=\"0.002\"} 1"),
-            "{text}"
-        );
+        assert!(text.contains("keybeat_gaps_total{cause=\"lagged\"} 1"), "{text}");
+        assert!(text.contains("keybeat_detection_lag_seconds_bucket{le=\"0.002\"} 1"), "{text}");
     }
 }

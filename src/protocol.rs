@@ -45,17 +45,12 @@ impl UserObject {
     pub fn new(user: &str, presence: Presence, stale: bool) -> UserObject {
         let user = user.to_owned();
         match presence {
-            Presence::Online { since, sessions } => UserObject::Online {
-                user,
-                since_ms: since.as_ms(),
-                sessions,
-                stale,
-            },
-            Presence::Offline { last_seen } => UserObject::Offline {
-                user,
-                last_seen_ms: last_seen.map(Time::as_ms),
-                stale,
-            },
+            Presence::Online { since, sessions } => {
+                UserObject::Online { user, since_ms: since.as_ms(), sessions, stale }
+            }
+            Presence::Offline { last_seen } => {
+                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
+            }
         }
     }
 
@@ -125,11 +120,7 @@ impl TransitionObject {
         TransitionObject {
             seq,
             user: transition.user.to_string(),
-            state: if transition.online {
-                State::Online
-            } else {
-                State::Offline
-            },
+            state: if transition.online { State::Online } else { State::Offline },
             at_ms: transition.at.as_ms(),
             since_ms: mark.filter(|_| transition.online),
             last_seen_ms: mark.filter(|_| !transition.online),
@@ -192,11 +183,7 @@ impl ServerMessage {
 
     /// The message for an error, in answer to the message that had `id`.
     pub fn error(id: Option<serde_json::Value>, error: &Error) -> ServerMessage {
-        ServerMessage::Error {
-            id,
-            code: error.code().into(),
-            message: error.to_string(),
-        }
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string() }
     }
 }
 
@@ -254,18 +241,10 @@ impl ClientMessage {
         let value: serde_json::Value = match serde_json::from_str(text) {
             Ok(value) => value,
             Err(why) => {
-                return (
-                    None,
-                    Err(Error::InvalidJson(format!(
-                        "this message is not JSON: {why}"
-                    ))),
-                );
+                return (None, Err(Error::InvalidJson(format!("this message is not JSON: {why}"))));
             }
         };
-        let id = value
-            .get("id")
-            .filter(|id| id.is_number() || id.is_string())
-            .cloned();
+        let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
         let message = serde_json::from_value(value)
             .map_err(|why| Error::InvalidRequest(format!("this message cannot be read: {why}")));
         (id, message)
@@ -289,10 +268,7 @@ pub struct HeartbeatsBody {
 
 /// A user, or a user with a session.
 #[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "each user must be a string or an object {\"user\":…,\"session\":…}"
-)]
+#[serde(untagged, expecting = "each user must be a string or an object {\"user\":…,\"session\":…}")]
 #[allow(missing_docs)]
 pub enum HeartbeatItem {
     User(String),
@@ -353,20 +329,13 @@ mod tests {
             online,
             at: Time::from_ms(20),
             mark: Time::from_ms(10),
-            reason: if online {
-                Reason::Heartbeat
-            } else {
-                Reason::Expired
-            },
+            reason: if online { Reason::Heartbeat } else { Reason::Expired },
         }
     }
 
     #[test]
     fn what_is_sent_is_what_the_interface_says() {
-        let alice = Presence::Online {
-            since: Time::from_ms(5),
-            sessions: 2,
-        };
+        let alice = Presence::Online { since: Time::from_ms(5), sessions: 2 };
         assert_eq!(
             encode(&UserObject::new("alice", alice, false)),
             r#"{"state":"online","user":"alice","since_ms":5,"sessions":2}"#
@@ -388,13 +357,9 @@ mod tests {
 
     #[test]
     fn joined_transitions_are_a_message_that_can_be_read() {
-        let one = [
-            encode_transition(14, &transition(true)),
-            encode_transition(15, &transition(false)),
-        ];
+        let one = [encode_transition(14, &transition(true)), encode_transition(15, &transition(false))];
         let text = join_transitions(15, one.iter().map(String::as_str));
-        let ServerMessage::Transitions { seq, transitions } = serde_json::from_str(&text).unwrap()
-        else {
+        let ServerMessage::Transitions { seq, transitions } = serde_json::from_str(&text).unwrap() else {
             panic!("{text}")
         };
         assert_eq!((seq, transitions.len()), (15, 2));
@@ -405,25 +370,11 @@ mod tests {
         let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a"],"id":7}"#);
         assert_eq!(id, Some(7.into()));
         let users = Some(vec!["a".to_owned()]);
-        assert_eq!(
-            message.unwrap(),
-            ClientMessage::Watch {
-                users,
-                all: false,
-                lossless: false
-            }
-        );
+        assert_eq!(message.unwrap(), ClientMessage::Watch { users, all: false, lossless: false });
         let (id, message) = ClientMessage::parse(r#"{"type":"sing","id":"x"}"#);
         assert_eq!(id, Some("x".into()));
         assert_eq!(message.unwrap_err().code(), "invalid_request");
-        for bad in [
-            "",
-            "{",
-            "nonsense",
-            "[1]",
-            "null",
-            r#"{"type":"watch","users":"a"}"#,
-        ] {
+        for bad in ["", "{", "nonsense", "[1]", "null", r#"{"type":"watch","users":"a"}"#] {
             assert!(ClientMessage::parse(bad).1.is_err(), "{bad}");
         }
     }

@@ -39,10 +39,7 @@ impl Daemon {
         // The URL first: a wrong one is told before anything is started.
         let named = config.redis.as_deref().map(Target::parse).transpose()?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
-            format!(
-                "cannot listen on {}; name another address with --listen HOST:PORT",
-                config.listen
-            )
+            format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
         })?;
         let (target, embedded) = match named {
             Some(target) => (target, None),
@@ -56,12 +53,7 @@ impl Daemon {
                 (embedded.target()?, Some(embedded))
             }
         };
-        Ok(Daemon {
-            config,
-            listener,
-            embedded,
-            target,
-        })
+        Ok(Daemon { config, listener, embedded, target })
     }
 
     /// Where it listens.
@@ -76,19 +68,8 @@ impl Daemon {
 
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Daemon {
-            config,
-            listener,
-            embedded,
-            target,
-        } = self;
-        let Belief {
-            hub,
-            metrics,
-            names,
-            daemon,
-            driver,
-        } = believe(&config, &target);
+        let Daemon { config, listener, embedded, target } = self;
+        let Belief { hub, metrics, names, daemon, driver } = believe(&config, &target);
         let store = Store::new(&target, names, daemon, config.ttl, metrics.clone())?;
         let stop = CancellationToken::new();
         let app = Arc::new(App {
@@ -146,11 +127,7 @@ pub struct Belief {
 pub fn believe(config: &Config, target: &Target) -> Belief {
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let hub = Arc::new(Hub::new(
-        clock.now(),
-        config.limits.remembered_users,
-        metrics.clone(),
-    ));
+    let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
     let names = Names::new(&config.prefix, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
     let settings = link::Settings {
@@ -166,18 +143,7 @@ pub fn believe(config: &Config, target: &Target) -> Belief {
         probes: config.probes,
         ..Settings::default()
     };
-    let server = Server::new(
-        Link::start(settings, feed),
-        fed,
-        detector,
-        config.limits.canary,
-    );
+    let server = Server::new(Link::start(settings, feed), fed, detector, config.limits.canary);
     let driver = Driver::new(server, hub.clone(), metrics.clone(), clock);
-    Belief {
-        hub,
-        metrics,
-        names,
-        daemon,
-        driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
-    }
+    Belief { hub, metrics, names, daemon, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
 }

@@ -23,14 +23,8 @@ pub fn url(text: &str) -> Result<String, String> {
 
 impl Daemon {
     pub fn new(base: &str) -> Result<Daemon> {
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .no_proxy()
-            .build()?;
-        Ok(Daemon {
-            base: base.to_owned(),
-            http,
-        })
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
+        Ok(Daemon { base: base.to_owned(), http })
     }
 
     /// The address of its WebSocket.
@@ -41,9 +35,7 @@ impl Daemon {
     pub async fn query(&self, users: &[String]) -> Result<Vec<UserObject>> {
         let mut objects = Vec::new();
         for some in users.chunks(crate::config::Limits::default().users_per_request) {
-            let body = self
-                .post("/v1/users/query", json!({ "users": some }))
-                .await?;
+            let body = self.post("/v1/users/query", json!({ "users": some })).await?;
             let answer: QueryAnswer =
                 serde_json::from_str(&body).context("the daemon's answer cannot be read")?;
             objects.extend(answer.users);
@@ -54,8 +46,7 @@ impl Daemon {
     pub async fn beat(&self, key: &Key, ttl: Duration) -> Result<()> {
         let mut url = reqwest::Url::parse(&self.base)?;
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty()
-                .extend(["v1", "users", key.user(), "heartbeat"]);
+            path.pop_if_empty().extend(["v1", "users", key.user(), "heartbeat"]);
         }
         let body = json!({ "session": key.session(), "ttl_ms": ttl.as_millis() as u64 });
         self.send(self.http.put(url).json(&body)).await?;
@@ -63,13 +54,15 @@ impl Daemon {
     }
 
     async fn post(&self, path: &str, body: Value) -> Result<String> {
-        self.send(self.http.post(format!("{}{path}", self.base)).json(&body))
-            .await
+        self.send(self.http.post(format!("{}{path}", self.base)).json(&body)).await
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<String> {
         let response = request.send().await.with_context(|| {
-            format!("no daemon answers at {}; start one (keybeat serve), or name it: --url http://HOST:PORT", self.base)
+            format!(
+                "no daemon answers at {}; start one (keybeat serve), or name it: --url http://HOST:PORT",
+                self.base
+            )
         })?;
         let status = response.status();
         let text = response.text().await?;

@@ -22,19 +22,13 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
         return Ok(code);
     }
     let mut config = args.daemon.config(None);
-    if config.listen.to_string() == DEFAULT_LISTEN
-        && std::net::TcpListener::bind(config.listen).is_err()
-    {
+    if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {
         tracing::warn!("{DEFAULT_LISTEN} is taken; taking a free port");
         config.listen.set_port(0);
     }
     let names = Names::new(&config.prefix, 0);
     let daemon = Daemon::bind(config).await?;
-    println!(
-        "{} simulated users; see who is online at http://{}",
-        args.users,
-        daemon.address()?
-    );
+    println!("{} simulated users; see who is online at http://{}", args.users, daemon.address()?);
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     daemon.run(serve::stop_signal()?).await?;
     crowd.abort();
@@ -52,9 +46,8 @@ enum Next {
 async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
     let connection = target.persistent()?;
     let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
-    let mut queue: BinaryHeap<_> = (0..users)
-        .map(|user| Reverse((soon(8_000), user, Next::Return)))
-        .collect();
+    let mut queue: BinaryHeap<_> =
+        (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
     while let Some(Reverse((at, user, next))) = queue.pop() {
         sleep_until(at).await;
         let key = names.redis_key(&name(user));
@@ -91,18 +84,11 @@ async fn end(connection: &Connection, key: String) {
 }
 
 const FIRST: [&str; 20] = [
-    "ada", "björn", "chen", "divya", "elif", "femi", "grace", "hana", "igor", "jola", "kofi",
-    "lena", "mika", "noor", "otto", "priya", "quentin", "rosa", "sami", "tove",
+    "ada", "björn", "chen", "divya", "elif", "femi", "grace", "hana", "igor", "jola", "kofi", "lena", "mika",
+    "noor", "otto", "priya", "quentin", "rosa", "sami", "tove",
 ];
 
 fn name(user: u32) -> String {
-    let (first, number) = (
-        FIRST[user as usize % FIRST.len()],
-        user as usize / FIRST.len(),
-    );
-    if number == 0 {
-        first.to_owned()
-    } else {
-        format!("{first}-{number}")
-    }
+    let (first, number) = (FIRST[user as usize % FIRST.len()], user as usize / FIRST.len());
+    if number == 0 { first.to_owned() } else { format!("{first}-{number}") }
 }

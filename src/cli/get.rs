@@ -22,11 +22,7 @@ pub async fn run(args: GetArgs) -> Result<ExitCode> {
         }
         Source::Redis(target) => from_redis(&args, &target).await?,
     };
-    Ok(if all_online {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(SOMEBODY_OFFLINE)
-    })
+    Ok(if all_online { ExitCode::SUCCESS } else { ExitCode::from(SOMEBODY_OFFLINE) })
 }
 
 fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
@@ -38,25 +34,14 @@ fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
         }
         let user = object.user();
         match object {
-            UserObject::Online {
-                since_ms, sessions, ..
-            } => {
+            UserObject::Online { since_ms, sessions, .. } => {
                 let plural = if *sessions == 1 { "" } else { "s" };
-                writeln!(
-                    out,
-                    "{user}: online for {}, {sessions} session{plural}",
-                    ago(*since_ms)
-                )?;
+                writeln!(out, "{user}: online for {}, {sessions} session{plural}", ago(*since_ms))?;
             }
-            UserObject::Offline {
-                last_seen_ms: Some(at),
-                ..
-            } => {
+            UserObject::Offline { last_seen_ms: Some(at), .. } => {
                 writeln!(out, "{user}: offline, last seen {} ago", ago(*at))?;
             }
-            UserObject::Offline {
-                last_seen_ms: None, ..
-            } => writeln!(out, "{user}: offline")?,
+            UserObject::Offline { last_seen_ms: None, .. } => writeln!(out, "{user}: offline")?,
         }
     }
     Ok(())
@@ -64,9 +49,7 @@ fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
 
 /// How long ago, to the second.
 fn ago(at_ms: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let passed = now.saturating_sub(Duration::from_millis(at_ms));
     humantime::format_duration(Duration::from_secs(passed.as_secs())).to_string()
 }

@@ -25,9 +25,7 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
     let target = Target::parse(&args.redis.redis)?;
     let listing = Listing::connect(&target, &args.redis.prefix).await?;
     let bar = progress(listing.size().await?);
-    let mut keys = listing
-        .read(&args.pattern, |looked_at| bar.inc(looked_at as u64))
-        .await?;
+    let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
     bar.finish_and_clear();
     sort(&mut keys, args.sort);
     let total = keys.len();
@@ -43,9 +41,8 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
 fn progress(size: u64) -> ProgressBar {
     // indicatif draws nothing where standard error is no terminal.
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(
-        "{bar:40} {human_pos} of {human_len} keys looked at, {eta} left",
-    );
+    let style =
+        ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} keys looked at, {eta} left");
     if let Ok(style) = style {
         bar.set_style(style);
     }
@@ -84,24 +81,14 @@ fn print_json(keys: &[LiveKey]) -> Result<()> {
 fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let bars = std::io::stdout().is_terminal();
-    let width =
-        |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).max(least);
+    let width = |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).max(least);
     let user = width(|key| key.key.user().chars().count(), 4);
-    let session = width(
-        |key| key.key.session().map_or(0, |name| name.chars().count()),
-        7,
-    );
+    let session = width(|key| key.key.session().map_or(0, |name| name.chars().count()), 7);
     if !keys.is_empty() {
-        writeln!(
-            out,
-            "{:user$}  {:session$}  {:>9}  {:>7}",
-            "USER", "SESSION", "LEFT", "TTL"
-        )?;
+        writeln!(out, "{:user$}  {:session$}  {:>9}  {:>7}", "USER", "SESSION", "LEFT", "TTL")?;
     }
     for key in keys {
-        let left = key.left_ms.map_or("no TTL".to_owned(), |ms| {
-            format!("{:.1} s", ms as f64 / 1000.0)
-        });
+        let left = key.left_ms.map_or("no TTL".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
         let ttl = ttl_ms(key).map_or(String::new(), |ms| format!("{} s", ms / 1000));
         let (name, of) = (key.key.user(), key.key.session().unwrap_or(""));
         write!(out, "{name:user$}  {of:session$}  {left:>9}  {ttl:>7}")?;
@@ -117,17 +104,10 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
         write!(out, ", {} shown", keys.len())?;
     }
     if without > 0 {
-        write!(
-            out,
-            "; {without} without a TTL stay online until they are deleted"
-        )?;
+        write!(out, "; {without} without a TTL stay online until they are deleted")?;
     }
     if total == 0 {
-        write!(
-            out,
-            " under {:?} that match {:?}",
-            args.redis.prefix, args.pattern
-        )?;
+        write!(out, " under {:?} that match {:?}", args.redis.prefix, args.pattern)?;
     }
     writeln!(out)?;
     Ok(out.flush()?)

@@ -12,20 +12,14 @@ pub enum Format {
 
 /// A level, or what `RUST_LOG` takes for those who need it finer.
 pub fn level(text: &str) -> Result<String, String> {
-    EnvFilter::builder()
-        .parse(filter(text))
-        .map_err(|why| why.to_string())?;
+    EnvFilter::builder().parse(filter(text)).map_err(|why| why.to_string())?;
     Ok(text.to_owned())
 }
 
 /// A level is ours; of libraries only warnings are wanted, and of fred none: each of its errors comes
 /// to us as a result, and is said once, not with each attempt.
 fn filter(text: &str) -> String {
-    if text.contains(['=', ',']) {
-        text.to_owned()
-    } else {
-        format!("warn,fred=off,keybeat={text}")
-    }
+    if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") }
 }
 
 pub fn start(format: Format, level: &str) {

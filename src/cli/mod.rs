@@ -73,12 +73,7 @@ struct DaemonArgs {
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     configure_redis: bool,
     /// Which event says that a user came online; auto is set in this version
-    #[arg(
-        long,
-        env = "KEYBEAT_EVENTS",
-        value_name = "KIND",
-        default_value = "set"
-    )]
+    #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
     /// Deadline probes; off only to measure what they are worth
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
@@ -87,12 +82,7 @@ struct DaemonArgs {
     #[arg(long, env = "KEYBEAT_NO_AUTH")]
     no_auth: bool,
     /// How to log
-    #[arg(
-        long,
-        env = "KEYBEAT_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
     /// What to log: error, warn, info, debug or trace
     #[arg(long, env = "KEYBEAT_LOG", value_name = "LEVEL", default_value = "info", value_parser = logging::level)]
@@ -152,9 +142,7 @@ impl SourceArgs {
             (None, Some(redis)) => Ok(Source::Redis(Target::parse(redis)?)),
             (url, _) => {
                 let local = format!("http://{DEFAULT_LISTEN}");
-                Ok(Source::Daemon(daemon::Daemon::new(
-                    url.as_deref().unwrap_or(&local),
-                )?))
+                Ok(Source::Daemon(daemon::Daemon::new(url.as_deref().unwrap_or(&local))?))
             }
         }
     }
@@ -249,23 +237,14 @@ fn redis_url(text: &str) -> Result<String, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
-    if duration.is_zero() {
-        Err("it must be longer than nothing".into())
-    } else {
-        Ok(duration)
-    }
+    let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
+    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
     let ttl = duration(text)?;
     let allowed = Duration::from_millis(MIN_TTL_MS)..=Duration::from_millis(MAX_TTL_MS);
-    if allowed.contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err("it must be from 100ms to 1day".into())
-    }
+    if allowed.contains(&ttl) { Ok(ttl) } else { Err("it must be from 100ms to 1day".into()) }
 }
 
 fn user(text: &str) -> Result<String, String> {

@@ -26,10 +26,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub async fn run(args: WatchArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let stop = serve::stop_signal()?;
-    let view = View {
-        json: args.json,
-        known: HashMap::new(),
-    };
+    let view = View { json: args.json, known: HashMap::new() };
     let watch = async {
         match args.source.source()? {
             Source::Daemon(daemon) => from_daemon(view, &args, &daemon).await,
@@ -72,10 +69,8 @@ impl View {
 
     /// Takes in a snapshot: the first is where we start, a later one tells what was missed.
     fn reset(&mut self, users: Vec<UserObject>, first: bool, seq: u64) -> Result<()> {
-        let mut now: HashMap<String, UserObject> = users
-            .into_iter()
-            .map(|object| (object.user().to_owned(), object))
-            .collect();
+        let mut now: HashMap<String, UserObject> =
+            users.into_iter().map(|object| (object.user().to_owned(), object)).collect();
         for (user, online) in self.known.clone() {
             let object = now.remove(&user);
             let online_now = object.as_ref().is_some_and(UserObject::online);
@@ -101,20 +96,9 @@ fn missed(user: String, object: Option<UserObject>, seq: u64) -> TransitionObjec
         Some(UserObject::Offline { last_seen_ms, .. }) => (State::Offline, None, last_seen_ms),
         None => (State::Offline, None, None),
     };
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis() as u64;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let at_ms = since_ms.unwrap_or(now);
-    TransitionObject {
-        seq,
-        user,
-        state,
-        at_ms,
-        since_ms,
-        last_seen_ms,
-        reason: ReasonWord::Reconciled,
-    }
+    TransitionObject { seq, user, state, at_ms, since_ms, last_seen_ms, reason: ReasonWord::Reconciled }
 }
 
 async fn from_daemon(mut view: View, args: &WatchArgs, daemon: &Daemon) -> Result<()> {
@@ -152,13 +136,10 @@ async fn follow(
 ) -> Result<std::convert::Infallible> {
     let url = daemon.ws_url();
     let mut request = url.as_str().into_client_request()?;
-    request.headers_mut().insert(
-        "sec-websocket-protocol",
-        HeaderValue::from_static("keybeat.v1"),
-    );
-    let (mut socket, _) = tokio_tungstenite::connect_async(request)
-        .await
-        .with_context(|| format!("no daemon answers at {url}; start one (keybeat serve), or name it: --url http://HOST:PORT"))?;
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("keybeat.v1"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.with_context(|| {
+        format!("no daemon answers at {url}; start one (keybeat serve), or name it: --url http://HOST:PORT")
+    })?;
     let watch = if args.users.is_empty() {
         json!({"type": "watch", "all": true, "lossless": true})
     } else {
@@ -183,27 +164,17 @@ async fn follow(
             None => bail!("the daemon closed the connection"),
         };
         match serde_json::from_str(&text).context("a message of the daemon cannot be read")? {
-            ServerMessage::Snapshot {
-                users: some,
-                more,
-                seq,
-                ..
-            } => {
+            ServerMessage::Snapshot { users: some, more, seq, .. } => {
                 users.extend(some);
                 if !more {
                     view.reset(std::mem::take(&mut users), std::mem::take(first), seq)?;
                 }
             }
             ServerMessage::Transitions { transitions, .. } => {
-                transitions
-                    .iter()
-                    .try_for_each(|transition| view.print(transition))?;
+                transitions.iter().try_for_each(|transition| view.print(transition))?;
             }
             ServerMessage::Status { redis, .. } => {
-                eprintln!(
-                    "keybeat: the daemon says that Redis is {}",
-                    format!("{redis:?}").to_lowercase()
-                );
+                eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
             }
             ServerMessage::Error { message, .. } => bail!("the daemon refused: {message}"),
             ServerMessage::Hello { .. } => {}
@@ -226,15 +197,10 @@ async fn from_redis(mut view: View, args: &WatchArgs, target: &Target) -> Result
     belief.hub.opened().wait_for(|&open| open).await?;
     let watcher = belief.hub.watcher();
     let mut objects = Vec::new();
-    let mut add =
-        |user: &str, presence: Presence| objects.push(UserObject::new(user, presence, false));
+    let mut add = |user: &str, presence: Presence| objects.push(UserObject::new(user, presence, false));
     if args.users.is_empty() {
         watcher.make_lossless(config.limits.lossless_pending);
-        belief
-            .hub
-            .watch_all(&watcher)
-            .flatten()
-            .for_each(|(user, presence)| add(&user, presence));
+        belief.hub.watch_all(&watcher).flatten().for_each(|(user, presence)| add(&user, presence));
     }
     for user in &args.users {
         let user: Arc<str> = user.as_str().into();

@@ -31,23 +31,12 @@ impl Target {
         let shown = redacted(url);
         let read = || -> Result<Config> {
             let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-            let Some(scheme) = scheme else {
-                bail!("it has no scheme")
-            };
-            let scheme = scheme
-                .replace("valkeys", "rediss")
-                .replace("valkey", "redis");
+            let Some(scheme) = scheme else { bail!("it has no scheme") };
+            let scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis");
             if scheme.contains("cluster") {
                 bail!("this version does not speak to a cluster");
             }
-            let known = [
-                "redis",
-                "rediss",
-                "redis+unix",
-                "unix",
-                "redis-sentinel",
-                "rediss-sentinel",
-            ];
+            let known = ["redis", "rediss", "redis+unix", "unix", "redis-sentinel", "rediss-sentinel"];
             if !known.contains(&scheme.as_str()) {
                 bail!("the scheme {scheme:?} is not known");
             }
@@ -60,14 +49,7 @@ impl Target {
                  redis+unix:///PATH or redis-sentinel://HOST:PORT?sentinelServiceName=NAME"
             )
         })?;
-        Ok(Target {
-            config: Config {
-                version: RespVersion::RESP3,
-                fail_fast: true,
-                ..config
-            },
-            shown,
-        })
+        Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
     }
 
     /// The URL without its secrets.
@@ -101,8 +83,7 @@ impl Target {
     /// knows so of each gap. `ring` is the capacity for events, at 600 bytes each.
     pub async fn connect(&self, ring: usize) -> Result<Connection> {
         let mut builder = self.builder();
-        builder
-            .with_performance_config(|performance| performance.broadcast_channel_capacity = ring);
+        builder.with_performance_config(|performance| performance.broadcast_channel_capacity = ring);
         let client = builder.build()?;
         let task = client.connect();
         // `init` would wait for ever where a server accepts and then says nothing.
@@ -182,22 +163,13 @@ mod tests {
     #[test]
     fn a_url_is_read_and_shown_without_its_secret() {
         let target = Target::parse("redis://user:secret@localhost:6380/3").unwrap();
-        assert_eq!(
-            (target.db(), target.shown()),
-            (3, "redis://…@localhost:6380/3")
-        );
+        assert_eq!((target.db(), target.shown()), (3, "redis://…@localhost:6380/3"));
         assert_eq!(Target::parse("valkey://localhost").unwrap().db(), 0);
         assert!(Target::parse("redis+unix:///tmp/x.sock").is_ok());
         let sentinel = "redis-sentinel://h:26379?sentinelServiceName=m&sentinelPassword=secret";
         let target = Target::parse(sentinel).unwrap();
         assert!(target.is_sentinel() && !target.shown().contains("secret"));
-        for bad in [
-            "localhost:6379",
-            "http://x",
-            "redis://:x@h:99999",
-            "redis-cluster://h",
-            "",
-        ] {
+        for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", "redis-cluster://h", ""] {
             let message = format!("{:#}", Target::parse(bad).unwrap_err());
             assert!(message.contains("write redis://"), "{message}");
         }

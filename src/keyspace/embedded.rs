@@ -44,15 +44,7 @@ impl Embedded {
             .args(["-c", KEEPER, "keybeat-redis"])
             .arg(&binary)
             .arg(&conf)
-            .args([
-                "--port",
-                "0",
-                "--unixsocketperm",
-                "700",
-                "--daemonize",
-                "no",
-                "--unixsocket",
-            ])
+            .args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--unixsocket"])
             .arg(folder.path().join("redis.sock"))
             .arg("--dir")
             .arg(folder.path())
@@ -78,10 +70,7 @@ impl Embedded {
 
     /// The URL of its socket.
     pub fn url(&self) -> String {
-        format!(
-            "redis+unix://{}",
-            self.folder.path().join("redis.sock").display()
-        )
+        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
     }
 
     async fn wait_until_it_answers(&mut self, binary: &std::path::Path) -> Result<()> {
@@ -91,10 +80,7 @@ impl Embedded {
             if let Some(status) = self.keeper.try_wait()? {
                 let log = self.folder.path().join(LOG);
                 let said = std::fs::read_to_string(log).unwrap_or_default();
-                bail!(
-                    "{} ended at once ({status}); it said:\n{said}",
-                    binary.display()
-                );
+                bail!("{} ended at once ({status}); it said:\n{said}", binary.display());
             }
             if self.folder.path().join("redis.sock").exists() && target.connect(1).await.is_ok() {
                 return Ok(());
@@ -110,10 +96,7 @@ impl Embedded {
     pub async fn stop(mut self) {
         // Its standard input ends; the keeper ends the server and then itself.
         drop(self.keeper.stdin.take());
-        if tokio::time::timeout(Duration::from_secs(3), self.keeper.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(Duration::from_secs(3), self.keeper.wait()).await.is_err() {
             tracing::warn!("the private Redis did not end within 3 s");
         }
     }
@@ -122,10 +105,7 @@ impl Embedded {
 fn find_binary() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     for name in BINARIES {
-        if let Some(found) = std::env::split_paths(&path)
-            .map(|dir| dir.join(name))
-            .find(|at| at.is_file())
-        {
+        if let Some(found) = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|at| at.is_file()) {
             return Ok(found);
         }
     }

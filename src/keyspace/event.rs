@@ -54,12 +54,7 @@ impl Parser {
     /// A parser for one connection of the daemon called `daemon`.
     pub fn new(names: Names, daemon: &str, secret: String) -> Parser {
         let canary_key = names.canary_key(daemon).into_bytes();
-        Parser {
-            names,
-            canary_key,
-            daemon: daemon.to_owned(),
-            secret,
-        }
+        Parser { names, canary_key, daemon: daemon.to_owned(), secret }
     }
 
     /// Reads one message: the operation that the channel names, and its payload.
@@ -78,9 +73,7 @@ impl Parser {
             "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ => return Parsed::Foreign,
         };
-        self.names
-            .strip(payload)
-            .map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
+        self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
     /// The payload of a mark.
@@ -111,10 +104,7 @@ impl Parser {
                 "c" => Side::Close,
                 _ => return None,
             };
-            Some(Parsed::Evidence(
-                Kind::Fence(batch.parse().ok()?, side),
-                b"",
-            ))
+            Some(Parsed::Evidence(Kind::Fence(batch.parse().ok()?, side), b""))
         };
         read().unwrap_or(Parsed::Foreign)
     }
@@ -212,11 +202,7 @@ mod tests {
     #[test]
     fn a_mark_without_the_secret_is_not_ours() {
         let parser = parser();
-        for mark in [
-            Mark::Hello,
-            Mark::Fence(7, Side::Open),
-            Mark::Fence(u32::MAX, Side::Close),
-        ] {
+        for mark in [Mark::Hello, Mark::Fence(7, Side::Open), Mark::Fence(u32::MAX, Side::Close)] {
             let expected = match mark {
                 Mark::Hello => Parsed::Hello,
                 Mark::Fence(batch, side) => Parsed::Evidence(Kind::Fence(batch, side), b""),
@@ -224,27 +210,13 @@ mod tests {
             let payload = parser.mark(mark);
             assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
             let forged = payload.replace("s3cret", "guess");
-            assert_eq!(
-                parser.parse(FENCE_OPERATION, forged.as_bytes()),
-                Parsed::Foreign
-            );
+            assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign);
         }
         let stored = store_mark("d1", 9);
         let passed = Parsed::Evidence(Kind::Mark(9), &b""[..]);
         assert_eq!(parser.parse(FENCE_OPERATION, stored.as_bytes()), passed);
-        for odd in [
-            "s3cret",
-            "s3cret:",
-            "s3cret:x:o",
-            "s3cret:1:x",
-            "s3cret:-1:o",
-            "s3creth",
-        ] {
-            assert_eq!(
-                parser.parse(FENCE_OPERATION, odd.as_bytes()),
-                Parsed::Foreign,
-                "{odd}"
-            );
+        for odd in ["s3cret", "s3cret:", "s3cret:x:o", "s3cret:1:x", "s3cret:-1:o", "s3creth"] {
+            assert_eq!(parser.parse(FENCE_OPERATION, odd.as_bytes()), Parsed::Foreign, "{odd}");
         }
     }
 

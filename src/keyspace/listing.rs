@@ -19,12 +19,7 @@ pub struct ScanPage {
 }
 
 /// Reads one page of the keys whose names match `pattern`, a glob.
-pub async fn scan_page(
-    client: &Client,
-    names: &Names,
-    pattern: &str,
-    cursor: u64,
-) -> Result<ScanPage> {
+pub async fn scan_page(client: &Client, names: &Names, pattern: &str, cursor: u64) -> Result<ScanPage> {
     let command = CustomCommand::new_static("SCAN", ClusterHash::FirstKey, false);
     let args: Vec<Value> = vec![
         cursor.to_string().into(),
@@ -33,17 +28,9 @@ pub async fn scan_page(
         "COUNT".into(),
         (PAGE as i64).into(),
     ];
-    let (next, keys): (String, Vec<Vec<u8>>) =
-        client.custom(command, args).await.context("SCAN failed")?;
-    let names = keys
-        .iter()
-        .filter_map(|key| names.strip(key))
-        .map(<[u8]>::to_vec)
-        .collect();
-    Ok(ScanPage {
-        names,
-        next: next.parse().context("SCAN gave no cursor")?,
-    })
+    let (next, keys): (String, Vec<Vec<u8>>) = client.custom(command, args).await.context("SCAN failed")?;
+    let names = keys.iter().filter_map(|key| names.strip(key)).map(<[u8]>::to_vec).collect();
+    Ok(ScanPage { names, next: next.parse().context("SCAN gave no cursor")? })
 }
 
 /// What PTTL's number means.
@@ -76,10 +63,7 @@ impl Listing {
     /// Connects.
     pub async fn connect(target: &Target, prefix: &str) -> Result<Listing> {
         let names = Names::new(prefix, target.db());
-        Ok(Listing {
-            connection: target.connect(1).await?,
-            names,
-        })
+        Ok(Listing { connection: target.connect(1).await?, names })
     }
 
     /// How many keys the database has, others than presence among them.
@@ -88,27 +72,14 @@ impl Listing {
     }
 
     /// The live keys that match `pattern`. `progress` is told how many keys were looked at.
-    pub async fn read(
-        &self,
-        pattern: &str,
-        mut progress: impl FnMut(usize),
-    ) -> Result<Vec<LiveKey>> {
+    pub async fn read(&self, pattern: &str, mut progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
         let client = self.connection.client();
         let (mut live, mut cursor) = (std::collections::HashMap::new(), 0);
         loop {
             let page = scan_page(client, &self.names, pattern, cursor).await?;
-            let keys = page
-                .names
-                .iter()
-                .filter_map(|name| Key::parse(name).ok())
-                .collect();
+            let keys = page.names.iter().filter_map(|name| Key::parse(name).ok()).collect();
             // A scan may give a key twice.
-            live.extend(
-                self.look_up(keys)
-                    .await?
-                    .into_iter()
-                    .map(|key| (key.key.clone(), key)),
-            );
+            live.extend(self.look_up(keys).await?.into_iter().map(|key| (key.key.clone(), key)));
             progress(PAGE);
             if page.next == 0 {
                 return Ok(live.into_values().collect());
@@ -127,45 +98,30 @@ impl Listing {
             // Idle time first: PTTL does not touch it, but an expired key has none.
             let name = self.names.redis_key(key.as_str());
             let idle = CustomCommand::new_static("OBJECT", ClusterHash::FirstKey, false);
-            pipeline
-                .custom::<(), _>(idle, vec![Value::from("IDLETIME"), name.clone().into()])
-                .await?;
+            pipeline.custom::<(), _>(idle, vec![Value::from("IDLETIME"), name.clone().into()]).await?;
             pipeline.pttl::<(), _>(name).await?;
         }
         let values: Vec<Result<Value, Error>> = pipeline.try_all().await;
         let mut live = Vec::new();
         for (key, pair) in keys.into_iter().zip(values.chunks_exact(2)) {
             let idle_s = pair[0].as_ref().ok().and_then(Value::as_u64);
-            let left = pair[1]
-                .as_ref()
-                .map_err(Clone::clone)?
-                .as_i64()
-                .unwrap_or(-2);
+            let left = pair[1].as_ref().map_err(Clone::clone)?.as_i64().unwrap_or(-2);
             let left_ms = match answer(left) {
                 Answer::Absent => continue,
                 Answer::NoTtl => None,
                 Answer::Left(left) => Some(left),
             };
-            live.push(LiveKey {
-                key,
-                left_ms,
-                idle_ms: idle_s.map(|s| s * 1000),
-            });
+            live.push(LiveKey { key, left_ms, idle_ms: idle_s.map(|s| s * 1000) });
         }
         Ok(live)
     }
 
     /// The live keys of one user, whichever sessions they name.
     pub async fn of_user(&self, user: &str) -> Result<Vec<LiveKey>> {
-        let mut live = self
-            .look_up(vec![
-                Key::new(user, None).map_err(|why| anyhow::anyhow!("{why}"))?,
-            ])
-            .await?;
+        let mut live =
+            self.look_up(vec![Key::new(user, None).map_err(|why| anyhow::anyhow!("{why}"))?]).await?;
         if live.is_empty() {
-            live = self
-                .read(&format!("{}#*", glob_escaped(user)), |_| {})
-                .await?;
+            live = self.read(&format!("{}#*", glob_escaped(user)), |_| {}).await?;
         }
         Ok(live)
     }

@@ -43,10 +43,7 @@ const FENCE_OPERATION: &str = "keybeat-fence";
 impl Names {
     /// The names of database `db` with `prefix`.
     pub fn new(prefix: &str, db: u8) -> Names {
-        Names {
-            prefix: prefix.to_owned(),
-            db,
-        }
+        Names { prefix: prefix.to_owned(), db }
     }
 
     /// The Redis key of a presence key.
@@ -79,11 +76,7 @@ impl Names {
 
     /// All channels to subscribe to, the fences' last: once a fence comes, the others stand too.
     pub fn channels(&self) -> Vec<String> {
-        OPERATIONS
-            .iter()
-            .chain([&FENCE_OPERATION])
-            .map(|name| self.channel(name))
-            .collect()
+        OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
     }
 
     /// The channel of the fences.
@@ -98,9 +91,8 @@ impl Names {
 
 /// The classes of [`CLASSES`] that a server's setting lacks; `A` stands for many.
 pub fn missing_classes(setting: &str) -> String {
-    let has = |class: char| {
-        setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class))
-    };
+    let has =
+        |class: char| setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class));
     CLASSES.chars().filter(|&class| !has(class)).collect()
 }
 
@@ -114,11 +106,7 @@ mod tests {
         assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
         assert_eq!(names.strip(b"other:alice"), None);
         assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
-        assert_eq!(
-            names.strip(b"presence:"),
-            Some(&b""[..]),
-            "not a name; the detector counts it"
-        );
+        assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
         assert_eq!(names.channels()[0], "__keyevent@3__:set");
     }
 
@@ -129,14 +117,9 @@ mod tests {
 
     #[test]
     fn classes_are_added_only_where_they_are_missing() {
-        for (setting, missing) in [
-            ("", "E$gxe"),
-            ("KEA", ""),
-            ("Ex", "$ge"),
-            ("A", "E"),
-            ("g$xeE", ""),
-            ("Kx", "E$ge"),
-        ] {
+        for (setting, missing) in
+            [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
+        {
             assert_eq!(missing_classes(setting), missing, "{setting}");
         }
     }

@@ -34,13 +34,7 @@ impl Store {
         ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Store> {
-        Ok(Store {
-            connection: target.persistent()?,
-            names,
-            daemon,
-            ttl,
-            metrics,
-        })
+        Ok(Store { connection: target.persistent()?, names, daemon, ttl, metrics })
     }
 
     /// The TTL of heartbeats that name none.
@@ -59,10 +53,7 @@ impl Store {
             let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64);
             let expire = Some(Expiration::PX(ttl as i64));
             let name = self.names.redis_key(key.as_str());
-            pipeline
-                .set::<(), _, _>(name, 1, expire, None, false)
-                .await
-                .map_err(unavailable)?;
+            pipeline.set::<(), _, _>(name, 1, expire, None, false).await.map_err(unavailable)?;
         }
         pipeline.all::<Vec<Value>>().await.map_err(unavailable)?;
         self.metrics.heartbeats.inc_by(keys.len() as u64);
@@ -83,10 +74,7 @@ impl Store {
     /// Sends a mark into the event stream: once it comes back, so has everything before it.
     pub async fn mark(&self, mark: u64) -> Result<(), Error> {
         let (channel, text) = (self.names.fence_channel(), store_mark(&self.daemon, mark));
-        self.client()
-            .publish::<(), _, _>(channel, text)
-            .await
-            .map_err(unavailable)
+        self.client().publish::<(), _, _>(channel, text).await.map_err(unavailable)
     }
 
     fn client(&self) -> WithOptions<Client> {

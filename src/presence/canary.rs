@@ -19,23 +19,12 @@ pub struct Canary {
 impl Canary {
     /// One canary every `every_ms`; one that is not back after `limit_ms` means a dead stream.
     pub fn new(every_ms: u64, limit_ms: u64) -> Canary {
-        Canary {
-            every_ms,
-            limit_ms,
-            sent: None,
-            next: Time::default(),
-            proven: false,
-        }
+        Canary { every_ms, limit_ms, sent: None, next: Time::default(), proven: false }
     }
 
     /// A new subscription has proven nothing yet.
     pub fn restart(&mut self, now: Time) {
-        *self = Canary {
-            sent: None,
-            next: now,
-            proven: false,
-            ..*self
-        };
+        *self = Canary { sent: None, next: now, proven: false, ..*self };
     }
 
     /// Has this subscription delivered one?
@@ -62,14 +51,12 @@ impl Canary {
 
     /// Is the one under way overdue?
     pub fn dead(&self, now: Time) -> bool {
-        self.sent
-            .is_some_and(|sent| now.since(sent) > self.limit_ms)
+        self.sent.is_some_and(|sent| now.since(sent) > self.limit_ms)
     }
 
     /// When to ask again.
     pub fn next_due(&self) -> Time {
-        self.sent
-            .map_or(self.next, |sent| sent.plus(self.limit_ms + 1))
+        self.sent.map_or(self.next, |sent| sent.plus(self.limit_ms + 1))
     }
 }
 
@@ -85,17 +72,10 @@ mod tests {
     fn one_canary_a_second_and_a_late_one_is_a_dead_stream() {
         let mut canary = Canary::new(1000, 1500);
         canary.restart(at(10));
-        assert!(
-            canary.due(at(10)) && !canary.due(at(10)),
-            "one is under way at a time"
-        );
+        assert!(canary.due(at(10)) && !canary.due(at(10)), "one is under way at a time");
         assert_eq!(canary.seen(at(13)), Some(3));
         assert!(canary.proven());
-        assert_eq!(
-            canary.seen(at(14)),
-            None,
-            "an event that nobody awaits proves nothing"
-        );
+        assert_eq!(canary.seen(at(14)), None, "an event that nobody awaits proves nothing");
         assert!(!canary.due(at(1009)) && canary.due(at(1010)));
         assert!(!canary.dead(at(2510)) && canary.dead(at(2511)));
         assert_eq!(canary.next_due(), at(2511));

@@ -48,10 +48,7 @@ impl Deadlines {
             return None;
         }
         let mark = mark(*first.key());
-        Some(Bucket {
-            mark,
-            slots: first.remove(),
-        })
+        Some(Bucket { mark, slots: first.remove() })
     }
 }
 

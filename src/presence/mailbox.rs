@@ -40,13 +40,7 @@ impl<T> Mailbox<T> {
     }
 
     fn with(lossless: Option<usize>) -> Mailbox<T> {
-        Mailbox {
-            queue: VecDeque::new(),
-            places: HashMap::new(),
-            popped: 0,
-            pending: 0,
-            lossless,
-        }
+        Mailbox { queue: VecDeque::new(), places: HashMap::new(), popped: 0, pending: 0, lossless }
     }
 
     /// How many changes wait.
@@ -71,8 +65,7 @@ impl<T> Mailbox<T> {
             self.trim();
             return Pushed::Cancelled;
         } else {
-            self.places
-                .insert(user.clone(), self.popped + self.queue.len() as u64);
+            self.places.insert(user.clone(), self.popped + self.queue.len() as u64);
         }
         self.queue.push_back(Some((user.clone(), change)));
         self.pending += 1;
@@ -95,8 +88,7 @@ impl<T> Mailbox<T> {
     /// Forgets what waits for a user who is no longer watched.
     pub fn forget(&mut self, user: &str) {
         if self.lossless.is_some() {
-            self.queue
-                .retain(|entry| entry.as_ref().is_some_and(|(of, _)| &**of != user));
+            self.queue.retain(|entry| entry.as_ref().is_some_and(|(of, _)| &**of != user));
             self.pending = self.queue.len();
         } else if let Some(place) = self.places.remove(user) {
             self.queue[(place - self.popped) as usize] = None;
@@ -159,14 +151,8 @@ mod tests {
         let user: Arc<str> = "a".into();
         let mut mailbox = Mailbox::lossless(3);
         let pushed: Vec<_> = (0..4).map(|i| mailbox.push(&user, i)).collect();
-        assert_eq!(
-            pushed,
-            [Pushed::Queued, Pushed::Queued, Pushed::Queued, Pushed::Full]
-        );
-        assert_eq!(
-            std::iter::from_fn(|| mailbox.pop()).collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
+        assert_eq!(pushed, [Pushed::Queued, Pushed::Queued, Pushed::Queued, Pushed::Full]);
+        assert_eq!(std::iter::from_fn(|| mailbox.pop()).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]
@@ -178,16 +164,8 @@ mod tests {
         mailbox.forget("a");
         assert_eq!((mailbox.pop(), mailbox.pop()), (Some(2), None));
         let mut mailbox = Mailbox::lossless(9);
-        (0..3).for_each(|i| {
-            assert_eq!(
-                mailbox.push(if i == 1 { &b } else { &a }, i),
-                Pushed::Queued
-            )
-        });
+        (0..3).for_each(|i| assert_eq!(mailbox.push(if i == 1 { &b } else { &a }, i), Pushed::Queued));
         mailbox.forget("a");
-        assert_eq!(
-            (mailbox.len(), mailbox.pop(), mailbox.pop()),
-            (1, Some(1), None)
-        );
+        assert_eq!((mailbox.len(), mailbox.pop(), mailbox.pop()), (1, Some(1), None));
     }
 }

@@ -17,9 +17,7 @@ mod slots;
 mod time;
 
 pub use canary::Canary;
-pub use detector::{
-    Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Output, Settings, Side,
-};
+pub use detector::{Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Output, Settings, Side};
 pub use mailbox::{Mailbox, Pushed};
 pub use roster::{Presence, Roster};
 pub use time::Time;
@@ -62,10 +60,7 @@ impl fmt::Display for NameError {
                 write!(f, "has {bytes} bytes; at most {most} are allowed")
             }
             NameError::Mark => {
-                write!(
-                    f,
-                    "must not contain '#', which parts user and session in a key"
-                )
+                write!(f, "must not contain '#', which parts user and session in a key")
             }
             NameError::Control => write!(f, "must not contain control characters"),
             NameError::NotUtf8 => write!(f, "must be UTF-8"),
@@ -78,10 +73,7 @@ fn check(name: &str, most: usize) -> Result<(), NameError> {
         return Err(NameError::Empty);
     }
     if name.len() > most {
-        return Err(NameError::TooLong {
-            bytes: name.len(),
-            most,
-        });
+        return Err(NameError::TooLong { bytes: name.len(), most });
     }
     if name.contains(SESSION_MARK) {
         return Err(NameError::Mark);
@@ -237,13 +229,7 @@ mod tests {
             (b"al\nice", NameError::Control),
             ("al\u{85}ice".as_bytes(), NameError::Control),
             (b"al\xffice", NameError::NotUtf8),
-            (
-                long.as_bytes(),
-                NameError::TooLong {
-                    bytes: 257,
-                    most: 256,
-                },
-            ),
+            (long.as_bytes(), NameError::TooLong { bytes: 257, most: 256 }),
         ] {
             assert_eq!(Key::parse(name), Err(why), "{name:?}");
         }

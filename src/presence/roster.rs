@@ -53,14 +53,9 @@ impl User {
 
     fn presence(&self) -> Presence {
         if self.sessions > 0 {
-            Presence::Online {
-                since: self.since,
-                sessions: self.sessions,
-            }
+            Presence::Online { since: self.since, sessions: self.sessions }
         } else {
-            Presence::Offline {
-                last_seen: Some(self.last_seen),
-            }
+            Presence::Offline { last_seen: Some(self.last_seen) }
         }
     }
 }
@@ -104,17 +99,12 @@ impl Roster {
 
     /// What is known of a user.
     pub fn get(&self, user: &str) -> Presence {
-        self.find(user)
-            .map_or(Presence::Offline { last_seen: None }, |at| {
-                self.users[at].presence()
-            })
+        self.find(user).map_or(Presence::Offline { last_seen: None }, |at| self.users[at].presence())
     }
 
     /// The live keys of a user that name a session.
     pub fn keys(&self, user: &str) -> Vec<Key> {
-        let named = self
-            .find(user)
-            .and_then(|at| self.users[at].named.as_deref());
+        let named = self.find(user).and_then(|at| self.users[at].named.as_deref());
         named.cloned().unwrap_or_default()
     }
 
@@ -147,24 +137,16 @@ impl Roster {
 
     /// Takes in the change of a key; the transition, if it makes its user come or go.
     pub fn apply(&mut self, change: &Change) -> Option<Transition> {
-        if change.live {
-            self.came(change)
-        } else {
-            self.went(change)
-        }
+        if change.live { self.came(change) } else { self.went(change) }
     }
 
     fn find(&self, user: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(user);
-        self.table
-            .find(hash, |&at| &*self.users[at].name == user)
-            .copied()
+        self.table.find(hash, |&at| &*self.users[at].name == user).copied()
     }
 
     fn came(&mut self, change: &Change) -> Option<Transition> {
-        let at = self
-            .find(change.key.user())
-            .unwrap_or_else(|| self.add(change));
+        let at = self.find(change.key.user()).unwrap_or_else(|| self.add(change));
         self.sessions += 1;
         let user = &mut self.users[at];
         user.sessions += 1;
@@ -252,11 +234,7 @@ mod tests {
             live,
             at: Time::from_ms(at),
             last_seen: Time::from_ms(last_seen),
-            reason: if live {
-                Reason::Heartbeat
-            } else {
-                Reason::Expired
-            },
+            reason: if live { Reason::Heartbeat } else { Reason::Expired },
             deadline: None,
         }
     }
@@ -264,35 +242,16 @@ mod tests {
     #[test]
     fn a_user_is_online_from_the_first_session_to_the_last() {
         let mut roster = Roster::new(10);
-        assert!(
-            roster
-                .apply(&change("a#phone", true, 10, 10))
-                .unwrap()
-                .online
-        );
+        assert!(roster.apply(&change("a#phone", true, 10, 10)).unwrap().online);
         assert_eq!(roster.apply(&change("a#tab", true, 20, 20)), None);
         assert_eq!(roster.keys("a").len(), 2);
-        assert_eq!(
-            roster.get("a"),
-            Presence::Online {
-                since: Time::from_ms(10),
-                sessions: 2
-            }
-        );
+        assert_eq!(roster.get("a"), Presence::Online { since: Time::from_ms(10), sessions: 2 });
         assert_eq!(roster.apply(&change("a#tab", false, 60, 50)), None);
         let off = roster.apply(&change("a#phone", false, 61, 40)).unwrap();
         assert!(!off.online);
-        assert_eq!(
-            off.mark,
-            Time::from_ms(50),
-            "the last heartbeat of any session"
-        );
+        assert_eq!(off.mark, Time::from_ms(50), "the last heartbeat of any session");
         assert_eq!((roster.online(), roster.sessions()), (0, 0));
-        assert_eq!(
-            roster.apply(&change("a#phone", false, 62, 40)),
-            None,
-            "nothing left to end"
-        );
+        assert_eq!(roster.apply(&change("a#phone", false, 62, 40)), None, "nothing left to end");
     }
 
     #[test]

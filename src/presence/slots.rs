@@ -13,14 +13,11 @@ pub struct Slots<T> {
 
 impl<T> Slots<T> {
     pub fn new() -> Slots<T> {
-        Slots {
-            chunks: Vec::new(),
-            free: Vec::new(),
-            len: 0,
-        }
+        Slots { chunks: Vec::new(), free: Vec::new(), len: 0 }
     }
 
     /// How many slots are taken.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -50,11 +47,7 @@ impl<T> Slots<T> {
     }
 
     pub fn remove(&mut self, at: u32) -> Option<T> {
-        let taken = self
-            .chunks
-            .get_mut(at as usize / CHUNK)?
-            .get_mut(at as usize % CHUNK)?
-            .take();
+        let taken = self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)?.take();
         if taken.is_some() {
             self.len -= 1;
             self.free.push(at);
@@ -63,17 +56,11 @@ impl<T> Slots<T> {
     }
 
     pub fn get(&self, at: u32) -> Option<&T> {
-        self.chunks
-            .get(at as usize / CHUNK)?
-            .get(at as usize % CHUNK)?
-            .as_ref()
+        self.chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)?.as_ref()
     }
 
     pub fn get_mut(&mut self, at: u32) -> Option<&mut T> {
-        self.chunks
-            .get_mut(at as usize / CHUNK)?
-            .get_mut(at as usize % CHUNK)?
-            .as_mut()
+        self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)?.as_mut()
     }
 }
 
@@ -82,14 +69,12 @@ impl<T> std::ops::Index<u32> for Slots<T> {
 
     /// The slot of a number that is known to be taken.
     fn index(&self, at: u32) -> &T {
-        self.get(at)
-            .expect("a slot number is used only while its slot is taken")
+        self.get(at).expect("a slot number is used only while its slot is taken")
     }
 }
 
 impl<T> std::ops::IndexMut<u32> for Slots<T> {
     fn index_mut(&mut self, at: u32) -> &mut T {
-        self.get_mut(at)
-            .expect("a slot number is used only while its slot is taken")
+        self.get_mut(at).expect("a slot number is used only while its slot is taken")
     }
 }

@@ -39,10 +39,6 @@ impl Time {
 
 impl fmt::Debug for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Time::NEVER {
-            f.write_str("never")
-        } else {
-            write!(f, "{}", self.0)
-        }
+        if *self == Time::NEVER { f.write_str("never") } else { write!(f, "{}", self.0) }
     }
 }

@@ -32,20 +32,14 @@ impl<S: Send + Sync> FromRequestParts<S> for UserName {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<UserName, Failure> {
         let Path(user) = Path::<String>::from_request_parts(parts, state)
             .await
-            .map_err(|why| {
-                Error::InvalidRequest(format!("the path cannot be read: {}", why.body_text()))
-            })?;
+            .map_err(|why| Error::InvalidRequest(format!("the path cannot be read: {}", why.body_text())))?;
         check_user(&user).map_err(|why| Error::user(&user, why))?;
         Ok(UserName(user))
     }
 }
 
 /// `PUT /v1/users/{user}/heartbeat`
-pub async fn heartbeat(
-    State(app): Shared,
-    UserName(user): UserName,
-    body: Body,
-) -> Answer<StatusCode> {
+pub async fn heartbeat(State(app): Shared, UserName(user): UserName, body: Body) -> Answer<StatusCode> {
     let body: HeartbeatBody = read(&app, body, true).await?;
     let key = key(&user, body.session.as_deref())?;
     if let Some(ttl) = body.ttl_ms {
@@ -110,11 +104,7 @@ pub async fn query(State(app): Shared, body: Body) -> Answer<Json<QueryAnswer>> 
     let seq = app.hub.seq();
     let object = |user: &String| UserObject::new(user, app.hub.get(user), stale);
     let users = body.users.iter().map(object).collect();
-    Ok(Json(QueryAnswer {
-        users,
-        seq,
-        epoch: app.hub.epoch().to_owned(),
-    }))
+    Ok(Json(QueryAnswer { users, seq, epoch: app.hub.epoch().to_owned() }))
 }
 
 #[derive(Deserialize)]
@@ -135,37 +125,29 @@ pub async fn list(
         Some("offline") => false,
         Some(other) => {
             let other = shown(other);
-            return Err(Error::InvalidRequest(format!(
-                "state is {other}; it must be online or offline"
-            ))
-            .into());
+            return Err(
+                Error::InvalidRequest(format!("state is {other}; it must be online or offline")).into()
+            );
         }
     };
     let limit = query.limit.unwrap_or(LIST_DEFAULT);
     if !(1..=LIST_MOST).contains(&limit) {
-        return Err(Error::InvalidRequest(format!(
-            "limit is {limit}; it must be from 1 to {LIST_MOST}"
-        ))
-        .into());
+        return Err(
+            Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")).into()
+        );
     }
     let from = match query.cursor.as_deref() {
         None | Some("") => Cursor::default(),
         Some(text) => Cursor::parse(text).ok_or_else(|| {
             let text = shown(text);
-            Error::InvalidRequest(format!(
-                "cursor is {text}; it must be the next_cursor of the page before"
-            ))
+            Error::InvalidRequest(format!("cursor is {text}; it must be the next_cursor of the page before"))
         })?,
     };
     let stale = known(&app)?;
     let (users, next) = app.hub.page(from, limit, online);
-    let object =
-        |(user, presence): (std::sync::Arc<str>, _)| UserObject::new(&user, presence, stale);
+    let object = |(user, presence): (std::sync::Arc<str>, _)| UserObject::new(&user, presence, stale);
     let users = users.into_iter().map(object).collect();
-    Ok(Json(ListAnswer {
-        users,
-        next_cursor: next.map(|next| next.to_string()),
-    }))
+    Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
 }
 
 /// `GET /v1/stats`
@@ -212,10 +194,7 @@ fn known(app: &App) -> Result<bool, Error> {
 async fn catch_up(app: &App) -> Result<(), Error> {
     let mark = app.hub.next_mark();
     app.store.mark(mark).await?;
-    if tokio::time::timeout(CATCH_UP, app.hub.passed(mark))
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(CATCH_UP, app.hub.passed(mark)).await.is_err() {
         tracing::debug!("the event stream did not bring mark {mark} within {CATCH_UP:?}");
     }
     Ok(())
@@ -231,33 +210,19 @@ pub fn key(user: &str, session: Option<&str>) -> Result<Key, Error> {
 }
 
 fn check_ttl(ttl: u64) -> Result<(), Error> {
-    if (MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl) {
-        Ok(())
-    } else {
-        Err(Error::InvalidTtl(ttl))
-    }
+    if (MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl) { Ok(()) } else { Err(Error::InvalidTtl(ttl)) }
 }
 
 fn check_count(app: &App, count: usize) -> Result<(), Error> {
     let most = app.limits.users_per_request;
-    if count > most {
-        Err(Error::TooManyUsers { count, most })
-    } else {
-        Ok(())
-    }
+    if count > most { Err(Error::TooManyUsers { count, most }) } else { Ok(()) }
 }
 
 /// Reads a JSON body; an empty one is the default where it may be left out.
 async fn read<T: DeserializeOwned>(app: &App, body: Body, optional: bool) -> Result<T, Error> {
     let most = app.limits.body_bytes;
-    let bytes = to_bytes(body, most)
-        .await
-        .map_err(|_| Error::TooLarge(most))?;
-    let text: &[u8] = if optional && bytes.is_empty() {
-        b"{}"
-    } else {
-        &bytes
-    };
+    let bytes = to_bytes(body, most).await.map_err(|_| Error::TooLarge(most))?;
+    let text: &[u8] = if optional && bytes.is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(text).map_err(|why| {
         if why.is_data() {
             Error::InvalidRequest(format!("the body is not what this request takes: {why}"))
@@ -267,14 +232,9 @@ async fn read<T: DeserializeOwned>(app: &App, body: Body, optional: bool) -> Res
     })
 }
 
-fn read_query<T>(
-    query: Result<Query<T>, axum::extract::rejection::QueryRejection>,
-) -> Result<T, Error> {
+fn read_query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Error> {
     let Query(query) = query.map_err(|why| {
-        Error::InvalidRequest(format!(
-            "the query string cannot be read: {}",
-            why.body_text()
-        ))
+        Error::InvalidRequest(format!("the query string cannot be read: {}", why.body_text()))
     })?;
     Ok(query)
 }

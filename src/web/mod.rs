@@ -67,10 +67,7 @@ pub fn routes(app: Arc<App>) -> Router {
         })
         .method_not_allowed_fallback(|request: Request| async move {
             let path = crate::error::shown(request.uri().path());
-            Failure(Error::MethodNotAllowed {
-                method: request.method().to_string(),
-                path,
-            })
+            Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
         })
         .layer(middleware::from_fn_with_state(app.clone(), count_refused))
         .with_state(app)
@@ -92,18 +89,12 @@ struct Refused(&'static str);
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let Failure(error) = self;
-        let status =
-            StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let detail = ErrorDetail {
-            code: error.code(),
-            message: error.to_string(),
-        };
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = ErrorDetail { code: error.code(), message: error.to_string() };
         let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
         response.extensions_mut().insert(Refused(error.code()));
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }

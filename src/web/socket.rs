@@ -61,9 +61,8 @@ pub async fn upgrade(
                 Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
             }
         };
-        let ws = ws.map_err(|why| {
-            Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text()))
-        })?;
+        let ws =
+            ws.map_err(|why| Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text())))?;
         Ok((key, ws))
     };
     let (key, ws) = match read() {
@@ -192,19 +191,8 @@ impl Socket {
 
     async fn tell_status(&mut self) -> Result<(), End> {
         let status = self.app.hub.status().borrow().clone();
-        let redis = if status.up {
-            RedisWord::Up
-        } else {
-            RedisWord::Down
-        };
-        self.send(
-            ServerMessage::Status {
-                redis,
-                since_ms: status.since.as_ms(),
-            }
-            .encode(),
-        )
-        .await
+        let redis = if status.up { RedisWord::Up } else { RedisWord::Down };
+        self.send(ServerMessage::Status { redis, since_ms: status.since.as_ms() }.encode()).await
     }
 
     /// What the client sent.
@@ -223,12 +211,8 @@ impl Socket {
                 Ok(())
             }
             Some(Ok(Message::Ping(_))) => Ok(()),
-            Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => {
-                Err(too_big())
-            }
-            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => {
-                Err(too_big())
-            }
+            Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => Err(too_big()),
+            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => Err(too_big()),
             Some(Ok(Message::Binary(_))) => {
                 self.refuse(
                     None,
@@ -257,42 +241,28 @@ impl Socket {
             return Ok(());
         }
         let done = match message {
-            ClientMessage::Watch {
-                users: None,
-                all: true,
-                lossless,
-            } => {
+            ClientMessage::Watch { users: None, all: true, lossless } => {
                 return self.watch_all(id, lossless).await;
             }
-            ClientMessage::Watch {
-                users: Some(users),
-                all: false,
-                lossless: false,
-            } => {
+            ClientMessage::Watch { users: Some(users), all: false, lossless: false } => {
                 return self.watch(id, users).await;
             }
-            ClientMessage::Watch { .. } => Err(Error::InvalidRequest(
-                "watch takes either users, or all (and with it lossless)".into(),
-            )),
-            ClientMessage::Unwatch {
-                users: Some(users),
-                all: false,
-            } => {
+            ClientMessage::Watch { .. } => {
+                Err(Error::InvalidRequest("watch takes either users, or all (and with it lossless)".into()))
+            }
+            ClientMessage::Unwatch { users: Some(users), all: false } => {
                 self.unwatch(&users);
                 Ok(())
             }
-            ClientMessage::Unwatch {
-                users: None,
-                all: true,
-            } => {
+            ClientMessage::Unwatch { users: None, all: true } => {
                 self.app.hub.unwatch_all(&self.watcher);
                 self.all = false;
                 self.count_watching();
                 Ok(())
             }
-            ClientMessage::Unwatch { .. } => Err(Error::InvalidRequest(
-                "unwatch takes either users, or all".into(),
-            )),
+            ClientMessage::Unwatch { .. } => {
+                Err(Error::InvalidRequest("unwatch takes either users, or all".into()))
+            }
             ClientMessage::Heartbeat { user } => self.heartbeat(user).await,
             ClientMessage::Leave => self.leave().await,
         };
@@ -303,21 +273,12 @@ impl Socket {
     }
 
     async fn watch(&mut self, id: Option<Value>, users: Vec<String>) -> Result<(), End> {
-        if let Some((user, why)) = users
-            .iter()
-            .find_map(|user| Some((user, check_user(user).err()?)))
-        {
+        if let Some((user, why)) = users.iter().find_map(|user| Some((user, check_user(user).err()?))) {
             return self.refuse(id, Error::user(user, why)).await;
         }
         let users: Vec<Arc<str>> = users.into_iter().map(Arc::from).collect();
-        let new: HashSet<&Arc<str>> = users
-            .iter()
-            .filter(|&user| !self.watched.contains(user))
-            .collect();
-        let (count, most) = (
-            self.watched.len() + new.len(),
-            self.app.limits.watches_per_socket,
-        );
+        let new: HashSet<&Arc<str>> = users.iter().filter(|&user| !self.watched.contains(user)).collect();
+        let (count, most) = (self.watched.len() + new.len(), self.app.limits.watches_per_socket);
         if count > most {
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
@@ -368,17 +329,7 @@ impl Socket {
         more: bool,
     ) -> Result<(), End> {
         let epoch = self.app.hub.epoch().to_owned();
-        self.send(
-            ServerMessage::Snapshot {
-                id,
-                epoch,
-                seq,
-                users,
-                more,
-            }
-            .encode(),
-        )
-        .await
+        self.send(ServerMessage::Snapshot { id, epoch, seq, users, more }.encode()).await
     }
 
     fn unwatch(&mut self, users: &[String]) {
@@ -394,10 +345,7 @@ impl Socket {
         let watching = self.all || !self.watched.is_empty();
         if watching != self.counted {
             self.counted = watching;
-            self.app
-                .metrics
-                .watchers
-                .inc_by(if watching { 1 } else { -1 });
+            self.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });
         }
     }
 
@@ -440,10 +388,7 @@ impl Socket {
 
     async fn ping(&mut self) -> Result<(), End> {
         if self.unanswered == UNANSWERED {
-            return Err(End::Close(
-                close::NO_PONG,
-                "no_pong: two pings were not answered, reconnect",
-            ));
+            return Err(End::Close(close::NO_PONG, "no_pong: two pings were not answered, reconnect"));
         }
         self.unanswered += 1;
         self.send_message(Message::Ping(Default::default())).await
@@ -472,15 +417,11 @@ impl Socket {
             return Ok(());
         }
         self.app.metrics.too_slow.inc();
-        Err(End::Close(
-            close::TOO_SLOW,
-            "too_slow: reconnect and take a new snapshot",
-        ))
+        Err(End::Close(close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"))
     }
 
     async fn send(&mut self, text: String) -> Result<(), End> {
-        self.send_message(Message::Text(Utf8Bytes::from(text)))
-            .await
+        self.send_message(Message::Text(Utf8Bytes::from(text))).await
     }
 
     /// Sends, for as long as the client takes in anything at all and its mailbox can wait.
@@ -501,10 +442,7 @@ impl Socket {
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Lost),
-            Err(_) => Err(End::Close(
-                close::NO_PONG,
-                "no_pong: nothing was read for a minute, reconnect",
-            )),
+            Err(_) => Err(End::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
         }
     }
 
@@ -525,10 +463,7 @@ impl Socket {
 
     /// Closes with a code, and waits a moment for the answer: without it the code could be lost.
     async fn close(&mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame {
-            code,
-            reason: Utf8Bytes::from_static(reason),
-        };
+        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let goodbye = async {
             if self.ws.send(Message::Close(Some(frame))).await.is_ok() {
                 while let Some(Ok(_)) = self.ws.recv().await {}

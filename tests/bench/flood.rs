@@ -26,36 +26,21 @@ pub fn events_taken_in(runtime: &Runtime) {
         let before = cpu_seconds(redis.pid());
         let sets = flood(&redis);
         let cpu = (cpu_seconds(redis.pid()) - before) / sets as f64 * 1e6;
-        println!(
-            "| nobody | {} | - | - | - | {cpu:.2} µs |",
-            sets / LASTS.as_secs()
-        );
+        println!("| nobody | {} | - | - | - | {cpu:.2} µs |", sets / LASTS.as_secs());
         runtime.block_on(async {
             let daemon = Daemon::start(&redis).await;
-            let events = async || {
-                daemon.get("/v1/stats").await["events"]
-                    .as_u64()
-                    .expect("a number")
-            };
-            let (began, cpus) = (
-                events().await,
-                [cpu_seconds(daemon.pid()), cpu_seconds(redis.pid())],
-            );
-            let (sets, redis) = tokio::task::spawn_blocking(move || (flood(&redis), redis))
-                .await
-                .expect("writers");
+            let events = async || daemon.get("/v1/stats").await["events"].as_u64().expect("a number");
+            let (began, cpus) = (events().await, [cpu_seconds(daemon.pid()), cpu_seconds(redis.pid())]);
+            let (sets, redis) =
+                tokio::task::spawn_blocking(move || (flood(&redis), redis)).await.expect("writers");
             tokio::time::sleep(Duration::from_secs(1)).await;
             let taken = events().await - began;
             let daemons = (cpu_seconds(daemon.pid()) - cpus[0]) / taken as f64 * 1e6;
             let servers = (cpu_seconds(redis.pid()) - cpus[1]) / sets as f64 * 1e6;
-            let gaps = daemon.get("/v1/stats").await["gaps"]["lagged"]
-                .as_u64()
-                .unwrap_or(0);
+            let gaps = daemon.get("/v1/stats").await["gaps"]["lagged"].as_u64().unwrap_or(0);
             let share = 100.0 * taken as f64 / sets as f64;
             let rate = sets / LASTS.as_secs();
-            println!(
-                "| keybeat | {rate} | {share:.1} % | {gaps} | {daemons:.2} µs | {servers:.2} µs |"
-            );
+            println!("| keybeat | {rate} | {share:.1} % | {gaps} | {daemons:.2} µs | {servers:.2} µs |");
         });
     }
 }
@@ -67,10 +52,7 @@ fn flood(redis: &Redis) -> u64 {
             std::thread::spawn(move || write(client))
         })
         .collect();
-    writers
-        .into_iter()
-        .map(|writer| writer.join().expect("a writer"))
-        .sum()
+    writers.into_iter().map(|writer| writer.join().expect("a writer")).sum()
 }
 
 fn write(mut client: Client) -> u64 {

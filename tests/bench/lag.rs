@@ -12,9 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// A crowd of 1,500 among 300,000 others on a stock server, seen by a client that watches all.
 pub fn churn(runtime: &Runtime) {
-    println!(
-        "churn: 1,500 users who come and go for 25 s; from the fact to its arrival at the client"
-    );
+    println!("churn: 1,500 users who come and go for 25 s; from the fact to its arrival at the client");
     println!("| other live keys | what | seen | p50 | p99 | max |");
     println!("|---|---|---|---|---|---|");
     for others in [0, 300_000] {
@@ -23,24 +21,16 @@ pub fn churn(runtime: &Runtime) {
         runtime.block_on(async {
             let daemon = Daemon::start(&redis).await;
             let (socket, _) = daemon.watch_all().await;
-            let crowd = Crowd {
-                users: 1_500,
-                lasts: Duration::from_secs(25),
-            };
+            let crowd = Crowd { users: 1_500, lasts: Duration::from_secs(25) };
             let living = tokio::task::spawn_blocking(move || (churn::live(&redis, crowd), redis));
             let mut lived = None;
-            let told = churn::listen(socket, async {
-                lived = Some(living.await.expect("the crowd lives"))
-            })
-            .await;
+            let told =
+                churn::listen(socket, async { lived = Some(living.await.expect("the crowd lives")) }).await;
             let (happened, redis) = lived.expect("the crowd has lived");
             let wrong = churn::differences(&happened, &told);
             assert!(wrong.is_empty(), "the figures are worth nothing: {wrong:?}");
-            let kinds = [
-                "offline, after the true deadline",
-                "offline, after DEL",
-                "online, after SET returned",
-            ];
+            let kinds =
+                ["offline, after the true deadline", "offline, after DEL", "online, after SET returned"];
             for (kind, lags) in kinds.iter().zip(churn::lags(&happened, &told)) {
                 println!("| {others} | {kind} | {} | {} |", lags.len(), cells(&lags));
             }
@@ -59,18 +49,14 @@ pub fn with_and_without_probes(runtime: &Runtime) {
     println!(
         "lag: {EXPIRING} users fall silent within 2 s; offline at the client after the true deadline; stock hz 10"
     );
-    println!(
-        "| live keys | probes | told within {} s | p50 | p99 | max |",
-        WAIT.as_secs()
-    );
+    println!("| live keys | probes | told within {} s | p50 | p99 | max |", WAIT.as_secs());
     println!("|---|---|---|---|---|---|");
     for keys in [1_000, 100_000, 1_000_000] {
         let (with, without) = (Redis::stock(), Redis::stock());
         for redis in [&with, &without] {
             fill(redis, "presence:other-", keys);
         }
-        let told = runtime
-            .block_on(async { tokio::join!(one_side(&with, true), one_side(&without, false)) });
+        let told = runtime.block_on(async { tokio::join!(one_side(&with, true), one_side(&without, false)) });
         for (probes, lags) in [("on", told.0), ("off", told.1)] {
             let share = 100.0 * lags.len() as f64 / EXPIRING as f64;
             println!("| {keys} | {probes} | {share:.0} % | {} |", cells(&lags));
@@ -79,13 +65,8 @@ pub fn with_and_without_probes(runtime: &Runtime) {
 }
 
 async fn one_side(redis: &Redis, probes: bool) -> Vec<f64> {
-    let daemon = Daemon::with(&[
-        "--redis",
-        &redis.url(),
-        "--probes",
-        if probes { "true" } else { "false" },
-    ])
-    .await;
+    let daemon =
+        Daemon::with(&["--redis", &redis.url(), "--probes", if probes { "true" } else { "false" }]).await;
     let (socket, _) = daemon.watch_all().await;
     let mut client = redis.client();
     let setting = tokio::task::spawn_blocking(move || {
@@ -101,10 +82,7 @@ async fn one_side(redis: &Redis, probes: bool) -> Vec<f64> {
     });
     let (deadlines, offline) = tokio::join!(setting, offline(socket));
     let deadlines = deadlines.expect("the users are set");
-    let mut lags: Vec<f64> = offline
-        .iter()
-        .map(|(user, at)| at - deadlines[user])
-        .collect();
+    let mut lags: Vec<f64> = offline.iter().map(|(user, at)| at - deadlines[user]).collect();
     lags.sort_by(f64::total_cmp);
     lags
 }
@@ -119,18 +97,9 @@ async fn offline(mut socket: Socket) -> Vec<(String, f64)> {
             break;
         };
         let arrived = precise_now_ms();
-        let transitions = message["transitions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        for transition in transitions
-            .iter()
-            .filter(|transition| transition["state"] == "offline")
-        {
-            told.push((
-                transition["user"].as_str().expect("a name").to_owned(),
-                arrived,
-            ));
+        let transitions = message["transitions"].as_array().cloned().unwrap_or_default();
+        for transition in transitions.iter().filter(|transition| transition["state"] == "offline") {
+            told.push((transition["user"].as_str().expect("a name").to_owned(), arrived));
         }
     }
     told

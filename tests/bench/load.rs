@@ -26,13 +26,8 @@ pub fn memory_and_start(runtime: &Runtime) {
             if users == 0 {
                 empty = memory;
             }
-            let each = (memory.saturating_sub(empty))
-                .checked_div(users as u64)
-                .unwrap_or(0);
-            println!(
-                "| {users} | {} MB | {each} B | {took:.2} s | {cpu:.2} s |",
-                memory / 1_000_000
-            );
+            let each = (memory.saturating_sub(empty)).checked_div(users as u64).unwrap_or(0);
+            println!("| {users} | {} MB | {each} B | {took:.2} s | {cpu:.2} s |", memory / 1_000_000);
         });
     }
 }
@@ -40,25 +35,14 @@ pub fn memory_and_start(runtime: &Runtime) {
 /// Twelve digits after the prefix make 36 bytes.
 fn fill_long(redis: &Redis, users: usize) {
     let digits = 12 - users.max(1).ilog10() as usize;
-    fill(
-        redis,
-        &format!("{PREFIX}{}", "0".repeat(digits.saturating_sub(1))),
-        users,
-    );
+    fill(redis, &format!("{PREFIX}{}", "0".repeat(digits.saturating_sub(1))), users);
 }
 
 /// Resident memory of a process.
 pub fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("a field");
-    let kb: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|kb| kb.parse().ok())
-        .expect("a number");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a field");
+    let kb: u64 = line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).expect("a number");
     kb * 1024
 }
 
@@ -66,13 +50,8 @@ pub fn resident_bytes(pid: u32) -> u64 {
 pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let after = stat.rsplit_once(')').expect("a name").1;
-    let ticks = |n: usize| {
-        after
-            .split_whitespace()
-            .nth(n)
-            .and_then(|t| t.parse::<f64>().ok())
-            .expect("a number")
-    };
+    let ticks =
+        |n: usize| after.split_whitespace().nth(n).and_then(|t| t.parse::<f64>().ok()).expect("a number");
     // Fields 14 and 15; 100 ticks a second on Linux.
     (ticks(11) + ticks(12)) / 100.0
 }

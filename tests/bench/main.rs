@@ -24,14 +24,8 @@ const BENCHES: [Bench; 4] = [
 
 fn main() {
     // cargo passes --bench; what else is given is a name.
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with("--"))
-        .collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     println!("machine: {}", machine());
     for (name, bench) in BENCHES {
@@ -51,17 +45,10 @@ fn machine() -> String {
             .unwrap_or_default()
     };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let redis = Command::new("redis-server")
-        .arg("--version")
-        .output()
-        .map(|out| out.stdout)
-        .unwrap_or_default();
+    let redis =
+        Command::new("redis-server").arg("--version").output().map(|out| out.stdout).unwrap_or_default();
     let redis = String::from_utf8_lossy(&redis);
-    let version = redis
-        .split_whitespace()
-        .find(|word| word.starts_with("v="))
-        .unwrap_or("?")
-        .to_owned();
+    let version = redis.split_whitespace().find(|word| word.starts_with("v=")).unwrap_or("?").to_owned();
     format!(
         "{} cores of {}, {}, redis-server {version}",
         cores,
@@ -80,9 +67,5 @@ fn cells(sorted: &[f64]) -> String {
 }
 
 fn ms(value: f64) -> String {
-    if value < 1_000.0 {
-        format!("{value:.1} ms")
-    } else {
-        format!("{:.1} s", value / 1000.0)
-    }
+    if value < 1_000.0 { format!("{value:.1} ms") } else { format!("{:.1} s", value / 1000.0) }
 }

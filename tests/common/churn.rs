@@ -37,23 +37,14 @@ struct Person {
 }
 
 pub fn precise_now_ms() -> f64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs_f64()
-        * 1000.0
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64() * 1000.0
 }
 
 impl Person {
     fn new(i: usize) -> Person {
         // Some have two devices, and TTLs differ as programs do.
         let ttl_ms = [700, 1000, 1500, 2000, 2345][i % 5];
-        Person {
-            name: format!("user-{i}"),
-            ttl_ms,
-            deadline: None,
-            steps: Vec::new(),
-        }
+        Person { name: format!("user-{i}"), ttl_ms, deadline: None, steps: Vec::new() }
     }
 
     fn key(&self) -> String {
@@ -62,11 +53,7 @@ impl Person {
 
     fn ran_out(&mut self) {
         if let Some(at_ms) = self.deadline.take() {
-            self.steps.push(Step {
-                online: false,
-                at_ms,
-                expired: true,
-            });
+            self.steps.push(Step { online: false, at_ms, expired: true });
         }
     }
 
@@ -77,11 +64,7 @@ impl Person {
         if before == Reply::Nil {
             self.ran_out();
             // Told from the SET's return on.
-            self.steps.push(Step {
-                online: true,
-                at_ms: precise_now_ms(),
-                expired: false,
-            });
+            self.steps.push(Step { online: true, at_ms: precise_now_ms(), expired: false });
         }
         self.deadline = Some(sent + self.ttl_ms as f64);
     }
@@ -91,11 +74,7 @@ impl Person {
         if !was {
             self.ran_out();
         } else if self.deadline.take().is_some() {
-            self.steps.push(Step {
-                online: false,
-                at_ms: precise_now_ms(),
-                expired: false,
-            });
+            self.steps.push(Step { online: false, at_ms: precise_now_ms(), expired: false });
         }
     }
 }
@@ -106,9 +85,8 @@ pub fn live(redis: &Redis, crowd: Crowd) -> History {
     let mut people: Vec<Person> = (0..crowd.users).map(Person::new).collect();
     let start = Instant::now();
     let after = |ms: u64| Instant::now() + Duration::from_millis(ms);
-    let mut queue: BinaryHeap<_> = (0..crowd.users)
-        .map(|i| Reverse((after(fastrand::u64(..2000)), i)))
-        .collect();
+    let mut queue: BinaryHeap<_> =
+        (0..crowd.users).map(|i| Reverse((after(fastrand::u64(..2000)), i))).collect();
     while let Some(Reverse((at, i))) = queue.pop() {
         if at.duration_since(start) > crowd.lasts {
             break;
@@ -162,37 +140,25 @@ pub async fn listen(mut socket: Socket, done: impl Future<Output = ()>) -> Histo
             () = tokio::time::sleep(Duration::from_secs(1)), if ended => return told,
         };
         let arrived = precise_now_ms();
-        let transitions = message["transitions"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{message}"));
+        let transitions = message["transitions"].as_array().unwrap_or_else(|| panic!("{message}"));
         for transition in transitions {
             let user = transition["user"].as_str().expect("a name").to_owned();
-            told.entry(user)
-                .or_default()
-                .push(read(transition, arrived));
+            told.entry(user).or_default().push(read(transition, arrived));
         }
     }
 }
 
 fn read(transition: &Value, arrived: f64) -> Step {
     let online = transition["state"] == "online";
-    Step {
-        online,
-        at_ms: arrived,
-        expired: transition["reason"] == "expired",
-    }
+    Step { online, at_ms: arrived, expired: transition["reason"] == "expired" }
 }
 
 /// What is wrong with what was told, if anything: lost, invented, twice.
 pub fn differences(happened: &History, told: &History) -> Vec<String> {
-    let states =
-        |steps: &Vec<Step>| -> Vec<bool> { steps.iter().map(|step| step.online).collect() };
+    let states = |steps: &Vec<Step>| -> Vec<bool> { steps.iter().map(|step| step.online).collect() };
     let mut wrong = Vec::new();
     for (user, steps) in happened {
-        let (expected, got) = (
-            states(steps),
-            told.get(user).map(states).unwrap_or_default(),
-        );
+        let (expected, got) = (states(steps), told.get(user).map(states).unwrap_or_default());
         if expected != got {
             wrong.push(format!("{user}: happened {expected:?}, told {got:?}"));
         }
@@ -217,7 +183,6 @@ pub fn lags(happened: &History, told: &History) -> [Vec<f64>; 3] {
             lags[kind].push(is.at_ms - was.at_ms);
         }
     }
-    lags.iter_mut()
-        .for_each(|lags| lags.sort_by(f64::total_cmp));
+    lags.iter_mut().for_each(|lags| lags.sort_by(f64::total_cmp));
     lags
 }

@@ -54,17 +54,8 @@ impl Daemon {
                 log.push('\n');
             }
         });
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(PATIENCE)
-            .build()
-            .expect("a client");
-        Daemon {
-            port,
-            child,
-            log,
-            http,
-        }
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+        Daemon { port, child, log, http }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -81,13 +72,10 @@ impl Daemon {
 
     /// Waits until /readyz says so.
     pub async fn ready(&self) {
-        until(
-            &format!("/readyz is 200; log:\n{}", self.log()),
-            async || {
-                let answer = self.http.get(self.url("/readyz")).send().await.ok()?;
-                answer.status().is_success().then_some(())
-            },
-        )
+        until(&format!("/readyz is 200; log:\n{}", self.log()), async || {
+            let answer = self.http.get(self.url("/readyz")).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
         .await;
     }
 
@@ -102,8 +90,7 @@ impl Daemon {
     }
 
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        self.send(method, path, body.map(|body| body.to_string()))
-            .await
+        self.send(method, path, body.map(|body| body.to_string())).await
     }
 
     /// A request with a body that need not be JSON.
@@ -111,17 +98,12 @@ impl Daemon {
         let method = method.parse().expect("a method");
         let mut request = self.http.request(method, self.url(path));
         if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body);
+            request = request.header("content-type", "application/json").body(body);
         }
         let answer = request.send().await.expect("the daemon answers");
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a body");
-        (
-            status,
-            serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        )
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -150,9 +132,7 @@ impl Daemon {
     /// A socket that watches everybody, past its snapshot.
     pub async fn watch_all(&self) -> (Socket, Vec<Value>) {
         let mut socket = self.socket("").await;
-        socket
-            .send(json!({"type": "watch", "all": true, "lossless": true, "id": 1}))
-            .await;
+        socket.send(json!({"type": "watch", "all": true, "lossless": true, "id": 1})).await;
         let users = socket.snapshot().await;
         (socket, users)
     }

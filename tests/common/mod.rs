@@ -20,10 +20,7 @@ pub fn free_port() -> u16 {
 
 /// Milliseconds since the epoch.
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_millis() as u64
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
 /// Waits until `check` gives something, asking again every few milliseconds.
@@ -33,10 +30,7 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
         if let Some(found) = check().await {
             return found;
         }
-        assert!(
-            Instant::now() < end,
-            "waited {PATIENCE:?} in vain for: {what}"
-        );
+        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain for: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

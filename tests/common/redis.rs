@@ -36,13 +36,7 @@ impl Redis {
     fn build(stock: bool, args: &[&str]) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
         let args = args.iter().map(|arg| arg.to_string()).collect();
-        let mut redis = Redis {
-            port: free_port(),
-            folder,
-            child: None,
-            stock,
-            args,
-        };
+        let mut redis = Redis { port: free_port(), folder, child: None, stock, args };
         redis.run();
         redis
     }
@@ -52,14 +46,7 @@ impl Redis {
         let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/redis.conf");
         let child = Command::new("redis-server")
             .args(Some(conf).filter(|_| !self.stock))
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--logfile",
-                "redis.log",
-            ])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "redis.log"])
             .args(["--enable-debug-command", "yes"])
             .args(&self.args)
             .arg("--dir")
@@ -74,18 +61,12 @@ impl Redis {
         loop {
             let answers = TcpStream::connect(("127.0.0.1", self.port)).is_ok()
                 && self.try_client().is_some_and(|mut client| {
-                    client
-                        .try_call(&["PING"])
-                        .is_some_and(|v| v == Reply::text("PONG"))
+                    client.try_call(&["PING"]).is_some_and(|v| v == Reply::text("PONG"))
                 });
             if answers {
                 return;
             }
-            assert!(
-                Instant::now() < end,
-                "redis-server does not answer; it said: {}",
-                self.log()
-            );
+            assert!(Instant::now() < end, "redis-server does not answer; it said: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -131,10 +112,7 @@ impl Redis {
     /// The presence keys, without those of a daemon itself, sorted.
     pub fn presence_keys(&self) -> Vec<String> {
         let keys = self.call(&["KEYS", "presence:*"]).list();
-        let names = keys
-            .iter()
-            .map(Reply::as_text)
-            .filter(|key| !key.starts_with("presence:#"));
+        let names = keys.iter().map(Reply::as_text).filter(|key| !key.starts_with("presence:#"));
         let mut names: Vec<String> = names.map(str::to_owned).collect();
         names.sort();
         names
@@ -154,13 +132,8 @@ impl Drop for Redis {
 
 /// Sends a signal to a process that the test has started.
 pub fn signal(pid: u32, name: &str) {
-    let done = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status();
-    assert!(
-        done.is_ok_and(|status| status.success()),
-        "kill -{name} {pid}"
-    );
+    let done = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "kill -{name} {pid}");
 }
 
 /// What Redis answers.
@@ -209,12 +182,8 @@ impl Client {
     pub fn connect(port: u16) -> Option<Client> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_nodelay(true).ok()?;
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .ok()?;
-        Some(Client {
-            reader: BufReader::with_capacity(1 << 16, stream),
-        })
+        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+        Some(Client { reader: BufReader::with_capacity(1 << 16, stream) })
     }
 
     pub fn call(&mut self, command: &[&str]) -> Reply {
@@ -234,14 +203,8 @@ impl Client {
         for command in commands {
             encode(&mut bytes, command);
         }
-        self.reader
-            .get_mut()
-            .write_all(&bytes)
-            .expect("Redis reads");
-        commands
-            .iter()
-            .map(|_| self.read().expect("Redis answers"))
-            .collect()
+        self.reader.get_mut().write_all(&bytes).expect("Redis reads");
+        commands.iter().map(|_| self.read().expect("Redis answers")).collect()
     }
 
     fn line(&mut self) -> Option<String> {
@@ -287,11 +250,7 @@ pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
     let mut client = redis.client();
     for first in (0..keys).step_by(10_000) {
         let some: Vec<Vec<String>> = (first..keys.min(first + 10_000))
-            .map(|i| {
-                ["SET", &format!("{prefix}{i}"), "1", "EX", "3600"]
-                    .map(str::to_owned)
-                    .to_vec()
-            })
+            .map(|i| ["SET", &format!("{prefix}{i}"), "1", "EX", "3600"].map(str::to_owned).to_vec())
             .collect();
         client.pipeline(&some);
     }
@@ -300,11 +259,6 @@ pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
 /// The fields of an INFO section.
 pub fn info(redis: &Redis, section: &str) -> HashMap<String, String> {
     let reply = redis.call(&["INFO", section]);
-    let lines = reply
-        .as_text()
-        .lines()
-        .filter_map(|line| line.split_once(':'));
-    lines
-        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-        .collect()
+    let lines = reply.as_text().lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }

@@ -4,7 +4,7 @@ use super::PATIENCE;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -17,16 +17,9 @@ pub struct Socket {
 impl Socket {
     /// `query` is what follows `/v1/ws`, such as `?user=alice`.
     pub async fn connect(port: u16, query: &str) -> Socket {
-        let mut request = format!("ws://127.0.0.1:{port}/v1/ws{query}")
-            .into_client_request()
-            .expect("a URL");
-        request.headers_mut().insert(
-            "sec-websocket-protocol",
-            HeaderValue::from_static("keybeat.v1"),
-        );
-        let (ws, answer) = tokio_tungstenite::connect_async(request)
-            .await
-            .expect("the daemon accepts");
+        let mut request = format!("ws://127.0.0.1:{port}/v1/ws{query}").into_client_request().expect("a URL");
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("keybeat.v1"));
+        let (ws, answer) = tokio_tungstenite::connect_async(request).await.expect("the daemon accepts");
         assert_eq!(answer.headers()["sec-websocket-protocol"], "keybeat.v1");
         Socket { ws }
     }
@@ -36,10 +29,7 @@ impl Socket {
     }
 
     pub async fn send_text(&mut self, text: &str) {
-        self.ws
-            .send(Message::text(text))
-            .await
-            .expect("the daemon reads");
+        self.ws.send(Message::text(text)).await.expect("the daemon reads");
     }
 
     /// The next JSON message.
@@ -63,10 +53,10 @@ impl Socket {
 
     /// The next JSON message, or the code and reason of the close.
     pub async fn next_or_close(&mut self) -> Result<Value, (u16, String)> {
+        // One end for the whole wait: pings come for ever.
+        let end = Instant::now() + PATIENCE;
         loop {
-            let message = timeout(PATIENCE, self.ws.next())
-                .await
-                .expect("waited in vain for a message");
+            let message = timeout_at(end, self.ws.next()).await.expect("waited in vain for a message");
             match message {
                 Some(Ok(Message::Text(text))) => {
                     return Ok(serde_json::from_str(&text).expect("JSON"));
@@ -88,10 +78,7 @@ impl Socket {
             let message = self.next().await;
             assert_eq!(message["type"], "snapshot", "{message}");
             let some = message["users"].as_array().expect("users").clone();
-            assert!(
-                message["more"] == false || some.len() == 1000,
-                "chunks of 1,000"
-            );
+            assert!(message["more"] == false || some.len() == 1000, "chunks of 1,000");
             users.extend(some);
             if message["more"] == false {
                 return users;

@@ -10,10 +10,7 @@ async fn nothing_lost_nothing_invented(redis: Redis, others: usize) {
     let daemon = Daemon::start(&redis).await;
     let (socket, snapshot) = daemon.watch_all().await;
     assert_eq!(snapshot.len(), others);
-    let crowd = Crowd {
-        users: 1_500,
-        lasts: Duration::from_secs(25),
-    };
+    let crowd = Crowd { users: 1_500, lasts: Duration::from_secs(25) };
     let living = tokio::task::spawn_blocking(move || (churn::live(&redis, crowd), redis));
     let (mut happened, mut redis) = (None, None);
     let done = async {
@@ -23,24 +20,12 @@ async fn nothing_lost_nothing_invented(redis: Redis, others: usize) {
     let told = churn::listen(socket, done).await;
     let happened = happened.expect("the crowd has lived");
     let steps: usize = happened.values().map(Vec::len).sum();
-    assert!(
-        steps > 5_000,
-        "only {steps} transitions: the crowd is too quiet to prove anything"
-    );
+    assert!(steps > 5_000, "only {steps} transitions: the crowd is too quiet to prove anything");
     let wrong = churn::differences(&happened, &told);
-    assert!(
-        wrong.is_empty(),
-        "{} of {} users are wrong:\n{}",
-        wrong.len(),
-        crowd.users,
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {} users are wrong:\n{}", wrong.len(), crowd.users, wrong.join("\n"));
     let stats = daemon.get("/v1/stats").await;
     assert_eq!(stats["repairs"], 0, "nothing had to be repaired: {stats}");
-    assert_eq!(
-        stats["transitions"]["online"],
-        stats["transitions"]["offline"]
-    );
+    assert_eq!(stats["transitions"]["online"], stats["transitions"]["offline"]);
     drop(redis);
 }
 

@@ -33,9 +33,7 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
     let code = line.split("//").next().unwrap_or(line);
     code.match_indices("crate::").map(move |(at, word)| {
         let rest = &code[at + word.len()..];
-        rest.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .next()
-            .unwrap_or(rest)
+        rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest)
     })
 }
 
@@ -46,12 +44,8 @@ fn a_file_imports_its_own_folder_and_lower_floors_nothing_else() {
     rust_files(&src, &mut files);
     for file in files {
         let inside = file.strip_prefix(&src).expect("below src");
-        let own = inside
-            .iter()
-            .next()
-            .and_then(|first| first.to_str())
-            .expect("a name")
-            .trim_end_matches(".rs");
+        let own =
+            inside.iter().next().and_then(|first| first.to_str()).expect("a name").trim_end_matches(".rs");
         let Some(level) = floor(own) else { continue };
         let text = std::fs::read_to_string(&file).expect("a text");
         for (i, line) in text.lines().enumerate() {
@@ -63,10 +57,7 @@ fn a_file_imports_its_own_folder_and_lower_floors_nothing_else() {
             }
         }
     }
-    assert!(
-        seen > 50,
-        "only {seen} imports found: the test reads nothing"
-    );
+    assert!(seen > 50, "only {seen} imports found: the test reads nothing");
     assert!(
         broken.is_empty(),
         "a file imports its own folder and lower floors, nothing else:\n{}",

@@ -4,4 +4,8 @@
 mod common;
 
 mod churn;
+mod cli;
 mod floors;
+mod http;
+mod lifecycle;
+mod socket;

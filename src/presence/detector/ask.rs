@@ -63,9 +63,7 @@ impl Asks {
     #[cfg(test)]
     pub(super) fn fingerprint(&self) -> Vec<(BatchId, bool, bool, bool)> {
         let batches = self.batches.iter();
-        batches
-            .map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some()))
-            .collect()
+        batches.map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some())).collect()
     }
 
     pub(super) fn learning(&self) -> usize {
@@ -79,10 +77,7 @@ impl Asks {
     }
 
     fn under_way(&self, learns: bool) -> usize {
-        self.batches
-            .values()
-            .filter(|batch| batch.learns == learns)
-            .count()
+        self.batches.values().filter(|batch| batch.learns == learns).count()
     }
 }
 
@@ -101,13 +96,7 @@ impl Detector {
     /// An event for the key came: an answer under way may not count it in.
     pub(super) fn touch(&mut self, at: u32) {
         let slot = &mut self.slots[at];
-        if slot.batch != 0
-            && self
-                .asks
-                .batches
-                .get(&slot.batch)
-                .is_some_and(|batch| batch.open)
-        {
+        if slot.batch != 0 && self.asks.batches.get(&slot.batch).is_some_and(|batch| batch.open) {
             slot.flags.put(Flags::OVERTAKEN, true);
         }
     }
@@ -130,11 +119,7 @@ impl Detector {
         let id = self.asks.last.checked_add(1).unwrap_or(1);
         let (mut slots, mut keys) = (Vec::new(), Vec::new());
         while slots.len() < self.settings.batch_keys {
-            let queue = if learns {
-                &mut self.asks.learn
-            } else {
-                &mut self.asks.due
-            };
+            let queue = if learns { &mut self.asks.learn } else { &mut self.asks.due };
             let Some(at) = queue.pop_front() else { break };
             let slot = &mut self.slots[at];
             slot.flags.put(Flags::QUEUED, false);
@@ -162,14 +147,7 @@ impl Detector {
             self.counts.probes += count
         }
         self.asks.last = id;
-        let batch = Batch {
-            sent: now,
-            slots,
-            learns,
-            open: false,
-            closed: false,
-            answers: None,
-        };
+        let batch = Batch { sent: now, slots, learns, open: false, closed: false, answers: None };
         self.asks.batches.insert(id, batch);
         Some(Output::Ask(id, keys))
     }
@@ -252,15 +230,7 @@ impl Detector {
         } else {
             // Gone without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
             let ran_out = slot.deadline < now && !in_pass;
-            self.kill(
-                at,
-                now,
-                if ran_out {
-                    Reason::Expired
-                } else {
-                    Reason::Reconciled
-                },
-            );
+            self.kill(at, now, if ran_out { Reason::Expired } else { Reason::Reconciled });
         }
     }
 
@@ -273,13 +243,8 @@ impl Detector {
         // Some programs SET and then EXPIRE, which makes no event that is listened to: look again soon,
         // and then once a TTL.
         let soon = now.since(slot.last_seen) < LOOK_AGAIN_MS;
-        let again = if soon {
-            LOOK_AGAIN_MS
-        } else {
-            self.settings.first_ttl_ms
-        };
-        self.deadlines
-            .file(at, &mut slot.filed, now.plus(again), now);
+        let again = if soon { LOOK_AGAIN_MS } else { self.settings.first_ttl_ms };
+        self.deadlines.file(at, &mut slot.filed, now.plus(again), now);
         if !slot.flags.has(Flags::LIVE) {
             self.revive(at, now, now, Reason::Reconciled);
         }
@@ -293,30 +258,14 @@ impl Detector {
         slot.flags.put(Flags::LEARN, false);
         let heard = slot.flags.has(Flags::HEARD);
         let (lo, hi) = (sent.plus(left), came.plus(left));
-        let told = if heard {
-            slot.last_seen.plus(u64::from(slot.ttl)).clamp(lo, hi)
-        } else {
-            lo
-        };
+        let told = if heard { slot.last_seen.plus(u64::from(slot.ttl)).clamp(lo, hi) } else { lo };
         let granted = slot.flags.has(Flags::GRANTED);
-        slot.deadline = if granted {
-            slot.deadline.max(told)
-        } else {
-            told
-        };
+        slot.deadline = if granted { slot.deadline.max(told) } else { told };
         let live = slot.flags.has(Flags::LIVE);
         if !heard {
-            let ttl = if slot.ttl == 0 {
-                first_ttl
-            } else {
-                u64::from(slot.ttl)
-            };
+            let ttl = if slot.ttl == 0 { first_ttl } else { u64::from(slot.ttl) };
             let renewed = told.minus(ttl).min(now);
-            slot.last_seen = if live {
-                slot.last_seen.max(renewed)
-            } else {
-                renewed
-            };
+            slot.last_seen = if live { slot.last_seen.max(renewed) } else { renewed };
         }
         let last_seen = slot.last_seen;
         if changed {
@@ -331,13 +280,7 @@ impl Detector {
     /// Forgets all batches and queues: their fences may be lost.
     pub(super) fn drop_asks(&mut self) {
         let last = self.asks.last;
-        let asks = std::mem::replace(
-            &mut self.asks,
-            Asks {
-                last,
-                ..Asks::default()
-            },
-        );
+        let asks = std::mem::replace(&mut self.asks, Asks { last, ..Asks::default() });
         let batched = asks.batches.into_values().flat_map(|batch| batch.slots);
         for at in batched.chain(asks.due).chain(asks.learn) {
             let slot = &mut self.slots[at];
@@ -391,10 +334,7 @@ fn ttl_of(left: u64, heard: Time, sent: Time, came: Time) -> u64 {
     let low = left + sent.since(heard);
     let high = low + came.since(sent) + 10;
     let round = |step: u64| Some(low.div_ceil(step) * step).filter(|&ttl| ttl <= high);
-    round(1000)
-        .or_else(|| round(100))
-        .unwrap_or(low)
-        .clamp(1, LONGEST_TTL_MS)
+    round(1000).or_else(|| round(100)).unwrap_or(low).clamp(1, LONGEST_TTL_MS)
 }
 
 #[cfg(test)]
@@ -408,11 +348,7 @@ mod tests {
         assert_eq!(ttl_of(29_950, at(100), at(148), at(152)), 30_000);
         assert_eq!(ttl_of(1_499, at(100), at(100), at(101)), 1_500);
         assert_eq!(ttl_of(1_234, at(100), at(100), at(101)), 1_234);
-        assert_eq!(
-            ttl_of(0, at(100), at(100), at(100)),
-            1,
-            "never 0, which is not known"
-        );
+        assert_eq!(ttl_of(0, at(100), at(100), at(100)), 1, "never 0, which is not known");
         assert_eq!(ttl_of(LONGEST_TTL_MS, at(0), at(9), at(9)), LONGEST_TTL_MS);
     }
 }

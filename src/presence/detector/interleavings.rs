@@ -56,11 +56,7 @@ enum Step {
 
 impl World {
     fn new() -> World {
-        let settings = Settings {
-            first_ttl_ms: TTL,
-            fence_limit_ms: 1 << 40,
-            ..Settings::default()
-        };
+        let settings = Settings { first_ttl_ms: TTL, fence_limit_ms: 1 << 40, ..Settings::default() };
         let mut world = World {
             now: 1000,
             keys: BTreeMap::new(),
@@ -70,10 +66,7 @@ impl World {
             answers: BTreeMap::new(),
             detector: Detector::new(settings),
         };
-        world.feed(Input::Up {
-            run: "r",
-            flushed: false,
-        });
+        world.feed(Input::Up { run: "r", flushed: false });
         world.feed(Input::Page(world.detector.pass_number, vec![], 0));
         world
     }
@@ -88,11 +81,7 @@ impl World {
     }
 
     fn expire(&mut self, key: usize) {
-        if self
-            .keys
-            .get(&key)
-            .is_some_and(|&deadline| deadline < self.now)
-        {
+        if self.keys.get(&key).is_some_and(|&deadline| deadline < self.now) {
             self.end(key, Event::Expired);
         }
     }
@@ -103,24 +92,14 @@ impl World {
         while let Some(output) = self.detector.poll(now) {
             match output {
                 Output::Changed(change) => {
-                    let key = KEYS
-                        .iter()
-                        .position(|&key| key == change.key.as_str())
-                        .unwrap();
-                    assert_eq!(
-                        self.owed.pop_front(),
-                        Some((key, change.live)),
-                        "said, but not done"
-                    );
+                    let key = KEYS.iter().position(|&key| key == change.key.as_str()).unwrap();
+                    assert_eq!(self.owed.pop_front(), Some((key, change.live)), "said, but not done");
                 }
                 Output::Ask(id, keys) => {
                     self.answers.insert(id, (keys.len(), Vec::new()));
                     self.questions.push_back(Question::Fence(id, true));
                     for key in keys {
-                        let key = KEYS
-                            .iter()
-                            .position(|&known| known == key.as_str())
-                            .unwrap();
+                        let key = KEYS.iter().position(|&known| known == key.as_str()).unwrap();
                         self.questions.push_back(Question::Ttl(id, key));
                     }
                     self.questions.push_back(Question::Fence(id, false));
@@ -154,16 +133,9 @@ impl World {
         if !self.stream.is_empty() {
             steps.push(Step::Deliver);
         }
-        let whole = self
-            .answers
-            .iter()
-            .filter(|(_, (count, got))| got.len() == *count);
+        let whole = self.answers.iter().filter(|(_, (count, got))| got.len() == *count);
         steps.extend(whole.map(|(&id, _)| Step::Answer(id)));
-        if self
-            .detector
-            .next_due()
-            .is_some_and(|due| due.as_ms() <= self.now)
-        {
+        if self.detector.next_due().is_some_and(|due| due.as_ms() <= self.now) {
             steps.push(Step::Due);
         }
         steps
@@ -195,9 +167,7 @@ impl World {
             },
             Step::Answer(id) => {
                 let (_, got) = self.answers.remove(&id).unwrap();
-                let answers = got
-                    .into_iter()
-                    .map(|left| left.map_or(Answer::Absent, Answer::Left));
+                let answers = got.into_iter().map(|left| left.map_or(Answer::Absent, Answer::Left));
                 self.feed(Input::Answers(id, answers.collect()));
             }
             Step::Deliver => match self.stream.pop_front().unwrap() {
@@ -205,10 +175,7 @@ impl World {
                 Event::Expired(key) => self.feed(Input::Ended(KEYS[key].as_bytes(), End::Expired)),
                 Event::Deleted(key) => self.feed(Input::Ended(KEYS[key].as_bytes(), End::Deleted)),
                 Event::Fence(id, open) => {
-                    self.feed(Input::Fence(
-                        id,
-                        if open { Side::Open } else { Side::Close },
-                    ));
+                    self.feed(Input::Fence(id, if open { Side::Open } else { Side::Close }));
                 }
             },
         }
@@ -221,21 +188,13 @@ impl World {
                 self.walk(step);
             }
             if self.detector.counts().keys == 0 && self.keys.is_empty() {
-                assert!(
-                    self.owed.is_empty(),
-                    "done, but never said: {:?}",
-                    self.owed
-                );
+                assert!(self.owed.is_empty(), "done, but never said: {:?}", self.owed);
                 assert_eq!(self.detector.slots.len(), 0, "a slot was not given back");
                 return;
             }
             self.now += 1;
         }
-        panic!(
-            "keys {:?}, but the detector still holds {}",
-            self.keys,
-            self.detector.counts().keys
-        );
+        panic!("keys {:?}, but the detector still holds {}", self.keys, self.detector.counts().keys);
     }
 
     fn fingerprint(&self, operations: usize) -> u64 {
@@ -243,10 +202,7 @@ impl World {
         (operations, self.now, &self.keys, &self.owed, &self.stream).hash(&mut hash);
         (&self.questions, &self.answers, self.detector.asks.waiting()).hash(&mut hash);
         for key in KEYS {
-            let slot = self
-                .detector
-                .find(key.as_bytes())
-                .map(|at| &self.detector.slots[at]);
+            let slot = self.detector.find(key.as_bytes()).map(|at| &self.detector.slots[at]);
             let facts = slot.map(|s| (s.deadline, s.last_seen, s.ttl, s.filed, s.batch, s.flags.0));
             facts.hash(&mut hash);
         }
@@ -267,10 +223,7 @@ fn explore(world: &World, operations: usize, seen: &mut HashSet<u64>, trail: &mu
         let mut next = world.clone();
         trail.push(step);
         next.walk(step);
-        let operation = matches!(
-            step,
-            Step::Set(_) | Step::Delete(_) | Step::Tick | Step::Sweep
-        );
+        let operation = matches!(step, Step::Set(_) | Step::Delete(_) | Step::Tick | Step::Sweep);
         explore(&next, operations - usize::from(operation), seen, trail);
         trail.pop();
     }
@@ -293,9 +246,5 @@ fn every_interleaving_says_exactly_what_redis_did() {
     let (mut seen, mut trail) = (HashSet::new(), Trail(Vec::new()));
     explore(&World::new(), operations, &mut seen, &mut trail.0);
     eprintln!("{} states", seen.len());
-    assert!(
-        seen.len() > 10_000,
-        "only {} states: the walk is broken",
-        seen.len()
-    );
+    assert!(seen.len() > 10_000, "only {} states: the walk is broken", seen.len());
 }

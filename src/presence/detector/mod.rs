@@ -254,9 +254,7 @@ impl Detector {
         if !self.up {
             return None;
         }
-        self.next_scan()
-            .or_else(|| self.next_batch(now))
-            .or_else(|| self.end_pass())
+        self.next_scan().or_else(|| self.next_batch(now)).or_else(|| self.end_pass())
     }
 
     /// When to hand in [`Input::Due`] at the latest.
@@ -264,10 +262,7 @@ impl Detector {
         if !self.up {
             return None;
         }
-        let overdue = self
-            .asks
-            .oldest()
-            .map(|sent| sent.plus(self.settings.fence_limit_ms + 1));
+        let overdue = self.asks.oldest().map(|sent| sent.plus(self.settings.fence_limit_ms + 1));
         [self.deadlines.next(), overdue].into_iter().flatten().min()
     }
 
@@ -278,17 +273,12 @@ impl Detector {
 
     /// What was counted.
     pub fn counts(&self) -> Counts {
-        Counts {
-            waiting: self.asks.waiting() as u64,
-            ..self.counts
-        }
+        Counts { waiting: self.asks.waiting() as u64, ..self.counts }
     }
 
     fn find(&self, name: &[u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
-        self.table
-            .find(hash, |&at| self.slots[at].key.as_str().as_bytes() == name)
-            .copied()
+        self.table.find(hash, |&at| self.slots[at].key.as_str().as_bytes() == name).copied()
     }
 
     /// The slot of a name, made if it has none; `None` for a name that cannot be a key.
@@ -342,11 +332,7 @@ impl Detector {
         if placed {
             slot.ttl = 0;
         }
-        let ttl = if slot.ttl == 0 {
-            first_ttl
-        } else {
-            u64::from(slot.ttl)
-        };
+        let ttl = if slot.ttl == 0 { first_ttl } else { u64::from(slot.ttl) };
         slot.last_seen = now;
         slot.deadline = now.plus(ttl);
         slot.flags.put(Flags::HEARD, !placed);
@@ -377,8 +363,7 @@ impl Detector {
     fn file(&mut self, at: u32, now: Time) {
         let slot = &mut self.slots[at];
         if slot.deadline != Time::NEVER {
-            self.deadlines
-                .file(at, &mut slot.filed, slot.deadline.plus(1), now);
+            self.deadlines.file(at, &mut slot.filed, slot.deadline.plus(1), now);
         }
     }
 
@@ -450,11 +435,7 @@ impl Detector {
         self.out.push_back(Output::Changed(Change {
             key: slot.key.clone(),
             live: false,
-            at: if reason == Reason::Deleted {
-                now
-            } else {
-                slot.deadline.min(now)
-            },
+            at: if reason == Reason::Deleted { now } else { slot.deadline.min(now) },
             last_seen: slot.last_seen.min(now),
             reason,
             deadline: (in_time && reason == Reason::Expired).then_some(slot.deadline.min(now)),
@@ -472,10 +453,7 @@ impl Detector {
         if !self.up {
             return;
         }
-        let late = self
-            .asks
-            .oldest()
-            .is_some_and(|s| now.since(s) > self.settings.fence_limit_ms);
+        let late = self.asks.oldest().is_some_and(|s| now.since(s) > self.settings.fence_limit_ms);
         if late && !self.restart_said {
             self.restart_said = true;
             self.out.push_back(Output::Restart);

@@ -78,12 +78,8 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let settings = Settings {
-            first_ttl_ms: TTL,
-            batch_keys: 2,
-            fence_limit_ms: 1 << 40,
-            ..Settings::default()
-        };
+        let settings =
+            Settings { first_ttl_ms: TTL, batch_keys: 2, fence_limit_ms: 1 << 40, ..Settings::default() };
         let mut world = World {
             now: 10_000,
             keys: BTreeMap::new(),
@@ -113,25 +109,15 @@ impl World {
                     let key = change.key.as_str().to_owned();
                     let before = self.said.insert(key.clone(), change.live).unwrap_or(false);
                     assert_ne!(before, change.live, "{key} was said twice");
-                    assert!(
-                        change.at <= now && change.last_seen <= now,
-                        "{change:?} at {now:?}"
-                    );
-                    assert!(
-                        change.live || key != STEADY,
-                        "a steady user blinked: {change:?} at {now:?}"
-                    );
+                    assert!(change.at <= now && change.last_seen <= now, "{change:?} at {now:?}");
+                    assert!(change.live || key != STEADY, "a steady user blinked: {change:?} at {now:?}");
                     self.log.push((key, change.live));
                 }
                 Output::Ask(id, keys) => self.ask(id, &keys),
                 Output::Scan(number, _) => {
                     let names: Vec<String> = self.keys.keys().cloned().collect();
                     names.iter().for_each(|name| self.expire(name));
-                    let names = self
-                        .keys
-                        .keys()
-                        .map(|name| name.clone().into_bytes())
-                        .collect();
+                    let names = self.keys.keys().map(|name| name.clone().into_bytes()).collect();
                     self.detector.handle(now, Input::Page(number, names, 0));
                 }
                 Output::Reconciled => {}
@@ -153,16 +139,11 @@ impl World {
             });
         }
         self.stream.push_back(Event::Fence(id, Side::Close));
-        self.detector
-            .handle(Time::from_ms(self.now), Input::Answers(id, answers));
+        self.detector.handle(Time::from_ms(self.now), Input::Answers(id, answers));
     }
 
     fn expire(&mut self, key: &str) {
-        if self
-            .keys
-            .get(key)
-            .is_some_and(|&deadline| deadline < self.now)
-        {
+        if self.keys.get(key).is_some_and(|&deadline| deadline < self.now) {
             self.end(key, End::Expired);
         }
     }
@@ -214,11 +195,7 @@ impl World {
         for _ in 0..ms.div_ceil(50) {
             self.now += 50;
             self.set(STEADY);
-            if self
-                .detector
-                .next_due()
-                .is_some_and(|due| due.as_ms() <= self.now)
-            {
+            if self.detector.next_due().is_some_and(|due| due.as_ms() <= self.now) {
                 self.feed(Input::Due);
             }
         }
@@ -235,15 +212,11 @@ impl World {
             Op::Expire(key) => {
                 self.expire(&name(key));
                 let until = self.now + TTL;
-                self.keys
-                    .entry(name(key))
-                    .and_modify(|deadline| *deadline = until);
+                self.keys.entry(name(key)).and_modify(|deadline| *deadline = until);
             }
             Op::Persist(key) => {
                 self.expire(&name(key));
-                self.keys
-                    .entry(name(key))
-                    .and_modify(|deadline| *deadline = u64::MAX);
+                self.keys.entry(name(key)).and_modify(|deadline| *deadline = u64::MAX);
             }
             Op::Evict(key) => {
                 if self.keys.remove(&name(key)).is_some() {
@@ -294,12 +267,8 @@ impl World {
     }
 
     fn believed(&self) -> Vec<String> {
-        let mut live: Vec<_> = self
-            .said
-            .iter()
-            .filter(|(_, live)| **live)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let mut live: Vec<_> =
+            self.said.iter().filter(|(_, live)| **live).map(|(key, _)| key.clone()).collect();
         live.sort();
         live
     }

@@ -47,11 +47,7 @@ impl Detector {
             if !slot.flags.has(Flags::LIVE) {
                 continue;
             }
-            let ttl = if slot.ttl == 0 {
-                self.settings.first_ttl_ms
-            } else {
-                u64::from(slot.ttl)
-            };
+            let ttl = if slot.ttl == 0 { self.settings.first_ttl_ms } else { u64::from(slot.ttl) };
             let until = now.plus(ttl);
             if slot.deadline == Time::NEVER {
                 slot.deadline = until;
@@ -65,11 +61,7 @@ impl Detector {
     pub(super) fn begin_pass(&mut self) {
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(Pass {
-            cursor: Some(0),
-            read: false,
-            open: 0,
-        });
+        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0 });
     }
 
     pub(super) fn next_scan(&mut self) -> Option<Output> {
@@ -102,11 +94,7 @@ impl Detector {
     /// The keys that we hold and the scan did not name.
     fn ask_the_rest(&mut self) {
         for at in 0..self.slots.end() {
-            if self
-                .slots
-                .get(at)
-                .is_some_and(|slot| slot.flags.has(Flags::LIVE))
-            {
+            if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
                 self.enter_pass(at);
             }
         }
@@ -143,9 +131,7 @@ impl Detector {
     }
 
     pub(super) fn end_pass(&mut self) -> Option<Output> {
-        self.pass
-            .as_ref()
-            .filter(|pass| pass.read && pass.open == 0)?;
+        self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?;
         self.pass = None;
         Some(Output::Reconciled)
     }

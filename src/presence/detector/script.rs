@@ -8,37 +8,17 @@ use super::*;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never …`: its answers; `answered …`: all three in order.
 fn check(script: &str, expected: &str) {
-    check_with(
-        Settings {
-            first_ttl_ms: 30,
-            ..Settings::default()
-        },
-        script,
-        expected,
-    );
+    check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
 }
 
 fn check_with(settings: Settings, script: &str, expected: &str) {
-    let mut run = Run {
-        detector: Detector::new(settings),
-        asked: Default::default(),
-        scan: 0,
-        said: vec![],
-    };
-    for step in script
-        .split(';')
-        .map(str::trim)
-        .filter(|step| !step.is_empty())
-    {
+    let mut run = Run { detector: Detector::new(settings), asked: Default::default(), scan: 0, said: vec![] };
+    for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
         let mut words = step.split_whitespace();
         let now = Time::from_ms(words.next().unwrap().parse().unwrap());
         run.step(now, words.next().unwrap(), &words.collect::<Vec<_>>());
     }
-    let expected: Vec<_> = expected
-        .split(';')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .collect();
+    let expected: Vec<_> = expected.split(';').map(str::trim).filter(|s| !s.is_empty()).collect();
     assert_eq!(run.said, expected, "\nscript: {script}");
 }
 
@@ -54,20 +34,8 @@ impl Run {
         let word = || words[0].as_bytes();
         let oldest = *self.asked.front().unwrap_or(&0);
         match verb {
-            "up" => self.feed(
-                now,
-                Input::Up {
-                    run: words[0],
-                    flushed: false,
-                },
-            ),
-            "flushed" => self.feed(
-                now,
-                Input::Up {
-                    run: words[0],
-                    flushed: true,
-                },
-            ),
+            "up" => self.feed(now, Input::Up { run: words[0], flushed: false }),
+            "flushed" => self.feed(now, Input::Up { run: words[0], flushed: true }),
             "down" => self.feed(now, Input::Down),
             "gap" => self.feed(now, Input::Gap),
             "due" => self.feed(now, Input::Due),
@@ -105,10 +73,7 @@ impl Run {
                     format!("{ms} +{:?} {:?} seen {:?}", c.key, c.reason, c.last_seen)
                 }
                 Output::Changed(c) => {
-                    format!(
-                        "{ms} -{:?} {:?} at {:?} seen {:?}",
-                        c.key, c.reason, c.at, c.last_seen
-                    )
+                    format!("{ms} -{:?} {:?} at {:?} seen {:?}", c.key, c.reason, c.at, c.last_seen)
                 }
                 Output::Ask(batch, keys) => {
                     self.asked.push_back(batch);
@@ -163,10 +128,7 @@ fn a_renewal_costs_no_question() {
 fn a_probe_that_finds_the_key_alive_moves_its_deadline() {
     // Renewed by EXPIRE at 2001, which makes no event that is listened to.
     check_with(
-        Settings {
-            first_ttl_ms: 3000,
-            ..Settings::default()
-        },
+        Settings { first_ttl_ms: 3000, ..Settings::default() },
         "0 up r; 0 page; 0 set a; 0 answered a=3000; 3001 due; 3001 answered a=2000; 5001 due; 5002 due; 5003 answered a=-",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 3001 ask a; 5002 ask a; 5003 -a Expired at 5001 seen 2001",
     );
@@ -219,10 +181,7 @@ fn a_key_gone_from_another_server_has_one_ttl_to_come_back() {
     );
     // So too if the same server says that it was flushed.
     check(
-        &format!(
-            "{} 60 set a; 71 due; 72 answered b=-",
-            outage.replace("up r2", "flushed r")
-        ),
+        &format!("{} 60 set a; 71 due; 72 answered b=-", outage.replace("up r2", "flushed r")),
         &format!("{before} 71 ask b; 72 -b Expired at 70 seen 0"),
     );
 }
@@ -256,26 +215,12 @@ fn a_gap_finds_who_came_and_who_went_unseen() {
 fn a_page_of_an_older_scan_is_not_taken_for_the_new_one() {
     let mut detector = Detector::new(Settings::default());
     let now = Time::from_ms(0);
-    detector.handle(
-        now,
-        Input::Up {
-            run: "r",
-            flushed: false,
-        },
-    );
-    let Some(Output::Scan(first, 0)) = detector.poll(now) else {
-        panic!("a scan")
-    };
+    detector.handle(now, Input::Up { run: "r", flushed: false });
+    let Some(Output::Scan(first, 0)) = detector.poll(now) else { panic!("a scan") };
     detector.handle(now, Input::Gap);
-    let Some(Output::Scan(second, 0)) = detector.poll(now) else {
-        panic!("another scan")
-    };
+    let Some(Output::Scan(second, 0)) = detector.poll(now) else { panic!("another scan") };
     detector.handle(now, Input::Page(first, vec![], 0));
-    assert_eq!(
-        detector.poll(now),
-        None,
-        "still waiting for the first page of the second scan"
-    );
+    assert_eq!(detector.poll(now), None, "still waiting for the first page of the second scan");
     detector.handle(now, Input::Page(second, vec![], 0));
     assert_eq!(detector.poll(now), Some(Output::Reconciled));
 }
@@ -291,10 +236,7 @@ fn a_key_without_a_ttl_is_online_until_it_is_deleted() {
 #[test]
 fn a_program_that_sets_and_then_expires_is_found_out() {
     check_with(
-        Settings {
-            first_ttl_ms: 3000,
-            ..Settings::default()
-        },
+        Settings { first_ttl_ms: 3000, ..Settings::default() },
         "0 up r; 0 page; 0 set a; 1 answered a=never; 501 due; 502 answered a=1500; 2001 due; 2002 due; 2003 answered a=-",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 501 ask a; 2002 ask a; 2003 -a Expired at 2001 seen 0",
     );
@@ -303,11 +245,7 @@ fn a_program_that_sets_and_then_expires_is_found_out() {
 #[test]
 fn a_fence_that_does_not_come_back_is_a_dead_stream() {
     check_with(
-        Settings {
-            first_ttl_ms: 30,
-            fence_limit_ms: 100,
-            ..Settings::default()
-        },
+        Settings { first_ttl_ms: 30, fence_limit_ms: 100, ..Settings::default() },
         "0 up r; 0 page; 0 set a; 50 answers a=30; 100 due; 101 due; 102 due; 103 down; 110 up r",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 101 restart",
     );
@@ -315,10 +253,7 @@ fn a_fence_that_does_not_come_back_is_a_dead_stream() {
 
 #[test]
 fn a_shorter_ttl_is_noticed_from_the_second_time_on() {
-    let long = Settings {
-        first_ttl_ms: 3000,
-        ..Settings::default()
-    };
+    let long = Settings { first_ttl_ms: 3000, ..Settings::default() };
     check_with(
         long,
         "0 up r; 0 page; 0 set a; 0 answered a=2000; 100 set a; 300 expired a; \
@@ -332,13 +267,7 @@ fn a_shorter_ttl_is_noticed_from_the_second_time_on() {
 fn a_name_that_cannot_be_a_user_is_counted_and_nothing_else() {
     let mut detector = Detector::new(Settings::default());
     let now = Time::from_ms(0);
-    detector.handle(
-        now,
-        Input::Up {
-            run: "r",
-            flushed: false,
-        },
-    );
+    detector.handle(now, Input::Up { run: "r", flushed: false });
     detector.handle(now, Input::Renewed(b"\xff\x00"));
     detector.handle(now, Input::Renewed(b""));
     detector.handle(now, Input::Ended(b"nobody", End::Deleted));
@@ -349,13 +278,7 @@ fn a_name_that_cannot_be_a_user_is_counted_and_nothing_else() {
 fn slots_are_given_back() {
     let mut detector = Detector::new(Settings::default());
     let mut now = Time::from_ms(0);
-    detector.handle(
-        now,
-        Input::Up {
-            run: "r",
-            flushed: false,
-        },
-    );
+    detector.handle(now, Input::Up { run: "r", flushed: false });
     for i in 0..1000 {
         let name = format!("user{i}");
         detector.handle(now, Input::Renewed(name.as_bytes()));
@@ -370,9 +293,5 @@ fn slots_are_given_back() {
         }
     }
     assert_eq!((detector.slots.len(), detector.table.len()), (0, 0));
-    assert!(
-        detector.slots.end() < 10,
-        "{} slots for one key at a time",
-        detector.slots.end()
-    );
+    assert!(detector.slots.end() < 10, "{} slots for one key at a time", detector.slots.end());
 }

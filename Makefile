@@ -1,0 +1,26 @@
+# One command each. What a machine lacks is installed by tests/setup.sh, from Debian's packages.
+
+.PHONY: help run test bench
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Builds and starts the daemon with a private Redis and simulated users; prints the console's address
+	@bash tests/setup.sh run
+	cargo build --release --locked
+	@cargo run --quiet --release --locked -- demo
+
+test: ## Formatting, lints, documentation and all tests
+	@bash tests/setup.sh test
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo cargo nextest run --locked && cargo nextest run --locked; \
+	else \
+		echo cargo test --locked && cargo test --locked; \
+	fi
+
+bench: ## The benches, each with its numbers
+	@bash tests/setup.sh bench
+	cargo bench --locked --bench bench
