@@ -4,6 +4,8 @@
 
 pub mod churn;
 pub mod daemon;
+pub mod faults;
+pub mod proxy;
 pub mod redis;
 pub mod socket;
 

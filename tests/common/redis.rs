@@ -197,6 +197,18 @@ impl Client {
         self.read()
     }
 
+    /// Many commands in one write; whether all were answered without an error.
+    pub fn try_pipeline<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Option<()> {
+        let mut bytes = Vec::new();
+        for command in commands {
+            encode(&mut bytes, command);
+        }
+        self.reader.get_mut().write_all(&bytes).ok()?;
+        let replies: Option<Vec<Reply>> = commands.iter().map(|_| self.read()).collect();
+        let refused = |reply: &Reply| matches!(reply, Reply::Error(_));
+        (!replies?.iter().any(refused)).then_some(())
+    }
+
     /// Many commands in one write; all replies.
     pub fn pipeline<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Vec<Reply> {
         let mut bytes = Vec::new();

@@ -40,6 +40,23 @@ impl Socket {
         }
     }
 
+    /// A socket, if a daemon is there.
+    pub async fn try_connect(port: u16) -> Option<Socket> {
+        let (ws, _) = tokio_tungstenite::connect_async(format!("ws://127.0.0.1:{port}/v1/ws")).await.ok()?;
+        Some(Socket { ws })
+    }
+
+    /// The next JSON message, or nothing once the connection has ended.
+    pub async fn next_if_open(&mut self) -> Option<Value> {
+        loop {
+            match self.ws.next().await? {
+                Ok(Message::Text(text)) => return Some(serde_json::from_str(&text).expect("JSON")),
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// The next JSON message, however long it takes.
     pub async fn next_patiently(&mut self) -> Value {
         loop {

@@ -5,6 +5,7 @@ mod common;
 
 mod churn;
 mod cli;
+mod faults;
 mod floors;
 mod http;
 mod lifecycle;

@@ -1,0 +1,235 @@
+//! A fault, and what clients saw of it.
+//!
+//! 300 users beat all the time, 300 more fall silent around the fault, and one client watches everybody, from
+//! daemon to daemon if need be. Whatever breaks, nobody steady may be seen offline, and everybody who fell
+//! silent has to be, once.
+
+use super::daemon::Daemon;
+use super::redis::{Client, Redis};
+use super::socket::Socket;
+use super::until;
+use serde_json::json;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+pub const USERS: usize = 300;
+pub const TTL: Duration = Duration::from_secs(4);
+const BEAT_EVERY: Duration = Duration::from_millis(800);
+
+/// What a client that watches everybody has seen.
+#[derive(Default)]
+pub struct View {
+    pub online: BTreeSet<String>,
+    /// How often each user was seen to go offline, and to come online after having been seen before.
+    pub offline: HashMap<String, u32>,
+    pub back: HashMap<String, u32>,
+    pub wrong: Vec<String>,
+}
+
+impl View {
+    fn set(&mut self, user: &str, online: bool) {
+        let changed = if online { self.online.insert(user.into()) } else { self.online.remove(user) };
+        if !changed {
+            self.wrong
+                .push(format!("{user} was told twice to be {}", if online { "online" } else { "offline" }));
+        }
+        let counts = if online { &mut self.back } else { &mut self.offline };
+        *counts.entry(user.to_owned()).or_default() += 1;
+    }
+
+    /// After a reconnection: what differs has happened meanwhile.
+    fn reset(&mut self, users: BTreeSet<String>) {
+        for user in self.online.difference(&users).cloned().collect::<Vec<_>>() {
+            self.set(&user, false);
+        }
+        for user in users.difference(&self.online).cloned().collect::<Vec<_>>() {
+            self.set(&user, true);
+        }
+    }
+}
+
+/// The outcome of one fault.
+#[derive(Debug)]
+pub struct Outcome {
+    pub steady_blinks: Vec<String>,
+    pub dead_not_once: Vec<String>,
+    pub wrong: Vec<String>,
+    /// From the end of the fault until the daemon was ready and believed what Redis held.
+    pub equal_after: Duration,
+    /// From the end of the fault until the last of the silent users was seen offline.
+    pub said_after: Duration,
+}
+
+impl Outcome {
+    pub fn check(&self) {
+        assert!(self.wrong.is_empty(), "{:?}", self.wrong);
+        assert!(
+            self.steady_blinks.is_empty(),
+            "{} steady users blinked: {:?}",
+            self.steady_blinks.len(),
+            &self.steady_blinks[..self.steady_blinks.len().min(5)]
+        );
+        assert!(
+            self.dead_not_once.is_empty(),
+            "{} silent users were not seen offline once: {:?}",
+            self.dead_not_once.len(),
+            &self.dead_not_once[..self.dead_not_once.len().min(5)]
+        );
+    }
+}
+
+/// A world in which a fault can happen.
+pub struct World {
+    pub redis: Redis,
+    pub daemon: Option<Daemon>,
+    pub daemon_port: u16,
+    /// Where heartbeats go; another server after a failover.
+    pub beat_port: Arc<AtomicU16>,
+    pub view: Arc<Mutex<View>>,
+    steady: Arc<AtomicBool>,
+    dying: Arc<AtomicBool>,
+    _watcher: AbortOnDropHandle<()>,
+}
+
+impl World {
+    /// On this Redis, with a daemon that has these arguments.
+    pub async fn new(redis: Redis, args: &[&str]) -> World {
+        let daemon = Daemon::with(args).await;
+        let view = Arc::new(Mutex::new(View::default()));
+        let watcher = tokio::spawn(watch(daemon.port, view.clone()));
+        let beat_port = Arc::new(AtomicU16::new(redis.port));
+        let steady = beat("steady", beat_port.clone());
+        let dying = beat("dying", beat_port.clone());
+        let world = World {
+            redis,
+            daemon_port: daemon.port,
+            daemon: Some(daemon),
+            beat_port,
+            view,
+            steady,
+            dying,
+            _watcher: AbortOnDropHandle::new(watcher),
+        };
+        until("the client sees all online", async || (world.view().online.len() == 2 * USERS).then_some(()))
+            .await;
+        world
+    }
+
+    pub async fn start(redis: Redis) -> World {
+        let url = redis.url();
+        World::new(redis, &["--redis", &url]).await
+    }
+
+    pub fn view(&self) -> std::sync::MutexGuard<'_, View> {
+        self.view.lock().expect("no panic with it")
+    }
+
+    /// The half that is to die sends its last heartbeat about now.
+    pub fn silence(&self) {
+        self.dying.store(false, Ordering::Relaxed);
+    }
+
+    /// After the fault: waits until all is said and equal, and some more, then says what was seen.
+    pub async fn outcome(self) -> Outcome {
+        let ended = Instant::now();
+        let daemon = self.daemon.as_ref().expect("a daemon runs again");
+        daemon.ready().await;
+        until("the daemon believes what Redis holds", async || {
+            let believed = believed(daemon).await;
+            // Heartbeats go on between the two looks, so one of them may be a moment ahead.
+            (believed == held(&self.beat_port)).then_some(())
+        })
+        .await;
+        let equal_after = ended.elapsed();
+        until("the client has seen the silent users go", async || {
+            let view = self.view();
+            let gone = (0..USERS).all(|i| !view.online.contains(&format!("dying-{i}")));
+            gone.then_some(())
+        })
+        .await;
+        let said_after = ended.elapsed();
+        // One more TTL, in which whoever is wrongly believed dead or alive would show.
+        tokio::time::sleep(TTL).await;
+        self.steady.store(false, Ordering::Relaxed);
+        let view = self.view();
+        let steady = |i: &usize| view.offline.contains_key(&format!("steady-{i}"));
+        let not_once = |i: &usize| view.offline.get(&format!("dying-{i}")) != Some(&1);
+        Outcome {
+            steady_blinks: (0..USERS).filter(steady).map(|i| format!("steady-{i}")).collect(),
+            dead_not_once: (0..USERS).filter(not_once).map(|i| format!("dying-{i}")).collect(),
+            wrong: view.wrong.clone(),
+            equal_after,
+            said_after,
+        }
+    }
+}
+
+async fn believed(daemon: &Daemon) -> BTreeSet<String> {
+    let list = daemon.get("/v1/users?limit=10000").await;
+    let users = list["users"].as_array().expect("a list");
+    users.iter().map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
+}
+
+fn held(port: &AtomicU16) -> BTreeSet<String> {
+    let Some(mut client) = Client::connect(port.load(Ordering::Relaxed)) else { return BTreeSet::new() };
+    // KEYS leaves out what has run out.
+    let keys = client.call(&["KEYS", "presence:*"]).list();
+    let names = keys.iter().filter_map(|key| key.as_text().strip_prefix("presence:").map(str::to_owned));
+    names.filter(|name| !name.starts_with('#')).collect()
+}
+
+/// Beats for one half of the users while the flag is up, through every outage.
+fn beat(name: &'static str, port: Arc<AtomicU16>) -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(true));
+    let (goes_on, ttl) = (flag.clone(), TTL.as_millis().to_string());
+    std::thread::spawn(move || {
+        let commands: Vec<Vec<String>> = (0..USERS)
+            .map(|i| ["SET", &format!("presence:{name}-{i}"), "1", "PX", &ttl].map(str::to_owned).to_vec())
+            .collect();
+        let mut client: Option<(u16, Client)> = None;
+        while goes_on.load(Ordering::Relaxed) {
+            let at = port.load(Ordering::Relaxed);
+            client = client.filter(|(port, _)| *port == at);
+            let sent = match &mut client {
+                Some((_, client)) => client.try_pipeline(&commands),
+                None => None,
+            };
+            if sent.is_none() {
+                client = Client::connect(at).map(|client| (at, client));
+            }
+            let pause = if sent.is_some() { BEAT_EVERY } else { Duration::from_millis(50) };
+            std::thread::sleep(pause);
+        }
+    });
+    flag
+}
+
+/// Watches everybody for ever, connecting again whenever the daemon is gone.
+async fn watch(port: u16, view: Arc<Mutex<View>>) {
+    loop {
+        if let Some(mut socket) = Socket::try_connect(port).await {
+            socket.send(json!({"type": "watch", "all": true, "lossless": true})).await;
+            follow(&mut socket, &view).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn follow(socket: &mut Socket, view: &Mutex<View>) {
+    let mut users = BTreeSet::new();
+    while let Some(message) = socket.next_if_open().await {
+        let mut view = view.lock().expect("no panic with it");
+        if let Some(some) = message["users"].as_array() {
+            users.extend(some.iter().map(|user| user["user"].as_str().expect("a name").to_owned()));
+            if message["more"] == false {
+                view.reset(std::mem::take(&mut users));
+            }
+        }
+        for transition in message["transitions"].as_array().into_iter().flatten() {
+            view.set(transition["user"].as_str().expect("a name"), transition["state"] == "online");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A TCP proxy that can stop forwarding without closing anything, as a cable that is pulled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+pub struct Proxy {
+    pub port: u16,
+    cut: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn to(port: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let own = listener.local_addr().expect("its address").port();
+        let cut = Arc::new(AtomicBool::new(false));
+        let silent = cut.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                // A connection that was open when the cable was pulled stays dead for good.
+                let dead = Arc::new(AtomicBool::new(silent.load(Ordering::Relaxed)));
+                tokio::spawn(carry(near_in, far_out, silent.clone(), dead.clone()));
+                tokio::spawn(carry(far_in, near_out, silent.clone(), dead));
+            }
+        });
+        Proxy { port: own, cut, task }
+    }
+
+    /// Pulls the cable, or plugs it in: what was open stays dead, what is new goes through.
+    pub fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    cut: Arc<AtomicBool>,
+    dead: Arc<AtomicBool>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let Ok(Ok(read)) = tokio::time::timeout(Duration::from_millis(20), from.read(&mut buffer)).await
+        else {
+            if cut.load(Ordering::Relaxed) {
+                dead.store(true, Ordering::Relaxed);
+            }
+            continue;
+        };
+        if cut.load(Ordering::Relaxed) {
+            dead.store(true, Ordering::Relaxed);
+        }
+        if dead.load(Ordering::Relaxed) {
+            // Neither forwarded nor closed, for as long as the other side believes in it.
+            if read == 0 {
+                return;
+            }
+            continue;
+        }
+        if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
