@@ -1,14 +1,13 @@
 # One command each. What a machine lacks is installed by tests/setup.sh, from Debian's packages.
 
-.PHONY: help run test bench
+.PHONY: help run test bench faults
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Builds and starts the daemon with a private Redis and simulated users; prints the console's address
 	@bash tests/setup.sh run
-	cargo build --release --locked
-	@cargo run --quiet --release --locked -- demo
+	cargo run --release --locked -- demo
 
 test: ## Formatting, lints, documentation and all tests
 	@bash tests/setup.sh test
@@ -24,3 +23,7 @@ test: ## Formatting, lints, documentation and all tests
 bench: ## The benches, each with its numbers
 	@bash tests/setup.sh bench
 	cargo bench --locked --bench bench
+
+faults: ## What clients see of each fault, as a table
+	@bash tests/setup.sh bench
+	cargo bench --locked --bench bench -- faults

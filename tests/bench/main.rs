@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod faults;
 mod flood;
 mod lag;
 mod load;
@@ -15,11 +16,12 @@ use std::process::Command;
 /// A named measurement that prints its table.
 type Bench = (&'static str, fn(&tokio::runtime::Runtime));
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     ("churn", lag::churn),
     ("lag", lag::with_and_without_probes),
     ("flood", flood::events_taken_in),
     ("memory", load::memory_and_start),
+    ("faults", faults::table),
 ];
 
 fn main() {
@@ -29,7 +31,9 @@ fn main() {
     let runtime = runtime.expect("a runtime");
     println!("machine: {}", machine());
     for (name, bench) in BENCHES {
-        if wanted.is_empty() || wanted.iter().any(|word| name.starts_with(word.as_str())) {
+        // The faults are no figures of speed: they are run by their name alone.
+        let by_default = wanted.is_empty() && name != "faults";
+        if by_default || wanted.iter().any(|word| name.starts_with(word.as_str())) {
             println!();
             bench(&runtime);
         }

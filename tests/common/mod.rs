@@ -4,6 +4,7 @@
 
 pub mod churn;
 pub mod daemon;
+pub mod fault_list;
 pub mod faults;
 pub mod proxy;
 pub mod redis;

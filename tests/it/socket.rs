@@ -450,9 +450,9 @@ async fn odd_names_go_through_a_socket_as_they_are() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_a_socket_is_told_and_after_it_what_was_missed() {
+async fn while_redis_is_away_sockets_are_told_and_after_it_who_did_not_come_back() {
     let (mut redis, daemon) = start().await;
-    redis.call(&["SET", "presence:alice", "1"]);
+    redis.call(&["SET", "presence:alice", "1", "PX", "700"]);
     daemon.until_state("alice", "online").await;
     let mut socket = watch(&daemon, &["alice"]).await;
     let before = now_ms();
@@ -466,14 +466,48 @@ async fn while_redis_is_away_a_socket_is_told_and_after_it_what_was_missed() {
     let mut late = daemon.socket("").await;
     assert_eq!(late.next().await["redis"], "down", "whoever comes later is told too");
     redis.run();
-    let back = [socket.next().await, socket.next().await];
-    assert_eq!(
-        back[0]["type"], "transitions",
-        "what was missed comes before the news that Redis is up: {back:?}"
-    );
-    assert_eq!(gist(&back[0]["transitions"][0]), ["alice", "offline", "reconciled"]);
-    assert_eq!((&back[1]["type"], &back[1]["redis"]), (&json!("status"), &json!("up")), "{back:?}");
     assert_eq!(late.next().await["redis"], "up");
+    let told = [socket.next().await, socket.next().await];
+    let up = told.iter().find(|message| message["type"] == "status").unwrap_or_else(|| panic!("{told:?}"));
+    let gone =
+        told.iter().find(|message| message["type"] == "transitions").unwrap_or_else(|| panic!("{told:?}"));
+    assert_eq!(
+        (&up["redis"], &gone["transitions"][0]["state"]),
+        (&json!("up"), &json!("offline")),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_missed_in_a_gap_is_told_before_redis_is_said_to_be_up() {
+    let (redis, daemon) = start().await;
+    let mut socket = watch(&daemon, &["alice", "bob"]).await;
+    let mut client = redis.client();
+    for round in 0..20 {
+        let [comes, goes] = if round % 2 == 0 { ["alice", "bob"] } else { ["bob", "alice"] };
+        let (set, del) = (format!("presence:{comes}"), format!("presence:{goes}"));
+        // In one write, so that all of it happens before the daemon is back.
+        client.pipeline(&[
+            vec!["CLIENT", "KILL", "TYPE", "pubsub"],
+            vec!["SET", &set, "1"],
+            vec!["DEL", &del],
+        ]);
+        let status = socket.next().await;
+        assert_eq!(status["redis"], "down", "round {round}: {status}");
+        let mut told = Vec::new();
+        loop {
+            let message = socket.next().await;
+            if message["type"] == "status" {
+                assert_eq!(message["redis"], "up", "{message}");
+                break;
+            }
+            told.extend(message["transitions"].as_array().expect("a list").clone());
+        }
+        told.sort_by_key(|transition| transition["user"] != *comes);
+        let expected = [[comes, "online", "reconciled"], [goes, "offline", "reconciled"]];
+        let missed = if round == 0 { &expected[..1] } else { &expected[..] };
+        assert_eq!(told.iter().map(gist).collect::<Vec<_>>(), missed, "round {round}");
+    }
 }
 
 // --- a socket that speaks for a user ----------------------------------------------------------------

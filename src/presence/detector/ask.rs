@@ -102,16 +102,16 @@ impl Detector {
     }
 
     pub(super) fn next_batch(&mut self, now: Time) -> Option<Output> {
-        let settings = &self.settings;
-        if !self.asks.due.is_empty() && self.asks.under_way(false) < settings.due_batches {
-            if let Some(batch) = self.make_batch(now, false) {
-                return Some(batch);
-            }
+        let room = |asks: &Asks, learns, most| asks.under_way(learns) < most;
+        let (due, learn) = (self.settings.due_batches, self.settings.learn_batches);
+        let mut batch = None;
+        if !self.asks.due.is_empty() && room(&self.asks, false, due) {
+            batch = self.make_batch(now, false);
         }
-        if !self.asks.learn.is_empty() && self.asks.under_way(true) < self.settings.learn_batches {
-            return self.make_batch(now, true);
+        if batch.is_none() && !self.asks.learn.is_empty() && room(&self.asks, true, learn) {
+            batch = self.make_batch(now, true);
         }
-        None
+        batch
     }
 
     /// The next batch of a queue; `None` if nothing in it is still worth asking.

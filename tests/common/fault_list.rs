@@ -1,0 +1,197 @@
+//! The faults themselves, each a real one; tests check their outcomes, `make faults` prints them.
+
+use super::daemon::Daemon;
+use super::faults::{Outcome, TTL, World};
+use super::proxy::Proxy;
+use super::redis::{Redis, signal};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::sleep;
+
+type Running = Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// A fault: what happens, and the way to make it happen.
+pub struct Fault {
+    pub name: &'static str,
+    pub run: fn() -> Running,
+}
+
+/// A fault that lasts is not an event to be awaited.
+async fn lasts(ms: u64) {
+    sleep(Duration::from_millis(ms)).await;
+}
+
+async fn connections_killed_again_and_again() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.silence();
+    for _ in 0..12 {
+        for kind in ["pubsub", "normal"] {
+            world.redis.call(&["CLIENT", "KILL", "TYPE", kind]);
+            lasts(150).await;
+        }
+    }
+    world.outcome().await
+}
+
+async fn a_server_killed_and_back_empty_after_a_second() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.silence();
+    world.redis.kill();
+    lasts(1_000).await;
+    world.redis.run();
+    world.outcome().await
+}
+
+async fn a_server_killed_and_back_empty_after_more_than_a_ttl() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.silence();
+    world.redis.kill();
+    sleep(TTL + Duration::from_secs(2)).await;
+    world.redis.run();
+    world.outcome().await
+}
+
+async fn a_server_back_with_its_saved_data() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.silence();
+    world.redis.call(&["SAVE"]);
+    world.redis.kill();
+    lasts(1_000).await;
+    world.redis.run();
+    world.outcome().await
+}
+
+async fn notifications_switched_off_under_us() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.silence();
+    world.redis.call(&["CONFIG", "SET", "notify-keyspace-events", ""]);
+    let cause = world.daemon.as_ref().expect("it runs").not_ready().await;
+    assert!(cause.starts_with("not ready: "), "{cause}");
+    world.outcome().await
+}
+
+async fn a_server_that_sleeps() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.silence();
+    let mut client = world.redis.client();
+    tokio::task::spawn_blocking(move || client.call(&["DEBUG", "SLEEP", "2"])).await.expect("it wakes");
+    world.outcome().await
+}
+
+async fn all_data_flushed() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.redis.call(&["FLUSHALL"]);
+    world.silence();
+    world.outcome().await
+}
+
+async fn a_daemon_stopped_for_longer_than_a_ttl() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.silence();
+    let pid = world.daemon.as_ref().expect("it runs").pid();
+    signal(pid, "STOP");
+    sleep(TTL + Duration::from_secs(2)).await;
+    signal(pid, "CONT");
+    world.outcome().await
+}
+
+async fn an_event_connection_cut_for_its_full_buffer() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.redis.call(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 1"]);
+    world.silence();
+    let pid = world.daemon.as_ref().expect("it runs").pid();
+    signal(pid, "STOP");
+    let mut client = world.redis.client();
+    let flood = tokio::task::spawn_blocking(move || {
+        let set = |i: usize| {
+            vec!["SET".into(), format!("presence:steady-{}", i % 300), "1".into(), "EX".into(), "4".into()]
+        };
+        let batch: Vec<Vec<String>> = (0..1000).map(set).collect();
+        for _ in 0..100 {
+            client.pipeline(&batch);
+        }
+    });
+    flood.await.expect("the flood ends");
+    lasts(500).await;
+    assert!(world.redis.log().contains("output buffer limits"), "Redis has not cut the connection");
+    signal(pid, "CONT");
+    world.outcome().await
+}
+
+async fn a_daemon_killed_and_started_again() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.silence();
+    world.daemon.take().expect("it runs").kill();
+    lasts(500).await;
+    world.daemon = Some(Daemon::launch_at(world.daemon_port, &["--redis", &world.redis.url()]));
+    world.outcome().await
+}
+
+async fn a_cable_pulled_between_daemon_and_server() -> Outcome {
+    let redis = Redis::start();
+    let proxy = Proxy::to(redis.port).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let world = World::new(redis, &["--redis", &url]).await;
+    world.silence();
+    proxy.cut(true);
+    world.daemon.as_ref().expect("it runs").not_ready().await;
+    lasts(3_000).await;
+    proxy.cut(false);
+    world.outcome().await
+}
+
+async fn a_server_that_refuses_writes_since_its_disk_is_full() -> Outcome {
+    let world = World::start(Redis::start()).await;
+    world.silence();
+    // What a full disk does: a save that fails, after which Redis refuses to write.
+    world.redis.call(&["CONFIG", "SET", "dir", "/proc"]);
+    world.redis.call(&["CONFIG", "SET", "save", "1 1"]);
+    lasts(2_000).await;
+    world.redis.call(&["CONFIG", "SET", "save", ""]);
+    world.outcome().await
+}
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "connections killed again and again",
+        run: || Box::pin(connections_killed_again_and_again()),
+    },
+    Fault {
+        name: "a server killed and back empty after a second",
+        run: || Box::pin(a_server_killed_and_back_empty_after_a_second()),
+    },
+    Fault {
+        name: "a server killed and back empty after more than a ttl",
+        run: || Box::pin(a_server_killed_and_back_empty_after_more_than_a_ttl()),
+    },
+    Fault {
+        name: "a server back with its saved data",
+        run: || Box::pin(a_server_back_with_its_saved_data()),
+    },
+    Fault {
+        name: "notifications switched off under us",
+        run: || Box::pin(notifications_switched_off_under_us()),
+    },
+    Fault { name: "a server that sleeps", run: || Box::pin(a_server_that_sleeps()) },
+    Fault { name: "all data flushed", run: || Box::pin(all_data_flushed()) },
+    Fault {
+        name: "a daemon stopped for longer than a ttl",
+        run: || Box::pin(a_daemon_stopped_for_longer_than_a_ttl()),
+    },
+    Fault {
+        name: "an event connection cut for its full buffer",
+        run: || Box::pin(an_event_connection_cut_for_its_full_buffer()),
+    },
+    Fault {
+        name: "a daemon killed and started again",
+        run: || Box::pin(a_daemon_killed_and_started_again()),
+    },
+    Fault {
+        name: "a cable pulled between daemon and server",
+        run: || Box::pin(a_cable_pulled_between_daemon_and_server()),
+    },
+    Fault {
+        name: "a server that refuses writes since its disk is full",
+        run: || Box::pin(a_server_that_refuses_writes_since_its_disk_is_full()),
+    },
+];
