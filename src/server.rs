@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
@@ -69,8 +69,8 @@ impl Daemon {
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target } = self;
-        let Belief { hub, metrics, names, daemon, driver } = believe(&config, &target);
-        let store = Store::new(&target, names, daemon, config.ttl, metrics.clone())?;
+        let Belief { hub, metrics, names, daemon, primary, driver } = believe(&config, &target);
+        let store = Store::new(primary, names, daemon, config.ttl, metrics.clone())?;
         let stop = CancellationToken::new();
         let app = Arc::new(App {
             hub,
@@ -120,6 +120,7 @@ pub struct Belief {
     metrics: Arc<Metrics>,
     names: Names,
     daemon: String,
+    primary: watch::Receiver<Target>,
     driver: AbortOnDropHandle<()>,
 }
 
@@ -130,8 +131,10 @@ pub fn believe(config: &Config, target: &Target) -> Belief {
     let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
     let names = Names::new(&config.prefix, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
+    let (told, primary) = watch::channel(target.clone());
     let settings = link::Settings {
         target: target.clone(),
+        primary: told,
         names: names.clone(),
         daemon: daemon.clone(),
         configure: config.configure_redis,
@@ -145,5 +148,12 @@ pub fn believe(config: &Config, target: &Target) -> Belief {
     };
     let server = Server::new(Link::start(settings, feed), fed, detector, config.limits.canary);
     let driver = Driver::new(server, hub.clone(), metrics.clone(), clock);
-    Belief { hub, metrics, names, daemon, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
+    Belief {
+        hub,
+        metrics,
+        names,
+        daemon,
+        primary,
+        driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{BeatArgs, Source, logging, serve};
 use crate::keyspace::Names;
-use crate::keyspace::client::{Connection, Target};
+use crate::keyspace::client::{Connection, NO_EVENTS, Target};
 use anyhow::{Context, Result};
 use fred::prelude::*;
 use std::process::ExitCode;
@@ -56,7 +56,7 @@ impl Sender {
         let names = Names::new(&args.source.prefix, target.db());
         let connection = match args.every {
             // Once: a Redis that is not there is an error now.
-            None => target.connect(1).await?,
+            None => target.connect(NO_EVENTS).await?,
             Some(_) => target.persistent()?,
         };
         Ok(Sender::Redis(connection, names))

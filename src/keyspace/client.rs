@@ -1,15 +1,18 @@
 //! Connections to Redis: one way to read a URL, one way to connect.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use fred::prelude::*;
-use fred::types::RespVersion;
-use fred::types::config::{PerformanceConfig, ServerConfig, UnresponsiveConfig};
+use fred::types::config::{PerformanceConfig, Server, ServerConfig, UnresponsiveConfig};
+use fred::types::{ClusterHash, CustomCommand, RespVersion};
 use std::time::Duration;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a command may take; more means that the server is out of reach.
 const COMMAND: Duration = Duration::from_secs(5);
+
+/// The ring of a connection that subscribes to nothing: room for the errors that fred tells by it.
+pub const NO_EVENTS: usize = 32;
 
 /// A Redis as the user named it.
 #[derive(Debug, Clone)]
@@ -111,6 +114,46 @@ impl Target {
     /// Is it a Sentinel's, where the primary can become another server?
     pub fn is_sentinel(&self) -> bool {
         matches!(self.config.server, ServerConfig::Sentinel { .. })
+    }
+
+    /// The server to speak to now: with Sentinels, the one that the first of them to answer names as the
+    /// primary. They are asked by us and not by fred, since only so it is known when their answer changes:
+    /// after a planned failover the old primary goes on as one for seconds.
+    pub async fn resolve(&self) -> Result<Target> {
+        let ServerConfig::Sentinel { hosts, service_name, username, password } = &self.config.server else {
+            return Ok(self.clone());
+        };
+        let mut last = anyhow!("{} names no Sentinel", self.shown);
+        for host in hosts {
+            let config = Config {
+                server: ServerConfig::Centralized { server: host.clone() },
+                username: username.clone(),
+                password: password.clone(),
+                database: None,
+                ..self.config.clone()
+            };
+            let sentinel = Target { config, shown: format!("the Sentinel at {host}") };
+            match sentinel.ask_for_primary(service_name).await {
+                Ok((name, port)) => return Ok(self.at(name, port)),
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask_for_primary(&self, service: &str) -> Result<(String, u16)> {
+        let connection = self.connect(NO_EVENTS).await?;
+        let command = CustomCommand::new_static("SENTINEL", ClusterHash::FirstKey, false);
+        let args = vec!["get-master-addr-by-name", service];
+        let primary: Option<(String, u16)> = connection.client().custom(command, args).await?;
+        primary.with_context(|| format!("{} knows no primary called {service:?}", self.shown))
+    }
+
+    /// The same, but for one server at this address.
+    fn at(&self, host: String, port: u16) -> Target {
+        let shown = format!("redis://{host}:{port}");
+        let server = ServerConfig::Centralized { server: Server::new(host, port) };
+        Target { config: Config { server, ..self.config.clone() }, shown }
     }
 }
 

@@ -8,7 +8,7 @@
 //! that command is answered before it is written and a refusal goes to the command after it; events
 //! are read from its ring, whose overrun says how many were lost; questions go by another connection.
 
-use super::client::{Connection, Target};
+use super::client::{Connection, NO_EVENTS, Target};
 use super::event::{Events, Mark, Parsed, Parser};
 use super::listing::{self, ScanPage};
 use super::{CLASSES, Names, missing_classes};
@@ -19,7 +19,7 @@ use fred::types::{ClusterHash, CustomCommand, InfoKind, KeyspaceEvent};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -32,8 +32,9 @@ const PROOF_AGAIN: Duration = Duration::from_millis(100);
 const CANARY_TTL_S: i64 = 3600;
 /// The most events in a chunk.
 const CHUNK: usize = 512;
-/// How often the role is asked where a Sentinel can change it.
-const ROLE_EVERY: Duration = Duration::from_secs(1);
+/// How often a Sentinel is asked which server is the primary. Until it is known that another one is, heartbeats
+/// go there and nobody here hears of them: well below the shortest TTL that makes sense.
+const PRIMARY_EVERY: Duration = Duration::from_millis(250);
 /// Waits between attempts: doubling from the first to the last, with jitter.
 const BACKOFF_MS: (u64, u64) = (50, 2_000);
 /// Orders that may wait. A detector has far fewer under way; one that does not fit is dropped, and
@@ -92,6 +93,8 @@ pub struct Settings {
     pub names: Names,
     /// Names this daemon among others on the same server.
     pub daemon: String,
+    /// Where is told which server is the one, for whoever writes to it.
+    pub primary: watch::Sender<Target>,
     /// Add missing classes to `notify-keyspace-events`.
     pub configure: bool,
     /// The event ring's capacity.
@@ -177,23 +180,25 @@ struct Session {
     flushed: bool,
     scripts: bool,
     version: String,
+    primary: Target,
 }
 
 async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Session> {
+    let primary = settings.target.resolve().await?;
     // First without the ring, which is dear to make while there is no server.
-    let asker = settings.target.connect(1).await?;
+    let asker = primary.connect(NO_EVENTS).await?;
     let info = server_info(asker.client()).await?;
     let field = |name: &str| info.get(name).cloned().unwrap_or_default();
     if field("role") == "slave" {
         bail!(
             "{} is a replica; a replica expires nothing by itself, so point --redis at its primary, {}:{}",
-            settings.target.shown(),
+            primary.shown(),
             field("master_host"),
             field("master_port")
         );
     }
     configure(asker.client(), settings).await;
-    let listener = settings.target.connect(settings.ring).await?;
+    let listener = primary.connect(settings.ring).await?;
     let mut events = listener.client().keyspace_event_rx();
     listener.client().subscribe(settings.names.channels()).await?;
     let secret = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
@@ -205,7 +210,17 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
     // The canary has been set in the link before: where it is gone, so is everything.
     let flushed = same && canary == 0;
     let scripts = may_script(asker.client()).await;
-    Ok(Session { asker, listener, events, parser, run, flushed, scripts, version: field("redis_version") })
+    Ok(Session {
+        primary,
+        asker,
+        listener,
+        events,
+        parser,
+        run,
+        flushed,
+        scripts,
+        version: field("redis_version"),
+    })
 }
 
 async fn server_info(client: &Client) -> Result<HashMap<String, String>> {
@@ -298,7 +313,12 @@ async fn serve(
     feed: &mpsc::Sender<Feed>,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Session { asker, listener, events, parser, run, flushed, scripts, .. } = session;
+    let Session { primary, asker, listener, events, parser, run, flushed, scripts, .. } = session;
+    settings.primary.send_if_modified(|held| {
+        let changed = held.shown() != primary.shown();
+        *held = primary.clone();
+        changed
+    });
     if feed.send(Feed::Up { run, flushed }).await.is_err() {
         return Ended { cause: "stop", why: anyhow!("the daemon stops") };
     }
@@ -307,7 +327,7 @@ async fn serve(
         ended = obey(asker.client(), settings, &parser, scripts, feed, orders) => ended,
         why = asker.lost() => anyhow!("the command connection was lost: {why}").into(),
         why = listener.lost() => anyhow!("the event connection was lost: {why}").into(),
-        ended = watch_role(asker.client(), settings) => ended,
+        ended = watch_primary(settings, &primary) => ended,
     }
 }
 
@@ -457,19 +477,21 @@ async fn may_script(client: &Client) -> bool {
     ran.is_ok()
 }
 
-/// Where a Sentinel can make another server the primary, a demoted one may go on without a word.
-async fn watch_role(asker: &Client, settings: &Settings) -> Ended {
+/// With Sentinels: until another server is the primary.
+async fn watch_primary(settings: &Settings, primary: &Target) -> Ended {
     if !settings.target.is_sentinel() {
         std::future::pending::<()>().await;
     }
     loop {
-        sleep(ROLE_EVERY).await;
-        match server_info(asker).await {
-            Ok(info) if info.get("role").is_some_and(|role| role != "master") => {
-                return Ended { cause: "failover", why: anyhow!("the server is no longer the primary") };
+        sleep(PRIMARY_EVERY).await;
+        match settings.target.resolve().await {
+            Ok(now) if now.shown() != primary.shown() => {
+                let why = anyhow!("the primary is now {} and no longer {}", now.shown(), primary.shown());
+                return Ended { cause: "failover", why };
             }
             Ok(_) => {}
-            Err(why) => return why.into(),
+            // Without a Sentinel the server itself still tells whether it is alive.
+            Err(why) => debug!("no Sentinel can be asked: {why:#}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The live keys straight from Redis, page by page.
 
 use super::Names;
-use super::client::Target;
+use super::client::{NO_EVENTS, Target};
 use crate::presence::{Answer, Key};
 use anyhow::{Context, Result};
 use fred::prelude::*;
@@ -63,7 +63,7 @@ impl Listing {
     /// Connects.
     pub async fn connect(target: &Target, prefix: &str) -> Result<Listing> {
         let names = Names::new(prefix, target.db());
-        Ok(Listing { connection: target.connect(1).await?, names })
+        Ok(Listing { connection: target.connect(NO_EVENTS).await?, names })
     }
 
     /// How many keys the database has, others than presence among them.

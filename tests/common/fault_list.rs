@@ -3,8 +3,10 @@
 use super::daemon::Daemon;
 use super::faults::{Outcome, TTL, World};
 use super::proxy::Proxy;
-use super::redis::{Redis, signal};
+use super::redis::{Redis, info, signal};
+use super::until;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -151,7 +153,52 @@ async fn a_server_that_refuses_writes_since_its_disk_is_full() -> Outcome {
     world.outcome().await
 }
 
+/// A primary, its replica, a Sentinel, and a world that finds the primary by the Sentinel.
+async fn with_sentinel() -> (World, Redis, Redis) {
+    let primary = Redis::start();
+    let replica = Redis::with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
+    let sentinel = Redis::sentinel(&primary);
+    until("the replica follows, and the Sentinel knows it", async || {
+        let linked = info(&replica, "replication").get("master_link_status")? == "up";
+        let replicas = sentinel.call(&["SENTINEL", "REPLICAS", "it"]).list();
+        (linked && !replicas.is_empty()).then_some(())
+    })
+    .await;
+    let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=it", sentinel.port);
+    (World::new(primary, &["--redis", &url]).await, replica, sentinel)
+}
+
+async fn promoted(replica: &Redis) {
+    until("the replica is the primary", async || {
+        (info(replica, "replication").get("role")? == "master").then_some(())
+    })
+    .await;
+}
+
+async fn a_primary_killed_and_its_replica_promoted() -> Outcome {
+    let (mut world, replica, _sentinel) = with_sentinel().await;
+    world.silence();
+    world.redis.kill();
+    promoted(&replica).await;
+    world.beat_port.store(replica.port, Ordering::Relaxed);
+    world.outcome().await
+}
+
+async fn a_planned_failover() -> Outcome {
+    let (world, replica, sentinel) = with_sentinel().await;
+    world.silence();
+    sentinel.call(&["SENTINEL", "FAILOVER", "it"]);
+    promoted(&replica).await;
+    world.beat_port.store(replica.port, Ordering::Relaxed);
+    world.outcome().await
+}
+
 pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a primary killed and its replica promoted",
+        run: || Box::pin(a_primary_killed_and_its_replica_promoted()),
+    },
+    Fault { name: "a planned failover", run: || Box::pin(a_planned_failover()) },
     Fault {
         name: "connections killed again and again",
         run: || Box::pin(connections_killed_again_and_again()),

@@ -10,15 +10,26 @@ pub mod proxy;
 pub mod redis;
 pub mod socket;
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long an event may be awaited before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port that nobody has now.
+/// A port that nobody has now, each time another.
+///
+/// Below those that the kernel gives to whoever names none (32768 and up on Linux), so that nobody
+/// takes it while the server that a test has ended there is down.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = fastrand::u16(10_000..32_000);
+        let is_free = std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free && GIVEN.lock().expect("no panic with it").insert(port) {
+            return port;
+        }
+    }
 }
 
 /// Milliseconds since the epoch.

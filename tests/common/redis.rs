@@ -13,14 +13,22 @@ pub struct Redis {
     pub port: u16,
     folder: TempDir,
     child: Option<Child>,
-    stock: bool,
+    kind: Kind,
     args: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// With ./redis.conf.
+    Ours,
+    Stock,
+    Sentinel,
 }
 
 impl Redis {
     /// One as it comes, without ./redis.conf.
     pub fn stock() -> Redis {
-        Redis::build(true, &["--save", ""])
+        Redis::build(Kind::Stock, &["--save", ""])
     }
 
     /// One with the settings that keybeat recommends.
@@ -30,25 +38,49 @@ impl Redis {
 
     /// One with more arguments, such as `--notify-keyspace-events ""`.
     pub fn with(args: &[&str]) -> Redis {
-        Redis::build(false, args)
+        Redis::build(Kind::Ours, args)
     }
 
-    fn build(stock: bool, args: &[&str]) -> Redis {
+    /// A Sentinel alone that watches `primary` under the name `it` and needs a second to call it down.
+    pub fn sentinel(primary: &Redis) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
+        let conf = format!(
+            "sentinel monitor it 127.0.0.1 {} 1\nsentinel down-after-milliseconds it 1000\nsentinel failover-timeout it 5000\n",
+            primary.port
+        );
+        std::fs::write(folder.path().join("sentinel.conf"), conf).expect("its folder can be written");
+        Redis::build_in(Kind::Sentinel, &["--sentinel"], folder)
+    }
+
+    fn build(kind: Kind, args: &[&str]) -> Redis {
+        Redis::build_in(kind, args, tempfile::tempdir().expect("a folder"))
+    }
+
+    fn build_in(kind: Kind, args: &[&str], folder: TempDir) -> Redis {
         let args = args.iter().map(|arg| arg.to_string()).collect();
-        let mut redis = Redis { port: free_port(), folder, child: None, stock, args };
+        let mut redis = Redis { port: free_port(), folder, child: None, kind, args };
         redis.run();
         redis
     }
 
     /// Starts it, again after [`kill`](Redis::kill): same port, same folder.
     pub fn run(&mut self) {
-        let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/redis.conf");
+        // A copy: a Sentinel makes the server rewrite its file.
+        let conf = self.folder.path().join("redis.conf");
+        if !conf.exists() {
+            let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/redis.conf");
+            std::fs::copy(ours, &conf).expect("./redis.conf is there");
+        }
+        let (conf, more): (&[&str], &[&str]) = match self.kind {
+            Kind::Ours => (&["redis.conf"], &["--enable-debug-command", "yes"]),
+            Kind::Stock => (&[], &[]),
+            Kind::Sentinel => (&["sentinel.conf"], &[]),
+        };
         let child = Command::new("redis-server")
-            .args(Some(conf).filter(|_| !self.stock))
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "redis.log"])
-            .args(["--enable-debug-command", "yes"])
+            .args(conf)
             .args(&self.args)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "redis.log"])
+            .args(more)
             .arg("--dir")
             .arg(self.folder.path())
             .current_dir(self.folder.path())

@@ -179,7 +179,8 @@ async fn ls_json_is_an_object_a_line() {
 /// Restores a key with this value, milliseconds left, and seconds since it was written: to grow old takes long.
 fn restore(redis: &Redis, key: &str, value: &str, left_ms: &str, age_s: &str) {
     redis.call(&["SET", "x", value]);
-    let script = "return redis.call('RESTORE', KEYS[1], ARGV[1], redis.call('DUMP', 'x'), 'IDLETIME', ARGV[2])";
+    let script =
+        "return redis.call('RESTORE', KEYS[1], ARGV[1], redis.call('DUMP', 'x'), 'IDLETIME', ARGV[2])";
     redis.call(&["EVAL", script, "1", key, left_ms, age_s]);
 }
 
@@ -189,9 +190,12 @@ async fn ls_sorts_by_user_time_left_or_age() {
     for (user, left_ms, age_s) in [("a", "30000", "200"), ("b", "10000", "0"), ("c", "20000", "100")] {
         restore(&redis, &format!("presence:{user}"), "here", left_ms, age_s);
     }
-    for (sort, expected) in
-        [(None, ["a", "b", "c"]), (Some("user"), ["a", "b", "c"]), (Some("ttl"), ["b", "c", "a"]), (Some("age"), ["a", "c", "b"])]
-    {
+    for (sort, expected) in [
+        (None, ["a", "b", "c"]),
+        (Some("user"), ["a", "b", "c"]),
+        (Some("ttl"), ["b", "c", "a"]),
+        (Some("age"), ["a", "c", "b"]),
+    ] {
         let url = redis.url();
         let mut args = vec!["ls", "--redis", &url];
         args.extend(sort.iter().flat_map(|sort| ["--sort", sort]));

@@ -26,6 +26,8 @@ macro_rules! faults {
 }
 
 faults! {
+    a_primary_killed_and_its_replica_promoted
+    a_planned_failover
     connections_killed_again_and_again
     a_server_killed_and_back_empty_after_a_second
     a_server_killed_and_back_empty_after_more_than_a_ttl

@@ -5,6 +5,7 @@ mod common;
 
 mod churn;
 mod cli;
+mod degraded;
 mod faults;
 mod floors;
 mod http;

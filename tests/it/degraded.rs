@@ -1,0 +1,106 @@
+//! Servers that allow less than everything.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use serde_json::json;
+
+/// The fewest rights that work. `+eval` makes reconciling faster, `+config|get +config|set` lets the daemon
+/// add what `notify-keyspace-events` lacks; without a Sentinel or cluster nothing else is used.
+const FEWEST: &[&str] = &[
+    "~presence:*",
+    "&__keyevent@*",
+    "+subscribe",
+    "+publish",
+    "+ping",
+    "+hello",
+    "+client|setname",
+    "+info",
+    "+select",
+    "+set",
+    "+del",
+    "+pttl",
+    "+scan",
+    "+exists",
+];
+
+fn with_user(redis: &Redis, rights: &[&str]) -> String {
+    let mut command = vec!["ACL", "SETUSER", "keybeat", "reset", "on", ">secret"];
+    command.extend(rights);
+    assert_eq!(redis.call(&command).as_text(), "OK");
+    format!("redis://keybeat:secret@127.0.0.1:{}", redis.port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_the_fewest_rights_is_enough() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    assert!(
+        daemon.log().contains("cannot be read"),
+        "CONFIG is forbidden, and that is said: {}",
+        daemon.log()
+    );
+    assert!(!daemon.log().contains("secret"), "no secret in the log");
+    let (mut socket, _) = daemon.watch_all().await;
+    redis.call(&["SET", "presence:alice", "1", "PX", "300"]);
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    let gone = socket.transitions().await;
+    assert_eq!((&gone[0]["state"], &gone[0]["reason"]), (&json!("offline"), &json!("expired")));
+    let (status, _) = daemon.call("PUT", "/v1/users/bob/heartbeat", None).await;
+    assert_eq!(status, 204);
+    assert_eq!(socket.transitions().await[0]["user"], "bob");
+    assert_eq!(daemon.call("DELETE", "/v1/users/bob", None).await.0, 204);
+    assert_eq!(socket.transitions().await[0]["reason"], "deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_each_of_these_rights_the_daemon_is_not_ready_and_says_why() {
+    for (right, hint) in [
+        ("+subscribe", "subscribe"),
+        ("+publish", "publish"),
+        ("&__keyevent@*", "keyevent"),
+        ("+info", "INFO"),
+    ] {
+        let redis = Redis::start();
+        let fewer: Vec<&str> = FEWEST.iter().copied().filter(|&other| other != right).collect();
+        let daemon = Daemon::launch(&["--redis", &with_user(&redis, &fewer)]);
+        let cause = crate::common::until(&format!("a cause that names {hint}"), async || {
+            let cause = daemon.not_ready().await;
+            cause.contains(hint).then_some(cause)
+        })
+        .await;
+        assert!(!cause.contains("secret"), "{cause}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_config_is_forbidden_and_no_events_come_the_canary_tells_and_mending_it_heals() {
+    let redis = Redis::with(&["--notify-keyspace-events", ""]);
+    let daemon = Daemon::launch(&["--redis", &with_user(&redis, FEWEST)]);
+    crate::common::until("the cause is the missing canary", async || {
+        daemon.not_ready().await.contains("canary").then_some(())
+    })
+    .await;
+    redis.call(&["CONFIG", "SET", "notify-keyspace-events", "E$gxe"]);
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn classes_that_others_need_stay() {
+    let redis = Redis::with(&["--notify-keyspace-events", "Kls"]);
+    let _daemon = Daemon::start(&redis).await;
+    let setting = redis.call(&["CONFIG", "GET", "notify-keyspace-events"]).list();
+    for class in "KlsE$gxe".chars() {
+        assert!(setting[1].as_text().contains(class), "{class} is missing in {setting:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_refused_with_the_name_of_its_primary() {
+    let primary = Redis::start();
+    let replica = Redis::with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
+    let daemon = Daemon::launch(&["--redis", &replica.url()]);
+    crate::common::until("the cause names the primary", async || {
+        daemon.not_ready().await.contains(&format!("127.0.0.1:{}", primary.port)).then_some(())
+    })
+    .await;
+}
