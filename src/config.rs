@@ -15,8 +15,6 @@ pub const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379";
 /// What `keybeat serve` runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Which Redis; none: a private one is started.
-    pub redis: Option<String>,
     /// HTTP and WebSocket.
     pub listen: SocketAddr,
     /// Presence keys start so.

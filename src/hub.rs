@@ -233,12 +233,9 @@ impl Hub {
         self.shards.iter().map(move |shard| {
             let mut shard = lock(shard);
             shard.all.insert(watcher.id, watcher.clone());
+            shard.forget_pending(watcher);
             let mut online = Vec::with_capacity(shard.roster.online());
-            shard.roster.page(0, usize::MAX, true, |user, presence| {
-                // Asked again: see `watch`.
-                lock(&watcher.mailbox).forget(user);
-                online.push((user.clone(), presence));
-            });
+            shard.roster.page(0, usize::MAX, true, |user, presence| online.push((user.clone(), presence)));
             online
         })
     }
@@ -318,6 +315,14 @@ impl Hub {
 }
 
 impl Shard {
+    /// What is pending for users whom the watcher watches by name is in the snapshot that it gets now.
+    fn forget_pending(&self, watcher: &Watcher) {
+        let named = |watchers: &[Arc<Watcher>]| watchers.iter().any(|other| other.id == watcher.id);
+        for (user, _) in self.watched.iter().filter(|(_, watchers)| named(watchers)) {
+            lock(&watcher.mailbox).forget(user);
+        }
+    }
+
     fn tell(&self, seq: u64, transition: &Transition, metrics: &Metrics) {
         let named = self.watched.get(&transition.user).map_or(&[][..], Vec::as_slice);
         if named.is_empty() && self.all.is_empty() {

@@ -1,7 +1,7 @@
 //! Parse, run, exit code.
 
 use clap::Parser;
-use keybeat::cli::{Args, run};
+use keybeat::cli::{Args, Usage, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Err(why) if is_broken_pipe(&why) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("keybeat: {why:#}");
-            ExitCode::FAILURE
+            if why.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     };
     runtime.shutdown_background();

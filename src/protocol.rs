@@ -244,6 +244,9 @@ impl ClientMessage {
                 return (None, Err(Error::InvalidJson(format!("this message is not JSON: {why}"))));
             }
         };
+        if !value.is_object() {
+            return (None, Err(Error::InvalidRequest("a message must be a JSON object".into())));
+        }
         let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
         let message = serde_json::from_value(value)
             .map_err(|why| Error::InvalidRequest(format!("this message cannot be read: {why}")));
@@ -266,17 +269,43 @@ pub struct HeartbeatsBody {
     pub users: Vec<HeartbeatItem>,
 }
 
-/// A user, or a user with a session.
+/// A user, or a user with a session and perhaps a TTL: `"alice"` or
+/// `{"user":"alice","session":"phone","ttl_ms":30000}`.
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "each user must be a string or an object {\"user\":…,\"session\":…}")]
+#[serde(try_from = "RawItem")]
 #[allow(missing_docs)]
-pub enum HeartbeatItem {
+pub struct HeartbeatItem {
+    pub user: String,
+    pub session: Option<String>,
+    pub ttl_ms: Option<u64>,
+}
+
+/// An item as it was sent. A map and not a struct, since serde would take a list for a struct.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "each user must be a string or an object {\"user\":…,\"session\":…}")]
+enum RawItem {
     User(String),
-    Session {
-        user: String,
-        #[serde(default)]
-        session: Option<String>,
-    },
+    Object(serde_json::Map<String, serde_json::Value>),
+}
+
+impl TryFrom<RawItem> for HeartbeatItem {
+    type Error = serde_json::Error;
+
+    fn try_from(raw: RawItem) -> Result<HeartbeatItem, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            user: String,
+            session: Option<String>,
+            ttl_ms: Option<u64>,
+        }
+        match raw {
+            RawItem::User(user) => Ok(HeartbeatItem { user, session: None, ttl_ms: None }),
+            RawItem::Object(fields) => {
+                let Fields { user, session, ttl_ms } = serde_json::from_value(fields.into())?;
+                Ok(HeartbeatItem { user, session, ttl_ms })
+            }
+        }
+    }
 }
 
 /// Body of `POST /v1/users/query`.

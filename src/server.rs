@@ -14,7 +14,7 @@ use crate::web::{self, App};
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -34,10 +34,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Opens the port and, without a Redis URL, starts a private Redis.
-    pub async fn bind(config: Config) -> Result<Daemon> {
-        // The URL first: a wrong one is told before anything is started.
-        let named = config.redis.as_deref().map(Target::parse).transpose()?;
+    /// Opens the port and, if no Redis is named, starts a private one.
+    pub async fn bind(config: Config, named: Option<Target>) -> Result<Daemon> {
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
             format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
         })?;
@@ -70,7 +68,7 @@ impl Daemon {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target } = self;
         let Belief { hub, metrics, names, daemon, primary, driver } = believe(&config, &target);
-        let store = Store::new(primary, names, daemon, config.ttl, metrics.clone())?;
+        let store = Store::new(primary, names, daemon, config.ttl, metrics.clone());
         let stop = CancellationToken::new();
         let app = Arc::new(App {
             hub,
@@ -79,6 +77,7 @@ impl Daemon {
             limits: config.limits,
             stop: stop.clone(),
             sockets: TaskTracker::new(),
+            held: Mutex::default(),
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();

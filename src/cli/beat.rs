@@ -63,12 +63,11 @@ impl Sender {
     }
 
     async fn beat(&self, args: &BeatArgs) -> Result<()> {
-        for key in &args.users {
-            match self {
-                Sender::Daemon(daemon) => daemon.beat(key, args.ttl).await?,
-                Sender::Redis(connection, names) => {
-                    let name = names.redis_key(key.as_str());
-                    set(connection, name, args.ttl).await?;
+        match self {
+            Sender::Daemon(daemon) => daemon.beat(&args.users, args.ttl).await?,
+            Sender::Redis(connection, names) => {
+                for key in &args.users {
+                    set(connection, names.redis_key(key.as_str()), args.ttl).await?;
                 }
             }
         }

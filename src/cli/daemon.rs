@@ -43,13 +43,13 @@ impl Daemon {
         Ok(objects)
     }
 
-    pub async fn beat(&self, key: &Key, ttl: Duration) -> Result<()> {
-        let mut url = reqwest::Url::parse(&self.base)?;
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["v1", "users", key.user(), "heartbeat"]);
+    pub async fn beat(&self, keys: &[Key], ttl: Duration) -> Result<()> {
+        let ttl_ms = ttl.as_millis() as u64;
+        let item = |key: &Key| json!({"user": key.user(), "session": key.session(), "ttl_ms": ttl_ms});
+        let items: Vec<Value> = keys.iter().map(item).collect();
+        for some in items.chunks(crate::config::Limits::default().users_per_request) {
+            self.post("/v1/heartbeats", json!({ "users": some })).await?;
         }
-        let body = json!({ "session": key.session(), "ttl_ms": ttl.as_millis() as u64 });
-        self.send(self.http.put(url).json(&body)).await?;
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! `keybeat ls`
 
 use super::{LsArgs, logging};
-use crate::keyspace::client::Target;
 use crate::keyspace::listing::{Listing, LiveKey};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -20,9 +19,12 @@ pub enum Sort {
     Age,
 }
 
+/// See [`crate::config::DEFAULT_TTL`].
+const USUAL_TTL_S: u64 = 30;
+
 pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
-    let target = Target::parse(&args.redis.redis)?;
+    let target = super::redis(&args.redis.redis)?;
     let listing = Listing::connect(&target, &args.redis.prefix).await?;
     let bar = progress(listing.size().await?);
     let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
@@ -54,14 +56,21 @@ fn sort(keys: &mut [LiveKey], by: Sort) {
     match by {
         Sort::User => {}
         Sort::Ttl => keys.sort_by_key(|key| key.left_ms.unwrap_or(u64::MAX)),
-        Sort::Age => keys.sort_by_key(|key| std::cmp::Reverse(key.idle_ms)),
+        // Where Redis does not tell the age: of keys with one TTL, the oldest has the least left.
+        Sort::Age => keys.sort_by_key(|key| (std::cmp::Reverse(key.idle_ms), key.left_ms)),
     }
 }
 
-/// The whole TTL is what is left and what has passed since the key was written, to the second.
-fn ttl_ms(key: &LiveKey) -> Option<u64> {
-    let whole = key.left_ms? + key.idle_ms?;
-    Some((whole + 500) / 1000 * 1000)
+/// A key's whole TTL, and whether it is a guess.
+///
+/// Redis does not keep it. It is what is left and what has passed since the key was written, where Redis tells
+/// that. It does not for values such as `1`; then it is the usual 30 s, or, with more left, just that.
+fn ttl_ms(key: &LiveKey) -> Option<(u64, bool)> {
+    let left = key.left_ms?;
+    Some(match key.idle_ms {
+        Some(idle) => ((left + idle + 500) / 1000 * 1000, false),
+        None => (left.div_ceil(1000).max(USUAL_TTL_S) * 1000, true),
+    })
 }
 
 fn print_json(keys: &[LiveKey]) -> Result<()> {
@@ -71,7 +80,8 @@ fn print_json(keys: &[LiveKey]) -> Result<()> {
             "user": key.key.user(),
             "session": key.key.session(),
             "left_ms": key.left_ms,
-            "ttl_ms": ttl_ms(key),
+            "ttl_ms": ttl_ms(key).map(|(ttl, _)| ttl),
+            "ttl_guessed": ttl_ms(key).map(|(_, guessed)| guessed),
         });
         writeln!(out, "{object}")?;
     }
@@ -89,7 +99,9 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
     }
     for key in keys {
         let left = key.left_ms.map_or("no TTL".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
-        let ttl = ttl_ms(key).map_or(String::new(), |ms| format!("{} s", ms / 1000));
+        let ttl = ttl_ms(key).map_or(String::new(), |(ms, guessed)| {
+            format!("{}{} s", if guessed { "~" } else { "" }, ms / 1000)
+        });
         let (name, of) = (key.key.user(), key.key.session().unwrap_or(""));
         write!(out, "{name:user$}  {of:session$}  {left:>9}  {ttl:>7}")?;
         if bars {
@@ -115,9 +127,7 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
 
 /// How much of the TTL is left.
 fn bar(key: &LiveKey) -> String {
-    let (Some(left), Some(ttl)) = (key.left_ms, ttl_ms(key)) else {
-        return String::new();
-    };
+    let (Some(left), Some((ttl, _))) = (key.left_ms, ttl_ms(key)) else { return String::new() };
     let full = (left * 20).div_ceil(ttl.max(1)).min(20) as usize;
     "█".repeat(full) + &"░".repeat(20 - full)
 }

@@ -52,7 +52,7 @@ enum Command {
 struct ServeArgs {
     /// Redis or Valkey: redis://HOST:PORT/DB, rediss://…, redis+unix:///PATH, redis-sentinel://…
     /// [default: a private one is started]
-    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     #[command(flatten)]
     daemon: DaemonArgs,
@@ -110,7 +110,7 @@ struct DemoArgs {
 #[derive(Parser)]
 struct RedisArgs {
     /// Redis or Valkey
-    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, value_parser = redis_url, hide_env_values = true)]
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, hide_env_values = true)]
     redis: String,
     /// Presence keys start so
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
@@ -124,7 +124,7 @@ struct SourceArgs {
     #[arg(long, env = "KEYBEAT_URL", value_name = "URL", value_parser = daemon::url)]
     url: Option<String>,
     /// Straight from Redis, without a daemon
-    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     /// Presence keys start so (with --redis)
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
@@ -139,7 +139,7 @@ enum Source {
 impl SourceArgs {
     fn source(&self) -> Result<Source> {
         match (&self.url, &self.redis) {
-            (None, Some(redis)) => Ok(Source::Redis(Target::parse(redis)?)),
+            (None, Some(redis)) => Ok(Source::Redis(self::redis(redis)?)),
             (url, _) => {
                 let local = format!("http://{DEFAULT_LISTEN}");
                 Ok(Source::Daemon(daemon::Daemon::new(url.as_deref().unwrap_or(&local))?))
@@ -218,9 +218,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl DaemonArgs {
-    fn config(&self, redis: Option<String>) -> Config {
+    fn config(&self) -> Config {
         Config {
-            redis,
             listen: self.listen,
             prefix: self.prefix.clone(),
             ttl: self.ttl,
@@ -231,9 +230,14 @@ impl DaemonArgs {
     }
 }
 
-fn redis_url(text: &str) -> Result<String, String> {
-    Target::parse(text).map_err(|why| format!("{why:#}"))?;
-    Ok(text.to_owned())
+/// What was typed cannot be meant: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(String);
+
+/// Reads a Redis URL. Not as clap's value parser: clap would show it, password and all.
+fn redis(url: &str) -> Result<Target> {
+    Target::parse(url).map_err(|why| Usage(format!("{why:#}")).into())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

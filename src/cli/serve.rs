@@ -12,7 +12,8 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     if let Some(code) = refuse_open_door(&args.daemon) {
         return Ok(code);
     }
-    let daemon = Daemon::bind(args.daemon.config(args.redis)).await?;
+    let redis = args.redis.as_deref().map(super::redis).transpose()?;
+    let daemon = Daemon::bind(args.daemon.config(), redis).await?;
     info!("listening on http://{}", daemon.address()?);
     daemon.run(stop_signal()?).await?;
     info!("stopped");

@@ -185,7 +185,6 @@ async fn follow(
 /// Without a daemon: the same belief, held in this process.
 async fn from_redis(mut view: View, args: &WatchArgs, target: &Target) -> Result<()> {
     let config = Config {
-        redis: None,
         listen: ([127, 0, 0, 1], 0).into(),
         prefix: args.source.prefix.clone(),
         ttl: Duration::from_secs(30),

@@ -94,8 +94,12 @@ impl Target {
         let connection = Connection { client, task };
         match waited {
             Ok(Ok(())) => Ok(connection),
-            Ok(Err(why)) => Err(why).with_context(|| format!("cannot connect to {}", self.shown)),
-            Err(_) => bail!("{} did not answer within {CONNECT:?}", self.shown),
+            Ok(Err(why)) => bail!(
+                "cannot connect to {}: {}; is it running? Another one is named with --redis URL",
+                self.shown,
+                in_words(&why)
+            ),
+            Err(_) => bail!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown),
         }
     }
 
@@ -170,7 +174,7 @@ impl Connection {
         loop {
             tokio::select! {
                 error = errors.recv() => return match error {
-                    Ok((why, _)) => why.to_string(),
+                    Ok((why, _)) => in_words(&why),
                     Err(_) => "the connection ended".into(),
                 },
                 _ = check.tick() => if self.task.is_finished() {
@@ -185,6 +189,13 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// What fred says, without the debug print of the system's error in it.
+pub fn in_words(why: &Error) -> String {
+    let details = why.details();
+    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    message.map_or(details, |(message, _)| message).to_owned()
 }
 
 /// A URL without its password, as it may be shown and logged.
@@ -202,6 +213,14 @@ fn redacted(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_told_in_words() {
+        let system = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
+        assert_eq!(in_words(&Error::new(ErrorKind::IO, system)), "Connection refused");
+        let redis = "NOAUTH Authentication required.";
+        assert_eq!(in_words(&Error::new(ErrorKind::Auth, redis)), redis);
+    }
 
     #[test]
     fn a_url_is_read_and_shown_without_its_secret() {

@@ -10,6 +10,9 @@ use fred::types::{ClusterHash, CustomCommand};
 /// Keys looked at per page: larger pages are no faster, and others wait for them.
 const PAGE: usize = 1000;
 
+/// The reference count of an object that Redis shares (OBJ_SHARED_REFCOUNT).
+const SHARED: u64 = i32::MAX as u64;
+
 /// One page of a scan.
 pub struct ScanPage {
     /// Keys without their prefix; those of the daemon itself are left out.
@@ -48,8 +51,8 @@ pub struct LiveKey {
     pub key: Key,
     /// Milliseconds left, or `None` without a TTL.
     pub left_ms: Option<u64>,
-    /// Milliseconds since it was last written or read, to the second (Redis' idle time); `None` where
-    /// the server does not tell.
+    /// Milliseconds since it was last written or read, to the second (Redis' idle time); `None` where the
+    /// server does not tell, and for values such as `1`, an object that Redis shares among all keys.
     pub idle_ms: Option<u64>,
 }
 
@@ -95,17 +98,21 @@ impl Listing {
         }
         let pipeline = self.connection.client().pipeline();
         for key in &keys {
-            // Idle time first: PTTL does not touch it, but an expired key has none.
             let name = self.names.redis_key(key.as_str());
-            let idle = CustomCommand::new_static("OBJECT", ClusterHash::FirstKey, false);
-            pipeline.custom::<(), _>(idle, vec![Value::from("IDLETIME"), name.clone().into()]).await?;
+            for of in ["REFCOUNT", "IDLETIME"] {
+                let object = CustomCommand::new_static("OBJECT", ClusterHash::FirstKey, false);
+                pipeline.custom::<(), _>(object, vec![Value::from(of), name.clone().into()]).await?;
+            }
+            // PTTL touches neither.
             pipeline.pttl::<(), _>(name).await?;
         }
         let values: Vec<Result<Value, Error>> = pipeline.try_all().await;
         let mut live = Vec::new();
-        for (key, pair) in keys.into_iter().zip(values.chunks_exact(2)) {
-            let idle_s = pair[0].as_ref().ok().and_then(Value::as_u64);
-            let left = pair[1].as_ref().map_err(Clone::clone)?.as_i64().unwrap_or(-2);
+        for (key, told) in keys.into_iter().zip(values.chunks_exact(3)) {
+            let number = |at: usize| told[at].as_ref().ok().and_then(Value::as_u64);
+            let shared = number(0).is_none_or(|references| references >= SHARED);
+            let idle_s = number(1).filter(|_| !shared);
+            let left = told[2].as_ref().map_err(Clone::clone)?.as_i64().unwrap_or(-2);
             let left_ms = match answer(left) {
                 Answer::Absent => continue,
                 Answer::NoTtl => None,

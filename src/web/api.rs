@@ -26,6 +26,13 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// The user in the path, checked.
 pub struct UserName(String);
 
+impl UserName {
+    /// The user whose name is also the path of a request.
+    pub fn query() -> UserName {
+        UserName("query".into())
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for UserName {
     type Rejection = Failure;
 
@@ -53,12 +60,11 @@ pub async fn heartbeat(State(app): Shared, UserName(user): UserName, body: Body)
 pub async fn heartbeats(State(app): Shared, body: Body) -> Answer<StatusCode> {
     let body: HeartbeatsBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
-    let read_item = |item: &HeartbeatItem| match item {
-        HeartbeatItem::User(user) => key(user, None),
-        HeartbeatItem::Session { user, session } => key(user, session.as_deref()),
+    let read = |item: &HeartbeatItem| {
+        item.ttl_ms.map_or(Ok(()), check_ttl)?;
+        Ok((key(&item.user, item.session.as_deref())?, item.ttl_ms))
     };
-    let keys: Result<Vec<Key>, Error> = body.users.iter().map(read_item).collect();
-    let keys: Vec<_> = keys?.into_iter().map(|key| (key, None)).collect();
+    let keys: Vec<_> = body.users.iter().map(read).collect::<Result<_, Error>>()?;
     app.store.beat(&keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -223,6 +229,10 @@ async fn read<T: DeserializeOwned>(app: &App, body: Body, optional: bool) -> Res
     let most = app.limits.body_bytes;
     let bytes = to_bytes(body, most).await.map_err(|_| Error::TooLarge(most))?;
     let text: &[u8] = if optional && bytes.is_empty() { b"{}" } else { &bytes };
+    if text.trim_ascii_start().starts_with(b"[") {
+        // serde would take a list for an object, by the order of its fields.
+        return Err(Error::InvalidRequest("the body must be a JSON object, not a list".into()));
+    }
     serde_json::from_slice(text).map_err(|why| {
         if why.is_data() {
             Error::InvalidRequest(format!("the body is not what this request takes: {why}"))

@@ -8,15 +8,17 @@ use crate::error::Error;
 use crate::hub::Hub;
 use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
-use crate::presence::NameError;
+use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
+use api::UserName;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post, put};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +39,8 @@ pub struct App {
     pub stop: CancellationToken,
     /// The sockets' tasks.
     pub sockets: TaskTracker,
+    /// How many sockets keep each presence key.
+    pub held: Mutex<HashMap<Key, u32>>,
     /// When the daemon began.
     pub started: Instant,
 }
@@ -51,7 +55,13 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/users", get(api::list))
-        .route("/v1/users/query", post(api::query))
+        .route(
+            "/v1/users/query",
+            // A user may be called so.
+            post(api::query)
+                .get(|app: Shared| api::user(app, UserName::query()))
+                .delete(|app: Shared, query| api::end(app, UserName::query(), query)),
+        )
         .route("/v1/users/{user}", get(api::user).delete(api::end))
         .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
         .route("/v1/heartbeats", post(api::heartbeats))
@@ -93,6 +103,10 @@ impl IntoResponse for Failure {
         let detail = ErrorDetail { code: error.code(), message: error.to_string() };
         let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
         response.extensions_mut().insert(Refused(error.code()));
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body stays unread, so nothing can follow on this connection.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -101,7 +115,12 @@ impl IntoResponse for Failure {
 }
 
 async fn count_refused(State(app): Shared, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
+    let response = match query.decode_utf8() {
+        Ok(_) => next.run(request).await,
+        // The reader of queries would put a � in its place, and so another name.
+        Err(_) => Failure(Error::InvalidRequest("the query string is not UTF-8".into())).into_response(),
+    };
     if let Some(Refused(code)) = response.extensions().get() {
         app.metrics.refused(code);
     }

@@ -127,15 +127,17 @@ impl Socket {
 
     async fn live(mut self) {
         self.app.metrics.sockets.inc();
+        self.hold_key();
         let end = match self.serve().await {
             Ok(()) => End::Goodbye,
             Err(end) => end,
         };
         self.forget();
+        let last = self.release_key();
         match end {
             End::Close(code, reason) => self.close(code, reason).await,
-            End::Goodbye => self.end_key().await,
-            End::Lost => {}
+            End::Goodbye if last => self.end_key().await,
+            End::Goodbye | End::Lost => {}
         }
         self.app.metrics.sockets.dec();
     }
@@ -163,6 +165,8 @@ impl Socket {
                     let now = status.borrow_and_update().up;
                     if now != up {
                         up = now;
+                        // What a comparison has found comes before the word that it is done.
+                        self.flush().await?;
                         self.tell_status().await?;
                     }
                 }
@@ -375,6 +379,28 @@ impl Socket {
         if let Err(why) = self.app.store.beat(&[(key, None)]).await {
             debug!("a socket's heartbeat was not written: {why}");
         }
+    }
+
+    /// Two sockets can keep one key: a page that is loaded again, while its old socket is still there.
+    fn hold_key(&self) {
+        if let Some(key) = &self.key {
+            let mut held = self.app.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            *held.entry(key.clone()).or_default() += 1;
+        }
+    }
+
+    /// Whether this was the last socket that keeps the key.
+    fn release_key(&self) -> bool {
+        let Some(key) = &self.key else { return true };
+        let mut held = self.app.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let left = held.get_mut(key).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if left == 0 {
+            held.remove(key);
+        }
+        left == 0
     }
 
     async fn end_key(&mut self) {

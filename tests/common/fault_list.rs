@@ -125,7 +125,8 @@ async fn a_daemon_killed_and_started_again() -> Outcome {
     world.silence();
     world.daemon.take().expect("it runs").kill();
     lasts(500).await;
-    world.daemon = Some(Daemon::launch_at(world.daemon_port, &["--redis", &world.redis.url()]));
+    world.daemon =
+        Some(Daemon::launch_at(world.daemon_port, &["--redis", &world.redis.url(), "--ttl", "4s"]));
     world.outcome().await
 }
 

@@ -97,7 +97,8 @@ pub struct World {
 impl World {
     /// On this Redis, with a daemon that has these arguments.
     pub async fn new(redis: Redis, args: &[&str]) -> World {
-        let daemon = Daemon::with(args).await;
+        // The first guess is right: a fault may come before the TTLs are learnt.
+        let daemon = Daemon::with(&[args, &["--ttl", "4s"]].concat()).await;
         let view = Arc::new(Mutex::new(View::default()));
         let watcher = tokio::spawn(watch(daemon.port, view.clone()));
         let beat_port = Arc::new(AtomicU16::new(redis.port));

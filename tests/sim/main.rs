@@ -60,7 +60,8 @@ fn check(seed: u64) -> World {
     }
     let told = run(seed, Broken::No, true);
     let lines = told.trail.lines.unwrap_or_default();
-    let start = if std::env::var_os("KEYBEAT_SIM_ALL").is_some() { 0 } else { lines.len().saturating_sub(TOLD) };
+    let start =
+        if std::env::var_os("KEYBEAT_SIM_ALL").is_some() { 0 } else { lines.len().saturating_sub(TOLD) };
     eprintln!("{}\n{}", lines[0], lines[start..].join("\n"));
     let why = told.failure.unwrap_or_default();
     panic!("{why}\nagain: KEYBEAT_SIM_SEED={seed} cargo test --test sim fresh -- --nocapture");
@@ -84,7 +85,10 @@ fn many_fresh_seeds_hold_every_rule() {
     }
     let seconds = start.elapsed().as_secs_f64();
     let rate = steps as f64 / seconds;
-    println!("{seeds} seeds, {rate:.0} steps/s, {} h of virtual time in {seconds:.0} s", virtual_ms / 3_600_000);
+    println!(
+        "{seeds} seeds, {rate:.0} steps/s, {} h of virtual time in {seconds:.0} s",
+        virtual_ms / 3_600_000
+    );
 }
 
 #[test]

@@ -8,6 +8,15 @@ pub const FIRST_TTL: u64 = 3_000;
 pub const LONGEST_TTL: u64 = 6_000;
 const TTLS: [u64; 5] = [1_000, 1_500, 2_000, FIRST_TTL, LONGEST_TTL];
 
+/// Does the detector learn that a program renews with a longer TTL than before? While it does not, such a
+/// user's grants (after a restart, an eviction) are too short, and so the user may be seen to blink.
+const LONGER_TTL_IS_LEARNT: bool = false;
+/// Does a slow answer leave a TTL that is no whole second as it is? While it does not, the TTL that is learnt is the next
+/// whole second, and the user's offline is late by the rest.
+const SLOW_ANSWERS_ARE_DOUBTED: bool = false;
+/// It may take a heartbeat that is heard, asked for and answered, come what may in between.
+const LEARNS_WITHIN_MS: u64 = 15_000;
+
 /// How a user behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -33,6 +42,7 @@ pub struct Program {
     pub user: String,
     pub kind: Kind,
     ttl: u64,
+    changed: u64,
 }
 
 impl Program {
@@ -46,17 +56,22 @@ impl Program {
             6 | 7 => Kind::Flaky,
             _ => Kind::Wild(expires),
         };
-        Program { user, kind, ttl: TTLS[rng.usize(..TTLS.len())] }
+        Program { user, kind, ttl: TTLS[rng.usize(..TTLS.len())], changed: 0 }
     }
 
     /// Does it renew a key of the user's at least twice a TTL, whenever Redis can be reached?
-    pub fn steady(&self) -> bool {
-        !matches!(self.kind, Kind::Flaky | Kind::Wild(_))
+    pub fn steady(&self, now: u64) -> bool {
+        match self.kind {
+            Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer => true,
+            Kind::Changer => LONGER_TTL_IS_LEARNT && now > self.changed + LEARNS_WITHIN_MS,
+            Kind::Flaky | Kind::Wild(_) => false,
+        }
     }
 
-    /// Has each key the TTL that its last SET gave, always the same?
+    /// Is the TTL of the user's last key known, so that its end is seen when it comes?
     pub fn one_ttl(&self) -> bool {
-        !matches!(self.kind, Kind::Changer | Kind::Wild(_))
+        let told = SLOW_ANSWERS_ARE_DOUBTED || self.ttl % 1_000 == 0;
+        told && !matches!(self.kind, Kind::Changer | Kind::Wild(_))
     }
 
     /// One beat, or what it does instead; gives how long until the next.
@@ -85,7 +100,8 @@ impl Program {
                 }
             }
             Kind::Changer => {
-                if rng.u8(..8) == 0 {
+                if rng.u8(..16) == 0 {
+                    self.changed = now;
                     self.ttl = TTLS[rng.usize(..TTLS.len())];
                 }
                 redis.set(now, &user, self.ttl);
