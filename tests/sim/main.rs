@@ -20,9 +20,11 @@
 //! runs one seed and tells the end of its story.
 
 mod daemon;
+mod faults;
 mod link;
 mod programs;
 mod redis;
+mod verdict;
 mod watcher;
 mod world;
 

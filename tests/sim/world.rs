@@ -1,21 +1,19 @@
 //! Time, faults and the end of all things: one seed gives one run.
 
-use super::daemon::{Daemon, user_of, users_of};
+use super::daemon::Daemon;
 use super::link::{Link, Question};
-use super::programs::{FIRST_TTL, Kind, LONGEST_TTL, Program};
+use super::programs::{FIRST_TTL, LONGEST_TTL, Program};
 use super::redis::{self, NEVER, Redis, Return};
 use super::watcher::Reader;
 use fastrand::Rng;
 use keybeat::presence::{Settings, Time};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Past every grant, guess and lag: what was not known before is known after it.
 const TAINT_MS: u64 = LONGEST_TTL * 3;
 /// No faults for so long before all must be right.
 const HEAL_MS: u64 = TAINT_MS + LONGEST_TTL;
-/// A user who ran out so long ago is known to have.
-const PUNCTUAL_MS: u64 = 60;
 
 /// A relay that does not do what the driver does, to see that the world can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +36,7 @@ pub enum Act {
     Fault,
     Begin(Return),
     EndLosing,
+    LoseSome,
     /// The extra latencies of the stream and of the answers end.
     EndLag,
     Read(usize),
@@ -48,7 +47,7 @@ pub enum Act {
 pub struct Knobs {
     pub broken: Broken,
     /// The faults that may happen, as bits; see [`World::fault`].
-    faults: u16,
+    pub faults: u16,
     fault_every: u64,
     latency: u64,
     /// The most time between two commands of a pipeline.
@@ -86,14 +85,14 @@ pub struct World {
     pub steps: u64,
     /// How often the belief was compared with Redis.
     pub compared: u64,
-    acts: BTreeMap<(u64, u64), Act>,
+    pub acts: BTreeMap<(u64, u64), Act>,
     pub redis: Redis,
     pub programs: Vec<Program>,
     pub link: Link,
     pub daemon: Daemon,
     pub run_seen: Option<u32>,
-    lag: (u64, u64),
-    stalled_until: u64,
+    pub lag: (u64, u64),
+    pub stalled_until: u64,
     due_late: u64,
     healing: bool,
     pub frozen: bool,
@@ -131,7 +130,7 @@ impl World {
             failure: None,
             steps: 0,
             compared: 0,
-            acts: BTreeMap::new(),
+            pub acts: BTreeMap::new(),
             redis: Redis::new(),
             programs,
             link: Link::default(),
@@ -185,7 +184,7 @@ impl World {
         self.acts.insert((at, self.order), act);
     }
 
-    fn later(&mut self, wait: std::ops::Range<u64>, act: Act) {
+    pub fn later(&mut self, wait: std::ops::Range<u64>, act: Act) {
         let at = self.now + self.rng.u64(wait);
         self.at(at, act);
     }
@@ -269,6 +268,8 @@ impl World {
                 self.redis.begin(now, how);
                 self.trail.note(now, format_args!("Redis begins {how:?} with {:?}", self.redis.keys));
             }
+            Act::LoseSome if self.healing => {}
+            Act::LoseSome => self.lose_some(),
             Act::EndLosing => self.end_losing(),
             Act::EndLag => self.lag = (0, 0),
             Act::Read(i) => self.read(i),
@@ -288,17 +289,17 @@ impl World {
         }
     }
 
-    fn users(&self) -> Vec<String> {
+    pub fn users(&self) -> Vec<String> {
         self.programs.iter().map(|program| program.user.clone()).collect()
     }
 
     fn read(&mut self, i: usize) {
         let users = self.users();
-        let stir = self.rng.u8(..12) == 0;
+        let (stir, reads) = (self.rng.u8(..5) == 0, self.rng.u8(..4) > 0);
         let (daemon, now) = (&mut self.daemon, self.now);
         let (reader, hub) = (&mut daemon.readers[i], &daemon.hub);
         let pace = reader.pace;
-        let mut read = reader.read(hub, now);
+        let mut read = if reads { reader.read(hub, now) } else { Ok(()) };
         if stir && read.is_ok() {
             read = reader.stir(hub, &mut self.rng, &users, now);
         }
@@ -306,133 +307,5 @@ impl World {
             self.fail(format!("reader {i}: {why}"));
         }
         self.later(1..pace * 2, Act::Read(i));
-    }
-
-    /// Something goes wrong. The first four lose nothing.
-    fn fault(&mut self) {
-        let which = self.rng.u8(..14);
-        let allowed = which < 4 || self.knobs.faults & 1 << which != 0;
-        if !allowed {
-            return;
-        }
-        self.trail.note(self.now, format_args!("fault {which}"));
-        match which {
-            0..=2 => {
-                // Questions, stream and stalls together stay below the limit of a fence in a quiet world.
-                let slow = if self.quiet() { 800 } else { 3_000 };
-                let extra = (self.rng.u64(1..3_000), self.rng.u64(1..slow));
-                self.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
-                self.later(1..4_000, Act::EndLag);
-            }
-            3 => self.stalled_until = self.now + self.rng.u64(1..700),
-            4 | 5 => self.lose_some(),
-            6 if self.link.on && self.link.losing.is_none() => {
-                self.link.losing = Some(Vec::new());
-                self.later(1..3_000, Act::EndLosing);
-            }
-            7 => self.cut(),
-            8 => self.stalled_until = self.now + self.rng.u64(2_600..9_000),
-            9 => self.crash(Return::Whole),
-            10 => {
-                let how = [Return::Older, Return::Empty][self.rng.usize(..2)];
-                self.crash(how);
-            }
-            11 => self.crash(Return::Failover),
-            12 if self.redis.up => {
-                let listens = self.link.on;
-                self.taint();
-                self.redis.flush();
-                if listens {
-                    self.excuse_all();
-                }
-            }
-            13 if self.redis.up && !self.redis.keys.is_empty() => {
-                let at = self.rng.usize(..self.redis.keys.len());
-                if let Some(key) = self.redis.keys.keys().nth(at).cloned() {
-                    self.taint();
-                    self.redis.evict(&key);
-                    // The last heartbeat that was heard is not the last.
-                    let user = user_of(&key);
-                    if self.programs.iter().any(|other| other.user == user && other.kind == Kind::Expirer) {
-                        *self.daemon.debt.entry(user.to_owned()).or_default() += 1;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn crash(&mut self, how: Return) {
-        if self.redis.up {
-            self.redis.up = false;
-            self.cut();
-            self.later(1..5_000, Act::Begin(how));
-        }
-    }
-
-    /// In a quiet moment each belief must be what Redis holds.
-    fn compare(&mut self) -> bool {
-        let (link, now) = (&self.link, self.now);
-        let asking = self.acts.values().any(|act| matches!(act, Act::Question(..)));
-        let under_way = asking || !link.wire.is_empty() || !link.replies.is_empty();
-        let just = |&deadline: &u64| deadline < now && now - deadline <= PUNCTUAL_MS;
-        if under_way || !link.on || !self.redis.up || self.redis.keys.values().any(just) {
-            return false;
-        }
-        if !self.daemon.detector.settled() || !self.daemon.open {
-            return false;
-        }
-        self.compared += 1;
-        let keys = &self.redis.keys;
-        let held = users_of(keys.keys());
-        let alive = users_of(keys.iter().filter(|&(_, &deadline)| deadline >= now).map(|(key, _)| key));
-        let believed = self.daemon.online();
-        let strict = self.programs.iter().filter(|program| program.one_ttl());
-        let strict: BTreeSet<_> = strict.map(|program| program.user.clone()).collect();
-        // Too long a TTL is believed until its end, or Redis' own word.
-        let late = believed.difference(&alive).find(|user| strict.contains(*user) || !held.contains(*user));
-        if let Some(user) = alive.difference(&believed).next().or(late) {
-            let user = user.clone();
-            self.fail(format!("{user} is not what Redis holds: believed {believed:?}, alive {alive:?}"));
-            return true;
-        }
-        self.compare_readers(&believed);
-        true
-    }
-
-    fn compare_readers(&mut self, believed: &BTreeSet<String>) {
-        for i in 0..self.daemon.readers.len() {
-            let daemon = &mut self.daemon;
-            let wrong = match daemon.readers[i].drain(&daemon.hub, self.now) {
-                Ok(view) => view
-                    .iter()
-                    .find(|&(user, online)| believed.contains(user) != *online)
-                    .map(|(user, online)| format!("{user} is believed online={online}")),
-                Err(why) => Some(why),
-            };
-            if let Some(why) = wrong {
-                self.fail(format!("reader {i} at the end: {why}"));
-            }
-        }
-    }
-
-    fn check_end(&mut self) {
-        let held = users_of(self.redis.keys.keys());
-        let believed = self.daemon.online();
-        let settled = self.daemon.detector.settled();
-        if !settled || self.compared < 2 || held != believed {
-            let compared = self.compared;
-            self.fail(format!(
-                "at the end settled={settled} compared={compared}: believed {believed:?}, held {held:?}"
-            ));
-        } else if self.quiet() && !self.daemon.exact {
-            self.fail("nothing went wrong, and it is not exact".into());
-        } else if self.daemon.detector.counts().keys as usize != self.redis.keys.len() {
-            self.fail("another number of keys is believed live".into());
-        }
-        let wild = self.programs.iter().any(|program| matches!(program.kind, Kind::Wild(_)));
-        if !wild && !believed.is_empty() {
-            self.fail(format!("nobody beats, and {believed:?} are online"));
-        }
     }
 }
