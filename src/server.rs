@@ -25,6 +25,9 @@ use tracing::{info, warn};
 /// How long open requests and sockets have to end, of the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// How long Redis has to take the last word.
+const CLEAR: Duration = Duration::from_millis(500);
+
 /// A daemon whose port is open and whose Redis is running.
 pub struct Daemon {
     config: Config,
@@ -88,7 +91,7 @@ impl Daemon {
                     tracing::debug!("TCP_NODELAY was refused: {why}");
                 }
             }),
-            web::routes(app),
+            web::routes(app.clone()),
         )
         .with_graceful_shutdown(async move { stopped.cancelled().await });
         let serve = tokio::spawn(serve.into_future());
@@ -105,6 +108,9 @@ impl Daemon {
             Err(_) => warn!("some clients had not gone after {DRAIN:?}"),
         }
         drop(driver);
+        if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
+            tracing::debug!("the canary's key stays for its hour");
+        }
         if let Some(embedded) = embedded {
             embedded.stop().await;
         }

@@ -14,6 +14,7 @@ use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
 use crate::presence::Key;
 use anyhow::Result;
+use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -79,7 +80,7 @@ struct DaemonArgs {
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     probes: bool,
     /// Everyone may do everything; needed for an address that is not loopback
-    #[arg(long, env = "KEYBEAT_NO_AUTH")]
+    #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     no_auth: bool,
     /// How to log
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]

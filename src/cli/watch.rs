@@ -105,15 +105,17 @@ async fn from_daemon(mut view: View, args: &WatchArgs, daemon: &Daemon) -> Resul
     let mut wait = BACKOFF.0;
     let (mut first, mut said) = (true, false);
     loop {
-        let was_first = first;
-        let Err(why) = follow(&mut view, args, daemon, &mut first).await;
+        let mut connected = false;
+        let Err(why) = follow(&mut view, args, daemon, &mut first, &mut connected).await;
         if is_io(&why) {
             return Err(why);
         }
-        if was_first != first || !said {
-            wait = BACKOFF.0;
+        if connected {
+            (wait, said) = (BACKOFF.0, false);
+        }
+        // Once an outage, not with each attempt.
+        if !std::mem::replace(&mut said, true) {
             eprintln!("keybeat: {why:#}; trying again until it is back");
-            said = first;
         }
         tokio::time::sleep(wait.mul_f64(fastrand::f64())).await;
         wait = (wait * 2).min(BACKOFF.1);
@@ -133,6 +135,7 @@ async fn follow(
     args: &WatchArgs,
     daemon: &Daemon,
     first: &mut bool,
+    connected: &mut bool,
 ) -> Result<std::convert::Infallible> {
     let url = daemon.ws_url();
     let mut request = url.as_str().into_client_request()?;
@@ -167,6 +170,7 @@ async fn follow(
             ServerMessage::Snapshot { users: some, more, seq, .. } => {
                 users.extend(some);
                 if !more {
+                    *connected = true;
                     view.reset(std::mem::take(&mut users), std::mem::take(first), seq)?;
                 }
             }

@@ -16,7 +16,7 @@ const LOG: &str = "redis.log";
 const START: Duration = Duration::from_secs(10);
 
 /// Waits until its standard input ends, as it does however the daemon dies, then ends the server; or
-/// ends itself when the server does.
+/// ends itself when the server does. Its name is the folder, which it removes.
 const KEEPER: &str = r#"
 "$@" </dev/null & server=$!
 trap 'kill $server 2>/dev/null' TERM INT HUP
@@ -24,6 +24,7 @@ exec 3<&0
 (cat <&3 >/dev/null; kill $server 2>/dev/null) & guard=$!
 wait $server; code=$?
 kill $guard 2>/dev/null
+rm -rf -- "$0"
 exit $code
 "#;
 
@@ -41,7 +42,8 @@ impl Embedded {
         let conf = folder.path().join("redis.conf");
         std::fs::write(&conf, REDIS_CONF)?;
         let keeper = Command::new("/bin/sh")
-            .args(["-c", KEEPER, "keybeat-redis"])
+            .args(["-c", KEEPER])
+            .arg(folder.path())
             .arg(&binary)
             .arg(&conf)
             .args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--unixsocket"])

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 /// How long a new subscription may take to be proven.
@@ -37,6 +37,8 @@ const CHUNK: usize = 512;
 const PRIMARY_EVERY: Duration = Duration::from_millis(250);
 /// Waits between attempts: doubling from the first to the last, with jitter.
 const BACKOFF_MS: (u64, u64) = (50, 2_000);
+/// A link that lives so long has recovered.
+const LASTING: Duration = Duration::from_secs(3);
 /// Orders that may wait. A detector has far fewer under way; one that does not fit is dropped, and
 /// its fence never comes, which is a gap.
 const ORDERS: usize = 1024;
@@ -146,10 +148,15 @@ async fn run(settings: Settings, feed: mpsc::Sender<Feed>, mut orders: mpsc::Rec
         let up = match connect(&settings, &last_run).await {
             Ok(session) => {
                 info!(server = settings.target.shown(), version = session.version, "subscribed");
-                wait = BACKOFF_MS.0;
-                said.clear();
                 last_run = Some(session.run.clone());
-                serve(session, &settings, &feed, &mut orders).await
+                let began = Instant::now();
+                let ended = serve(session, &settings, &feed, &mut orders).await;
+                // One that connects and is dead within moments, again and again, must not be a storm.
+                if began.elapsed() > LASTING {
+                    wait = BACKOFF_MS.0;
+                    said.clear();
+                }
+                ended
             }
             Err(why) => Ended { cause: "connect", why },
         };

@@ -88,6 +88,12 @@ impl Store {
         Ok(())
     }
 
+    /// Leaves nothing of the daemon behind: its canary's key.
+    pub async fn clear(&self) -> Result<(), Error> {
+        let canary = self.names.canary_key(&self.daemon);
+        self.write(async |client: &Client| client.del::<(), _>(&canary).await).await
+    }
+
     /// Sends a mark into the event stream: once it comes back, so has everything before it.
     pub async fn mark(&self, mark: u64) -> Result<(), Error> {
         let (channel, text) = (self.names.fence_channel(), store_mark(&self.daemon, mark));

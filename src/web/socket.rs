@@ -136,8 +136,13 @@ impl Socket {
         let last = self.release_key();
         match end {
             End::Close(code, reason) => self.close(code, reason).await,
-            End::Goodbye if last => self.end_key().await,
-            End::Goodbye | End::Lost => {}
+            End::Goodbye => {
+                if last {
+                    self.end_key().await;
+                }
+                self.finish_close().await;
+            }
+            End::Lost => {}
         }
         self.app.metrics.sockets.dec();
     }
@@ -490,13 +495,17 @@ impl Socket {
     /// Closes with a code, and waits a moment for the answer: without it the code could be lost.
     async fn close(&mut self, code: u16, reason: &'static str) {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let goodbye = async {
-            if self.ws.send(Message::Close(Some(frame))).await.is_ok() {
-                while let Some(Ok(_)) = self.ws.recv().await {}
-            }
-        };
-        if timeout(GOODBYE, goodbye).await.is_err() {
-            debug!(code, "a socket did not answer its close");
+        match timeout(GOODBYE, self.ws.send(Message::Close(Some(frame)))).await {
+            Ok(Ok(())) => self.finish_close().await,
+            _ => debug!(code, "a socket did not take its close"),
+        }
+    }
+
+    /// Reads until the other side has ended, which also sends the answer to its own close.
+    async fn finish_close(&mut self) {
+        let rest = async { while let Some(Ok(_)) = self.ws.recv().await {} };
+        if timeout(GOODBYE, rest).await.is_err() {
+            debug!("a socket did not end its close");
         }
     }
 }
