@@ -108,7 +108,7 @@ impl Target {
     pub fn persistent(&self) -> Result<Connection> {
         let mut builder = self.builder();
         builder.with_config(|config| config.fail_fast = false);
-        // Without a policy fred would wait for ever; see the other limits at LIBRARIES' author, fred 10.1.
+        // Without a policy fred's init would wait for ever.
         builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
         let client = builder.build()?;
         let task = client.connect();
