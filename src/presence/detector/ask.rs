@@ -319,6 +319,8 @@ impl Slot {
             self.ttl = ttl as u32;
             self.flags.put(Flags::VARIES, true);
         } else if differs {
+            // Not learnt from this answer; but the next `set` is asked for at once, which tells.
+            self.flags.put(Flags::VARIES, true);
             self.flags.put(Flags::HEARD, false);
         } else if fresh {
             self.flags.put(Flags::VARIES, false);
@@ -333,7 +335,9 @@ impl Slot {
 fn ttl_of(left: u64, heard: Time, sent: Time, came: Time) -> u64 {
     let low = left + sent.since(heard);
     let high = low + came.since(sent) + 10;
-    let round = |step: u64| Some(low.div_ceil(step) * step).filter(|&ttl| ttl <= high);
+    // An answer that took long could be rounded to what nobody wrote.
+    let slow = came.since(sent) > SAME_TTL_MS;
+    let round = |step: u64| Some(low.div_ceil(step) * step).filter(|&ttl| ttl <= high && !slow);
     round(1000).or_else(|| round(100)).unwrap_or(low).clamp(1, LONGEST_TTL_MS)
 }
 
@@ -348,6 +352,7 @@ mod tests {
         assert_eq!(ttl_of(29_950, at(100), at(148), at(152)), 30_000);
         assert_eq!(ttl_of(1_499, at(100), at(100), at(101)), 1_500);
         assert_eq!(ttl_of(1_234, at(100), at(100), at(101)), 1_234);
+        assert_eq!(ttl_of(1_400, at(0), at(0), at(600)), 1_400, "a slow answer is not rounded");
         assert_eq!(ttl_of(0, at(100), at(100), at(100)), 1, "never 0, which is not known");
         assert_eq!(ttl_of(LONGEST_TTL_MS, at(0), at(9), at(9)), LONGEST_TTL_MS);
     }

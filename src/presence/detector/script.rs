@@ -264,6 +264,16 @@ fn a_shorter_ttl_is_noticed_from_the_second_time_on() {
 }
 
 #[test]
+fn a_longer_ttl_is_learnt_from_the_heartbeat_after_the_probe_that_met_it() {
+    check_with(
+        Settings { first_ttl_ms: 1000, ..Settings::default() },
+        "0 up r; 0 page; 0 set a; 0 answered a=1000; 900 set a; 1901 due; 1901 answered a=4999; \
+         2900 set a; 2900 answered a=6000; 4900 set a; 4900 answered a=6000; 6900 set a; 8000 due",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1901 ask a; 2900 ask a; 4900 ask a; 6900 ask a",
+    );
+}
+
+#[test]
 fn a_name_that_cannot_be_a_user_is_counted_and_nothing_else() {
     let mut detector = Detector::new(Settings::default());
     let now = Time::from_ms(0);
