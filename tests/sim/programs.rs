@@ -1,0 +1,155 @@
+//! What users' programs do.
+
+use super::redis::{NEVER, Redis};
+use fastrand::Rng;
+
+/// What the daemon assumes of a key's TTL until it has learnt it.
+pub const FIRST_TTL: u64 = 3_000;
+pub const LONGEST_TTL: u64 = 6_000;
+const TTLS: [u64; 5] = [1_000, 1_500, 2_000, FIRST_TTL, LONGEST_TTL];
+
+/// Does the detector learn that a program renews with a longer TTL than before? While it does not, such a
+/// user's grants (after a restart, an eviction) are too short, and so the user may be seen to blink.
+const LONGER_TTL_IS_LEARNT: bool = false;
+/// Does a slow answer leave a TTL that is no whole second as it is? While it does not, the TTL that is learnt is the next
+/// whole second, and the user's offline is late by the rest.
+const SLOW_ANSWERS_ARE_DOUBTED: bool = false;
+/// It may take a heartbeat that is heard, asked for and answered, come what may in between.
+const LEARNS_WITHIN_MS: u64 = 15_000;
+
+/// How a user behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A SET every third of the TTL.
+    Steady,
+    /// The same, up to half a TTL apart.
+    Jittery,
+    /// One steady session and one that comes and goes.
+    Pair,
+    /// Renews by EXPIRE; SET only if the key is gone.
+    Expirer,
+    /// Steady, and now and then another TTL.
+    Changer,
+    /// Falls silent, logs out, returns.
+    Flaky,
+    /// Whatever Redis can do with keys, renewals by EXPIRE among it or not.
+    Wild(bool),
+}
+
+/// One user's program.
+#[derive(Debug)]
+pub struct Program {
+    pub user: String,
+    pub kind: Kind,
+    ttl: u64,
+    changed: u64,
+}
+
+impl Program {
+    pub fn new(user: String, rng: &mut Rng, expires: bool) -> Program {
+        let kind = match rng.u8(..10) {
+            0 | 1 => Kind::Steady,
+            2 => Kind::Jittery,
+            3 => Kind::Pair,
+            4 if expires => Kind::Expirer,
+            4 | 5 => Kind::Changer,
+            6 | 7 => Kind::Flaky,
+            _ => Kind::Wild(expires),
+        };
+        Program { user, kind, ttl: TTLS[rng.usize(..TTLS.len())], changed: 0 }
+    }
+
+    /// Does it renew a key of the user's at least twice a TTL, whenever Redis can be reached?
+    pub fn steady(&self, now: u64) -> bool {
+        match self.kind {
+            Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer => true,
+            Kind::Changer => LONGER_TTL_IS_LEARNT && now > self.changed + LEARNS_WITHIN_MS,
+            Kind::Flaky | Kind::Wild(_) => false,
+        }
+    }
+
+    /// Is the TTL of the user's last key known, so that its end is seen when it comes?
+    pub fn one_ttl(&self) -> bool {
+        let told = SLOW_ANSWERS_ARE_DOUBTED || self.ttl.is_multiple_of(1_000);
+        told && !matches!(self.kind, Kind::Changer | Kind::Wild(_))
+    }
+
+    /// One beat, or what it does instead; gives how long until the next.
+    pub fn step(&mut self, redis: &mut Redis, now: u64, rng: &mut Rng) -> u64 {
+        let (user, third) = (self.user.clone(), self.ttl / 3);
+        if !redis.up {
+            return third;
+        }
+        match self.kind {
+            Kind::Steady => redis.set(now, &user, self.ttl),
+            Kind::Jittery => {
+                redis.set(now, &user, self.ttl);
+                return rng.u64(1..=self.ttl / 2);
+            }
+            Kind::Pair => {
+                redis.set(now, &format!("{user}#a"), self.ttl);
+                match rng.u8(..4) {
+                    0 => redis.set(now, &format!("{user}#b"), self.ttl / 2),
+                    1 => redis.del(now, &format!("{user}#b")),
+                    _ => {}
+                }
+            }
+            Kind::Expirer => {
+                if !redis.expire(now, &user, self.ttl) {
+                    redis.set(now, &user, self.ttl);
+                }
+            }
+            Kind::Changer => {
+                if rng.u8(..16) == 0 {
+                    self.changed = now;
+                    self.ttl = TTLS[rng.usize(..TTLS.len())];
+                }
+                redis.set(now, &user, self.ttl);
+                return self.ttl / 3;
+            }
+            Kind::Flaky => return self.flake(redis, now, rng),
+            Kind::Wild(expires) => wild(&user, redis, now, rng, expires),
+        }
+        third
+    }
+
+    fn flake(&self, redis: &mut Redis, now: u64, rng: &mut Rng) -> u64 {
+        redis.set(now, &self.user, self.ttl);
+        match rng.u8(..10) {
+            0 => {
+                redis.del(now, &self.user);
+                rng.u64(0..self.ttl * 2)
+            }
+            1 => self.ttl + rng.u64(0..self.ttl * 2),
+            // Back when the key runs out, to the millisecond or nearly so.
+            2 => self.ttl - 2 + rng.u64(0..5),
+            _ => self.ttl / 3,
+        }
+    }
+}
+
+fn wild(user: &str, redis: &mut Redis, now: u64, rng: &mut Rng, expires: bool) {
+    let names = [user.to_owned(), format!("{user}#x"), format!("{user}#y")];
+    let [key, other] = [&names[rng.usize(..3)], &names[rng.usize(..3)]];
+    let ttl = rng.u64(1..LONGEST_TTL);
+    match rng.u8(..16) {
+        0..=5 => redis.set(now, key, ttl),
+        6 => redis.set(now, key, NEVER),
+        7 | 8 => redis.del(now, key),
+        9 | 10 if expires => {
+            redis.expire(now, key, ttl);
+        }
+        11 if expires => {
+            redis.expire(now, key, NEVER);
+        }
+        12 => redis.restore(now, key, ttl),
+        13 if key != other => redis.rename(now, key, other),
+        14 => {
+            // As a MULTI does it.
+            redis.set(now, key, ttl);
+            redis.del(now, key);
+            redis.set(now, key, ttl);
+        }
+        _ => {}
+    }
+}
