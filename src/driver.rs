@@ -245,6 +245,8 @@ impl Driver {
                 Output::Scan(number, cursor) => self.order(Order::Scan(number, cursor)),
                 Output::Restart => self.restart("fence"),
                 Output::Reconciled => self.compared(),
+                // Of one server alone; a key that no other adopts stays.
+                Output::Moved(_) => {}
             }
         }
     }

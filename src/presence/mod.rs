@@ -17,7 +17,9 @@ mod slots;
 mod time;
 
 pub use canary::Canary;
-pub use detector::{Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Output, Settings, Side};
+pub use detector::{
+    Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, Settings, Side,
+};
 pub use mailbox::{Mailbox, Pushed};
 pub use roster::{Presence, Roster};
 pub use time::Time;

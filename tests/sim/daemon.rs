@@ -215,6 +215,7 @@ impl World {
                     }
                     self.cut();
                 }
+                Output::Moved(moved) => self.fail(format!("{moved:?}, and there is one server")),
                 Output::Reconciled if !self.daemon.open => {
                     self.daemon.open = true;
                     self.daemon.hub.open();

@@ -9,8 +9,8 @@ use super::{Detector, Flags, LONGEST_TTL_MS, Output, SAME_TTL_MS, Slot};
 use crate::presence::{Reason, Time};
 use std::collections::{BTreeMap, VecDeque};
 
-/// How soon a key that was set without a TTL is asked again, in milliseconds.
-const LOOK_AGAIN_MS: u64 = 500;
+/// How soon a key that was set without a TTL, or that its server disowns, is asked again, in milliseconds.
+pub(super) const LOOK_AGAIN_MS: u64 = 500;
 
 /// Names one batch of questions; never 0.
 pub type BatchId = u32;
@@ -24,7 +24,7 @@ pub enum Side {
     Close,
 }
 
-/// What `PTTL` says of one key.
+/// What Redis says when it is asked for the TTL of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// −2: there is no such key.
@@ -33,6 +33,8 @@ pub enum Answer {
     NoTtl,
     /// So many milliseconds are left.
     Left(u64),
+    /// MOVED or ASK: the key's slot is another server's, so this one knows nothing of it.
+    Moved,
 }
 
 /// What waits to be asked, and what is under way.
@@ -129,7 +131,7 @@ impl Detector {
                 continue;
             }
             // Renewed while it waited: its deadline lies ahead.
-            if !learns && !in_pass && slot.deadline >= now {
+            if !learns && !in_pass && slot.deadline >= now && !slot.flags.has(Flags::DOUBTED) {
                 self.look_after(at, now);
                 continue;
             }
@@ -203,6 +205,7 @@ impl Detector {
             match answers[i] {
                 Answer::Absent => self.apply_absent(at, now, batch.sent, in_pass),
                 Answer::NoTtl => self.apply_no_ttl(at, now),
+                Answer::Moved => self.apply_moved(at, now),
                 Answer::Left(left) => {
                     self.apply_left(at, now, batch.sent, came, left.min(LONGEST_TTL_MS));
                 }
@@ -223,9 +226,12 @@ impl Detector {
         let slot = &self.slots[at];
         if !slot.flags.has(Flags::LIVE) {
             self.free(at);
+        } else if slot.flags.has(Flags::DOUBTED) {
+            self.kill(at, now, Reason::Deleted);
         } else if slot.flags.has(Flags::GRANTED) && sent <= slot.deadline {
             // Absent while the grant still ran. It may have run out since, but then the user may have
             // come back since, too: the next question tells.
+            self.slots[at].flags.put(Flags::ASK, false);
             self.file(at, now);
         } else {
             // Gone without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
@@ -238,8 +244,7 @@ impl Detector {
         let slot = &mut self.slots[at];
         self.counts.immortal += u64::from(slot.deadline != Time::NEVER);
         slot.deadline = Time::NEVER;
-        slot.flags.put(Flags::GRANTED, false);
-        slot.flags.put(Flags::LEARN, false);
+        slot.flags.put(Flags::GRANTED | Flags::ASK, false);
         // Some programs SET and then EXPIRE, which makes no event that is listened to: look again soon,
         // and then once a TTL.
         let soon = now.since(slot.last_seen) < LOOK_AGAIN_MS;
@@ -255,7 +260,7 @@ impl Detector {
         let slot = &mut self.slots[at];
         self.counts.immortal -= u64::from(slot.deadline == Time::NEVER);
         let changed = slot.learn_ttl(left, sent, came);
-        slot.flags.put(Flags::LEARN, false);
+        slot.flags.put(Flags::ASK, false);
         let heard = slot.flags.has(Flags::HEARD);
         let (lo, hi) = (sent.plus(left), came.plus(left));
         let told = if heard { slot.last_seen.plus(u64::from(slot.ttl)).clamp(lo, hi) } else { lo };

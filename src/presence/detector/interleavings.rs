@@ -105,6 +105,7 @@ impl World {
                     self.questions.push_back(Question::Fence(id, false));
                 }
                 Output::Scan(..) | Output::Reconciled => {}
+                Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence was lost"),
             }
         }

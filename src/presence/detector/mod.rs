@@ -7,6 +7,7 @@
 mod ask;
 #[cfg(test)]
 mod interleavings;
+mod moves;
 #[cfg(test)]
 mod properties;
 mod reconcile;
@@ -14,6 +15,7 @@ mod reconcile;
 mod script;
 
 pub use ask::{Answer, BatchId, Side};
+pub use moves::Moved;
 
 use super::deadlines::Deadlines;
 use super::slots::Slots;
@@ -103,6 +105,14 @@ pub enum Input<'a> {
     /// A page of the scan that was asked for: its number, its names, and the cursor that goes on
     /// (0: that was the last).
     Page(u8, Vec<Vec<u8>>, u64),
+    /// `del` of a key that may have moved to another server of the cluster: no verdict, so it is asked for.
+    Doubted(&'a [u8]),
+    /// Another server's detector gave this key over to this one. Taken in whether the server is up or not.
+    Adopted(&'a Moved),
+    /// The key that [`Output::Moved`] named has been adopted elsewhere.
+    LetGo(&'a [u8]),
+    /// The server leaves the cluster: all its keys are given over.
+    Retired,
     /// Time has passed.
     Due,
 }
@@ -116,6 +126,10 @@ pub enum Output {
     Ask(BatchId, Vec<Key>),
     /// Read the page of the scan of this number at this cursor.
     Scan(u8, u64),
+    /// The key is no longer this server's. Hand it to the detector of the server that owns it now
+    /// ([`Input::Adopted`]), drain that one, and only then tell this one ([`Input::LetGo`]): so the user
+    /// never has no key. Where the owner is not known, do nothing: it is said again in half a second.
+    Moved(Moved),
     /// What was held has been compared with Redis, key by key, since the last gap.
     Reconciled,
     /// The stream is dead however alive its socket looks: subscribe anew.
@@ -131,7 +145,7 @@ pub struct Counts {
     pub immortal: u64,
     /// Keys that wait to be asked.
     pub waiting: u64,
-    /// Keys asked because their deadline had passed.
+    /// Keys asked because their deadline had passed, or their deletion was in doubt.
     pub probes: u64,
     /// Keys asked for another reason: they had appeared, or a gap.
     pub lookups: u64,
@@ -159,30 +173,40 @@ struct Slot {
 
 /// The facts of a slot, packed.
 #[derive(Clone, Copy, Default)]
-struct Flags(u8);
+struct Flags(u16);
 
 impl Flags {
-    const LIVE: u8 = 1;
+    const LIVE: u16 = 1;
     /// Waits in a queue of questions.
-    const QUEUED: u8 = 2;
+    const QUEUED: u16 = 2;
     /// An event came after the opening fence of its batch.
-    const OVERTAKEN: u8 = 4;
+    const OVERTAKEN: u16 = 4;
     /// Its absence proves nothing until the deadline: it was evicted, or its server restarted.
-    const GRANTED: u8 = 8;
+    const GRANTED: u16 = 8;
     /// `last_seen` is the arrival of a `set`.
-    const HEARD: u8 = 16;
+    const HEARD: u16 = 16;
     /// Its program changes the TTL: each renewal is checked.
-    const VARIES: u8 = 32;
+    const VARIES: u16 = 32;
     /// The reconcile pass waits for its answer.
-    const PASS: u8 = 64;
+    const PASS: u16 = 64;
     /// Its TTL is to be learnt.
-    const LEARN: u8 = 128;
+    const LEARN: u16 = 128;
+    /// A `del` came that may be a move.
+    const DOUBTED: u16 = 256;
+    /// The server disowns it, and nobody has adopted it yet.
+    const MOVED: u16 = 512;
+    /// Taken over from another server and not proven here yet: no event ends it before an answer does,
+    /// since what comes may be older than the move.
+    const ADOPTED: u16 = 1024;
+    /// Whatever its deadline, it is to be asked.
+    const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
 
-    fn has(self, flag: u8) -> bool {
+    /// Is it there, or one of them?
+    fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
     }
 
-    fn put(&mut self, flag: u8, on: bool) {
+    fn put(&mut self, flag: u16, on: bool) {
         if on { self.0 |= flag } else { self.0 &= !flag }
     }
 }
@@ -234,11 +258,15 @@ impl Detector {
             Input::Due => self.due(now),
             Input::Up { run, flushed } => self.rise(now, run, flushed),
             Input::Down => self.fall(),
+            Input::Adopted(moved) => self.adopt(now, moved),
+            Input::LetGo(name) => self.let_go(now, name),
+            Input::Retired => self.retire(now),
             // What arrives while the server counts as out of reach belongs to the gap.
             _ if !self.up => {}
             Input::Renewed(name) => self.renewed(now, name, false),
             Input::Placed(name) => self.renewed(now, name, true),
             Input::Ended(name, end) => self.ended(now, name, end),
+            Input::Doubted(name) => self.doubted(name),
             Input::Fence(batch, side) => self.fence(now, batch, side),
             Input::Answers(batch, answers) => self.answers(now, batch, answers),
             Input::Gap => self.begin_pass(),
@@ -290,6 +318,10 @@ impl Detector {
             self.counts.invalid += 1;
             return None;
         };
+        Some(self.make(now, key))
+    }
+
+    fn make(&mut self, now: Time, key: Key) -> u32 {
         let at = self.slots.insert(Slot {
             key,
             deadline: now,
@@ -303,7 +335,7 @@ impl Detector {
         let (hasher, slots) = (&self.hasher, &self.slots);
         let hash = |&at: &u32| hasher.hash_one(slots[at].key.as_str().as_bytes());
         self.table.insert_unique(hash(&at), at, hash);
-        Some(at)
+        at
     }
 
     /// Gives back the slot of a key that is not live and that no question waits for.
@@ -337,6 +369,7 @@ impl Detector {
         slot.deadline = now.plus(ttl);
         slot.flags.put(Flags::HEARD, !placed);
         slot.flags.put(Flags::GRANTED, false);
+        slot.flags.put(Flags::DOUBTED | Flags::MOVED, false);
         slot.flags.put(Flags::LEARN, slot.ttl == 0);
         let waits = slot.flags.has(Flags::QUEUED) || slot.batch != 0;
         if !slot.flags.has(Flags::LIVE) {
@@ -352,8 +385,8 @@ impl Detector {
     fn look_after(&mut self, at: u32, now: Time) {
         let flags = self.slots[at].flags;
         let check = flags.has(Flags::HEARD) && (flags.has(Flags::VARIES) || self.checks > 0);
-        if flags.has(Flags::LEARN) || check {
-            self.checks -= u32::from(self.checks > 0 && !flags.has(Flags::LEARN));
+        if flags.has(Flags::ASK) || check {
+            self.checks -= u32::from(self.checks > 0 && !flags.has(Flags::ASK));
             self.ask_later(at);
         } else {
             self.file(at, now);
@@ -376,6 +409,9 @@ impl Detector {
             return;
         }
         match end {
+            End::Expired | End::Deleted if slot.flags.has(Flags::ADOPTED) => {
+                slot.flags.doubt(end == End::Deleted);
+            }
             End::Evicted => {
                 if slot.deadline == Time::NEVER {
                     slot.deadline = now.plus(first_ttl);
@@ -443,9 +479,7 @@ impl Detector {
         slot.deadline = now;
         slot.ttl = 0;
         slot.filed = 0;
-        slot.flags.put(Flags::HEARD, false);
-        slot.flags.put(Flags::VARIES, false);
-        slot.flags.put(Flags::LEARN, false);
+        slot.flags.put(Flags::HEARD | Flags::VARIES | Flags::ASK, false);
         self.free(at);
     }
 
@@ -474,7 +508,7 @@ impl Detector {
         if waits || !slot.flags.has(Flags::LIVE) {
             return;
         }
-        if slot.deadline == Time::NEVER {
+        if slot.deadline == Time::NEVER || slot.flags.has(Flags::ASK) {
             self.ask_later(at);
         } else if slot.deadline >= now {
             self.file(at, now);

@@ -121,6 +121,7 @@ impl World {
                     self.detector.handle(now, Input::Page(number, names, 0));
                 }
                 Output::Reconciled => {}
+                Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence is lost without a gap"),
             }
         }

@@ -41,21 +41,23 @@ impl Detector {
     /// not renew them meanwhile: each has one TTL from now.
     fn grant_all(&mut self, now: Time) {
         for at in 0..self.slots.end() {
-            let Some(slot) = self.slots.get_mut(at) else {
-                continue;
-            };
-            if !slot.flags.has(Flags::LIVE) {
-                continue;
+            if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
+                self.grant(at, now);
             }
-            let ttl = if slot.ttl == 0 { self.settings.first_ttl_ms } else { u64::from(slot.ttl) };
-            let until = now.plus(ttl);
-            if slot.deadline == Time::NEVER {
-                slot.deadline = until;
-                self.counts.immortal -= 1;
-            }
-            slot.deadline = slot.deadline.max(until);
-            slot.flags.put(Flags::GRANTED, true);
         }
+    }
+
+    /// Its absence proves nothing before one TTL from now.
+    pub(super) fn grant(&mut self, at: u32, now: Time) {
+        let slot = &mut self.slots[at];
+        let ttl = if slot.ttl == 0 { self.settings.first_ttl_ms } else { u64::from(slot.ttl) };
+        let until = now.plus(ttl);
+        if slot.deadline == Time::NEVER {
+            slot.deadline = until;
+            self.counts.immortal -= 1;
+        }
+        slot.deadline = slot.deadline.max(until);
+        slot.flags.put(Flags::GRANTED, true);
     }
 
     pub(super) fn begin_pass(&mut self) {

@@ -6,7 +6,8 @@ use super::*;
 ///
 /// `up RUN` and `flushed RUN`, `down`, `gap`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
-/// `answers KEY=MS|-|never …`: its answers; `answered …`: all three in order.
+/// `answers KEY=MS|-|never|moved …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
+/// `adopted KEY SEEN DEADLINE [granted]`, `retired`.
 fn check(script: &str, expected: &str) {
     check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
 }
@@ -44,6 +45,10 @@ impl Run {
             "expired" => self.feed(now, Input::Ended(word(), End::Expired)),
             "del" => self.feed(now, Input::Ended(word(), End::Deleted)),
             "evicted" => self.feed(now, Input::Ended(word(), End::Evicted)),
+            "doubted" => self.feed(now, Input::Doubted(word())),
+            "letgo" => self.feed(now, Input::LetGo(word())),
+            "retired" => self.feed(now, Input::Retired),
+            "adopted" => self.feed(now, Input::Adopted(&moved(words))),
             "page" => {
                 let names = words.iter().map(|word| word.as_bytes().to_vec()).collect();
                 self.feed(now, Input::Page(self.scan, names, 0));
@@ -88,6 +93,10 @@ impl Run {
                         format!("{ms} scan on")
                     }
                 }
+                Output::Moved(moved) => {
+                    let granted = if moved.granted { " granted" } else { "" };
+                    format!("{ms} moved {:?} {:?} {:?}{granted}", moved.key, moved.last_seen, moved.deadline)
+                }
                 Output::Reconciled => format!("{ms} reconciled"),
                 Output::Restart => format!("{ms} restart"),
             });
@@ -95,10 +104,22 @@ impl Run {
     }
 }
 
+fn moved(words: &[&str]) -> Moved {
+    let time = |at: usize| Time::from_ms(words[at].parse().unwrap());
+    Moved {
+        key: Key::parse(words[0].as_bytes()).unwrap(),
+        last_seen: time(1),
+        deadline: time(2),
+        ttl_ms: 30,
+        granted: words.get(3) == Some(&"granted"),
+    }
+}
+
 fn answers(words: &[&str]) -> Vec<Answer> {
     let answer = |word: &&str| match word.split_once('=').unwrap().1 {
         "-" => Answer::Absent,
         "never" => Answer::NoTtl,
+        "moved" => Answer::Moved,
         left => Answer::Left(left.parse().unwrap()),
     };
     words.iter().map(answer).collect()
@@ -304,4 +325,103 @@ fn slots_are_given_back() {
     }
     assert_eq!((detector.slots.len(), detector.table.len()), (0, 0));
     assert!(detector.slots.end() < 10, "{} slots for one key at a time", detector.slots.end());
+}
+
+/// Live at 0 with a TTL of 30.
+const HELD: (&str, &str) =
+    ("0 up r; 0 page; 0 set a; 0 answered a=30;", "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a;");
+
+#[test]
+fn a_deletion_in_doubt_is_asked_about() {
+    let (held, said) = HELD;
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=-"),
+        &format!("{said} 10 ask a; 11 -a Deleted at 11 seen 0"),
+    );
+    // It is there: what the event deleted is older than what is.
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=19; 31 due; 32 answered a=-"),
+        &format!("{said} 10 ask a; 31 ask a; 32 -a Expired at 30 seen 0"),
+    );
+    // Renewed after it.
+    check(
+        &format!("{held} 10 doubted a; 10 open; 10 answers a=-; 10 set a; 11 close; 11 due"),
+        &format!("{said} 10 ask a"),
+    );
+}
+
+#[test]
+fn a_key_that_has_moved_is_let_go_only_once_it_is_adopted() {
+    let (held, said) = HELD;
+    let moved = format!("{held} 10 doubted a; 11 answered a=moved;");
+    let handed = format!("{said} 10 ask a; 11 moved a 0 30;");
+    check(&format!("{moved} 11 letgo a; 600 due"), &format!("{handed} 11 -a Reconciled at 11 seen 0"));
+    // Nobody could adopt it: said again, and nobody goes offline meanwhile.
+    check(
+        &format!("{moved} 511 due; 512 answered a=moved; 512 letgo a"),
+        &format!("{handed} 511 ask a; 512 moved a 0 30; 512 -a Reconciled at 30 seen 0"),
+    );
+    // It came back before it was let go.
+    check(&format!("{moved} 12 set a; 12 letgo a; 41 due"), &handed);
+}
+
+#[test]
+fn an_adopted_key_is_live_until_this_server_says_otherwise() {
+    let up = "0 up r; 0 page; 20 adopted a 5 35;";
+    let said = "0 reconciled; 20 +a Reconciled seen 5; 20 ask a;";
+    check(
+        &format!("{up} 21 answered a=15; 36 due; 36 answered a=-"),
+        &format!("{said} 36 ask a; 36 -a Expired at 35 seen 5"),
+    );
+    check(&format!("{up} 21 answered a=-"), &format!("{said} 21 -a Reconciled at 21 seen 5"));
+    check(&format!("{up} 36 answered a=-"), &format!("{said} 36 -a Expired at 35 seen 5"));
+    // The stream lags: this end is older than the move, and so is the answer before the fence.
+    check(&format!("{up} 21 expired a; 22 answered a=14"), said);
+    check(
+        &format!("{up} 21 open; 21 answers a=-; 21 del a; 21 close; 21 next; 22 answered a=14"),
+        &format!("{said} 21 ask a"),
+    );
+    // What proves nothing there proves nothing here.
+    check(
+        &format!("{up} 21 answered a=-; 36 due; 36 answered a=-").replace("35", "35 granted"),
+        &format!("{said} 36 ask a; 36 -a Expired at 35 seen 5"),
+    );
+}
+
+#[test]
+fn a_question_older_than_the_adoption_tells_nothing() {
+    check(
+        "0 up r; 0 page a; 1 adopted a 0 30; 2 answered a=-; 3 answered a=27",
+        "0 ask a; 1 +a Reconciled seen 0; 2 ask a; 2 reconciled",
+    );
+}
+
+#[test]
+fn two_servers_that_both_disown_a_key_pass_it_on_slowly() {
+    check(
+        "0 up r; 0 page; 20 adopted a 5 35; 21 answered a=moved; 520 due; 521 due; 523 answered a=moved",
+        "0 reconciled; 20 +a Reconciled seen 5; 20 ask a; 521 ask a; 523 moved a 5 35",
+    );
+}
+
+#[test]
+fn a_key_adopted_by_a_server_out_of_reach_waits_for_it() {
+    check(
+        "0 adopted a 0 30; 100 due; 200 up r; 200 page; 201 answered a=-",
+        "0 +a Reconciled seen 0; 200 ask a; 201 -a Reconciled at 30 seen 0; 201 reconciled",
+    );
+}
+
+#[test]
+fn a_server_that_leaves_gives_over_all_its_keys() {
+    let (held, said) = HELD;
+    check(
+        &format!("{held} 10 retired; 10 letgo a"),
+        &format!("{said} 10 moved a 0 30; 10 -a Reconciled at 10 seen 0"),
+    );
+    // It may have lost them, and nobody could renew: one TTL.
+    check(
+        &format!("{held} 10 down; 20 retired; 20 letgo a"),
+        &format!("{said} 20 moved a 0 50 granted; 20 -a Reconciled at 20 seen 0"),
+    );
 }

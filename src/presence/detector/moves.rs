@@ -1,0 +1,131 @@
+//! Keys that move between the servers of a cluster, each of which has a detector of its own.
+//!
+//! The server that is left says `del`, which is no user leaving; asked, it answers MOVED or ASK. The key is
+//! then handed over: taken in by the detector of the new owner first, let go by this one after that, so that
+//! the roster never counts no key of a user who keeps beating. A move is atomic for a key (it is at the new
+//! owner before the old one disowns it), so the new owner's word decides what became of it.
+
+use super::ask::LOOK_AGAIN_MS;
+use super::{Detector, Flags, Output};
+use crate::presence::{Key, Reason, Time};
+
+/// What is believed of a key that another server owns now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Which key.
+    pub key: Key,
+    /// The last heartbeat known.
+    pub last_seen: Time,
+    /// When its TTL, or its grant, runs out.
+    pub deadline: Time,
+    /// Its TTL in milliseconds, 0 where that is not known.
+    pub ttl_ms: u32,
+    /// Its absence proves nothing until the deadline.
+    pub granted: bool,
+}
+
+impl Detector {
+    pub(super) fn doubted(&mut self, name: &[u8]) {
+        let Some(at) = self.find(name) else { return };
+        self.touch(at);
+        let flags = &mut self.slots[at].flags;
+        if !flags.has(Flags::LIVE) {
+            return;
+        }
+        flags.doubt(true);
+        if !self.waits(at) {
+            self.ask_first(at);
+        }
+    }
+
+    /// The answer was MOVED or ASK.
+    pub(super) fn apply_moved(&mut self, at: u32, now: Time) {
+        let slot = &mut self.slots[at];
+        if !slot.flags.has(Flags::LIVE) {
+            return self.free(at);
+        }
+        // Two servers that both disown a key pass it on twice a second, not as fast as they can answer.
+        let passed_on = slot.flags.has(Flags::ADOPTED);
+        slot.flags.put(Flags::ASK, false);
+        slot.flags.put(Flags::MOVED, true);
+        self.deadlines.file(at, &mut slot.filed, now.plus(LOOK_AGAIN_MS), now);
+        if !passed_on {
+            self.hand_over(at);
+        }
+    }
+
+    fn hand_over(&mut self, at: u32) {
+        let slot = &self.slots[at];
+        self.out.push_back(Output::Moved(Moved {
+            key: slot.key.clone(),
+            last_seen: slot.last_seen,
+            deadline: slot.deadline,
+            ttl_ms: slot.ttl,
+            granted: slot.flags.has(Flags::GRANTED),
+        }));
+    }
+
+    /// Takes a key in as live, on another detector's word, and asks for it.
+    pub(super) fn adopt(&mut self, now: Time, moved: &Moved) {
+        let name = moved.key.as_str().as_bytes();
+        let at = self.find(name).unwrap_or_else(|| self.make(now, moved.key.clone()));
+        let slot = &mut self.slots[at];
+        slot.flags.put(Flags::ADOPTED, true);
+        slot.flags.put(Flags::MOVED, false);
+        // What was asked before it came may be answered from before it came.
+        slot.flags.put(Flags::OVERTAKEN, slot.batch != 0);
+        if slot.flags.has(Flags::LIVE) {
+            slot.last_seen = slot.last_seen.max(moved.last_seen);
+        } else {
+            slot.last_seen = moved.last_seen;
+            slot.deadline = moved.deadline;
+            slot.ttl = moved.ttl_ms;
+            slot.flags.put(Flags::GRANTED, moved.granted);
+            self.counts.immortal += u64::from(moved.deadline == Time::NEVER);
+            self.revive(at, now, moved.last_seen.min(now), Reason::Reconciled);
+        }
+        // While the server is out of reach, the pass that follows asks.
+        if self.up && !self.waits(at) {
+            self.ask_later(at);
+        }
+    }
+
+    /// Unless it has been renewed here since it was handed over.
+    pub(super) fn let_go(&mut self, now: Time, name: &[u8]) {
+        let Some(at) = self.find(name) else { return };
+        let flags = self.slots[at].flags;
+        if flags.has(Flags::LIVE) && flags.has(Flags::MOVED) {
+            self.kill(at, now, Reason::Reconciled);
+        }
+    }
+
+    /// Gives over all keys. A server that is out of reach may have lost them with its users unable to renew
+    /// them, so each gets a grant.
+    pub(super) fn retire(&mut self, now: Time) {
+        for at in 0..self.slots.end() {
+            if !self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
+                continue;
+            }
+            if !self.up {
+                self.grant(at, now);
+            }
+            self.slots[at].flags.put(Flags::MOVED, true);
+            self.hand_over(at);
+        }
+    }
+
+    /// Will it be asked anyway?
+    fn waits(&self, at: u32) -> bool {
+        let slot = &self.slots[at];
+        slot.flags.has(Flags::QUEUED) || slot.batch != 0
+    }
+}
+
+impl Flags {
+    /// Its absence is a deletion, should an answer find it absent. Where absence proves nothing, a `del` older
+    /// than the move does not either.
+    pub(super) fn doubt(&mut self, deleted: bool) {
+        let proves = !(self.has(Flags::ADOPTED) && self.has(Flags::GRANTED));
+        self.put(Flags::DOUBTED, deleted && proves);
+    }
+}
