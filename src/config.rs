@@ -1,6 +1,7 @@
 //! The settings of a daemon, as they were decided after the command line was read.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The port at which a daemon listens by default: what `--listen` and the commands' `--url` assume.
@@ -25,8 +26,32 @@ pub struct Config {
     pub configure_redis: bool,
     /// Deadline probes.
     pub probes: bool,
-    /// The limits below, which have no flags.
+    /// Who may do what.
+    pub access: Access,
+    /// The limits below.
     pub limits: Limits,
+}
+
+/// Who may do what. With neither key nor service token everyone may do everything.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// What verifies clients' tokens: a secret, public keys in PEM, or a JWKS.
+    pub jwt_key: Option<PathBuf>,
+    /// What a token's `aud` must name.
+    pub audience: Option<String>,
+    /// What a token's `iss` must be.
+    pub issuer: Option<String>,
+    /// The bearer tokens of backends, one a line.
+    pub service_token: Option<PathBuf>,
+    /// Web pages of other origins that may speak to the daemon, such as `https://example.com`; `*` is any.
+    pub origins: Vec<String>,
+}
+
+impl Access {
+    /// May everyone do everything?
+    pub fn is_open(&self) -> bool {
+        self.jwt_key.is_none() && self.service_token.is_none()
+    }
 }
 
 /// The limits of queues and requests, each with its outcome.

@@ -10,6 +10,7 @@ use crate::keyspace::link::{self, Link};
 use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::Settings;
+use crate::web::auth::Gate;
 use crate::web::{self, App};
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How long open requests and sockets have to end, of the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -34,11 +35,13 @@ pub struct Daemon {
     listener: TcpListener,
     embedded: Option<Embedded>,
     target: Target,
+    gate: Arc<Gate>,
 }
 
 impl Daemon {
     /// Opens the port and, if no Redis is named, starts a private one.
     pub async fn bind(config: Config, named: Option<Target>) -> Result<Daemon> {
+        let gate = Arc::new(Gate::new(config.access.clone())?);
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
             format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
         })?;
@@ -54,7 +57,7 @@ impl Daemon {
                 (embedded.target()?, Some(embedded))
             }
         };
-        Ok(Daemon { config, listener, embedded, target })
+        Ok(Daemon { config, listener, embedded, target, gate })
     }
 
     /// Where it listens.
@@ -67,15 +70,25 @@ impl Daemon {
         &self.target
     }
 
+    /// What reads keys and certificates again, while it serves; none if there are none.
+    pub fn reload(&self) -> Option<impl Fn() + Send + 'static + use<>> {
+        let gate = self.gate.clone();
+        gate.asks().then_some(move || match gate.reload() {
+            Ok(()) => info!("keys and tokens were read again"),
+            Err(why) => error!("what was read before stays: {why:#}"),
+        })
+    }
+
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Daemon { config, listener, embedded, target } = self;
+        let Daemon { config, listener, embedded, target, gate } = self;
         let Belief { hub, metrics, names, daemon, primary, driver } = believe(&config, &target);
         let store = Store::new(primary, names, daemon, config.ttl, metrics.clone());
         let stop = CancellationToken::new();
         let app = Arc::new(App {
             hub,
             store,
+            gate,
             metrics,
             limits: config.limits,
             stop: stop.clone(),

@@ -1,5 +1,6 @@
 //! What can be typed, and what it means.
 
+mod access;
 mod beat;
 mod daemon;
 mod demo;
@@ -14,7 +15,6 @@ use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
 use crate::presence::Key;
 use anyhow::Result;
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -79,9 +79,8 @@ struct DaemonArgs {
     /// Deadline probes; off only to measure what they are worth
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     probes: bool,
-    /// Everyone may do everything; needed for an address that is not loopback
-    #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
-    no_auth: bool,
+    #[command(flatten)]
+    access: access::AccessArgs,
     /// How to log
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
@@ -130,6 +129,8 @@ struct SourceArgs {
     /// Presence keys start so (with --redis)
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
     prefix: String,
+    #[command(flatten)]
+    token: access::TokenArgs,
 }
 
 enum Source {
@@ -143,7 +144,8 @@ impl SourceArgs {
             (None, Some(redis)) => Ok(Source::Redis(self::redis(redis)?)),
             (url, _) => {
                 let local = format!("http://{DEFAULT_LISTEN}");
-                Ok(Source::Daemon(daemon::Daemon::new(url.as_deref().unwrap_or(&local))?))
+                let url = url.as_deref().unwrap_or(&local);
+                Ok(Source::Daemon(daemon::Daemon::new(url, self.token.clone())?))
             }
         }
     }
@@ -219,15 +221,17 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl DaemonArgs {
-    fn config(&self) -> Config {
-        Config {
+    /// The settings; an error where the daemon must not start with them.
+    fn config(&self) -> Result<Config> {
+        Ok(Config {
             listen: self.listen,
             prefix: self.prefix.clone(),
             ttl: self.ttl,
             configure_redis: self.configure_redis,
             probes: self.probes,
+            access: self.access.access(self.listen)?,
             limits: Limits::default(),
-        }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP calls: read the request, check it, do it, say what came of it.
 
+use super::auth::Pass;
 use super::{App, Failure, Shared};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS, shown};
 use crate::hub::Cursor;
@@ -46,7 +47,13 @@ impl<S: Send + Sync> FromRequestParts<S> for UserName {
 }
 
 /// `PUT /v1/users/{user}/heartbeat`
-pub async fn heartbeat(State(app): Shared, UserName(user): UserName, body: Body) -> Answer<StatusCode> {
+pub async fn heartbeat(
+    State(app): Shared,
+    pass: Pass,
+    UserName(user): UserName,
+    body: Body,
+) -> Answer<StatusCode> {
+    pass.check_speak(&user)?;
     let body: HeartbeatBody = read(&app, body, true).await?;
     let key = key(&user, body.session.as_deref())?;
     if let Some(ttl) = body.ttl_ms {
@@ -57,10 +64,11 @@ pub async fn heartbeat(State(app): Shared, UserName(user): UserName, body: Body)
 }
 
 /// `POST /v1/heartbeats`
-pub async fn heartbeats(State(app): Shared, body: Body) -> Answer<StatusCode> {
+pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Answer<StatusCode> {
     let body: HeartbeatsBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
     let read = |item: &HeartbeatItem| {
+        pass.check_speak(&item.user)?;
         item.ttl_ms.map_or(Ok(()), check_ttl)?;
         Ok((key(&item.user, item.session.as_deref())?, item.ttl_ms))
     };
@@ -77,9 +85,11 @@ pub struct EndQuery {
 /// `DELETE /v1/users/{user}`
 pub async fn end(
     State(app): Shared,
+    pass: Pass,
     UserName(user): UserName,
     query: Result<Query<EndQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<StatusCode> {
+    pass.check_speak(&user)?;
     let session = read_query(query)?.session;
     let key = key(&user, session.as_deref())?;
     let mut keys = Vec::new();
@@ -94,17 +104,19 @@ pub async fn end(
 }
 
 /// `GET /v1/users/{user}`
-pub async fn user(State(app): Shared, UserName(user): UserName) -> Answer<Json<UserObject>> {
+pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Answer<Json<UserObject>> {
+    pass.check_watch(&user)?;
     let stale = known(&app)?;
     Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
 }
 
 /// `POST /v1/users/query`
-pub async fn query(State(app): Shared, body: Body) -> Answer<Json<QueryAnswer>> {
+pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Answer<Json<QueryAnswer>> {
     let body: QueryBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
     for user in &body.users {
         check_user(user).map_err(|why| Error::user(user, why))?;
+        pass.check_watch(user)?;
     }
     let stale = known(&app)?;
     let seq = app.hub.seq();
@@ -123,8 +135,10 @@ pub struct ListQuery {
 /// `GET /v1/users`
 pub async fn list(
     State(app): Shared,
+    pass: Pass,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Json<ListAnswer>> {
+    pass.check_watch_all()?;
     let query = read_query(query)?;
     let online = match query.state.as_deref() {
         None | Some("online") => true,
@@ -157,11 +171,13 @@ pub async fn list(
 }
 
 /// `GET /v1/stats`
-pub async fn stats(State(app): Shared) -> Json<Value> {
+pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
+    // They tell of everybody.
+    pass.check_watch_all()?;
     let (users, sessions) = app.hub.count();
     let status = app.hub.status().borrow().clone();
     let metrics = &app.metrics;
-    Json(json!({
+    Ok(Json(json!({
         "epoch": app.hub.epoch(),
         "seq": app.hub.seq(),
         "uptime_ms": app.started.elapsed().as_millis() as u64,
@@ -184,7 +200,7 @@ pub async fn stats(State(app): Shared) -> Json<Value> {
             "since_ms": status.since.as_ms(),
             "cause": status.cause,
         },
-    }))
+    })))
 }
 
 /// Whether what is held may be stale; an error while nothing is known at all.

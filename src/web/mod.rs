@@ -1,7 +1,10 @@
 //! HTTP and WebSocket: what each path answers.
 
 mod api;
+pub mod auth;
+mod permit;
 mod socket;
+mod token;
 
 use crate::config::Limits;
 use crate::error::Error;
@@ -11,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
 use api::UserName;
+use auth::{Gate, Pass};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -31,6 +35,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Writes heartbeats.
     pub store: Store,
+    /// Who is let in.
+    pub gate: Arc<Gate>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.
@@ -59,8 +65,8 @@ pub fn routes(app: Arc<App>) -> Router {
             "/v1/users/query",
             // A user may be called so.
             post(api::query)
-                .get(|app: Shared| api::user(app, UserName::query()))
-                .delete(|app: Shared, query| api::end(app, UserName::query(), query)),
+                .get(|app: Shared, pass: Pass| api::user(app, pass, UserName::query()))
+                .delete(|app: Shared, pass: Pass, query| api::end(app, pass, UserName::query(), query)),
         )
         .route("/v1/users/{user}", get(api::user).delete(api::end))
         .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
@@ -79,6 +85,7 @@ pub fn routes(app: Arc<App>) -> Router {
             let path = crate::error::shown(request.uri().path());
             Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
         })
+        .layer(middleware::from_fn_with_state(app.clone(), auth::authenticate))
         .layer(middleware::from_fn_with_state(app.clone(), count_refused))
         .with_state(app)
 }
@@ -107,7 +114,10 @@ impl IntoResponse for Failure {
             // The rest of the body stays unread, so nothing can follow on this connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

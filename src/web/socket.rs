@@ -1,5 +1,7 @@
 //! One WebSocket's life: hello, then messages in, transitions out, until one side ends it.
 
+use super::auth::Pass;
+use super::permit::{self, Permit};
 use super::{App, Failure, Shared, api};
 use crate::error::Error;
 use crate::hub::Watcher;
@@ -45,18 +47,22 @@ pub struct Who {
 /// `GET /v1/ws`
 pub async fn upgrade(
     State(app): Shared,
+    pass: Pass,
     who: Result<Query<Who>, axum::extract::rejection::QueryRejection>,
     ws: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let read = || -> Result<_, Error> {
         let Query(who) = who.map_err(|why| Error::InvalidRequest(why.body_text()))?;
-        let key = match &who.user {
+        // A client's token says for whom the socket speaks.
+        let user = who.user.or_else(|| pass.user().map(ToString::to_string));
+        let key = match &user {
             None if who.session.is_some() => {
                 let text = "session is given without user; connect with ?user=NAME&session=NAME";
                 return Err(Error::InvalidRequest(text.into()));
             }
             None => None,
             Some(user) => {
+                pass.check_speak(user)?;
                 let own = || format!("ws-{:012x}", fastrand::u64(..1 << 48));
                 Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
             }
@@ -78,7 +84,7 @@ pub async fn upgrade(
         .max_frame_size(most)
         .on_upgrade(move |ws| {
             let sockets = app.sockets.clone();
-            sockets.track_future(Socket::new(app, ws, key).live())
+            sockets.track_future(Socket::new(app, ws, key, Permit::new(pass)).live())
         })
 }
 
@@ -98,6 +104,8 @@ struct Socket {
     /// The presence key that the socket keeps alive, and whether it still does.
     key: Option<Key>,
     beats: bool,
+    /// What the socket may do, and until when.
+    permit: Permit,
     watcher: Arc<Watcher>,
     watched: HashSet<Arc<str>>,
     all: bool,
@@ -109,13 +117,14 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>) -> Socket {
+    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>, permit: Permit) -> Socket {
         let watcher = app.hub.watcher();
         Socket {
             beats: key.is_some(),
             app,
             ws,
             key,
+            permit,
             watcher,
             watched: HashSet::new(),
             all: false,
@@ -161,6 +170,7 @@ impl Socket {
         let mut ping = interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watcher = self.watcher.clone();
+        let mut keys = self.app.gate.changed();
         loop {
             tokio::select! {
                 message = self.ws.recv() => self.take(message).await?,
@@ -180,6 +190,8 @@ impl Socket {
                         self.obey(id, message).await?;
                     }
                 }
+                () = self.permit.due() => self.check_token().await?,
+                Ok(()) = keys.changed() => self.check_token().await?,
                 () = stop.cancelled() => {
                     return Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect"));
                 }
@@ -240,6 +252,9 @@ impl Socket {
     }
 
     async fn obey(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), End> {
+        if let Err(error) = self.permit.check(&message) {
+            return self.refuse_forbidden(id, error).await;
+        }
         let is_watch = matches!(message, ClientMessage::Watch { .. });
         if is_watch && !*self.app.hub.opened().borrow() {
             // Nobody's state is known yet; the answer follows the first comparison.
@@ -274,6 +289,7 @@ impl Socket {
             }
             ClientMessage::Heartbeat { user } => self.heartbeat(user).await,
             ClientMessage::Leave => self.leave().await,
+            ClientMessage::Auth { token } => return self.renew(id, &token.0).await,
         };
         match done {
             Ok(()) => Ok(()),
@@ -423,6 +439,37 @@ impl Socket {
         }
         self.unanswered += 1;
         self.send_message(Message::Ping(Default::default())).await
+    }
+
+    /// The socket's token may have run out, or its key may be gone; or it is time to say that it will.
+    async fn check_token(&mut self) -> Result<(), End> {
+        if !self.app.gate.still_good(self.permit.pass()) {
+            return Err(End::Close(close::TOKEN_EXPIRED, "token_expired: renew the token, then reconnect"));
+        }
+        match self.permit.warning() {
+            Some(word) => self.send(word.encode()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes another token in place of the one that was shown before.
+    async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), End> {
+        let speaks = self.key.as_ref().map(Key::user);
+        let watched = self.watched.iter().map(|user| &**user);
+        let pass = self.app.gate.check(token);
+        match pass.and_then(|pass| self.permit.renew(pass, speaks, watched, self.all)) {
+            Ok(()) => self.send(self.permit.renewed(id).encode()).await,
+            Err(error) => self.refuse_forbidden(id, error).await,
+        }
+    }
+
+    /// Refuses; one that asks again and again for what its token does not allow has to give up.
+    async fn refuse_forbidden(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
+        if self.permit.gives_up(&error) {
+            self.app.metrics.refused(error.code());
+            return Err(End::Close(close::FORBIDDEN, permit::FORBIDDEN));
+        }
+        self.refuse(id, error).await
     }
 
     async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {

@@ -9,6 +9,7 @@ pub mod faults;
 pub mod proxy;
 pub mod redis;
 pub mod socket;
+pub mod tokens;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -10,4 +10,5 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod security_tokens;
 mod socket;
