@@ -11,6 +11,7 @@ use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::Settings;
 use crate::web::auth::Gate;
+use crate::web::origin::Origins;
 use crate::web::{self, App};
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
@@ -36,12 +37,15 @@ pub struct Daemon {
     embedded: Option<Embedded>,
     target: Target,
     gate: Arc<Gate>,
+    origins: Origins,
 }
 
 impl Daemon {
     /// Opens the port and, if no Redis is named, starts a private one.
     pub async fn bind(config: Config, named: Option<Target>) -> Result<Daemon> {
         let gate = Arc::new(Gate::new(config.access.clone())?);
+        let guard_host = !gate.asks() && config.listen.ip().is_loopback();
+        let origins = Origins::new(&config.access.origins, guard_host)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
             format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
         })?;
@@ -57,7 +61,7 @@ impl Daemon {
                 (embedded.target()?, Some(embedded))
             }
         };
-        Ok(Daemon { config, listener, embedded, target, gate })
+        Ok(Daemon { config, listener, embedded, target, gate, origins })
     }
 
     /// Where it listens.
@@ -81,7 +85,7 @@ impl Daemon {
 
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Daemon { config, listener, embedded, target, gate } = self;
+        let Daemon { config, listener, embedded, target, gate, origins } = self;
         let Belief { hub, metrics, names, daemon, primary, driver } = believe(&config, &target);
         let store = Store::new(primary, names, daemon, config.ttl, metrics.clone());
         let stop = CancellationToken::new();
@@ -89,6 +93,7 @@ impl Daemon {
             hub,
             store,
             gate,
+            origins,
             metrics,
             limits: config.limits,
             stop: stop.clone(),

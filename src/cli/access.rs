@@ -29,6 +29,9 @@ pub struct AccessArgs {
     /// The bearer tokens of backends, which may do everything: one a line
     #[arg(long, env = "KEYBEAT_SERVICE_TOKEN", value_name = "FILE")]
     service_token: Option<PathBuf>,
+    /// Web pages of another origin that may speak to the daemon: https://HOST; several with commas; * is any
+    #[arg(long, env = "KEYBEAT_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    allow_origin: Vec<String>,
 }
 
 impl AccessArgs {
@@ -39,7 +42,7 @@ impl AccessArgs {
             audience: self.jwt_audience.clone(),
             issuer: self.jwt_issuer.clone(),
             service_token: self.service_token.clone(),
-            origins: Vec::new(),
+            origins: self.allow_origin.clone(),
         };
         if self.no_auth && !access.is_open() {
             let text = "--no-auth lets everyone do everything, and --jwt-key or --service-token ask for tokens; \

@@ -2,6 +2,7 @@
 
 mod api;
 pub mod auth;
+pub mod origin;
 mod permit;
 mod socket;
 mod token;
@@ -21,6 +22,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post, put};
+use origin::Origins;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -37,6 +39,8 @@ pub struct App {
     pub store: Store,
     /// Who is let in.
     pub gate: Arc<Gate>,
+    /// Which web pages may come.
+    pub origins: Origins,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.
@@ -86,6 +90,9 @@ pub fn routes(app: Arc<App>) -> Router {
             Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
         })
         .layer(middleware::from_fn_with_state(app.clone(), auth::authenticate))
+        // Before the tokens: a browser's preflight has none.
+        .layer(app.origins.cors())
+        .layer(middleware::from_fn_with_state(app.clone(), origin::guard))
         .layer(middleware::from_fn_with_state(app.clone(), count_refused))
         .with_state(app)
 }

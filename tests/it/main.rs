@@ -10,5 +10,6 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod security_origins;
 mod security_tokens;
 mod socket;
