@@ -28,8 +28,19 @@ pub struct Config {
     pub probes: bool,
     /// Who may do what.
     pub access: Access,
+    /// Speak TLS, with this certificate.
+    pub tls: Option<TlsFiles>,
     /// The limits below.
     pub limits: Limits,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate, and what leads from it to an authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// Who may do what. With neither key nor service token everyone may do everything.
@@ -57,6 +68,28 @@ impl Access {
 /// The limits of queues and requests, each with its outcome.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Sockets; one more is a 503.
+    pub sockets: usize,
+    /// Sockets of one address; one more is a 429.
+    pub sockets_per_address: usize,
+    /// Connections that are no sockets; one more is a 503.
+    pub connections: usize,
+    /// Connections of one address that are no sockets; one more is a 429.
+    pub connections_per_address: usize,
+    /// How long a TLS handshake, and the headers of a request, may take; then the connection is closed.
+    pub handshake_timeout: Duration,
+    /// How long a request's body may take; then it is an error.
+    pub body_timeout: Duration,
+    /// Bytes of all bodies that are being read; more is a 503.
+    pub bodies_bytes: usize,
+    /// Frames that a socket may send each second, ten times as many at once; more closes it with 4029.
+    pub messages_per_second: u32,
+    /// Heartbeats that a client's token may send each second, ten times as many at once; more is a 429.
+    pub heartbeats_per_second: u32,
+    /// Live keys that a client's token may have set through the daemon; one more is a 429.
+    pub keys_per_token: usize,
+    /// Requests to Redis under way; one more is a 503.
+    pub redis_requests: usize,
     /// Users in one request; more is an error.
     pub users_per_request: usize,
     /// Users that one socket may watch by name; more is an error.
@@ -79,6 +112,17 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
+            sockets: 100_000,
+            sockets_per_address: 20_000,
+            connections: 8_192,
+            connections_per_address: 4_096,
+            handshake_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(10),
+            bodies_bytes: 256 * 1024 * 1024,
+            messages_per_second: 100,
+            heartbeats_per_second: 20,
+            keys_per_token: 64,
+            redis_requests: 1_024,
             users_per_request: 10_000,
             watches_per_socket: 10_000,
             message_bytes: 64 * 1024,

@@ -25,7 +25,12 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     }
     let names = Names::new(&config.prefix, 0);
     let daemon = Daemon::bind(config, None).await?;
-    println!("{} simulated users; see who is online at http://{}", args.users, daemon.address()?);
+    println!(
+        "{} simulated users; see who is online at {}://{}",
+        args.users,
+        daemon.scheme(),
+        daemon.address()?
+    );
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     serve::reload_at_hangup(&daemon)?;
     daemon.run(serve::stop_signal()?).await?;

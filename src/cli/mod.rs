@@ -5,12 +5,14 @@ mod beat;
 mod daemon;
 mod demo;
 mod get;
+mod limits;
 mod list;
 mod logging;
 mod serve;
+mod tls;
 mod watch;
 
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL, Limits};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL};
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
 use crate::presence::Key;
@@ -56,6 +58,8 @@ struct ServeArgs {
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     #[command(flatten)]
+    redis_tls: tls::RedisTlsArgs,
+    #[command(flatten)]
     daemon: DaemonArgs,
 }
 
@@ -81,6 +85,10 @@ struct DaemonArgs {
     probes: bool,
     #[command(flatten)]
     access: access::AccessArgs,
+    #[command(flatten)]
+    tls: tls::TlsArgs,
+    #[command(flatten)]
+    limits: limits::LimitArgs,
     /// How to log
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
@@ -112,6 +120,8 @@ struct RedisArgs {
     /// Redis or Valkey
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, hide_env_values = true)]
     redis: String,
+    #[command(flatten)]
+    redis_tls: tls::RedisTlsArgs,
     /// Presence keys start so
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
     prefix: String,
@@ -130,6 +140,8 @@ struct SourceArgs {
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
     prefix: String,
     #[command(flatten)]
+    redis_tls: tls::RedisTlsArgs,
+    #[command(flatten)]
     token: access::TokenArgs,
 }
 
@@ -141,7 +153,7 @@ enum Source {
 impl SourceArgs {
     fn source(&self) -> Result<Source> {
         match (&self.url, &self.redis) {
-            (None, Some(redis)) => Ok(Source::Redis(self::redis(redis)?)),
+            (None, Some(redis)) => Ok(Source::Redis(self::redis(redis, &self.redis_tls)?)),
             (url, _) => {
                 let local = format!("http://{DEFAULT_LISTEN}");
                 let url = url.as_deref().unwrap_or(&local);
@@ -230,7 +242,8 @@ impl DaemonArgs {
             configure_redis: self.configure_redis,
             probes: self.probes,
             access: self.access.access(self.listen)?,
-            limits: Limits::default(),
+            tls: self.tls.files(),
+            limits: self.limits.limits(),
         })
     }
 }
@@ -241,8 +254,9 @@ impl DaemonArgs {
 pub struct Usage(String);
 
 /// Reads a Redis URL. Not as clap's value parser: clap would show it, password and all.
-fn redis(url: &str) -> Result<Target> {
-    Target::parse(url).map_err(|why| Usage(format!("{why:#}")).into())
+fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
+    let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
+    target.with_tls(&tls.files())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -3,6 +3,7 @@
 use super::{Source, WatchArgs, daemon::Daemon, logging, serve};
 use crate::config::{Access, Config, Limits};
 use crate::keyspace::client::Target;
+use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::protocol::{ReasonWord, ServerMessage, State, TokenWord, TransitionObject, UserObject, close};
 use crate::server;
@@ -235,9 +236,10 @@ async fn from_redis(mut view: View, args: &WatchArgs, target: &Target) -> Result
         configure_redis: true,
         probes: true,
         access: Access::default(),
+        tls: None,
         limits: Limits::default(),
     };
-    let belief = server::believe(&config, target);
+    let belief = server::believe(&config, target, Arc::new(Metrics::new()));
     belief.hub.opened().wait_for(|&open| open).await?;
     let watcher = belief.hub.watcher();
     let mut objects = Vec::new();

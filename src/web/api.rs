@@ -9,7 +9,7 @@ use crate::protocol::{
     HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, UserObject,
 };
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -59,7 +59,7 @@ pub async fn heartbeat(
     if let Some(ttl) = body.ttl_ms {
         check_ttl(ttl)?;
     }
-    app.store.beat(&[(key, body.ttl_ms)]).await?;
+    app.beat(&pass, &[(key, body.ttl_ms)]).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -73,7 +73,7 @@ pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Answer<St
         Ok((key(&item.user, item.session.as_deref())?, item.ttl_ms))
     };
     let keys: Vec<_> = body.users.iter().map(read).collect::<Result<_, Error>>()?;
-    app.store.beat(&keys).await?;
+    app.beat(&pass, &keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -99,7 +99,7 @@ pub async fn end(
         keys = app.hub.keys(&user);
     }
     keys.push(key);
-    app.store.end(&keys).await?;
+    app.end(&keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -215,7 +215,10 @@ fn known(app: &App) -> Result<bool, Error> {
 /// its own way to be mended.
 async fn catch_up(app: &App) -> Result<(), Error> {
     let mark = app.hub.next_mark();
-    app.store.mark(mark).await?;
+    {
+        let _turn = app.turn()?;
+        app.store.mark(mark).await?;
+    }
     if tokio::time::timeout(CATCH_UP, app.hub.passed(mark)).await.is_err() {
         tracing::debug!("the event stream did not bring mark {mark} within {CATCH_UP:?}");
     }
@@ -242,8 +245,7 @@ fn check_count(app: &App, count: usize) -> Result<(), Error> {
 
 /// Reads a JSON body; an empty one is the default where it may be left out.
 async fn read<T: DeserializeOwned>(app: &App, body: Body, optional: bool) -> Result<T, Error> {
-    let most = app.limits.body_bytes;
-    let bytes = to_bytes(body, most).await.map_err(|_| Error::TooLarge(most))?;
+    let bytes = app.body(body).await?;
     let text: &[u8] = if optional && bytes.is_empty() { b"{}" } else { &bytes };
     if text.trim_ascii_start().starts_with(b"[") {
         // serde would take a list for an object, by the order of its fields.

@@ -2,9 +2,13 @@
 
 mod api;
 pub mod auth;
+pub mod door;
+pub mod listen;
 pub mod origin;
 mod permit;
+pub mod quota;
 mod socket;
+pub mod tls;
 mod token;
 
 use crate::config::Limits;
@@ -22,7 +26,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post, put};
+use door::Doors;
 use origin::Origins;
+use quota::Quotas;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -41,6 +47,10 @@ pub struct App {
     pub gate: Arc<Gate>,
     /// Which web pages may come.
     pub origins: Origins,
+    /// How many are in.
+    pub doors: Doors,
+    /// What one token may do how often.
+    pub quotas: Quotas,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.

@@ -104,7 +104,8 @@ fn host_of(origin: &str) -> &str {
     origin.split_once("://").map_or(origin, |(_, host)| host)
 }
 
-/// Is this Host a name that leads to this machine whoever is asked: an IP address or `localhost`?
+/// Is this Host a name that nobody else can make lead here: an IP address, a name below `localhost`, or one
+/// without a dot, which nobody can register?
 fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -112,7 +113,7 @@ fn is_local(host: &str) -> bool {
     };
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let name = name.to_ascii_lowercase();
-    bare.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
+    bare.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !(name.is_empty() || name.contains('.'))
 }
 
 /// Lets a request pass unless it comes from a page that may not speak to the daemon.
@@ -169,6 +170,7 @@ mod tests {
             ("127.0.0.1:7400", true),
             ("localhost:7400", true),
             ("LOCALHOST", true),
+            ("keybeat:7400", true),
             ("a.localhost:80", true),
             ("[::1]:7400", true),
             ("app.example.com:8443", true),

@@ -1,9 +1,12 @@
 //! What a socket may do, for as long as its token lasts.
 
 use super::auth::{Pass, now_s};
+use super::quota::per_second;
 use super::token::LEEWAY_S;
+use crate::config::Limits;
 use crate::error::{Error, shown};
 use crate::protocol::{ClientMessage, ServerMessage, TokenWord};
+use governor::{DefaultDirectRateLimiter, RateLimiter};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -25,12 +28,14 @@ pub struct Permit {
     /// Seconds since the epoch; none once the client was warned.
     warn_at: Option<u64>,
     forbidden: u32,
+    messages: DefaultDirectRateLimiter,
 }
 
 impl Permit {
     /// The permit of a socket that has just shown `pass`.
-    pub fn new(pass: Pass) -> Permit {
-        let mut permit = Permit { pass, due: None, warn_at: None, forbidden: 0 };
+    pub fn new(pass: Pass, limits: &Limits) -> Permit {
+        let messages = RateLimiter::direct(per_second(limits.messages_per_second));
+        let mut permit = Permit { pass, due: None, warn_at: None, forbidden: 0, messages };
         permit.begin();
         permit
     }
@@ -55,6 +60,11 @@ impl Permit {
     /// What the socket has shown.
     pub fn pass(&self) -> &Pass {
         &self.pass
+    }
+
+    /// Takes account of a message that came; false if it is one too many.
+    pub fn allows_another(&self) -> bool {
+        self.messages.check().is_ok()
     }
 
     /// Waits until the token has to be looked at again; for ever where there is none.

@@ -1,6 +1,7 @@
 //! One WebSocket's life: hello, then messages in, transitions out, until one side ends it.
 
 use super::auth::Pass;
+use super::door::{Peer, Place};
 use super::permit::{self, Permit};
 use super::{App, Failure, Shared, api};
 use crate::error::Error;
@@ -9,6 +10,7 @@ use crate::presence::{Key, check_user};
 use crate::protocol::{
     ClientMessage, RedisWord, SUBPROTOCOL, ServerMessage, UserObject, close, join_transitions,
 };
+use axum::Extension;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
@@ -48,6 +50,7 @@ pub struct Who {
 pub async fn upgrade(
     State(app): Shared,
     pass: Pass,
+    Extension(peer): Extension<Peer>,
     who: Result<Query<Who>, axum::extract::rejection::QueryRejection>,
     ws: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -69,9 +72,13 @@ pub async fn upgrade(
         };
         let ws =
             ws.map_err(|why| Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text())))?;
-        Ok((key, ws))
+        let place = app.doors.sockets.enter(peer.0)?;
+        if let Some(key) = &key {
+            app.take_keys(&pass, &[(key.clone(), None)])?;
+        }
+        Ok((key, ws, place))
     };
-    let (key, ws) = match read() {
+    let (key, ws, place) = match read() {
         Ok(read) => read,
         Err(error) => return Failure(error).into_response(),
     };
@@ -84,7 +91,8 @@ pub async fn upgrade(
         .max_frame_size(most)
         .on_upgrade(move |ws| {
             let sockets = app.sockets.clone();
-            sockets.track_future(Socket::new(app, ws, key, Permit::new(pass)).live())
+            let permit = Permit::new(pass, &app.limits);
+            sockets.track_future(Socket::new(app, ws, key, permit, place).live())
         })
 }
 
@@ -106,6 +114,7 @@ struct Socket {
     beats: bool,
     /// What the socket may do, and until when.
     permit: Permit,
+    _place: Place,
     watcher: Arc<Watcher>,
     watched: HashSet<Arc<str>>,
     all: bool,
@@ -117,7 +126,7 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>, permit: Permit) -> Socket {
+    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>, permit: Permit, place: Place) -> Socket {
         let watcher = app.hub.watcher();
         Socket {
             beats: key.is_some(),
@@ -125,6 +134,7 @@ impl Socket {
             ws,
             key,
             permit,
+            _place: place,
             watcher,
             watched: HashSet::new(),
             all: false,
@@ -219,6 +229,10 @@ impl Socket {
     /// What the client sent.
     async fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         self.unanswered = 0;
+        if matches!(message, Some(Ok(_))) && !self.permit.allows_another() {
+            self.app.metrics.limited("messages_per_second");
+            return Err(End::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down"));
+        }
         match message {
             None => Err(End::Lost),
             Some(Err(why)) if is_too_long(&why) => Err(too_big()),
@@ -305,6 +319,7 @@ impl Socket {
         let new: HashSet<&Arc<str>> = users.iter().filter(|&user| !self.watched.contains(user)).collect();
         let (count, most) = (self.watched.len() + new.len(), self.app.limits.watches_per_socket);
         if count > most {
+            self.app.metrics.limited("watches_per_socket");
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
         let stale = self.stale();
@@ -383,13 +398,13 @@ impl Socket {
                 self.key.clone().ok_or(Error::NoUser)?
             }
         };
-        self.app.store.beat(&[(key, None)]).await
+        self.app.beat(self.permit.pass(), &[(key, None)]).await
     }
 
     async fn leave(&mut self) -> Result<(), Error> {
         let key = self.key.clone().ok_or(Error::NoUser)?;
         self.beats = false;
-        self.app.store.end(&[key]).await
+        self.app.end(&[key]).await
     }
 
     /// Renews the socket's own key: the client has just proven that it is alive.
@@ -397,7 +412,7 @@ impl Socket {
         let Some(key) = self.key.clone().filter(|_| self.beats) else {
             return;
         };
-        if let Err(why) = self.app.store.beat(&[(key, None)]).await {
+        if let Err(why) = self.app.pulse(self.permit.pass(), key).await {
             debug!("a socket's heartbeat was not written: {why}");
         }
     }
@@ -428,7 +443,7 @@ impl Socket {
         let Some(key) = self.key.clone().filter(|_| self.beats) else {
             return;
         };
-        if let Err(why) = self.app.store.end(&[key]).await {
+        if let Err(why) = self.app.end(&[key]).await {
             debug!("a socket's key was not deleted, its TTL will end it: {why}");
         }
     }
@@ -558,7 +573,7 @@ impl Socket {
 }
 
 fn too_big() -> End {
-    End::Close(close::TOO_BIG, "too_big: a message may have 64 KiB")
+    End::Close(close::TOO_BIG, "too_big: the message is longer than allowed")
 }
 
 fn is_too_long(why: &axum::Error) -> bool {

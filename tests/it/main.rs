@@ -10,6 +10,8 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod security_limits;
 mod security_origins;
+mod security_tls;
 mod security_tokens;
 mod socket;
