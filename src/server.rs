@@ -6,6 +6,7 @@ use crate::hub::Hub;
 use crate::keyspace::Names;
 use crate::keyspace::client::Target;
 use crate::keyspace::embedded::Embedded;
+use crate::keyspace::event::Seal;
 use crate::keyspace::link::{self, Link};
 use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
@@ -112,8 +113,8 @@ impl Daemon {
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
-        let Belief { hub, names, daemon, primary, driver } = believe(&config, &target, metrics.clone());
-        let store = Store::new(primary, names, daemon, config.ttl, metrics.clone());
+        let Belief { hub, names, daemon, seal, primary, driver } = believe(&config, &target, metrics.clone());
+        let store = Store::new(primary, names, (daemon, seal), config.ttl, metrics.clone());
         let stop = CancellationToken::new();
         let app = Arc::new(App {
             hub,
@@ -169,6 +170,7 @@ pub struct Belief {
     pub hub: Arc<Hub>,
     names: Names,
     daemon: String,
+    seal: Seal,
     primary: watch::Receiver<Target>,
     driver: AbortOnDropHandle<()>,
 }
@@ -179,12 +181,14 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
     let names = Names::new(&config.prefix, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
+    let seal = Seal::default();
     let (told, primary) = watch::channel(target.clone());
     let settings = link::Settings {
         target: target.clone(),
         primary: told,
         names: names.clone(),
         daemon: daemon.clone(),
+        seal: seal.clone(),
         configure: config.configure_redis,
         ring: config.limits.event_ring,
     };
@@ -196,5 +200,5 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     };
     let server = Server::new(Link::start(settings, feed), fed, detector, config.limits.canary);
     let driver = Driver::new(server, hub.clone(), metrics.clone(), clock);
-    Belief { hub, names, daemon, primary, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
+    Belief { hub, names, daemon, seal, primary, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
 }

@@ -69,7 +69,7 @@ struct DaemonArgs {
     #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     listen: SocketAddr,
     /// Presence keys start so
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
     prefix: String,
     /// The TTL of heartbeats that the daemon writes
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value = DEFAULT_TTL, value_parser = ttl)]
@@ -123,7 +123,7 @@ struct RedisArgs {
     #[command(flatten)]
     redis_tls: tls::RedisTlsArgs,
     /// Presence keys start so
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
     prefix: String,
 }
 
@@ -137,7 +137,7 @@ struct SourceArgs {
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     /// Presence keys start so (with --redis)
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
     prefix: String,
     #[command(flatten)]
     redis_tls: tls::RedisTlsArgs,
@@ -257,6 +257,16 @@ pub struct Usage(String);
 fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
     let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
     target.with_tls(&tls.files())
+}
+
+/// A prefix is what keeps the daemon to keys of its own.
+fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(
+            "an empty one would take every key for presence, and overwrite it; write presence:".into()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

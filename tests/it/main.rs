@@ -10,6 +10,7 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod security_attacks;
 mod security_limits;
 mod security_origins;
 mod security_tls;
