@@ -29,8 +29,22 @@ pub enum Error {
     NotFound(String),
     #[error("{method} is not possible at {path}; see the list of requests in the README")]
     MethodNotAllowed { method: String, path: String },
-    #[error("this socket speaks for {own}; it cannot send a heartbeat for {other}")]
-    Forbidden { own: String, other: String },
+    #[error("{0}")]
+    Unauthorized(String),
+    #[error("the token is not accepted: {0}")]
+    InvalidToken(String),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error(
+        "web pages of {origin} may not speak to this daemon; whoever runs it allows them with --allow-origin ORIGIN"
+    )]
+    ForbiddenOrigin { origin: String },
+    /// A limit of this client, with its code: the client slows down.
+    #[error("{1}")]
+    TooMany(&'static str, String),
+    /// A limit of the daemon, with its code: it is not the client's doing.
+    #[error("{1}")]
+    Busy(&'static str, String),
     #[error("this socket speaks for nobody: connect with ?user=NAME, or name the user in the heartbeat")]
     NoUser,
     #[error("Redis is unreachable, nothing was written: {0}")]
@@ -58,7 +72,11 @@ impl Error {
             Error::TooLarge(_) => "too_large",
             Error::NotFound(_) => "not_found",
             Error::MethodNotAllowed { .. } => "method_not_allowed",
-            Error::Forbidden { .. } => "forbidden",
+            Error::Unauthorized(_) => "unauthorized",
+            Error::InvalidToken(_) => "invalid_token",
+            Error::Forbidden(_) => "forbidden",
+            Error::ForbiddenOrigin { .. } => "forbidden_origin",
+            Error::TooMany(code, _) | Error::Busy(code, _) => code,
             Error::NoUser => "no_user",
             Error::RedisUnavailable(_) => "redis_unavailable",
             Error::NotReady => "not_ready",
@@ -68,11 +86,13 @@ impl Error {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Error::Forbidden { .. } => 403,
+            Error::Unauthorized(_) | Error::InvalidToken(_) => 401,
+            Error::Forbidden(_) | Error::ForbiddenOrigin { .. } => 403,
             Error::NotFound(_) => 404,
             Error::MethodNotAllowed { .. } => 405,
             Error::TooLarge(_) => 413,
-            Error::RedisUnavailable(_) | Error::NotReady => 503,
+            Error::TooMany(..) => 429,
+            Error::RedisUnavailable(_) | Error::NotReady | Error::Busy(..) => 503,
             _ => 400,
         }
     }

@@ -53,6 +53,8 @@
 //! back in the event stream. *Gap*: a stretch in which events may have been missed. *Reconcile*: compare with
 //! Redis and say exactly what was missed. *Grant*: one TTL for keys whose absence proves nothing.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 pub mod config;
 pub mod driver;

@@ -1,5 +1,7 @@
 //! Parse, run, exit code.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use keybeat::cli::{Args, Usage, run};
 use std::process::ExitCode;

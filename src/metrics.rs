@@ -43,6 +43,8 @@ pub struct Metrics {
     pub heartbeats: Counter,
     pub repairs: Counter,
     gaps: Family<Cause, Counter>,
+    limits_reached: Family<Cause, Counter>,
+    reloads: Family<Cause, Counter>,
     gap_causes: Mutex<BTreeSet<String>>,
     pub conflated: Counter,
     pub too_slow: Counter,
@@ -149,6 +151,8 @@ impl Metrics {
             gaps: family(r, "gaps", "Stretches in which events may have been missed"),
             conflated: counter(r, "conflated_changes", "Pending changes of slow sockets that cancelled out"),
             too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed since they fell behind"),
+            limits_reached: family(r, "limits_reached", "Times that a limit turned somebody away, by limit"),
+            reloads: family(r, "reloads", "Times that keys and certificates were read again, by outcome"),
             request_errors: family(r, "request_errors", "Requests and messages that were refused"),
             detection_lag,
             event_lag,
@@ -177,6 +181,17 @@ impl Metrics {
         let causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let count = |cause: &String| self.gaps.get_or_create(&Cause { cause: cause.clone() }).get();
         causes.iter().map(|cause| (cause.clone(), count(cause))).collect()
+    }
+
+    /// Counts somebody turned away by a limit.
+    pub fn limited(&self, limit: &str) {
+        self.limits_reached.get_or_create(&Cause { cause: limit.into() }).inc();
+    }
+
+    /// Counts a reading of keys and certificates.
+    pub fn reloaded(&self, done: bool) {
+        let outcome = if done { "done" } else { "failed" };
+        self.reloads.get_or_create(&Cause { cause: outcome.into() }).inc();
     }
 
     /// Counts a refused request.

@@ -13,10 +13,18 @@ pub mod close {
     pub const GOING_AWAY: u16 = 1001;
     /// A message over the limit: do not repeat it.
     pub const TOO_BIG: u16 = 1009;
+    /// A limit of the daemon is reached: reconnect later.
+    pub const TRY_LATER: u16 = 1013;
+    /// The token has run out, or its key is gone: renew it, then reconnect.
+    pub const TOKEN_EXPIRED: u16 = 4001;
+    /// The token does not allow this: give up.
+    pub const FORBIDDEN: u16 = 4003;
     /// A lossless client fell behind: reconnect and take a new snapshot.
     pub const TOO_SLOW: u16 = 4008;
     /// Two pings were not answered: reconnect.
     pub const NO_PONG: u16 = 4009;
+    /// More messages than allowed: slow down.
+    pub const TOO_MANY: u16 = 4029;
 }
 
 /// A user as clients see it.
@@ -138,6 +146,15 @@ pub enum RedisWord {
     Down,
 }
 
+/// What is said of a socket's token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum TokenWord {
+    Expiring,
+    Renewed,
+}
+
 /// What the daemon sends over a WebSocket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -166,6 +183,13 @@ pub enum ServerMessage {
     Status {
         redis: RedisWord,
         since_ms: u64,
+    },
+    /// Of the token that the socket has shown: it runs out soon, or it was renewed.
+    Token {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<serde_json::Value>,
+        state: TokenWord,
+        expires_ms: u64,
     },
     Error {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +257,20 @@ pub enum ClientMessage {
         user: Option<String>,
     },
     Leave,
+    Auth {
+        token: Secret,
+    },
+}
+
+/// A text that is shown nowhere.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 impl ClientMessage {

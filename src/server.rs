@@ -6,13 +6,19 @@ use crate::hub::Hub;
 use crate::keyspace::Names;
 use crate::keyspace::client::Target;
 use crate::keyspace::embedded::Embedded;
+use crate::keyspace::event::Seal;
 use crate::keyspace::link::{self, Link};
 use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::Settings;
+use crate::web::auth::Gate;
+use crate::web::door::Doors;
+use crate::web::origin::Origins;
+use crate::web::quota::Quotas;
+use crate::web::tls::Tls;
 use crate::web::{self, App};
 use anyhow::{Context, Result};
-use axum::serve::ListenerExt;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How long open requests and sockets have to end, of the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -34,11 +40,20 @@ pub struct Daemon {
     listener: TcpListener,
     embedded: Option<Embedded>,
     target: Target,
+    gate: Arc<Gate>,
+    origins: Origins,
+    tls: Option<Arc<Tls>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Daemon {
     /// Opens the port and, if no Redis is named, starts a private one.
     pub async fn bind(config: Config, named: Option<Target>) -> Result<Daemon> {
+        let gate = Arc::new(Gate::new(config.access.clone())?);
+        let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
+        raise_open_files();
+        let guard_host = !gate.asks() && config.listen.ip().is_loopback();
+        let origins = Origins::new(&config.access.origins, guard_host)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
             format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
         })?;
@@ -54,7 +69,16 @@ impl Daemon {
                 (embedded.target()?, Some(embedded))
             }
         };
-        Ok(Daemon { config, listener, embedded, target })
+        Ok(Daemon {
+            config,
+            listener,
+            embedded,
+            target,
+            gate,
+            origins,
+            tls,
+            metrics: Arc::new(Metrics::new()),
+        })
     }
 
     /// Where it listens.
@@ -62,20 +86,43 @@ impl Daemon {
         Ok(self.listener.local_addr()?)
     }
 
+    /// What its address begins with.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// The Redis it uses, for a program that is to write heartbeats there.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
+    /// What reads keys and certificates again, while it serves; none if there are none.
+    pub fn reload(&self) -> Option<impl Fn() + Send + 'static + use<>> {
+        let (gate, tls, metrics) = (self.gate.clone(), self.tls.clone(), self.metrics.clone());
+        let any = gate.asks() || tls.is_some();
+        any.then_some(move || {
+            let done = gate.reload().and_then(|()| tls.as_ref().map_or(Ok(()), |tls| tls.reload()));
+            metrics.reloaded(done.is_ok());
+            match done {
+                Ok(()) => info!("keys, tokens and certificates were read again"),
+                Err(why) => error!("what was read before stays: {why:#}"),
+            }
+        })
+    }
+
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Daemon { config, listener, embedded, target } = self;
-        let Belief { hub, metrics, names, daemon, primary, driver } = believe(&config, &target);
-        let store = Store::new(primary, names, daemon, config.ttl, metrics.clone());
+        let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
+        let Belief { hub, names, daemon, seal, primary, driver } = believe(&config, &target, metrics.clone());
+        let store = Store::new(primary, names, (daemon, seal), config.ttl, metrics.clone());
         let stop = CancellationToken::new();
         let app = Arc::new(App {
             hub,
             store,
+            gate,
+            origins,
+            doors: Doors::new(&config.limits, &metrics),
+            quotas: Quotas::new(&config.limits),
             metrics,
             limits: config.limits,
             stop: stop.clone(),
@@ -84,17 +131,7 @@ impl Daemon {
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();
-        let stopped = stop.clone();
-        let serve = axum::serve(
-            listener.tap_io(|stream| {
-                if let Err(why) = stream.set_nodelay(true) {
-                    tracing::debug!("TCP_NODELAY was refused: {why}");
-                }
-            }),
-            web::routes(app.clone()),
-        )
-        .with_graceful_shutdown(async move { stopped.cancelled().await });
-        let serve = tokio::spawn(serve.into_future());
+        let serve = tokio::spawn(web::listen::serve(listener, tls, app.clone(), web::routes(app.clone())));
         shutdown.await;
         info!("stopping: no new clients, and those here are told to go");
         stop.cancel();
@@ -104,7 +141,7 @@ impl Daemon {
             serve.await
         };
         match tokio::time::timeout(DRAIN, drained).await {
-            Ok(served) => served??,
+            Ok(served) => served?,
             Err(_) => warn!("some clients had not gone after {DRAIN:?}"),
         }
         drop(driver);
@@ -118,30 +155,40 @@ impl Daemon {
     }
 }
 
+/// Each connection is an open file, and many systems begin with 1,024 of them though they allow more.
+fn raise_open_files() {
+    let mut limits = getrlimit(Resource::Nofile);
+    limits.current = limits.maximum;
+    if let Err(why) = setrlimit(Resource::Nofile, limits) {
+        tracing::debug!("the limit of open files stays: {why}");
+    }
+}
+
 /// What a program needs to believe what Redis says: the hub, and the task that keeps it true.
 pub struct Belief {
     /// Who is online.
     pub hub: Arc<Hub>,
-    metrics: Arc<Metrics>,
     names: Names,
     daemon: String,
+    seal: Seal,
     primary: watch::Receiver<Target>,
     driver: AbortOnDropHandle<()>,
 }
 
 /// Begins to follow a Redis.
-pub fn believe(config: &Config, target: &Target) -> Belief {
+pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belief {
     let clock = Clock::start();
-    let metrics = Arc::new(Metrics::new());
     let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
     let names = Names::new(&config.prefix, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
+    let seal = Seal::default();
     let (told, primary) = watch::channel(target.clone());
     let settings = link::Settings {
         target: target.clone(),
         primary: told,
         names: names.clone(),
         daemon: daemon.clone(),
+        seal: seal.clone(),
         configure: config.configure_redis,
         ring: config.limits.event_ring,
     };
@@ -153,12 +200,5 @@ pub fn believe(config: &Config, target: &Target) -> Belief {
     };
     let server = Server::new(Link::start(settings, feed), fed, detector, config.limits.canary);
     let driver = Driver::new(server, hub.clone(), metrics.clone(), clock);
-    Belief {
-        hub,
-        metrics,
-        names,
-        daemon,
-        primary,
-        driver: AbortOnDropHandle::new(tokio::spawn(driver.run())),
-    }
+    Belief { hub, names, daemon, seal, primary, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
 }

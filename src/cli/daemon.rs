@@ -1,5 +1,6 @@
 //! A daemon as the commands speak to it.
 
+use super::access::TokenArgs;
 use crate::presence::Key;
 use crate::protocol::{QueryAnswer, UserObject};
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,7 @@ use std::time::Duration;
 pub struct Daemon {
     base: String,
     http: reqwest::Client,
+    token: TokenArgs,
 }
 
 /// A daemon's URL, as it may be typed.
@@ -22,9 +24,9 @@ pub fn url(text: &str) -> Result<String, String> {
 }
 
 impl Daemon {
-    pub fn new(base: &str) -> Result<Daemon> {
+    pub fn new(base: &str, token: TokenArgs) -> Result<Daemon> {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
-        Ok(Daemon { base: base.to_owned(), http })
+        Ok(Daemon { base: base.to_owned(), http, token })
     }
 
     /// The address of its WebSocket.
@@ -57,7 +59,15 @@ impl Daemon {
         self.send(self.http.post(format!("{}{path}", self.base)).json(&body)).await
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<String> {
+    /// The token to show, if there is one.
+    pub fn token(&self) -> Result<Option<String>> {
+        self.token.token()
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<String> {
+        if let Some(token) = self.token()? {
+            request = request.bearer_auth(token);
+        }
         let response = request.send().await.with_context(|| {
             format!(
                 "no daemon answers at {}; start one (keybeat serve), or name it: --url http://HOST:PORT",
@@ -71,6 +81,7 @@ impl Daemon {
         }
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
         let message = body["error"]["message"].as_str().unwrap_or(&text);
-        bail!("the daemon at {} refused: {message} ({status})", self.base)
+        let hint = if status == 401 { "; name a file with a token: --token-file FILE" } else { "" };
+        bail!("the daemon at {} refused: {message} ({status}){hint}", self.base)
     }
 }

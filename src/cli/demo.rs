@@ -18,18 +18,21 @@ const BEAT_EVERY: Duration = Duration::from_millis(1_700);
 
 pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     logging::start(args.daemon.log_format, &args.daemon.log);
-    if let Some(code) = serve::refuse_open_door(&args.daemon) {
-        return Ok(code);
-    }
-    let mut config = args.daemon.config();
+    let mut config = args.daemon.config()?;
     if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {
         tracing::warn!("{DEFAULT_LISTEN} is taken; taking a free port");
         config.listen.set_port(0);
     }
     let names = Names::new(&config.prefix, 0);
     let daemon = Daemon::bind(config, None).await?;
-    println!("{} simulated users; see who is online at http://{}", args.users, daemon.address()?);
+    println!(
+        "{} simulated users; see who is online at {}://{}",
+        args.users,
+        daemon.scheme(),
+        daemon.address()?
+    );
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
+    serve::reload_at_hangup(&daemon)?;
     daemon.run(serve::stop_signal()?).await?;
     crowd.abort();
     Ok(ExitCode::SUCCESS)

@@ -24,7 +24,7 @@ const USUAL_TTL_S: u64 = 30;
 
 pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
-    let target = super::redis(&args.redis.redis)?;
+    let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
     let listing = Listing::connect(&target, &args.redis.prefix).await?;
     let bar = progress(listing.size().await?);
     let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;

@@ -1,20 +1,22 @@
 //! What can be typed, and what it means.
 
+mod access;
 mod beat;
 mod daemon;
 mod demo;
 mod get;
+mod limits;
 mod list;
 mod logging;
 mod serve;
+mod tls;
 mod watch;
 
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL, Limits};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL};
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
 use crate::presence::Key;
 use anyhow::Result;
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ struct ServeArgs {
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     #[command(flatten)]
+    redis_tls: tls::RedisTlsArgs,
+    #[command(flatten)]
     daemon: DaemonArgs,
 }
 
@@ -65,7 +69,7 @@ struct DaemonArgs {
     #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     listen: SocketAddr,
     /// Presence keys start so
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
     prefix: String,
     /// The TTL of heartbeats that the daemon writes
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value = DEFAULT_TTL, value_parser = ttl)]
@@ -79,9 +83,12 @@ struct DaemonArgs {
     /// Deadline probes; off only to measure what they are worth
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     probes: bool,
-    /// Everyone may do everything; needed for an address that is not loopback
-    #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
-    no_auth: bool,
+    #[command(flatten)]
+    access: access::AccessArgs,
+    #[command(flatten)]
+    tls: tls::TlsArgs,
+    #[command(flatten)]
+    limits: limits::LimitArgs,
     /// How to log
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
@@ -113,8 +120,10 @@ struct RedisArgs {
     /// Redis or Valkey
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, hide_env_values = true)]
     redis: String,
+    #[command(flatten)]
+    redis_tls: tls::RedisTlsArgs,
     /// Presence keys start so
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
     prefix: String,
 }
 
@@ -128,8 +137,12 @@ struct SourceArgs {
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     /// Presence keys start so (with --redis)
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX)]
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
     prefix: String,
+    #[command(flatten)]
+    redis_tls: tls::RedisTlsArgs,
+    #[command(flatten)]
+    token: access::TokenArgs,
 }
 
 enum Source {
@@ -140,10 +153,11 @@ enum Source {
 impl SourceArgs {
     fn source(&self) -> Result<Source> {
         match (&self.url, &self.redis) {
-            (None, Some(redis)) => Ok(Source::Redis(self::redis(redis)?)),
+            (None, Some(redis)) => Ok(Source::Redis(self::redis(redis, &self.redis_tls)?)),
             (url, _) => {
                 let local = format!("http://{DEFAULT_LISTEN}");
-                Ok(Source::Daemon(daemon::Daemon::new(url.as_deref().unwrap_or(&local))?))
+                let url = url.as_deref().unwrap_or(&local);
+                Ok(Source::Daemon(daemon::Daemon::new(url, self.token.clone())?))
             }
         }
     }
@@ -219,15 +233,18 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl DaemonArgs {
-    fn config(&self) -> Config {
-        Config {
+    /// The settings; an error where the daemon must not start with them.
+    fn config(&self) -> Result<Config> {
+        Ok(Config {
             listen: self.listen,
             prefix: self.prefix.clone(),
             ttl: self.ttl,
             configure_redis: self.configure_redis,
             probes: self.probes,
-            limits: Limits::default(),
-        }
+            access: self.access.access(self.listen)?,
+            tls: self.tls.files(),
+            limits: self.limits.limits(),
+        })
     }
 }
 
@@ -237,8 +254,19 @@ impl DaemonArgs {
 pub struct Usage(String);
 
 /// Reads a Redis URL. Not as clap's value parser: clap would show it, password and all.
-fn redis(url: &str) -> Result<Target> {
-    Target::parse(url).map_err(|why| Usage(format!("{why:#}")).into())
+fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
+    let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
+    target.with_tls(&tls.files())
+}
+
+/// A prefix is what keeps the daemon to keys of its own.
+fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(
+            "an empty one would take every key for presence, and overwrite it; write presence:".into()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -5,39 +5,31 @@ use crate::server::Daemon;
 use anyhow::Result;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     logging::start(args.daemon.log_format, &args.daemon.log);
-    if let Some(code) = refuse_open_door(&args.daemon) {
-        return Ok(code);
-    }
-    let redis = args.redis.as_deref().map(super::redis).transpose()?;
-    let daemon = Daemon::bind(args.daemon.config(), redis).await?;
-    info!("listening on http://{}", daemon.address()?);
+    let config = args.daemon.config()?;
+    let redis = args.redis.as_deref().map(|url| super::redis(url, &args.redis_tls)).transpose()?;
+    let daemon = Daemon::bind(config, redis).await?;
+    info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
+    reload_at_hangup(&daemon)?;
     daemon.run(stop_signal()?).await?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-/// On an address that others can reach, everyone doing everything has to be asked for.
-pub fn refuse_open_door(args: &super::DaemonArgs) -> Option<ExitCode> {
-    if args.listen.ip().is_loopback() {
-        return None;
-    }
-    if args.no_auth {
-        warn!(
-            "--no-auth on {}: whoever reaches this address may read and write everybody's presence",
-            args.listen
-        );
-        return None;
-    }
-    eprintln!(
-        "keybeat: {} is not a loopback address, so others could read and write everybody's presence. \
-         Listen on 127.0.0.1, or, where something in front keeps others out, say so: --no-auth",
-        args.listen
-    );
-    Some(ExitCode::from(2))
+/// Has what is in files read again at each SIGHUP. Without such files the signal keeps its meaning, so that
+/// a daemon in a terminal ends with it.
+pub fn reload_at_hangup(daemon: &Daemon) -> Result<()> {
+    let Some(reload) = daemon.reload() else { return Ok(()) };
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload();
+        }
+    });
+    Ok(())
 }
 
 /// Done at the first SIGTERM or SIGINT.

@@ -1,10 +1,11 @@
 //! `keybeat watch`
 
 use super::{Source, WatchArgs, daemon::Daemon, logging, serve};
-use crate::config::{Config, Limits};
+use crate::config::{Access, Config, Limits};
 use crate::keyspace::client::Target;
+use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::protocol::{ReasonWord, ServerMessage, State, TransitionObject, UserObject};
+use crate::protocol::{ReasonWord, ServerMessage, State, TokenWord, TransitionObject, UserObject, close};
 use crate::server;
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
@@ -14,9 +15,9 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Error as Ws, Message};
 
 /// Waits between attempts: doubling up to the last, each with full jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -107,7 +108,7 @@ async fn from_daemon(mut view: View, args: &WatchArgs, daemon: &Daemon) -> Resul
     loop {
         let mut connected = false;
         let Err(why) = follow(&mut view, args, daemon, &mut first, &mut connected).await;
-        if is_io(&why) {
+        if is_io(&why) || why.is::<Refused>() {
             return Err(why);
         }
         if connected {
@@ -120,6 +121,17 @@ async fn from_daemon(mut view: View, args: &WatchArgs, daemon: &Daemon) -> Resul
         tokio::time::sleep(wait.mul_f64(fastrand::f64())).await;
         wait = (wait * 2).min(BACKOFF.1);
     }
+}
+
+/// The daemon lets us in with no such token, however often we come.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon refused: {0}; name a file with another token: --token-file FILE")]
+struct Refused(String);
+
+/// The message of an error's body.
+fn message_of(body: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    value["error"]["message"].as_str().unwrap_or(body).to_owned()
 }
 
 /// Standard output is gone.
@@ -140,9 +152,24 @@ async fn follow(
     let url = daemon.ws_url();
     let mut request = url.as_str().into_client_request()?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("keybeat.v1"));
-    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.with_context(|| {
-        format!("no daemon answers at {url}; start one (keybeat serve), or name it: --url http://HOST:PORT")
-    })?;
+    if let Some(token) = daemon.token()? {
+        let value =
+            HeaderValue::from_str(&format!("Bearer {token}")).context("the token cannot be a header")?;
+        request.headers_mut().insert("authorization", value);
+    }
+    let (mut socket, _) = match tokio_tungstenite::connect_async(request).await {
+        Ok(connected) => connected,
+        Err(Ws::Http(answer)) if matches!(answer.status().as_u16(), 401 | 403) => {
+            let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
+            return Err(Refused(message_of(&body)).into());
+        }
+        Err(why) => {
+            let why = anyhow::Error::new(why);
+            return Err(why.context(format!(
+                "no daemon answers at {url}; start one (keybeat serve), or name it: --url http://HOST:PORT"
+            )));
+        }
+    };
     let watch = if args.users.is_empty() {
         json!({"type": "watch", "all": true, "lossless": true})
     } else {
@@ -156,6 +183,9 @@ async fn follow(
         };
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == close::FORBIDDEN => {
+                return Err(Refused(frame.reason.to_string()).into());
+            }
             Some(Ok(Message::Close(frame))) => {
                 bail!(
                     "the daemon closed the connection: {}",
@@ -180,7 +210,18 @@ async fn follow(
             ServerMessage::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
             }
+            ServerMessage::Error { code, message, .. } if code == "forbidden" => {
+                return Err(Refused(message).into());
+            }
             ServerMessage::Error { message, .. } => bail!("the daemon refused: {message}"),
+            ServerMessage::Token { state: TokenWord::Expiring, .. } => {
+                // The file may hold a newer one; if not, the daemon will say so.
+                if let Some(token) = daemon.token()? {
+                    let renewal = json!({"type": "auth", "token": token});
+                    socket.send(Message::text(renewal.to_string())).await?;
+                }
+            }
+            ServerMessage::Token { state: TokenWord::Renewed, .. } => {}
             ServerMessage::Hello { .. } => {}
         }
     }
@@ -194,9 +235,11 @@ async fn from_redis(mut view: View, args: &WatchArgs, target: &Target) -> Result
         ttl: Duration::from_secs(30),
         configure_redis: true,
         probes: true,
+        access: Access::default(),
+        tls: None,
         limits: Limits::default(),
     };
-    let belief = server::believe(&config, target);
+    let belief = server::believe(&config, target, Arc::new(Metrics::new()));
     belief.hub.opened().wait_for(|&open| open).await?;
     let watcher = belief.hub.watcher();
     let mut objects = Vec::new();

@@ -1,5 +1,6 @@
 //! Connections to Redis: one way to read a URL, one way to connect.
 
+use super::tls::TlsFiles;
 use anyhow::{Context, Result, anyhow, bail};
 use fred::prelude::*;
 use fred::types::config::{PerformanceConfig, Server, ServerConfig, UnresponsiveConfig};
@@ -53,6 +54,18 @@ impl Target {
             )
         })?;
         Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
+    }
+
+    /// The same, with certificates of one's own.
+    pub fn with_tls(mut self, tls: &TlsFiles) -> Result<Target> {
+        if tls.is_empty() {
+            return Ok(self);
+        }
+        if self.config.tls.is_none() {
+            bail!("{} speaks no TLS, so certificates for Redis mean nothing; write rediss://", self.shown);
+        }
+        self.config.tls = Some(tls.config()?);
+        Ok(self)
     }
 
     /// The URL without its secrets.

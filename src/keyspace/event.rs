@@ -2,6 +2,7 @@
 
 use super::{FENCE_OPERATION, Names};
 use crate::presence::{BatchId, End, Input, Side};
+use std::hash::{BuildHasher, RandomState};
 
 /// What one message of the event stream says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +30,39 @@ pub enum Mark {
     Fence(BatchId, Side),
 }
 
-/// Reads the stream of one connection. Marks carry a secret of this connection, so that neither
+/// Seals marks, so that one which another client has published is not taken for ours.
+///
+/// Whoever may subscribe to the channel can read every mark, and so a secret that all of them had in common;
+/// but each carries a code of its own (SipHash, under a key that never leaves the process), which cannot be
+/// told before the mark itself has been published. A mark sent again comes after the first and changes nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Seal(RandomState);
+
+impl Seal {
+    fn seal(&self, text: &str) -> String {
+        format!("{text}:{:016x}", self.0.hash_one(text))
+    }
+
+    fn open<'a>(&self, sealed: &'a str) -> Option<&'a str> {
+        let (text, _) = sealed.rsplit_once(':')?;
+        (self.seal(text) == sealed).then_some(text)
+    }
+
+    /// The payload of a mark that the store of the daemon called `daemon` sends.
+    pub fn store_mark(&self, daemon: &str, mark: u64) -> String {
+        self.seal(&format!("{daemon}:{mark}"))
+    }
+}
+
+/// Reads the stream of one connection. Marks name the connection and are sealed, so that neither
 /// another daemon's nor a forged one is taken for ours.
 #[derive(Debug, Clone)]
 pub struct Parser {
     names: Names,
     canary_key: Vec<u8>,
     daemon: String,
-    secret: String,
+    stream: String,
+    seal: Seal,
 }
 
 /// What the stream's next message is.
@@ -51,10 +77,10 @@ pub enum Parsed<'a> {
 }
 
 impl Parser {
-    /// A parser for one connection of the daemon called `daemon`.
-    pub fn new(names: Names, daemon: &str, secret: String) -> Parser {
+    /// A parser for one connection, called `stream`, of the daemon called `daemon`.
+    pub fn new(names: Names, daemon: &str, stream: String, seal: Seal) -> Parser {
         let canary_key = names.canary_key(daemon).into_bytes();
-        Parser { names, canary_key, daemon: daemon.to_owned(), secret }
+        Parser { names, canary_key, daemon: daemon.to_owned(), stream, seal }
     }
 
     /// Reads one message: the operation that the channel names, and its payload.
@@ -78,22 +104,22 @@ impl Parser {
 
     /// The payload of a mark.
     pub fn mark(&self, mark: Mark) -> String {
-        let secret = &self.secret;
-        match mark {
-            Mark::Hello => format!("{secret}:h"),
-            Mark::Fence(batch, Side::Open) => format!("{secret}:{batch}:o"),
-            Mark::Fence(batch, Side::Close) => format!("{secret}:{batch}:c"),
-        }
+        let stream = &self.stream;
+        self.seal.seal(&match mark {
+            Mark::Hello => format!("{stream}:h"),
+            Mark::Fence(batch, Side::Open) => format!("{stream}:{batch}:o"),
+            Mark::Fence(batch, Side::Close) => format!("{stream}:{batch}:c"),
+        })
     }
 
     fn parse_mark<'a>(&self, payload: &[u8]) -> Parsed<'a> {
         let read = || {
-            let text = std::str::from_utf8(payload).ok()?;
+            let text = self.seal.open(std::str::from_utf8(payload).ok()?)?;
             if let Some(mark) = text.strip_prefix(&self.daemon) {
                 let mark = mark.strip_prefix(':')?.parse().ok()?;
                 return Some(Parsed::Evidence(Kind::Mark(mark), b""));
             }
-            let rest = text.strip_prefix(&self.secret)?;
+            let rest = text.strip_prefix(&self.stream)?;
             let rest = rest.strip_prefix(':')?;
             if rest == "h" {
                 return Some(Parsed::Hello);
@@ -108,12 +134,6 @@ impl Parser {
         };
         read().unwrap_or(Parsed::Foreign)
     }
-}
-
-/// The payload of a mark that the store of the daemon called `daemon` sends. It is no secret: it decides
-/// nothing, but when a request may go on.
-pub fn store_mark(daemon: &str, mark: u64) -> String {
-    format!("{daemon}:{mark}")
 }
 
 /// One item of a chunk.
@@ -175,7 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parser() -> Parser {
-        Parser::new(Names::new("presence:", 0), "d1", "s3cret".into())
+        Parser::new(Names::new("presence:", 0), "d1", "s3cret".into(), Seal::default())
     }
 
     #[test]
@@ -209,14 +229,23 @@ mod tests {
             };
             let payload = parser.mark(mark);
             assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
-            let forged = payload.replace("s3cret", "guess");
-            assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign);
+            // All that another mark shows is known to a forger, and the key is not.
+            let other = Parser { seal: Seal::default(), ..parser.clone() }.mark(mark);
+            let moved = payload.replace(":7:", ":8:").replace(":h:", ":1:o:").replace(":c:", ":o:");
+            for forged in [payload.replace("s3cret", "guess"), other, moved] {
+                assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
+            }
         }
-        let stored = store_mark("d1", 9);
+        let stored = parser.seal.store_mark("d1", 9);
         let passed = Parsed::Evidence(Kind::Mark(9), &b""[..]);
         assert_eq!(parser.parse(FENCE_OPERATION, stored.as_bytes()), passed);
         for odd in ["s3cret", "s3cret:", "s3cret:x:o", "s3cret:1:x", "s3cret:-1:o", "s3creth"] {
             assert_eq!(parser.parse(FENCE_OPERATION, odd.as_bytes()), Parsed::Foreign, "{odd}");
+            let sealed = parser.seal.seal(odd);
+            assert_eq!(parser.parse(FENCE_OPERATION, sealed.as_bytes()), Parsed::Foreign, "{odd}");
+        }
+        for forged in ["d1:9", "d1:18446744073709551615", "d1:9:0000000000000000"] {
+            assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
         }
     }
 

@@ -9,7 +9,7 @@
 //! are read from its ring, whose overrun says how many were lost; questions go by another connection.
 
 use super::client::{Connection, NO_EVENTS, Target};
-use super::event::{Events, Mark, Parsed, Parser};
+use super::event::{Events, Mark, Parsed, Parser, Seal};
 use super::listing::{self, ScanPage};
 use super::{CLASSES, Names, missing_classes};
 use crate::presence::{Answer, BatchId, Key, Side};
@@ -95,6 +95,8 @@ pub struct Settings {
     pub names: Names,
     /// Names this daemon among others on the same server.
     pub daemon: String,
+    /// Makes the daemon's marks.
+    pub seal: Seal,
     /// Where is told which server is the one, for whoever writes to it.
     pub primary: watch::Sender<Target>,
     /// Add missing classes to `notify-keyspace-events`.
@@ -208,8 +210,8 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
     let listener = primary.connect(settings.ring).await?;
     let mut events = listener.client().keyspace_event_rx();
     listener.client().subscribe(settings.names.channels()).await?;
-    let secret = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let parser = Parser::new(settings.names.clone(), &settings.daemon, secret);
+    let stream = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let parser = Parser::new(settings.names.clone(), &settings.daemon, stream, settings.seal.clone());
     prove(asker.client(), settings, &parser, &mut events).await?;
     let run = field("run_id");
     let same = last_run.as_ref() == Some(&run);

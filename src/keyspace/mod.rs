@@ -6,6 +6,7 @@ pub mod event;
 pub mod link;
 pub mod listing;
 pub mod store;
+pub mod tls;
 
 /// The names in one Redis database: which keys are presence, and which channels tell of them.
 #[derive(Debug, Clone)]

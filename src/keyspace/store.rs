@@ -3,7 +3,7 @@
 
 use super::Names;
 use super::client::{Connection, NO_EVENTS, Target, in_words};
-use super::event::store_mark;
+use super::event::Seal;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::presence::Key;
@@ -33,6 +33,7 @@ pub struct Store {
     _keeper: AbortOnDropHandle<()>,
     names: Names,
     daemon: String,
+    seal: Seal,
     ttl: Duration,
     metrics: Arc<Metrics>,
 }
@@ -42,14 +43,23 @@ impl Store {
     pub fn new(
         primary: watch::Receiver<Target>,
         names: Names,
-        daemon: String,
+        (daemon, seal): (String, Seal),
         ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> Store {
         let (told, connection) = watch::channel(None);
         let broken = Arc::new(Notify::new());
         let keeper = tokio::spawn(keep_connected(primary, told, broken.clone()));
-        Store { connection, broken, _keeper: AbortOnDropHandle::new(keeper), names, daemon, ttl, metrics }
+        Store {
+            connection,
+            broken,
+            _keeper: AbortOnDropHandle::new(keeper),
+            names,
+            daemon,
+            seal,
+            ttl,
+            metrics,
+        }
     }
 
     /// The TTL of heartbeats that name none.
@@ -96,7 +106,7 @@ impl Store {
 
     /// Sends a mark into the event stream: once it comes back, so has everything before it.
     pub async fn mark(&self, mark: u64) -> Result<(), Error> {
-        let (channel, text) = (self.names.fence_channel(), store_mark(&self.daemon, mark));
+        let (channel, text) = (self.names.fence_channel(), self.seal.store_mark(&self.daemon, mark));
         self.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await).await
     }
 

@@ -1,5 +1,6 @@
 //! The HTTP calls: read the request, check it, do it, say what came of it.
 
+use super::auth::Pass;
 use super::{App, Failure, Shared};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS, shown};
 use crate::hub::Cursor;
@@ -8,7 +9,7 @@ use crate::protocol::{
     HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, UserObject,
 };
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -46,26 +47,33 @@ impl<S: Send + Sync> FromRequestParts<S> for UserName {
 }
 
 /// `PUT /v1/users/{user}/heartbeat`
-pub async fn heartbeat(State(app): Shared, UserName(user): UserName, body: Body) -> Answer<StatusCode> {
+pub async fn heartbeat(
+    State(app): Shared,
+    pass: Pass,
+    UserName(user): UserName,
+    body: Body,
+) -> Answer<StatusCode> {
+    pass.check_speak(&user)?;
     let body: HeartbeatBody = read(&app, body, true).await?;
     let key = key(&user, body.session.as_deref())?;
     if let Some(ttl) = body.ttl_ms {
         check_ttl(ttl)?;
     }
-    app.store.beat(&[(key, body.ttl_ms)]).await?;
+    app.beat(&pass, &[(key, body.ttl_ms)]).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /v1/heartbeats`
-pub async fn heartbeats(State(app): Shared, body: Body) -> Answer<StatusCode> {
+pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Answer<StatusCode> {
     let body: HeartbeatsBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
     let read = |item: &HeartbeatItem| {
+        pass.check_speak(&item.user)?;
         item.ttl_ms.map_or(Ok(()), check_ttl)?;
         Ok((key(&item.user, item.session.as_deref())?, item.ttl_ms))
     };
     let keys: Vec<_> = body.users.iter().map(read).collect::<Result<_, Error>>()?;
-    app.store.beat(&keys).await?;
+    app.beat(&pass, &keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -77,9 +85,11 @@ pub struct EndQuery {
 /// `DELETE /v1/users/{user}`
 pub async fn end(
     State(app): Shared,
+    pass: Pass,
     UserName(user): UserName,
     query: Result<Query<EndQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<StatusCode> {
+    pass.check_speak(&user)?;
     let session = read_query(query)?.session;
     let key = key(&user, session.as_deref())?;
     let mut keys = Vec::new();
@@ -89,22 +99,24 @@ pub async fn end(
         keys = app.hub.keys(&user);
     }
     keys.push(key);
-    app.store.end(&keys).await?;
+    app.end(&keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /v1/users/{user}`
-pub async fn user(State(app): Shared, UserName(user): UserName) -> Answer<Json<UserObject>> {
+pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Answer<Json<UserObject>> {
+    pass.check_watch(&user)?;
     let stale = known(&app)?;
     Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
 }
 
 /// `POST /v1/users/query`
-pub async fn query(State(app): Shared, body: Body) -> Answer<Json<QueryAnswer>> {
+pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Answer<Json<QueryAnswer>> {
     let body: QueryBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
     for user in &body.users {
         check_user(user).map_err(|why| Error::user(user, why))?;
+        pass.check_watch(user)?;
     }
     let stale = known(&app)?;
     let seq = app.hub.seq();
@@ -123,8 +135,10 @@ pub struct ListQuery {
 /// `GET /v1/users`
 pub async fn list(
     State(app): Shared,
+    pass: Pass,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Json<ListAnswer>> {
+    pass.check_watch_all()?;
     let query = read_query(query)?;
     let online = match query.state.as_deref() {
         None | Some("online") => true,
@@ -157,11 +171,13 @@ pub async fn list(
 }
 
 /// `GET /v1/stats`
-pub async fn stats(State(app): Shared) -> Json<Value> {
+pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
+    // They tell of everybody.
+    pass.check_watch_all()?;
     let (users, sessions) = app.hub.count();
     let status = app.hub.status().borrow().clone();
     let metrics = &app.metrics;
-    Json(json!({
+    Ok(Json(json!({
         "epoch": app.hub.epoch(),
         "seq": app.hub.seq(),
         "uptime_ms": app.started.elapsed().as_millis() as u64,
@@ -184,7 +200,7 @@ pub async fn stats(State(app): Shared) -> Json<Value> {
             "since_ms": status.since.as_ms(),
             "cause": status.cause,
         },
-    }))
+    })))
 }
 
 /// Whether what is held may be stale; an error while nothing is known at all.
@@ -199,7 +215,10 @@ fn known(app: &App) -> Result<bool, Error> {
 /// its own way to be mended.
 async fn catch_up(app: &App) -> Result<(), Error> {
     let mark = app.hub.next_mark();
-    app.store.mark(mark).await?;
+    {
+        let _turn = app.turn()?;
+        app.store.mark(mark).await?;
+    }
     if tokio::time::timeout(CATCH_UP, app.hub.passed(mark)).await.is_err() {
         tracing::debug!("the event stream did not bring mark {mark} within {CATCH_UP:?}");
     }
@@ -226,8 +245,7 @@ fn check_count(app: &App, count: usize) -> Result<(), Error> {
 
 /// Reads a JSON body; an empty one is the default where it may be left out.
 async fn read<T: DeserializeOwned>(app: &App, body: Body, optional: bool) -> Result<T, Error> {
-    let most = app.limits.body_bytes;
-    let bytes = to_bytes(body, most).await.map_err(|_| Error::TooLarge(most))?;
+    let bytes = app.body(body).await?;
     let text: &[u8] = if optional && bytes.is_empty() { b"{}" } else { &bytes };
     if text.trim_ascii_start().starts_with(b"[") {
         // serde would take a list for an object, by the order of its fields.

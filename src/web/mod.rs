@@ -1,7 +1,15 @@
 //! HTTP and WebSocket: what each path answers.
 
 mod api;
+pub mod auth;
+pub mod door;
+pub mod listen;
+pub mod origin;
+mod permit;
+pub mod quota;
 mod socket;
+pub mod tls;
+mod token;
 
 use crate::config::Limits;
 use crate::error::Error;
@@ -11,12 +19,16 @@ use crate::metrics::Metrics;
 use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
 use api::UserName;
+use auth::{Gate, Pass};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post, put};
+use door::Doors;
+use origin::Origins;
+use quota::Quotas;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -31,6 +43,14 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Writes heartbeats.
     pub store: Store,
+    /// Who is let in.
+    pub gate: Arc<Gate>,
+    /// Which web pages may come.
+    pub origins: Origins,
+    /// How many are in.
+    pub doors: Doors,
+    /// What one token may do how often.
+    pub quotas: Quotas,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.
@@ -59,8 +79,8 @@ pub fn routes(app: Arc<App>) -> Router {
             "/v1/users/query",
             // A user may be called so.
             post(api::query)
-                .get(|app: Shared| api::user(app, UserName::query()))
-                .delete(|app: Shared, query| api::end(app, UserName::query(), query)),
+                .get(|app: Shared, pass: Pass| api::user(app, pass, UserName::query()))
+                .delete(|app: Shared, pass: Pass, query| api::end(app, pass, UserName::query(), query)),
         )
         .route("/v1/users/{user}", get(api::user).delete(api::end))
         .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
@@ -79,6 +99,10 @@ pub fn routes(app: Arc<App>) -> Router {
             let path = crate::error::shown(request.uri().path());
             Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
         })
+        .layer(middleware::from_fn_with_state(app.clone(), auth::authenticate))
+        // Before the tokens: a browser's preflight has none.
+        .layer(app.origins.cors())
+        .layer(middleware::from_fn_with_state(app.clone(), origin::guard))
         .layer(middleware::from_fn_with_state(app.clone(), count_refused))
         .with_state(app)
 }
@@ -107,7 +131,10 @@ impl IntoResponse for Failure {
             // The rest of the body stays unread, so nothing can follow on this connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

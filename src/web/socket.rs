@@ -1,5 +1,8 @@
 //! One WebSocket's life: hello, then messages in, transitions out, until one side ends it.
 
+use super::auth::Pass;
+use super::door::{Peer, Place};
+use super::permit::{self, Permit};
 use super::{App, Failure, Shared, api};
 use crate::error::Error;
 use crate::hub::Watcher;
@@ -7,6 +10,7 @@ use crate::presence::{Key, check_user};
 use crate::protocol::{
     ClientMessage, RedisWord, SUBPROTOCOL, ServerMessage, UserObject, close, join_transitions,
 };
+use axum::Extension;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
@@ -45,27 +49,36 @@ pub struct Who {
 /// `GET /v1/ws`
 pub async fn upgrade(
     State(app): Shared,
+    pass: Pass,
+    Extension(peer): Extension<Peer>,
     who: Result<Query<Who>, axum::extract::rejection::QueryRejection>,
     ws: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let read = || -> Result<_, Error> {
         let Query(who) = who.map_err(|why| Error::InvalidRequest(why.body_text()))?;
-        let key = match &who.user {
+        // A client's token says for whom the socket speaks.
+        let user = who.user.or_else(|| pass.user().map(ToString::to_string));
+        let key = match &user {
             None if who.session.is_some() => {
                 let text = "session is given without user; connect with ?user=NAME&session=NAME";
                 return Err(Error::InvalidRequest(text.into()));
             }
             None => None,
             Some(user) => {
+                pass.check_speak(user)?;
                 let own = || format!("ws-{:012x}", fastrand::u64(..1 << 48));
                 Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
             }
         };
         let ws =
             ws.map_err(|why| Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text())))?;
-        Ok((key, ws))
+        let place = app.doors.sockets.enter(peer.0)?;
+        if let Some(key) = &key {
+            app.take_keys(&pass, &[(key.clone(), None)])?;
+        }
+        Ok((key, ws, place))
     };
-    let (key, ws) = match read() {
+    let (key, ws, place) = match read() {
         Ok(read) => read,
         Err(error) => return Failure(error).into_response(),
     };
@@ -78,7 +91,8 @@ pub async fn upgrade(
         .max_frame_size(most)
         .on_upgrade(move |ws| {
             let sockets = app.sockets.clone();
-            sockets.track_future(Socket::new(app, ws, key).live())
+            let permit = Permit::new(pass, &app.limits);
+            sockets.track_future(Socket::new(app, ws, key, permit, place).live())
         })
 }
 
@@ -98,6 +112,9 @@ struct Socket {
     /// The presence key that the socket keeps alive, and whether it still does.
     key: Option<Key>,
     beats: bool,
+    /// What the socket may do, and until when.
+    permit: Permit,
+    _place: Place,
     watcher: Arc<Watcher>,
     watched: HashSet<Arc<str>>,
     all: bool,
@@ -109,13 +126,15 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>) -> Socket {
+    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>, permit: Permit, place: Place) -> Socket {
         let watcher = app.hub.watcher();
         Socket {
             beats: key.is_some(),
             app,
             ws,
             key,
+            permit,
+            _place: place,
             watcher,
             watched: HashSet::new(),
             all: false,
@@ -161,6 +180,7 @@ impl Socket {
         let mut ping = interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watcher = self.watcher.clone();
+        let mut keys = self.app.gate.changed();
         loop {
             tokio::select! {
                 message = self.ws.recv() => self.take(message).await?,
@@ -180,6 +200,8 @@ impl Socket {
                         self.obey(id, message).await?;
                     }
                 }
+                () = self.permit.due() => self.check_token().await?,
+                Ok(()) = keys.changed() => self.check_token().await?,
                 () = stop.cancelled() => {
                     return Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect"));
                 }
@@ -207,6 +229,10 @@ impl Socket {
     /// What the client sent.
     async fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         self.unanswered = 0;
+        if matches!(message, Some(Ok(_))) && !self.permit.allows_another() {
+            self.app.metrics.limited("messages_per_second");
+            return Err(End::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down"));
+        }
         match message {
             None => Err(End::Lost),
             Some(Err(why)) if is_too_long(&why) => Err(too_big()),
@@ -240,6 +266,9 @@ impl Socket {
     }
 
     async fn obey(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), End> {
+        if let Err(error) = self.permit.check(&message) {
+            return self.refuse_forbidden(id, error).await;
+        }
         let is_watch = matches!(message, ClientMessage::Watch { .. });
         if is_watch && !*self.app.hub.opened().borrow() {
             // Nobody's state is known yet; the answer follows the first comparison.
@@ -274,6 +303,7 @@ impl Socket {
             }
             ClientMessage::Heartbeat { user } => self.heartbeat(user).await,
             ClientMessage::Leave => self.leave().await,
+            ClientMessage::Auth { token } => return self.renew(id, &token.0).await,
         };
         match done {
             Ok(()) => Ok(()),
@@ -289,6 +319,7 @@ impl Socket {
         let new: HashSet<&Arc<str>> = users.iter().filter(|&user| !self.watched.contains(user)).collect();
         let (count, most) = (self.watched.len() + new.len(), self.app.limits.watches_per_socket);
         if count > most {
+            self.app.metrics.limited("watches_per_socket");
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
         let stale = self.stale();
@@ -367,13 +398,13 @@ impl Socket {
                 self.key.clone().ok_or(Error::NoUser)?
             }
         };
-        self.app.store.beat(&[(key, None)]).await
+        self.app.beat(self.permit.pass(), &[(key, None)]).await
     }
 
     async fn leave(&mut self) -> Result<(), Error> {
         let key = self.key.clone().ok_or(Error::NoUser)?;
         self.beats = false;
-        self.app.store.end(&[key]).await
+        self.app.end(&[key]).await
     }
 
     /// Renews the socket's own key: the client has just proven that it is alive.
@@ -381,7 +412,7 @@ impl Socket {
         let Some(key) = self.key.clone().filter(|_| self.beats) else {
             return;
         };
-        if let Err(why) = self.app.store.beat(&[(key, None)]).await {
+        if let Err(why) = self.app.pulse(self.permit.pass(), key).await {
             debug!("a socket's heartbeat was not written: {why}");
         }
     }
@@ -412,7 +443,7 @@ impl Socket {
         let Some(key) = self.key.clone().filter(|_| self.beats) else {
             return;
         };
-        if let Err(why) = self.app.store.end(&[key]).await {
+        if let Err(why) = self.app.end(&[key]).await {
             debug!("a socket's key was not deleted, its TTL will end it: {why}");
         }
     }
@@ -423,6 +454,37 @@ impl Socket {
         }
         self.unanswered += 1;
         self.send_message(Message::Ping(Default::default())).await
+    }
+
+    /// The socket's token may have run out, or its key may be gone; or it is time to say that it will.
+    async fn check_token(&mut self) -> Result<(), End> {
+        if !self.app.gate.still_good(self.permit.pass()) {
+            return Err(End::Close(close::TOKEN_EXPIRED, "token_expired: renew the token, then reconnect"));
+        }
+        match self.permit.warning() {
+            Some(word) => self.send(word.encode()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes another token in place of the one that was shown before.
+    async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), End> {
+        let speaks = self.key.as_ref().map(Key::user);
+        let watched = self.watched.iter().map(|user| &**user);
+        let pass = self.app.gate.check(token);
+        match pass.and_then(|pass| self.permit.renew(pass, speaks, watched, self.all)) {
+            Ok(()) => self.send(self.permit.renewed(id).encode()).await,
+            Err(error) => self.refuse_forbidden(id, error).await,
+        }
+    }
+
+    /// Refuses; one that asks again and again for what its token does not allow has to give up.
+    async fn refuse_forbidden(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
+        if self.permit.gives_up(&error) {
+            self.app.metrics.refused(error.code());
+            return Err(End::Close(close::FORBIDDEN, permit::FORBIDDEN));
+        }
+        self.refuse(id, error).await
     }
 
     async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
@@ -511,7 +573,7 @@ impl Socket {
 }
 
 fn too_big() -> End {
-    End::Close(close::TOO_BIG, "too_big: a message may have 64 KiB")
+    End::Close(close::TOO_BIG, "too_big: the message is longer than allowed")
 }
 
 fn is_too_long(why: &axum::Error) -> bool {

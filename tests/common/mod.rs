@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each user of this module needs a part of it
 
+pub mod certificates;
 pub mod churn;
 pub mod daemon;
 pub mod fault_list;
@@ -9,6 +10,7 @@ pub mod faults;
 pub mod proxy;
 pub mod redis;
 pub mod socket;
+pub mod tokens;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -223,6 +223,11 @@ impl Client {
         self.try_call(command).expect("Redis answers")
     }
 
+    /// What a subscription brings next.
+    pub fn next_push(&mut self) -> Option<Vec<Reply>> {
+        self.read().map(Reply::list)
+    }
+
     pub fn try_call(&mut self, command: &[&str]) -> Option<Reply> {
         let mut bytes = Vec::new();
         encode(&mut bytes, command);

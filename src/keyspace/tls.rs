@@ -1,0 +1,65 @@
+//! TLS to Redis, where the system's own authorities do not do.
+
+use anyhow::{Context, Result, bail, ensure};
+use fred::types::config::{TlsConfig, TlsConnector};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files in PEM.
+#[derive(Debug, Clone, Default)]
+pub struct TlsFiles {
+    /// Who has signed the server's certificate; without it, the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key, for a server that asks for one.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// Is there anything that fred would not do by itself?
+    pub fn is_empty(&self) -> bool {
+        self.ca.is_none() && self.own.is_none()
+    }
+
+    /// What fred connects with.
+    pub fn config(&self) -> Result<TlsConfig> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.roots()?);
+        let config = match &self.own {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
+                    format!("--redis-key {} has no private key in PEM that can be read", key.display())
+                })?;
+                builder
+                    .with_client_auth_cert(certificates(cert, "--redis-cert")?, private)
+                    .with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?
+            }
+        };
+        Ok(TlsConnector::from(config).into())
+    }
+
+    fn roots(&self) -> Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        let authorities = match &self.ca {
+            Some(ca) => certificates(ca, "--redis-ca")?,
+            None => fred::rustls_native_certs::load_native_certs().certs,
+        };
+        roots.add_parsable_certificates(authorities);
+        if roots.is_empty() {
+            bail!("there is no certificate authority to trust; name one with --redis-ca FILE");
+        }
+        Ok(roots)
+    }
+}
+
+fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = all.with_context(|| format!("{flag} {} cannot be read", path.display()))?;
+    ensure!(!all.is_empty(), "{flag} {} has no certificate in PEM", path.display());
+    Ok(all)
+}

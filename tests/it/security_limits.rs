@@ -1,0 +1,240 @@
+//! Limits: each is reached once, says so in its way, and those already in are served.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use crate::common::tokens::{Issuer, call, call_as, socket_as, try_socket};
+use crate::common::{PATIENCE, until};
+use futures_util::SinkExt;
+use serde_json::json;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+/// A daemon with these flags.
+async fn with(redis: &Redis, flags: &[&str]) -> Daemon {
+    Daemon::with(&[&["--redis", &redis.url()][..], flags].concat()).await
+}
+
+/// Waits until this limit has been counted.
+async fn counted(daemon: &Daemon, limit: &str) {
+    let wanted = format!("keybeat_limits_reached_total{{cause=\"{limit}\"}}");
+    until(&wanted, async || {
+        let (_, text) = daemon.call("GET", "/metrics", None).await;
+        text.as_str().expect("a text").contains(&wanted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sockets_in_all_and_of_one_address() {
+    let redis = Redis::start();
+    for (flags, refused, limit) in [
+        (["--max-sockets", "2"], 503, "sockets"),
+        (["--max-sockets-per-address", "2"], 429, "sockets_per_address"),
+    ] {
+        let daemon = with(&redis, &flags).await;
+        let mut first = daemon.socket("?user=alice").await;
+        let second = daemon.socket("").await;
+        let answer = try_socket(&daemon, "", &[]).await;
+        assert_eq!(answer.err(), Some((refused, "too_many_sockets".into())));
+        first.send(json!({"type": "watch", "users": ["alice"]})).await;
+        assert_eq!(first.snapshot().await.len(), 1, "who is in is served");
+        drop(second);
+        until("there is a place again", async || try_socket(&daemon, "", &[]).await.ok()).await;
+        counted(&daemon, limit).await;
+    }
+}
+
+/// Reads until the other side has closed.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset ends it too: what was never read by the daemon goes so.
+    timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("it closes").ok();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn connections_in_all_and_of_one_address() {
+    let redis = Redis::start();
+    for (flags, refused) in
+        [(["--max-connections", "6"], "503"), (["--max-connections-per-address", "6"], "429")]
+    {
+        let daemon = with(&redis, &flags).await;
+        let mut socket = daemon.socket("?user=alice").await;
+        let connect = || TcpStream::connect(("127.0.0.1", daemon.port));
+        let mut held = Vec::new();
+        let answer = loop {
+            let mut stream = connect().await.expect("it listens");
+            if let Ok(answer) = timeout(Duration::from_millis(200), rest_now(&mut stream)).await {
+                break answer;
+            }
+            held.push(stream);
+        };
+        assert!(answer.contains(refused) && answer.contains("retry-after"), "{answer}");
+        assert!((4..=6).contains(&held.len()), "{}", held.len());
+        socket.send(json!({"type": "watch", "users": ["alice"]})).await;
+        assert_eq!(socket.snapshot().await.len(), 1, "a socket has a place of its own");
+        drop(held);
+        daemon.ready().await;
+    }
+}
+
+async fn rest_now(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.ok();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn headers_and_bodies_have_their_time() {
+    let redis = Redis::start();
+    let flags = ["--handshake-timeout", "300ms", "--body-timeout", "300ms", "--max-body-bytes", "1000"];
+    let daemon = with(&redis, &flags).await;
+    for begun in ["", "GET /v1/ws HTTP/1.1\r\nhost: 127.0.0.1\r\nx: "] {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+        stream.write_all(begun.as_bytes()).await.expect("it reads");
+        assert!(!rest(&mut stream).await.contains(" 200 "));
+    }
+    counted(&daemon, "handshake_timeout").await;
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    let head = "PUT /v1/users/alice/heartbeat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 20\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("within"), "{answer}");
+    counted(&daemon, "body_timeout").await;
+    let long = json!({"users": ["x".repeat(2000)]});
+    let answer = call(&daemon, "POST", "/v1/heartbeats", Some(long), &[]).await;
+    assert_eq!((answer.status, answer.code()), (413, "too_large"));
+    counted(&daemon, "body_bytes").await;
+    assert_eq!(redis.presence_keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn messages_per_second_and_their_length() {
+    let redis = Redis::start();
+    let daemon = with(&redis, &["--max-messages-per-second", "2", "--max-message-bytes", "100"]).await;
+    for message in [Message::text("{}"), Message::Ping(Default::default()), Message::Pong(Default::default())]
+    {
+        let mut socket = daemon.socket("").await;
+        for _ in 0..40 {
+            if socket.ws.send(message.clone()).await.is_err() {
+                break;
+            }
+        }
+        let end = loop {
+            if let Err(end) = socket.next_or_close().await {
+                break end;
+            }
+        };
+        assert_eq!(end.0, 4029, "{message:?}: {end:?}");
+    }
+    counted(&daemon, "messages_per_second").await;
+    let mut socket = daemon.socket("").await;
+    socket.send_text(&format!("{{\"type\":\"leave\",\"x\":\"{}\"}}", "x".repeat(100))).await;
+    assert_eq!(socket.next_or_close().await.expect_err("too long").0, 1009);
+}
+
+#[tokio::test]
+async fn watches_of_a_socket() {
+    let redis = Redis::start();
+    let daemon = with(&redis, &["--max-watches-per-socket", "3"]).await;
+    let mut socket = daemon.socket("").await;
+    socket.send(json!({"type": "watch", "users": ["a", "b"]})).await;
+    socket.snapshot().await;
+    socket.send(json!({"type": "watch", "users": ["b", "c", "d"], "id": 1})).await;
+    assert_eq!(socket.next().await["code"], "too_many_watches");
+    socket.send(json!({"type": "watch", "users": ["b", "c"], "id": 2})).await;
+    assert_eq!(socket.snapshot().await.len(), 2);
+    counted(&daemon, "watches_per_socket").await;
+}
+
+#[tokio::test]
+async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let service = issuer.write("service", "backend\n");
+    let flags = ["--jwt-key", &issuer.key_file(), "--service-token", &service, "--max-keys-per-token", "3"];
+    let daemon = with(&redis, &[&flags[..], &["--max-heartbeats-per-second", "2"]].concat()).await;
+    let (alice, path) = (issuer.token("alice", &[]), "/v1/users/alice/heartbeat");
+    let put = async |session: &str| {
+        let answer = call_as(&daemon, &alice, "PUT", path, Some(json!({"session": session}))).await;
+        (answer.status, answer.code().to_owned())
+    };
+    let (mut socket, _) = socket_as(&daemon, &alice, "?session=s1").await;
+    for session in ["s2", "s3", "s2"] {
+        assert_eq!(put(session).await.0, 204);
+    }
+    assert_eq!(put("s4").await, (429, "too_many_sessions".into()));
+    let bearer = format!("Bearer {alice}");
+    let refused = try_socket(&daemon, "", &[("authorization", &bearer)]).await;
+    assert_eq!(refused.err(), Some((429, "too_many_sessions".into())));
+    assert_eq!(call_as(&daemon, &alice, "DELETE", "/v1/users/alice?session=s3", None).await.status, 204);
+    assert_eq!(put("s4").await.0, 204, "one was given back");
+    assert_eq!(redis.presence_keys(), ["presence:alice#s1", "presence:alice#s2", "presence:alice#s4"]);
+    // Of the 20 at once some are used up; another token of alice begins no new count.
+    let again = issuer.token_for("alice", &[], 600);
+    let refused = until("it is too often", async || {
+        let answer = call_as(&daemon, &again, "PUT", path, Some(json!({"session": "s2"}))).await;
+        (answer.status != 204).then_some(answer)
+    })
+    .await;
+    assert_eq!((refused.status, refused.code()), (429, "too_many_heartbeats"));
+    assert_eq!(refused.headers["retry-after"], "1");
+    for _ in 0..3 {
+        socket.send(json!({"type": "heartbeat"})).await;
+    }
+    assert_eq!(socket.next().await["code"], "too_many_heartbeats", "the socket stays open");
+    let bob = issuer.token("bob", &[]);
+    assert_eq!(call_as(&daemon, &bob, "PUT", "/v1/users/bob/heartbeat", None).await.status, 204);
+    for i in 0..50 {
+        let body = Some(json!({"session": format!("b{i}")}));
+        assert_eq!(
+            call_as(&daemon, "backend", "PUT", path, body).await.status,
+            204,
+            "a backend has no quota"
+        );
+    }
+    for limit in ["heartbeats", "sessions"] {
+        counted(&daemon, limit).await;
+    }
+}
+
+#[tokio::test]
+async fn requests_to_redis_and_bodies_under_way() {
+    let redis = Redis::start();
+    let daemon = with(&redis, &["--max-redis-requests", "1", "--max-bodies-bytes", "30"]).await;
+    let mut socket = daemon.socket("").await;
+    socket.send(json!({"type": "watch", "users": ["alice"]})).await;
+    socket.snapshot().await;
+    redis.signal("STOP");
+    let beat = || daemon.call("PUT", "/v1/users/alice/heartbeat", None);
+    let answers = tokio::join!(beat(), beat(), beat());
+    redis.signal("CONT");
+    let mut codes = [answers.0, answers.1, answers.2].map(|(status, body)| {
+        assert_eq!(status, 503);
+        body["error"]["code"].as_str().expect("a code").to_owned()
+    });
+    codes.sort();
+    assert_eq!(codes, ["busy", "busy", "redis_unavailable"]);
+    counted(&daemon, "redis_requests").await;
+    // A body that hangs holds what has come of it, and no more.
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    let head = "PUT /v1/users/alice/heartbeat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 26\r\n\r\n";
+    stream.write_all(format!("{head}{{\"session\": \"aaaaaaaaa").as_bytes()).await.expect("it reads");
+    let full = until("there is no room", async || {
+        let answer = call(&daemon, "POST", "/v1/users/query", Some(json!({"users": ["a"]})), &[]).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!((full.status, full.code()), (503, "busy"));
+    assert_eq!(full.headers["retry-after"], "1");
+    counted(&daemon, "bodies_bytes").await;
+    drop(stream);
+    until("there is room again", async || {
+        let answer = call(&daemon, "POST", "/v1/users/query", Some(json!({"users": ["a"]})), &[]).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
