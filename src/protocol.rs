@@ -13,6 +13,8 @@ pub mod close {
     pub const GOING_AWAY: u16 = 1001;
     /// A message over the limit: do not repeat it.
     pub const TOO_BIG: u16 = 1009;
+    /// A limit of the daemon is reached: reconnect later.
+    pub const TRY_LATER: u16 = 1013;
     /// A lossless client fell behind: reconnect and take a new snapshot.
     pub const TOO_SLOW: u16 = 4008;
     /// Two pings were not answered: reconnect.
@@ -221,6 +223,9 @@ pub enum ClientMessage {
         all: bool,
         #[serde(default)]
         lossless: bool,
+        /// In place of what was watched by name so far.
+        #[serde(default)]
+        replace: bool,
     },
     Unwatch {
         #[serde(default)]
@@ -399,7 +404,10 @@ mod tests {
         let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a"],"id":7}"#);
         assert_eq!(id, Some(7.into()));
         let users = Some(vec!["a".to_owned()]);
-        assert_eq!(message.unwrap(), ClientMessage::Watch { users, all: false, lossless: false });
+        assert_eq!(
+            message.unwrap(),
+            ClientMessage::Watch { users, all: false, lossless: false, replace: false }
+        );
         let (id, message) = ClientMessage::parse(r#"{"type":"sing","id":"x"}"#);
         assert_eq!(id, Some("x".into()));
         assert_eq!(message.unwrap_err().code(), "invalid_request");

@@ -133,7 +133,12 @@ pub struct Belief {
 pub fn believe(config: &Config, target: &Target) -> Belief {
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
+    let hub = Arc::new(Hub::with_mailboxes(
+        clock.now(),
+        config.limits.remembered_users,
+        config.limits.mailbox_bytes,
+        metrics.clone(),
+    ));
     let names = Names::new(&config.prefix, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
     let (told, primary) = watch::channel(target.clone());

@@ -82,6 +82,12 @@ struct DaemonArgs {
     /// Everyone may do everything; needed for an address that is not loopback
     #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     no_auth: bool,
+    /// Users that one socket may watch by name; more is an error
+    #[arg(long, env = "KEYBEAT_WATCHES", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    watches: u32,
+    /// Mebibytes that changes may take which wait for slow sockets; beyond, the slowest are closed
+    #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    mailbox_mib: u32,
     /// How to log
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
@@ -226,7 +232,11 @@ impl DaemonArgs {
             ttl: self.ttl,
             configure_redis: self.configure_redis,
             probes: self.probes,
-            limits: Limits::default(),
+            limits: Limits {
+                watches_per_socket: self.watches as usize,
+                mailbox_bytes: self.mailbox_mib as usize * 1024 * 1024,
+                ..Limits::default()
+            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod api;
 mod socket;
+mod wire;
 
 use crate::config::Limits;
 use crate::error::Error;
