@@ -100,6 +100,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Pending transitions of a lossless socket; more closes it with 4008.
     pub lossless_pending: usize,
+    /// What all sockets' mailboxes may hold together, in bytes; beyond it the largest are closed with 1013.
+    pub mailbox_bytes: usize,
     /// Users offline whose last heartbeat is remembered; the longest ago are forgotten.
     pub remembered_users: usize,
     /// fred's event ring; overrun, it is a gap. 65,536 cost 40 MB and hold a flood of 1,000,000
@@ -128,6 +130,7 @@ impl Default for Limits {
             message_bytes: 64 * 1024,
             body_bytes: 4 * 1024 * 1024,
             lossless_pending: 100_000,
+            mailbox_bytes: 256 * 1024 * 1024,
             remembered_users: 262_144,
             event_ring: 65_536,
             canary: Duration::from_secs(1),

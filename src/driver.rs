@@ -105,12 +105,14 @@ pub struct Driver {
     metrics: Arc<Metrics>,
     clock: Clock,
     last: Time,
+    /// When those who watch everybody are to be rung.
+    ring_at: Option<Instant>,
 }
 
 impl Driver {
     /// A driver of one server.
     pub fn new(server: Server, hub: Arc<Hub>, metrics: Arc<Metrics>, clock: Clock) -> Driver {
-        Driver { server, hub, metrics, clock, last: clock.now() }
+        Driver { server, hub, metrics, clock, last: clock.now(), ring_at: None }
     }
 
     /// Runs until it is dropped or its link is gone.
@@ -118,12 +120,13 @@ impl Driver {
         loop {
             let second = self.last.plus(1_000);
             let wake = self.server.next_due().map_or(second, |due| due.min(second));
+            let wake = self.wake_at(wake);
             let feed = tokio::select! {
                 feed = self.server.feed.recv() => match feed {
                     Some(feed) => Some(feed),
                     None => return,
                 },
-                () = tokio::time::sleep_until(self.clock.instant(wake)) => None,
+                () = tokio::time::sleep_until(wake) => None,
             };
             self.check_stall();
             if let Some(feed) = feed {
@@ -137,6 +140,11 @@ impl Driver {
             }
             self.tick();
         }
+    }
+
+    fn wake_at(&self, wake: Time) -> tokio::time::Instant {
+        let wake = self.clock.instant(wake);
+        self.ring_at.map_or(wake, |ring| wake.min(ring.into()))
     }
 
     /// A process that was stopped finds events that are older than they look, so their deadlines
@@ -221,6 +229,7 @@ impl Driver {
         }
         self.server.detector.handle(now, Input::Due);
         self.drain();
+        self.ring_at = self.hub.ring();
         self.publish_status(now);
     }
 
@@ -298,5 +307,6 @@ impl Driver {
         let (users, sessions) = self.hub.count();
         metrics.users_online.set(users as i64);
         metrics.sessions.set(sessions as i64);
+        metrics.mailbox_bytes.set(self.hub.mailbox_bytes() as i64);
     }
 }

@@ -245,6 +245,9 @@ pub enum ClientMessage {
         all: bool,
         #[serde(default)]
         lossless: bool,
+        /// In place of what was watched by name so far.
+        #[serde(default)]
+        replace: bool,
     },
     Unwatch {
         #[serde(default)]
@@ -437,7 +440,10 @@ mod tests {
         let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a"],"id":7}"#);
         assert_eq!(id, Some(7.into()));
         let users = Some(vec!["a".to_owned()]);
-        assert_eq!(message.unwrap(), ClientMessage::Watch { users, all: false, lossless: false });
+        assert_eq!(
+            message.unwrap(),
+            ClientMessage::Watch { users, all: false, lossless: false, replace: false }
+        );
         let (id, message) = ClientMessage::parse(r#"{"type":"sing","id":"x"}"#);
         assert_eq!(id, Some("x".into()));
         assert_eq!(message.unwrap_err().code(), "invalid_request");

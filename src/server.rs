@@ -178,7 +178,12 @@ pub struct Belief {
 /// Begins to follow a Redis.
 pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belief {
     let clock = Clock::start();
-    let hub = Arc::new(Hub::new(clock.now(), config.limits.remembered_users, metrics.clone()));
+    let hub = Arc::new(Hub::with_mailboxes(
+        clock.now(),
+        config.limits.remembered_users,
+        config.limits.mailbox_bytes,
+        metrics.clone(),
+    ));
     let names = Names::new(&config.prefix, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
     let seal = Seal::default();

@@ -41,6 +41,9 @@ pub struct LimitArgs {
     /// Users that a socket may watch by name; more are an error
     #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value = "10000")]
     max_watches_per_socket: usize,
+    /// Mebibytes that changes may take which wait for slow sockets; beyond, the slowest are closed with 1013
+    #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
+    mailbox_mib: u32,
     /// Heartbeats of a client's token, ten times as many at once; more are refused with 429
     #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     max_heartbeats_per_second: u32,
@@ -66,6 +69,7 @@ impl LimitArgs {
             message_bytes: self.max_message_bytes,
             messages_per_second: self.max_messages_per_second,
             watches_per_socket: self.max_watches_per_socket,
+            mailbox_bytes: self.mailbox_mib as usize * 1024 * 1024,
             heartbeats_per_second: self.max_heartbeats_per_second,
             keys_per_token: self.max_keys_per_token,
             redis_requests: self.max_redis_requests,

@@ -2,6 +2,7 @@
 
 mod access;
 mod beat;
+mod bench;
 mod daemon;
 mod demo;
 mod get;
@@ -49,6 +50,8 @@ enum Command {
     Watch(WatchArgs),
     /// Sends heartbeats, once or until stopped
     Beat(BeatArgs),
+    /// What a daemon holds and how fast it tells, measured on one started for it
+    Bench(BenchArgs),
 }
 
 #[derive(Parser, Clone)]
@@ -220,6 +223,25 @@ struct BeatArgs {
     source: SourceArgs,
 }
 
+#[derive(Parser)]
+struct BenchArgs {
+    /// What to measure [default: all]
+    #[arg(value_name = "WHAT")]
+    what: Option<bench::What>,
+    /// Sockets for connections
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    clients: u32,
+    /// Sockets that watch everybody, for fanout
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    watchers: u32,
+    /// How long each rate of fanout is held
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    seconds: Duration,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
 /// Does what was typed.
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.command {
@@ -229,6 +251,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Get(args) => get::run(args).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Beat(args) => beat::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

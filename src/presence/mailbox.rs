@@ -1,11 +1,30 @@
 //! What one reader still has to be told.
 //!
-//! By default it conflates: at most one pending change a user, the newest, and none that leads back
-//! to what the reader already knows. Since a user's transitions alternate, a second pending change
-//! always cancels the first. A lossless mailbox keeps everything, up to a limit.
+//! It conflates: at most one pending change a user, the newest, and none that leads back to what the
+//! reader already knows. Since a user's transitions alternate, a second pending change always cancels
+//! the first.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::LazyLock;
+
+/// Up to so many, looking at each is as fast as a table and needs none.
+const FEW: usize = 8;
+
+/// What a place in the queue and its entry in the table cost, in bytes, at their fullest.
+const PLACE_BYTES: usize = 40;
+
+/// One for all mailboxes, so that none has to carry its own.
+static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+
+/// What can wait in a mailbox.
+pub trait Pending {
+    /// Whose change it is.
+    fn user(&self) -> &str;
+    /// What it costs in memory, in bytes, if nobody else holds it.
+    fn bytes(&self) -> usize;
+}
 
 /// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,35 +33,25 @@ pub enum Pushed {
     Queued,
     /// It and the one that waited lead back to what the reader knows: neither waits now.
     Cancelled,
-    /// A lossless mailbox is full: the reader has to start again from a snapshot.
-    Full,
 }
 
-/// The pending changes of one reader.
+/// The pending changes of one reader. An empty one holds no memory.
 pub struct Mailbox<T> {
-    queue: VecDeque<Option<(Arc<str>, T)>>,
-    /// Conflating: where a user's pending change stands, counted from the first ever pushed.
-    places: HashMap<Arc<str>, u64>,
+    queue: VecDeque<Option<T>>,
+    /// Where a user's pending change stands, counted from the first ever pushed; only beyond a few.
+    places: HashTable<u64>,
     popped: u64,
     pending: usize,
-    lossless: Option<usize>,
+    bytes: usize,
 }
 
-impl<T> Mailbox<T> {
-    /// A mailbox that conflates. Its memory is bounded by the number of users watched.
-    pub fn conflating() -> Mailbox<T> {
-        Mailbox::with(None)
+impl<T: Pending> Default for Mailbox<T> {
+    fn default() -> Mailbox<T> {
+        Mailbox { queue: VecDeque::new(), places: HashTable::new(), popped: 0, pending: 0, bytes: 0 }
     }
+}
 
-    /// A mailbox that keeps every change, `most` at a time.
-    pub fn lossless(most: usize) -> Mailbox<T> {
-        Mailbox::with(Some(most))
-    }
-
-    fn with(lossless: Option<usize>) -> Mailbox<T> {
-        Mailbox { queue: VecDeque::new(), places: HashMap::new(), popped: 0, pending: 0, lossless }
-    }
-
+impl<T: Pending> Mailbox<T> {
     /// How many changes wait.
     pub fn len(&self) -> usize {
         self.pending
@@ -53,60 +62,139 @@ impl<T> Mailbox<T> {
         self.pending == 0
     }
 
-    /// Puts in a change of `user`.
-    pub fn push(&mut self, user: &Arc<str>, change: T) -> Pushed {
-        if let Some(most) = self.lossless {
-            if self.pending >= most {
-                return Pushed::Full;
-            }
-        } else if let Some(place) = self.places.remove(user) {
-            self.queue[(place - self.popped) as usize] = None;
-            self.pending -= 1;
-            self.trim();
+    /// What the pending changes cost in memory, in bytes, if nobody else holds them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Puts in a change.
+    pub fn push(&mut self, change: T) -> Pushed {
+        if self.forget(change.user()) {
             return Pushed::Cancelled;
-        } else {
-            self.places.insert(user.clone(), self.popped + self.queue.len() as u64);
         }
-        self.queue.push_back(Some((user.clone(), change)));
         self.pending += 1;
+        self.bytes += PLACE_BYTES + change.bytes();
+        self.queue.push_back(Some(change));
+        if !self.places.is_empty() {
+            self.note_place(self.queue.len() - 1);
+        } else if self.queue.len() > FEW {
+            self.note_all();
+        }
         Pushed::Queued
     }
 
     /// Takes the oldest change.
     pub fn pop(&mut self) -> Option<T> {
         loop {
-            let entry = self.queue.pop_front()?;
+            let entry = self.queue.front_mut()?.take();
+            if let Some(change) = &entry {
+                self.drop_place(0, change.user());
+            }
+            self.queue.pop_front();
             self.popped += 1;
-            if let Some((user, change)) = entry {
-                self.places.remove(&user);
-                self.pending -= 1;
+            if let Some(change) = entry {
+                self.let_go(&change);
                 return Some(change);
             }
         }
     }
 
-    /// Forgets what waits for a user who is no longer watched.
-    pub fn forget(&mut self, user: &str) {
-        if self.lossless.is_some() {
-            self.queue.retain(|entry| entry.as_ref().is_some_and(|(of, _)| &**of != user));
-            self.pending = self.queue.len();
-        } else if let Some(place) = self.places.remove(user) {
-            self.queue[(place - self.popped) as usize] = None;
-            self.pending -= 1;
-            self.trim();
+    /// Forgets what waits for a user; says whether something did.
+    pub fn forget(&mut self, user: &str) -> bool {
+        let Some(at) = self.find(user) else {
+            return false;
+        };
+        let Some(change) = self.queue[at].take() else {
+            return false;
+        };
+        self.drop_place(at, user);
+        self.let_go(&change);
+        self.trim();
+        true
+    }
+
+    /// Keeps only the changes for whose user `keep` says so.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        let dropped: Vec<T> = self
+            .queue
+            .iter_mut()
+            .filter(|entry| entry.as_ref().is_some_and(|change| !keep(change.user())))
+            .filter_map(Option::take)
+            .collect();
+        if dropped.is_empty() {
+            return;
+        }
+        self.compact();
+        dropped.iter().for_each(|change| self.let_go(change));
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Mailbox::default();
+    }
+
+    fn find(&self, user: &str) -> Option<usize> {
+        let of_user = |entry: &Option<T>| entry.as_ref().is_some_and(|change| change.user() == user);
+        if self.places.is_empty() {
+            return self.queue.iter().position(of_user);
+        }
+        let place = self.places.find(HASHER.hash_one(user), |&place| of_user(self.entry(place)))?;
+        Some((place - self.popped) as usize)
+    }
+
+    fn entry(&self, place: u64) -> &Option<T> {
+        self.queue.get((place - self.popped) as usize).unwrap_or(&None)
+    }
+
+    /// Counts a change that no longer waits; the last one takes all memory with it.
+    fn let_go(&mut self, change: &T) {
+        self.pending -= 1;
+        self.bytes -= PLACE_BYTES + change.bytes();
+        if self.pending == 0 {
+            self.clear();
+        }
+    }
+
+    fn note_all(&mut self) {
+        self.places.clear();
+        for at in 0..self.queue.len() {
+            self.note_place(at);
+        }
+    }
+
+    fn note_place(&mut self, at: usize) {
+        let (queue, popped) = (&self.queue, self.popped);
+        let hash = |&place: &u64| {
+            let change = queue.get((place - popped) as usize).and_then(Option::as_ref);
+            change.map_or(0, |change| HASHER.hash_one(change.user()))
+        };
+        let place = popped + at as u64;
+        if queue[at].is_some() {
+            self.places.insert_unique(hash(&place), place, hash);
+        }
+    }
+
+    fn drop_place(&mut self, at: usize, user: &str) {
+        let place = self.popped + at as u64;
+        if let Ok(entry) = self.places.find_entry(HASHER.hash_one(user), |&other| other == place) {
+            entry.remove();
         }
     }
 
     /// Cancelled places are given back once they outnumber the pending ones, so that a user who
     /// flaps for hours before a reader who never reads costs no memory.
     fn trim(&mut self) {
-        if self.queue.len() < 32 || self.queue.len() < self.pending * 2 {
-            return;
+        if self.queue.len() >= 32 && self.queue.len() >= self.pending * 2 {
+            self.compact();
         }
+    }
+
+    fn compact(&mut self) {
         self.queue.retain(Option::is_some);
-        self.popped = 0;
-        for (i, (user, _)) in self.queue.iter().flatten().enumerate() {
-            self.places.insert(user.clone(), i as u64);
+        self.queue.shrink_to(self.queue.len() * 2);
+        self.places = HashTable::new();
+        if self.queue.len() > FEW {
+            self.note_all();
         }
     }
 }
@@ -116,56 +204,73 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[derive(Debug, Clone, PartialEq)]
+    struct Change(&'static str, bool);
+
+    impl Pending for Change {
+        fn user(&self) -> &str {
+            self.0
+        }
+
+        fn bytes(&self) -> usize {
+            self.0.len()
+        }
+    }
+
+    const USERS: [&str; 24] = [
+        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t",
+        "u", "v", "w", "x",
+    ];
+
     proptest! {
         /// Against the obvious model: what the reader knows, and what is true.
         #[test]
-        fn a_reader_who_catches_up_knows_the_truth(steps in prop::collection::vec((0usize..4, 0usize..3), 0..400)) {
-            let users: Vec<Arc<str>> = (0..4).map(|i| format!("u{i}").into()).collect();
-            let mut mailbox = Mailbox::conflating();
-            let (mut truth, mut known) = ([false; 4], [false; 4]);
-            let mut read = |mailbox: &mut Mailbox<(usize, bool)>| {
+        fn a_reader_who_catches_up_knows_the_truth(
+            among in 1usize..24,
+            steps in prop::collection::vec((0usize..24, 0usize..30), 0..600),
+        ) {
+            let mut mailbox = Mailbox::default();
+            let (mut truth, mut known) = ([false; 24], [false; 24]);
+            let mut read = |mailbox: &mut Mailbox<Change>| {
                 let told = mailbox.pop();
-                if let Some((user, state)) = told {
-                    assert_ne!(known[user], state, "a reader is told only what it does not know");
-                    known[user] = state;
+                if let Some(Change(user, state)) = &told {
+                    let user = USERS.iter().position(|other| other == user).unwrap();
+                    assert_ne!(known[user], *state, "a reader is told only what it does not know");
+                    known[user] = *state;
                 }
                 (told.is_some(), known)
             };
             for (user, action) in steps {
-                if action == 0 {
+                let user = user % among;
+                if action < 10 {
                     read(&mut mailbox);
                 } else {
                     truth[user] = !truth[user];
-                    mailbox.push(&users[user], (user, truth[user]));
-                    prop_assert!(mailbox.len() <= 4, "one pending change a user");
-                    prop_assert!(mailbox.queue.len() <= 32, "and no memory beside");
+                    mailbox.push(Change(USERS[user], truth[user]));
+                    prop_assert!(mailbox.len() <= among, "one pending change a user");
+                    prop_assert!(mailbox.queue.len() <= 2 * 32, "and no memory beside");
                 }
+                let bytes = mailbox.queue.iter().flatten().count() * (PLACE_BYTES + 1);
+                prop_assert_eq!(mailbox.bytes(), bytes);
             }
             while read(&mut mailbox).0 {}
             prop_assert_eq!(read(&mut mailbox).1, truth);
+            prop_assert_eq!((mailbox.bytes(), mailbox.queue.capacity()), (0, 0), "empty, it holds no memory");
         }
     }
 
     #[test]
-    fn a_lossless_mailbox_keeps_all_or_says_so() {
-        let user: Arc<str> = "a".into();
-        let mut mailbox = Mailbox::lossless(3);
-        let pushed: Vec<_> = (0..4).map(|i| mailbox.push(&user, i)).collect();
-        assert_eq!(pushed, [Pushed::Queued, Pushed::Queued, Pushed::Queued, Pushed::Full]);
-        assert_eq!(std::iter::from_fn(|| mailbox.pop()).collect::<Vec<_>>(), [0, 1, 2]);
-    }
-
-    #[test]
-    fn a_user_no_longer_watched_is_not_reported() {
-        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let mut mailbox = Mailbox::conflating();
-        mailbox.push(&a, 1);
-        mailbox.push(&b, 2);
-        mailbox.forget("a");
-        assert_eq!((mailbox.pop(), mailbox.pop()), (Some(2), None));
-        let mut mailbox = Mailbox::lossless(9);
-        (0..3).for_each(|i| assert_eq!(mailbox.push(if i == 1 { &b } else { &a }, i), Pushed::Queued));
-        mailbox.forget("a");
-        assert_eq!((mailbox.len(), mailbox.pop(), mailbox.pop()), (1, Some(1), None));
+    fn users_no_longer_watched_are_not_reported() {
+        let mut mailbox = Mailbox::default();
+        USERS.iter().for_each(|&user| assert_eq!(mailbox.push(Change(user, true)), Pushed::Queued));
+        assert!(mailbox.forget("a"));
+        assert!(!mailbox.forget("a"));
+        mailbox.retain(|user| user < "d");
+        assert_eq!(mailbox.len(), 2);
+        let left: Vec<Change> = std::iter::from_fn(|| mailbox.pop()).collect();
+        assert_eq!(left, [Change("b", true), Change("c", true)]);
+        mailbox.push(Change("z", true));
+        mailbox.retain(|_| false);
+        assert!(mailbox.is_empty() && mailbox.bytes() == 0);
     }
 }

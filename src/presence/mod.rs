@@ -20,7 +20,7 @@ pub use canary::Canary;
 pub use detector::{
     Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, Settings, Side,
 };
-pub use mailbox::{Mailbox, Pushed};
+pub use mailbox::{Mailbox, Pending, Pushed};
 pub use roster::{Presence, Roster};
 pub use time::Time;
 

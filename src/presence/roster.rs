@@ -105,6 +105,11 @@ impl Roster {
         self.find(user).map_or(Presence::Offline { last_seen: None }, |at| self.users[at].presence())
     }
 
+    /// A user's name as it is held here, if the user is known.
+    pub fn name(&self, user: &str) -> Option<Arc<str>> {
+        self.find(user).map(|at| self.users[at].name.clone())
+    }
+
     /// The live keys of a user that name a session.
     pub fn keys(&self, user: &str) -> Vec<Key> {
         let named = self.find(user).and_then(|at| self.users[at].named.as_deref());

@@ -10,6 +10,7 @@ pub mod quota;
 mod socket;
 pub mod tls;
 mod token;
+mod wire;
 
 use crate::config::Limits;
 use crate::error::Error;

@@ -3,30 +3,29 @@
 use super::auth::Pass;
 use super::door::{Peer, Place};
 use super::permit::{self, Permit};
+use super::wire::{Upgrade, Wire};
 use super::{App, Failure, Shared, api};
 use crate::error::Error;
-use crate::hub::Watcher;
+use crate::hub::{Overflow, Watcher};
 use crate::presence::{Key, check_user};
-use crate::protocol::{
-    ClientMessage, RedisWord, SUBPROTOCOL, ServerMessage, UserObject, close, join_transitions,
-};
+use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close};
 use axum::Extension;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, interval_at, timeout};
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
 /// Users in one chunk of the snapshot of everybody.
 const CHUNK: usize = 1_000;
-/// Transitions in one frame.
-const FRAME: usize = 256;
 /// Pings that may be unanswered.
 const UNANSWERED: u32 = 2;
 /// The longest between two pings. With a TTL it is a third of that, so that a pong lost costs nothing.
@@ -37,8 +36,6 @@ const STUCK: Duration = Duration::from_secs(60);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Watches that may wait for the first comparison with Redis.
 const WAITING: usize = 64;
-/// Small buffers: a socket costs 3 KB instead of 134 KB.
-const READ_BUFFER: usize = 1024;
 
 #[derive(Deserialize)]
 pub struct Who {
@@ -52,7 +49,7 @@ pub async fn upgrade(
     pass: Pass,
     Extension(peer): Extension<Peer>,
     who: Result<Query<Who>, axum::extract::rejection::QueryRejection>,
-    ws: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    ws: Result<Upgrade, Failure>,
 ) -> Response {
     let read = || -> Result<_, Error> {
         let Query(who) = who.map_err(|why| Error::InvalidRequest(why.body_text()))?;
@@ -70,8 +67,7 @@ pub async fn upgrade(
                 Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
             }
         };
-        let ws =
-            ws.map_err(|why| Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {}", why.body_text())))?;
+        let ws = ws.map_err(|Failure(error)| error)?;
         let place = app.doors.sockets.enter(peer.0)?;
         if let Some(key) = &key {
             app.take_keys(&pass, &[(key.clone(), None)])?;
@@ -84,16 +80,11 @@ pub async fn upgrade(
     };
     // Above our own limit, so that a message just over it is closed with its code, not cut off.
     let most = app.limits.message_bytes * 2;
-    ws.protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_message_size(most)
-        .max_frame_size(most)
-        .on_upgrade(move |ws| {
-            let sockets = app.sockets.clone();
-            let permit = Permit::new(pass, &app.limits);
-            sockets.track_future(Socket::new(app, ws, key, permit, place).live())
-        })
+    ws.accept(most, move |wire| {
+        let sockets = app.sockets.clone();
+        let permit = Permit::new(pass, &app.limits);
+        sockets.track_future(Socket::new(app, wire, key, permit, place).live())
+    })
 }
 
 /// Why a socket ends.
@@ -108,7 +99,7 @@ enum End {
 
 struct Socket {
     app: Arc<App>,
-    ws: WebSocket,
+    wire: Wire,
     /// The presence key that the socket keeps alive, and whether it still does.
     key: Option<Key>,
     beats: bool,
@@ -126,12 +117,12 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(app: Arc<App>, ws: WebSocket, key: Option<Key>, permit: Permit, place: Place) -> Socket {
+    fn new(app: Arc<App>, wire: Wire, key: Option<Key>, permit: Permit, place: Place) -> Socket {
         let watcher = app.hub.watcher();
         Socket {
             beats: key.is_some(),
             app,
-            ws,
+            wire,
             key,
             permit,
             _place: place,
@@ -183,7 +174,7 @@ impl Socket {
         let mut keys = self.app.gate.changed();
         loop {
             tokio::select! {
-                message = self.ws.recv() => self.take(message).await?,
+                message = self.wire.recv() => self.take(message).await?,
                 () = watcher.rung() => self.flush().await?,
                 _ = ping.tick() => self.ping().await?,
                 Ok(()) = status.changed() => {
@@ -227,7 +218,7 @@ impl Socket {
     }
 
     /// What the client sent.
-    async fn take(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+    async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), End> {
         self.unanswered = 0;
         if matches!(message, Some(Ok(_))) && !self.permit.allows_another() {
             self.app.metrics.limited("messages_per_second");
@@ -245,7 +236,7 @@ impl Socket {
                 self.beat().await;
                 Ok(())
             }
-            Some(Ok(Message::Ping(_))) => Ok(()),
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(()),
             Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => Err(too_big()),
             Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => Err(too_big()),
             Some(Ok(Message::Binary(_))) => {
@@ -279,20 +270,21 @@ impl Socket {
             return Ok(());
         }
         let done = match message {
-            ClientMessage::Watch { users: None, all: true, lossless } => {
+            ClientMessage::Watch { users: None, all: true, lossless, replace: false } => {
                 return self.watch_all(id, lossless).await;
             }
-            ClientMessage::Watch { users: Some(users), all: false, lossless: false } => {
-                return self.watch(id, users).await;
+            ClientMessage::Watch { users: Some(users), all: false, lossless: false, replace } => {
+                return self.watch(id, users, replace).await;
             }
-            ClientMessage::Watch { .. } => {
-                Err(Error::InvalidRequest("watch takes either users, or all (and with it lossless)".into()))
-            }
+            ClientMessage::Watch { .. } => Err(Error::InvalidRequest(
+                "watch takes either users (and with them replace), or all (and with it lossless)".into(),
+            )),
             ClientMessage::Unwatch { users: Some(users), all: false } => {
                 self.unwatch(&users);
                 Ok(())
             }
             ClientMessage::Unwatch { users: None, all: true } => {
+                self.flush().await?;
                 self.app.hub.unwatch_all(&self.watcher);
                 self.all = false;
                 self.count_watching();
@@ -311,35 +303,39 @@ impl Socket {
         }
     }
 
-    async fn watch(&mut self, id: Option<Value>, users: Vec<String>) -> Result<(), End> {
+    async fn watch(&mut self, id: Option<Value>, users: Vec<String>, replace: bool) -> Result<(), End> {
         if let Some((user, why)) = users.iter().find_map(|user| Some((user, check_user(user).err()?))) {
             return self.refuse(id, Error::user(user, why)).await;
         }
-        let users: Vec<Arc<str>> = users.into_iter().map(Arc::from).collect();
-        let new: HashSet<&Arc<str>> = users.iter().filter(|&user| !self.watched.contains(user)).collect();
-        let (count, most) = (self.watched.len() + new.len(), self.app.limits.watches_per_socket);
+        let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
+        let held = if replace { 0 } else { self.watched.len() };
+        let new = asked.iter().filter(|&&user| replace || !self.watched.contains(user)).count();
+        let (count, most) = (held + new, self.app.limits.watches_per_socket);
         if count > most {
             self.app.metrics.limited("watches_per_socket");
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
+        if replace {
+            let left: Vec<Arc<str>> = self.watched.extract_if(|user| !asked.contains(&**user)).collect();
+            left.iter().for_each(|user| self.app.hub.unwatch(&self.watcher, user));
+            self.watched.shrink_to(count);
+        }
+        self.watched.reserve(count - self.watched.len());
         let stale = self.stale();
         let seq = self.app.hub.seq();
         let mut objects = Vec::with_capacity(users.len());
-        for user in users {
-            let presence = self.app.hub.watch(&self.watcher, &user);
-            objects.push(UserObject::new(&user, presence, stale));
-            self.watched.insert(user);
+        for user in &users {
+            let (name, presence) = self.app.hub.watch_shared(&self.watcher, user);
+            objects.push(UserObject::new(user, presence, stale));
+            self.watched.insert(name);
         }
         self.count_watching();
         self.snapshot(id, seq, objects, false).await
     }
 
     async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), End> {
-        if self.all {
-            // A second snapshot of everybody: first what is still to be said after the first one.
-            self.app.hub.unwatch_all(&self.watcher);
-            self.flush().await?;
-        }
+        // First what is still to be said of the snapshots before.
+        self.flush().await?;
         if lossless {
             self.watcher.make_lossless(self.app.limits.lossless_pending);
         }
@@ -453,7 +449,11 @@ impl Socket {
             return Err(End::Close(close::NO_PONG, "no_pong: two pings were not answered, reconnect"));
         }
         self.unanswered += 1;
-        self.send_message(Message::Ping(Default::default())).await
+        match timeout(STUCK, self.wire.say(Message::Ping(Default::default()))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Lost),
+            Err(_) => Err(End::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
+        }
     }
 
     /// The socket's token may have run out, or its key may be gone; or it is time to say that it will.
@@ -496,12 +496,11 @@ impl Socket {
     async fn flush(&mut self) -> Result<(), End> {
         loop {
             self.check_overflow()?;
-            let told = self.watcher.take(FRAME);
-            let Some(last) = told.last() else {
+            let messages = self.watcher.messages();
+            if messages.is_empty() {
                 return Ok(());
-            };
-            let text = join_transitions(last.seq, told.iter().map(|told| &*told.json));
-            self.send(text).await?;
+            }
+            self.send_all(messages).await?;
         }
     }
 
@@ -509,16 +508,28 @@ impl Socket {
         if !self.watcher.overflowed() {
             return Ok(());
         }
-        self.app.metrics.too_slow.inc();
-        Err(End::Close(close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"))
+        Err(match self.watcher.overflow_cause() {
+            Some(Overflow::Crowded) => {
+                self.app.metrics.crowded.inc();
+                End::Close(close::TRY_LATER, "try_later: too much waits for slow clients, reconnect later")
+            }
+            _ => {
+                self.app.metrics.too_slow.inc();
+                End::Close(close::TOO_SLOW, "too_slow: reconnect and take a new snapshot")
+            }
+        })
     }
 
     async fn send(&mut self, text: String) -> Result<(), End> {
-        self.send_message(Message::Text(Utf8Bytes::from(text))).await
+        let sent = self.send_all(vec![text.into()]).await;
+        // What rang meanwhile is read by the next flush.
+        self.watcher.ring();
+        sent
     }
 
     /// Sends, for as long as the client takes in anything at all and its mailbox can wait.
-    async fn send_message(&mut self, message: Message) -> Result<(), End> {
+    async fn send_all(&mut self, texts: Vec<Bytes>) -> Result<(), End> {
+        self.wire.put(texts);
         let watcher = self.watcher.clone();
         let overflow = async {
             while !watcher.overflowed() {
@@ -527,11 +538,12 @@ impl Socket {
         };
         let sent = tokio::select! {
             biased;
-            sent = timeout(STUCK, self.ws.send(message)) => sent,
-            () = overflow => return self.check_overflow(),
+            sent = timeout(STUCK, self.wire.flush()) => sent,
+            () = overflow => {
+                self.check_overflow()?;
+                return Ok(());
+            }
         };
-        // What rang meanwhile is read by the next flush.
-        self.watcher.ring();
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Lost),
@@ -556,8 +568,8 @@ impl Socket {
 
     /// Closes with a code, and waits a moment for the answer: without it the code could be lost.
     async fn close(&mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        match timeout(GOODBYE, self.ws.send(Message::Close(Some(frame)))).await {
+        let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
+        match timeout(GOODBYE, self.wire.say(Message::Close(Some(frame)))).await {
             Ok(Ok(())) => self.finish_close().await,
             _ => debug!(code, "a socket did not take its close"),
         }
@@ -565,7 +577,7 @@ impl Socket {
 
     /// Reads until the other side has ended, which also sends the answer to its own close.
     async fn finish_close(&mut self) {
-        let rest = async { while let Some(Ok(_)) = self.ws.recv().await {} };
+        let rest = async { while let Some(Ok(_)) = self.wire.recv().await {} };
         if timeout(GOODBYE, rest).await.is_err() {
             debug!("a socket did not end its close");
         }
@@ -576,9 +588,6 @@ fn too_big() -> End {
     End::Close(close::TOO_BIG, "too_big: the message is longer than allowed")
 }
 
-fn is_too_long(why: &axum::Error) -> bool {
-    use std::error::Error as _;
-    use tokio_tungstenite::tungstenite::Error as Ws;
-    let cause = why.source().and_then(|source| source.downcast_ref::<Ws>());
-    matches!(cause, Some(Ws::Capacity(_)))
+fn is_too_long(why: &WsError) -> bool {
+    matches!(why, WsError::Capacity(CapacityError::MessageTooLong { .. }))
 }

@@ -784,3 +784,19 @@ async fn demo_prints_where_the_console_is_and_brings_its_users() {
     demo.terminate();
     assert_eq!(demo.wait().await.code(), Some(0), "{}", demo.err());
 }
+
+#[tokio::test]
+async fn bench_measures_a_daemon_of_its_own_and_loses_nothing() {
+    let ran = run(&["bench", "--clients", "50", "--watchers", "20", "--seconds", "300ms", "--json"]).await;
+    let rows = ran.json();
+    let (connections, fanout): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["bench"] == "connections");
+    assert_eq!((connections.len(), fanout.len()), (2, 5));
+    assert!(fanout.iter().all(|row| row["lost"] == 0), "{fanout:?}");
+}
+
+#[tokio::test]
+async fn bench_says_how_to_get_the_files_that_it_needs() {
+    let ran = run(&["bench", "--clients", "100000000"]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("ulimit -n 100000200"), "{}", ran.err);
+}

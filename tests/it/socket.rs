@@ -386,6 +386,37 @@ async fn unwatch_stops_what_watch_began() {
 }
 
 #[tokio::test]
+async fn a_watch_with_replace_is_the_whole_list() {
+    let (redis, daemon) = start().await;
+    let mut socket = watch(&daemon, &["alice", "bob"]).await;
+    socket.send(json!({"type": "watch", "users": ["bob", "carol"], "replace": true, "id": 2})).await;
+    let snapshot = socket.next().await;
+    let users: Vec<&Value> = snapshot["users"].as_array().expect("a list").iter().collect();
+    assert_eq!((&snapshot["id"], users.len()), (&json!(2), 2), "{snapshot}");
+    for user in ["alice", "bob", "carol"] {
+        redis.call(&["SET", &format!("presence:{user}"), "1"]);
+    }
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.extend(socket.transitions().await);
+    }
+    assert_eq!([&told[0]["user"], &told[1]["user"]], ["bob", "carol"], "alice is no longer watched");
+    // The limit is of the list that there is afterwards.
+    let many: Vec<String> = (0..5_000).map(|i| format!("u{i}")).collect();
+    let others: Vec<String> = (5_000..12_000).map(|i| format!("u{i}")).collect();
+    for users in [&many, &others] {
+        socket.send(json!({"type": "watch", "users": users, "replace": true})).await;
+        let answer = socket.next().await;
+        assert_eq!(
+            (&answer["type"], answer["users"].as_array().map(Vec::len)),
+            (&json!("snapshot"), Some(users.len()))
+        );
+    }
+    socket.send(json!({"type": "watch", "all": true, "replace": true})).await;
+    assert_eq!(socket.next().await["code"], "invalid_request");
+}
+
+#[tokio::test]
 async fn a_second_watch_gives_a_new_snapshot_and_repeats_no_transition() {
     let (redis, daemon) = start().await;
     for ask in [json!({"type": "watch", "users": ["alice"]}), json!({"type": "watch", "all": true})] {
@@ -1024,4 +1055,57 @@ async fn a_lossless_client_that_falls_behind_is_closed_with_4008() {
         }
     };
     assert_eq!(closed.0, 4008, "{}", closed.1);
+}
+
+// --- storms ----------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_clients_are_told_of_one_user_and_come_back_after_the_daemon_did() {
+    const CLIENTS: usize = 1_000;
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let port = daemon.port;
+    let mut daemon = daemon;
+    for online in [true, false, true] {
+        let mut sockets = Vec::new();
+        for some in (0..CLIENTS).step_by(100) {
+            let connecting = (some..some + 100).map(|_| watch(&daemon, &["star"]));
+            sockets.extend(futures_util::future::join_all(connecting).await);
+        }
+        until_sockets(&daemon, CLIENTS).await;
+        redis.call(if online { &["SET", "presence:star", "1"] } else { &["DEL", "presence:star"] });
+        for socket in &mut sockets {
+            let told = one(socket).await;
+            assert_eq!(told["state"], if online { "online" } else { "offline" });
+        }
+        daemon.kill();
+        daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+        daemon.ready().await;
+        assert_eq!(daemon.get("/v1/stats").await["sockets"], 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_that_waits_closes_the_slowest_with_1013_and_nobody_else() {
+    let redis = Redis::start();
+    let daemon =
+        Daemon::with(&["--redis", &redis.url(), "--mailbox-mib", "1", "--max-watches-per-socket", "40000"])
+            .await;
+    // More than the kernel's buffers take.
+    let users: Vec<String> = (0..40_000).map(|i| format!("{i:0>200}")).collect();
+    let mut slow = narrow(&daemon).await;
+    for some in users.chunks(300) {
+        slow.send(json!({"type": "watch", "users": some})).await;
+        assert_eq!(slow.next().await["type"], "snapshot");
+    }
+    let mut other = watch(&daemon, &["last"]).await;
+    let redis = flap_times(redis, &users, 1).await;
+    redis.call(&["SET", "presence:last", "1"]);
+    assert_eq!(one(&mut other).await["state"], "online");
+    let closed = loop {
+        if let Err(closed) = slow.next_or_close().await {
+            break closed;
+        }
+    };
+    assert_eq!(closed.0, 1013, "{}", closed.1);
 }

@@ -1,0 +1,287 @@
+//! WebSocket clients by the thousand: they count what comes, and read only as much of it as that needs.
+
+use anyhow::{Context, Result, bail};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Clients that share one loopback address: an address has some 28,000 ports to connect from.
+const PER_ADDRESS: usize = 20_000;
+/// A pong without a payload, masked with zeros as a client's frames must be.
+const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
+/// What comes before a number in the users' names; see [`name`].
+const MARK: &[u8] = b"\"user\":\"bench-";
+
+/// The name of a simulated user.
+pub fn name(user: usize) -> String {
+    format!("bench-{user}")
+}
+
+/// What all clients together were told.
+pub struct Tally {
+    began: Instant,
+    /// Transitions told, summed over clients.
+    pub told: AtomicU64,
+    /// Messages that brought them.
+    pub frames: AtomicU64,
+    /// Snapshots that are complete.
+    pub snapshots: AtomicU64,
+    /// Clients whose connection has ended.
+    pub ended: AtomicU64,
+    /// When each user's last change was known to be in Redis, in microseconds since the beginning.
+    pub changed: Vec<AtomicU64>,
+    lags_us: std::sync::Mutex<Vec<u32>>,
+}
+
+impl Tally {
+    /// For users numbered below `users`.
+    pub fn new(users: usize) -> Arc<Tally> {
+        Arc::new(Tally {
+            began: Instant::now(),
+            told: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+            snapshots: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            changed: (0..users).map(|_| AtomicU64::new(0)).collect(),
+            lags_us: std::sync::Mutex::default(),
+        })
+    }
+
+    /// Microseconds since the beginning.
+    pub fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// The lags of the oldest transition of each message since the last call, in milliseconds, sorted.
+    pub fn take_lags(&self) -> Vec<f64> {
+        let taken = std::mem::take(&mut *self.lags_us.lock().unwrap_or_else(|held| held.into_inner()));
+        let mut lags: Vec<f64> = taken.into_iter().map(|us| f64::from(us) / 1000.0).collect();
+        lags.sort_by(f64::total_cmp);
+        lags
+    }
+
+    fn note_lag(&self, user: usize) {
+        let Some(changed) = self.changed.get(user) else { return };
+        let lag = self.now_us().saturating_sub(changed.load(Ordering::Relaxed));
+        let mut lags = self.lags_us.lock().unwrap_or_else(|held| held.into_inner());
+        lags.push(u32::try_from(lag).unwrap_or(u32::MAX));
+    }
+}
+
+/// One client.
+pub struct Client {
+    stream: TcpStream,
+    /// What came together with the answer to the upgrade.
+    rest: Vec<u8>,
+}
+
+impl Client {
+    /// The client with this number, connected, from a loopback address with ports to spare if the
+    /// daemon is on one. Each is known to the daemon as nobody.
+    pub async fn connect(daemon: SocketAddr, number: usize) -> Result<Client> {
+        let socket = if daemon.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if daemon.ip() == Ipv4Addr::LOCALHOST {
+            let address = Ipv4Addr::new(127, 0, 0, (2 + number / PER_ADDRESS) as u8);
+            socket.bind((address, 0).into()).with_context(|| format!("no port is left at {address}"))?;
+        }
+        let mut stream = socket.connect(daemon).await?;
+        stream.set_nodelay(true)?;
+        let request = format!(
+            "GET /v1/ws HTTP/1.1\r\nHost: {daemon}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: keybeat.v1\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = Vec::with_capacity(1024);
+        let end = loop {
+            if stream.read_buf(&mut head).await? == 0 {
+                bail!("the daemon closed the connection");
+            }
+            if let Some(at) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+        };
+        if !head.starts_with(b"HTTP/1.1 101 ") {
+            bail!(
+                "the daemon refused: {}",
+                String::from_utf8_lossy(&head).lines().next().unwrap_or_default()
+            );
+        }
+        Ok(Client { stream, rest: head.split_off(end) })
+    }
+
+    /// Sends a text message.
+    pub async fn send(&mut self, text: &str) -> Result<()> {
+        let mut frame = vec![0x81, 0x80 | 127];
+        frame.extend((text.len() as u64).to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(text.as_bytes());
+        Ok(self.stream.write_all(&frame).await?)
+    }
+
+    /// Counts into the tally until the connection ends.
+    pub async fn count(mut self, tally: Arc<Tally>) {
+        let mut frames = Frames::default();
+        frames.take(&std::mem::take(&mut self.rest), &tally);
+        let ended = async {
+            loop {
+                self.stream.readable().await?;
+                let pings = READ.with_borrow_mut(|buffer| match self.stream.try_read(buffer) {
+                    Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                    Ok(length) => Ok(frames.take(&buffer[..length], &tally)),
+                    Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => Ok(0),
+                    Err(why) => Err(why),
+                })?;
+                for _ in 0..pings {
+                    self.stream.write_all(&PONG).await?;
+                }
+            }
+        };
+        let ended: std::io::Result<()> = ended.await;
+        tracing::debug!("a client's connection ended: {ended:?}");
+        tally.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    /// One buffer a thread: a client keeps nothing but where it stands.
+    static READ: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 256 * 1024]);
+}
+
+/// Where a client stands in the stream of frames.
+#[derive(Default)]
+struct Frames {
+    /// What has come of a header.
+    header: Vec<u8>,
+    /// Bytes of the payload still to come.
+    left: u64,
+    kind: Kind,
+    /// Objects begun in this message.
+    objects: u64,
+    fresh: bool,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Kind {
+    #[default]
+    Other,
+    Transitions,
+    /// A snapshot; whether it is the last chunk is in its last bytes.
+    Snapshot,
+}
+
+impl Frames {
+    /// Takes in what was read; gives how many pings are to be answered.
+    fn take(&mut self, mut bytes: &[u8], tally: &Tally) -> usize {
+        let mut pings = 0;
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let (byte, rest) = (bytes[0], &bytes[1..]);
+                bytes = rest;
+                self.header.push(byte);
+                if let Some(length) = header_length(&self.header) {
+                    pings += usize::from(self.header[0] & 0xf == 9);
+                    self.header.clear();
+                    (self.left, self.fresh) = (length, true);
+                }
+                continue;
+            }
+            let now = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.payload(&bytes[..now], tally);
+            bytes = &bytes[now..];
+        }
+        pings
+    }
+
+    fn payload(&mut self, part: &[u8], tally: &Tally) {
+        if std::mem::take(&mut self.fresh) {
+            self.begin(part, tally);
+        }
+        self.left -= part.len() as u64;
+        if self.kind == Kind::Transitions {
+            self.objects += part.iter().filter(|&&byte| byte == b'{').count() as u64;
+        }
+        if self.left > 0 {
+            return;
+        }
+        match self.kind {
+            // The names here have no brackets, so each but the message's own is a transition.
+            Kind::Transitions => {
+                tally.told.fetch_add(self.objects - 1, Ordering::Relaxed);
+                tally.frames.fetch_add(1, Ordering::Relaxed);
+            }
+            Kind::Snapshot if part.ends_with(b"false}") || part.len() < 6 => {
+                tally.snapshots.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, part: &[u8], tally: &Tally) {
+        self.objects = 0;
+        self.kind = match part {
+            _ if part.starts_with(br#"{"type":"transitions""#) => Kind::Transitions,
+            _ if part.starts_with(br#"{"type":"snapshot""#) => Kind::Snapshot,
+            _ => Kind::Other,
+        };
+        if self.kind == Kind::Transitions {
+            // The first is the one that waited longest.
+            let head = &part[..part.len().min(256)];
+            if let Some(user) = first_user(head) {
+                tally.note_lag(user);
+            }
+        }
+    }
+}
+
+/// The length that a whole header announces; `None` while it is not whole.
+fn header_length(header: &[u8]) -> Option<u64> {
+    let short = *header.get(1)? & 0x7f;
+    match short {
+        126 => Some(u64::from(u16::from_be_bytes(header.get(2..4)?.try_into().ok()?))),
+        127 => Some(u64::from_be_bytes(header.get(2..10)?.try_into().ok()?)),
+        short => Some(u64::from(short)),
+    }
+}
+
+fn first_user(head: &[u8]) -> Option<usize> {
+    let at = head.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
+    let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&head[at..at + digits]).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(text: &str) -> Vec<u8> {
+        let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+        [&[0x81, 126, length[0], length[1]], text.as_bytes()].concat()
+    }
+
+    #[test]
+    fn transitions_are_counted_however_the_bytes_are_cut() {
+        let text = |users: &[usize]| {
+            let one = |user: &usize| format!(r#"{{"seq":1,"user":"bench-{user}","state":"online"}}"#);
+            let all: Vec<String> = users.iter().map(one).collect();
+            frame(&format!(r#"{{"type":"transitions","seq":1,"transitions":[{}]}}"#, all.join(",")))
+        };
+        let snapshot = |more| frame(&format!(r#"{{"type":"snapshot","users":[],"more":{more}}}"#));
+        let stream =
+            [text(&[1, 2]), vec![0x89, 0], snapshot(true), text(&[3]), snapshot(false), text(&[0; 5])];
+        let stream = stream.concat();
+        for cut in 1..stream.len() {
+            let tally = Tally::new(4);
+            let mut frames = Frames::default();
+            let pings: usize = stream.chunks(cut).map(|part| frames.take(part, &tally)).sum();
+            let told = tally.told.load(Ordering::Relaxed);
+            assert_eq!((pings, told, tally.frames.load(Ordering::Relaxed)), (1, 8, 3), "cut at {cut}");
+        }
+        let tally = Tally::new(4);
+        Frames::default().take(&stream, &tally);
+        assert_eq!((tally.take_lags().len(), tally.snapshots.load(Ordering::Relaxed)), (3, 1));
+    }
+}
