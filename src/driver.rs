@@ -62,6 +62,8 @@ pub struct Server {
     connected: bool,
     compared: bool,
     cause: String,
+    /// Why the last comparison was needed.
+    gap: &'static str,
 }
 
 impl Server {
@@ -76,6 +78,7 @@ impl Server {
             connected: false,
             compared: false,
             cause: "not connected yet".into(),
+            gap: "start",
         }
     }
 
@@ -162,6 +165,7 @@ impl Driver {
 
     fn gap(&mut self, cause: &'static str) {
         self.metrics.gap(cause);
+        self.server.gap = cause;
         self.server.detector.handle(self.clock.now(), Input::Gap);
     }
 
@@ -189,6 +193,7 @@ impl Driver {
             Feed::Down { cause, why } => {
                 if self.server.connected {
                     self.metrics.gap(cause);
+                    self.server.gap = cause;
                 }
                 self.server.connected = false;
                 self.server.cause = why;
@@ -266,7 +271,7 @@ impl Driver {
             return;
         }
         if change.reason == Reason::Reconciled {
-            self.metrics.repairs.inc();
+            self.metrics.repair(self.server.gap);
         }
         let Some(transition) = transition else { return };
         let counter = if transition.online { &self.metrics.went_online } else { &self.metrics.went_offline };

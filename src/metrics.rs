@@ -41,11 +41,10 @@ pub struct Metrics {
     pub overtaken: Counter,
     pub invalid_keys: Counter,
     pub heartbeats: Counter,
-    pub repairs: Counter,
-    gaps: Family<Cause, Counter>,
+    repairs: ByCause,
+    gaps: ByCause,
     limits_reached: Family<Cause, Counter>,
     reloads: Family<Cause, Counter>,
-    gap_causes: Mutex<BTreeSet<String>>,
     pub conflated: Counter,
     pub too_slow: Counter,
     pub crowded: Counter,
@@ -59,6 +58,31 @@ pub struct Metrics {
 pub struct Lag {
     histogram: Histogram,
     recent: Mutex<VecDeque<f64>>,
+}
+
+/// Counters by cause, and which causes there were.
+struct ByCause {
+    counters: Family<Cause, Counter>,
+    causes: Mutex<BTreeSet<&'static str>>,
+}
+
+impl ByCause {
+    fn new(counters: Family<Cause, Counter>) -> ByCause {
+        ByCause { counters, causes: Mutex::default() }
+    }
+
+    fn inc(&self, cause: &'static str) {
+        self.counters.get_or_create(&Cause { cause: cause.into() }).inc();
+        self.causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(cause);
+    }
+
+    fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let causes = self.causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let count = |cause: &&'static str| {
+            (*cause, self.counters.get_or_create(&Cause { cause: (*cause).into() }).get())
+        };
+        causes.iter().map(count).collect()
+    }
 }
 
 /// How many of the latest lags the percentiles are taken of.
@@ -148,9 +172,12 @@ impl Metrics {
             overtaken: counter(r, "overtaken_answers", "Answers that an event had overtaken, not believed"),
             invalid_keys: counter(r, "invalid_keys", "Events of keys whose name cannot be a user's"),
             heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon itself has written"),
-            repairs: counter(r, "repairs", "Keys found by a comparison to have come or gone unseen"),
-            gap_causes: Mutex::default(),
-            gaps: family(r, "gaps", "Stretches in which events may have been missed"),
+            repairs: ByCause::new(family(
+                r,
+                "repairs",
+                "Keys found by a comparison to have come or gone unseen, by the cause of the gap",
+            )),
+            gaps: ByCause::new(family(r, "gaps", "Stretches in which events may have been missed")),
             conflated: counter(r, "conflated_changes", "Pending changes of slow sockets that cancelled out"),
             too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed since they fell behind"),
             limits_reached: family(r, "limits_reached", "Times that a limit turned somebody away, by limit"),
@@ -178,17 +205,23 @@ impl Metrics {
     }
 
     /// Counts a gap.
-    pub fn gap(&self, cause: &str) {
-        self.gaps.get_or_create(&Cause { cause: cause.into() }).inc();
-        let mut causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        causes.insert(cause.into());
+    pub fn gap(&self, cause: &'static str) {
+        self.gaps.inc(cause);
     }
 
     /// How many gaps there were, by cause.
-    pub fn gaps_by_cause(&self) -> BTreeMap<String, u64> {
-        let causes = self.gap_causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let count = |cause: &String| self.gaps.get_or_create(&Cause { cause: cause.clone() }).get();
-        causes.iter().map(|cause| (cause.clone(), count(cause))).collect()
+    pub fn gaps_by_cause(&self) -> BTreeMap<&'static str, u64> {
+        self.gaps.counts()
+    }
+
+    /// Counts a key whose change was found only by the comparison after a gap of this cause.
+    pub fn repair(&self, cause: &'static str) {
+        self.repairs.inc(cause);
+    }
+
+    /// How many keys had to be repaired, by the gap's cause.
+    pub fn repairs_by_cause(&self) -> BTreeMap<&'static str, u64> {
+        self.repairs.counts()
     }
 
     /// Counts somebody turned away by a limit.
@@ -250,7 +283,7 @@ mod tests {
     fn the_text_has_names_and_units() {
         let metrics = Metrics::new();
         metrics.gap("lagged");
-        assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("lagged".to_owned(), 1)]));
+        assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("lagged", 1)]));
         metrics.detection_lag.observe_ms(1.5);
         let text = metrics.render();
         assert!(text.contains("keybeat_gaps_total{cause=\"lagged\"} 1"), "{text}");

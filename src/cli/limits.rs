@@ -50,6 +50,9 @@ pub struct LimitArgs {
     /// Live keys that a client's token may set; more are refused with 429
     #[arg(long, env = "KEYBEAT_MAX_KEYS_PER_TOKEN", value_name = "N", default_value = "64")]
     max_keys_per_token: usize,
+    /// How late the event of the daemon's own key may come; later, the event stream counts as dead and is begun anew
+    #[arg(long, env = "KEYBEAT_CANARY_LIMIT", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    canary_limit: Duration,
     /// Requests to Redis under way; one more is refused with 503
     #[arg(long, env = "KEYBEAT_MAX_REDIS_REQUESTS", value_name = "N", default_value = "1024")]
     max_redis_requests: usize,
@@ -72,6 +75,7 @@ impl LimitArgs {
             mailbox_bytes: self.mailbox_mib as usize * 1024 * 1024,
             heartbeats_per_second: self.max_heartbeats_per_second,
             keys_per_token: self.max_keys_per_token,
+            canary: self.canary_limit,
             redis_requests: self.max_redis_requests,
             ..Limits::default()
         }

@@ -347,8 +347,12 @@ impl Watcher {
         }
     }
 
-    /// Ends to watch everybody: what is pending stays so, in the mailbox.
+    /// Ends to watch everybody: what is pending stays so, in the mailbox. Nothing is left of a reader that
+    /// has fallen too far behind.
     pub(super) fn end_all(&self) {
+        if self.overflowed() {
+            return;
+        }
         let mut state = lock(&self.state);
         if state.lossless.is_some() {
             let rest = self.read(&mut state, usize::MAX, usize::MAX);

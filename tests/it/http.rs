@@ -386,7 +386,6 @@ async fn the_metrics_have_their_names() {
         "ready 1",
         "keys_without_ttl 0",
         "heartbeats_total 2",
-        "repairs_total 0",
         "events_total ",
         "probes_total ",
         "lookups_total ",

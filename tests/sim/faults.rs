@@ -1,7 +1,5 @@
 //! What goes wrong.
 
-use super::daemon::user_of;
-use super::programs::Kind;
 use super::redis::Return;
 use super::world::{Act, World};
 
@@ -52,11 +50,6 @@ impl World {
                 if let Some(key) = self.redis.keys.keys().nth(at).cloned() {
                     self.taint();
                     self.redis.evict(&key);
-                    // The last heartbeat that was heard is not the last.
-                    let user = user_of(&key);
-                    if self.programs.iter().any(|other| other.user == user && other.kind == Kind::Expirer) {
-                        *self.daemon.debt.entry(user.to_owned()).or_default() += 1;
-                    }
                 }
             }
             _ => {}

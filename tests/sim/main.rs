@@ -11,8 +11,7 @@
 //!   may still be open, this is not asked.
 //! - A user whose program renews at least twice a TTL whenever Redis can be reached is never seen offline, whatever
 //!   happens, but once for each time that Redis threw the key away and the daemon could not know: a FLUSHALL while it
-//!   listened; an eviction whose event was lost, or of a key whose last heartbeat was not heard (in a gap, or by
-//!   EXPIRE); a restart before it first saw that user.
+//!   listened; an eviction whose event was lost, or came while a gap was being compared; a restart before it first saw that user.
 //! - Nobody changes while the server is out of reach.
 //!
 //! Then the faults end, and some TTLs later everybody's view is what Redis holds.

@@ -8,12 +8,6 @@ pub const FIRST_TTL: u64 = 3_000;
 pub const LONGEST_TTL: u64 = 6_000;
 const TTLS: [u64; 5] = [1_000, 1_500, 2_000, FIRST_TTL, LONGEST_TTL];
 
-/// Does the detector learn that a program renews with a longer TTL than before? While it does not, such a
-/// user's grants (after a restart, an eviction) are too short, and so the user may be seen to blink.
-const LONGER_TTL_IS_LEARNT: bool = false;
-/// Does a slow answer leave a TTL that is no whole second as it is? While it does not, the TTL that is learnt is the next
-/// whole second, and the user's offline is late by the rest.
-const SLOW_ANSWERS_ARE_DOUBTED: bool = false;
 /// It may take a heartbeat that is heard, asked for and answered, come what may in between.
 const LEARNS_WITHIN_MS: u64 = 15_000;
 
@@ -63,15 +57,14 @@ impl Program {
     pub fn steady(&self, now: u64) -> bool {
         match self.kind {
             Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer => true,
-            Kind::Changer => LONGER_TTL_IS_LEARNT && now > self.changed + LEARNS_WITHIN_MS,
+            Kind::Changer => now > self.changed + LEARNS_WITHIN_MS,
             Kind::Flaky | Kind::Wild(_) => false,
         }
     }
 
     /// Is the TTL of the user's last key known, so that its end is seen when it comes?
     pub fn one_ttl(&self) -> bool {
-        let told = SLOW_ANSWERS_ARE_DOUBTED || self.ttl.is_multiple_of(1_000);
-        told && !matches!(self.kind, Kind::Changer | Kind::Wild(_))
+        !matches!(self.kind, Kind::Changer | Kind::Wild(_))
     }
 
     /// One beat, or what it does instead; gives how long until the next.

@@ -151,6 +151,10 @@ thread_local! {
     static READ: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 256 * 1024]);
 }
 
+/// What tells a message's kind and first user, and whether a snapshot's chunk is the last.
+const HEAD: usize = 256;
+const LAST_CHUNK: &[u8] = b"false}";
+
 /// Where a client stands in the stream of frames.
 #[derive(Default)]
 struct Frames {
@@ -158,19 +162,11 @@ struct Frames {
     header: Vec<u8>,
     /// Bytes of the payload still to come.
     left: u64,
-    kind: Kind,
+    /// How the payload begins and, so far, ends.
+    head: Vec<u8>,
+    tail: Vec<u8>,
     /// Objects begun in this message.
     objects: u64,
-    fresh: bool,
-}
-
-#[derive(Default, Clone, Copy, PartialEq)]
-enum Kind {
-    #[default]
-    Other,
-    Transitions,
-    /// A snapshot; whether it is the last chunk is in its last bytes.
-    Snapshot,
 }
 
 impl Frames {
@@ -185,7 +181,10 @@ impl Frames {
                 if let Some(length) = header_length(&self.header) {
                     pings += usize::from(self.header[0] & 0xf == 9);
                     self.header.clear();
-                    (self.left, self.fresh) = (length, true);
+                    self.left = length;
+                    self.head.clear();
+                    self.tail.clear();
+                    self.objects = 0;
                 }
                 continue;
             }
@@ -197,42 +196,28 @@ impl Frames {
     }
 
     fn payload(&mut self, part: &[u8], tally: &Tally) {
-        if std::mem::take(&mut self.fresh) {
-            self.begin(part, tally);
-        }
         self.left -= part.len() as u64;
-        if self.kind == Kind::Transitions {
-            self.objects += part.iter().filter(|&&byte| byte == b'{').count() as u64;
-        }
-        if self.left > 0 {
-            return;
-        }
-        match self.kind {
-            // The names here have no brackets, so each but the message's own is a transition.
-            Kind::Transitions => {
-                tally.told.fetch_add(self.objects - 1, Ordering::Relaxed);
-                tally.frames.fetch_add(1, Ordering::Relaxed);
-            }
-            Kind::Snapshot if part.ends_with(b"false}") || part.len() < 6 => {
-                tally.snapshots.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {}
+        let missing = HEAD - self.head.len();
+        self.head.extend(&part[..part.len().min(missing)]);
+        self.tail.extend(&part[part.len().saturating_sub(LAST_CHUNK.len())..]);
+        self.tail.drain(..self.tail.len().saturating_sub(LAST_CHUNK.len()));
+        self.objects += part.iter().filter(|&&byte| byte == b'{').count() as u64;
+        if self.left == 0 {
+            self.end(tally);
         }
     }
 
-    fn begin(&mut self, part: &[u8], tally: &Tally) {
-        self.objects = 0;
-        self.kind = match part {
-            _ if part.starts_with(br#"{"type":"transitions""#) => Kind::Transitions,
-            _ if part.starts_with(br#"{"type":"snapshot""#) => Kind::Snapshot,
-            _ => Kind::Other,
-        };
-        if self.kind == Kind::Transitions {
+    fn end(&self, tally: &Tally) {
+        if self.head.starts_with(br#"{"type":"transitions""#) {
+            // The names here have no brackets, so each but the message's own is a transition.
+            tally.told.fetch_add(self.objects - 1, Ordering::Relaxed);
+            tally.frames.fetch_add(1, Ordering::Relaxed);
             // The first is the one that waited longest.
-            let head = &part[..part.len().min(256)];
-            if let Some(user) = first_user(head) {
+            if let Some(user) = first_user(&self.head) {
                 tally.note_lag(user);
             }
+        } else if self.head.starts_with(br#"{"type":"snapshot""#) && self.tail == LAST_CHUNK {
+            tally.snapshots.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -279,9 +264,8 @@ mod tests {
             let pings: usize = stream.chunks(cut).map(|part| frames.take(part, &tally)).sum();
             let told = tally.told.load(Ordering::Relaxed);
             assert_eq!((pings, told, tally.frames.load(Ordering::Relaxed)), (1, 8, 3), "cut at {cut}");
+            let snapshots = tally.snapshots.load(Ordering::Relaxed);
+            assert_eq!((tally.take_lags().len(), snapshots), (3, 1), "cut at {cut}");
         }
-        let tally = Tally::new(4);
-        Frames::default().take(&stream, &tally);
-        assert_eq!((tally.take_lags().len(), tally.snapshots.load(Ordering::Relaxed)), (3, 1));
     }
 }

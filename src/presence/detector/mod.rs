@@ -403,7 +403,6 @@ impl Detector {
     fn ended(&mut self, now: Time, name: &[u8], end: End) {
         let Some(at) = self.find(name) else { return };
         self.touch(at);
-        let first_ttl = self.settings.first_ttl_ms;
         let slot = &mut self.slots[at];
         if !slot.flags.has(Flags::LIVE) {
             return;
@@ -413,10 +412,11 @@ impl Detector {
                 slot.flags.doubt(end == End::Deleted);
             }
             End::Evicted => {
-                if slot.deadline == Time::NEVER {
-                    slot.deadline = now.plus(first_ttl);
-                    self.counts.immortal -= 1;
+                // Where the last heartbeat was not heard, or ran out by what we know, its deadline is not known.
+                if !slot.flags.has(Flags::HEARD) || slot.deadline < now || slot.deadline == Time::NEVER {
+                    self.grant(at, now);
                 }
+                let slot = &mut self.slots[at];
                 slot.flags.put(Flags::GRANTED, true);
                 if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
                     self.file(at, now);

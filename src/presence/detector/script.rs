@@ -180,6 +180,17 @@ fn evicted_is_redis_short_of_memory_and_nobody_leaving() {
         "0 up r; 0 page; 0 set a; 5 evicted a; 6 answered a=-; 10 set a; 11 answered a=30; 41 due; 42 expired a",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 10 ask a; 41 ask a; 42 -a Expired at 40 seen 10",
     );
+    // After a gap the last heartbeat is not the last that was heard: one TTL from now.
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 5 gap; 5 page a; 6 answered a=20; 20 evicted a; 27 due; 51 due; \
+         52 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 5 ask a; 6 reconciled; 51 ask a; 52 -a Expired at 50 seen 0",
+    );
+    // Its deadline has passed: the last renewal was one without an event.
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 31 due; 32 evicted a; 33 answered a=-; 63 due; 64 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 31 ask a; 63 ask a; 64 -a Expired at 62 seen 0",
+    );
 }
 
 #[test]
