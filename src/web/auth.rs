@@ -1,6 +1,6 @@
 //! Who a request speaks for, and what that allows.
 //!
-//! Everything that is not named in [`is_public`] needs a pass: a route that forgets to ask for one is
+//! Everything that is not named in `is_public` needs a pass: a route that forgets to ask for one is
 //! closed, not open.
 
 use super::token::{Grant, Keys, LEEWAY_S, Pattern, Rules};
