@@ -12,8 +12,9 @@
 //!   → driver               the only owner of the detector, the only caller of the clock
 //!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
 //!   → hub                  presence::Roster makes users of keys; one encoding, many receivers
-//!   → presence::Mailbox    one pending change per watched user, the newest
-//!   → web::socket          one WebSocket's life → the client
+//!   → hub::log             one log for all who watch everybody; for others and for slow readers
+//!     presence::Mailbox    one pending change per watched user, the newest
+//!   → web::socket          one WebSocket's life, what its token allows → web::wire → the client
 //! ```
 //!
 //! A heartbeat never touches the hub, not even on its own daemon: there is no second road to a socket.
@@ -27,8 +28,8 @@
 //!    cli/       what can be typed
 //! 5  server.rs  the one place where the parts are joined
 //! 4  driver.rs  the loop around the detector
-//!    web/       HTTP, WebSocket, the console's page
-//! 3  hub.rs     who is online, who watches whom, fan-out
+//!    web/       HTTP, WebSocket, the console's page; who is let in (auth, origin), and how much (door, quota)
+//! 3  hub/       who is online, who watches whom, fan-out
 //!    keyspace/  all of Redis: names, events, the link, commands, a private server
 //! 2  protocol.rs config.rs metrics.rs
 //! 1  error.rs   one typed error, with its code and status
