@@ -648,6 +648,17 @@ mod tests {
     }
 
     #[test]
+    fn a_lossless_watcher_that_fell_behind_is_marked_though_it_ceases_to_watch() {
+        let hub = hub();
+        let watcher = hub.watcher();
+        watcher.make_lossless(2);
+        hub.watch_all(&watcher).for_each(drop);
+        (0..3).for_each(|i| drop(hub.apply(&change(&format!("u{i}"), true))));
+        hub.unwatch_all(&watcher);
+        assert!(watcher.overflowed());
+    }
+
+    #[test]
     fn pages_of_all_shards_give_everybody_once() {
         let hub = hub();
         for i in 0..1000 {
