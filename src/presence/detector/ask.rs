@@ -257,9 +257,11 @@ impl Detector {
 
     fn apply_left(&mut self, at: u32, now: Time, sent: Time, came: Time, left: u64) {
         let first_ttl = self.settings.first_ttl_ms;
+        self.doubt_heard(at);
         let slot = &mut self.slots[at];
         self.counts.immortal -= u64::from(slot.deadline == Time::NEVER);
         let changed = slot.learn_ttl(left, sent, came);
+        slot.know_at_least(left, first_ttl);
         slot.flags.put(Flags::ASK, false);
         let heard = slot.flags.has(Flags::HEARD);
         let (lo, hi) = (sent.plus(left), came.plus(left));
@@ -310,10 +312,13 @@ impl Slot {
         }
         let ttl = ttl_of(left, self.last_seen, sent, came);
         let known = u64::from(self.ttl);
-        if known == 0 {
+        if known == 0 || self.flags.has(Flags::LEAST) {
             // Without a question that followed a `set` there is nothing to learn from.
             let learns = self.flags.has(Flags::LEARN);
-            self.ttl = if learns { ttl as u32 } else { 0 };
+            if learns {
+                self.ttl = ttl as u32;
+                self.flags.put(Flags::LEAST, false);
+            }
             self.flags.put(Flags::HEARD, learns);
             return false;
         }
@@ -331,6 +336,18 @@ impl Slot {
             self.flags.put(Flags::VARIES, false);
         }
         believed
+    }
+
+    /// A TTL is at least what an answer leaves of it. It is remembered although no `set` was heard that gave it,
+    /// since a grant has to be as long as the pause between two heartbeats; the next `set` is asked for, which tells.
+    fn know_at_least(&mut self, left: u64, first_ttl: u64) {
+        let assumed = if self.ttl == 0 { first_ttl } else { u64::from(self.ttl) };
+        if left > assumed + SAME_TTL_MS {
+            self.flags.put(Flags::VARIES, self.ttl != 0);
+            self.ttl = left as u32;
+            self.flags.put(Flags::LEAST, true);
+            self.flags.put(Flags::HEARD, false);
+        }
     }
 }
 

@@ -207,7 +207,7 @@ impl World {
             let facts = slot.map(|s| (s.deadline, s.last_seen, s.ttl, s.filed, s.batch, s.flags.0));
             facts.hash(&mut hash);
         }
-        (self.detector.checks, self.detector.asks.fingerprint()).hash(&mut hash);
+        (self.detector.checks, self.detector.missed, self.detector.asks.fingerprint()).hash(&mut hash);
         self.detector.deadlines.next().hash(&mut hash);
         hash.finish()
     }

@@ -198,6 +198,8 @@ impl Flags {
     /// Taken over from another server and not proven here yet: no event ends it before an answer does,
     /// since what comes may be older than the move.
     const ADOPTED: u16 = 1024;
+    /// The TTL is no more than what an answer had left of it.
+    const LEAST: u16 = 2048;
     /// Whatever its deadline, it is to be asked.
     const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
 
@@ -225,6 +227,8 @@ pub struct Detector {
     run: Option<String>,
     up: bool,
     restart_said: bool,
+    /// When it was last known that events may be missing: a `set` heard before need not be the last one.
+    missed: Time,
     /// Renewals still to be checked, since TTLs were seen to change.
     checks: u32,
     counts: Counts,
@@ -246,6 +250,7 @@ impl Detector {
             run: None,
             up: false,
             restart_said: false,
+            missed: Time::default(),
             checks: 0,
             counts: Counts::default(),
             out: VecDeque::new(),
@@ -269,7 +274,7 @@ impl Detector {
             Input::Doubted(name) => self.doubted(name),
             Input::Fence(batch, side) => self.fence(now, batch, side),
             Input::Answers(batch, answers) => self.answers(now, batch, answers),
-            Input::Gap => self.begin_pass(),
+            Input::Gap => self.begin_pass(now),
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
         }
     }
@@ -363,6 +368,7 @@ impl Detector {
         }
         if placed {
             slot.ttl = 0;
+            slot.flags.put(Flags::LEAST, false);
         }
         let ttl = if slot.ttl == 0 { first_ttl } else { u64::from(slot.ttl) };
         slot.last_seen = now;
@@ -370,7 +376,7 @@ impl Detector {
         slot.flags.put(Flags::HEARD, !placed);
         slot.flags.put(Flags::GRANTED, false);
         slot.flags.put(Flags::DOUBTED | Flags::MOVED, false);
-        slot.flags.put(Flags::LEARN, slot.ttl == 0);
+        slot.flags.put(Flags::LEARN, slot.ttl == 0 || slot.flags.has(Flags::LEAST));
         let waits = slot.flags.has(Flags::QUEUED) || slot.batch != 0;
         if !slot.flags.has(Flags::LIVE) {
             self.revive(at, now, now, Reason::Heartbeat);
@@ -403,6 +409,7 @@ impl Detector {
     fn ended(&mut self, now: Time, name: &[u8], end: End) {
         let Some(at) = self.find(name) else { return };
         self.touch(at);
+        self.doubt_heard(at);
         let slot = &mut self.slots[at];
         if !slot.flags.has(Flags::LIVE) {
             return;
@@ -436,6 +443,14 @@ impl Detector {
                 self.kill(at, now, Reason::Expired);
             }
             End::Deleted => self.kill(at, now, Reason::Deleted),
+        }
+    }
+
+    /// After a gap the last heartbeat need not be the last that was heard.
+    fn doubt_heard(&mut self, at: u32) {
+        let slot = &mut self.slots[at];
+        if slot.last_seen < self.missed {
+            slot.flags.put(Flags::HEARD, false);
         }
     }
 
@@ -479,7 +494,7 @@ impl Detector {
         slot.deadline = now;
         slot.ttl = 0;
         slot.filed = 0;
-        slot.flags.put(Flags::HEARD | Flags::VARIES | Flags::ASK, false);
+        slot.flags.put(Flags::HEARD | Flags::VARIES | Flags::LEAST | Flags::ASK, false);
         self.free(at);
     }
 

@@ -25,7 +25,7 @@ impl Detector {
         self.run = Some(run.to_owned());
         self.up = true;
         self.restart_said = false;
-        self.begin_pass();
+        self.begin_pass(now);
         if other || flushed {
             self.grant_all(now);
         }
@@ -60,7 +60,8 @@ impl Detector {
         slot.flags.put(Flags::GRANTED, true);
     }
 
-    pub(super) fn begin_pass(&mut self) {
+    pub(super) fn begin_pass(&mut self, now: Time) {
+        self.missed = now;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
         self.pass = Some(Pass { cursor: Some(0), read: false, open: 0 });

@@ -301,7 +301,45 @@ fn a_longer_ttl_is_learnt_from_the_heartbeat_after_the_probe_that_met_it() {
         Settings { first_ttl_ms: 1000, ..Settings::default() },
         "0 up r; 0 page; 0 set a; 0 answered a=1000; 900 set a; 1901 due; 1901 answered a=4999; \
          2900 set a; 2900 answered a=6000; 4900 set a; 4900 answered a=6000; 6900 set a; 8000 due",
-        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1901 ask a; 2900 ask a; 4900 ask a; 6900 ask a",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1901 ask a; 2900 ask a; 4900 ask a",
+    );
+}
+
+#[test]
+fn a_grant_is_as_long_as_the_longest_ttl_that_was_told() {
+    // Its program went over to 120 where nobody heard it; the gap's answer tells of at least 100.
+    let (held, said) = HELD;
+    let restart = "11 down; 200 up r2; 200 page; 200 answered a=-;";
+    check(
+        &format!("{held} 10 gap; 10 page a; 10 answered a=100; {restart} 299 due; 300 set a"),
+        &format!("{said} 10 ask a; 10 reconciled; 200 ask a; 200 reconciled; 300 ask a"),
+    );
+    // So too where no `set` was heard at all.
+    check(
+        &format!("0 up r; 0 page a; 0 answered a=100; {restart} 299 due; 301 due; 301 answered a=-"),
+        "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 200 ask a; 200 reconciled; \
+         301 ask a; 301 -a Expired at 300 seen 0",
+    );
+    // And where a probe met it.
+    check(
+        &format!("{held} 31 due; 31 answered a=99; {} 298 due; 299 set a", restart.replace("11", "32")),
+        &format!("{said} 31 ask a; 200 ask a; 200 reconciled; 299 ask a"),
+    );
+    // The next `set` tells the TTL: 40, no longer 99.
+    check(
+        &format!(
+            "{held} 10 gap; 10 page a; 10 answered a=99; 20 set a; 20 answered a=40; 50 set a; 50 answered a=40; 70 set a; 111 due"
+        ),
+        &format!("{said} 10 ask a; 10 reconciled; 20 ask a; 50 ask a; 111 ask a"),
+    );
+}
+
+#[test]
+fn a_set_heard_before_a_gap_teaches_no_ttl() {
+    // Asked for before the scan names it, and renewed unheard meanwhile.
+    check(
+        "0 up r; 0 page a; 0 answered a=10; 5 set a; 6 gap; 6 next; 11 due; 21 answered a=29; 30 set a; 30 answered a=30; 61 due",
+        "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 5 ask a; 11 ask a; 30 ask a; 61 ask a",
     );
 }
 
