@@ -179,10 +179,10 @@ impl Driver {
             Feed::Page(number, page) => {
                 self.server.detector.handle(now, Input::Page(number, page.names, page.next));
             }
-            Feed::Up { run, flushed } => {
+            Feed::Up { run, flushed, uptime_ms } => {
                 self.server.connected = true;
                 self.server.canary.restart(now);
-                self.server.detector.handle(now, Input::Up { run: &run, flushed });
+                self.server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
             }
             Feed::Lagged(lost) => {
                 warn!(

@@ -56,6 +56,8 @@ pub enum Feed {
         run: String,
         /// Its data were thrown away since the last link.
         flushed: bool,
+        /// For how long it has been running.
+        uptime_ms: u64,
     },
     /// The server is out of reach, or cannot be used.
     Down {
@@ -187,6 +189,7 @@ struct Session {
     parser: Parser,
     run: String,
     flushed: bool,
+    uptime_ms: u64,
     scripts: bool,
     version: String,
     primary: Target,
@@ -227,6 +230,7 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
         parser,
         run,
         flushed,
+        uptime_ms: field("uptime_in_seconds").parse::<u64>().map_or(u64::MAX, |s| s.saturating_mul(1_000)),
         scripts,
         version: field("redis_version"),
     })
@@ -322,13 +326,13 @@ async fn serve(
     feed: &mpsc::Sender<Feed>,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Session { primary, asker, listener, events, parser, run, flushed, scripts, .. } = session;
+    let Session { primary, asker, listener, events, parser, run, flushed, uptime_ms, scripts, .. } = session;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
         *held = primary.clone();
         changed
     });
-    if feed.send(Feed::Up { run, flushed }).await.is_err() {
+    if feed.send(Feed::Up { run, flushed, uptime_ms }).await.is_err() {
         return Ended { cause: "stop", why: anyhow!("the daemon stops") };
     }
     tokio::select! {

@@ -30,6 +30,11 @@ impl<T> Slots<T> {
         }
     }
 
+    #[cfg(test)]
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten().flatten()
+    }
+
     pub fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if let Some(at) = self.free.pop() {

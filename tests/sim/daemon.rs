@@ -131,20 +131,20 @@ impl World {
             Feed::Page(number, names, next) => {
                 self.daemon.detector.handle(now, Input::Page(number, names, next));
             }
-            Feed::Up(run, flushed, held) => {
-                let other = self.daemon.detector.counts().keys > 0 && self.run_seen != Some(run);
+            Feed::Up(run, flushed, uptime_ms, held) => {
                 let before = self.run_seen.replace(run);
-                if before.map_or(run > 1, |before| before != run) {
+                let lossy = before.map_or(uptime_ms < TAINT_MS, |before| before != run);
+                if before.is_none() && run > 1 && uptime_ms > TAINT_MS {
                     self.excuse_unseen();
                 }
-                if other || flushed {
+                if lossy || flushed {
                     self.taint();
                 }
                 self.daemon.connected = true;
                 self.daemon.exact = false;
                 self.daemon.shadow = held;
                 let run = format!("run{run}");
-                self.daemon.detector.handle(now, Input::Up { run: &run, flushed });
+                self.daemon.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
             }
             Feed::Down => {
                 self.daemon.connected = false;
@@ -286,7 +286,8 @@ impl World {
         }
     }
 
-    /// A user who is first seen by the old copy of a restarted server ends with that copy.
+    /// A daemon that starts right after a replica took over cannot know that it did: a user first seen by the old
+    /// copy there ends with that copy.
     fn excuse_unseen(&mut self) {
         let online = self.daemon.online();
         for program in self.programs.iter().filter(|program| !online.contains(&program.user)) {

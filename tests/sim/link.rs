@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[derive(Debug, Clone)]
 pub enum Feed {
     Event(Event),
-    /// The run, whether the data were thrown away, and (for the book) the keys when it was subscribed.
-    Up(u32, bool, BTreeSet<String>),
+    /// The run, whether the data were thrown away, the uptime, and (for the book) the keys when it was subscribed.
+    Up(u32, bool, u64, BTreeSet<String>),
     Down,
     /// These events were lost.
     Lagged(Vec<Event>),
@@ -166,7 +166,9 @@ impl World {
         let now = self.now;
         // Keys that have run out count: they will be announced.
         let held = self.redis.keys.keys().cloned().collect();
-        self.send(Feed::Up(run, flushed, held));
+        // INFO tells whole seconds.
+        let uptime_ms = (now - self.redis.started) / 1_000 * 1_000;
+        self.send(Feed::Up(run, flushed, uptime_ms, held));
         for question in std::mem::take(&mut self.link.parked) {
             self.at(now, Act::Question(self.link.epoch, question));
         }

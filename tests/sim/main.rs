@@ -11,7 +11,7 @@
 //!   may still be open, this is not asked.
 //! - A user whose program renews at least twice a TTL whenever Redis can be reached is never seen offline, whatever
 //!   happens, but once for each time that Redis threw the key away and the daemon could not know: a FLUSHALL while it
-//!   listened; an eviction whose event was lost, or came while a gap was being compared; a restart before it first saw that user.
+//!   listened; an eviction whose event was lost, or came while a gap was being compared; a failover before the daemon's start.
 //! - Nobody changes while the server is out of reach.
 //!
 //! Then the faults end, and some TTLs later everybody's view is what Redis holds.

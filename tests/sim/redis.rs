@@ -41,6 +41,8 @@ pub struct Redis {
     pub out: Vec<Event>,
     pub up: bool,
     pub run: u32,
+    /// When its process was started.
+    pub started: u64,
     /// The daemon's canary is there.
     pub canary: bool,
     /// What a replica, or the file on disk, has of the keys.
@@ -50,7 +52,7 @@ pub struct Redis {
 impl Redis {
     pub fn new() -> Redis {
         let (keys, replica) = (BTreeMap::new(), BTreeMap::new());
-        Redis { keys, out: Vec::new(), up: true, run: 1, canary: false, replica }
+        Redis { keys, out: Vec::new(), up: true, run: 1, started: 0, canary: false, replica }
     }
 
     /// Any access deletes a key that has run out.
@@ -161,6 +163,8 @@ impl Redis {
             Return::Empty => self.keys.clear(),
             Return::Older | Return::Failover => self.keys.clone_from(&self.replica),
         }
+        // A replica that takes over has been running all the time.
+        self.started = if matches!(how, Return::Failover) { 0 } else { now };
         if !matches!(how, Return::Failover) {
             self.keys.retain(|_, deadline| *deadline >= now);
         }

@@ -280,6 +280,7 @@ impl Detector {
         }
         if !live {
             self.revive(at, now, last_seen, Reason::Reconciled);
+            self.grant_found(at, now);
         }
         self.file(at, now);
     }

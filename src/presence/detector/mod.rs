@@ -90,13 +90,15 @@ pub enum Input<'a> {
     Fence(BatchId, Side),
     /// Redis' answers to a batch, in its order, and when the batch had been handed out.
     Answers(BatchId, Vec<Answer>),
-    /// The subscription to the server stands and is proven. `run` is the server's run id;
-    /// `flushed` says that its data were thrown away meanwhile.
+    /// The subscription to the server stands and is proven.
     Up {
         /// The server's run id.
         run: &'a str,
         /// Its data were thrown away while we could not see.
         flushed: bool,
+        /// For how long the server has been running, in milliseconds; `u64::MAX` where that is not known. Of the
+        /// first server that a detector meets, it tells whether its users have had the time to renew their keys.
+        uptime_ms: u64,
     },
     /// Events may be missing although the server is there.
     Gap,
@@ -200,6 +202,8 @@ impl Flags {
     const ADOPTED: u16 = 1024;
     /// The TTL is no more than what an answer had left of it.
     const LEAST: u16 = 2048;
+    /// The `set` before the last was heard as well, so its program does not renew by EXPIRE, which is not heard.
+    const BY_SET: u16 = 4096;
     /// Whatever its deadline, it is to be asked.
     const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
 
@@ -229,6 +233,10 @@ pub struct Detector {
     restart_said: bool,
     /// When it was last known that events may be missing: a `set` heard before need not be the last one.
     missed: Time,
+    /// For how long keys that the pass finds could surely be renewed, in milliseconds.
+    renewable_ms: u64,
+    /// Grants given since the last outage.
+    granted: u64,
     /// Renewals still to be checked, since TTLs were seen to change.
     checks: u32,
     counts: Counts,
@@ -251,6 +259,8 @@ impl Detector {
             up: false,
             restart_said: false,
             missed: Time::default(),
+            renewable_ms: u64::MAX,
+            granted: 0,
             checks: 0,
             counts: Counts::default(),
             out: VecDeque::new(),
@@ -261,7 +271,7 @@ impl Detector {
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
             Input::Due => self.due(now),
-            Input::Up { run, flushed } => self.rise(now, run, flushed),
+            Input::Up { run, flushed, uptime_ms } => self.rise(now, run, flushed, uptime_ms),
             Input::Down => self.fall(),
             Input::Adopted(moved) => self.adopt(now, moved),
             Input::LetGo(name) => self.let_go(now, name),
@@ -361,6 +371,7 @@ impl Detector {
             return;
         };
         self.touch(at);
+        self.doubt_heard(at);
         let first_ttl = self.settings.first_ttl_ms;
         let slot = &mut self.slots[at];
         if slot.deadline == Time::NEVER {
@@ -373,6 +384,8 @@ impl Detector {
         let ttl = if slot.ttl == 0 { first_ttl } else { u64::from(slot.ttl) };
         slot.last_seen = now;
         slot.deadline = now.plus(ttl);
+        let again = slot.flags.has(Flags::LIVE) && slot.flags.has(Flags::HEARD);
+        slot.flags.put(Flags::BY_SET, again && !slot.flags.has(Flags::GRANTED) && !placed);
         slot.flags.put(Flags::HEARD, !placed);
         slot.flags.put(Flags::GRANTED, false);
         slot.flags.put(Flags::DOUBTED | Flags::MOVED, false);
@@ -419,8 +432,10 @@ impl Detector {
                 slot.flags.doubt(end == End::Deleted);
             }
             End::Evicted => {
-                // Where the last heartbeat was not heard, or ran out by what we know, its deadline is not known.
-                if !slot.flags.has(Flags::HEARD) || slot.deadline < now || slot.deadline == Time::NEVER {
+                // Where the last heartbeat need not have been heard, or ran out by what we know, its deadline is
+                // not known.
+                let heard = slot.flags.has(Flags::HEARD) && slot.flags.has(Flags::BY_SET);
+                if !heard || slot.deadline < now || slot.deadline == Time::NEVER {
                     self.grant(at, now);
                 }
                 let slot = &mut self.slots[at];

@@ -108,7 +108,7 @@ impl Detector {
                 continue;
             }
             if !self.up {
-                self.grant(at, now);
+                self.grant_in_turn(at, now);
             }
             self.slots[at].flags.put(Flags::MOVED, true);
             self.hand_over(at);

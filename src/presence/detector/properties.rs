@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 const TTL: u64 = 1_000;
 const KEYS: usize = 4;
-/// Renewed in every step, come what may: never to be seen offline.
+/// Renewed in every step, but for half a TTL after a restart: never to be seen offline.
 const STEADY: &str = "steady";
 
 #[derive(Debug, Clone)]
@@ -28,9 +28,11 @@ enum Op {
     Lose,
     /// The connection is lost for so long, the server is not.
     Cut(u64),
-    /// The server restarts, with or without its data.
-    Restart(bool),
+    /// The server restarts after so long, with or without its data.
+    Restart(bool, u64),
     Flush,
+    /// The daemon is another one, which knows nothing.
+    Daemon,
 }
 
 /// Nothing is lost, though it may be late.
@@ -46,13 +48,14 @@ fn quiet_op() -> impl Strategy<Value = Op> {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        27 => quiet_op(),
+        25 => quiet_op(),
         1 => (0..KEYS).prop_map(Op::Persist),
         1 => (0..KEYS).prop_map(Op::Evict),
         1 => Just(Op::Lose),
         1 => (0..TTL / 2).prop_map(Op::Cut),
-        1 => any::<bool>().prop_map(Op::Restart),
+        2 => (any::<bool>(), 0..TTL * 3).prop_map(|(empty, ms)| Op::Restart(empty, ms)),
         1 => Just(Op::Flush),
+        1 => Just(Op::Daemon),
     ]
 }
 
@@ -70,23 +73,33 @@ struct World {
     detector: Detector,
     connected: bool,
     runs: u32,
+    /// When the server was started.
+    started: u64,
+    /// Until when the steady user does not beat.
+    pause_until: u64,
     /// What was said last of each key.
     said: HashMap<String, bool>,
     log: Vec<(String, bool)>,
     truth: Vec<(String, bool)>,
 }
 
+fn detector() -> Detector {
+    let settings =
+        Settings { first_ttl_ms: TTL, batch_keys: 2, fence_limit_ms: 1 << 40, ..Settings::default() };
+    Detector::new(settings)
+}
+
 impl World {
     fn new() -> World {
-        let settings =
-            Settings { first_ttl_ms: TTL, batch_keys: 2, fence_limit_ms: 1 << 40, ..Settings::default() };
         let mut world = World {
             now: 10_000,
             keys: BTreeMap::new(),
             stream: VecDeque::new(),
-            detector: Detector::new(settings),
+            detector: detector(),
             connected: false,
             runs: 0,
+            started: 0,
+            pause_until: 0,
             said: HashMap::new(),
             log: Vec::new(),
             truth: Vec::new(),
@@ -164,6 +177,12 @@ impl World {
         self.stream.push_back(Event::Set(key.to_owned()));
     }
 
+    fn beat(&mut self) {
+        if self.now >= self.pause_until {
+            self.set(STEADY);
+        }
+    }
+
     fn deliver(&mut self) -> bool {
         if !self.connected {
             return false;
@@ -182,7 +201,8 @@ impl World {
         // A new subscription hears only what is new.
         self.stream.clear();
         let run = format!("run{}", self.runs);
-        self.feed(Input::Up { run: &run, flushed });
+        let uptime_ms = self.now - self.started;
+        self.feed(Input::Up { run: &run, flushed, uptime_ms });
     }
 
     fn cut(&mut self) {
@@ -195,7 +215,7 @@ impl World {
     fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
             self.now += 50;
-            self.set(STEADY);
+            self.beat();
             if self.detector.next_due().is_some_and(|due| due.as_ms() <= self.now) {
                 self.feed(Input::Due);
             }
@@ -237,12 +257,14 @@ impl World {
                 self.wait(*ms);
                 self.connect(false);
             }
-            Op::Restart(empty) => {
+            Op::Restart(empty, ms) => {
                 self.cut();
                 if *empty {
                     self.keys.clear();
                 }
-                self.now += TTL * 3;
+                self.now += ms;
+                self.started = self.now;
+                self.pause_until = self.now + TTL / 2;
                 let now = self.now;
                 // What ran out while the server was down is not loaded again.
                 self.keys.retain(|_, deadline| *deadline >= now);
@@ -254,6 +276,11 @@ impl World {
                 self.feed(Input::Gap);
                 self.cut();
                 self.connect(true);
+            }
+            Op::Daemon => {
+                self.detector = detector();
+                self.said.clear();
+                self.connect(false);
             }
         }
     }
@@ -280,7 +307,7 @@ fn run(ops: &[Op]) -> World {
     world.set(STEADY);
     for op in ops {
         world.apply(op);
-        world.set(STEADY);
+        world.beat();
     }
     world
 }

@@ -9,6 +9,10 @@ use crate::presence::Time;
 /// No further page is read while so many keys of the last ones wait to be asked.
 const WAITING_MOST: usize = 4096;
 
+/// Grants of an outage end no faster than this, in keys a millisecond: 20,000 a second, so that those who did
+/// not come back are not said in one burst.
+const GRANTS_PER_MS: u64 = 20;
+
 /// One pass under way.
 #[derive(Clone)]
 pub(super) struct Pass {
@@ -20,13 +24,20 @@ pub(super) struct Pass {
 }
 
 impl Detector {
-    pub(super) fn rise(&mut self, now: Time, run: &str, flushed: bool) {
+    pub(super) fn rise(&mut self, now: Time, run: &str, flushed: bool, uptime_ms: u64) {
         let other = self.run.as_deref().is_some_and(|before| before != run);
+        // Before the first connection whatever can have happened to the server has.
+        let young = self.run.is_none().then_some(uptime_ms);
         self.run = Some(run.to_owned());
         self.up = true;
         self.restart_said = false;
         self.begin_pass(now);
+        // Else what a pass that was cut short had to grant, this one has.
+        if let Some(renewable) = if other { Some(0) } else { young } {
+            self.renewable_ms = renewable;
+        }
         if other || flushed {
+            self.granted = 0;
             self.grant_all(now);
         }
     }
@@ -38,20 +49,39 @@ impl Detector {
     }
 
     /// A server with another run id, or one that was flushed, may have lost keys whose users could
-    /// not renew them meanwhile: each has one TTL from now.
+    /// not renew them meanwhile: each has one TTL from now, and its turn.
     fn grant_all(&mut self, now: Time) {
         for at in 0..self.slots.end() {
             if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
-                self.grant(at, now);
+                self.grant_in_turn(at, now);
             }
         }
     }
 
-    /// Its absence proves nothing before one TTL from now.
-    pub(super) fn grant(&mut self, at: u32, now: Time) {
+    /// A key that was not known, found on a server that came back with what it had saved: its user may not have
+    /// been able to renew it for most of its TTL.
+    pub(super) fn grant_found(&mut self, at: u32, now: Time) {
+        if self.renewable_ms < self.ttl_or_first(at) {
+            self.grant_in_turn(at, now);
+        }
+    }
+
+    /// One TTL, and up to another one more, so that the grants of one outage do not all end at once.
+    pub(super) fn grant_in_turn(&mut self, at: u32, now: Time) {
+        let turn = self.granted / GRANTS_PER_MS % self.ttl_or_first(at).max(1);
+        self.granted += 1;
+        self.grant(at, now.plus(turn));
+    }
+
+    fn ttl_or_first(&self, at: u32) -> u64 {
+        let ttl = u64::from(self.slots[at].ttl);
+        if ttl == 0 { self.settings.first_ttl_ms } else { ttl }
+    }
+
+    /// Its absence proves nothing before one TTL from `start`.
+    pub(super) fn grant(&mut self, at: u32, start: Time) {
+        let until = start.plus(self.ttl_or_first(at));
         let slot = &mut self.slots[at];
-        let ttl = if slot.ttl == 0 { self.settings.first_ttl_ms } else { u64::from(slot.ttl) };
-        let until = now.plus(ttl);
         if slot.deadline == Time::NEVER {
             slot.deadline = until;
             self.counts.immortal -= 1;
@@ -136,6 +166,7 @@ impl Detector {
     pub(super) fn end_pass(&mut self) -> Option<Output> {
         self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?;
         self.pass = None;
+        self.renewable_ms = u64::MAX;
         Some(Output::Reconciled)
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// Runs a script and compares all that comes out.
 ///
-/// `up RUN` and `flushed RUN`, `down`, `gap`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
+/// `up RUN [UPTIME]` and `flushed RUN`, `down`, `gap`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never|moved …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
 /// `adopted KEY SEEN DEADLINE [granted]`, `retired`.
@@ -23,6 +23,8 @@ fn check_with(settings: Settings, script: &str, expected: &str) {
     assert_eq!(run.said, expected, "\nscript: {script}");
 }
 
+const UP: Input = Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX };
+
 struct Run {
     detector: Detector,
     asked: VecDeque<BatchId>,
@@ -35,8 +37,10 @@ impl Run {
         let word = || words[0].as_bytes();
         let oldest = *self.asked.front().unwrap_or(&0);
         match verb {
-            "up" => self.feed(now, Input::Up { run: words[0], flushed: false }),
-            "flushed" => self.feed(now, Input::Up { run: words[0], flushed: true }),
+            "up" | "flushed" => {
+                let uptime_ms = words.get(1).map_or(u64::MAX, |word| word.parse().unwrap());
+                self.feed(now, Input::Up { run: words[0], flushed: verb == "flushed", uptime_ms });
+            }
             "down" => self.feed(now, Input::Down),
             "gap" => self.feed(now, Input::Gap),
             "due" => self.feed(now, Input::Due),
@@ -172,9 +176,15 @@ fn an_answer_that_an_event_overtook_is_asked_again_not_believed() {
 
 #[test]
 fn evicted_is_redis_short_of_memory_and_nobody_leaving() {
+    let (held, said) = HELD;
     check(
-        "0 up r; 0 page; 0 set a; 0 answered a=30; 10 evicted a; 31 due; 32 answered a=-",
-        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 31 ask a; 32 -a Expired at 30 seen 0",
+        &format!("{held} 5 set a; 10 evicted a; 36 due; 37 answered a=-"),
+        &format!("{said} 36 ask a; 37 -a Expired at 35 seen 5"),
+    );
+    // One that may have been renewed by EXPIRE since its only `set`: one TTL from now.
+    check(
+        &format!("{held} 10 evicted a; 31 due; 41 due; 42 answered a=-"),
+        &format!("{said} 41 ask a; 42 -a Expired at 40 seen 0"),
     );
     check(
         "0 up r; 0 page; 0 set a; 5 evicted a; 6 answered a=-; 10 set a; 11 answered a=30; 41 due; 42 expired a",
@@ -227,6 +237,58 @@ fn the_old_copy_of_a_restarted_server_expires_without_a_verdict() {
 }
 
 #[test]
+fn a_key_found_on_a_server_that_restarted_has_one_ttl() {
+    // Saved with 2 left; its user could not renew it meanwhile, and does at 20.
+    let found = "0 up r; 0 page; 1 down; 10 up r2; 10 page a; 11 answered a=2; 13 due; 14 expired a;";
+    let said = "0 reconciled; 10 ask a; 11 +a Reconciled seen 0; 11 reconciled;";
+    check(&format!("{found} 20 set a; 20 answered a=30; 42 due"), &format!("{said} 20 ask a"));
+    check(
+        &format!("{found} 41 due; 42 due; 42 answered a=-"),
+        &format!("{said} 42 ask a; 42 -a Expired at 41 seen 0"),
+    );
+    // So too by the pass that follows one that was cut short, but by no later one.
+    let cut = found.replace("10 page a", "10 down; 10 up r2; 10 page a");
+    check(&format!("{cut} 20 set a; 20 answered a=30; 42 due"), &format!("{said} 20 ask a"));
+    check(
+        "0 up r; 0 page; 1 down; 10 up r2; 10 page; 11 gap; 11 page a; 11 answered a=2; 14 expired a",
+        "0 reconciled; 10 reconciled; 11 ask a; 11 +a Reconciled seen 0; 11 reconciled; 14 -a Expired at 13 seen 0",
+    );
+    // A flushed server holds what was written since.
+    check(&found.replace("up r2", "flushed r"), &format!("{said} 13 ask a; 14 -a Expired at 12 seen 0"));
+}
+
+#[test]
+fn the_first_server_grants_a_ttl_if_it_is_younger_than_that() {
+    let said = "100 ask a; 101 +a Reconciled seen 72; 101 reconciled;";
+    check(
+        "100 up r 29; 100 page a; 101 answered a=2; 104 expired a; 131 due; 132 due; 132 answered a=-",
+        &format!("{said} 132 ask a; 132 -a Expired at 131 seen 72"),
+    );
+    check(
+        "100 up r 30; 100 page a; 101 answered a=2; 104 expired a",
+        &format!("{said} 104 -a Expired at 102 seen 72"),
+    );
+}
+
+#[test]
+fn the_grants_of_an_outage_end_one_after_the_other() {
+    const KEYS: usize = 1_000;
+    let mut detector = Detector::new(Settings { first_ttl_ms: 30, ..Settings::default() });
+    let at = Time::from_ms;
+    detector.handle(at(0), UP);
+    for i in 0..KEYS {
+        detector.handle(at(0), Input::Renewed(format!("u{i}").as_bytes()));
+    }
+    detector.handle(at(1), Input::Down);
+    detector.handle(at(100), Input::Up { run: "r2", flushed: false, uptime_ms: u64::MAX });
+    let ends: Vec<u64> = detector.slots.values().map(|slot| slot.deadline.as_ms()).collect();
+    let count = |end: u64| ends.iter().filter(|&&other| other == end).count();
+    // 20 a millisecond would need 50 ms, so they share the 30 ms of one TTL: 40 in the first 20 of them.
+    assert_eq!((130..160).map(count).sum::<usize>(), KEYS, "never before one TTL, nor after two");
+    assert!((130..160).all(|end| (20..=40).contains(&count(end))), "{ends:?}");
+}
+
+#[test]
 fn nobody_changes_while_the_server_is_out_of_reach() {
     check(
         "0 up r; 0 page; 0 set a; 0 answered a=30; 10 down; 100 due; 100 set b; 100 expired a; 200 up r; 200 page a; 201 answered a=5",
@@ -247,7 +309,7 @@ fn a_gap_finds_who_came_and_who_went_unseen() {
 fn a_page_of_an_older_scan_is_not_taken_for_the_new_one() {
     let mut detector = Detector::new(Settings::default());
     let now = Time::from_ms(0);
-    detector.handle(now, Input::Up { run: "r", flushed: false });
+    detector.handle(now, UP);
     let Some(Output::Scan(first, 0)) = detector.poll(now) else { panic!("a scan") };
     detector.handle(now, Input::Gap);
     let Some(Output::Scan(second, 0)) = detector.poll(now) else { panic!("another scan") };
@@ -347,7 +409,7 @@ fn a_set_heard_before_a_gap_teaches_no_ttl() {
 fn a_name_that_cannot_be_a_user_is_counted_and_nothing_else() {
     let mut detector = Detector::new(Settings::default());
     let now = Time::from_ms(0);
-    detector.handle(now, Input::Up { run: "r", flushed: false });
+    detector.handle(now, UP);
     detector.handle(now, Input::Renewed(b"\xff\x00"));
     detector.handle(now, Input::Renewed(b""));
     detector.handle(now, Input::Ended(b"nobody", End::Deleted));
@@ -358,7 +420,7 @@ fn a_name_that_cannot_be_a_user_is_counted_and_nothing_else() {
 fn slots_are_given_back() {
     let mut detector = Detector::new(Settings::default());
     let mut now = Time::from_ms(0);
-    detector.handle(now, Input::Up { run: "r", flushed: false });
+    detector.handle(now, UP);
     for i in 0..1000 {
         let name = format!("user{i}");
         detector.handle(now, Input::Renewed(name.as_bytes()));
