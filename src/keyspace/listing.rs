@@ -114,7 +114,7 @@ impl Listing {
             let idle_s = number(1).filter(|_| !shared);
             let left = told[2].as_ref().map_err(Clone::clone)?.as_i64().unwrap_or(-2);
             let left_ms = match answer(left) {
-                Answer::Absent | Answer::Moved => continue,
+                Answer::Absent | Answer::Moved | Answer::NotYet => continue,
                 Answer::NoTtl => None,
                 Answer::Left(left) => Some(left),
             };

@@ -35,6 +35,9 @@ pub enum Answer {
     Left(u64),
     /// MOVED or ASK: the key's slot is another server's, so this one knows nothing of it.
     Moved,
+    /// −2 of a server that the slot migrates to, asked with ASKING after it had said MOVED: the key is not there,
+    /// or not yet. Where a link does not ask so, who leaves is told only when the slot has its new owner.
+    NotYet,
 }
 
 /// What waits to be asked, and what is under way.
@@ -206,6 +209,9 @@ impl Detector {
                 Answer::Absent => self.apply_absent(at, now, batch.sent, in_pass),
                 Answer::NoTtl => self.apply_no_ttl(at, now),
                 Answer::Moved => self.apply_moved(at, now),
+                // One that was given over and that nobody took in may still be where it is.
+                Answer::NotYet if self.slots[at].flags.has(Flags::MOVED) => self.apply_moved(at, now),
+                Answer::NotYet => self.apply_absent(at, now, batch.sent, in_pass),
                 Answer::Left(left) => {
                     self.apply_left(at, now, batch.sent, came, left.min(LONGEST_TTL_MS));
                 }

@@ -7,6 +7,8 @@
 mod ask;
 #[cfg(test)]
 mod interleavings;
+#[cfg(test)]
+mod migration;
 mod moves;
 #[cfg(test)]
 mod properties;

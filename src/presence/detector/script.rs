@@ -6,7 +6,7 @@ use super::*;
 ///
 /// `up RUN [UPTIME]` and `flushed RUN`, `down`, `gap`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
-/// `answers KEY=MS|-|never|moved …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
+/// `answers KEY=MS|-|never|moved|notyet …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
 /// `adopted KEY SEEN DEADLINE [granted]`, `retired`.
 fn check(script: &str, expected: &str) {
     check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
@@ -124,6 +124,7 @@ fn answers(words: &[&str]) -> Vec<Answer> {
         "-" => Answer::Absent,
         "never" => Answer::NoTtl,
         "moved" => Answer::Moved,
+        "notyet" => Answer::NotYet,
         left => Answer::Left(left.parse().unwrap()),
     };
     words.iter().map(answer).collect()
@@ -474,6 +475,20 @@ fn a_key_that_has_moved_is_let_go_only_once_it_is_adopted() {
     );
     // It came back before it was let go.
     check(&format!("{moved} 12 set a; 12 letgo a; 41 due"), &handed);
+}
+
+#[test]
+fn a_server_that_a_slot_migrates_to_knows_of_keys_that_have_come() {
+    let (held, said) = HELD;
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=notyet"),
+        &format!("{said} 10 ask a; 11 -a Deleted at 11 seen 0"),
+    );
+    // It had gone to another server, and comes back perhaps.
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=moved; 511 due; 512 answered a=notyet"),
+        &format!("{said} 10 ask a; 11 moved a 0 30; 511 ask a; 512 moved a 0 30"),
+    );
 }
 
 #[test]
