@@ -182,7 +182,7 @@ impl Driver {
             Feed::Up { run, flushed, uptime_ms } => {
                 self.server.connected = true;
                 self.server.canary.restart(now);
-                self.server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
+                self.server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
             }
             Feed::Lagged(lost) => {
                 warn!(
@@ -259,6 +259,7 @@ impl Driver {
                 Output::Scan(number, cursor) => self.order(Order::Scan(number, cursor)),
                 Output::Restart => self.restart("fence"),
                 Output::Reconciled => self.compared(),
+                Output::Swept => {}
                 // Of one server alone; a key that no other adopts stays.
                 Output::Moved(_) => {}
             }

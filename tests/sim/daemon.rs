@@ -144,7 +144,7 @@ impl World {
                 self.daemon.exact = false;
                 self.daemon.shadow = held;
                 let run = format!("run{run}");
-                self.daemon.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
+                self.daemon.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
             }
             Feed::Down => {
                 self.daemon.connected = false;
@@ -220,7 +220,7 @@ impl World {
                     self.daemon.open = true;
                     self.daemon.hub.open();
                 }
-                Output::Reconciled => {}
+                Output::Reconciled | Output::Swept => {}
             }
         }
         let (said, due) = (std::mem::take(&mut self.daemon.said), std::mem::take(&mut self.daemon.due));

@@ -176,9 +176,9 @@ impl Detector {
         self.finish_batch(now, id);
     }
 
-    /// Applies a batch once both its closing fence and its answers are there.
+    /// Applies a batch once both its closing fence, if one can come, and its answers are there.
     fn finish_batch(&mut self, now: Time, id: BatchId) {
-        let ready = |batch: &Batch| batch.closed && batch.answers.is_some();
+        let ready = |batch: &Batch| (batch.closed || self.deaf) && batch.answers.is_some();
         if !self.asks.batches.get(&id).is_some_and(ready) {
             return;
         }
@@ -189,13 +189,18 @@ impl Detector {
             return;
         };
         // Without its opening fence a batch proves nothing: ask again.
-        let worth = batch.open && answers.len() == batch.slots.len();
+        let worth = (batch.open || self.deaf) && answers.len() == batch.slots.len();
         for (i, &at) in batch.slots.iter().enumerate() {
             let slot = &mut self.slots[at];
             slot.batch = 0;
             let overtaken = slot.flags.has(Flags::OVERTAKEN);
             slot.flags.put(Flags::OVERTAKEN, false);
             if !worth {
+                self.ask_later(at);
+                continue;
+            }
+            if overtaken && self.sweeps() && !self.slots[at].flags.has(Flags::LIVE) {
+                // An end came, and no `set` that followed it would have been heard.
                 self.ask_later(at);
                 continue;
             }
@@ -241,8 +246,9 @@ impl Detector {
             self.file(at, now);
         } else {
             // Gone without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
-            let ran_out = slot.deadline < now && !in_pass;
-            self.kill(at, now, if ran_out { Reason::Expired } else { Reason::Reconciled });
+            let ran_out = slot.deadline < now && (!in_pass || self.sweeps());
+            let otherwise = if in_pass && self.sweeps() { Reason::Deleted } else { Reason::Reconciled };
+            self.kill(at, now, if ran_out { Reason::Expired } else { otherwise });
         }
     }
 
@@ -257,8 +263,13 @@ impl Detector {
         let again = if soon { LOOK_AGAIN_MS } else { self.settings.first_ttl_ms };
         self.deadlines.file(at, &mut slot.filed, now.plus(again), now);
         if !slot.flags.has(Flags::LIVE) {
-            self.revive(at, now, now, Reason::Reconciled);
+            self.revive(at, now, now, self.found());
         }
+    }
+
+    /// Why a key that was not known is live.
+    fn found(&self) -> Reason {
+        if self.sweeps() { Reason::Heartbeat } else { Reason::Reconciled }
     }
 
     fn apply_left(&mut self, at: u32, now: Time, sent: Time, came: Time, left: u64) {
@@ -285,7 +296,7 @@ impl Detector {
             self.surprised();
         }
         if !live {
-            self.revive(at, now, last_seen, Reason::Reconciled);
+            self.revive(at, now, last_seen, self.found());
             self.grant_found(at, now);
         }
         self.file(at, now);

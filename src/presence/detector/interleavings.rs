@@ -66,7 +66,7 @@ impl World {
             answers: BTreeMap::new(),
             detector: Detector::new(settings),
         };
-        world.feed(Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX });
+        world.feed(Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX, deaf: false });
         world.feed(Input::Page(world.detector.pass_number, vec![], 0));
         world
     }
@@ -104,7 +104,7 @@ impl World {
                     }
                     self.questions.push_back(Question::Fence(id, false));
                 }
-                Output::Scan(..) | Output::Reconciled => {}
+                Output::Scan(..) | Output::Reconciled | Output::Swept => {}
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence was lost"),
             }

@@ -173,7 +173,7 @@ impl Cluster {
                     self.servers[server].reply(now, Reply::Page(number, page));
                 }
                 Output::Moved(moved) => self.hand_over(server, &moved),
-                Output::Reconciled => {}
+                Output::Reconciled | Output::Swept => {}
                 Output::Restart => panic!("no fence was so late"),
             }
         }
@@ -283,7 +283,7 @@ impl Cluster {
 
     fn connect(&mut self, server: usize) {
         self.servers[server].up = true;
-        self.feed(server, Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX });
+        self.feed(server, Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX, deaf: false });
     }
 
     fn cut(&mut self, server: usize) {

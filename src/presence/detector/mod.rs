@@ -101,11 +101,22 @@ pub enum Input<'a> {
         /// For how long the server has been running, in milliseconds; `u64::MAX` where that is not known. Of the
         /// first server that a detector meets, it tells whether its users have had the time to renew their keys.
         uptime_ms: u64,
+        /// No event of the server arrives at all, fences neither. Then what comes in as an event is not looked at,
+        /// and answers are believed as they come: nothing under way can be older than they are. Keys are found by
+        /// [`Input::Sweep`], and end when they are asked for. The promises are kept, later. To leave or to begin
+        /// this, hand in `Up` again; that is a gap.
+        deaf: bool,
     },
     /// Events may be missing although the server is there.
     Gap,
     /// The server is out of reach: no verdicts until it is up again.
     Down,
+    /// Look for keys that no event tells of, where no `set` events arrive, or none at all. Not a gap: the server
+    /// stays settled, and what events say stands. SCAN names the keys; those that were not known are asked for,
+    /// and so are those that it did not name. A user is so seen online, and one who logged out offline, within
+    /// one sweep; who falls silent is found by the probe at the deadline as ever. Ignored while another sweep or
+    /// a comparison runs; its end is [`Output::Swept`], and when to begin the next one is the driver's to say.
+    Sweep,
     /// A page of the scan that was asked for: its number, its names, and the cursor that goes on
     /// (0: that was the last).
     Page(u8, Vec<Vec<u8>>, u64),
@@ -136,6 +147,8 @@ pub enum Output {
     Moved(Moved),
     /// What was held has been compared with Redis, key by key, since the last gap.
     Reconciled,
+    /// The sweep that was begun has been through all keys, and all that it found are answered for.
+    Swept,
     /// The stream is dead however alive its socket looks: subscribe anew.
     Restart,
 }
@@ -232,6 +245,7 @@ pub struct Detector {
     pass_number: u8,
     run: Option<String>,
     up: bool,
+    deaf: bool,
     restart_said: bool,
     /// When it was last known that events may be missing: a `set` heard before need not be the last one.
     missed: Time,
@@ -259,6 +273,7 @@ impl Detector {
             pass_number: 0,
             run: None,
             up: false,
+            deaf: false,
             restart_said: false,
             missed: Time::default(),
             renewable_ms: u64::MAX,
@@ -273,21 +288,26 @@ impl Detector {
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
             Input::Due => self.due(now),
-            Input::Up { run, flushed, uptime_ms } => self.rise(now, run, flushed, uptime_ms),
+            Input::Up { run, flushed, uptime_ms, deaf } => {
+                self.deaf = deaf;
+                self.rise(now, run, flushed, uptime_ms);
+            }
             Input::Down => self.fall(),
             Input::Adopted(moved) => self.adopt(now, moved),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired => self.retire(now),
             // What arrives while the server counts as out of reach belongs to the gap.
             _ if !self.up => {}
+            Input::Answers(batch, answers) => self.answers(now, batch, answers),
+            Input::Gap => self.begin_pass(now),
+            Input::Sweep => self.begin_sweep(),
+            Input::Page(pass, names, next) => self.page(now, pass, names, next),
+            _ if self.deaf => {}
             Input::Renewed(name) => self.renewed(now, name, false),
             Input::Placed(name) => self.renewed(now, name, true),
             Input::Ended(name, end) => self.ended(now, name, end),
             Input::Doubted(name) => self.doubted(name),
             Input::Fence(batch, side) => self.fence(now, batch, side),
-            Input::Answers(batch, answers) => self.answers(now, batch, answers),
-            Input::Gap => self.begin_pass(now),
-            Input::Page(pass, names, next) => self.page(now, pass, names, next),
         }
     }
 
@@ -313,7 +333,7 @@ impl Detector {
 
     /// Is nothing missing: reachable, and compared with Redis since the last gap?
     pub fn settled(&self) -> bool {
-        self.up && self.pass.is_none()
+        self.up && self.pass.as_ref().is_none_or(|pass| pass.sweeps)
     }
 
     /// What was counted.

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 
 const TTL: u64 = 1_000;
 const KEYS: usize = 4;
+/// How often a server that does not tell of each `set` is swept.
+const SWEEP_MS: u64 = 300;
 /// Renewed in every step, but for half a TTL after a restart: never to be seen offline.
 const STEADY: &str = "steady";
 
@@ -59,6 +61,20 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What the server tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hears {
+    All,
+    /// Only of what ran out.
+    Expired,
+    /// Neither events nor fences.
+    Nothing,
+}
+
+fn hears() -> impl Strategy<Value = Hears> {
+    prop_oneof![2 => Just(Hears::All), 1 => Just(Hears::Expired), 1 => Just(Hears::Nothing)]
+}
+
 enum Event {
     Set(String),
     Ended(String, End),
@@ -66,6 +82,7 @@ enum Event {
 }
 
 struct World {
+    hears: Hears,
     now: u64,
     /// Redis: deadlines of live keys; `u64::MAX` has none.
     keys: BTreeMap<String, u64>,
@@ -90,8 +107,9 @@ fn detector() -> Detector {
 }
 
 impl World {
-    fn new() -> World {
+    fn new(hears: Hears) -> World {
         let mut world = World {
+            hears,
             now: 10_000,
             keys: BTreeMap::new(),
             stream: VecDeque::new(),
@@ -133,16 +151,27 @@ impl World {
                     let names = self.keys.keys().map(|name| name.clone().into_bytes()).collect();
                     self.detector.handle(now, Input::Page(number, names, 0));
                 }
-                Output::Reconciled => {}
+                Output::Reconciled | Output::Swept => {}
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence is lost without a gap"),
             }
         }
     }
 
+    fn publish(&mut self, event: Event) {
+        let told = match (self.hears, &event) {
+            (Hears::All, _) => true,
+            (Hears::Expired, event) => matches!(event, Event::Fence(..) | Event::Ended(_, End::Expired)),
+            (Hears::Nothing, _) => false,
+        };
+        if told {
+            self.stream.push_back(event);
+        }
+    }
+
     /// The answers come at once and so overtake every event that is still on its way.
     fn ask(&mut self, id: BatchId, keys: &[Key]) {
-        self.stream.push_back(Event::Fence(id, Side::Open));
+        self.publish(Event::Fence(id, Side::Open));
         let mut answers = Vec::new();
         for key in keys {
             self.expire(key.as_str());
@@ -152,7 +181,7 @@ impl World {
                 Some(deadline) => Answer::Left(deadline - self.now),
             });
         }
-        self.stream.push_back(Event::Fence(id, Side::Close));
+        self.publish(Event::Fence(id, Side::Close));
         self.detector.handle(Time::from_ms(self.now), Input::Answers(id, answers));
     }
 
@@ -165,7 +194,7 @@ impl World {
     fn end(&mut self, key: &str, end: End) {
         if self.keys.remove(key).is_some() {
             self.truth.push((key.to_owned(), false));
-            self.stream.push_back(Event::Ended(key.to_owned(), end));
+            self.publish(Event::Ended(key.to_owned(), end));
         }
     }
 
@@ -174,7 +203,7 @@ impl World {
         if self.keys.insert(key.to_owned(), self.now + TTL).is_none() {
             self.truth.push((key.to_owned(), true));
         }
-        self.stream.push_back(Event::Set(key.to_owned()));
+        self.publish(Event::Set(key.to_owned()));
     }
 
     fn beat(&mut self) {
@@ -202,7 +231,7 @@ impl World {
         self.stream.clear();
         let run = format!("run{}", self.runs);
         let uptime_ms = self.now - self.started;
-        self.feed(Input::Up { run: &run, flushed, uptime_ms });
+        self.feed(Input::Up { run: &run, flushed, uptime_ms, deaf: self.hears == Hears::Nothing });
     }
 
     fn cut(&mut self) {
@@ -214,8 +243,11 @@ impl World {
     /// Time goes by in small steps; the steady user beats, and a due detector is told so.
     fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
-            self.now += 50;
+            self.now = (self.now / 50 + 1) * 50;
             self.beat();
+            if self.hears != Hears::All && self.now.is_multiple_of(SWEEP_MS) {
+                self.feed(Input::Sweep);
+            }
             if self.detector.next_due().is_some_and(|due| due.as_ms() <= self.now) {
                 self.feed(Input::Due);
             }
@@ -241,7 +273,7 @@ impl World {
             }
             Op::Evict(key) => {
                 if self.keys.remove(&name(key)).is_some() {
-                    self.stream.push_back(Event::Ended(name(key), End::Evicted));
+                    self.publish(Event::Ended(name(key), End::Evicted));
                 }
             }
             Op::Wait(ms) => self.wait(*ms),
@@ -273,7 +305,10 @@ impl World {
             }
             Op::Flush => {
                 self.keys.clear();
-                self.feed(Input::Gap);
+                // An answer without a fence would be believed, and rightly so.
+                if self.hears != Hears::Nothing {
+                    self.feed(Input::Gap);
+                }
                 self.cut();
                 self.connect(true);
             }
@@ -302,8 +337,8 @@ impl World {
     }
 }
 
-fn run(ops: &[Op]) -> World {
-    let mut world = World::new();
+fn run(hears: Hears, ops: &[Op]) -> World {
+    let mut world = World::new(hears);
     world.set(STEADY);
     for op in ops {
         world.apply(op);
@@ -316,8 +351,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happened_once_healed_the_belief_is_what_redis_holds(ops in prop::collection::vec(op(), 0..60)) {
-        let mut world = run(&ops);
+    fn whatever_happened_once_healed_the_belief_is_what_redis_holds(
+        hears in hears(),
+        ops in prop::collection::vec(op(), 0..60),
+    ) {
+        let mut world = run(hears, &ops);
         world.heal();
         let held: Vec<String> = world.keys.keys().cloned().collect();
         prop_assert_eq!(world.believed(), held);
@@ -327,7 +365,7 @@ proptest! {
 
     #[test]
     fn while_nothing_is_lost_exactly_what_redis_did_is_said(ops in prop::collection::vec(quiet_op(), 0..80)) {
-        let mut world = run(&ops);
+        let mut world = run(Hears::All, &ops);
         let said = world.log.len();
         prop_assert_eq!(&world.log[..], &world.truth[..said], "said what had not been done");
         world.heal();

@@ -2,6 +2,9 @@
 //!
 //! A pass reads the names by SCAN and asks for each; then it asks for every key that it holds and
 //! the scan did not name. So each verdict of a pass is an answer between two fences, like any other.
+//!
+//! A sweep is a pass for servers that do not tell of each `set`. It follows no gap, so it asks for less: keys that
+//! are live and named it leaves to their deadlines.
 
 use super::{Detector, Flags, Output};
 use crate::presence::Time;
@@ -21,6 +24,7 @@ pub(super) struct Pass {
     read: bool,
     /// Keys asked for by this pass and not answered yet.
     open: usize,
+    pub(super) sweeps: bool,
 }
 
 impl Detector {
@@ -94,7 +98,18 @@ impl Detector {
         self.missed = now;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0 });
+        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: false });
+    }
+
+    pub(super) fn begin_sweep(&mut self) {
+        if self.pass.is_none() {
+            self.pass_number = self.pass_number.wrapping_add(1);
+            self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: true });
+        }
+    }
+
+    pub(super) fn sweeps(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| pass.sweeps)
     }
 
     pub(super) fn next_scan(&mut self) -> Option<Output> {
@@ -110,8 +125,12 @@ impl Detector {
         if self.pass.is_none() || number != self.pass_number {
             return;
         }
+        let sweeps = self.sweeps();
         for name in names {
-            if let Some(at) = self.find_or_make(now, &name) {
+            let Some(at) = self.find_or_make(now, &name) else { continue };
+            if sweeps && self.slots[at].flags.has(Flags::LIVE) {
+                self.slots[at].pass = number;
+            } else {
                 self.enter_pass(at);
             }
         }
@@ -143,7 +162,7 @@ impl Detector {
         slot.pass = self.pass_number;
         slot.flags.put(Flags::PASS, true);
         // The last `set` may have been among what was missed, so the answer does not tell the TTL.
-        slot.flags.put(Flags::HEARD, false);
+        slot.flags.put(Flags::HEARD, slot.flags.has(Flags::HEARD) && pass.sweeps);
         pass.open += 1;
         // One that is asked already since the gap is answered since the gap.
         if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
@@ -164,8 +183,11 @@ impl Detector {
     }
 
     pub(super) fn end_pass(&mut self) -> Option<Output> {
-        self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?;
+        let sweeps = self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?.sweeps;
         self.pass = None;
+        if sweeps {
+            return Some(Output::Swept);
+        }
         self.renewable_ms = u64::MAX;
         Some(Output::Reconciled)
     }
