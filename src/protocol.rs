@@ -391,6 +391,8 @@ pub struct ErrorDetail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
     use std::sync::Arc;
 
     fn transition(online: bool) -> Transition {
@@ -449,6 +451,60 @@ mod tests {
         assert_eq!(message.unwrap_err().code(), "invalid_request");
         for bad in ["", "{", "nonsense", "[1]", "null", r#"{"type":"watch","users":"a"}"#] {
             assert!(ClientMessage::parse(bad).1.is_err(), "{bad}");
+        }
+    }
+
+    /// Values of any shape, with the words of the protocol among them.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let word = "type|id|users|user|all|lossless|replace|token|session|ttl_ms|watch|heartbeat|auth|.{0,6}";
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            word.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map(word, inner, 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let text = String::from_utf8_lossy(&bytes);
+            let (id, message) = ClientMessage::parse(&text);
+            prop_assert!(id.is_none() || message.is_ok() || text.contains("id"));
+            let _ = serde_json::from_slice::<HeartbeatsBody>(&bytes);
+            let _ = serde_json::from_slice::<HeartbeatBody>(&bytes);
+            let _ = serde_json::from_slice::<QueryBody>(&bytes);
+        }
+
+        #[test]
+        fn any_json_is_read_or_refused_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..5) {
+            let (_, message) = ClientMessage::parse(&value.to_string());
+            prop_assert!(message.is_err() || value.is_object());
+            let _ = serde_json::from_value::<HeartbeatItem>(value.clone());
+            let _ = serde_json::from_value::<HeartbeatBody>(value.clone());
+            // With a type that is known, and an id.
+            let mut fields = value.as_object().cloned().unwrap_or_default();
+            fields.insert("users".into(), value);
+            fields.insert("id".into(), json!(id));
+            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth"][kind]));
+            let (told, message) = ClientMessage::parse(&Value::Object(fields).to_string());
+            prop_assert_eq!(told, Some(json!(id)));
+            let kinds = message.map_or(kind, |message| match message {
+                ClientMessage::Watch { .. } => 0,
+                ClientMessage::Unwatch { .. } => 1,
+                ClientMessage::Heartbeat { .. } => 2,
+                ClientMessage::Leave => 3,
+                ClientMessage::Auth { .. } => 4,
+            });
+            prop_assert_eq!(kinds, kind);
         }
     }
 }

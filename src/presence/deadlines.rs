@@ -35,6 +35,12 @@ impl Deadlines {
         self.buckets.entry(due).or_default().push(slot);
     }
 
+    /// Is there a valid entry of this slot?
+    #[cfg(test)]
+    pub fn has(&self, slot: u32, filed: u32) -> bool {
+        self.buckets.iter().any(|(due, slots)| mark(*due) == filed && slots.contains(&slot))
+    }
+
     /// When the first bucket comes due.
     pub fn next(&self) -> Option<Time> {
         self.buckets.keys().next().copied()

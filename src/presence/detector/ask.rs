@@ -71,6 +71,14 @@ impl Asks {
         batches.map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some())).collect()
     }
 
+    /// How often a slot is in the queues, and in the batch of this number, for a test that counts.
+    #[cfg(test)]
+    pub(super) fn places(&self, at: u32, batch: BatchId) -> [usize; 2] {
+        let queued = self.due.iter().chain(&self.learn).filter(|&&other| other == at).count();
+        let slots = self.batches.get(&batch).map_or(&[][..], |batch| &batch.slots);
+        [queued, slots.iter().filter(|&&other| other == at).count()]
+    }
+
     pub(super) fn learning(&self) -> usize {
         self.learn.len()
     }

@@ -6,6 +6,8 @@
 
 mod ask;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod interleavings;
 #[cfg(test)]
 mod migration;

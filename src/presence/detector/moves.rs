@@ -80,7 +80,7 @@ impl Detector {
             slot.last_seen = moved.last_seen;
             slot.deadline = moved.deadline;
             slot.ttl = moved.ttl_ms;
-            slot.flags.put(Flags::GRANTED, moved.granted);
+            slot.flags.put(Flags::GRANTED, moved.granted && moved.deadline != Time::NEVER);
             slot.flags.put(Flags::LEAST, moved.ttl_ms != 0);
             self.counts.immortal += u64::from(moved.deadline == Time::NEVER);
             self.revive(at, now, moved.last_seen.min(now), Reason::Reconciled);

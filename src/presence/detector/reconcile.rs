@@ -27,6 +27,17 @@ pub(super) struct Pass {
     pub(super) sweeps: bool,
 }
 
+#[cfg(test)]
+impl Pass {
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.read
+    }
+}
+
 impl Detector {
     pub(super) fn rise(&mut self, now: Time, run: &str, flushed: bool, uptime_ms: u64) {
         let other = self.run.as_deref().is_some_and(|before| before != run);
