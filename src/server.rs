@@ -1,13 +1,14 @@
 //! The one place where the parts are joined.
 
 use crate::config::Config;
-use crate::driver::{Clock, Driver, FEED, Server};
+use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::keyspace::Names;
 use crate::keyspace::client::Target;
+use crate::keyspace::cluster::{self, Followed};
 use crate::keyspace::embedded::Embedded;
 use crate::keyspace::event::Seal;
-use crate::keyspace::link::{self, Link};
+use crate::keyspace::link;
 use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::Settings;
@@ -23,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
@@ -113,8 +114,9 @@ impl Daemon {
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
-        let Belief { hub, names, daemon, seal, primary, driver } = believe(&config, &target, metrics.clone());
-        let store = Store::new(primary, names, (daemon, seal), config.ttl, metrics.clone());
+        let Belief { hub, names, daemon, seal, followed, primary, driver } = believe(&config, &target, metrics.clone());
+        let servers = (followed.topology.clone(), primary);
+        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
         let stop = CancellationToken::new();
         let app = Arc::new(App {
             hub,
@@ -171,6 +173,7 @@ pub struct Belief {
     names: Names,
     daemon: String,
     seal: Seal,
+    followed: Followed,
     primary: watch::Receiver<Target>,
     driver: AbortOnDropHandle<()>,
 }
@@ -193,17 +196,22 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         primary: told,
         names: names.clone(),
         daemon: daemon.clone(),
+        place: None,
         seal: seal.clone(),
         configure: config.configure_redis,
         ring: config.limits.event_ring,
     };
-    let (feed, fed) = mpsc::channel(FEED);
-    let detector = Settings {
-        first_ttl_ms: config.ttl.as_millis() as u64,
-        probes: config.probes,
-        ..Settings::default()
+    let template = Template {
+        link: settings,
+        detector: Settings {
+            first_ttl_ms: config.ttl.as_millis() as u64,
+            probes: config.probes,
+            ..Settings::default()
+        },
+        canary: config.limits.canary,
     };
-    let server = Server::new(Link::start(settings, feed), fed, detector, config.limits.canary);
-    let driver = Driver::new(server, hub.clone(), metrics.clone(), clock);
-    Belief { hub, names, daemon, seal, primary, driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
+    let followed = cluster::follow(target);
+    let driver = Driver::new(template, followed.topology.clone(), hub.clone(), metrics.clone(), clock);
+    let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
+    Belief { hub, names, daemon, seal, followed, primary, driver }
 }

@@ -3,10 +3,16 @@
 use super::{BeatArgs, Source, logging, serve};
 use crate::keyspace::Names;
 use crate::keyspace::client::{Connection, NO_EVENTS, Target};
-use anyhow::{Context, Result};
+use crate::keyspace::cluster::{self, Followed};
+use crate::keyspace::event::Seal;
+use crate::keyspace::store::Store;
+use crate::metrics::Metrics;
+use anyhow::{Context, Result, anyhow};
 use fred::prelude::*;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     logging::start_quiet();
@@ -42,6 +48,7 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
 enum Sender {
     Daemon(super::daemon::Daemon),
     Redis(Connection, Names),
+    Cluster { store: Box<Store>, _followed: Followed },
 }
 
 impl Sender {
@@ -54,6 +61,15 @@ impl Sender {
 
     async fn redis(args: &BeatArgs, target: &Target) -> Result<Sender> {
         let names = Names::new(&args.source.prefix, target.db());
+        if target.cluster_seeds().is_some() {
+            // A cluster that is not there is an error now, too.
+            cluster::primaries(target).await?;
+            let followed = cluster::follow(target);
+            let servers = (followed.topology.clone(), watch::channel(target.clone()).1);
+            let nobody = (String::new(), Seal::default());
+            let store = Store::new(servers, names, nobody, args.ttl, Arc::new(Metrics::new()));
+            return Ok(Sender::Cluster { store: Box::new(store), _followed: followed });
+        }
         let connection = match args.every {
             // Once: a Redis that is not there is an error now.
             None => target.connect(NO_EVENTS).await?,
@@ -69,6 +85,10 @@ impl Sender {
                 for key in &args.users {
                     set(connection, names.redis_key(key.as_str()), args.ttl).await?;
                 }
+            }
+            Sender::Cluster { store, .. } => {
+                let keys: Vec<_> = args.users.iter().map(|key| (key.clone(), None)).collect();
+                store.beat(&keys).await.map_err(|why| anyhow!("{why}"))?;
             }
         }
         Ok(())

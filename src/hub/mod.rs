@@ -318,6 +318,11 @@ impl Hub {
         self.marks.fetch_add(1, Ordering::AcqRel) + 1
     }
 
+    /// The last number that was given.
+    pub fn last_mark(&self) -> u64 {
+        self.marks.load(Ordering::Acquire)
+    }
+
     /// A mark came back: everything that Redis did before it is taken in.
     pub fn pass_mark(&self, mark: u64) {
         self.passed.send_if_modified(|passed| {

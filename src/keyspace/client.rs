@@ -29,7 +29,7 @@ pub struct Connection {
 }
 
 impl Target {
-    /// Reads a `redis://`, `rediss://`, `redis+unix://` or `redis-sentinel://` URL, or the `valkey`
+    /// Reads a `redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://` or `redis-cluster://` URL, or the `valkey`
     /// spelling of one.
     pub fn parse(url: &str) -> Result<Target> {
         let shown = redacted(url);
@@ -37,20 +37,30 @@ impl Target {
             let scheme = url.split_once("://").map(|(scheme, _)| scheme);
             let Some(scheme) = scheme else { bail!("it has no scheme") };
             let scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis");
-            if scheme.contains("cluster") {
-                bail!("this version does not speak to a cluster");
-            }
-            let known = ["redis", "rediss", "redis+unix", "unix", "redis-sentinel", "rediss-sentinel"];
+            let known = [
+                "redis",
+                "rediss",
+                "redis+unix",
+                "unix",
+                "redis-sentinel",
+                "rediss-sentinel",
+                "redis-cluster",
+                "rediss-cluster",
+            ];
             if !known.contains(&scheme.as_str()) {
                 bail!("the scheme {scheme:?} is not known");
             }
             let rest = &url[url.find("://").unwrap_or(0)..];
-            Ok(Config::from_url(&format!("{scheme}{rest}"))?)
+            let config = Config::from_url(&format!("{scheme}{rest}"))?;
+            if config.server.is_clustered() && config.database.is_some_and(|db| db != 0) {
+                bail!("a cluster has only database 0");
+            }
+            Ok(config)
         };
         let config = read().with_context(|| {
             format!(
                 "the Redis URL {shown} cannot be read; write redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss://…, \
-                 redis+unix:///PATH or redis-sentinel://HOST:PORT?sentinelServiceName=NAME"
+                 redis+unix:///PATH, redis-sentinel://HOST:PORT?sentinelServiceName=NAME or redis-cluster://HOST:PORT"
             )
         })?;
         Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
@@ -133,6 +143,12 @@ impl Target {
         matches!(self.config.server, ServerConfig::Sentinel { .. })
     }
 
+    /// The nodes of a cluster that the URL names; `None` if it names no cluster.
+    pub fn cluster_seeds(&self) -> Option<Vec<(String, u16)>> {
+        let ServerConfig::Clustered { hosts, .. } = &self.config.server else { return None };
+        Some(hosts.iter().map(|server| (server.host.to_string(), server.port)).collect())
+    }
+
     /// The server to speak to now: with Sentinels, the one that the first of them to answer names as the
     /// primary. They are asked by us and not by fred, since only so it is known when their answer changes:
     /// after a planned failover the old primary goes on as one for seconds.
@@ -167,7 +183,7 @@ impl Target {
     }
 
     /// The same, but for one server at this address.
-    fn at(&self, host: String, port: u16) -> Target {
+    pub(super) fn at(&self, host: String, port: u16) -> Target {
         let shown = format!("redis://{host}:{port}");
         let server = ServerConfig::Centralized { server: Server::new(host, port) };
         Target { config: Config { server, ..self.config.clone() }, shown }
@@ -244,7 +260,9 @@ mod tests {
         let sentinel = "redis-sentinel://h:26379?sentinelServiceName=m&sentinelPassword=secret";
         let target = Target::parse(sentinel).unwrap();
         assert!(target.is_sentinel() && !target.shown().contains("secret"));
-        for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", "redis-cluster://h", ""] {
+        let cluster = Target::parse("valkey-cluster://h:1?node=i:2").unwrap();
+        assert_eq!(cluster.cluster_seeds(), Some(vec![("h".into(), 1), ("i".into(), 2)]));
+        for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", "redis-cluster://h/3", ""] {
             let message = format!("{:#}", Target::parse(bad).unwrap_err());
             assert!(message.contains("write redis://"), "{message}");
         }

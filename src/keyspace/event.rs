@@ -28,6 +28,8 @@ pub enum Mark {
     Hello,
     /// One end of a batch of questions.
     Fence(BatchId, Side),
+    /// The canary of a server that owns no key.
+    Canary,
 }
 
 /// Seals marks, so that one which another client has published is not taken for ours.
@@ -88,7 +90,7 @@ impl Parser {
         if operation == FENCE_OPERATION {
             return self.parse_mark(payload);
         }
-        if operation == "set" && payload == self.canary_key {
+        if operation == "set" && self.is_canary(payload) {
             return Parsed::Evidence(Kind::Canary, b"");
         }
         let kind = match operation {
@@ -102,11 +104,18 @@ impl Parser {
         self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
+    /// A cluster's node has one with a number after it, whose slot is the node's.
+    fn is_canary(&self, payload: &[u8]) -> bool {
+        let rest = payload.strip_prefix(&self.canary_key[..]);
+        rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b':'))
+    }
+
     /// The payload of a mark.
     pub fn mark(&self, mark: Mark) -> String {
         let stream = &self.stream;
         self.seal.seal(&match mark {
             Mark::Hello => format!("{stream}:h"),
+            Mark::Canary => format!("{stream}:k"),
             Mark::Fence(batch, Side::Open) => format!("{stream}:{batch}:o"),
             Mark::Fence(batch, Side::Close) => format!("{stream}:{batch}:c"),
         })
@@ -123,6 +132,9 @@ impl Parser {
             let rest = rest.strip_prefix(':')?;
             if rest == "h" {
                 return Some(Parsed::Hello);
+            }
+            if rest == "k" {
+                return Some(Parsed::Evidence(Kind::Canary, b""));
             }
             let (batch, side) = rest.split_once(':')?;
             let side = match side {
@@ -216,22 +228,28 @@ mod tests {
         assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
         let canary = Parsed::Evidence(Kind::Canary, b"");
         assert_eq!(parser.parse("set", b"presence:#canary:d1"), canary);
-        assert_eq!(parser.parse("set", b"presence:#canary:d2"), Parsed::Foreign);
+        assert_eq!(parser.parse("set", b"presence:#canary:d1:77"), Parsed::Evidence(Kind::Canary, b""));
+        for other in [&b"presence:#canary:d2"[..], b"presence:#canary:d1-x:3", b"presence:#canary:d"] {
+            assert_eq!(parser.parse("set", other), Parsed::Foreign);
+        }
     }
 
     #[test]
     fn a_mark_without_the_secret_is_not_ours() {
         let parser = parser();
-        for mark in [Mark::Hello, Mark::Fence(7, Side::Open), Mark::Fence(u32::MAX, Side::Close)] {
+        for mark in
+            [Mark::Hello, Mark::Canary, Mark::Fence(7, Side::Open), Mark::Fence(u32::MAX, Side::Close)]
+        {
             let expected = match mark {
                 Mark::Hello => Parsed::Hello,
+                Mark::Canary => Parsed::Evidence(Kind::Canary, b""),
                 Mark::Fence(batch, side) => Parsed::Evidence(Kind::Fence(batch, side), b""),
             };
             let payload = parser.mark(mark);
             assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
             // All that another mark shows is known to a forger, and the key is not.
             let other = Parser { seal: Seal::default(), ..parser.clone() }.mark(mark);
-            let moved = payload.replace(":7:", ":8:").replace(":h:", ":1:o:").replace(":c:", ":o:");
+            let moved = payload.replace(":7:", ":8:").replace(":h:", ":1:o:").replace(":k:", ":h:").replace(":c:", ":o:");
             for forged in [payload.replace("s3cret", "guess"), other, moved] {
                 assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
             }

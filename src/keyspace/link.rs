@@ -9,6 +9,7 @@
 //! are read from its ring, whose overrun says how many were lost; questions go by another connection.
 
 use super::client::{Connection, NO_EVENTS, Target};
+use super::cluster::{self, Redirection, Topology};
 use super::event::{Events, Mark, Parsed, Parser, Seal};
 use super::listing::{self, ScanPage};
 use super::{CLASSES, Names, missing_classes};
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand, InfoKind, KeyspaceEvent};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -70,8 +72,8 @@ pub enum Feed {
     Events(Events),
     /// So many events were lost since we did not read them in time.
     Lagged(u64),
-    /// Redis' answers to a batch.
-    Answers(BatchId, Vec<Answer>),
+    /// Redis' answers to a batch, and where the keys are that it says have moved.
+    Answers(BatchId, Vec<Answer>, Vec<Redirection>),
     /// A page of the scan of this number.
     Page(u8, ScanPage),
 }
@@ -95,8 +97,10 @@ pub struct Settings {
     pub target: Target,
     /// Which keys.
     pub names: Names,
-    /// Names this daemon among others on the same server.
+    /// Names this daemon among others on the same server, and on the other servers of a cluster.
     pub daemon: String,
+    /// Which node of a cluster it is; `None` of a server that stands alone.
+    pub place: Option<Place>,
     /// Makes the daemon's marks.
     pub seal: Seal,
     /// Where is told which server is the one, for whoever writes to it.
@@ -107,6 +111,31 @@ pub struct Settings {
     pub ring: usize,
 }
 
+/// A node among the others of its cluster.
+#[derive(Clone)]
+pub struct Place {
+    /// The node's name.
+    pub node: String,
+    /// Which slots are whose, as that changes.
+    pub topology: watch::Receiver<Arc<Topology>>,
+}
+
+/// Where a link tells what it has to: a channel that all links share.
+#[derive(Clone)]
+pub struct Feeder {
+    /// Names the link.
+    pub link: u64,
+    /// To the driver.
+    pub feed: mpsc::Sender<(u64, Feed)>,
+}
+
+impl Feeder {
+    /// Waits while the channel is full; an error once nobody listens.
+    async fn send(&self, feed: Feed) -> Result<()> {
+        self.feed.send((self.link, feed)).await.map_err(|_| anyhow!("the daemon stops"))
+    }
+}
+
 /// A running link; it ends with this handle.
 pub struct Link {
     orders: mpsc::Sender<Order>,
@@ -115,7 +144,7 @@ pub struct Link {
 
 impl Link {
     /// Starts a link that feeds `feed`.
-    pub fn start(settings: Settings, feed: mpsc::Sender<Feed>) -> Link {
+    pub fn start(settings: Settings, feed: Feeder) -> Link {
         let (orders, taken) = mpsc::channel(ORDERS);
         Link { orders, task: tokio::spawn(run(settings, feed, taken)) }
     }
@@ -144,7 +173,7 @@ impl From<anyhow::Error> for Ended {
     }
 }
 
-async fn run(settings: Settings, feed: mpsc::Sender<Feed>, mut orders: mpsc::Receiver<Order>) {
+async fn run(settings: Settings, feed: Feeder, mut orders: mpsc::Receiver<Order>) {
     let mut last_run = None;
     let mut wait = BACKOFF_MS.0;
     let mut said = String::new();
@@ -218,9 +247,7 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
     prove(asker.client(), settings, &parser, &mut events).await?;
     let run = field("run_id");
     let same = last_run.as_ref() == Some(&run);
-    let canary: i64 = asker.client().exists(settings.names.canary_key(&settings.daemon)).await?;
-    // The canary has been set in the link before: where it is gone, so is everything.
-    let flushed = same && canary == 0;
+    let flushed = same && canary_is_gone(asker.client(), settings).await?;
     let scripts = may_script(asker.client()).await;
     Ok(Session {
         primary,
@@ -234,6 +261,40 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
         scripts,
         version: field("redis_version"),
     })
+}
+
+/// The canary has been set in the link before: where it is gone, so is everything. Where it has moved to
+/// another node, that is not known.
+async fn canary_is_gone(client: &Client, settings: &Settings) -> Result<bool> {
+    let Some(key) = Canary::default().key(settings) else { return Ok(false) };
+    match client.exists::<i64, _>(key).await {
+        Ok(found) => Ok(found == 0),
+        Err(why) if cluster::redirection(&why).is_some() => Ok(false),
+        Err(why) => Err(why.into()),
+    }
+}
+
+/// Which key is renewed to prove the stream, as long as the slots stay where they are.
+#[derive(Default)]
+struct Canary {
+    of: Option<Arc<Topology>>,
+    key: Option<String>,
+}
+
+impl Canary {
+    /// `None` where the node owns no slot, or none that a key with this prefix can have.
+    fn key(&mut self, settings: &Settings) -> Option<String> {
+        let Some(place) = &settings.place else {
+            return Some(settings.names.canary_key(&settings.daemon));
+        };
+        let topology = place.topology.borrow().clone();
+        if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &topology)) {
+            let node = topology.nodes.iter().find(|node| node.id == place.node);
+            self.key = node.and_then(|node| node.canary_key(&settings.names, &settings.daemon));
+            self.of = Some(topology);
+        }
+        self.key.clone()
+    }
 }
 
 async fn server_info(client: &Client) -> Result<HashMap<String, String>> {
@@ -323,7 +384,7 @@ fn is_hello(parser: &Parser, event: &KeyspaceEvent) -> bool {
 async fn serve(
     session: Session,
     settings: &Settings,
-    feed: &mpsc::Sender<Feed>,
+    feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
     let Session { primary, asker, listener, events, parser, run, flushed, uptime_ms, scripts, .. } = session;
@@ -348,7 +409,7 @@ async fn serve(
 async fn pump(
     mut events: broadcast::Receiver<KeyspaceEvent>,
     parser: &Parser,
-    feed: &mpsc::Sender<Feed>,
+    feed: &Feeder,
 ) -> Ended {
     loop {
         let mut lagged = 0;
@@ -390,10 +451,12 @@ async fn obey(
     settings: &Settings,
     parser: &Parser,
     scripts: bool,
-    feed: &mpsc::Sender<Feed>,
+    feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
     let mut under_way: JoinSet<Result<()>> = JoinSet::new();
+    let mut canary = Canary::default();
+    let clustered = settings.place.is_some();
     loop {
         let order = tokio::select! {
             order = orders.recv() => order,
@@ -411,22 +474,26 @@ async fn obey(
             Order::Ask(batch, keys) => {
                 let fences = [Side::Open, Side::Close].map(|side| parser.mark(Mark::Fence(batch, side)));
                 under_way.spawn(async move {
-                    let answers = ask(&asker, &names, scripts, fences, &keys).await.context("PTTL failed")?;
-                    Ok(feed.send(Feed::Answers(batch, answers)).await?)
+                    let asked = if clustered {
+                        ask_node(&asker, &names, fences, &keys).await
+                    } else {
+                        ask(&asker, &names, scripts, fences, &keys).await.map(|told| (told, Vec::new()))
+                    };
+                    let (answers, redirections) = asked.context("PTTL failed")?;
+                    feed.send(Feed::Answers(batch, answers, redirections)).await
                 });
             }
             Order::Scan(number, cursor) => {
                 under_way.spawn(async move {
                     let page = listing::scan_page(&asker, &names, "*", cursor).await?;
-                    Ok(feed.send(Feed::Page(number, page)).await?)
+                    feed.send(Feed::Page(number, page)).await
                 });
             }
             Order::Canary => {
-                let key = names.canary_key(&settings.daemon);
+                let (key, mark) = (canary.key(settings), parser.mark(Mark::Canary));
+                let channel = names.fence_channel();
                 under_way.spawn(async move {
-                    let expire = Some(Expiration::EX(CANARY_TTL_S));
-                    let set: Result<(), _> = asker.set(key, "", expire, None, false).await;
-                    set.context("the canary could not be set")
+                    send_canary(&asker, key, &channel, &mark).await.context("the canary could not be sent")
                 });
             }
             Order::Restart(cause) => {
@@ -434,6 +501,70 @@ async fn obey(
             }
         }
     }
+}
+
+/// Renews the canary's key. A node that owns none of its slots, or no longer, is proven by a message.
+async fn send_canary(client: &Client, key: Option<String>, channel: &str, mark: &str) -> Result<()> {
+    if let Some(key) = key {
+        let expire = Some(Expiration::EX(CANARY_TTL_S));
+        match client.set::<(), _, _>(key, "", expire, None, false).await {
+            Err(why) if cluster::redirection(&why).is_some() => {}
+            set => return Ok(set?),
+        }
+    }
+    Ok(client.publish::<(), _, _>(channel, mark).await?)
+}
+
+/// Asks a cluster's node for the TTL of each key, between the two fences. Those that it disowns are asked for
+/// again with ASKING, since their slots may be on their way to it.
+async fn ask_node(
+    client: &Client,
+    names: &Names,
+    fences: [String; 2],
+    keys: &[Key],
+) -> Result<(Vec<Answer>, Vec<Redirection>)> {
+    let channel = names.fence_channel();
+    let [open, close] = fences;
+    let first = client.pipeline();
+    first.publish::<(), _, _>(&channel, open).await?;
+    for key in keys {
+        first.pttl::<(), _>(names.redis_key(key.as_str())).await?;
+    }
+    let told: Vec<Result<i64, Error>> = first.try_all().await.into_iter().skip(1).collect();
+    if told.len() != keys.len() {
+        bail!("{} answers to {} questions", told.len(), keys.len());
+    }
+    let (mut answers, mut redirections, mut moved) = (Vec::with_capacity(keys.len()), Vec::new(), Vec::new());
+    for (i, told) in told.into_iter().enumerate() {
+        answers.push(match told {
+            Ok(left) => listing::answer(left),
+            Err(why) => {
+                redirections.push(cluster::redirection(&why).ok_or(why)?);
+                moved.push(i);
+                Answer::Moved
+            }
+        });
+    }
+    let second = client.pipeline();
+    for &i in &moved {
+        second.custom::<(), Value>(asking(), Vec::new()).await?;
+        second.pttl::<(), _>(names.redis_key(keys[i].as_str())).await?;
+    }
+    second.publish::<(), _, _>(&channel, close).await?;
+    let again: Vec<Result<Value, Error>> = second.try_all().await;
+    for (&i, told) in moved.iter().zip(again.iter().skip(1).step_by(2)) {
+        answers[i] = match told.as_ref().map(Value::as_i64) {
+            Ok(Some(left)) => match listing::answer(left) {
+                Answer::Absent => Answer::NotYet,
+                there => there,
+            },
+            _ => Answer::Moved,
+        };
+    }
+    if let Some(Err(why)) = again.last() {
+        return Err(why.clone().into());
+    }
+    Ok((answers, redirections))
 }
 
 /// Asks for the TTL of each key, in one pipeline between the two fences.
@@ -474,6 +605,11 @@ async fn ask(
         bail!("{} answers to {asked} questions", answers.len());
     }
     Ok(answers.into_iter().map(listing::answer).collect())
+}
+
+/// What is asked next may be of a slot that is on its way here.
+pub(super) fn asking() -> CustomCommand {
+    CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false)
 }
 
 fn eval() -> CustomCommand {

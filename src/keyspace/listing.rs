@@ -1,11 +1,13 @@
 //! The live keys straight from Redis, page by page.
 
 use super::Names;
-use super::client::{NO_EVENTS, Target};
+use super::client::{Connection, NO_EVENTS, Target};
+use super::cluster;
 use crate::presence::{Answer, Key};
 use anyhow::{Context, Result};
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
+use std::collections::HashMap;
 
 /// Keys looked at per page: larger pages are no faster, and others wait for them.
 const PAGE: usize = 1000;
@@ -58,46 +60,67 @@ pub struct LiveKey {
 
 /// Reads presence keys for a command of the CLI.
 pub struct Listing {
-    connection: super::client::Connection,
+    /// One to each primary.
+    connections: Vec<Connection>,
     names: Names,
 }
 
 impl Listing {
     /// Connects.
     pub async fn connect(target: &Target, prefix: &str) -> Result<Listing> {
-        let names = Names::new(prefix, target.db());
-        Ok(Listing { connection: target.connect(NO_EVENTS).await?, names })
+        let mut connections = Vec::new();
+        for node in cluster::primaries(target).await?.nodes {
+            connections.push(node.target.connect(NO_EVENTS).await?);
+        }
+        Ok(Listing { connections, names: Names::new(prefix, target.db()) })
     }
 
     /// How many keys the database has, others than presence among them.
     pub async fn size(&self) -> Result<u64> {
-        Ok(self.connection.client().dbsize().await?)
+        let mut size = 0;
+        for connection in &self.connections {
+            size += connection.client().dbsize::<u64>().await?;
+        }
+        Ok(size)
     }
 
     /// The live keys that match `pattern`. `progress` is told how many keys were looked at.
     pub async fn read(&self, pattern: &str, mut progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
-        let client = self.connection.client();
-        let (mut live, mut cursor) = (std::collections::HashMap::new(), 0);
-        loop {
-            let page = scan_page(client, &self.names, pattern, cursor).await?;
-            let keys = page.names.iter().filter_map(|name| Key::parse(name).ok()).collect();
-            // A scan may give a key twice.
-            live.extend(self.look_up(keys).await?.into_iter().map(|key| (key.key.clone(), key)));
-            progress(PAGE);
-            if page.next == 0 {
-                return Ok(live.into_values().collect());
+        // A scan may give a key twice, and while slots move two servers may.
+        let mut live = HashMap::new();
+        for connection in &self.connections {
+            let mut cursor = 0;
+            loop {
+                let page = scan_page(connection.client(), &self.names, pattern, cursor).await?;
+                let keys: Vec<Key> = page.names.iter().filter_map(|name| Key::parse(name).ok()).collect();
+                let found = self.look_up_at(connection, &keys).await?;
+                live.extend(found.into_iter().map(|key| (key.key.clone(), key)));
+                progress(PAGE);
+                cursor = page.next;
+                if cursor == 0 {
+                    break;
+                }
             }
-            cursor = page.next;
         }
+        Ok(live.into_values().collect())
     }
 
     /// Which of these keys are live.
     pub async fn look_up(&self, keys: Vec<Key>) -> Result<Vec<LiveKey>> {
+        let mut live = Vec::new();
+        for connection in &self.connections {
+            live.extend(self.look_up_at(connection, &keys).await?);
+        }
+        Ok(live)
+    }
+
+    /// Which of these keys are live at one server; those of others are not there.
+    async fn look_up_at(&self, connection: &Connection, keys: &[Key]) -> Result<Vec<LiveKey>> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let pipeline = self.connection.client().pipeline();
-        for key in &keys {
+        let pipeline = connection.client().pipeline();
+        for key in keys {
             let name = self.names.redis_key(key.as_str());
             for of in ["REFCOUNT", "IDLETIME"] {
                 let object = CustomCommand::new_static("OBJECT", ClusterHash::FirstKey, false);
@@ -108,17 +131,21 @@ impl Listing {
         }
         let values: Vec<Result<Value, Error>> = pipeline.try_all().await;
         let mut live = Vec::new();
-        for (key, told) in keys.into_iter().zip(values.chunks_exact(3)) {
+        for (key, told) in keys.iter().zip(values.chunks_exact(3)) {
             let number = |at: usize| told[at].as_ref().ok().and_then(Value::as_u64);
             let shared = number(0).is_none_or(|references| references >= SHARED);
             let idle_s = number(1).filter(|_| !shared);
-            let left = told[2].as_ref().map_err(Clone::clone)?.as_i64().unwrap_or(-2);
+            let left = match &told[2] {
+                Ok(left) => left.as_i64().unwrap_or(-2),
+                Err(why) if cluster::redirection(why).is_some() => continue,
+                Err(why) => return Err(why.clone().into()),
+            };
             let left_ms = match answer(left) {
                 Answer::Absent | Answer::Moved | Answer::NotYet => continue,
                 Answer::NoTtl => None,
                 Answer::Left(left) => Some(left),
             };
-            live.push(LiveKey { key, left_ms, idle_ms: idle_s.map(|s| s * 1000) });
+            live.push(LiveKey { key: key.clone(), left_ms, idle_ms: idle_s.map(|s| s * 1000) });
         }
         Ok(live)
     }

@@ -1,8 +1,10 @@
 //! All of Redis: what keys and channels are called, the event stream, commands, a private server.
 
 pub mod client;
+pub mod cluster;
 pub mod embedded;
 pub mod event;
+mod lane;
 pub mod link;
 pub mod listing;
 pub mod store;

@@ -2,35 +2,30 @@
 //! comes back by the event stream, like anybody's.
 
 use super::Names;
-use super::client::{Connection, NO_EVENTS, Target, in_words};
+use super::client::Target;
+use super::cluster::{self, Node, Topology};
 use super::event::Seal;
+use super::lane::{CONNECTING, Lane};
+use super::link::asking;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::presence::Key;
 use fred::prelude::*;
-use std::sync::Arc;
+use fred::types::{ClusterHash, CustomCommand};
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-/// How long a write may take before the client is told that Redis is unreachable.
-const WRITE: Duration = Duration::from_secs(2);
-/// How long a write waits for a connection that is just coming about.
-const CONNECTING: Duration = Duration::from_millis(250);
-/// Waits between attempts to connect: doubling from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-/// Writes presence keys.
-///
-/// What a client was told has failed is not written later: each connection ends with its first fault, and
-/// what waited in it ends too. (fred's own reconnection would send it again.)
+/// Writes presence keys, each to the server that owns it.
 pub struct Store {
-    connection: watch::Receiver<Option<Arc<Connection>>>,
-    /// The connection no longer answers.
-    broken: Arc<Notify>,
-    _keeper: AbortOnDropHandle<()>,
+    topology: watch::Receiver<Arc<Topology>>,
+    /// Where the one server is, should there be no cluster: a Sentinel's primary changes.
+    primary: watch::Receiver<Target>,
+    /// By the name of the node.
+    lanes: Mutex<BTreeMap<String, Arc<Lane>>>,
     names: Names,
     daemon: String,
     seal: Seal,
@@ -38,28 +33,29 @@ pub struct Store {
     metrics: Arc<Metrics>,
 }
 
+/// One command of one key.
+#[derive(Clone)]
+struct Write {
+    key: String,
+    args: Vec<Value>,
+    command: &'static str,
+}
+
+type Answers = Vec<Result<Value, fred::error::Error>>;
+
 impl Store {
-    /// A store on its own connection, which comes about and comes back by itself, and follows the primary.
+    /// A store on its own connections, which come about and come back by themselves, and follow the primaries.
     pub fn new(
-        primary: watch::Receiver<Target>,
+        (topology, primary): (watch::Receiver<Arc<Topology>>, watch::Receiver<Target>),
         names: Names,
         (daemon, seal): (String, Seal),
         ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> Store {
-        let (told, connection) = watch::channel(None);
-        let broken = Arc::new(Notify::new());
-        let keeper = tokio::spawn(keep_connected(primary, told, broken.clone()));
-        Store {
-            connection,
-            broken,
-            _keeper: AbortOnDropHandle::new(keeper),
-            names,
-            daemon,
-            seal,
-            ttl,
-            metrics,
-        }
+        let store =
+            Store { topology, primary, lanes: Mutex::default(), names, daemon, seal, ttl, metrics };
+        store.lanes(&store.topology.borrow().clone());
+        store
     }
 
     /// The TTL of heartbeats that name none.
@@ -67,97 +63,144 @@ impl Store {
         self.ttl
     }
 
-    /// Renews keys, each with the TTL given in milliseconds or the default, in one pipeline.
+    /// Renews keys, each with the TTL given in milliseconds or the default, in one pipeline a server.
     pub async fn beat(&self, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
-        self.write(async |client: &Client| {
-            let pipeline = client.pipeline();
-            for (key, ttl_ms) in keys {
-                let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64);
-                let expire = Some(Expiration::PX(ttl as i64));
-                let name = self.names.redis_key(key.as_str());
-                pipeline.set::<(), _, _>(name, 1, expire, None, false).await?;
-            }
-            if keys.is_empty() { Ok(Vec::new()) } else { pipeline.all::<Vec<Value>>().await }
-        })
-        .await?;
+        let set = |(key, ttl_ms): &(Key, Option<u64>)| {
+            let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64) as i64;
+            self.command("SET", key, vec![1.into(), "PX".into(), ttl.into()])
+        };
+        self.write(keys.iter().map(set).collect()).await?;
         self.metrics.heartbeats.inc_by(keys.len() as u64);
         Ok(())
     }
 
     /// Deletes keys.
     pub async fn end(&self, keys: &[Key]) -> Result<(), Error> {
-        let names: Vec<String> = keys.iter().map(|key| self.names.redis_key(key.as_str())).collect();
-        self.write(async |client: &Client| {
-            let pipeline = client.pipeline();
-            for name in &names {
-                pipeline.del::<(), _>(name).await?;
-            }
-            pipeline.all::<Vec<Value>>().await
-        })
-        .await?;
-        Ok(())
+        self.write(keys.iter().map(|key| self.command("DEL", key, Vec::new())).collect()).await
     }
 
-    /// Leaves nothing of the daemon behind: its canary's key.
+    /// Leaves nothing of the daemon behind: its canaries' keys.
     pub async fn clear(&self) -> Result<(), Error> {
-        let canary = self.names.canary_key(&self.daemon);
-        self.write(async |client: &Client| client.del::<(), _>(&canary).await).await
+        let topology = self.topology.borrow().clone();
+        let canary = |node: &Node| node.canary_key(&self.names, &node.daemon(&self.daemon));
+        let keys = topology.nodes.iter().filter_map(canary);
+        self.write(keys.map(|key| Write { args: vec![key.as_str().into()], key, command: "DEL" }).collect()).await
     }
 
-    /// Sends a mark into the event stream: once it comes back, so has everything before it.
+    /// Sends a mark into the event stream of each server that can be reached: once it comes back, so has
+    /// everything before it.
     pub async fn mark(&self, mark: u64) -> Result<(), Error> {
-        let (channel, text) = (self.names.fence_channel(), self.seal.store_mark(&self.daemon, mark));
-        self.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await).await
-    }
-
-    async fn write<T>(
-        &self,
-        write: impl AsyncFnOnce(&Client) -> Result<T, fred::error::Error>,
-    ) -> Result<T, Error> {
-        let mut held = self.connection.clone();
-        let connection = match timeout(CONNECTING, held.wait_for(Option::is_some)).await {
-            Ok(Ok(connection)) => connection.clone(),
-            _ => None,
-        };
-        let Some(connection) = connection else {
-            return Err(Error::RedisUnavailable("there is no connection".into()));
-        };
-        match timeout(WRITE, write(connection.client())).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(why)) => Err(Error::RedisUnavailable(in_words(&why))),
-            Err(_) => {
-                self.broken.notify_one();
-                Err(Error::RedisUnavailable(format!("no answer within {WRITE:?}")))
+        let topology = self.known().await?;
+        let channel = self.names.fence_channel();
+        let lanes = self.lanes(&topology);
+        let sent = topology.nodes.iter().map(async |node| {
+            let text = self.seal.store_mark(&node.daemon(&self.daemon), mark);
+            let Some(lane) = lanes.get(&node.id) else { return Ok(()) };
+            lane.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await).await
+        });
+        let mut failed = None;
+        for sent in join_all(sent).await {
+            match sent {
+                Ok(()) => return Ok(()),
+                Err(why) => failed = Some(why),
             }
         }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn command(&self, command: &'static str, key: &Key, more: Vec<Value>) -> Write {
+        let key = self.names.redis_key(key.as_str());
+        let args = std::iter::once(key.as_str().into()).chain(more).collect();
+        Write { key, args, command }
+    }
+
+    /// The servers, which at the very start of a cluster are waited for.
+    async fn known(&self) -> Result<Arc<Topology>, Error> {
+        let mut topology = self.topology.clone();
+        let known = timeout(CONNECTING, topology.wait_for(|topology| !topology.nodes.is_empty())).await;
+        match known {
+            Ok(Ok(topology)) => Ok(topology.clone()),
+            _ => Err(Error::RedisUnavailable(self.topology.borrow().unknown.clone())),
+        }
+    }
+
+    /// A lane to each server; those of servers that are no more end.
+    fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        lanes.retain(|id, _| topology.nodes.iter().any(|node| node.id == *id));
+        for node in &topology.nodes {
+            lanes.entry(node.id.clone()).or_insert_with(|| {
+                let lane =
+                    if topology.clustered { Lane::to(&node.target) } else { Lane::new(self.primary.clone()) };
+                Arc::new(lane)
+            });
+        }
+        lanes.clone()
+    }
+
+    /// Writes each to its owner, and once more to where an owner says that it has moved.
+    async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let topology = self.known().await?;
+        let lanes = self.lanes(&topology);
+        let mut moved = Vec::new();
+        let mut groups: BTreeMap<String, Vec<Write>> = BTreeMap::new();
+        for write in writes {
+            let owner = topology.owner(write.key.as_bytes()).ok_or_else(|| {
+                Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
+            })?;
+            groups.entry(owner.id.clone()).or_default().push(write);
+        }
+        let sent = groups.into_iter().map(async |(id, writes)| {
+            let answers = send(&lanes, &id, &writes, false).await?;
+            Ok::<_, Error>((id, writes, answers))
+        });
+        for sent in join_all(sent).await {
+            let (id, writes, answers) = sent?;
+            for (write, answer) in writes.into_iter().zip(answers) {
+                let Err(why) = answer else { continue };
+                let redirection = cluster::redirection(&why).ok_or_else(|| refused(&why))?;
+                let from = topology.nodes.iter().find(|node| node.id == id);
+                let address = from.map_or(redirection.address.clone(), |node| node.absolute(&redirection.address));
+                let to = topology.at(&address).ok_or_else(|| refused(&why))?;
+                moved.push((to.id.clone(), redirection.ask, write));
+            }
+        }
+        for (id, ask, write) in moved {
+            let answers = send(&lanes, &id, &[write], ask).await?;
+            answers.into_iter().collect::<Result<Vec<Value>, _>>().map_err(|why| refused(&why))?;
+        }
+        Ok(())
     }
 }
 
-/// Holds a connection to the primary, a new one whenever it breaks or another server is the primary.
-async fn keep_connected(
-    mut primary: watch::Receiver<Target>,
-    told: watch::Sender<Option<Arc<Connection>>>,
-    broken: Arc<Notify>,
-) {
-    let mut wait = BACKOFF.0;
-    loop {
-        let target = primary.borrow_and_update().clone();
-        match target.connect(NO_EVENTS).await {
-            Ok(connection) => {
-                wait = BACKOFF.0;
-                let connection = Arc::new(connection);
-                told.send_replace(Some(connection.clone()));
-                let why = tokio::select! {
-                    why = connection.lost() => why,
-                    () = broken.notified() => "a write was not answered".into(),
-                    Ok(()) = primary.changed() => "another server is the primary".into(),
-                };
-                debug!("the connection for writes ended: {why}");
-                told.send_replace(None);
+fn refused(why: &fred::error::Error) -> Error {
+    Error::RedisUnavailable(super::client::in_words(why))
+}
+
+/// Sends all in one pipeline, each after ASKING if need be. An answer each.
+async fn send(
+    lanes: &BTreeMap<String, Arc<Lane>>,
+    id: &str,
+    writes: &[Write],
+    ask: bool,
+) -> Result<Answers, Error> {
+    let Some(lane) = lanes.get(id) else {
+        return Err(Error::RedisUnavailable("there is no connection".into()));
+    };
+    let answers = lane.write(async |client: &Client| {
+        let pipeline = client.pipeline();
+        for write in writes {
+            if ask {
+                pipeline.custom::<(), Value>(asking(), Vec::new()).await?;
             }
-            Err(why) => debug!("no connection for writes: {why:#}"),
+            let command = CustomCommand::new_static(write.command, ClusterHash::FirstKey, false);
+            pipeline.custom::<(), _>(command, write.args.clone()).await?;
         }
-        sleep(wait).await;
-        wait = (wait * 2).min(BACKOFF.1);
-    }
+        Ok(pipeline.try_all::<Value>().await)
+    });
+    let answers: Answers = answers.await?;
+    Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
 }

@@ -1,12 +1,12 @@
 //! The faults themselves, each a real one; tests check their outcomes, `make faults` prints them.
 
+use super::cluster::Cluster;
 use super::daemon::Daemon;
 use super::faults::{Outcome, TTL, World};
 use super::proxy::Proxy;
 use super::redis::{Redis, info, signal};
 use super::until;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -24,11 +24,11 @@ async fn lasts(ms: u64) {
 }
 
 async fn connections_killed_again_and_again() -> Outcome {
-    let world = World::start(Redis::start()).await;
+    let mut world = World::start(Redis::start()).await;
     world.silence();
     for _ in 0..12 {
         for kind in ["pubsub", "normal"] {
-            world.redis.call(&["CLIENT", "KILL", "TYPE", kind]);
+            world.redis().call(&["CLIENT", "KILL", "TYPE", kind]);
             lasts(150).await;
         }
     }
@@ -38,51 +38,51 @@ async fn connections_killed_again_and_again() -> Outcome {
 async fn a_server_killed_and_back_empty_after_a_second() -> Outcome {
     let mut world = World::start(Redis::start()).await;
     world.silence();
-    world.redis.kill();
+    world.redis().kill();
     lasts(1_000).await;
-    world.redis.run();
+    world.redis().run();
     world.outcome().await
 }
 
 async fn a_server_killed_and_back_empty_after_more_than_a_ttl() -> Outcome {
     let mut world = World::start(Redis::start()).await;
     world.silence();
-    world.redis.kill();
+    world.redis().kill();
     sleep(TTL + Duration::from_secs(2)).await;
-    world.redis.run();
+    world.redis().run();
     world.outcome().await
 }
 
 async fn a_server_back_with_its_saved_data() -> Outcome {
     let mut world = World::start(Redis::start()).await;
     world.silence();
-    world.redis.call(&["SAVE"]);
-    world.redis.kill();
+    world.redis().call(&["SAVE"]);
+    world.redis().kill();
     lasts(1_000).await;
-    world.redis.run();
+    world.redis().run();
     world.outcome().await
 }
 
 async fn notifications_switched_off_under_us() -> Outcome {
-    let world = World::start(Redis::start()).await;
+    let mut world = World::start(Redis::start()).await;
     world.silence();
-    world.redis.call(&["CONFIG", "SET", "notify-keyspace-events", ""]);
+    world.redis().call(&["CONFIG", "SET", "notify-keyspace-events", ""]);
     let cause = world.daemon.as_ref().expect("it runs").not_ready().await;
     assert!(cause.starts_with("not ready: "), "{cause}");
     world.outcome().await
 }
 
 async fn a_server_that_sleeps() -> Outcome {
-    let world = World::start(Redis::start()).await;
+    let mut world = World::start(Redis::start()).await;
     world.silence();
-    let mut client = world.redis.client();
+    let mut client = world.redis().client();
     tokio::task::spawn_blocking(move || client.call(&["DEBUG", "SLEEP", "2"])).await.expect("it wakes");
     world.outcome().await
 }
 
 async fn all_data_flushed() -> Outcome {
-    let world = World::start(Redis::start()).await;
-    world.redis.call(&["FLUSHALL"]);
+    let mut world = World::start(Redis::start()).await;
+    world.redis().call(&["FLUSHALL"]);
     world.silence();
     world.outcome().await
 }
@@ -98,12 +98,12 @@ async fn a_daemon_stopped_for_longer_than_a_ttl() -> Outcome {
 }
 
 async fn an_event_connection_cut_for_its_full_buffer() -> Outcome {
-    let world = World::start(Redis::start()).await;
-    world.redis.call(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 1"]);
+    let mut world = World::start(Redis::start()).await;
+    world.redis().call(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 1"]);
     world.silence();
     let pid = world.daemon.as_ref().expect("it runs").pid();
     signal(pid, "STOP");
-    let mut client = world.redis.client();
+    let mut client = world.redis().client();
     let flood = tokio::task::spawn_blocking(move || {
         let set = |i: usize| {
             vec!["SET".into(), format!("presence:steady-{}", i % 300), "1".into(), "EX".into(), "4".into()]
@@ -115,7 +115,7 @@ async fn an_event_connection_cut_for_its_full_buffer() -> Outcome {
     });
     flood.await.expect("the flood ends");
     lasts(500).await;
-    assert!(world.redis.log().contains("output buffer limits"), "Redis has not cut the connection");
+    assert!(world.redis().log().contains("output buffer limits"), "Redis has not cut the connection");
     signal(pid, "CONT");
     world.outcome().await
 }
@@ -126,7 +126,7 @@ async fn a_daemon_killed_and_started_again() -> Outcome {
     world.daemon.take().expect("it runs").kill();
     lasts(500).await;
     world.daemon =
-        Some(Daemon::launch_at(world.daemon_port, &["--redis", &world.redis.url(), "--ttl", "4s"]));
+        Some(Daemon::launch_at(world.daemon_port, &["--redis", &world.redis().url(), "--ttl", "4s"]));
     world.outcome().await
 }
 
@@ -144,13 +144,13 @@ async fn a_cable_pulled_between_daemon_and_server() -> Outcome {
 }
 
 async fn a_server_that_refuses_writes_since_its_disk_is_full() -> Outcome {
-    let world = World::start(Redis::start()).await;
+    let mut world = World::start(Redis::start()).await;
     world.silence();
     // What a full disk does: a save that fails, after which Redis refuses to write.
-    world.redis.call(&["CONFIG", "SET", "dir", "/proc"]);
-    world.redis.call(&["CONFIG", "SET", "save", "1 1"]);
+    world.redis().call(&["CONFIG", "SET", "dir", "/proc"]);
+    world.redis().call(&["CONFIG", "SET", "save", "1 1"]);
     lasts(2_000).await;
-    world.redis.call(&["CONFIG", "SET", "save", ""]);
+    world.redis().call(&["CONFIG", "SET", "save", ""]);
     world.outcome().await
 }
 
@@ -179,9 +179,9 @@ async fn promoted(replica: &Redis) {
 async fn a_primary_killed_and_its_replica_promoted() -> Outcome {
     let (mut world, replica, _sentinel) = with_sentinel().await;
     world.silence();
-    world.redis.kill();
+    world.redis().kill();
     promoted(&replica).await;
-    world.beat_port.store(replica.port, Ordering::Relaxed);
+    world.beat_at(vec![replica.port]);
     world.outcome().await
 }
 
@@ -190,11 +190,103 @@ async fn a_planned_failover() -> Outcome {
     world.silence();
     sentinel.call(&["SENTINEL", "FAILOVER", "it"]);
     promoted(&replica).await;
-    world.beat_port.store(replica.port, Ordering::Relaxed);
+    world.beat_at(vec![replica.port]);
+    world.outcome().await
+}
+
+async fn in_a_cluster(primaries: usize, replicas: usize) -> (World, Cluster) {
+    let cluster = Cluster::start(primaries, replicas).await;
+    let url = cluster.url();
+    (World::beside(cluster.ports(), &["--redis", &url]).await, cluster)
+}
+
+async fn a_primary_of_a_cluster_killed_and_its_replica_promoted() -> Outcome {
+    let (world, mut cluster) = in_a_cluster(3, 1).await;
+    world.silence();
+    cluster.nodes[0].kill();
+    promoted(&cluster.nodes[3]).await;
+    world.outcome().await
+}
+
+async fn a_planned_failover_in_a_cluster() -> Outcome {
+    let (world, cluster) = in_a_cluster(3, 1).await;
+    world.silence();
+    cluster.nodes[3].call(&["CLUSTER", "FAILOVER"]);
+    promoted(&cluster.nodes[3]).await;
+    world.outcome().await
+}
+
+/// A third of all slots that have users go to the next node, while everybody beats.
+async fn slots_of_a_cluster_moved() -> Outcome {
+    let (world, cluster) = in_a_cluster(3, 0).await;
+    world.silence();
+    let cluster = move_slots(cluster, 0, 1).await;
+    let outcome = world.outcome().await;
+    drop(cluster);
+    outcome
+}
+
+/// Moves the slots of some users from one node to another, one after the other.
+async fn move_slots(cluster: Cluster, from: usize, to: usize) -> Cluster {
+    let moved = tokio::task::spawn_blocking(move || {
+        let users = (0..100).map(|i| format!("presence:steady-{i}"));
+        let users = users.chain((0..100).map(|i| format!("presence:dying-{i}")));
+        let mut slots: Vec<u16> = users.map(|key| cluster.slot(&key)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        // The first of three has the first third.
+        for slot in slots.into_iter().filter(|&slot| slot < 5_461) {
+            cluster.move_slot(slot, from, to);
+        }
+        cluster
+    });
+    moved.await.expect("all moved")
+}
+
+async fn a_primary_added_to_a_cluster_and_taken_away() -> Outcome {
+    let (world, mut cluster) = in_a_cluster(3, 0).await;
+    world.silence();
+    let new = cluster.add().await;
+    world.beat_at(cluster.ports());
+    let cluster = move_slots(cluster, 0, new).await;
+    let cluster = move_slots(cluster, new, 0).await;
+    let gone = super::cluster::id(&cluster.nodes[new]);
+    for node in &cluster.nodes[..new] {
+        node.call(&["CLUSTER", "FORGET", &gone]);
+    }
+    let outcome = world.outcome().await;
+    drop(cluster);
+    outcome
+}
+
+async fn a_frozen_primary_of_a_cluster_replaced() -> Outcome {
+    let (world, cluster) = in_a_cluster(3, 1).await;
+    world.silence();
+    cluster.nodes[0].signal("STOP");
+    promoted(&cluster.nodes[3]).await;
+    lasts(1_000).await;
+    cluster.nodes[0].signal("CONT");
     world.outcome().await
 }
 
 pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a primary of a cluster killed and its replica promoted",
+        run: || Box::pin(a_primary_of_a_cluster_killed_and_its_replica_promoted()),
+    },
+    Fault {
+        name: "a planned failover in a cluster",
+        run: || Box::pin(a_planned_failover_in_a_cluster()),
+    },
+    Fault { name: "slots of a cluster moved", run: || Box::pin(slots_of_a_cluster_moved()) },
+    Fault {
+        name: "a primary added to a cluster and taken away",
+        run: || Box::pin(a_primary_added_to_a_cluster_and_taken_away()),
+    },
+    Fault {
+        name: "a frozen primary of a cluster replaced",
+        run: || Box::pin(a_frozen_primary_of_a_cluster_replaced()),
+    },
     Fault {
         name: "a primary killed and its replica promoted",
         run: || Box::pin(a_primary_killed_and_its_replica_promoted()),

@@ -5,12 +5,13 @@
 //! silent has to be, once.
 
 use super::daemon::Daemon;
-use super::redis::{Client, Redis};
+use super::cluster::{Writer, held};
+use super::redis::Redis;
 use super::socket::Socket;
 use super::until;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
@@ -83,11 +84,11 @@ impl Outcome {
 
 /// A world in which a fault can happen.
 pub struct World {
-    pub redis: Redis,
+    redis: Option<Redis>,
     pub daemon: Option<Daemon>,
     pub daemon_port: u16,
-    /// Where heartbeats go; another server after a failover.
-    pub beat_port: Arc<AtomicU16>,
+    /// Where heartbeats go: another server after a failover, any of these in a cluster.
+    pub beat_ports: Arc<Mutex<Vec<u16>>>,
     pub view: Arc<Mutex<View>>,
     steady: Arc<AtomicBool>,
     dying: Arc<AtomicBool>,
@@ -97,18 +98,24 @@ pub struct World {
 impl World {
     /// On this Redis, with a daemon that has these arguments.
     pub async fn new(redis: Redis, args: &[&str]) -> World {
+        let ports = vec![redis.port];
+        World { redis: Some(redis), ..World::beside(ports, args).await }
+    }
+
+    /// On Redis servers at these ports.
+    pub async fn beside(ports: Vec<u16>, args: &[&str]) -> World {
         // The first guess is right: a fault may come before the TTLs are learnt.
         let daemon = Daemon::with(&[args, &["--ttl", "4s"]].concat()).await;
         let view = Arc::new(Mutex::new(View::default()));
         let watcher = tokio::spawn(watch(daemon.port, view.clone()));
-        let beat_port = Arc::new(AtomicU16::new(redis.port));
-        let steady = beat("steady", beat_port.clone());
-        let dying = beat("dying", beat_port.clone());
+        let beat_ports = Arc::new(Mutex::new(ports));
+        let steady = beat("steady", beat_ports.clone());
+        let dying = beat("dying", beat_ports.clone());
         let world = World {
-            redis,
+            redis: None,
             daemon_port: daemon.port,
             daemon: Some(daemon),
-            beat_port,
+            beat_ports,
             view,
             steady,
             dying,
@@ -122,6 +129,16 @@ impl World {
     pub async fn start(redis: Redis) -> World {
         let url = redis.url();
         World::new(redis, &["--redis", &url]).await
+    }
+
+    /// The one server.
+    pub fn redis(&mut self) -> &mut Redis {
+        self.redis.as_mut().expect("a world of one server")
+    }
+
+    /// Where heartbeats go from now on.
+    pub fn beat_at(&self, ports: Vec<u16>) {
+        *self.beat_ports.lock().expect("no panic with it") = ports;
     }
 
     pub fn view(&self) -> std::sync::MutexGuard<'_, View> {
@@ -141,7 +158,8 @@ impl World {
         until("the daemon believes what Redis holds", async || {
             let believed = believed(daemon).await;
             // Heartbeats go on between the two looks, so one of them may be a moment ahead.
-            (believed == held(&self.beat_port)).then_some(())
+            let ports = self.beat_ports.lock().expect("no panic with it").clone();
+            (believed == held(&ports)).then_some(())
         })
         .await;
         let equal_after = ended.elapsed();
@@ -174,34 +192,23 @@ async fn believed(daemon: &Daemon) -> BTreeSet<String> {
     users.iter().map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
 }
 
-fn held(port: &AtomicU16) -> BTreeSet<String> {
-    let Some(mut client) = Client::connect(port.load(Ordering::Relaxed)) else { return BTreeSet::new() };
-    // KEYS leaves out what has run out.
-    let keys = client.call(&["KEYS", "presence:*"]).list();
-    let names = keys.iter().filter_map(|key| key.as_text().strip_prefix("presence:").map(str::to_owned));
-    names.filter(|name| !name.starts_with('#')).collect()
-}
-
 /// Beats for one half of the users while the flag is up, through every outage.
-fn beat(name: &'static str, port: Arc<AtomicU16>) -> Arc<AtomicBool> {
+fn beat(name: &'static str, ports: Arc<Mutex<Vec<u16>>>) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(true));
     let (goes_on, ttl) = (flag.clone(), TTL.as_millis().to_string());
     std::thread::spawn(move || {
         let commands: Vec<Vec<String>> = (0..USERS)
             .map(|i| ["SET", &format!("presence:{name}-{i}"), "1", "PX", &ttl].map(str::to_owned).to_vec())
             .collect();
-        let mut client: Option<(u16, Client)> = None;
+        let mut at = Vec::new();
+        let mut writer = Writer::new(Vec::new());
         while goes_on.load(Ordering::Relaxed) {
-            let at = port.load(Ordering::Relaxed);
-            client = client.filter(|(port, _)| *port == at);
-            let sent = match &mut client {
-                Some((_, client)) => client.try_pipeline(&commands),
-                None => None,
-            };
-            if sent.is_none() {
-                client = Client::connect(at).map(|client| (at, client));
+            let now = ports.lock().expect("no panic with it").clone();
+            if at != now {
+                writer = Writer::new(now.clone());
+                at = now;
             }
-            let pause = if sent.is_some() { BEAT_EVERY } else { Duration::from_millis(50) };
+            let pause = if writer.send(&commands) { BEAT_EVERY } else { Duration::from_millis(50) };
             std::thread::sleep(pause);
         }
     });

@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod churn;
+pub mod cluster;
 pub mod daemon;
 pub mod fault_list;
 pub mod faults;

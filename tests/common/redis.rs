@@ -235,26 +235,19 @@ impl Client {
         self.read()
     }
 
-    /// Many commands in one write; whether all were answered without an error.
-    pub fn try_pipeline<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Option<()> {
+    /// Many commands in one write; all replies, unless the connection is lost.
+    pub fn try_replies<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Option<Vec<Reply>> {
         let mut bytes = Vec::new();
         for command in commands {
             encode(&mut bytes, command);
         }
         self.reader.get_mut().write_all(&bytes).ok()?;
-        let replies: Option<Vec<Reply>> = commands.iter().map(|_| self.read()).collect();
-        let refused = |reply: &Reply| matches!(reply, Reply::Error(_));
-        (!replies?.iter().any(refused)).then_some(())
+        commands.iter().map(|_| self.read()).collect()
     }
 
     /// Many commands in one write; all replies.
     pub fn pipeline<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Vec<Reply> {
-        let mut bytes = Vec::new();
-        for command in commands {
-            encode(&mut bytes, command);
-        }
-        self.reader.get_mut().write_all(&bytes).expect("Redis reads");
-        commands.iter().map(|_| self.read().expect("Redis answers")).collect()
+        self.try_replies(commands).expect("Redis answers")
     }
 
     fn line(&mut self) -> Option<String> {

@@ -26,6 +26,11 @@ macro_rules! faults {
 }
 
 faults! {
+    a_primary_of_a_cluster_killed_and_its_replica_promoted
+    a_planned_failover_in_a_cluster
+    slots_of_a_cluster_moved
+    a_primary_added_to_a_cluster_and_taken_away
+    a_frozen_primary_of_a_cluster_replaced
     a_primary_killed_and_its_replica_promoted
     a_planned_failover
     connections_killed_again_and_again

@@ -1,0 +1,102 @@
+//! One server: its link and what is believed of it.
+
+use crate::keyspace::cluster::Node;
+use crate::keyspace::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
+use crate::presence::{Canary, Counts, Detector, Settings, Time};
+use std::time::Duration;
+use tracing::warn;
+
+/// A canary a second.
+pub(super) const CANARY_EVERY_MS: u64 = 1_000;
+
+/// What all servers have in common.
+#[derive(Clone)]
+pub struct Template {
+    /// Of the links; which server, and which node, is filled in.
+    pub link: LinkSettings,
+    /// Of the detectors.
+    pub detector: Settings,
+    /// How late a canary may be.
+    pub canary: Duration,
+}
+
+/// See the module's head.
+pub(super) struct Server {
+    pub(super) node: Node,
+    /// Names its link among all there were.
+    pub(super) id: u64,
+    /// None of a server that leaves the cluster: it waits only until others have taken over its keys.
+    pub(super) link: Option<Link>,
+    pub(super) detector: Detector,
+    pub(super) canary: Canary,
+    pub(super) counted: Counts,
+    pub(super) connected: bool,
+    pub(super) compared: bool,
+    pub(super) cause: String,
+    /// Why the last comparison was needed.
+    pub(super) gap: &'static str,
+    /// The last of the store's marks that came back.
+    pub(super) passed: u64,
+}
+
+impl Server {
+    /// A server of which nothing is known yet.
+    pub(super) fn new(node: &Node, template: &Template, place: Option<Place>, feeder: Feeder) -> Server {
+        let id = feeder.link;
+        Server {
+            node: node.clone(),
+            id,
+            link: Some(start(node, template, place, feeder)),
+            detector: Detector::new(template.detector.clone()),
+            canary: Canary::new(CANARY_EVERY_MS, template.canary.as_millis() as u64),
+            counted: Counts::default(),
+            connected: false,
+            compared: false,
+            cause: "not connected yet".into(),
+            gap: "start",
+            passed: 0,
+        }
+    }
+
+    pub(super) fn leaves(&self) -> bool {
+        self.link.is_none()
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        self.connected && self.detector.settled() && self.canary.proven()
+    }
+
+    /// What is in the way of being ready.
+    pub(super) fn in_the_way(&self) -> String {
+        let cause = match (self.connected, self.detector.settled()) {
+            _ if self.leaves() => "it left, and others take over its keys",
+            (false, _) => &self.cause,
+            (true, false) => "comparing with Redis",
+            (true, true) => "no canary has come back yet",
+        };
+        if self.node.id.is_empty() { cause.to_owned() } else { format!("{}: {cause}", self.node.shown()) }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Time> {
+        let canary = self.connected.then(|| self.canary.next_due());
+        [self.detector.next_due(), canary].into_iter().flatten().min()
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        let Some(link) = &self.link else { return };
+        if !link.order(order) {
+            warn!("an order to the link did not fit its queue; it is taken for a gap");
+        }
+    }
+}
+
+fn start(node: &Node, template: &Template, place: Option<Place>, feeder: Feeder) -> Link {
+    let link = &template.link;
+    let settings = LinkSettings {
+        target: node.target.clone(),
+        daemon: node.daemon(&link.daemon),
+        place,
+        ..link.clone()
+    };
+    Link::start(settings, feeder)
+}

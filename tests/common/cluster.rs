@@ -1,0 +1,229 @@
+//! A Redis Cluster on free ports, and a client that follows its redirections.
+
+use super::free_port;
+use super::redis::{Client, Redis, Reply};
+use super::until;
+use std::collections::{BTreeSet, HashMap};
+
+const SLOTS: u16 = 16_384;
+
+/// Primaries, each with its share of the slots, and replicas.
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+}
+
+/// A node that belongs to no cluster yet; a primary is called down after a second.
+fn node() -> (Redis, u16) {
+    let bus = free_port();
+    let args = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        "1000",
+        "--cluster-port",
+        &bus.to_string(),
+        "--cluster-replica-validity-factor",
+        "0",
+    ];
+    (Redis::with(&args), bus)
+}
+
+pub fn id(node: &Redis) -> String {
+    node.call(&["CLUSTER", "MYID"]).as_text().to_owned()
+}
+
+fn field(node: &Redis, name: &str) -> Option<String> {
+    let info = node.call(&["CLUSTER", "INFO"]);
+    let mut lines = info.as_text().lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+}
+
+impl Cluster {
+    /// So many primaries, and a replica of each of the first `replicas` of them.
+    pub async fn start(primaries: usize, replicas: usize) -> Cluster {
+        let made: Vec<(Redis, u16)> = (0..primaries + replicas).map(|_| node()).collect();
+        let bus: Vec<u16> = made.iter().map(|(_, bus)| *bus).collect();
+        let cluster = Cluster { nodes: made.into_iter().map(|(node, _)| node).collect() };
+        for (i, node) in cluster.nodes[..primaries].iter().enumerate() {
+            let bound = |i: usize| (usize::from(SLOTS) * i / primaries).to_string();
+            let last = (usize::from(SLOTS) * (i + 1) / primaries - 1).to_string();
+            node.call(&["CLUSTER", "ADDSLOTSRANGE", &bound(i), &last]);
+            node.call(&["CLUSTER", "SET-CONFIG-EPOCH", &(i + 1).to_string()]);
+        }
+        for (node, bus) in cluster.nodes.iter().zip(&bus).skip(1) {
+            cluster.meet(node.port, *bus);
+        }
+        cluster.agreed(primaries + replicas).await;
+        for i in 0..replicas {
+            let primary = id(&cluster.nodes[i]);
+            let replica = &cluster.nodes[primaries + i];
+            replica.call(&["CLUSTER", "REPLICATE", &primary]);
+            until("the replica follows", async || {
+                let info = super::redis::info(replica, "replication");
+                (info.get("master_link_status")? == "up").then_some(())
+            })
+            .await;
+        }
+        cluster
+    }
+
+    fn meet(&self, port: u16, bus: u16) {
+        let (port, bus) = (port.to_string(), bus.to_string());
+        self.nodes[0].call(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+    }
+
+    /// Waits until each node knows all, and calls the cluster well.
+    async fn agreed(&self, nodes: usize) {
+        until("all nodes know each other", async || {
+            let knows = |node: &Redis| {
+                let all = field(node, "cluster_known_nodes")? == nodes.to_string();
+                (all && field(node, "cluster_state")? == "ok").then_some(())
+            };
+            self.nodes.iter().all(|node| knows(node).is_some()).then_some(())
+        })
+        .await;
+    }
+
+    /// One more primary, without slots.
+    pub async fn add(&mut self) -> usize {
+        let (node, bus) = node();
+        self.meet(node.port, bus);
+        self.nodes.push(node);
+        self.agreed(self.nodes.len()).await;
+        self.nodes.len() - 1
+    }
+
+    /// Moves a slot with all its keys, as `redis-cli --cluster reshard` does.
+    pub fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        let (from, to) = (&self.nodes[from], &self.nodes[to]);
+        let (from_id, to_id, slot) = (id(from), id(to), slot.to_string());
+        to.call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+        from.call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+        let (mut source, port) = (from.client(), to.port.to_string());
+        loop {
+            let keys = source.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "5"]).list();
+            if keys.is_empty() {
+                break;
+            }
+            for key in &keys {
+                let moved = source.call(&["MIGRATE", "127.0.0.1", &port, key.as_text(), "0", "5000"]);
+                assert!(!matches!(moved, Reply::Error(_)), "{moved:?}");
+            }
+        }
+        for node in [to, from] {
+            node.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+        }
+    }
+
+    /// The ports of those that answer.
+    pub fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.port).collect()
+    }
+
+    pub fn url(&self) -> String {
+        let nodes: Vec<String> = self.ports()[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
+        format!("redis-cluster://127.0.0.1:{}?{}", self.nodes[0].port, nodes.join("&"))
+    }
+
+    /// The slot of a key, by a node's word.
+    pub fn slot(&self, key: &str) -> u16 {
+        self.nodes[0].call(&["CLUSTER", "KEYSLOT", key]).number() as u16
+    }
+}
+
+/// The keys under `presence:` that primaries hold now.
+pub fn held(ports: &[u16]) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for &port in ports {
+        let Some(mut client) = Client::connect(port) else { continue };
+        let role = client.try_call(&["ROLE"]).map(Reply::list);
+        if role.is_none_or(|role| role[0] != Reply::text("master")) {
+            continue;
+        }
+        let keys = client.call(&["KEYS", "presence:*"]).list();
+        all.extend(keys.iter().filter_map(|key| key.as_text().strip_prefix("presence:").map(str::to_owned)));
+    }
+    all.retain(|name| !name.starts_with('#'));
+    all
+}
+
+/// Writes keys one after the other to whichever node takes them.
+pub struct Writer {
+    ports: Vec<u16>,
+    clients: HashMap<u16, Client>,
+    owners: HashMap<String, u16>,
+}
+
+impl Writer {
+    pub fn new(ports: Vec<u16>) -> Writer {
+        Writer { ports, clients: HashMap::new(), owners: HashMap::new() }
+    }
+
+    /// Sends each command, whose second word is its key; whether all were done.
+    pub fn send(&mut self, commands: &[Vec<String>]) -> bool {
+        let mut groups: HashMap<u16, Vec<Vec<String>>> = HashMap::new();
+        for command in commands {
+            let port = self.owners.get(&command[1]).copied().unwrap_or_else(|| self.any());
+            groups.entry(port).or_default().push(command.clone());
+        }
+        let mut done = true;
+        for (port, group) in groups {
+            match self.pipeline(port, &group) {
+                Some(replies) => {
+                    for (command, reply) in group.iter().zip(replies) {
+                        done &= self.settle(command, port, reply);
+                    }
+                }
+                None => {
+                    done = false;
+                    group.iter().for_each(|command| self.forget(command));
+                }
+            }
+        }
+        done
+    }
+
+    fn forget(&mut self, command: &[String]) {
+        self.owners.remove(&command[1]);
+    }
+
+    fn any(&self) -> u16 {
+        self.ports[fastrand::usize(..self.ports.len())]
+    }
+
+    fn pipeline(&mut self, port: u16, commands: &[Vec<String>]) -> Option<Vec<Reply>> {
+        if !self.clients.contains_key(&port) {
+            self.clients.insert(port, Client::connect(port)?);
+        }
+        let replies = self.clients.get_mut(&port)?.try_replies(commands);
+        if replies.is_none() {
+            self.clients.remove(&port);
+        }
+        replies
+    }
+
+    /// Goes where the reply points to, if it does.
+    fn settle(&mut self, command: &[String], port: u16, reply: Reply) -> bool {
+        let Reply::Error(why) = reply else {
+            self.owners.insert(command[1].clone(), port);
+            return true;
+        };
+        let words: Vec<&str> = why.split(' ').collect();
+        let to = words.get(2).and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+        match (words[0], to) {
+            ("MOVED", Some(to)) => {
+                self.owners.insert(command[1].clone(), to);
+                let again = self.pipeline(to, &[command.to_vec()]);
+                again.is_some_and(|replies| !matches!(replies[0], Reply::Error(_)))
+            }
+            ("ASK", Some(to)) => {
+                let again = self.pipeline(to, &[vec!["ASKING".into()], command.to_vec()]);
+                again.is_some_and(|replies| !matches!(replies[1], Reply::Error(_)))
+            }
+            _ => {
+                self.forget(command);
+                false
+            }
+        }
+    }
+}
