@@ -58,7 +58,7 @@ pub enum Feed {
         run: String,
         /// Its data were thrown away since the last link.
         flushed: bool,
-        /// For how long it has been running.
+        /// For how long it has been running, `u64::MAX` if it began without data.
         uptime_ms: u64,
     },
     /// The server is out of reach, or cannot be used.
@@ -257,7 +257,7 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
         parser,
         run,
         flushed,
-        uptime_ms: field("uptime_in_seconds").parse::<u64>().map_or(u64::MAX, |s| s.saturating_mul(1_000)),
+        uptime_ms: uptime_ms(&info),
         scripts,
         version: field("redis_version"),
     })
@@ -297,9 +297,18 @@ impl Canary {
     }
 }
 
+/// For how long the server has been running, for who wants to know how old what it had saved may be.
+fn uptime_ms(info: &HashMap<String, String>) -> u64 {
+    let is_zero = |name: &str| info.get(name).is_some_and(|value| value == "0");
+    // Told since Redis 7. Of an append-only file the keys are not counted.
+    let began_empty = is_zero("rdb_last_load_keys_loaded") && is_zero("aof_enabled");
+    let seconds = info.get("uptime_in_seconds").and_then(|value| value.parse::<u64>().ok());
+    seconds.filter(|_| !began_empty).map_or(u64::MAX, |seconds| seconds.saturating_mul(1_000))
+}
+
 async fn server_info(client: &Client) -> Result<HashMap<String, String>> {
     let mut fields = HashMap::new();
-    for section in [InfoKind::Server, InfoKind::Replication] {
+    for section in [InfoKind::Server, InfoKind::Replication, InfoKind::Persistence] {
         let text: String = client.info(Some(section)).await.context("INFO was refused")?;
         let lines = text.lines().filter_map(|line| line.split_once(':'));
         fields.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
@@ -642,5 +651,26 @@ async fn watch_primary(settings: &Settings, primary: &Target) -> Ended {
             // Without a Sentinel the server itself still tells whether it is alive.
             Err(why) => debug!("no Sentinel can be asked: {why:#}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_that_had_saved_something_is_young() {
+        let uptime = |loaded: &str, aof: &str| {
+            let fields =
+                [("uptime_in_seconds", "3"), ("rdb_last_load_keys_loaded", loaded), ("aof_enabled", aof)];
+            uptime_ms(&fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        };
+        assert_eq!([uptime("7", "0"), uptime("0", "1"), uptime("0", "0")], [3_000, 3_000, u64::MAX]);
+        assert_eq!(
+            uptime_ms(&HashMap::from([("uptime_in_seconds".into(), "3".into())])),
+            3_000,
+            "before Redis 7"
+        );
+        assert_eq!(uptime_ms(&HashMap::new()), u64::MAX);
     }
 }

@@ -100,8 +100,9 @@ pub enum Input<'a> {
         run: &'a str,
         /// Its data were thrown away while we could not see.
         flushed: bool,
-        /// For how long the server has been running, in milliseconds; `u64::MAX` where that is not known. Of the
-        /// first server that a detector meets, it tells whether its users have had the time to renew their keys.
+        /// For how long the server has been running, in milliseconds; `u64::MAX` where that is not known, or where
+        /// it began without data. Of the first server that a detector meets, it tells whether the users of what it
+        /// had saved have had the time to renew their keys.
         uptime_ms: u64,
         /// No event of the server arrives at all, fences neither. Then what comes in as an event is not looked at,
         /// and answers are believed as they come: nothing under way can be older than they are. Keys are found by
