@@ -83,7 +83,7 @@ pub async fn upgrade(
     ws.accept(most, move |wire| {
         let sockets = app.sockets.clone();
         let permit = Permit::new(pass, &app.limits);
-        sockets.track_future(Socket::new(app, wire, key, permit, place).live())
+        sockets.track_future(Box::new(Socket::new(app, wire, key, permit, place)).live())
     })
 }
 
@@ -135,13 +135,19 @@ impl Socket {
         }
     }
 
-    async fn live(mut self) {
+    // A task is as large as all that any of its ways may have to keep, for as long as it lives. What is rare
+    // has therefore a box of its own, here and in serve, and the task is a tenth of what it would be.
+    async fn live(mut self: Box<Self>) {
         self.app.metrics.sockets.inc();
         self.hold_key();
         let end = match self.serve().await {
             Ok(()) => End::Goodbye,
             Err(end) => end,
         };
+        Box::pin(self.end(end)).await;
+    }
+
+    async fn end(&mut self, end: End) {
         self.forget();
         let last = self.release_key();
         match end {
@@ -161,11 +167,11 @@ impl Socket {
         let hub = self.app.hub.clone();
         let stop = self.app.stop.clone();
         let (mut status, mut opened) = (hub.status(), hub.opened());
-        self.beat().await;
-        self.hello().await?;
+        Box::pin(self.beat()).await;
+        Box::pin(self.hello()).await?;
         let mut up = status.borrow_and_update().up;
         if !up {
-            self.tell_status().await?;
+            Box::pin(self.tell_status()).await?;
         }
         let every = (self.app.store.ttl() / 3).clamp(Duration::from_millis(100), PING_MOST);
         let mut ping = interval_at(Instant::now() + every, every);
@@ -174,25 +180,25 @@ impl Socket {
         let mut keys = self.app.gate.changed();
         loop {
             tokio::select! {
-                message = self.wire.recv() => self.take(message).await?,
+                message = self.wire.recv() => Box::pin(self.take(message)).await?,
                 () = watcher.rung() => self.flush().await?,
-                _ = ping.tick() => self.ping().await?,
+                _ = ping.tick() => Box::pin(self.ping()).await?,
                 Ok(()) = status.changed() => {
                     let now = status.borrow_and_update().up;
                     if now != up {
                         up = now;
                         // What a comparison has found comes before the word that it is done.
-                        self.flush().await?;
-                        self.tell_status().await?;
+                        Box::pin(self.flush()).await?;
+                        Box::pin(self.tell_status()).await?;
                     }
                 }
                 Ok(()) = opened.changed() => {
                     for (id, message) in std::mem::take(&mut self.waiting) {
-                        self.obey(id, message).await?;
+                        Box::pin(self.obey(id, message)).await?;
                     }
                 }
-                () = self.permit.due() => self.check_token().await?,
-                Ok(()) = keys.changed() => self.check_token().await?,
+                () = self.permit.due() => Box::pin(self.check_token()).await?,
+                Ok(()) = keys.changed() => Box::pin(self.check_token()).await?,
                 () = stop.cancelled() => {
                     return Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect"));
                 }
@@ -590,4 +596,21 @@ fn too_big() -> End {
 
 fn is_too_long(why: &WsError) -> bool {
     matches!(why, WsError::Capacity(CapacityError::MessageTooLong { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<A, F>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Idle sockets cost what their tasks cost; one future more that is kept across the wait costs each of
+    /// them its size.
+    #[test]
+    fn a_socket_s_task_is_small() {
+        let (task, socket) = (size_of_task(Socket::live), size_of::<Socket>());
+        assert!(task + socket <= 2048, "a task of {task} B and a socket of {socket} B");
+    }
 }
