@@ -16,13 +16,13 @@ pub use watcher::{Overflow, Watcher};
 use crate::metrics::Metrics;
 use crate::presence::{Change, Key, Presence, Roster, Time, Transition};
 use crate::protocol;
+use audience::Audience;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use audience::Audience;
 use watcher::Mailboxes;
 
 /// As many as Centrifuge's hub has: enough that two cores rarely wait for each other.
