@@ -28,8 +28,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
-/// Small buffers: a socket costs 3 KB instead of 134 KB.
-const READ_BUFFER: usize = 1024;
+/// Small buffers: with the usual 128 KiB each a socket costs 134 KB. A longer message is read in several pieces.
+const READ_BUFFER: usize = 512;
 /// Frames in one write.
 const FRAMES: usize = 32;
 /// FIN and the opcode of a text.

@@ -48,7 +48,7 @@ pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<(
         "daemon's CPU per delivery",
     ]);
     let Sizes { watchers, crowd: all, lasts } = sizes;
-    let group = Group::connect(site, watchers, |_| EVERYBODY.into(), watchers as u64).await?;
+    let group = Group::connect(site, watchers, |_| EVERYBODY.into(), vec![watchers as u64; USERS]).await?;
     for rate in RATES {
         group.row(site, report, "all watch everybody, lossless", Some(rate), lasts).await?;
     }
@@ -59,13 +59,11 @@ pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<(
     group.row(site, report, what, Some(1_000.0), lasts).await?;
     drop((group, stuck));
     site.restart().await?;
-    let some = |number: usize| {
-        let users: Vec<String> = (0..WATCHED).map(|i| name((number * WATCHED + i) % USERS)).collect();
-        json!({"type": "watch", "users": users}).to_string()
-    };
-    // Each user has so many watchers; what is cancelled before it is told is no loss here.
-    let each = (watchers * WATCHED / USERS).max(1) as u64;
-    let group = Group::connect(site, watchers, some, each).await?;
+    let some = |number: usize| (0..WATCHED).map(move |i| (number * WATCHED + i) % USERS);
+    let watch = |number: usize| json!({"type": "watch", "users": some(number).map(name).collect::<Vec<_>>()});
+    let mut each = vec![0; USERS];
+    (0..watchers).flat_map(some).for_each(|user| each[user] += 1);
+    let group = Group::connect(site, watchers, |number| watch(number).to_string(), each).await?;
     group.row(site, report, "each watches 100 of 1,000 users", Some(1_000.0), lasts).await?;
     drop(group);
     site.restart().await?;
@@ -77,8 +75,8 @@ struct Group {
     tally: Arc<Tally>,
     _clients: tokio::task::JoinSet<()>,
     count: usize,
-    /// Clients that are told each transition.
-    each: u64,
+    /// Clients that are told each user's transitions.
+    each: Vec<u64>,
 }
 
 impl Group {
@@ -86,7 +84,7 @@ impl Group {
         site: &Site,
         count: usize,
         message: impl Fn(usize) -> String,
-        each: u64,
+        each: Vec<u64>,
     ) -> Result<Group> {
         let tally = Tally::new(USERS);
         let clients = crowd(site, count, |number| Some(message(number)), &tally).await?;
@@ -108,8 +106,7 @@ impl Group {
         tally.take_lags();
         let (told, frames) = (tally.told.load(Relaxed), tally.frames.load(Relaxed));
         let (cpu, began) = (site.cpu(), Instant::now());
-        let made = self.drive(site, rate, lasts, told).await?;
-        let expected = made * self.each;
+        let (made, expected) = self.drive(site, rate, lasts, told).await?;
         let all_told = async || tally.told.load(Relaxed) - told >= expected;
         let lost = match until("all is told", all_told).await {
             Ok(()) => 0,
@@ -140,17 +137,18 @@ impl Group {
         Ok(rate)
     }
 
-    /// Makes transitions for a while; says how many. It ends as it began, with nobody online.
-    async fn drive(&self, site: &Site, rate: Option<f64>, lasts: Duration, told: u64) -> Result<u64> {
+    /// Makes transitions for a while; says how many, and to how many clients. It ends as it began, with nobody online.
+    async fn drive(&self, site: &Site, rate: Option<f64>, lasts: Duration, told: u64) -> Result<(u64, u64)> {
         let round = rate.map_or(USERS, |rate| (rate as usize).clamp(1, USERS));
         let bar = bar("transitions", lasts.as_millis() as u64);
-        let (began, mut made, mut user, mut come) = (Instant::now(), 0_u64, 0, true);
+        let (began, mut made, mut expected, mut user, mut come) = (Instant::now(), 0_u64, 0_u64, 0, true);
         while began.elapsed() < lasts || (user, come) != (0, true) {
             bar.set_position(began.elapsed().as_millis() as u64);
             let due = match rate {
                 Some(rate) => ((began.elapsed().as_secs_f64() * rate) as u64 + 1).saturating_sub(made),
                 None => {
-                    let behind = async || made < (self.tally.told.load(Relaxed) - told) / self.each + AHEAD;
+                    let ahead = self.each[0] * AHEAD;
+                    let behind = async || expected < self.tally.told.load(Relaxed) - told + ahead;
                     until("the clients are told", behind).await?;
                     AT_ONCE as u64
                 }
@@ -162,13 +160,14 @@ impl Group {
             let some: Vec<usize> = (user..round.min(user + AT_ONCE.min(due as usize))).collect();
             site.change(&self.tally, &some, come).await?;
             made += some.len() as u64;
+            expected += some.iter().map(|&user| self.each[user]).sum::<u64>();
             user += some.len();
             if user >= round {
                 (user, come) = (0, !come);
             }
         }
         bar.finish_and_clear();
-        Ok(made)
+        Ok((made, expected))
     }
 }
 
@@ -182,7 +181,7 @@ async fn stuck(site: &Site, number: usize) -> Result<Client> {
 /// One user whom everybody watches comes and goes: from the change until the last client is told.
 async fn one_user(site: &Site, report: &Report, count: usize) -> Result<()> {
     let watch = json!({"type": "watch", "users": [name(0)]}).to_string();
-    let group = Group::connect(site, count, |_| watch.clone(), count as u64).await?;
+    let group = Group::connect(site, count, |_| watch.clone(), vec![count as u64]).await?;
     let (mut lasts, mut all) = (Vec::new(), Vec::new());
     let cpu = site.cpu();
     for flip in 0..FLIPS {

@@ -5,24 +5,24 @@ use super::report::{Report, bar, ms, quantiles};
 use super::{Site, until};
 use anyhow::Result;
 use serde_json::json;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Users who come, go and fall silent one by one.
+/// Users who come, go and fall silent one by one, at most.
 const FEW: usize = 1_000;
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The TTL of those who fall silent.
 const TTL: Duration = Duration::from_secs(2);
-/// The TTL of those who do so all at once: time to write it.
-const TTL_OF_MANY: Duration = Duration::from_secs(8);
+/// The TTL of those who do so all at once: so much, and so much more for each, to have the time to write it.
+const TTL_OF_MANY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_micros(60));
 const TOGETHER: usize = 1_000;
 
 pub async fn measure(site: &Site, report: &Report, users: usize) -> Result<()> {
     report.head(&["lag", "users", "told", "p50", "p99", "max"]);
-    let tally = Tally::of_each(users.max(FEW));
+    let few = users.min(FEW);
+    let tally = Tally::of_each(users);
     let mut client = Client::connect(&site.address, 0).await?;
     client.send(r#"{"type":"watch","all":true}"#).await?;
     let _client = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(client.count(tally.clone())));
@@ -30,23 +30,23 @@ pub async fn measure(site: &Site, report: &Report, users: usize) -> Result<()> {
     for (what, come) in [("online, after the SET was sent", true), ("offline, after the DEL was sent", false)]
     {
         let told = tally.told.load(Relaxed);
-        let bar = bar(what, FEW as u64);
-        for user in 0..FEW {
+        let bar = bar(what, few as u64);
+        for user in 0..few {
             site.change(&tally, &[user], come).await?;
             bar.inc(1);
             sleep(PAUSE).await;
         }
         bar.finish_and_clear();
-        row(report, &tally, what, FEW, told).await?;
+        row(report, &tally, what, few, told).await?;
     }
-    one_by_one(site, report, &tally).await?;
+    one_by_one(site, report, &tally, few).await?;
     all_at_once(site, report, &tally, users).await
 }
 
-async fn one_by_one(site: &Site, report: &Report, tally: &Arc<Tally>) -> Result<()> {
+async fn one_by_one(site: &Site, report: &Report, tally: &Tally, few: usize) -> Result<()> {
     let what = "offline, one by one, after the deadline";
-    let (told, bar) = (tally.told.load(Relaxed), bar(what, FEW as u64));
-    for user in 0..FEW {
+    let (told, bar) = (tally.told.load(Relaxed), bar(what, few as u64));
+    for user in 0..few {
         // From the deadline on, as early as it can be: that the lag is rather told too long.
         tally.changed[user].store(tally.now_us() + TTL.as_micros() as u64, Relaxed);
         site.beat(&[user], TTL).await?;
@@ -55,20 +55,21 @@ async fn one_by_one(site: &Site, report: &Report, tally: &Arc<Tally>) -> Result<
     }
     bar.finish_and_clear();
     // Each came and went; those who came had their deadline still before them, and their lag is no lag.
-    row(report, tally, what, FEW, told + FEW as u64).await
+    row(report, tally, what, few, told + few as u64).await
 }
 
-async fn all_at_once(site: &Site, report: &Report, tally: &Arc<Tally>, users: usize) -> Result<()> {
+async fn all_at_once(site: &Site, report: &Report, tally: &Tally, users: usize) -> Result<()> {
     let what = "offline, all in the same second, after the deadline";
     let told = tally.told.load(Relaxed);
-    let (began, deadline) = (Instant::now(), Instant::now() + TTL_OF_MANY);
-    let at_us = tally.now_us() + TTL_OF_MANY.as_micros() as u64;
+    let ttl = TTL_OF_MANY.0 + TTL_OF_MANY.1 * users as u32;
+    let began = Instant::now();
+    let at_us = tally.now_us() + ttl.as_micros() as u64;
     let all: Vec<usize> = (0..users).collect();
     let bar = bar(what, users as u64);
     for some in all.chunks(TOGETHER) {
         // Spread over one second, in the order in which they were written.
         let within = Duration::from_secs(1).mul_f64(some[0] as f64 / users as f64);
-        let left = TTL_OF_MANY.saturating_sub(began.elapsed()) + within;
+        let left = ttl.saturating_sub(began.elapsed()) + within;
         some.iter().for_each(|&user| {
             tally.changed[user].store(at_us + within.as_micros() as u64, Relaxed);
         });
@@ -76,7 +77,7 @@ async fn all_at_once(site: &Site, report: &Report, tally: &Arc<Tally>, users: us
         bar.inc(some.len() as u64);
     }
     bar.finish_and_clear();
-    sleep_until(deadline).await;
+    sleep_until(began + ttl).await;
     row(report, tally, what, users, told + users as u64).await
 }
 
