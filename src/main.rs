@@ -6,10 +6,6 @@ use clap::Parser;
 use keybeat::cli::{Args, Usage, run};
 use std::process::ExitCode;
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // One TLS provider for all, before anything asks for one.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
