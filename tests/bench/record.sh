@@ -2,7 +2,8 @@
 # Runs all benches and writes what they print between the markers of docs/PERFORMANCE.md.
 #
 #     bash tests/bench/record.sh            all of them, some twenty minutes
-#     bash tests/bench/record.sh fanout     only the part of `keybeat bench` that is named
+#     bash tests/bench/record.sh keybeat    only those of `keybeat bench`
+#     bash tests/bench/record.sh fanout     only that part of `keybeat bench`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,9 +20,9 @@ keybeat=${CARGO_TARGET_DIR:-target}/release/keybeat
     git diff --quiet HEAD -- src tests Cargo.toml || commit="$commit, with changes"
     echo
     echo "Commit $commit; $(nproc) cores of$(sed -n 's/^model name.*:/ /p' /proc/cpuinfo | head -1 | tr -s ' '), Linux $(uname -r | cut -d. -f1,2),"
-    echo "$(redis-server --version | cut -d' ' -f1-3), at most $(ulimit -n) open files a process. Command: \`make bench\`."
+    echo "$(redis-server --version | cut -d' ' -f1-3), at most $(ulimit -n) open files a process. Command: \`bash tests/bench/record.sh $part\`."
 } >"$tables"
-"$keybeat" bench $part | tee -a "$tables"
+"$keybeat" bench ${part#keybeat} | tee -a "$tables"
 if [ -z "$part" ]; then
     cargo bench --locked --bench bench | tee -a "$tables"
 fi

@@ -23,7 +23,12 @@ pub async fn measure(site: &Site, report: &Report, users: usize, lasts: Duration
     if site.is_own() {
         row(site, report, &all, lasts, true).await?;
     }
-    row(site, report, &all, lasts, false).await
+    row(site, report, &all, lasts, false).await?;
+    // What is measured next finds nobody online.
+    for some in all.chunks(TOGETHER) {
+        site.end(some).await?;
+    }
+    settled(site).await
 }
 
 async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, straight: bool) -> Result<()> {

@@ -142,13 +142,15 @@ impl Site {
         Ok(text)
     }
 
-    /// Lets users come or go, in one pipeline where the Redis is ours.
+    /// Lets users come or go.
     pub async fn change(&self, tally: &Tally, users: &[usize], come: bool) -> Result<()> {
         // Early by the way to Redis: lags are rather told too long.
         users.iter().for_each(|&user| tally.changed[user].store(tally.now_us(), Relaxed));
-        if come {
-            return self.beat(users, LONG).await;
-        }
+        if come { self.beat(users, LONG).await } else { self.end(users).await }
+    }
+
+    /// Deletes the users' keys, in one pipeline where the Redis is ours.
+    pub async fn end(&self, users: &[usize]) -> Result<()> {
         let Some(own) = &self.own else { return self.delete(users).await };
         let pipeline = own.redis.client().pipeline();
         for &user in users {
