@@ -20,9 +20,9 @@ test: ## Formatting, lints, documentation and all tests
 		echo cargo test --locked && cargo test --locked; \
 	fi
 
-bench: ## The benches, each with its numbers
+bench: ## All benches; their tables go to docs/PERFORMANCE.md
 	@bash tests/setup.sh bench
-	cargo bench --locked --bench bench
+	bash tests/bench/record.sh
 
 faults: ## What clients see of each fault, as a table
 	@bash tests/setup.sh bench

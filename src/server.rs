@@ -23,7 +23,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -31,6 +31,11 @@ use tracing::{error, info, warn};
 
 /// How long open requests and sockets have to end, of the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// Connections that may wait until they are taken. The kernel allows at most `net.core.somaxconn` of them (4,096 by
+/// default), and drops the first packet of one more: its client tries again only after a second. With the usual
+/// 128, clients that come 200 at a time are served at 400 a second.
+const BACKLOG: u32 = 65_535;
 
 /// How long Redis has to take the last word.
 const CLEAR: Duration = Duration::from_millis(500);
@@ -55,7 +60,7 @@ impl Daemon {
         raise_open_files();
         let guard_host = !gate.asks() && config.listen.ip().is_loopback();
         let origins = Origins::new(&config.access.origins, guard_host)?;
-        let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        let listener = listen(config.listen).with_context(|| {
             format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
         })?;
         let (target, embedded) = match named {
@@ -155,6 +160,14 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Opens the port, with room for everybody who comes back at once.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Each connection is an open file, and many systems begin with 1,024 of them though they allow more.

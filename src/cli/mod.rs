@@ -50,7 +50,7 @@ enum Command {
     Watch(WatchArgs),
     /// Sends heartbeats, once or until stopped
     Beat(BeatArgs),
-    /// What a daemon holds and how fast it tells, measured on one started for it
+    /// What a daemon takes in, tells and holds, measured on one that runs or one started for it
     Bench(BenchArgs),
 }
 
@@ -228,13 +228,21 @@ struct BenchArgs {
     /// What to measure [default: all]
     #[arg(value_name = "WHAT")]
     what: Option<bench::What>,
-    /// Sockets for connections
+    /// A daemon that runs, which bench-… users then visit [default: one is started, on a Redis of its own]
+    #[arg(long, value_name = "URL", value_parser = daemon::url)]
+    url: Option<String>,
+    #[command(flatten)]
+    token: access::TokenArgs,
+    /// Users for lag and heartbeats
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    users: u32,
+    /// Sockets for connections, and for a user whom everybody watches
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
-    /// Sockets that watch everybody, for fanout
+    /// Sockets of fanout that watch everybody, or 100 users each
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     watchers: u32,
-    /// How long each rate of fanout is held
+    /// How long each rate of fanout, and each row of heartbeats, is held
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     seconds: Duration,
     /// One JSON object a line

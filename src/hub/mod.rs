@@ -7,6 +7,7 @@
 //! Whoever watches users by name has a mailbox; all who watch everybody read one log. A transition is
 //! encoded once for all of them.
 
+mod audience;
 mod log;
 mod watcher;
 
@@ -15,6 +16,7 @@ pub use watcher::{Overflow, Watcher};
 use crate::metrics::Metrics;
 use crate::presence::{Change, Key, Presence, Roster, Time, Transition};
 use crate::protocol;
+use audience::Audience;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,7 +70,7 @@ impl Told {
 
 struct Shard {
     roster: Roster,
-    watched: HashMap<Arc<str>, Vec<Arc<Watcher>>>,
+    watched: HashMap<Arc<str>, Audience>,
 }
 
 /// Those who watch everybody, and when their bell rang last.
@@ -189,7 +191,7 @@ impl Hub {
     }
 
     fn tell(&self, shard: &Shard, at: usize, seq: u64, transition: &Transition) {
-        let named = shard.watched.get(&transition.user).map_or(&[][..], Vec::as_slice);
+        let named = shard.watched.get(&transition.user).map_or(&[][..], Audience::watchers);
         let mut everybody = lock(&self.everybody);
         let logged = !everybody.watchers.is_empty();
         if named.is_empty() && !logged {
@@ -262,10 +264,7 @@ impl Hub {
             Some((name, _)) => name.clone(),
             None => shard.roster.name(user).unwrap_or_else(|| user.into()),
         };
-        let watchers = shard.watched.entry(name.clone()).or_default();
-        if !watchers.iter().any(|other| Arc::ptr_eq(other, watcher)) {
-            watchers.push(watcher.clone());
-        }
+        shard.watched.entry(name.clone()).or_default().join(watcher);
         // Asked again: what is pending for the user is in the state that is given now.
         watcher.give(&name, at, self.seq());
         let presence = shard.roster.get(user);
@@ -276,13 +275,11 @@ impl Hub {
     pub fn unwatch(&self, watcher: &Watcher, user: &str) {
         let at = self.shard_of(user);
         let mut shard = lock(&self.shards[at]);
-        let Some(watchers) = shard.watched.get_mut(user) else {
+        let Some(audience) = shard.watched.get_mut(user) else {
             return;
         };
-        if let Some(place) = watchers.iter().position(|other| std::ptr::eq(&**other, watcher)) {
-            watchers.swap_remove(place);
-        }
-        if watchers.is_empty() {
+        audience.leave(watcher);
+        if audience.is_empty() {
             shard.watched.remove(user);
         }
         watcher.forget(user, at);

@@ -4,6 +4,7 @@ mod api;
 pub mod auth;
 pub mod door;
 pub mod listen;
+mod names;
 pub mod origin;
 mod permit;
 pub mod quota;

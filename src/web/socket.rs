@@ -2,26 +2,30 @@
 
 use super::auth::Pass;
 use super::door::{Peer, Place};
+use super::names::NameSet;
 use super::permit::{self, Permit};
 use super::wire::{Upgrade, Wire};
 use super::{App, Failure, Shared, api};
 use crate::error::Error;
-use crate::hub::{Overflow, Watcher};
+use crate::hub::{Overflow, Status, Watcher};
 use crate::presence::{Key, check_user};
 use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close};
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, timeout};
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 /// Users in one chunk of the snapshot of everybody.
@@ -83,7 +87,7 @@ pub async fn upgrade(
     ws.accept(most, move |wire| {
         let sockets = app.sockets.clone();
         let permit = Permit::new(pass, &app.limits);
-        sockets.track_future(Socket::new(app, wire, key, permit, place).live())
+        sockets.track_future(Box::new(Socket::new(app, wire, key, permit, place)).live())
     })
 }
 
@@ -97,6 +101,41 @@ enum End {
     Lost,
 }
 
+/// What all sockets listen to, and what rings seldom. They wait for it in one future that outlives a
+/// transition: to take each from the list of those who wait and to put it there again would cost every
+/// delivery four locks that all sockets share.
+struct Bells {
+    status: watch::Receiver<Status>,
+    opened: watch::Receiver<bool>,
+    keys: watch::Receiver<u64>,
+    stop: CancellationToken,
+}
+
+/// Which of them rang.
+enum Rang {
+    Status,
+    Opened,
+    Keys,
+    Stop,
+}
+
+impl Bells {
+    fn new(app: &App) -> Bells {
+        let (status, opened) = (app.hub.status(), app.hub.opened());
+        Bells { status, opened, keys: app.gate.changed(), stop: app.stop.clone() }
+    }
+
+    async fn next(mut self) -> (Bells, Rang) {
+        let rang = tokio::select! {
+            Ok(()) = self.status.changed() => Rang::Status,
+            Ok(()) = self.opened.changed() => Rang::Opened,
+            Ok(()) = self.keys.changed() => Rang::Keys,
+            () = self.stop.cancelled() => Rang::Stop,
+        };
+        (self, rang)
+    }
+}
+
 struct Socket {
     app: Arc<App>,
     wire: Wire,
@@ -107,7 +146,7 @@ struct Socket {
     permit: Permit,
     _place: Place,
     watcher: Arc<Watcher>,
-    watched: HashSet<Arc<str>>,
+    watched: NameSet,
     all: bool,
     /// Watches that came before the first comparison with Redis.
     waiting: Vec<(Option<Value>, ClientMessage)>,
@@ -127,7 +166,7 @@ impl Socket {
             permit,
             _place: place,
             watcher,
-            watched: HashSet::new(),
+            watched: NameSet::default(),
             all: false,
             waiting: Vec::new(),
             unanswered: 0,
@@ -135,13 +174,19 @@ impl Socket {
         }
     }
 
-    async fn live(mut self) {
+    // A task is as large as all that any of its ways may have to keep, for as long as it lives. What is rare
+    // has therefore a box of its own, here and in serve, and the task is a tenth of what it would be.
+    async fn live(mut self: Box<Self>) {
         self.app.metrics.sockets.inc();
         self.hold_key();
         let end = match self.serve().await {
             Ok(()) => End::Goodbye,
             Err(end) => end,
         };
+        Box::pin(self.end(end)).await;
+    }
+
+    async fn end(&mut self, end: End) {
         self.forget();
         let last = self.release_key();
         match end {
@@ -158,45 +203,53 @@ impl Socket {
     }
 
     async fn serve(&mut self) -> Result<(), End> {
-        let hub = self.app.hub.clone();
-        let stop = self.app.stop.clone();
-        let (mut status, mut opened) = (hub.status(), hub.opened());
-        self.beat().await;
-        self.hello().await?;
-        let mut up = status.borrow_and_update().up;
+        let mut bells = Bells::new(&self.app);
+        Box::pin(self.beat()).await;
+        Box::pin(self.hello()).await?;
+        let mut up = bells.status.borrow_and_update().up;
         if !up {
-            self.tell_status().await?;
+            Box::pin(self.tell_status()).await?;
         }
         let every = (self.app.store.ttl() / 3).clamp(Duration::from_millis(100), PING_MOST);
         let mut ping = interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watcher = self.watcher.clone();
-        let mut keys = self.app.gate.changed();
+        let mut rare = Box::pin(bells.next());
         loop {
             tokio::select! {
-                message = self.wire.recv() => self.take(message).await?,
+                message = self.wire.recv() => Box::pin(self.take(message)).await?,
                 () = watcher.rung() => self.flush().await?,
-                _ = ping.tick() => self.ping().await?,
-                Ok(()) = status.changed() => {
-                    let now = status.borrow_and_update().up;
-                    if now != up {
-                        up = now;
-                        // What a comparison has found comes before the word that it is done.
-                        self.flush().await?;
-                        self.tell_status().await?;
-                    }
-                }
-                Ok(()) = opened.changed() => {
-                    for (id, message) in std::mem::take(&mut self.waiting) {
-                        self.obey(id, message).await?;
-                    }
-                }
-                () = self.permit.due() => self.check_token().await?,
-                Ok(()) = keys.changed() => self.check_token().await?,
-                () = stop.cancelled() => {
-                    return Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect"));
+                _ = ping.tick() => Box::pin(self.ping()).await?,
+                () = self.permit.due() => Box::pin(self.check_token()).await?,
+                (bells, rang) = &mut rare => {
+                    rare = Box::pin(bells.next());
+                    Box::pin(self.hear(rang, &mut up)).await?;
                 }
             }
+        }
+    }
+
+    /// What rings seldom.
+    async fn hear(&mut self, rang: Rang, up: &mut bool) -> Result<(), End> {
+        match rang {
+            Rang::Status => {
+                let now = self.app.hub.status().borrow().up;
+                if now != *up {
+                    *up = now;
+                    // What a comparison has found comes before the word that it is done.
+                    self.flush().await?;
+                    self.tell_status().await?;
+                }
+                Ok(())
+            }
+            Rang::Opened => {
+                for (id, message) in std::mem::take(&mut self.waiting) {
+                    self.obey(id, message).await?;
+                }
+                Ok(())
+            }
+            Rang::Keys => self.check_token().await,
+            Rang::Stop => Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect")),
         }
     }
 
@@ -316,19 +369,19 @@ impl Socket {
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
         if replace {
-            let left: Vec<Arc<str>> = self.watched.extract_if(|user| !asked.contains(&**user)).collect();
+            let left = self.watched.keep(|user| asked.contains(user));
             left.iter().for_each(|user| self.app.hub.unwatch(&self.watcher, user));
-            self.watched.shrink_to(count);
         }
-        self.watched.reserve(count - self.watched.len());
         let stale = self.stale();
         let seq = self.app.hub.seq();
         let mut objects = Vec::with_capacity(users.len());
+        let mut names = Vec::with_capacity(users.len());
         for user in &users {
             let (name, presence) = self.app.hub.watch_shared(&self.watcher, user);
             objects.push(UserObject::new(user, presence, stale));
-            self.watched.insert(name);
+            names.push(name);
         }
+        self.watched.extend(names);
         self.count_watching();
         self.snapshot(id, seq, objects, false).await
     }
@@ -370,7 +423,7 @@ impl Socket {
 
     fn unwatch(&mut self, users: &[String]) {
         for user in users {
-            if self.watched.remove(user.as_str()) {
+            if self.watched.remove(user) {
                 self.app.hub.unwatch(&self.watcher, user);
             }
         }
@@ -470,7 +523,7 @@ impl Socket {
     /// Takes another token in place of the one that was shown before.
     async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), End> {
         let speaks = self.key.as_ref().map(Key::user);
-        let watched = self.watched.iter().map(|user| &**user);
+        let watched = self.watched.iter();
         let pass = self.app.gate.check(token);
         match pass.and_then(|pass| self.permit.renew(pass, speaks, watched, self.all)) {
             Ok(()) => self.send(self.permit.renewed(id).encode()).await,
@@ -530,6 +583,10 @@ impl Socket {
     /// Sends, for as long as the client takes in anything at all and its mailbox can wait.
     async fn send_all(&mut self, texts: Vec<Bytes>) -> Result<(), End> {
         self.wire.put(texts);
+        // Mostly it is taken in at once.
+        if let Some(sent) = self.wire.flush().now_or_never() {
+            return sent.map_err(|_| End::Lost);
+        }
         let watcher = self.watcher.clone();
         let overflow = async {
             while !watcher.overflowed() {
@@ -556,8 +613,7 @@ impl Socket {
     }
 
     fn forget(&mut self) {
-        let users: Vec<Arc<str>> = self.watched.drain().collect();
-        for user in users {
+        for user in std::mem::take(&mut self.watched).keep(|_| false) {
             self.app.hub.unwatch(&self.watcher, &user);
         }
         if std::mem::take(&mut self.all) {
@@ -590,4 +646,21 @@ fn too_big() -> End {
 
 fn is_too_long(why: &WsError) -> bool {
     matches!(why, WsError::Capacity(CapacityError::MessageTooLong { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<A, F>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Idle sockets cost what their tasks cost; one future more that is kept across the wait costs each of
+    /// them its size.
+    #[test]
+    fn a_socket_s_task_is_small() {
+        let (task, socket) = (size_of_task(Socket::live), size_of::<Socket>());
+        assert!(task + socket <= 2048, "a task of {task} B and a socket of {socket} B");
+    }
 }

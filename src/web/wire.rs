@@ -19,15 +19,17 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use tokio::io::AsyncWriteExt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
-/// Small buffers: a socket costs 3 KB instead of 134 KB.
-const READ_BUFFER: usize = 1024;
+/// Small buffers: with the usual 128 KiB each a socket costs 134 KB. A longer message is read in several pieces.
+const READ_BUFFER: usize = 512;
 /// Frames in one write.
 const FRAMES: usize = 32;
 /// FIN and the opcode of a text.
@@ -72,10 +74,8 @@ impl Upgrade {
         let Upgrade { on_upgrade, key, speaks_ours } = self;
         tokio::spawn(async move {
             match on_upgrade.await {
-                Ok(upgraded) => {
-                    let wire = Wire::new(upgraded, most).await;
-                    live(wire).await;
-                }
+                // A task of its own, for this one has to keep room for the upgrade as long as it lasts.
+                Ok(upgraded) => drop(tokio::spawn(live(Wire::new(upgraded, most).await))),
                 Err(why) => debug!("a WebSocket did not come about: {why}"),
             }
         });
@@ -135,13 +135,7 @@ impl Wire {
         }
         self.ws.flush().await.map_err(io::Error::other)?;
         while !self.out.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 2 * FRAMES];
-            let mut count = 0;
-            for (slice, bytes) in slices.iter_mut().zip(&self.out) {
-                *slice = IoSlice::new(bytes);
-                count += 1;
-            }
-            let written = self.ws.get_mut().write_vectored(&slices[..count]).await?;
+            let written = std::future::poll_fn(|cx| self.poll_write(cx)).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -149,6 +143,18 @@ impl Wire {
         }
         self.out = VecDeque::new();
         Ok(())
+    }
+
+    /// One write. The slices, 1 KB of them, are made anew for each try: kept across it they would be part of
+    /// every socket's task.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); 2 * FRAMES];
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(&self.out) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        Pin::new(self.ws.get_mut()).poll_write_vectored(cx, &slices[..count])
     }
 
     fn advance(&mut self, mut written: usize) {

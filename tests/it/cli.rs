@@ -785,13 +785,43 @@ async fn demo_prints_where_the_console_is_and_brings_its_users() {
     assert_eq!(demo.wait().await.code(), Some(0), "{}", demo.err());
 }
 
+/// A bench so small that it only shows that all is measured.
+const SMALL: [&str; 9] =
+    ["--clients", "50", "--watchers", "20", "--users", "500", "--seconds", "300ms", "--json"];
+
 #[tokio::test]
 async fn bench_measures_a_daemon_of_its_own_and_loses_nothing() {
-    let ran = run(&["bench", "--clients", "50", "--watchers", "20", "--seconds", "300ms", "--json"]).await;
+    let of = async |what: &'static str| {
+        let ran = run(&[&["bench", what][..], &SMALL].concat()).await;
+        (ran.json(), ran.err)
+    };
+    let (lag, heartbeats, fanout, connections) =
+        tokio::join!(of("lag"), of("heartbeats"), of("fanout"), of("connections"));
+    let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 2), ("fanout", &fanout, 9)];
+    for (what, (rows, err), count) in all.into_iter().chain([("connections", &connections, 5)]) {
+        assert!(rows.len() == count && rows.iter().all(|row| row["bench"] == what), "{what}: {rows:?} {err}");
+    }
+    assert!(lag.0.iter().all(|row| row["told"] == row["users"]), "{lag:?}");
+    assert!(fanout.0.iter().all(|row| row["lost"] == 0 && row["cpu_us"].is_f64()), "{fanout:?}");
+}
+
+#[tokio::test]
+async fn bench_measures_a_daemon_that_runs_and_asks_for_a_token() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "let-the-bench-in").expect("a file");
+    let file = file.to_str().expect("UTF-8");
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--service-token", file]).await;
+    let url = daemon.url("");
+    let bench = ["bench", "lag", "--url", url.trim_end_matches('/')];
+    let ran = run(&[&bench[..], &["--token-file", file], &SMALL].concat()).await;
     let rows = ran.json();
-    let (connections, fanout): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["bench"] == "connections");
-    assert_eq!((connections.len(), fanout.len()), (2, 5));
-    assert!(fanout.iter().all(|row| row["lost"] == 0), "{fanout:?}");
+    assert_eq!(rows.len(), 4, "{}{}", ran.out, ran.err);
+    assert!(rows.iter().all(|row| row["told"] == row["users"]), "{rows:?}");
+    let ran = run(&[&bench[..], &SMALL].concat()).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("401"), "{}", ran.err);
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Clients that share one loopback address: an address has some 28,000 ports to connect from.
-const PER_ADDRESS: usize = 20_000;
+/// Loopback addresses from which the clients come. One has some 28,000 ports, and long before they run out
+/// the kernel is slow to find a free one: from 8,000 clients on it finds 100 a second.
+const ADDRESSES: usize = 64;
 /// A pong without a payload, masked with zeros as a client's frames must be.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 /// What comes before a number in the users' names; see [`name`].
@@ -34,12 +35,24 @@ pub struct Tally {
     /// When each user's last change was known to be in Redis, in microseconds since the beginning.
     pub changed: Vec<AtomicU64>,
     lags_us: std::sync::Mutex<Vec<u32>>,
+    /// The lag of each transition is noted, not only of the oldest of each message.
+    each: bool,
 }
 
 impl Tally {
     /// For users numbered below `users`.
     pub fn new(users: usize) -> Arc<Tally> {
+        Tally::with(users, false)
+    }
+
+    /// The same for few clients, which note the lag of each transition.
+    pub fn of_each(users: usize) -> Arc<Tally> {
+        Tally::with(users, true)
+    }
+
+    fn with(users: usize, each: bool) -> Arc<Tally> {
         Arc::new(Tally {
+            each,
             began: Instant::now(),
             told: AtomicU64::new(0),
             frames: AtomicU64::new(0),
@@ -55,7 +68,7 @@ impl Tally {
         self.began.elapsed().as_micros() as u64
     }
 
-    /// The lags of the oldest transition of each message since the last call, in milliseconds, sorted.
+    /// The lags noted since the last call, in milliseconds, sorted.
     pub fn take_lags(&self) -> Vec<f64> {
         let taken = std::mem::take(&mut *self.lags_us.lock().unwrap_or_else(|held| held.into_inner()));
         let mut lags: Vec<f64> = taken.into_iter().map(|us| f64::from(us) / 1000.0).collect();
@@ -71,6 +84,13 @@ impl Tally {
     }
 }
 
+/// Where a daemon is, and what to show it.
+#[derive(Clone)]
+pub struct Address {
+    pub at: SocketAddr,
+    pub token: Option<String>,
+}
+
 /// One client.
 pub struct Client {
     stream: TcpStream,
@@ -81,18 +101,21 @@ pub struct Client {
 impl Client {
     /// The client with this number, connected, from a loopback address with ports to spare if the
     /// daemon is on one. Each is known to the daemon as nobody.
-    pub async fn connect(daemon: SocketAddr, number: usize) -> Result<Client> {
+    pub async fn connect(address: &Address, number: usize) -> Result<Client> {
+        let daemon = address.at;
         let socket = if daemon.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if daemon.ip() == Ipv4Addr::LOCALHOST {
-            let address = Ipv4Addr::new(127, 0, 0, (2 + number / PER_ADDRESS) as u8);
+            let address = Ipv4Addr::new(127, 0, 0, (2 + number % ADDRESSES) as u8);
             socket.bind((address, 0).into()).with_context(|| format!("no port is left at {address}"))?;
         }
         let mut stream = socket.connect(daemon).await?;
         stream.set_nodelay(true)?;
+        let token = address.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
             "GET /v1/ws HTTP/1.1\r\nHost: {daemon}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: keybeat.v1\r\n\r\n"
+             Sec-WebSocket-Protocol: keybeat.v1\r\n{}\r\n",
+            token.unwrap_or_default()
         );
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(1024);
@@ -197,7 +220,8 @@ impl Frames {
 
     fn payload(&mut self, part: &[u8], tally: &Tally) {
         self.left -= part.len() as u64;
-        let missing = HEAD - self.head.len();
+        let most = if tally.each { usize::MAX } else { HEAD };
+        let missing = most - self.head.len();
         self.head.extend(&part[..part.len().min(missing)]);
         self.tail.extend(&part[part.len().saturating_sub(LAST_CHUNK.len())..]);
         self.tail.drain(..self.tail.len().saturating_sub(LAST_CHUNK.len()));
@@ -213,9 +237,8 @@ impl Frames {
             tally.told.fetch_add(self.objects - 1, Ordering::Relaxed);
             tally.frames.fetch_add(1, Ordering::Relaxed);
             // The first is the one that waited longest.
-            if let Some(user) = first_user(&self.head) {
-                tally.note_lag(user);
-            }
+            let most = if tally.each { usize::MAX } else { 1 };
+            users(&self.head).take(most).for_each(|user| tally.note_lag(user));
         } else if self.head.starts_with(br#"{"type":"snapshot""#) && self.tail == LAST_CHUNK {
             tally.snapshots.fetch_add(1, Ordering::Relaxed);
         }
@@ -232,10 +255,14 @@ fn header_length(header: &[u8]) -> Option<u64> {
     }
 }
 
-fn first_user(head: &[u8]) -> Option<usize> {
-    let at = head.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
-    let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    std::str::from_utf8(&head[at..at + digits]).ok()?.parse().ok()
+/// The users of a message, in its order.
+fn users(text: &[u8]) -> impl Iterator<Item = usize> {
+    let marks = text.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+    marks.filter_map(|(at, _)| {
+        let rest = &text[at + MARK.len()..];
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,219 @@
+//! Transitions told to many clients: how late, and at what cost.
+
+use super::client::{Client, Tally, name};
+use super::report::{Report, bar, known, ms, quantiles};
+use super::{Site, crowd, until};
+use anyhow::Result;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Users who come and go.
+const USERS: usize = 1_000;
+/// Users whom a client watches that watches some by name.
+const WATCHED: usize = 100;
+/// Transitions a second.
+const RATES: [f64; 4] = [1.0, 10.0, 100.0, 1_000.0];
+/// Transitions under way where they are made as fast as they are told.
+const AHEAD: u64 = 500;
+/// Transitions in one pipeline.
+const AT_ONCE: usize = 100;
+/// How often the user whom all watch comes or goes.
+const FLIPS: usize = 20;
+const EVERYBODY: &str = r#"{"type":"watch","all":true,"lossless":true}"#;
+const CONFLATED: &str = r#"{"type":"watch","all":true}"#;
+
+pub struct Sizes {
+    /// Clients that watch everybody, or some by name.
+    pub watchers: usize,
+    /// Clients that all watch one user.
+    pub crowd: usize,
+    /// How long each rate is held.
+    pub lasts: Duration,
+}
+
+pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<()> {
+    report.head(&[
+        "fanout",
+        "clients",
+        "transitions/s",
+        "deliveries/s",
+        "lost",
+        "a message",
+        "p50",
+        "p99",
+        "max",
+        "daemon's CPU per delivery",
+    ]);
+    let Sizes { watchers, crowd: all, lasts } = sizes;
+    let group = Group::connect(site, watchers, |_| EVERYBODY.into(), vec![watchers as u64; USERS]).await?;
+    for rate in RATES {
+        group.row(site, report, "all watch everybody, lossless", Some(rate), lasts).await?;
+    }
+    let most = group.row(site, report, "the same, as fast as it goes", None, lasts).await?;
+    group.row(site, report, "the same, at half of that", Some(most / 2.0), lasts).await?;
+    let stuck = stuck(site, watchers).await?;
+    let what = "at 1,000/s, beside a client that never reads";
+    group.row(site, report, what, Some(1_000.0), lasts).await?;
+    drop((group, stuck));
+    site.restart().await?;
+    let some = |number: usize| (0..WATCHED).map(move |i| (number * WATCHED + i) % USERS);
+    let watch = |number: usize| json!({"type": "watch", "users": some(number).map(name).collect::<Vec<_>>()});
+    let mut each = vec![0; USERS];
+    (0..watchers).flat_map(some).for_each(|user| each[user] += 1);
+    let group = Group::connect(site, watchers, |number| watch(number).to_string(), each).await?;
+    group.row(site, report, "each watches 100 of 1,000 users", Some(1_000.0), lasts).await?;
+    drop(group);
+    site.restart().await?;
+    one_user(site, report, all).await
+}
+
+/// Clients that stand and have their snapshot.
+struct Group {
+    tally: Arc<Tally>,
+    _clients: tokio::task::JoinSet<()>,
+    count: usize,
+    /// Clients that are told each user's transitions.
+    each: Vec<u64>,
+}
+
+impl Group {
+    async fn connect(
+        site: &Site,
+        count: usize,
+        message: impl Fn(usize) -> String,
+        each: Vec<u64>,
+    ) -> Result<Group> {
+        let tally = Tally::new(USERS);
+        let clients = crowd(site, count, |number| Some(message(number)), &tally).await?;
+        let snapshots = async || tally.snapshots.load(Relaxed) >= count as u64;
+        until("all have their snapshot", snapshots).await?;
+        Ok(Group { tally, _clients: clients, count, each })
+    }
+
+    /// Measures one rate, or as many transitions as the clients take in; gives the rate reached.
+    async fn row(
+        &self,
+        site: &Site,
+        report: &Report,
+        what: &str,
+        rate: Option<f64>,
+        lasts: Duration,
+    ) -> Result<f64> {
+        let tally = &self.tally;
+        tally.take_lags();
+        let (told, frames) = (tally.told.load(Relaxed), tally.frames.load(Relaxed));
+        let (cpu, began) = (site.cpu(), Instant::now());
+        let (made, expected) = self.drive(site, rate, lasts, told).await?;
+        let all_told = async || tally.told.load(Relaxed) - told >= expected;
+        let lost = match until("all is told", all_told).await {
+            Ok(()) => 0,
+            Err(_) => expected - (tally.told.load(Relaxed) - told),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        let (rate, per_second) = (made as f64 / seconds, expected as f64 / seconds);
+        let cpu_us = site.cpu().zip(cpu).map(|(after, before)| (after - before) / expected as f64 * 1e6);
+        let packed = (expected - lost) as f64 / (tally.frames.load(Relaxed) - frames).max(1) as f64;
+        let [p50, p99, max] = quantiles(&tally.take_lags());
+        report.row(
+            json!({"bench": "fanout", "what": what, "watchers": self.count, "transitions_per_second": rate,
+                "deliveries_per_second": per_second, "lost": lost, "packed": packed, "p50_ms": p50, "p99_ms": p99,
+                "max_ms": max, "cpu_us": cpu_us}),
+            &[
+                what.into(),
+                self.count.to_string(),
+                format!("{rate:.0}"),
+                format!("{per_second:.0}"),
+                lost.to_string(),
+                format!("{packed:.1}"),
+                ms(p50),
+                ms(p99),
+                ms(max),
+                known(cpu_us, |us| format!("{us:.2} µs")),
+            ],
+        );
+        Ok(rate)
+    }
+
+    /// Makes transitions for a while; says how many, and to how many clients. It ends as it began, with nobody online.
+    async fn drive(&self, site: &Site, rate: Option<f64>, lasts: Duration, told: u64) -> Result<(u64, u64)> {
+        let round = rate.map_or(USERS, |rate| (rate as usize).clamp(1, USERS));
+        let bar = bar("transitions", lasts.as_millis() as u64);
+        let (began, mut made, mut expected, mut user, mut come) = (Instant::now(), 0_u64, 0_u64, 0, true);
+        while began.elapsed() < lasts || (user, come) != (0, true) {
+            bar.set_position(began.elapsed().as_millis() as u64);
+            let due = match rate {
+                Some(rate) => ((began.elapsed().as_secs_f64() * rate) as u64 + 1).saturating_sub(made),
+                None => {
+                    let ahead = self.each[0] * AHEAD;
+                    let behind = async || expected < self.tally.told.load(Relaxed) - told + ahead;
+                    until("the clients are told", behind).await?;
+                    AT_ONCE as u64
+                }
+            };
+            if due == 0 {
+                sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            let some: Vec<usize> = (user..round.min(user + AT_ONCE.min(due as usize))).collect();
+            site.change(&self.tally, &some, come).await?;
+            made += some.len() as u64;
+            expected += some.iter().map(|&user| self.each[user]).sum::<u64>();
+            user += some.len();
+            if user >= round {
+                (user, come) = (0, !come);
+            }
+        }
+        bar.finish_and_clear();
+        Ok((made, expected))
+    }
+}
+
+/// A client that asks for everybody and never reads.
+async fn stuck(site: &Site, number: usize) -> Result<Client> {
+    let mut client = Client::connect(&site.address, number).await?;
+    client.send(CONFLATED).await?;
+    Ok(client)
+}
+
+/// One user whom everybody watches comes and goes: from the change until the last client is told.
+async fn one_user(site: &Site, report: &Report, count: usize) -> Result<()> {
+    let watch = json!({"type": "watch", "users": [name(0)]}).to_string();
+    let group = Group::connect(site, count, |_| watch.clone(), vec![count as u64]).await?;
+    let (mut lasts, mut all) = (Vec::new(), Vec::new());
+    let cpu = site.cpu();
+    for flip in 0..FLIPS {
+        let told = group.tally.told.load(Relaxed);
+        site.change(&group.tally, &[0], flip % 2 == 0).await?;
+        let done = async || group.tally.told.load(Relaxed) - told >= count as u64;
+        until("all are told", done).await?;
+        let lags = group.tally.take_lags();
+        lasts.extend(lags.last().copied());
+        all.extend(lags);
+    }
+    let deliveries = (FLIPS * count) as f64;
+    let cpu_us = site.cpu().zip(cpu).map(|(after, before)| (after - before) / deliveries * 1e6);
+    lasts.sort_by(f64::total_cmp);
+    all.sort_by(f64::total_cmp);
+    let [[p50, p99, _], [last, _, latest]] = [quantiles(&all), quantiles(&lasts)];
+    let what = format!("all watch one user, {FLIPS} times; the last has it after {} at the median", ms(last));
+    report.row(
+        json!({"bench": "fanout", "what": "all watch one user", "watchers": count, "lost": 0, "p50_ms": p50,
+            "p99_ms": p99, "max_ms": latest, "last_ms": last, "cpu_us": cpu_us}),
+        &[
+            what,
+            count.to_string(),
+            "-".into(),
+            "-".into(),
+            "0".into(),
+            "1.0".into(),
+            ms(p50),
+            ms(p99),
+            ms(latest),
+            known(cpu_us, |us| format!("{us:.2} µs")),
+        ],
+    );
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Heartbeats of users who are online already: how many a daemon takes in, and what each costs it.
+
+use super::report::{Report, bar, known};
+use super::{Site, until};
+use anyhow::Result;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Heartbeats in one pipeline or request.
+const TOGETHER: usize = 500;
+/// Pipelines or requests under way.
+const WRITERS: usize = 4;
+const TTL: Duration = Duration::from_secs(600);
+
+pub async fn measure(site: &Site, report: &Report, users: usize, lasts: Duration) -> Result<()> {
+    report.head(&["heartbeats", "users", "written/s", "events taken in", "lagged gaps", "daemon's CPU each"]);
+    let all: Vec<usize> = (0..users).collect();
+    for some in all.chunks(TOGETHER) {
+        site.beat(some, TTL).await?;
+    }
+    settled(site).await?;
+    if site.is_own() {
+        row(site, report, &all, lasts, true).await?;
+    }
+    row(site, report, &all, lasts, false).await?;
+    // What is measured next finds nobody online.
+    for some in all.chunks(TOGETHER) {
+        site.end(some).await?;
+    }
+    settled(site).await
+}
+
+async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, straight: bool) -> Result<()> {
+    let what = if straight { "SET, straight to Redis" } else { "POST /v1/heartbeats" };
+    let (before, cpu, began) = (site.stats().await?, site.cpu(), Instant::now());
+    let bar = bar(what, lasts.as_millis() as u64);
+    let writers = (0..WRITERS).map(|writer| {
+        let bar = &bar;
+        async move {
+            let (mut written, mut some) = (0, users.chunks(TOGETHER).cycle().skip(writer));
+            while began.elapsed() < lasts {
+                let Some(some) = some.next() else { break };
+                bar.set_position(began.elapsed().as_millis() as u64);
+                if straight {
+                    site.beat(some, TTL).await?;
+                } else {
+                    site.beat_by_http(some, TTL).await?;
+                }
+                written += some.len();
+            }
+            anyhow::Ok(written)
+        }
+    });
+    let written: usize = futures_util::future::try_join_all(writers).await?.into_iter().sum();
+    let seconds = began.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    settled(site).await?;
+    let after = site.stats().await?;
+    let grown = |name: &str| count(&after[name]) - count(&before[name]);
+    let gaps = count(&after["gaps"]["lagged"]) - count(&before["gaps"]["lagged"]);
+    let (events, rate) = (grown("events"), written as f64 / seconds);
+    let share = events as f64 / written.max(1) as f64;
+    let cpu_us = site.cpu().zip(cpu).map(|(after, before)| (after - before) / written.max(1) as f64 * 1e6);
+    report.row(
+        json!({"bench": "heartbeats", "what": what, "users": users.len(), "written_per_second": rate,
+            "events_share": share, "lagged_gaps": gaps, "cpu_us": cpu_us}),
+        &[
+            what.into(),
+            users.len().to_string(),
+            format!("{rate:.0}"),
+            format!("{:.1} %", share * 100.0),
+            gaps.to_string(),
+            known(cpu_us, |us| format!("{us:.2} µs")),
+        ],
+    );
+    Ok(())
+}
+
+fn count(value: &serde_json::Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+/// Waits until the daemon has taken in what was written: until its count of events stands still.
+async fn settled(site: &Site) -> Result<()> {
+    let mut last = u64::MAX;
+    until("all events are taken in", async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Ok(stats) = site.stats().await else { return false };
+        std::mem::replace(&mut last, count(&stats["events"])) == last
+    })
+    .await
+}

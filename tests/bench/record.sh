@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs all benches and writes what they print between the markers of docs/PERFORMANCE.md.
+#
+#     bash tests/bench/record.sh            all of them, some twenty minutes
+#     bash tests/bench/record.sh keybeat    only those of `keybeat bench`
+#     bash tests/bench/record.sh fanout     only that part of `keybeat bench`
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+page=docs/PERFORMANCE.md
+part=${1:-}
+tables=$(mktemp)
+trap 'rm -f "$tables" "$tables.page"' EXIT
+
+cargo build --release --locked
+keybeat=${CARGO_TARGET_DIR:-target}/release/keybeat
+
+{
+    commit=$(git rev-parse --short HEAD)
+    git diff --quiet HEAD -- src tests Cargo.toml || commit="$commit, with changes"
+    echo
+    echo "Commit $commit; $(nproc) cores of$(sed -n 's/^model name.*:/ /p' /proc/cpuinfo | head -1 | tr -s ' '), Linux $(uname -r | cut -d. -f1,2),"
+    echo "$(redis-server --version | cut -d' ' -f1-3), at most $(ulimit -n) open files a process. Command: \`bash tests/bench/record.sh $part\`."
+} >"$tables"
+"$keybeat" bench ${part#keybeat} | tee -a "$tables"
+if [ -z "$part" ]; then
+    cargo bench --locked --bench bench | tee -a "$tables"
+fi
+echo >>"$tables"
+
+# All between the markers gives way to the new tables.
+awk -v tables="$tables" '
+    /^<!-- bench:begin -->$/ { print; while ((getline line < tables) > 0) print line; skip = 1 }
+    /^<!-- bench:end -->$/   { skip = 0 }
+    !skip' "$page" >"$tables.page"
+cat "$tables.page" >"$page"
