@@ -3,6 +3,7 @@
 pub mod client;
 pub mod embedded;
 pub mod event;
+pub mod exam;
 pub mod link;
 pub mod listing;
 pub mod store;

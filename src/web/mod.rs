@@ -128,8 +128,9 @@ impl IntoResponse for Failure {
         let detail = ErrorDetail { code: error.code(), message: error.to_string() };
         let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
         response.extensions_mut().insert(Refused(error.code()));
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
-            // The rest of the body stays unread, so nothing can follow on this connection.
+        if status == StatusCode::PAYLOAD_TOO_LARGE || error.code() == "too_many_wrong_tokens" {
+            // The rest of the body stays unread, so nothing can follow on this connection; whoever tries tokens
+            // has to make a new one for each.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {

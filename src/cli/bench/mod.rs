@@ -3,10 +3,14 @@
 mod client;
 
 use super::BenchArgs;
+use crate::cli::access::TokenArgs;
+use crate::cli::address::{Address, AddressArgs};
+use crate::cli::daemon;
 use crate::keyspace::Names;
 use crate::keyspace::client::{Connection, NO_EVENTS, Target};
 use crate::keyspace::embedded::Embedded;
 use anyhow::{Context, Result, bail};
+use axum::http::Method;
 use client::{Client, Tally, name};
 use fred::prelude::*;
 use serde_json::json;
@@ -93,7 +97,7 @@ impl Bench {
         let target: Target = embedded.target()?;
         let redis = target.connect(NO_EVENTS).await?;
         let bench = Bench { daemon, address, redis, names: Names::new("presence:", target.db()), embedded };
-        until("the daemon is ready", async || reqwest_ready(address).await).await?;
+        until("the daemon is ready", async || is_ready(address).await).await?;
         Ok(bench)
     }
 
@@ -164,9 +168,13 @@ impl Bench {
     }
 }
 
-async fn reqwest_ready(address: SocketAddr) -> bool {
-    let answer = reqwest::get(format!("http://{address}/readyz")).await;
-    answer.is_ok_and(|answer| answer.status().is_success())
+async fn is_ready(address: SocketAddr) -> bool {
+    let url = Address::parse(&format!("http://{address}")).ok();
+    let Ok(daemon) = daemon::Daemon::new(&AddressArgs { url, ca: None }, TokenArgs::none()) else {
+        return false;
+    };
+    let answer = daemon.call(Method::GET, "/readyz", None).await;
+    answer.is_ok_and(|(status, _)| status.is_success())
 }
 
 async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) -> Result<()> {
