@@ -85,9 +85,7 @@ fn print(findings: &[Finding], as_json: bool) -> Result<()> {
 /// All checks, in the order in which one would mend.
 fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![version(facts), role(facts), cluster(facts)];
-    findings.retain(|finding| !finding.cause.is_empty());
-    if facts.field("role") == "slave" {
-        // Of a replica nothing else can be tried.
+    if !facts.can_be_tried() {
         return findings;
     }
     findings.extend([rights(facts), events(facts), events_after_restart(facts), configuring(facts)]);
@@ -140,8 +138,9 @@ fn cluster(facts: &Facts) -> Finding {
         return Finding::new("cluster", Severity::Fatal, cause, "redis-cli --cluster fix HOST:PORT");
     }
     let primaries = of("cluster_size");
-    let cause =
-        format!("it is one of {primaries} primaries of a cluster; each tells only of the keys that it holds");
+    let cause = format!(
+        "it is one of {primaries} primaries of a cluster; each tells only of the keys that it holds, and nothing more was tried"
+    );
     if primaries == "1" {
         return Finding::ok("cluster", "it is the only primary of its cluster, and holds every key");
     }

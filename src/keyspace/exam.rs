@@ -73,7 +73,7 @@ impl Facts {
     pub async fn read(target: &Target, prefix: &str) -> Result<Facts> {
         let names = Names::new(prefix, target.db());
         let primary = target.resolve().await?;
-        let connection = primary.connect(NO_EVENTS).await?;
+        let connection = connect(&primary, NO_EVENTS).await?;
         let exam = Exam { client: connection.client(), names: &names };
         let mut facts = Facts { info: exam.info(&[]).await, ..Facts::default() };
         facts.clock_ms = exam.clock().await;
@@ -83,13 +83,21 @@ impl Facts {
         if facts.field("cluster_enabled") == "1" {
             facts.cluster = fields(&exam.text("CLUSTER", &["INFO"]).await.unwrap_or_default());
         }
-        if facts.field("role") == "slave" {
+        if !facts.can_be_tried() {
             return Ok(facts);
         }
         facts.forbidden = exam.forbidden().await;
         facts.heard = exam.listen(&primary).await?;
         facts.keys = exam.keys().await;
         Ok(facts)
+    }
+
+    /// Whether a key of our own can be written here: not at a replica, nor at a server that has only some slots.
+    pub fn can_be_tried(&self) -> bool {
+        let of = |name: &str| self.cluster.get(name).map(String::as_str);
+        let has_all = self.field("cluster_enabled") != "1"
+            || of("cluster_state") == Some("ok") && of("cluster_size") == Some("1");
+        has_all && self.field("role") != "slave"
     }
 
     /// A field of INFO; empty where there is none.
@@ -119,6 +127,15 @@ impl Facts {
 /// The classes that a server needs.
 pub fn classes() -> &'static str {
     CLASSES
+}
+
+/// Connects, at the second try if need be: on a busy machine the word that a connection stands can come before
+/// it is waited for, and then the server looks as if it did not answer.
+async fn connect(target: &Target, ring: usize) -> Result<Connection> {
+    match target.connect(ring).await {
+        Ok(connection) => Ok(connection),
+        Err(_) => target.connect(ring).await,
+    }
 }
 
 struct Exam<'a> {
@@ -193,7 +210,7 @@ impl Exam<'_> {
 
     /// Lets a key come, run out, come and be deleted, and listens.
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
-        let listener: Connection = target.connect(1024).await?;
+        let listener: Connection = connect(target, 1024).await?;
         let mut events = listener.client().keyspace_event_rx();
         // A refusal is told by what does not come.
         drop(listener.client().subscribe::<Vec<String>>(self.names.channels()).await);

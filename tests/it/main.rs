@@ -6,6 +6,7 @@ mod common;
 mod churn;
 mod cli;
 mod degraded;
+mod doctor;
 mod faults;
 mod floors;
 mod http;
