@@ -3,10 +3,12 @@
 mod api;
 pub mod auth;
 pub mod door;
+mod events;
 pub mod listen;
 pub mod origin;
 mod permit;
 pub mod quota;
+mod recorder;
 mod socket;
 pub mod tls;
 mod token;
@@ -21,15 +23,16 @@ use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
 use api::UserName;
 use auth::{Gate, Pass};
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post, put};
+use axum::{Extension, Router};
 use door::Doors;
 use origin::Origins;
 use quota::Quotas;
+use recorder::Recorder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -87,7 +90,9 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
         .route("/v1/heartbeats", post(api::heartbeats))
         .route("/v1/stats", get(api::stats))
+        .route("/v1/events", get(events::stream))
         .route("/v1/ws", any(socket::upgrade))
+        .layer(Extension(Arc::new(Recorder::new())))
         .fallback(|request: Request| async move {
             let path = request.uri().path();
             // A path without the user's name, which no route takes.

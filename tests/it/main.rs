@@ -7,6 +7,7 @@ mod churn;
 mod cli;
 mod degraded;
 mod doctor;
+mod events;
 mod faults;
 mod floors;
 mod http;

@@ -24,6 +24,7 @@ fn requests() -> Vec<(&'static str, &'static str, Option<Value>)> {
         ("GET", "/v1/users", None),
         ("GET", "/v1/stats", None),
         ("GET", "/v1/ws", None),
+        ("GET", "/v1/events", None),
         ("GET", "/v1/users/query", None),
         ("GET", "/v1/nowhere", None),
         ("PATCH", "/v1/users/alice", None),
