@@ -279,7 +279,7 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
 
 /// What tells nothing of users: the page itself, whether the daemon lives, its counts and its description.
 fn is_public(path: &str) -> bool {
-    matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
+    matches!(path, "/" | "/keybeat.js" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
 }
 
 /// Lets a request in, with its pass, or not.

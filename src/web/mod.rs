@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const CONSOLE: &str = include_str!("console/index.html");
+const CLIENT: &str = include_str!("console/keybeat.js");
 
 /// What every request may need.
 pub struct App {
@@ -75,6 +76,7 @@ type Shared = State<Arc<App>>;
 pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(|| async { Html(CONSOLE) }))
+        .route("/keybeat.js", get(client))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -159,6 +161,13 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
         app.metrics.refused(code);
     }
     response
+}
+
+/// The JavaScript client, for pages of our own origin and of those that are named.
+async fn client() -> Response {
+    let content =
+        [(header::CONTENT_TYPE, "text/javascript; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    (content, CLIENT).into_response()
 }
 
 async fn readyz(State(app): Shared) -> Response {

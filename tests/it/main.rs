@@ -5,6 +5,7 @@ mod common;
 
 mod churn;
 mod cli;
+mod client;
 mod degraded;
 mod doctor;
 mod events;
