@@ -40,6 +40,9 @@ bench)
     ;;
 test)
     need redis-server redis-server
+    # The console, and the JavaScript client where Node is new enough.
+    need 'chromium chromium-driver' chromedriver
+    need nodejs node
     ;;
 deny) ;;
 *) fail "$1 is not a list of packages; take run, test, deny or bench" ;;
