@@ -15,6 +15,7 @@ mod floors;
 mod http;
 mod lifecycle;
 mod security_attacks;
+mod security_fence;
 mod security_limits;
 mod security_origins;
 mod security_tls;
