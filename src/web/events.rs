@@ -117,18 +117,39 @@ impl After {
     }
 }
 
+/// How far a stream has told, and from where on that can be said by one number.
+#[derive(Default)]
+struct Place {
+    /// Everything up to this number was told, or was none of ours.
+    at: u64,
+    /// Before this number a return would not know what of it was in the snapshot: no event has an id.
+    whole_from: u64,
+    /// The number of the last id that was sent.
+    sent: Option<u64>,
+}
+
+impl Place {
+    /// Is it time for an id by itself? After a snapshot at once, else after many transitions of others.
+    fn owes_id(&self) -> bool {
+        let since = self.sent.map_or(u64::MAX, |sent| self.at - sent);
+        self.at >= self.whole_from && since >= ID_AFTER
+    }
+
+    /// The number for the id of an event that is sent now, if it may have one.
+    fn take_id(&mut self) -> Option<u64> {
+        let id = Some(self.at).filter(|&at| at >= self.whole_from);
+        self.sent = id.or(self.sent);
+        id
+    }
+}
+
 /// One stream.
 struct Stream {
     app: Arc<App>,
     recorder: Arc<Recorder>,
     permit: Permit,
     after: After,
-    /// Everything up to this number was told, or was none of ours.
-    place: u64,
-    /// Before this number a return would not know what of it was in the snapshot: no event has an id.
-    whole_from: u64,
-    /// The number of the last id that was sent.
-    sent_id: Option<u64>,
+    place: Place,
     queue: VecDeque<Event>,
     ended: bool,
     end: watch::Receiver<u64>,
@@ -149,9 +170,7 @@ impl Stream {
         let mut stream = Stream {
             permit: Permit::new(pass, &app.limits),
             after: After::All(Vec::new()),
-            place: 0,
-            whole_from: 0,
-            sent_id: None,
+            place: Place::default(),
             queue: VecDeque::new(),
             ended: false,
             end: recorder.end(),
@@ -179,7 +198,7 @@ impl Stream {
     }
 
     fn go_on(&mut self, asked: Asked, place: u64) {
-        (self.place, self.whole_from, self.sent_id) = (place, place, Some(place));
+        self.place = Place { at: place, whole_from: place, sent: Some(place) };
         self.after = match asked {
             Asked::All => After::All(self.app.hub.online().map(|_| 0).collect()),
             Asked::Users(users) => After::Users(users.into_iter().map(|user| (user, 0)).collect()),
@@ -189,7 +208,7 @@ impl Stream {
     /// The snapshot. What is recorded from here on is told if it is not in it.
     fn begin(&mut self, asked: Asked, stale: bool) {
         let app = self.app.clone();
-        self.place = *self.end.borrow_and_update();
+        self.place.at = *self.end.borrow_and_update();
         let seq = app.hub.seq();
         let mut objects = Vec::new();
         self.after = match asked {
@@ -213,7 +232,7 @@ impl Stream {
                 After::Users(after)
             }
         };
-        self.whole_from = app.hub.seq();
+        self.place.whole_from = app.hub.seq();
         self.snapshot(seq, objects);
     }
 
@@ -255,10 +274,6 @@ impl Stream {
         self.queue.push_back(Event::default().data(message.encode()));
     }
 
-    fn id(&self) -> String {
-        format!("{}:{}", self.app.hub.epoch(), self.place)
-    }
-
     /// The next event; none once the stream is over.
     async fn next(&mut self) -> Option<Event> {
         loop {
@@ -268,7 +283,7 @@ impl Stream {
             if self.ended {
                 return None;
             }
-            if self.place < *self.end.borrow_and_update() || self.owes_id() {
+            if self.place.at < *self.end.borrow_and_update() || self.place.owes_id() {
                 self.read();
                 continue;
             }
@@ -283,39 +298,33 @@ impl Stream {
         }
     }
 
-    fn owes_id(&self) -> bool {
-        let since = self.sent_id.map_or(u64::MAX, |sent| self.place - sent);
-        self.place >= self.whole_from && since >= ID_AFTER
-    }
-
     /// Reads on in the recording.
     fn read(&mut self) {
-        let Ok(told) = self.recorder.after(self.place, CHUNK) else {
+        let Ok(told) = self.recorder.after(self.place.at, CHUNK) else {
             // Too slow: what comes next is no longer there. The client comes back and begins anew.
             self.app.metrics.too_slow.inc();
             self.ended = true;
             return;
         };
-        self.place = told.last().map_or(self.place, |last| last.seq);
+        self.place.at = told.last().map_or(self.place.at, |last| last.seq);
         let wanted: Vec<_> = told.iter().filter(|told| self.after.wants(told)).collect();
         let mut event = None;
         if let Some(last) = wanted.last() {
             let text = protocol::join_transitions(last.seq, wanted.iter().map(|told| &*told.json));
             event = Some(Event::default().data(text));
-        } else if self.owes_id() {
+        } else if self.place.owes_id() {
             // Without data it is no message, and the client keeps the id all the same.
             event = Some(Event::default());
         }
         if let Some(event) = event {
-            let whole = self.place >= self.whole_from;
-            self.sent_id = whole.then_some(self.place).or(self.sent_id);
-            self.queue.push_back(if whole { event.id(self.id()) } else { event });
+            let id = self.place.take_id().map(|seq| format!("{}:{seq}", self.app.hub.epoch()));
+            self.queue.push_back(id.into_iter().fold(event, Event::id));
         }
     }
 
     /// What a comparison has found comes before the word that it is done.
     fn change_status(&mut self) {
-        while !self.ended && self.place < *self.end.borrow_and_update() {
+        while !self.ended && self.place.at < *self.end.borrow_and_update() {
             self.read();
         }
         self.tell_status();
@@ -342,7 +351,51 @@ impl Drop for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Hub;
+    use crate::metrics::Metrics;
+    use crate::presence::{Change, Key, Reason, Time};
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_in_the_snapshot_is_not_told_again() {
+        let hub = Hub::new(Time::from_ms(1), 640, Arc::new(Metrics::new()));
+        hub.open();
+        let watcher = hub.watcher();
+        hub.watch_all(&watcher).for_each(drop);
+        for (name, live) in [("a", true), ("b", true), ("a", false), ("c", true)] {
+            let (key, at) = (Key::parse(name.as_bytes()).unwrap(), Time::from_ms(2));
+            hub.apply(&Change { key, live, at, last_seen: at, reason: Reason::Heartbeat, deadline: None });
+        }
+        watcher.make_lossless(10);
+        let told = watcher.take(10);
+        assert_eq!(told.iter().map(|told| told.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let of = |after: &After| -> Vec<u64> {
+            told.iter().filter(|told| after.wants(told)).map(|told| told.seq).collect()
+        };
+        let users = |list: &[(&str, u64)]| {
+            After::Users(list.iter().map(|(user, at)| (user.to_string(), *at)).collect())
+        };
+        assert_eq!(of(&users(&[("a", 0), ("c", 3)])), [1, 3, 4]);
+        assert_eq!(of(&users(&[("a", 1), ("b", 2)])), [3]);
+        let shards = hub.online().count();
+        assert_eq!(of(&After::All(vec![2; shards])), [3, 4]);
+        let mut only = vec![9; shards];
+        only[told[2].shard()] = 1;
+        assert!(of(&After::All(only)).contains(&3));
+    }
+
+    #[test]
+    fn an_event_has_an_id_once_one_number_says_all_that_was_told() {
+        // A snapshot that was taken while the numbers went from 5 to 8.
+        let mut place = Place { at: 5, whole_from: 8, sent: None };
+        assert_eq!((place.owes_id(), place.take_id()), (false, None));
+        place.at = 8;
+        assert_eq!((place.owes_id(), place.take_id(), place.owes_id()), (true, Some(8), false));
+        place.at += ID_AFTER - 1;
+        assert!(!place.owes_id());
+        place.at += 1;
+        assert!(place.owes_id());
+    }
 
     #[test]
     fn whom_to_tell_of_is_read_from_the_query() {

@@ -36,16 +36,20 @@ impl Ring {
         self.from + self.told.len() as u64
     }
 
-    fn push(&mut self, told: Arc<Told>) {
-        // What came while the recorder joined is not whole, and begins after it.
+    /// Takes in a transition; false if one before it is missing. What came while the recorder joined is left out.
+    fn push(&mut self, told: Arc<Told>) -> bool {
+        if told.seq <= self.end() {
+            return true;
+        }
         if told.seq != self.end() + 1 {
-            return;
+            return false;
         }
         if self.told.len() == KEPT {
             self.told.pop_front();
             self.from += 1;
         }
         self.told.push_back(told);
+        true
     }
 
     fn after(&self, seq: u64, most: usize) -> Result<Vec<Arc<Told>>, Gone> {
@@ -90,21 +94,27 @@ impl Recorder {
     async fn record(&self, hub: &Hub, mut watcher: Arc<Watcher>) {
         loop {
             watcher.rung().await;
-            if watcher.overflowed() {
+            if watcher.overflowed() || !self.take_in(&watcher) {
                 hub.unwatch_all(&watcher);
                 watcher = self.join(hub);
-                continue;
             }
-            loop {
-                let some = watcher.take(1024);
-                if some.is_empty() {
-                    break;
-                }
-                let mut ring = self.ring();
-                some.into_iter().for_each(|told| ring.push(told));
-                let end = ring.end();
-                drop(ring);
-                self.end.send_replace(end);
+        }
+    }
+
+    /// Takes in what is there; false if something is missing.
+    fn take_in(&self, watcher: &Watcher) -> bool {
+        loop {
+            let some = watcher.take(1024);
+            if some.is_empty() {
+                return true;
+            }
+            let mut ring = self.ring();
+            let whole = some.into_iter().all(|told| ring.push(told));
+            let end = ring.end();
+            drop(ring);
+            self.end.send_replace(end);
+            if !whole {
+                return false;
             }
         }
     }
@@ -135,6 +145,22 @@ mod tests {
         let key = Key::parse(format!("u{user}").as_bytes()).unwrap();
         let at = Time::from_ms(2);
         Change { key, live, at, last_seen: at, reason: Reason::Heartbeat, deadline: None }
+    }
+
+    #[test]
+    fn what_came_while_it_joined_is_left_out_and_a_hole_is_noticed() {
+        let hub = Hub::new(Time::from_ms(1), 640, Arc::new(Metrics::new()));
+        hub.open();
+        let watcher = hub.watcher();
+        watcher.make_lossless(10);
+        hub.watch_all(&watcher).for_each(drop);
+        (1..=5).for_each(|user| drop(hub.apply(&change(user, true))));
+        let mut ring = Ring { from: 2, told: VecDeque::new() };
+        let some = watcher.take(10).into_iter().filter(|told| told.seq != 4);
+        let whole: Vec<bool> = some.map(|told| ring.push(told)).collect();
+        assert_eq!(whole, [true, true, true, false], "after 3 there would be a hole");
+        let held = ring.after(2, 9).map(|told| told.iter().map(|told| told.seq).collect::<Vec<_>>());
+        assert_eq!(held, Ok(vec![3]), "1 and 2 came before");
     }
 
     #[tokio::test]

@@ -142,6 +142,9 @@ impl Socket {
             Ok(()) => End::Goodbye,
             Err(end) => end,
         };
+        if matches!(end, End::Close(close::TOO_BIG, _)) {
+            self.app.metrics.limited("message_bytes");
+        }
         self.forget();
         let last = self.release_key();
         match end {

@@ -63,11 +63,15 @@ impl Client {
         (event["type"].as_str().expect("a text").to_owned(), event["detail"].take())
     }
 
-    /// The next event, which has to be of this type.
+    /// The next event, which has to be of this type; that of Redis may come in between.
     async fn next(&mut self, kind: &str) -> Value {
-        let (found, detail) = self.any().await;
-        assert_eq!(found, kind, "{detail}");
-        detail
+        loop {
+            let (found, detail) = self.any().await;
+            if found == kind {
+                return detail;
+            }
+            assert_eq!(found, "redis", "waiting for {kind}: {detail}");
+        }
     }
 
     async fn state(&mut self, state: &str) -> Value {

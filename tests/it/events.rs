@@ -336,5 +336,6 @@ async fn a_stream_says_when_redis_is_gone_and_ends_with_the_daemon() {
     let stopped = tokio::task::spawn_blocking(|| daemon.stop());
     assert_eq!(stream.next().await, None);
     let (status, took) = stopped.await.expect("no panic");
-    assert!(status.success() && took.as_secs() < 5, "{status} {took:?}");
+    // Not by the three seconds that a client who does not go is waited for.
+    assert!(status.success() && took.as_millis() < 2_900, "{status} {took:?}");
 }

@@ -58,9 +58,10 @@ async fn rest(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn connections_in_all_and_of_one_address() {
     let redis = Redis::start();
-    for (flags, refused) in
-        [(["--max-connections", "6"], "503"), (["--max-connections-per-address", "6"], "429")]
-    {
+    for (flags, refused, limit) in [
+        (["--max-connections", "6"], "503", "connections"),
+        (["--max-connections-per-address", "6"], "429", "connections_per_address"),
+    ] {
         let daemon = with(&redis, &flags).await;
         let mut socket = daemon.socket("?user=alice").await;
         let connect = || TcpStream::connect(("127.0.0.1", daemon.port));
@@ -78,6 +79,7 @@ async fn connections_in_all_and_of_one_address() {
         assert_eq!(socket.snapshot().await.len(), 1, "a socket has a place of its own");
         drop(held);
         daemon.ready().await;
+        counted(&daemon, limit).await;
     }
 }
 
@@ -134,6 +136,7 @@ async fn messages_per_second_and_their_length() {
     let mut socket = daemon.socket("").await;
     socket.send_text(&format!("{{\"type\":\"leave\",\"x\":\"{}\"}}", "x".repeat(100))).await;
     assert_eq!(socket.next_or_close().await.expect_err("too long").0, 1009);
+    counted(&daemon, "message_bytes").await;
 }
 
 #[tokio::test]
