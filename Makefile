@@ -1,6 +1,6 @@
 # One command each. What a machine lacks is installed by tests/setup.sh, from Debian's packages.
 
-.PHONY: help run test bench faults
+.PHONY: help run test deny bench faults
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,9 +9,10 @@ run: ## Builds and starts the daemon with a private Redis and simulated users; p
 	@bash tests/setup.sh run
 	cargo run --release --locked -- demo
 
-test: ## Formatting, lints, documentation and all tests
+test: ## Formatting, lints, dependencies, documentation and all tests
 	@bash tests/setup.sh test
 	cargo fmt --check
+	cargo deny --locked check --hide-inclusion-graph licenses bans sources
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -19,6 +20,10 @@ test: ## Formatting, lints, documentation and all tests
 	else \
 		echo cargo test --locked && cargo test --locked; \
 	fi
+
+deny: ## Licences, bans and sources of all dependencies
+	@bash tests/setup.sh deny
+	cargo deny --locked check licenses bans sources
 
 bench: ## All benches; their tables go to docs/PERFORMANCE.md
 	@bash tests/setup.sh bench

@@ -84,6 +84,8 @@ pub struct Limits {
     pub bodies_bytes: usize,
     /// Frames that a socket may send each second, ten times as many at once; more closes it with 4029.
     pub messages_per_second: u32,
+    /// Wrong tokens that one address may show each second, ten times as many at once; more is a 429.
+    pub wrong_tokens_per_second: u32,
     /// Heartbeats that a client's token may send each second, ten times as many at once; more is a 429.
     pub heartbeats_per_second: u32,
     /// Live keys that a client's token may have set through the daemon; one more is a 429.
@@ -122,6 +124,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(10),
             bodies_bytes: 256 * 1024 * 1024,
             messages_per_second: 100,
+            wrong_tokens_per_second: 10,
             heartbeats_per_second: 20,
             keys_per_token: 64,
             redis_requests: 1_024,

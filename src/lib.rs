@@ -28,9 +28,9 @@
 //!    cli/       what can be typed
 //! 5  server.rs  the one place where the parts are joined
 //! 4  driver.rs  the loop around the detector
-//!    web/       HTTP, WebSocket, the console's page; who is let in (auth, origin), and how much (door, quota)
+//!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
 //! 3  hub/       who is online, who watches whom, fan-out
-//!    keyspace/  all of Redis: names, events, the link, commands, a private server
+//!    keyspace/  all of Redis: names, events, the link, commands, a private server, what the doctor reads
 //! 2  protocol.rs config.rs metrics.rs
 //! 1  error.rs   one typed error, with its code and status
 //! 0  presence/  the pure core: no clock, task, lock, socket or error

@@ -31,6 +31,7 @@ pub struct Metrics {
     pub sessions: Gauge,
     pub sockets: Gauge,
     pub watchers: Gauge,
+    pub event_streams: Gauge,
     pub ready: Gauge,
     pub immortal_keys: Gauge,
     pub went_online: Counter,
@@ -158,6 +159,7 @@ impl Metrics {
             sessions: gauge(r, "sessions", "Live presence keys"),
             sockets: gauge(r, "sockets", "Open WebSockets"),
             watchers: gauge(r, "watchers", "Open WebSockets that watch somebody"),
+            event_streams: gauge(r, "event_streams", "Open streams of Server-Sent Events"),
             ready: gauge(r, "ready", "1 while every Redis server is subscribed, compared and proven"),
             immortal_keys: gauge(
                 r,

@@ -437,6 +437,25 @@ mod tests {
         assert_eq!((seq, transitions.len()), (15, 2));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_client_sends_is_read_or_refused(
+            text in ".{0,80}",
+            kind in "watch|unwatch|heartbeat|leave|auth|.{0,6}",
+            field in "users|all|lossless|replace|user|token|id",
+            value in r#"(true|null|-?[0-9]{1,30}|[0-9]e[0-9]{1,3}|"[^"\\]{0,9}"|\[("a",?){0,3}\]|\{\}|.{0,6})"#,
+        ) {
+            let made = format!(r#"{{"type":"{kind}","{field}":{value}}}"#);
+            for text in [text, made] {
+                let (id, message) = ClientMessage::parse(&text);
+                proptest::prop_assert!(id.is_none_or(|id| id.is_number() || id.is_string()));
+                if let Err(error) = message {
+                    proptest::prop_assert_eq!(error.status(), 400);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_message_is_read_or_refused_with_its_id() {
         let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a"],"id":7}"#);

@@ -119,7 +119,8 @@ impl Daemon {
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
-        let Belief { hub, names, daemon, seal, followed, primary, driver } = believe(&config, &target, metrics.clone());
+        let Belief { hub, names, daemon, seal, followed, primary, driver } =
+            believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
         let stop = CancellationToken::new();

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else.
 #   tests/setup.sh [test]   what the tests need
+#   tests/setup.sh deny    what `make deny` needs
 #   tests/setup.sh bench    what the benches need
 #   tests/setup.sh run      what `make run` needs
 set -euo pipefail
@@ -39,8 +40,12 @@ bench)
     ;;
 test)
     need redis-server redis-server
+    # The console, and the JavaScript client where Node is new enough.
+    need 'chromium chromium-driver' chromedriver
+    need nodejs node
     ;;
-*) fail "$1 is not a list of packages; take run, test or bench" ;;
+deny) ;;
+*) fail "$1 is not a list of packages; take run, test, deny or bench" ;;
 esac
 
 install() {
@@ -70,3 +75,13 @@ if [ "${1:-test}" = test ]; then
             fail "cargo $component is missing; install it: rustup component add rustfmt clippy"
     done
 fi
+case ${1:-test} in
+test | deny)
+    # Debian has no package of it. Another version would not judge otherwise, so any that is there will do.
+    if ! cargo deny --version >/dev/null 2>&1; then
+        echo "setup: building cargo-deny, once; that takes some minutes"
+        cargo install --quiet --locked cargo-deny@0.20.2 ||
+            fail "cargo-deny could not be built; the lines above say why (it needs Rust 1.88 or newer)"
+    fi
+    ;;
+esac

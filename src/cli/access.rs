@@ -71,11 +71,22 @@ pub struct TokenArgs {
     /// A file with the token for the daemon; KEYBEAT_TOKEN in the environment is a token itself
     #[arg(long, env = "KEYBEAT_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Show none.
+    #[arg(skip)]
+    silent: bool,
 }
 
 impl TokenArgs {
+    /// No token, whatever the environment holds.
+    pub fn none() -> TokenArgs {
+        TokenArgs { token_file: None, silent: true }
+    }
+
     /// Reads the token, anew each time: a file may be renewed.
     pub fn token(&self) -> Result<Option<String>> {
+        if self.silent {
+            return Ok(None);
+        }
         match &self.token_file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)

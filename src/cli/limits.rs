@@ -47,6 +47,9 @@ pub struct LimitArgs {
     /// Heartbeats of a client's token, ten times as many at once; more are refused with 429
     #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     max_heartbeats_per_second: u32,
+    /// Wrong tokens of one address, ten times as many at once; more are refused with 429, right ones are not
+    #[arg(long, env = "KEYBEAT_MAX_WRONG_TOKENS_PER_SECOND", value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    max_wrong_tokens_per_second: u32,
     /// Live keys that a client's token may set; more are refused with 429
     #[arg(long, env = "KEYBEAT_MAX_KEYS_PER_TOKEN", value_name = "N", default_value = "64")]
     max_keys_per_token: usize,
@@ -74,6 +77,7 @@ impl LimitArgs {
             watches_per_socket: self.max_watches_per_socket,
             mailbox_bytes: self.mailbox_mib as usize * 1024 * 1024,
             heartbeats_per_second: self.max_heartbeats_per_second,
+            wrong_tokens_per_second: self.max_wrong_tokens_per_second,
             keys_per_token: self.max_keys_per_token,
             canary: self.canary_limit,
             redis_requests: self.max_redis_requests,

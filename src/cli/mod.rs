@@ -1,14 +1,18 @@
 //! What can be typed, and what it means.
 
 mod access;
+mod address;
 mod beat;
 mod bench;
 mod daemon;
 mod demo;
+mod doctor;
 mod get;
+mod healthcheck;
 mod limits;
 mod list;
 mod logging;
+mod manual;
 mod serve;
 mod tls;
 mod watch;
@@ -17,7 +21,7 @@ use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAU
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
 use crate::presence::Key;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -50,6 +54,14 @@ enum Command {
     Watch(WatchArgs),
     /// Sends heartbeats, once or until stopped
     Beat(BeatArgs),
+    /// Checks a Redis for whatever breaks presence, and says the mend; exit code 1 if something is fatal
+    Doctor(DoctorArgs),
+    /// Prints the completions of a shell
+    Completions(CompletionsArgs),
+    /// Writes the man pages into a folder
+    Man(ManArgs),
+    /// Is a daemon alive? Exit code 0 if it is
+    Healthcheck(HealthcheckArgs),
     /// What a daemon takes in, tells and holds, measured on one that runs or one started for it
     Bench(BenchArgs),
 }
@@ -133,9 +145,8 @@ struct RedisArgs {
 /// From where a command learns: a daemon, or Redis itself.
 #[derive(Parser)]
 struct SourceArgs {
-    /// The daemon [default: http://127.0.0.1:7400]
-    #[arg(long, env = "KEYBEAT_URL", value_name = "URL", value_parser = daemon::url)]
-    url: Option<String>,
+    #[command(flatten)]
+    address: address::AddressArgs,
     /// Straight from Redis, without a daemon
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
@@ -155,13 +166,9 @@ enum Source {
 
 impl SourceArgs {
     fn source(&self) -> Result<Source> {
-        match (&self.url, &self.redis) {
+        match (&self.address.url, &self.redis) {
             (None, Some(redis)) => Ok(Source::Redis(self::redis(redis, &self.redis_tls)?)),
-            (url, _) => {
-                let local = format!("http://{DEFAULT_LISTEN}");
-                let url = url.as_deref().unwrap_or(&local);
-                Ok(Source::Daemon(daemon::Daemon::new(url, self.token.clone())?))
-            }
+            _ => Ok(Source::Daemon(daemon::Daemon::new(&self.address, self.token.clone())?)),
         }
     }
 }
@@ -224,13 +231,44 @@ struct BeatArgs {
 }
 
 #[derive(Parser)]
+struct DoctorArgs {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: RedisArgs,
+}
+
+#[derive(Parser)]
+struct CompletionsArgs {
+    /// Which shell
+    shell: clap_complete::Shell,
+}
+
+#[derive(Parser)]
+struct ManArgs {
+    /// Where to; the folder is made if it is not there
+    #[arg(value_name = "FOLDER")]
+    folder: std::path::PathBuf,
+}
+
+#[derive(Parser)]
+struct HealthcheckArgs {
+    /// Ask whether it follows Redis too, and so knows who is online (/readyz instead of /healthz)
+    #[arg(long)]
+    ready: bool,
+    #[command(flatten)]
+    address: address::AddressArgs,
+}
+
+#[derive(Parser)]
 struct BenchArgs {
     /// What to measure [default: all]
     #[arg(value_name = "WHAT")]
     what: Option<bench::What>,
     /// A daemon that runs, which bench-… users then visit [default: one is started, on a Redis of its own]
-    #[arg(long, value_name = "URL", value_parser = daemon::url)]
-    url: Option<String>,
+    #[arg(long, value_name = "URL", value_parser = address::Address::parse)]
+    url: Option<address::Address>,
     #[command(flatten)]
     token: access::TokenArgs,
     /// Users for lag and heartbeats
@@ -259,6 +297,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Get(args) => get::run(args).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Beat(args) => beat::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
+        Command::Healthcheck(args) => healthcheck::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }
 }
@@ -286,6 +328,15 @@ pub struct Usage(String);
 
 /// Reads a Redis URL. Not as clap's value parser: clap would show it, password and all.
 fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
+    if !url.contains("://") {
+        // It may hold a password, and where it begins cannot be known.
+        let host = url.rsplit('@').next().unwrap_or_default();
+        let text = format!(
+            "the Redis URL that ends in {} has no scheme; write redis://[USER:PASSWORD@]HOST[:PORT][/DB]",
+            crate::error::shown(host)
+        );
+        bail!(Usage(text));
+    }
     let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
     target.with_tls(&tls.files())
 }
@@ -324,9 +375,44 @@ fn key(text: &str) -> Result<Key, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use proptest::prelude::*;
 
     #[test]
     fn the_arguments_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_typed_is_read_or_refused(text in ".{0,40}", number in "-?[0-9]{0,25}(ms|s|m|h|years| )?") {
+            for text in [&text, &number] {
+                if let Ok(duration) = super::duration(text) {
+                    prop_assert!(!duration.is_zero());
+                }
+                if let Ok(ttl) = super::ttl(text) {
+                    prop_assert!((MIN_TTL_MS..=MAX_TTL_MS).contains(&(ttl.as_millis() as u64)));
+                }
+                prop_assert_eq!(super::user(text).is_ok(), crate::presence::check_user(text).is_ok());
+                prop_assert_eq!(super::prefix(text).is_ok(), !text.is_empty());
+                if let Ok(key) = super::key(text) {
+                    prop_assert_eq!(key.as_str(), text);
+                }
+            }
+        }
+
+        #[test]
+        fn a_redis_url_is_read_or_refused_and_its_secret_is_not_shown(
+            scheme in "(redis|rediss|valkey|redis\\+unix|redis-sentinel|.{0,6})(://)?",
+            host in "[a-z0-9.:/\\[\\]?=&%-]{0,24}", any in ".{0,30}",
+        ) {
+            for url in [format!("{scheme}u:hunter2@{host}"), format!("{scheme}{any}")] {
+                let none = tls::RedisTlsArgs::parse_from(["keybeat"]);
+                let shown = match super::redis(&url, &none) {
+                    Ok(target) => target.shown().to_owned(),
+                    Err(why) => format!("{why:#}"),
+                };
+                prop_assert!(!shown.contains("hunter2"), "{}", shown);
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `keybeat watch`
 
+use super::address::Untrusted;
 use super::{Source, WatchArgs, daemon::Daemon, logging, serve};
 use crate::config::{Access, Config, Limits};
 use crate::keyspace::client::Target;
@@ -108,7 +109,7 @@ async fn from_daemon(mut view: View, args: &WatchArgs, daemon: &Daemon) -> Resul
     loop {
         let mut connected = false;
         let Err(why) = follow(&mut view, args, daemon, &mut first, &mut connected).await;
-        if is_io(&why) || why.is::<Refused>() {
+        if is_io(&why) || why.is::<Refused>() || why.is::<Untrusted>() {
             return Err(why);
         }
         if connected {
@@ -157,7 +158,7 @@ async fn follow(
             HeaderValue::from_str(&format!("Bearer {token}")).context("the token cannot be a header")?;
         request.headers_mut().insert("authorization", value);
     }
-    let (mut socket, _) = match tokio_tungstenite::connect_async(request).await {
+    let (mut socket, _) = match tokio_tungstenite::client_async(request, daemon.connect().await?).await {
         Ok(connected) => connected,
         Err(Ws::Http(answer)) if matches!(answer.status().as_u16(), 401 | 403) => {
             let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
@@ -165,9 +166,9 @@ async fn follow(
         }
         Err(why) => {
             let why = anyhow::Error::new(why);
-            return Err(why.context(format!(
-                "no daemon answers at {url}; start one (keybeat serve), or name it: --url http://HOST:PORT"
-            )));
+            return Err(
+                why.context(format!("what answers at {url} is no daemon; name one: --url http://HOST:PORT"))
+            );
         }
     };
     let watch = if args.users.is_empty() {

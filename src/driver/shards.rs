@@ -41,9 +41,7 @@ impl Driver {
         if server.leaves() {
             return;
         }
-        let same = |held: &&Node| {
-            held.id == server.node.id && held.addresses == server.node.addresses
-        };
+        let same = |held: &&Node| held.id == server.node.id && held.addresses == server.node.addresses;
         let Some(node) = topology.nodes.iter().find(same) else {
             info!("{} is no primary of the cluster any more", server.node.shown());
             server.link = None;

@@ -61,6 +61,11 @@ pub struct Told {
 }
 
 impl Told {
+    /// Which shard its user is in.
+    pub fn shard(&self) -> usize {
+        self.shard.into()
+    }
+
     /// What it costs in memory, in bytes: the text, the name if it is shared with nobody, and three
     /// blocks with their heads.
     fn cost(&self) -> usize {
@@ -340,6 +345,22 @@ impl Hub {
     /// The state of a user.
     pub fn get(&self, user: &str) -> Presence {
         self.shard(user).roster.get(user)
+    }
+
+    /// The state of a user, and the number up to which transitions are in it.
+    pub fn get_at(&self, user: &str) -> (Presence, u64) {
+        let shard = self.shard(user);
+        (shard.roster.get(user), self.seq())
+    }
+
+    /// Everybody online, shard by shard, each with the number up to which transitions are in it.
+    pub fn online(&self) -> impl Iterator<Item = (Vec<(Arc<str>, Presence)>, u64)> {
+        self.shards.iter().map(|shard| {
+            let shard = lock(shard);
+            let mut online = Vec::with_capacity(shard.roster.online());
+            shard.roster.page(0, usize::MAX, true, |user, presence| online.push((user.clone(), presence)));
+            (online, self.seq())
+        })
     }
 
     /// The live keys of a user that name a session.

@@ -111,9 +111,13 @@ impl Target {
         let mut builder = self.builder();
         builder.with_performance_config(|performance| performance.broadcast_channel_capacity = ring);
         let client = builder.build()?;
-        let task = client.connect();
-        // `init` would wait for ever where a server accepts and then says nothing.
-        let waited = tokio::time::timeout(CONNECT, client.wait_for_connect()).await;
+        let mut task = None;
+        // Whoever waits has to be there before it begins: what comes of it is told only once. (`init` does that,
+        // but would wait for ever where a server accepts and then says nothing.)
+        let begin = async { task = Some(client.connect()) };
+        let connected = async { tokio::join!(biased; client.wait_for_connect(), begin).0 };
+        let waited = tokio::time::timeout(CONNECT, connected).await;
+        let Some(task) = task else { bail!("the connection to {} was not begun", self.shown) };
         let connection = Connection { client, task };
         match waited {
             Ok(Ok(())) => Ok(connection),
@@ -232,10 +236,14 @@ fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return crate::error::shown(url);
     };
-    let rest = rest.split_once('?').map_or(rest, |(path, _)| path);
-    match rest.rsplit_once('@') {
-        None => format!("{scheme}://{rest}"),
-        Some((_, host)) => format!("{scheme}://…@{host}"),
+    match (rest.split_once('?'), rest.rsplit_once('@')) {
+        // Of a password, or of what follows the question mark: that cannot be known.
+        (Some((_, query)), Some(_)) if query.contains('@') => format!("{scheme}://…"),
+        (Some((place, _)), None) => format!("{scheme}://{place}"),
+        (_, Some((_, host))) => {
+            format!("{scheme}://…@{}", host.split_once('?').map_or(host, |(place, _)| place))
+        }
+        (None, None) => format!("{scheme}://{rest}"),
     }
 }
 
@@ -260,6 +268,11 @@ mod tests {
         let sentinel = "redis-sentinel://h:26379?sentinelServiceName=m&sentinelPassword=secret";
         let target = Target::parse(sentinel).unwrap();
         assert!(target.is_sentinel() && !target.shown().contains("secret"));
+        for hides in ["redis://:se?cret@h:1/0", "redis-sentinel://u:x@h?sentinelPassword=se@cret"] {
+            let shown = redacted(hides);
+            assert!(!shown.contains("cret"), "{shown}");
+        }
+        assert_eq!(redacted("redis://u:x@h:1/0?a=b"), "redis://…@h:1/0");
         let cluster = Target::parse("valkey-cluster://h:1?node=i:2").unwrap();
         assert_eq!(cluster.cluster_seeds(), Some(vec![("h".into(), 1), ("i".into(), 2)]));
         for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", "redis-cluster://h/3", ""] {

@@ -287,7 +287,8 @@ async fn ask(target: &Target, held: Option<Arc<Connection>>, host: &str) -> Resu
         let cluster = CustomCommand::new_static("CLUSTER", ClusterHash::FirstKey, false);
         connection.client().custom::<String, _>(cluster, vec![what])
     };
-    let refused = "CLUSTER was refused; is it a cluster's node, and may the user run +cluster|info and +cluster|nodes?";
+    let refused =
+        "CLUSTER was refused; is it a cluster's node, and may the user run +cluster|info and +cluster|nodes?";
     let info = command("INFO").await.context(refused)?;
     let nodes = command("NODES").await.context(refused)?;
     let view = View::parse(&info, &nodes, host)?;
@@ -360,9 +361,9 @@ fn parse_slots(text: &str) -> Option<RangeInclusive<u16>> {
 impl View {
     fn parse(info: &str, nodes: &str, asked: &str) -> Result<View> {
         let field = |name: &str| {
-            info.lines().filter_map(|line| line.trim_end().split_once(':')).find_map(|(key, value)| {
-                (key == name).then(|| value.to_owned())
-            })
+            info.lines()
+                .filter_map(|line| line.trim_end().split_once(':'))
+                .find_map(|(key, value)| (key == name).then(|| value.to_owned()))
         };
         let epoch = field("cluster_current_epoch").and_then(|epoch| epoch.parse().ok());
         let lines = nodes.lines().filter(|line| !line.trim().is_empty());
@@ -384,7 +385,8 @@ impl View {
     /// All primaries; also those that own nothing yet, so that the first key which comes is heard. One that
     /// has failed is one until another has its slots.
     fn topology(&self, target: &Target) -> Topology {
-        let primaries = self.lines.iter().filter(|line| line.primary && (!line.fails || !line.slots.is_empty()));
+        let primaries =
+            self.lines.iter().filter(|line| line.primary && (!line.fails || !line.slots.is_empty()));
         let node = |line: &Line| {
             let (host, port) = line.place();
             let names = [Some(&line.host), line.hostname.as_ref()];

@@ -249,7 +249,11 @@ mod tests {
             assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
             // All that another mark shows is known to a forger, and the key is not.
             let other = Parser { seal: Seal::default(), ..parser.clone() }.mark(mark);
-            let moved = payload.replace(":7:", ":8:").replace(":h:", ":1:o:").replace(":k:", ":h:").replace(":c:", ":o:");
+            let moved = payload
+                .replace(":7:", ":8:")
+                .replace(":h:", ":1:o:")
+                .replace(":k:", ":h:")
+                .replace(":c:", ":o:");
             for forged in [payload.replace("s3cret", "guess"), other, moved] {
                 assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
             }

@@ -415,11 +415,7 @@ async fn serve(
 }
 
 /// Carries events from fred's ring to the driver, in chunks.
-async fn pump(
-    mut events: broadcast::Receiver<KeyspaceEvent>,
-    parser: &Parser,
-    feed: &Feeder,
-) -> Ended {
+async fn pump(mut events: broadcast::Receiver<KeyspaceEvent>, parser: &Parser, feed: &Feeder) -> Ended {
     loop {
         let mut lagged = 0;
         let mut chunk = Events::default();

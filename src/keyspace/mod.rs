@@ -4,6 +4,7 @@ pub mod client;
 pub mod cluster;
 pub mod embedded;
 pub mod event;
+pub mod exam;
 mod lane;
 pub mod link;
 pub mod listing;

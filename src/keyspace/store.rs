@@ -52,8 +52,7 @@ impl Store {
         ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> Store {
-        let store =
-            Store { topology, primary, lanes: Mutex::default(), names, daemon, seal, ttl, metrics };
+        let store = Store { topology, primary, lanes: Mutex::default(), names, daemon, seal, ttl, metrics };
         store.lanes(&store.topology.borrow().clone());
         store
     }
@@ -84,7 +83,8 @@ impl Store {
         let topology = self.topology.borrow().clone();
         let canary = |node: &Node| node.canary_key(&self.names, &node.daemon(&self.daemon));
         let keys = topology.nodes.iter().filter_map(canary);
-        self.write(keys.map(|key| Write { args: vec![key.as_str().into()], key, command: "DEL" }).collect()).await
+        self.write(keys.map(|key| Write { args: vec![key.as_str().into()], key, command: "DEL" }).collect())
+            .await
     }
 
     /// Sends a mark into the event stream of each server that can be reached: once it comes back, so has
@@ -149,7 +149,10 @@ impl Store {
         let mut groups: BTreeMap<String, Vec<Write>> = BTreeMap::new();
         for write in writes {
             let owner = topology.owner(write.key.as_bytes()).ok_or_else(|| {
-                Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
+                Error::RedisUnavailable(format!(
+                    "no server owns the slot {}",
+                    cluster::slot(write.key.as_bytes())
+                ))
             })?;
             groups.entry(owner.id.clone()).or_default().push(write);
         }
@@ -163,7 +166,8 @@ impl Store {
                 let Err(why) = answer else { continue };
                 let redirection = cluster::redirection(&why).ok_or_else(|| refused(&why))?;
                 let from = topology.nodes.iter().find(|node| node.id == id);
-                let address = from.map_or(redirection.address.clone(), |node| node.absolute(&redirection.address));
+                let address =
+                    from.map_or(redirection.address.clone(), |node| node.absolute(&redirection.address));
                 let to = topology.at(&address).ok_or_else(|| refused(&why))?;
                 moved.push((to.id.clone(), redirection.ask, write));
             }

@@ -28,7 +28,7 @@ impl TlsFiles {
     pub fn config(&self) -> Result<TlsConfig> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(self.roots()?);
+            .with_root_certificates(roots(self.ca.as_deref(), "--redis-ca")?);
         let config = match &self.own {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
@@ -42,19 +42,20 @@ impl TlsFiles {
         };
         Ok(TlsConnector::from(config).into())
     }
+}
 
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        let authorities = match &self.ca {
-            Some(ca) => certificates(ca, "--redis-ca")?,
-            None => fred::rustls_native_certs::load_native_certs().certs,
-        };
-        roots.add_parsable_certificates(authorities);
-        if roots.is_empty() {
-            bail!("there is no certificate authority to trust; name one with --redis-ca FILE");
-        }
-        Ok(roots)
+/// Whom to trust: the authorities in the file that `flag` names, or else the system's own.
+pub fn roots(ca: Option<&Path>, flag: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let authorities = match ca {
+        Some(ca) => certificates(ca, flag)?,
+        None => fred::rustls_native_certs::load_native_certs().certs,
+    };
+    roots.add_parsable_certificates(authorities);
+    if roots.is_empty() {
+        bail!("there is no certificate authority to trust; name one with {flag} FILE");
     }
+    Ok(roots)
 }
 
 fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>> {

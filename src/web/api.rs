@@ -205,7 +205,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
 }
 
 /// Whether what is held may be stale; an error while nothing is known at all.
-fn known(app: &App) -> Result<bool, Error> {
+pub fn known(app: &App) -> Result<bool, Error> {
     if !*app.hub.opened().borrow() {
         return Err(Error::NotReady);
     }

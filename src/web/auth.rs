@@ -3,8 +3,9 @@
 //! Everything that is not named in `is_public` needs a pass: a route that forgets to ask for one is
 //! closed, not open.
 
+use super::door::Peer;
 use super::token::{Grant, Keys, LEEWAY_S, Pattern, Rules};
-use super::{Failure, Shared};
+use super::{App, Failure, Shared};
 use crate::config::Access;
 use crate::error::{Error, shown};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -25,6 +26,8 @@ use tokio::sync::watch;
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
 /// The most service tokens: the old and the new while they are changed.
 const MAX_SERVICE_TOKENS: usize = 16;
+/// A shorter service token could be guessed by trying.
+const SERVICE_TOKEN_BYTES: usize = 16;
 
 /// What a request or a socket may do.
 #[derive(Debug, Clone)]
@@ -124,20 +127,26 @@ impl Held {
     fn read(access: &Access, tags: &hmac::Key) -> Result<Held> {
         let rules = Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
         let keys = access.jwt_key.as_deref().map(|path| {
-            let file = read(path, "--jwt-key")?;
+            let file = read(path, "--jwt-key", "a secret is made so: openssl rand -hex 32")?;
             Keys::parse(&file, rules).with_context(|| format!("--jwt-key {}", path.display()))
         });
         let service = access.service_token.as_deref().map(|path| {
-            let file = String::from_utf8(read(path, "--service-token")?)
-                .with_context(|| format!("--service-token {} is not a text", path.display()))?;
+            let file =
+                String::from_utf8(read(path, "--service-token", "a token is made so: openssl rand -hex 32")?)
+                    .with_context(|| format!("--service-token {} is not a text", path.display()))?;
             service_tags(&file, tags).with_context(|| format!("--service-token {}", path.display()))
         });
         Ok(Held { keys: keys.transpose()?, service: service.transpose()?.unwrap_or_default() })
     }
 }
 
-fn read(path: &Path, flag: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{flag} {} cannot be read", path.display()))
+fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| {
+        format!(
+            "{flag} {} cannot be read; it has to be there, readable by who runs this; {advice}",
+            path.display()
+        )
+    })
 }
 
 impl Gate {
@@ -222,6 +231,11 @@ fn service_tags(file: &str, key: &hmac::Key) -> Result<Vec<hmac::Tag>> {
     let lines: Vec<&str> = file.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     ensure!(!lines.is_empty(), "it is empty; put a token there: openssl rand -hex 32");
     ensure!(lines.len() <= MAX_SERVICE_TOKENS, "it has more than {MAX_SERVICE_TOKENS} lines");
+    let shortest = lines.iter().map(|line| line.len()).min().unwrap_or_default();
+    ensure!(
+        shortest >= SERVICE_TOKEN_BYTES,
+        "it has a token of {shortest} bytes, which could be guessed; make one: openssl rand -hex 32"
+    );
     Ok(lines.iter().map(|line| hmac::sign(key, line.as_bytes())).collect())
 }
 
@@ -265,7 +279,7 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
 
 /// What tells nothing of users: the page itself, whether the daemon lives, its counts and its description.
 fn is_public(path: &str) -> bool {
-    matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
+    matches!(path, "/" | "/keybeat.js" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
 }
 
 /// Lets a request in, with its pass, or not.
@@ -278,6 +292,16 @@ pub async fn authenticate(State(app): Shared, mut request: Request, next: Next) 
             request.extensions_mut().insert(pass);
             next.run(request).await
         }
-        Err(error) => Failure(error).into_response(),
+        Err(error) => Failure(wrong(&app, &request, error)).into_response(),
+    }
+}
+
+/// The answer to whoever has shown a wrong token. An address that shows many is told to wait, and loses its
+/// connection; a right token is taken from it all the same, since many clients may share one address.
+fn wrong(app: &App, request: &Request, error: Error) -> Error {
+    let peer = request.extensions().get::<Peer>();
+    match (&error, peer) {
+        (Error::InvalidToken(_), Some(peer)) => app.take_wrong_token(*peer).err().unwrap_or(error),
+        _ => error,
     }
 }

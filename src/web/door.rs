@@ -98,7 +98,7 @@ impl Drop for Place {
 }
 
 /// What counts as one address: of IPv6 a network of 64 bits, which one household has.
-fn counted(address: IpAddr) -> IpAddr {
+pub fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),

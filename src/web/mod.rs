@@ -3,11 +3,13 @@
 mod api;
 pub mod auth;
 pub mod door;
+mod events;
 pub mod listen;
 mod names;
 pub mod origin;
 mod permit;
 pub mod quota;
+mod recorder;
 mod socket;
 pub mod tls;
 mod token;
@@ -22,15 +24,16 @@ use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
 use api::UserName;
 use auth::{Gate, Pass};
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post, put};
+use axum::{Extension, Router};
 use door::Doors;
 use origin::Origins;
 use quota::Quotas;
+use recorder::Recorder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -38,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const CONSOLE: &str = include_str!("console/index.html");
+const CLIENT: &str = include_str!("console/keybeat.js");
 
 /// What every request may need.
 pub struct App {
@@ -73,6 +77,7 @@ type Shared = State<Arc<App>>;
 pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(|| async { Html(CONSOLE) }))
+        .route("/keybeat.js", get(client))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -88,7 +93,9 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
         .route("/v1/heartbeats", post(api::heartbeats))
         .route("/v1/stats", get(api::stats))
+        .route("/v1/events", get(events::stream))
         .route("/v1/ws", any(socket::upgrade))
+        .layer(Extension(Arc::new(Recorder::new())))
         .fallback(|request: Request| async move {
             let path = request.uri().path();
             // A path without the user's name, which no route takes.
@@ -129,8 +136,9 @@ impl IntoResponse for Failure {
         let detail = ErrorDetail { code: error.code(), message: error.to_string() };
         let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
         response.extensions_mut().insert(Refused(error.code()));
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
-            // The rest of the body stays unread, so nothing can follow on this connection.
+        if status == StatusCode::PAYLOAD_TOO_LARGE || error.code() == "too_many_wrong_tokens" {
+            // The rest of the body stays unread, so nothing can follow on this connection; whoever tries tokens
+            // has to make a new one for each.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -154,6 +162,13 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
         app.metrics.refused(code);
     }
     response
+}
+
+/// The JavaScript client, for pages of our own origin and of those that are named.
+async fn client() -> Response {
+    let content =
+        [(header::CONTENT_TYPE, "text/javascript; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    (content, CLIENT).into_response()
 }
 
 async fn readyz(State(app): Shared) -> Response {

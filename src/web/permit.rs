@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 const WARN: Duration = Duration::from_secs(60);
 /// The wall clock may be set: it is looked at again at least so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// How often a socket may ask for what its token does not allow before it is closed.
+/// How often a socket may ask for what its token does not allow, or show a wrong one, before it is closed.
 const FORBIDDEN_MOST: u32 = 16;
 /// The reason of that close.
 pub const FORBIDDEN: &str = "forbidden: the token does not allow this";
@@ -141,7 +141,7 @@ impl Permit {
 
     /// Counts a refusal; true once there were too many that the token is the reason of.
     pub fn gives_up(&mut self, error: &Error) -> bool {
-        if matches!(error, Error::Forbidden(_)) {
+        if matches!(error, Error::Forbidden(_) | Error::InvalidToken(_)) {
             self.forbidden += 1;
         }
         self.forbidden > FORBIDDEN_MOST

@@ -2,6 +2,7 @@
 
 use super::App;
 use super::auth::Pass;
+use super::door::{Peer, counted};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::presence::Key;
@@ -9,6 +10,7 @@ use axum::body::Body;
 use futures_util::StreamExt;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ const SWEEP: usize = 4_096;
 /// What is counted for each client's token: by its sub, so that a new token does not begin anew.
 pub struct Quotas {
     heartbeats: DefaultKeyedRateLimiter<Arc<str>>,
+    wrong_tokens: DefaultKeyedRateLimiter<IpAddr>,
     keys: Mutex<Keys>,
     most_keys: usize,
     redis: Semaphore,
@@ -44,6 +47,7 @@ impl Quotas {
     pub fn new(limits: &Limits) -> Quotas {
         Quotas {
             heartbeats: RateLimiter::keyed(per_second(limits.heartbeats_per_second)),
+            wrong_tokens: RateLimiter::keyed(per_second(limits.wrong_tokens_per_second)),
             keys: Mutex::default(),
             most_keys: limits.keys_per_token,
             redis: Semaphore::new(limits.redis_requests),
@@ -110,6 +114,20 @@ impl App {
     pub fn take_keys(&self, pass: &Pass, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
         let taken = self.quotas.take(pass, keys, self.store.ttl());
         taken.inspect_err(|error| self.metrics.limited(error.code().trim_start_matches("too_many_")))
+    }
+
+    /// Takes account of a wrong token from this address; an error if it was one too many.
+    pub fn take_wrong_token(&self, peer: Peer) -> Result<(), Error> {
+        let addresses = &self.quotas.wrong_tokens;
+        if addresses.len() > SWEEP {
+            addresses.retain_recent();
+        }
+        addresses.check_key(&counted(peer.0)).map_err(|_| {
+            self.metrics.limited("wrong_tokens");
+            let text =
+                "this address has shown too many tokens that are not accepted; come with a new one, later";
+            Error::TooMany("too_many_wrong_tokens", text.into())
+        })
     }
 
     /// Renews keys for a request, within the quota of its token.

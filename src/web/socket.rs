@@ -187,6 +187,9 @@ impl Socket {
     }
 
     async fn end(&mut self, end: End) {
+        if matches!(end, End::Close(close::TOO_BIG, _)) {
+            self.app.metrics.limited("message_bytes");
+        }
         self.forget();
         let last = self.release_key();
         match end {

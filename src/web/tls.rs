@@ -42,10 +42,16 @@ impl Tls {
 fn read(files: &TlsFiles) -> Result<ServerConfig> {
     let (cert, key) = (&files.cert, &files.key);
     let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.with_context(|| format!("--tls-cert {} cannot be read", cert.display()))?;
+    let chain = chain.with_context(|| {
+        format!("--tls-cert {} cannot be read; it has to be a file with a certificate in PEM", cert.display())
+    })?;
     ensure!(!chain.is_empty(), "--tls-cert {} has no certificate in PEM", cert.display());
-    let private = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("--tls-key {} has no private key in PEM that can be read", key.display()))?;
+    let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
+        format!(
+            "--tls-key {} has no private key in PEM that can be read; it has to be that of the certificate",
+            key.display()
+        )
+    })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

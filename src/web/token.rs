@@ -262,13 +262,13 @@ impl Rules {
 }
 
 fn from_secret(secret: &[u8]) -> Result<Key> {
-    ensure!(!secret.is_empty(), "it is empty");
-    if secret.len() < SECRET_BYTES {
-        warn!(
-            "the HS256 secret has {} bytes and could be guessed from one token; make one of {SECRET_BYTES}: openssl rand -hex 32",
-            secret.len()
-        );
-    }
+    ensure!(!secret.is_empty(), "it is empty; put a secret there: openssl rand -hex 32");
+    ensure!(
+        secret.len() >= SECRET_BYTES,
+        "its HS256 secret has {} bytes, and whoever has one token could guess it; HS256 takes {SECRET_BYTES} or more: \
+         openssl rand -hex 32",
+        secret.len()
+    );
     Ok(Key::new(None, Algorithm::HS256, DecodingKey::from_secret(secret), secret))
 }
 
@@ -542,6 +542,8 @@ mod tests {
             (rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem(), "P-256"),
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(), "CERTIFICATE"),
             (String::new(), "empty"),
+            ("x".repeat(SECRET_BYTES - 1), "31 bytes"),
+            (ed.public_key_pem().repeat(MAX_KEYS + 1), "at most 64"),
             ("{}".into(), "JWKS"),
             (r#"{"keys":[]}"#.into(), "no key"),
         ] {
@@ -565,6 +567,8 @@ mod tests {
             {"kty": "oct", "kid": "new", "k": b64(b"the new secret has thirty-two b.")},
             {"kty": "oct", "kid": "strong", "k": b64(SECRET), "alg": "HS512"},
             {"kty": "RSA", "kid": "enc", "use": "enc", "n": b64(&[7; 256]), "e": "AQAB"},
+            {"kty": "RSA", "kid": "weak", "n": b64(&[7; 128]), "e": "AQAB"},
+            {"kty": "oct", "kid": "short", "k": b64(b"too short a secret")},
         ]});
         let keys = Keys::parse(jwks.to_string().as_bytes(), Rules::default()).unwrap();
         assert_eq!(keys.algorithms(), "HS256, HS256");

@@ -121,7 +121,8 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        let nodes: Vec<String> = self.ports()[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
+        let nodes: Vec<String> =
+            self.ports()[1..].iter().map(|port| format!("node=127.0.0.1:{port}")).collect();
         format!("redis-cluster://127.0.0.1:{}?{}", self.nodes[0].port, nodes.join("&"))
     }
 

@@ -274,10 +274,7 @@ pub const FAULTS: &[Fault] = &[
         name: "a primary of a cluster killed and its replica promoted",
         run: || Box::pin(a_primary_of_a_cluster_killed_and_its_replica_promoted()),
     },
-    Fault {
-        name: "a planned failover in a cluster",
-        run: || Box::pin(a_planned_failover_in_a_cluster()),
-    },
+    Fault { name: "a planned failover in a cluster", run: || Box::pin(a_planned_failover_in_a_cluster()) },
     Fault { name: "slots of a cluster moved", run: || Box::pin(slots_of_a_cluster_moved()) },
     Fault {
         name: "a primary added to a cluster and taken away",

@@ -4,8 +4,8 @@
 //! daemon to daemon if need be. Whatever breaks, nobody steady may be seen offline, and everybody who fell
 //! silent has to be, once.
 
-use super::daemon::Daemon;
 use super::cluster::{Writer, held};
+use super::daemon::Daemon;
 use super::redis::Redis;
 use super::socket::Socket;
 use super::until;

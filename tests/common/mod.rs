@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each user of this module needs a part of it
 
+pub mod browser;
 pub mod certificates;
 pub mod churn;
 pub mod cluster;

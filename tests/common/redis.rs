@@ -228,6 +228,11 @@ impl Client {
         self.read().map(Reply::list)
     }
 
+    /// What MONITOR brings next.
+    pub fn next_line(&mut self) -> Option<String> {
+        self.line()
+    }
+
     pub fn try_call(&mut self, command: &[&str]) -> Option<Reply> {
         let mut bytes = Vec::new();
         encode(&mut bytes, command);

@@ -830,3 +830,81 @@ async fn bench_says_how_to_get_the_files_that_it_needs() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("ulimit -n 100000200"), "{}", ran.err);
 }
+
+// --- for shells, for man, for supervisors --------------------------------------------------------------
+
+#[tokio::test]
+async fn completions_of_each_shell_name_every_command() {
+    let commands = commands().await;
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = run(&["completions", shell]).await;
+        assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{shell}");
+        for command in &commands {
+            assert!(ran.out.contains(command), "{shell} does not know {command}");
+        }
+    }
+    let ran = run(&["completions", "tcsh"]).await;
+    assert_eq!((ran.code, ran.err.contains("bash")), (Some(2), true), "{ran:?}");
+    // What the shell of this machine makes of it.
+    let script = "source <(\"$0\" completions bash); COMP_WORDS=(keybeat heal); COMP_CWORD=1; \
+                  _keybeat keybeat heal keybeat; echo \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, env!("CARGO_BIN_EXE_keybeat")]).stdin(Stdio::null());
+    assert_eq!(ended(bash).await.out, "healthcheck\n");
+}
+
+#[tokio::test]
+async fn there_is_a_man_page_of_each_command_with_every_flag() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inside = folder.path().join("man1");
+    let ran = run(&["man", inside.to_str().expect("UTF-8")]).await;
+    assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{ran:?}");
+    let page = |name: &str| std::fs::read_to_string(inside.join(name)).expect("a page");
+    for command in commands().await.iter().filter(|command| *command != "help") {
+        let text = page(&format!("keybeat-{command}.1")).replace("\\-", "-");
+        assert!(text.contains(".TH") && text.contains(&format!("keybeat-{command}")), "{command}: {text}");
+        let help = run(&[command, "--help"]).await.out;
+        for flag in help.split_whitespace().filter(|word| word.starts_with("--")) {
+            let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            assert!(text.contains(flag), "{command} does not say {flag}");
+        }
+    }
+    assert!(page("keybeat.1").contains("keybeat\\-serve(1)"), "{}", page("keybeat.1"));
+    let ran = run(&["man", "/proc/nowhere"]).await;
+    assert_eq!((ran.code, ran.err.contains("/proc/nowhere")), (Some(1), true), "{ran:?}");
+}
+
+#[tokio::test]
+async fn healthcheck_says_whether_a_daemon_lives_and_whether_it_is_ready() {
+    let mut redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let url = daemon.url("");
+    let check = async |args: &[&str]| run(&[&["healthcheck", "--url", &url], args].concat()).await;
+    let alive = check(&[]).await;
+    assert_eq!((alive.code, &*alive.out, &*alive.err), (Some(0), "ok\n", ""));
+    assert_eq!(check(&["--ready"]).await.code, Some(0));
+    redis.kill();
+    daemon.not_ready().await;
+    assert_eq!(check(&[]).await.code, Some(0), "it lives");
+    let ran = check(&["--ready"]).await;
+    assert_eq!((ran.code, ran.err.contains("503")), (Some(1), true), "{ran:?}");
+    drop(daemon);
+    let ran = check(&[]).await;
+    assert_eq!((ran.code, ran.err.contains("keybeat serve")), (Some(1), true), "{ran:?}");
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_and_no_color_turns_them_off() {
+    let in_terminal = async |no_color: Option<&str>| {
+        // A terminal of its own: util-linux' script.
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("'{}' --help", env!("CARGO_BIN_EXE_keybeat")), "/dev/null"]);
+        script.env("TERM", "xterm").env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        script.stdin(Stdio::null());
+        let ran = ended(script).await;
+        assert!(ran.out.contains("serve"), "{ran:?}");
+        ran.out.contains("\u{1b}[")
+    };
+    assert!(in_terminal(None).await, "a terminal has colours");
+    assert!(!in_terminal(Some("1")).await, "NO_COLOR");
+}

@@ -5,12 +5,17 @@ mod common;
 
 mod churn;
 mod cli;
+mod client;
+mod console;
 mod degraded;
+mod doctor;
+mod events;
 mod faults;
 mod floors;
 mod http;
 mod lifecycle;
 mod security_attacks;
+mod security_fence;
 mod security_limits;
 mod security_origins;
 mod security_tls;

@@ -58,9 +58,10 @@ async fn rest(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn connections_in_all_and_of_one_address() {
     let redis = Redis::start();
-    for (flags, refused) in
-        [(["--max-connections", "6"], "503"), (["--max-connections-per-address", "6"], "429")]
-    {
+    for (flags, refused, limit) in [
+        (["--max-connections", "6"], "503", "connections"),
+        (["--max-connections-per-address", "6"], "429", "connections_per_address"),
+    ] {
         let daemon = with(&redis, &flags).await;
         let mut socket = daemon.socket("?user=alice").await;
         let connect = || TcpStream::connect(("127.0.0.1", daemon.port));
@@ -78,6 +79,7 @@ async fn connections_in_all_and_of_one_address() {
         assert_eq!(socket.snapshot().await.len(), 1, "a socket has a place of its own");
         drop(held);
         daemon.ready().await;
+        counted(&daemon, limit).await;
     }
 }
 
@@ -134,6 +136,7 @@ async fn messages_per_second_and_their_length() {
     let mut socket = daemon.socket("").await;
     socket.send_text(&format!("{{\"type\":\"leave\",\"x\":\"{}\"}}", "x".repeat(100))).await;
     assert_eq!(socket.next_or_close().await.expect_err("too long").0, 1009);
+    counted(&daemon, "message_bytes").await;
 }
 
 #[tokio::test]
@@ -154,7 +157,7 @@ async fn watches_of_a_socket() {
 async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let service = issuer.write("service", "backend\n");
+    let service = issuer.write("service", "token-of-the-backend\n");
     let flags = ["--jwt-key", &issuer.key_file(), "--service-token", &service, "--max-keys-per-token", "3"];
     let daemon = with(&redis, &[&flags[..], &["--max-heartbeats-per-second", "2"]].concat()).await;
     let (alice, path) = (issuer.token("alice", &[]), "/v1/users/alice/heartbeat");
@@ -191,7 +194,7 @@ async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
     for i in 0..50 {
         let body = Some(json!({"session": format!("b{i}")}));
         assert_eq!(
-            call_as(&daemon, "backend", "PUT", path, body).await.status,
+            call_as(&daemon, "token-of-the-backend", "PUT", path, body).await.status,
             204,
             "a backend has no quota"
         );
@@ -199,6 +202,45 @@ async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
     for limit in ["heartbeats", "sessions"] {
         counted(&daemon, limit).await;
     }
+}
+
+#[tokio::test]
+async fn wrong_tokens_of_one_address() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let flags = ["--jwt-key", &issuer.key_file(), "--max-wrong-tokens-per-second", "1"];
+    let daemon = with(&redis, &flags).await;
+    let (good, wrong) = (issuer.token("alice", &["bob"]), Issuer::new().token("alice", &["bob"]));
+    let (mut socket, _) = socket_as(&daemon, &good, "").await;
+    for i in 0..10 {
+        assert_eq!(call_as(&daemon, &wrong, "GET", "/v1/users/bob", None).await.status, 401, "{i}");
+    }
+    let refused = until("it is too often", async || {
+        let answer = call_as(&daemon, &wrong, "GET", "/v1/users/bob", None).await;
+        (answer.status != 401).then_some(answer)
+    })
+    .await;
+    assert_eq!((refused.status, refused.code()), (429, "too_many_wrong_tokens"));
+    assert_eq!(
+        (&refused.headers["retry-after"], &refused.headers["connection"]),
+        (&"1".parse().expect("a value"), &"close".parse().expect("a value"))
+    );
+    assert_eq!(
+        call_as(&daemon, &good, "GET", "/v1/users/bob", None).await.status,
+        200,
+        "a right one is taken"
+    );
+    assert_eq!(call(&daemon, "GET", "/v1/users/bob", None, &[]).await.status, 401, "none is not a wrong one");
+    counted(&daemon, "wrong_tokens").await;
+    // A socket cannot go on trying either.
+    let end = loop {
+        socket.send(json!({"type": "auth", "token": wrong})).await;
+        match socket.next_or_close().await {
+            Ok(answer) => assert_eq!(answer["code"], "invalid_token"),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end.0, 4003, "{end:?}");
 }
 
 #[tokio::test]

@@ -58,6 +58,10 @@ async fn a_page_that_is_named_may_ask_and_read_the_answer() {
         let headers = [("origin", origin), ("authorization", &*bearer)];
         let put = call(&daemon, "PUT", "/v1/users/alice/heartbeat", Some(json!({})), &headers).await;
         let refused = call(&daemon, "GET", "/v1/users/bob", None, &headers[..1]).await;
+        if passes {
+            let allowed = preflight.headers["access-control-allow-headers"].to_str().expect("text");
+            assert!(allowed.contains("authorization") && allowed.contains("content-type"), "{allowed}");
+        }
         for answer in [&preflight, &put, &refused] {
             let allowed =
                 answer.headers.get("access-control-allow-origin").map(|value| value.to_str().expect("text"));

@@ -116,3 +116,66 @@ fn there_is_one_tls_provider_in_the_tree() {
         assert!(!has(other), "{other} is in the tree beside ring");
     }
 }
+
+/// A command that speaks to a daemon: its exit code and all that it said.
+fn command(args: &[&str]) -> (Option<i32>, String) {
+    let ran = Command::new("timeout").args(["20", env!("CARGO_BIN_EXE_keybeat")]).args(args).output();
+    let ran = ran.expect("keybeat was built");
+    let said = [ran.stdout, ran.stderr].concat();
+    (ran.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_speak_tls_and_to_nobody_whom_they_cannot_trust() {
+    let (redis, authority, stranger) = (Redis::start(), Authority::new(), Authority::new());
+    let [cert, key] = authority.issue("server");
+    let token = authority.path("token");
+    std::fs::write(&token, "token-of-the-backend\n").expect("a file");
+    let args = ["--redis", &redis.url(), "--tls-cert", &cert, "--tls-key", &key, "--service-token", &token];
+    let daemon = Daemon::launch(&args);
+    ready(&authority, &daemon).await;
+    let url = format!("https://127.0.0.1:{}", daemon.port);
+    let [ca, other] = [authority.path("ca.pem"), stranger.path("ca.pem")];
+    let trusting = ["--url", &url, "--ca", &ca, "--token-file", &token];
+    let with = |args: &[&str], more: &[&str]| command(&[args, more].concat());
+    assert_eq!(with(&["beat", "alice"], &trusting), (Some(0), String::new()));
+    until("the heartbeat has come", async || (with(&["get", "alice"], &trusting).0 == Some(0)).then_some(()))
+        .await;
+    assert_eq!(with(&["healthcheck", "--ready"], &trusting[..4]), (Some(0), "ready\n".into()));
+    let mut watch = super::cli::keybeat(&[&["watch", "bob", "--json"][..], &trusting].concat());
+    let mut watch = watch.spawn().expect("keybeat was built");
+    let mut out = String::new();
+    let mut stdout = tokio::io::BufReader::new(watch.stdout.take().expect("piped"));
+    // It prints what comes after its snapshot: bob comes and goes until it does.
+    let printed = tokio::io::AsyncBufReadExt::read_line(&mut stdout, &mut out);
+    tokio::select! {
+        read = printed => drop(read.expect("a line")),
+        () = async { loop {
+            redis.call(&["SET", "presence:bob", "1", "EX", "30"]);
+            tokio::task::yield_now().await;
+            redis.call(&["DEL", "presence:bob"]);
+            tokio::task::yield_now().await;
+        }} => {}
+    }
+    assert!(out.contains("\"bob\""), "{out}");
+    watch.kill().await.expect("its own child");
+    for (more, word) in [
+        (&["--url", &url, "--ca", &other, "--token-file", &token][..], "--ca"),
+        (&["--url", &url, "--token-file", &token], "--ca"),
+        (&["--url", &url, "--ca", "/nowhere/ca", "--token-file", &token], "/nowhere/ca"),
+        (&["--url", &daemon.url(""), "--ca", &ca], "https://"),
+        (&["--url", &daemon.url("")], "--url"),
+    ] {
+        let (code, said) = with(&["get", "alice"], more);
+        assert_eq!((code, said.contains(word)), (Some(1), true), "{more:?}: {said}");
+    }
+    for more in [&["--ca", &*other][..], &[]] {
+        let (code, said) = with(&["watch", "--url", &url], more);
+        assert_eq!(
+            (code, said.contains("not trusted") || said.contains("no certificate")),
+            (Some(1), true),
+            "{said}"
+        );
+    }
+    assert!(!daemon.log().contains("token-of-the-backend"));
+}

@@ -86,7 +86,7 @@ impl Tally {
 
 /// Where a daemon is, and what to show it.
 #[derive(Clone)]
-pub struct Address {
+pub struct Place {
     pub at: SocketAddr,
     pub token: Option<String>,
 }
@@ -101,7 +101,7 @@ pub struct Client {
 impl Client {
     /// The client with this number, connected, from a loopback address with ports to spare if the
     /// daemon is on one. Each is known to the daemon as nobody.
-    pub async fn connect(address: &Address, number: usize) -> Result<Client> {
+    pub async fn connect(address: &Place, number: usize) -> Result<Client> {
         let daemon = address.at;
         let socket = if daemon.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if daemon.ip() == Ipv4Addr::LOCALHOST {

@@ -86,7 +86,7 @@ async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
 }
 
 /// A client that comes back whenever it is lost, waiting as the console does.
-async fn stay(address: super::client::Address, number: usize, among: usize, tally: Arc<Tally>) {
+async fn stay(address: super::client::Place, number: usize, among: usize, tally: Arc<Tally>) {
     let mut attempt = 0;
     loop {
         if let Ok(mut client) = Client::connect(&address, number).await {

@@ -43,7 +43,7 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     super::logging::start_quiet();
     check_files(u64::from(args.clients.max(args.watchers)))?;
     let mut site = match &args.url {
-        Some(url) => Site::running(url, args.token.token()?).await?,
+        Some(url) => Site::running(url, &args.token).await?,
         None => Site::own().await?,
     };
     let report = Report { json: args.json };

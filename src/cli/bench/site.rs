@@ -1,11 +1,15 @@
 //! The daemon that is measured: one that runs, or one of our own on a Redis of our own.
 
-use super::client::{Address, Tally, name};
+use super::client::{Place, Tally, name};
 use super::until;
+use crate::cli::access::TokenArgs;
+use crate::cli::address::{Address, AddressArgs};
+use crate::cli::daemon::Daemon;
 use crate::keyspace::Names;
 use crate::keyspace::client::{Connection, NO_EVENTS};
 use crate::keyspace::embedded::Embedded;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
+use axum::http::Method;
 use fred::prelude::*;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
@@ -23,9 +27,8 @@ const REQUESTS: usize = 32;
 const TICKS: f64 = 100.0;
 
 pub struct Site {
-    pub address: Address,
-    base: String,
-    http: reqwest::Client,
+    pub address: Place,
+    http: Daemon,
     own: Option<Own>,
 }
 
@@ -37,15 +40,15 @@ struct Own {
 }
 
 impl Site {
-    /// A daemon that runs at `base`, a URL.
-    pub async fn running(base: &str, token: Option<String>) -> Result<Site> {
-        let url = reqwest::Url::parse(base)?;
-        let host = url.host_str().unwrap_or_default();
-        let port = url.port_or_known_default().unwrap_or(80);
-        let mut found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await?;
-        let at = found.next().with_context(|| format!("{base} has no address"))?;
-        let site = Site::new(base.to_owned(), Address { at, token }, None)?;
-        site.get("/v1/stats").await?;
+    /// A daemon that runs.
+    pub async fn running(url: &Address, token: &TokenArgs) -> Result<Site> {
+        let host = url.plain_host()?;
+        let mut found = tokio::net::lookup_host(&host).await?;
+        let at = found.next().with_context(|| format!("{host} has no address"))?;
+        let args = AddressArgs { url: Some(url.clone()), ca: None };
+        let http = Daemon::new(&args, token.clone())?;
+        let site = Site { address: Place { at, token: token.token()? }, http, own: None };
+        site.stats().await?;
         Ok(site)
     }
 
@@ -57,14 +60,11 @@ impl Site {
         let redis = target.connect(NO_EVENTS).await?;
         let names = Names::new("presence:", target.db());
         let own = Own { daemon: serve(&embedded, at)?, redis, names, embedded };
-        let site = Site::new(format!("http://{at}"), Address { at, token: None }, Some(own))?;
+        let url = Some(Address::parse(&format!("http://{at}")).map_err(|why| anyhow!(why))?);
+        let http = Daemon::new(&AddressArgs { url, ca: None }, TokenArgs::none())?;
+        let site = Site { address: Place { at, token: None }, http, own: Some(own) };
         site.ready().await?;
         Ok(site)
-    }
-
-    fn new(base: String, address: Address, own: Option<Own>) -> Result<Site> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
-        Ok(Site { address, base, http, own })
     }
 
     pub fn is_own(&self) -> bool {
@@ -94,9 +94,10 @@ impl Site {
     }
 
     async fn ready(&self) -> Result<()> {
-        let url = format!("{}/readyz", self.base);
-        let asked =
-            async || self.http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success());
+        let asked = async || {
+            let answer = self.http.call(Method::GET, "/readyz", None).await;
+            answer.is_ok_and(|(status, _)| status.is_success())
+        };
         until("the daemon is ready", asked).await
     }
 
@@ -122,24 +123,8 @@ impl Site {
 
     /// The daemon's counts.
     pub async fn stats(&self) -> Result<Json> {
-        self.get("/v1/stats").await
-    }
-
-    async fn get(&self, path: &str) -> Result<Json> {
-        let text = self.send(self.http.get(format!("{}{path}", self.base))).await?;
-        serde_json::from_str(&text).context("the daemon's answer cannot be read")
-    }
-
-    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<String> {
-        if let Some(token) = &self.address.token {
-            request = request.bearer_auth(token);
-        }
-        let answer = request.send().await.with_context(|| format!("no daemon answers at {}", self.base))?;
-        let (status, text) = (answer.status(), answer.text().await?);
-        if !status.is_success() {
-            bail!("the daemon at {} refused ({status}): {text}", self.base);
-        }
-        Ok(text)
+        let text = self.http.ask(Method::GET, "/v1/stats", None).await?;
+        serde_json::from_slice(&text).context("the daemon's answer cannot be read")
     }
 
     /// Lets users come or go.
@@ -161,8 +146,9 @@ impl Site {
     }
 
     async fn delete(&self, users: &[usize]) -> Result<()> {
-        let delete =
-            |&user: &usize| self.send(self.http.delete(format!("{}/v1/users/{}", self.base, name(user))));
+        let delete = async |&user: &usize| {
+            self.http.ask(Method::DELETE, &format!("/v1/users/{}", name(user)), None).await
+        };
         let mut gone = futures_util::stream::iter(users.iter().map(delete)).buffer_unordered(REQUESTS);
         while let Some(done) = gone.next().await {
             done?;
@@ -186,8 +172,7 @@ impl Site {
     pub async fn beat_by_http(&self, users: &[usize], ttl: Duration) -> Result<()> {
         let beat = |&user: &usize| json!({"user": name(user), "ttl_ms": ttl.as_millis() as u64});
         let users: Vec<Json> = users.iter().map(beat).collect();
-        let request = self.http.post(format!("{}/v1/heartbeats", self.base));
-        self.send(request.json(&json!({ "users": users }))).await.map(drop)
+        self.http.ask(Method::POST, "/v1/heartbeats", Some(json!({ "users": users }))).await.map(drop)
     }
 }
 

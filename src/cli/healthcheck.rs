@@ -1,0 +1,22 @@
+//! `keybeat healthcheck`: what a container's or a supervisor's check runs.
+
+use super::HealthcheckArgs;
+use super::access::TokenArgs;
+use super::daemon::Daemon;
+use anyhow::{Result, bail};
+use axum::http::Method;
+use std::io::Write;
+use std::process::ExitCode;
+
+pub async fn run(args: HealthcheckArgs) -> Result<ExitCode> {
+    // What tells of life tells nothing of users, so it asks for no token.
+    let daemon = Daemon::new(&args.address, TokenArgs::none())?;
+    let path = if args.ready { "/readyz" } else { "/healthz" };
+    let (status, body) = daemon.call(Method::GET, path, None).await?;
+    let text = String::from_utf8_lossy(&body);
+    if !status.is_success() {
+        bail!("{path} says {status}: {}", text.trim());
+    }
+    writeln!(std::io::stdout(), "{}", text.trim())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,96 @@
+//! A headless Chromium, led by chromedriver as a person would lead it.
+
+use super::{PATIENCE, free_port, until};
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub struct Browser {
+    port: u16,
+    driver: Child,
+    session: String,
+    /// The browser itself.
+    pid: Option<u32>,
+    http: reqwest::Client,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// One with a window of this size.
+    pub async fn start(width: u32, height: u32) -> Browser {
+        let (port, profile) = (free_port(), tempfile::tempdir().expect("a folder"));
+        let driver = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver must be installed: see tests/setup.sh");
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE * 3).build().expect("a client");
+        let mut browser =
+            Browser { port, driver, session: String::new(), pid: None, http, _profile: profile };
+        until("chromedriver answers", async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+        let folder = browser._profile.path().display();
+        let args = [
+            "--headless=new".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            format!("--window-size={width},{height}"),
+            format!("--user-data-dir={folder}"),
+        ];
+        let wanted = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": args}}}});
+        let begun = browser.ask("session", wanted).await;
+        browser.pid = begun["capabilities"]["goog:processID"].as_u64().and_then(|pid| pid.try_into().ok());
+        assert!(browser.pid.is_some(), "{begun}");
+        browser.session =
+            begun["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {begun}")).to_owned();
+        browser
+    }
+
+    async fn ask(&self, path: &str, body: Value) -> Value {
+        let url = format!("http://127.0.0.1:{}/{path}", self.port);
+        let answer = self.http.post(url).json(&body).send().await.expect("chromedriver answers");
+        let mut answer: Value = answer.json().await.expect("JSON");
+        answer["value"].take()
+    }
+
+    pub async fn open(&self, url: &str) {
+        let done = self.ask(&format!("session/{}/url", self.session), json!({"url": url})).await;
+        assert!(done.is_null(), "{url}: {done}");
+    }
+
+    /// What a function's body returns in the page.
+    pub async fn run(&self, script: &str) -> Value {
+        let path = format!("session/{}/execute/sync", self.session);
+        self.ask(&path, json!({"script": script, "args": []})).await
+    }
+
+    /// Waits until a function's body returns this.
+    pub async fn shows(&self, script: &str, wanted: Value) {
+        let mut last = Value::Null;
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while last != wanted {
+            assert!(tokio::time::Instant::now() < end, "{script} is {last} and not {wanted}");
+            last = self.run(script).await;
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver's end alone would leave its browser behind.
+        if let Some(pid) = self.pid {
+            super::redis::signal(pid, "TERM");
+            // It is the driver's child and not ours, so it cannot be waited for in any other way.
+            let end = Instant::now() + Duration::from_secs(5);
+            while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        drop(self.driver.kill().and_then(|()| self.driver.wait()));
+    }
+}

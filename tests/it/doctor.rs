@@ -1,0 +1,216 @@
+//! `keybeat doctor`, on servers that are set wrong in each of the ways that it knows.
+
+use super::cli::{ended, keybeat};
+use crate::common::free_port;
+use crate::common::redis::{Redis, Reply, fill};
+use crate::common::until;
+use serde_json::Value;
+use std::process::Command;
+
+/// The findings by `--json`, and the exit code.
+async fn doctor(url: &str) -> (Option<i32>, Vec<Value>) {
+    let ran = ended(keybeat(&["doctor", "--json", "--redis", url])).await;
+    assert_eq!(ran.err, "", "{ran:?}");
+    let findings: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}")))
+        .collect();
+    for finding in &findings {
+        let fine = finding["severity"] == "ok";
+        assert_eq!(finding["mend"].is_null(), fine, "whatever is wrong has a mend: {finding}");
+        assert!(!finding["cause"].as_str().expect("a text").is_empty(), "{finding}");
+    }
+    (ran.code, findings)
+}
+
+fn of<'a>(findings: &'a [Value], check: &str) -> &'a Value {
+    findings
+        .iter()
+        .find(|finding| finding["check"] == check)
+        .unwrap_or_else(|| panic!("no {check}: {findings:?}"))
+}
+
+/// Those that are not as they should be: check and severity.
+fn wrong(findings: &[Value]) -> Vec<(&str, &str)> {
+    findings
+        .iter()
+        .filter(|finding| finding["severity"] != "ok")
+        .map(|finding| {
+            (finding["check"].as_str().expect("a text"), finding["severity"].as_str().expect("a text"))
+        })
+        .collect()
+}
+
+/// Does what a finding says, at this server.
+fn mend(redis: &Redis, finding: &Value) {
+    let command = finding["mend"].as_str().expect("a mend");
+    let at = command.replace("redis-cli ", &format!("redis-cli -p {} ", redis.port));
+    let ran = Command::new("sh").args(["-c", &at]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success() && !said.contains("ERR"), "{at}: {said}");
+}
+
+#[tokio::test]
+async fn a_server_with_our_settings_is_fine_and_left_as_it_was() {
+    let redis = Redis::start();
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
+    assert_eq!(redis.call(&["KEYS", "*"]), Reply::List(vec![]), "nothing is left behind");
+    let ran = ended(keybeat(&["doctor", "--redis", &redis.url()])).await;
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), findings.len()), "{ran:?}");
+    assert!(ran.out.contains("7.") || ran.out.contains("Valkey"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn each_setting_that_is_wrong_is_found_and_its_mend_mends_it() {
+    for (args, found) in [
+        (&["--notify-keyspace-events", ""][..], ("events", "warning", "E$gxe")),
+        (&["--notify-keyspace-events", "Ex"], ("events", "warning", "$g")),
+        (
+            &["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"],
+            ("eviction", "warning", "volatile-ttl"),
+        ),
+        (&["--client-output-buffer-limit", "pubsub 1mb 1mb 60"], ("buffers", "warning", "1 MiB")),
+        (&["--client-output-buffer-limit", "pubsub 32mb 8mb 60"], ("buffers", "note", "32 MiB")),
+        (&["--hz", "500"], ("lag", "note", "500")),
+    ] {
+        let redis = Redis::with(args);
+        let (check, severity, word) = found;
+        let (code, findings) = doctor(&redis.url()).await;
+        assert_eq!((code, wrong(&findings)), (Some(0), vec![(check, severity)]), "{args:?}");
+        let finding = of(&findings, check);
+        assert!(finding["cause"].as_str().expect("a text").contains(word), "{finding}");
+        mend(&redis, finding);
+        assert_eq!(wrong(&doctor(&redis.url()).await.1), [], "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_a_restart_would_undo_is_found() {
+    let redis = Redis::start();
+    std::fs::write(redis.folder().join("redis.conf"), "hz 10\n").expect("its file");
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("restart", "note")]));
+    mend(&redis, of(&findings, "restart"));
+    assert_eq!(wrong(&doctor(&redis.url()).await.1), []);
+    let stock = Redis::stock();
+    let (_, findings) = doctor(&stock.url()).await;
+    assert_eq!(wrong(&findings), [("events", "warning"), ("restart", "note"), ("buffers", "note")]);
+    assert!(of(&findings, "restart")["cause"].as_str().expect("a text").contains("without a file"));
+}
+
+/// What the README says are the fewest rights that work.
+const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set \
+                      +del +pttl +scan +exists";
+
+/// A user with these rights, and the URL with which it comes.
+fn user(redis: &Redis, rights: &str) -> String {
+    let words = ["ACL", "SETUSER", "keybeat", "reset", "on", ">secret"];
+    let words: Vec<&str> = words.into_iter().chain(rights.split_whitespace()).collect();
+    assert_eq!(redis.call(&words), Reply::text("OK"), "{rights}");
+    format!("redis://keybeat:secret@127.0.0.1:{}", redis.port)
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_are_fatal_and_the_fewest_that_work_are_enough() {
+    let redis = Redis::start();
+    let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("config", "note")]), "{findings:?}");
+    for (without, check, word) in [
+        ("+pttl", "rights", "+pttl"),
+        ("+set", "rights", "+set"),
+        ("+scan", "rights", "+scan"),
+        ("+publish", "rights", "+publish"),
+        ("+exists", "rights", "+exists"),
+        ("+del", "rights", "+del"),
+        ("~presence:*", "rights", "+set"),
+        ("+subscribe", "events", "+subscribe"),
+        ("&__keyevent@*", "events", "&__keyevent@*"),
+    ] {
+        let (code, findings) = doctor(&user(&redis, &RIGHTS.replace(without, ""))).await;
+        assert_eq!(code, Some(1), "without {without}: {findings:?}");
+        let finding = of(&findings, check);
+        assert_eq!(finding["severity"], "fatal", "without {without}: {finding}");
+        assert!(finding.to_string().contains(word), "without {without}: {finding}");
+        assert!(!findings.iter().any(|finding| finding.to_string().contains("secret")));
+    }
+}
+
+#[tokio::test]
+async fn events_that_are_missing_are_fatal_where_the_daemon_may_not_add_them() {
+    let redis = Redis::with(&["--notify-keyspace-events", "Ex"]);
+    // It may not even see the setting: what does not come tells.
+    let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
+    assert_eq!((code, &of(&findings, "events")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    let cause = of(&findings, "events")["cause"].as_str().expect("a text");
+    assert!(cause.contains("set") && cause.contains("del") && !cause.contains("expired"), "{cause}");
+    let (code, findings) = doctor(&user(&redis, &format!("{RIGHTS} +config|get"))).await;
+    assert_eq!((code, &of(&findings, "events")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    mend(&redis, of(&findings, "events"));
+    let (code, findings) = doctor(&user(&redis, &format!("{RIGHTS} +config|get"))).await;
+    assert_eq!((code, &of(&findings, "events")["severity"]), (Some(0), &"ok".into()), "{findings:?}");
+}
+
+#[tokio::test]
+async fn keys_that_never_end_and_keys_of_another_type_are_found() {
+    let redis = Redis::start();
+    fill(&redis, "presence:u", 1_500);
+    redis.call(&["SET", "other:x", "1"]);
+    redis.call(&["SET", "presence:o'neil", "1"]);
+    redis.call(&["HSET", "presence:hash", "x", "1"]);
+    redis.call(&["EXPIRE", "presence:hash", "100"]);
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!(
+        (code, wrong(&findings)),
+        (Some(0), vec![("ttl", "warning"), ("types", "warning")]),
+        "{findings:?}"
+    );
+    for (check, words) in [("ttl", ["1 of 1502", "o'neil"]), ("types", ["1 of 1502", "hash"])] {
+        let finding = of(&findings, check);
+        assert!(
+            words.iter().all(|word| finding["cause"].as_str().expect("a text").contains(word)),
+            "{finding}"
+        );
+    }
+    mend(&redis, of(&findings, "ttl"));
+    redis.call(&["DEL", "presence:hash"]);
+    assert_eq!(wrong(&doctor(&redis.url()).await.1), []);
+}
+
+#[tokio::test]
+async fn a_replica_is_fatal_and_a_primary_with_one_is_told_what_is_not_copied() {
+    let primary = Redis::start();
+    let replica = Redis::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
+    until("it is attached", async || {
+        let info = primary.call(&["INFO", "replication"]);
+        info.as_text().contains("connected_slaves:1").then_some(())
+    })
+    .await;
+    let (code, findings) = doctor(&replica.url()).await;
+    let finding = of(&findings, "role");
+    assert_eq!((code, &finding["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    assert_eq!(finding["mend"], format!("--redis redis://127.0.0.1:{}", primary.port));
+    let (code, findings) = doctor(&primary.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("replicas", "note")]), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_serve_every_slot_is_fatal() {
+    let redis = Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, &of(&findings, "cluster")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    assert_eq!(redis.call(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), Reply::text("OK"));
+    until("it is whole", async || {
+        redis.call(&["CLUSTER", "INFO"]).as_text().contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, &of(&findings, "cluster")["severity"]), (Some(0), &"ok".into()), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_a_finding_too() {
+    let (code, findings) = doctor(&format!("redis://127.0.0.1:{}", free_port())).await;
+    assert_eq!((code, wrong(&findings)), (Some(1), vec![("connection", "fatal")]));
+}

@@ -1,0 +1,341 @@
+//! Server-Sent Events: what a stream tells, and how one that comes back goes on.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, fill};
+use crate::common::tokens::{Issuer, call, call_as};
+use crate::common::{PATIENCE, until};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+/// An open stream, read event by event.
+struct Stream {
+    answer: reqwest::Response,
+    text: String,
+    /// As an EventSource keeps it.
+    id: Option<String>,
+}
+
+/// Opens a stream, or gives the status and code with which it was refused.
+async fn open(daemon: &Daemon, query: &str, headers: &[(&str, &str)]) -> Result<Stream, (u16, String)> {
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut request = http.get(daemon.url(&format!("/v1/events?{query}")));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.expect("the daemon answers");
+    let status = answer.status().as_u16();
+    if status != 200 {
+        let body: Value = answer.json().await.expect("an error");
+        return Err((status, body["error"]["code"].as_str().expect("a code").to_owned()));
+    }
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    assert_eq!(answer.headers()["cache-control"], "no-cache");
+    Ok(Stream { answer, text: String::new(), id: None })
+}
+
+impl Stream {
+    async fn open(daemon: &Daemon, query: &str) -> Stream {
+        Stream::again(daemon, query, None).await
+    }
+
+    /// With the id of the last event, as an EventSource comes back.
+    async fn again(daemon: &Daemon, query: &str, last: Option<&str>) -> Stream {
+        let headers = last.map(|last| ("last-event-id", last));
+        let mut stream =
+            open(daemon, query, headers.as_slice()).await.unwrap_or_else(|why| panic!("{why:?}"));
+        assert_eq!(stream.next().await.expect("a message")["type"], "hello");
+        stream
+    }
+
+    /// The next message; none once the stream has ended.
+    async fn next(&mut self) -> Option<Value> {
+        timeout(PATIENCE, self.read()).await.expect("waited in vain for an event")
+    }
+
+    async fn read(&mut self) -> Option<Value> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let data = self.take(&event);
+                if data.is_some() {
+                    return data;
+                }
+                continue;
+            }
+            let bytes = self.answer.chunk().await.ok().flatten()?;
+            self.text += std::str::from_utf8(&bytes).expect("UTF-8");
+        }
+    }
+
+    fn take(&mut self, event: &str) -> Option<Value> {
+        let of = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        self.id = of("id: ").or(self.id.take());
+        Some(serde_json::from_str(&of("data: ")?).expect("JSON"))
+    }
+
+    /// The users of a whole snapshot.
+    async fn snapshot(&mut self) -> Vec<Value> {
+        let mut users = Vec::new();
+        loop {
+            let message = self.next().await.expect("a message");
+            assert_eq!(message["type"], "snapshot", "{message}");
+            users.extend(message["users"].as_array().expect("a list").clone());
+            if message["more"] == false {
+                return users;
+            }
+        }
+    }
+
+    /// Each user and state that is told, `count` of them.
+    async fn told(&mut self, count: usize) -> Vec<(String, String)> {
+        let mut told = Vec::new();
+        while told.len() < count {
+            let message = self.next().await.expect("a message");
+            assert_eq!(message["type"], "transitions", "{message}");
+            let text = |value: &Value| value.as_str().expect("a text").to_owned();
+            let transitions = message["transitions"].as_array().expect("a list");
+            told.extend(transitions.iter().map(|one| (text(&one["user"]), text(&one["state"]))));
+        }
+        told
+    }
+
+    /// The id once it has come, with no message before it.
+    async fn id(&mut self) -> String {
+        while self.id.is_none() {
+            let bytes = timeout(PATIENCE, self.answer.chunk()).await.expect("in time").expect("a part");
+            self.text += std::str::from_utf8(&bytes.expect("more")).expect("UTF-8");
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                assert_eq!(self.take(&event), None, "nothing is told");
+            }
+        }
+        self.id.clone().expect("an id")
+    }
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(user, state)| (user.to_string(), state.to_string())).collect()
+}
+
+fn come(redis: &Redis, user: &str) {
+    redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "60"]);
+}
+
+fn go(redis: &Redis, user: &str) {
+    redis.call(&["DEL", &format!("presence:{user}")]);
+}
+
+#[tokio::test]
+async fn a_stream_tells_a_snapshot_and_then_the_transitions_of_whom_it_names() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    come(&redis, "alice");
+    daemon.until_state("alice", "online").await;
+    let mut stream = Stream::open(&daemon, "users=alice,bob").await;
+    let users = stream.snapshot().await;
+    let states: Vec<_> = users.iter().map(|user| (&user["user"], &user["state"])).collect();
+    assert_eq!(states, [(&json!("alice"), &json!("online")), (&json!("bob"), &json!("offline"))]);
+    for user in ["carol", "bob", "carol"] {
+        come(&redis, user);
+        go(&redis, "alice");
+    }
+    assert_eq!(stream.told(2).await, pairs(&[("alice", "offline"), ("bob", "online")]));
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    assert!(metrics.to_string().contains("keybeat_event_streams 1"), "{metrics}");
+    drop(stream);
+    until("it is gone", async || {
+        let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+        metrics.to_string().contains("keybeat_event_streams 0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_of_all_tells_everybody_once_in_chunks() {
+    let redis = Redis::start();
+    fill(&redis, "presence:u", 2_500);
+    let daemon = Daemon::start(&redis).await;
+    let mut stream = Stream::open(&daemon, "all=true").await;
+    let mut names: Vec<String> =
+        stream.snapshot().await.iter().map(|user| user["user"].to_string()).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 2_500);
+    go(&redis, "u7");
+    come(&redis, "new");
+    assert_eq!(stream.told(2).await, pairs(&[("u7", "offline"), ("new", "online")]));
+}
+
+#[tokio::test]
+async fn one_that_comes_back_is_told_exactly_what_it_has_missed() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    for query in ["all=true", "users=alice,bob"] {
+        let mut stream = Stream::open(&daemon, query).await;
+        stream.snapshot().await;
+        let quiet = stream.id().await;
+        come(&redis, "alice");
+        assert_eq!(stream.told(1).await, pairs(&[("alice", "online")]));
+        let after = stream.id().await;
+        assert_ne!(quiet, after);
+        drop(stream);
+        for user in ["bob", "carol"] {
+            come(&redis, user);
+        }
+        go(&redis, "alice");
+        daemon.until_state("alice", "offline").await;
+        let others = if query == "all=true" { &[("carol", "online")][..] } else { &[] };
+        let missed = [&[("bob", "online")], others, &[("alice", "offline")]].concat();
+        let all = [&[("alice", "online")], &*missed].concat();
+        for (last, missed) in [(&quiet, &all), (&after, &missed)] {
+            let mut stream = Stream::again(&daemon, query, Some(last)).await;
+            assert_eq!(stream.told(missed.len()).await, pairs(missed), "{query} {last}");
+            if *last == after {
+                come(&redis, "alice");
+                assert_eq!(stream.told(1).await, pairs(&[("alice", "online")]), "and it goes on");
+                go(&redis, "alice");
+                assert_eq!(stream.told(1).await, pairs(&[("alice", "offline")]));
+            }
+        }
+        for user in ["bob", "carol"] {
+            go(&redis, user);
+            daemon.until_state(user, "offline").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_comes_back_too_late_or_to_another_daemon_begins_anew() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let mut stream = Stream::open(&daemon, "users=alice").await;
+    stream.snapshot().await;
+    let id = stream.id().await;
+    let (epoch, seq) = id.rsplit_once(':').expect("an epoch and a number");
+    let seq: u64 = seq.parse().expect("a number");
+    let later = format!("{epoch}:{}", seq + 1);
+    for last in ["", "nonsense", ":", "1:2:3", &format!("other:{seq}"), &later, &format!("{epoch}:x")] {
+        let mut stream = Stream::again(&daemon, "users=alice", Some(last)).await;
+        assert_eq!(stream.snapshot().await.len(), 1, "{last:?}");
+    }
+    let again = Daemon::start(&redis).await;
+    let mut stream = Stream::again(&again, "users=alice", Some(&id)).await;
+    assert_eq!(stream.snapshot().await.len(), 1, "another epoch");
+}
+
+#[tokio::test]
+async fn whoever_comes_back_in_the_middle_of_a_storm_knows_the_truth() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let storm = |rounds: usize| {
+        let mut client = redis.client();
+        for round in 0..rounds {
+            let commands: Vec<Vec<String>> = (0..50)
+                .map(|user| {
+                    let key = format!("presence:u{user}");
+                    match (round + user) % 3 {
+                        0 => vec!["DEL".to_owned(), key],
+                        _ => ["SET", &key, "1", "EX", "60"].map(str::to_owned).to_vec(),
+                    }
+                })
+                .collect();
+            client.pipeline(&commands);
+        }
+    };
+    let mut known = std::collections::HashMap::new();
+    let mut last: Option<String> = None;
+    for turn in 0..20 {
+        storm(3);
+        let mut stream = Stream::again(&daemon, "all=true", last.as_deref()).await;
+        if turn == 0 {
+            for user in stream.snapshot().await {
+                known.insert(user["user"].as_str().expect("a text").to_owned(), "online".to_owned());
+            }
+        }
+        storm(2);
+        // Not all that there is: it goes away in the middle.
+        for (user, state) in stream.told(1).await {
+            let before = known.insert(user.clone(), state.clone()).unwrap_or("offline".into());
+            assert_ne!(before, state, "{user} alternates, turn {turn}");
+        }
+        last = Some(stream.id().await);
+    }
+    let mut stream = Stream::again(&daemon, "all=true", last.as_deref()).await;
+    come(&redis, "end");
+    loop {
+        let told = stream.told(1).await;
+        for (user, state) in &told {
+            let before = known.insert(user.clone(), state.clone()).unwrap_or("offline".into());
+            assert_ne!(before, *state, "{user} alternates");
+        }
+        if told.iter().any(|(user, _)| user == "end") {
+            break;
+        }
+    }
+    for (user, state) in known {
+        assert_eq!(daemon.get(&format!("/v1/users/{user}")).await["state"], state, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_is_refused() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--max-watches-per-socket", "2"]).await;
+    for (query, code) in [
+        ("", "invalid_request"),
+        ("all=false", "invalid_request"),
+        ("users=a&all=true", "invalid_request"),
+        ("users=a%23b", "invalid_user"),
+        ("users=a,", "invalid_user"),
+        ("users=%FF", "invalid_request"),
+        ("users=a,b,c", "too_many_watches"),
+    ] {
+        assert_eq!(open(&daemon, query, &[]).await.err(), Some((400, code.into())), "{query}");
+    }
+    let post = call(&daemon, "POST", "/v1/events?all=true", None, &[]).await;
+    assert_eq!((post.status, post.code()), (405, "method_not_allowed"));
+}
+
+#[tokio::test]
+async fn a_stream_shows_whom_its_token_allows_until_it_runs_out() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    assert_eq!(open(&daemon, "users=bob", &[]).await.err(), Some((401, "unauthorized".into())));
+    let token = issuer.token_for("alice", &["bob"], 1);
+    for query in ["all=true", "users=carol", "users=bob,alice"] {
+        let answer = call_as(&daemon, &token, "GET", &format!("/v1/events?{query}"), None).await;
+        assert_eq!((answer.status, answer.code()), (403, "forbidden"), "{query}");
+    }
+    let mut stream = Stream::open(&daemon, &format!("users=bob&token={token}")).await;
+    assert_eq!(stream.snapshot().await.len(), 1);
+    assert_eq!(stream.next().await.expect("a message")["state"], "expiring");
+    assert_eq!(stream.next().await.expect("a message")["code"], "invalid_token");
+    assert_eq!(stream.next().await, None, "it has ended");
+    assert!(!daemon.log().contains(&token));
+}
+
+#[tokio::test]
+async fn a_stream_says_when_redis_is_gone_and_ends_with_the_daemon() {
+    let mut redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let mut stream = Stream::open(&daemon, "users=alice").await;
+    stream.snapshot().await;
+    redis.kill();
+    let message = stream.next().await.expect("a message");
+    assert_eq!((&message["type"], &message["redis"]), (&json!("status"), &json!("down")));
+    let mut late = Stream::open(&daemon, "users=alice").await;
+    assert_eq!(late.snapshot().await[0]["stale"], true);
+    assert_eq!(late.next().await.expect("a message")["redis"], "down");
+    redis.run();
+    for stream in [&mut stream, &mut late] {
+        assert_eq!(stream.next().await.expect("a message")["redis"], "up");
+    }
+    let stopped = tokio::task::spawn_blocking(|| daemon.stop());
+    assert_eq!(stream.next().await, None);
+    let (status, took) = stopped.await.expect("no panic");
+    // Not by the three seconds that a client who does not go is waited for.
+    assert!(status.success() && took.as_millis() < 2_900, "{status} {took:?}");
+}
