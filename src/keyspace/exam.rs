@@ -73,7 +73,7 @@ impl Facts {
     pub async fn read(target: &Target, prefix: &str) -> Result<Facts> {
         let names = Names::new(prefix, target.db());
         let primary = target.resolve().await?;
-        let connection = connect(&primary, NO_EVENTS).await?;
+        let connection = primary.connect(NO_EVENTS).await?;
         let exam = Exam { client: connection.client(), names: &names };
         let mut facts = Facts { info: exam.info(&[]).await, ..Facts::default() };
         facts.clock_ms = exam.clock().await;
@@ -127,15 +127,6 @@ impl Facts {
 /// The classes that a server needs.
 pub fn classes() -> &'static str {
     CLASSES
-}
-
-/// Connects, at the second try if need be: on a busy machine the word that a connection stands can come before
-/// it is waited for, and then the server looks as if it did not answer.
-async fn connect(target: &Target, ring: usize) -> Result<Connection> {
-    match target.connect(ring).await {
-        Ok(connection) => Ok(connection),
-        Err(_) => target.connect(ring).await,
-    }
 }
 
 struct Exam<'a> {
@@ -210,7 +201,7 @@ impl Exam<'_> {
 
     /// Lets a key come, run out, come and be deleted, and listens.
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
-        let listener: Connection = connect(target, 1024).await?;
+        let listener: Connection = target.connect(1024).await?;
         let mut events = listener.client().keyspace_event_rx();
         // A refusal is told by what does not come.
         drop(listener.client().subscribe::<Vec<String>>(self.names.channels()).await);

@@ -3,6 +3,7 @@
 use super::free_port;
 use super::redis::{Client, Redis, Reply};
 use super::until;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 const SLOTS: u16 = 16_384;
@@ -193,10 +194,11 @@ impl Writer {
     }
 
     fn pipeline(&mut self, port: u16, commands: &[Vec<String>]) -> Option<Vec<Reply>> {
-        if !self.clients.contains_key(&port) {
-            self.clients.insert(port, Client::connect(port)?);
-        }
-        let replies = self.clients.get_mut(&port)?.try_replies(commands);
+        let client = match self.clients.entry(port) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => place.insert(Client::connect(port)?),
+        };
+        let replies = client.try_replies(commands);
         if replies.is_none() {
             self.clients.remove(&port);
         }
