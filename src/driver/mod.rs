@@ -154,11 +154,13 @@ impl Driver {
             Feed::Page(number, page) => {
                 server.detector.handle(now, Input::Page(number, page.names, page.next));
             }
-            Feed::Up { run, flushed, uptime_ms } => {
+            Feed::Up { run, flushed, uptime_ms, silent } => {
                 server.connected = true;
                 server.canary.restart(now);
                 // What was written before is found by the comparison that begins.
                 server.passed = self.hub.last_mark();
+                server.sweeps = silent.any();
+                (server.sweep_at, server.swept_from) = (None, now);
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
             }
             Feed::Lagged(lost) => {
@@ -173,6 +175,7 @@ impl Driver {
                     server.gap = cause;
                 }
                 server.connected = false;
+                server.sweep_at = None;
                 server.cause = why;
                 server.detector.handle(now, Input::Down);
             }
@@ -221,6 +224,9 @@ impl Driver {
         }
         for at in 0..self.servers.len() {
             self.tick_canary(at, now);
+            if self.servers[at].sweep_due(now) {
+                self.servers[at].detector.handle(now, Input::Sweep);
+            }
             self.servers[at].detector.handle(now, Input::Due);
             self.drain(at);
         }
@@ -258,7 +264,7 @@ impl Driver {
                 Output::Scan(number, cursor) => self.servers[at].order(Order::Scan(number, cursor)),
                 Output::Restart => self.restart(at, "fence"),
                 Output::Reconciled => self.compared(at),
-                Output::Swept => {}
+                Output::Swept => self.servers[at].plan_sweep(now),
                 Output::Moved(moved) => self.hand_over(at, &moved),
             }
         }
@@ -282,6 +288,7 @@ impl Driver {
         let node = server.node.shown();
         info!(server = node, keys = counts.keys, without_ttl = counts.immortal, "compared with Redis");
         server.compared = true;
+        server.plan_sweep(self.clock.now());
         self.open_if_compared();
     }
 
@@ -316,6 +323,7 @@ impl Driver {
             immortal += counts.immortal;
         }
         metrics.immortal_keys.set(immortal as i64);
+        metrics.swept_servers.set(self.servers.iter().filter(|server| server.sweeps).count() as i64);
         let (users, sessions) = self.hub.count();
         metrics.users_online.set(users as i64);
         metrics.sessions.set(sessions as i64);

@@ -9,6 +9,9 @@ use tracing::warn;
 /// A canary a second.
 pub(super) const CANARY_EVERY_MS: u64 = 1_000;
 
+/// The least and the longest pause between two looks for keys that no event tells of.
+const SWEEP_PAUSE_MS: (u64, u64) = (500, 10_000);
+
 /// What all servers have in common.
 #[derive(Clone)]
 pub struct Template {
@@ -37,6 +40,11 @@ pub(super) struct Server {
     pub(super) gap: &'static str,
     /// The last of the store's marks that came back.
     pub(super) passed: u64,
+    /// It does not tell all: keys are looked for, again and again.
+    pub(super) sweeps: bool,
+    /// When to look next, and when it was begun last.
+    pub(super) sweep_at: Option<Time>,
+    pub(super) swept_from: Time,
 }
 
 impl Server {
@@ -55,6 +63,9 @@ impl Server {
             cause: "not connected yet".into(),
             gap: "start",
             passed: 0,
+            sweeps: false,
+            sweep_at: None,
+            swept_from: Time::default(),
         }
     }
 
@@ -79,7 +90,24 @@ impl Server {
 
     pub(super) fn next_due(&self) -> Option<Time> {
         let canary = self.connected.then(|| self.canary.next_due());
-        [self.detector.next_due(), canary].into_iter().flatten().min()
+        [self.detector.next_due(), canary, self.sweep_at].into_iter().flatten().min()
+    }
+
+    /// The last sweep, or comparison, is done: the next is due after as long a pause as it took, so that half of
+    /// the time belongs to others.
+    pub(super) fn plan_sweep(&mut self, now: Time) {
+        let pause = now.since(self.swept_from).clamp(SWEEP_PAUSE_MS.0, SWEEP_PAUSE_MS.1);
+        self.sweep_at = self.sweeps.then(|| now.plus(pause));
+    }
+
+    /// Should a sweep begin now? Says so once.
+    pub(super) fn sweep_due(&mut self, now: Time) -> bool {
+        let due = self.connected && self.sweep_at.is_some_and(|at| at <= now);
+        if due {
+            self.sweep_at = None;
+            self.swept_from = now;
+        }
+        due
     }
 
     pub(super) fn order(&self, order: Order) {

@@ -46,6 +46,7 @@ impl Driver {
             info!("{} is no primary of the cluster any more", server.node.shown());
             server.link = None;
             server.connected = false;
+            (server.sweeps, server.sweep_at) = (false, None);
             self.metrics.gap("topology");
             let now = self.clock.now();
             self.servers[at].detector.handle(now, Input::Down);

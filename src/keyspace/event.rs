@@ -105,7 +105,7 @@ impl Parser {
     }
 
     /// A cluster's node has one with a number after it, whose slot is the node's.
-    fn is_canary(&self, payload: &[u8]) -> bool {
+    pub(super) fn is_canary(&self, payload: &[u8]) -> bool {
         let rest = payload.strip_prefix(&self.canary_key[..]);
         rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b':'))
     }

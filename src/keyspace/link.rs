@@ -10,7 +10,7 @@
 
 use super::client::{Connection, NO_EVENTS, Target};
 use super::cluster::{self, Redirection, Topology};
-use super::event::{Events, Mark, Parsed, Parser, Seal};
+use super::event::{Events, Kind, Mark, Parsed, Parser, Seal};
 use super::listing::{self, ScanPage};
 use super::{CLASSES, Names, missing_classes};
 use crate::presence::{Answer, BatchId, Key, Side};
@@ -30,6 +30,8 @@ use tracing::{debug, info, warn};
 const PROOF: Duration = Duration::from_secs(3);
 /// How often the proof is published again, in case it came before the subscription stood.
 const PROOF_AGAIN: Duration = Duration::from_millis(100);
+/// Ends what is tried on a new connection; no batch of questions has the number 0.
+const TRIED: Mark = Mark::Fence(0, Side::Close);
 /// The canary's key outlives any outage worth telling from a flush.
 const CANARY_TTL_S: i64 = 3600;
 /// The most events in a chunk.
@@ -60,6 +62,8 @@ pub enum Feed {
         flushed: bool,
         /// For how long it has been running, `u64::MAX` if it began without data.
         uptime_ms: u64,
+        /// It does not tell of each key that is set or deleted: they are to be looked for.
+        silent: Silent,
     },
     /// The server is out of reach, or cannot be used.
     Down {
@@ -76,6 +80,22 @@ pub enum Feed {
     Answers(BatchId, Vec<Answer>, Vec<Redirection>),
     /// A page of the scan of this number.
     Page(u8, ScanPage),
+}
+
+/// What a server does not tell, since `notify-keyspace-events` lacks it and cannot be changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Silent {
+    /// Keys that are set.
+    pub set: bool,
+    /// Keys that are deleted.
+    pub del: bool,
+}
+
+impl Silent {
+    /// Is there anything that is not told?
+    pub fn any(self) -> bool {
+        self.set || self.del
+    }
 }
 
 /// What the driver wants of a link.
@@ -219,6 +239,7 @@ struct Session {
     run: String,
     flushed: bool,
     uptime_ms: u64,
+    silent: Silent,
     scripts: bool,
     version: String,
     primary: Target,
@@ -248,6 +269,7 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
     let run = field("run_id");
     let same = last_run.as_ref() == Some(&run);
     let flushed = same && canary_is_gone(asker.client(), settings).await?;
+    let silent = try_events(asker.client(), settings, &parser, &mut events).await?;
     let scripts = may_script(asker.client()).await;
     Ok(Session {
         primary,
@@ -257,6 +279,7 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
         parser,
         run,
         flushed,
+        silent,
         uptime_ms: uptime_ms(&info),
         scripts,
         version: field("redis_version"),
@@ -385,6 +408,61 @@ async fn prove(
     }
 }
 
+/// Sets and deletes the canary's key before a mark: what has not come when the mark does is not told.
+async fn try_events(
+    asker: &Client,
+    settings: &Settings,
+    parser: &Parser,
+    events: &mut broadcast::Receiver<KeyspaceEvent>,
+) -> Result<Silent> {
+    let Some(key) = Canary::default().key(settings) else { return Ok(Silent::default()) };
+    let expire = || Some(Expiration::EX(CANARY_TTL_S));
+    let pipeline = asker.pipeline();
+    pipeline.set::<(), _, _>(&key, "", expire(), None, false).await?;
+    pipeline.del::<(), _>(&key).await?;
+    pipeline.set::<(), _, _>(&key, "", expire(), None, false).await?;
+    pipeline.publish::<(), _, _>(settings.names.fence_channel(), parser.mark(TRIED)).await?;
+    for done in pipeline.try_all::<Value>().await {
+        match done {
+            // The slot is another node's now: the canary will tell.
+            Err(why) if cluster::redirection(&why).is_some() => return Ok(Silent::default()),
+            done => done.context("the canary could not be set")?,
+        };
+    }
+    let silent = match timeout(PROOF, hear_events(parser, events)).await {
+        Ok(silent) => silent?,
+        Err(_) => bail!("a mark did not come back within {PROOF:?}"),
+    };
+    if silent.any() {
+        warn!(
+            server = settings.target.shown(),
+            "not all that is set or deleted is told, so keys are looked for by SCAN, which is slower; \
+             notify-keyspace-events must have at least {CLASSES}"
+        );
+    }
+    Ok(silent)
+}
+
+/// What of the canary's key is heard before the mark.
+async fn hear_events(parser: &Parser, events: &mut broadcast::Receiver<KeyspaceEvent>) -> Result<Silent> {
+    let mut silent = Silent { set: true, del: true };
+    let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
+    loop {
+        match events.recv().await {
+            Ok(event) if parser.parse(&event.operation, event.key.as_bytes()) == end => return Ok(silent),
+            Ok(event) if parser.is_canary(event.key.as_bytes()) => match event.operation.as_str() {
+                "set" => silent.set = false,
+                "del" => silent.del = false,
+                _ => {}
+            },
+            Ok(_) => {}
+            // Too much to read at once: it is not silent.
+            Err(RecvError::Lagged(_)) => return Ok(Silent::default()),
+            Err(RecvError::Closed) => bail!("the event connection was lost"),
+        }
+    }
+}
+
 fn is_hello(parser: &Parser, event: &KeyspaceEvent) -> bool {
     parser.parse(&event.operation, event.key.as_bytes()) == Parsed::Hello
 }
@@ -396,18 +474,20 @@ async fn serve(
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Session { primary, asker, listener, events, parser, run, flushed, uptime_ms, scripts, .. } = session;
+    let Session {
+        primary, asker, listener, events, parser, run, flushed, uptime_ms, silent, scripts, ..
+    } = session;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
         *held = primary.clone();
         changed
     });
-    if feed.send(Feed::Up { run, flushed, uptime_ms }).await.is_err() {
+    if feed.send(Feed::Up { run, flushed, uptime_ms, silent }).await.is_err() {
         return Ended { cause: "stop", why: anyhow!("the daemon stops") };
     }
     tokio::select! {
-        ended = pump(events, &parser, feed) => ended,
-        ended = obey(asker.client(), settings, &parser, scripts, feed, orders) => ended,
+        ended = pump(events, &parser, silent, feed) => ended,
+        ended = obey(asker.client(), settings, &parser, (scripts, silent), feed, orders) => ended,
         why = asker.lost() => anyhow!("the command connection was lost: {why}").into(),
         why = listener.lost() => anyhow!("the event connection was lost: {why}").into(),
         ended = watch_primary(settings, &primary) => ended,
@@ -415,11 +495,19 @@ async fn serve(
 }
 
 /// Carries events from fred's ring to the driver, in chunks.
-async fn pump(mut events: broadcast::Receiver<KeyspaceEvent>, parser: &Parser, feed: &Feeder) -> Ended {
+async fn pump(
+    mut events: broadcast::Receiver<KeyspaceEvent>,
+    parser: &Parser,
+    silent: Silent,
+    feed: &Feeder,
+) -> Ended {
     loop {
         let mut lagged = 0;
         let mut chunk = Events::default();
         match events.recv().await {
+            Ok(event) if silent.set && event.operation == "set" => {
+                return Ended { cause: "events", why: anyhow!("the server tells now what is set") };
+            }
             Ok(event) => take(parser, &event, &mut chunk),
             Err(RecvError::Lagged(lost)) => lagged = lost,
             Err(RecvError::Closed) => return anyhow!("the event connection was lost").into(),
@@ -455,7 +543,7 @@ async fn obey(
     asker: &Client,
     settings: &Settings,
     parser: &Parser,
-    scripts: bool,
+    (scripts, silent): (bool, Silent),
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
@@ -498,7 +586,9 @@ async fn obey(
                 let (key, mark) = (canary.key(settings), parser.mark(Mark::Canary));
                 let channel = names.fence_channel();
                 under_way.spawn(async move {
-                    send_canary(&asker, key, &channel, &mark).await.context("the canary could not be sent")
+                    send_canary(&asker, key, silent, &channel, &mark)
+                        .await
+                        .context("the canary could not be sent")
                 });
             }
             Order::Restart(cause) => {
@@ -508,12 +598,20 @@ async fn obey(
     }
 }
 
-/// Renews the canary's key. A node that owns none of its slots, or no longer, is proven by a message.
-async fn send_canary(client: &Client, key: Option<String>, channel: &str, mark: &str) -> Result<()> {
+/// Renews the canary's key. A node that owns none of its slots, or no longer, is proven by a message, and so is
+/// a server that does not tell what is set.
+async fn send_canary(
+    client: &Client,
+    key: Option<String>,
+    silent: Silent,
+    channel: &str,
+    mark: &str,
+) -> Result<()> {
     if let Some(key) = key {
         let expire = Some(Expiration::EX(CANARY_TTL_S));
         match client.set::<(), _, _>(key, "", expire, None, false).await {
             Err(why) if cluster::redirection(&why).is_some() => {}
+            Ok(()) if silent.set => {}
             set => return Ok(set?),
         }
     }

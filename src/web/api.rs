@@ -200,6 +200,9 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
             "status": if status.up { "up" } else { "down" },
             "since_ms": status.since.as_ms(),
             "cause": status.cause,
+            // How keys are found: told by events, or at some server looked for.
+            "mode": if metrics.swept_servers.get() == 0 { "events" } else { "sweeps" },
+            "swept_servers": metrics.swept_servers.get(),
         },
     })))
 }

@@ -72,15 +72,60 @@ async fn without_each_of_these_rights_the_daemon_is_not_ready_and_says_why() {
     }
 }
 
+/// A server whose events cannot be changed has `classes` only: whoever comes, falls silent or leaves is still seen
+/// so, once; and as soon as all is told, events are what tells.
+async fn sweeps_find_what_is_not_told(classes: &str) {
+    let redis = Redis::with(&["--notify-keyspace-events", classes]);
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST), "--ttl", "20s"]).await;
+    let stats = daemon.get("/v1/stats").await;
+    assert_eq!((&stats["redis"]["mode"], &stats["redis"]["swept_servers"]), (&json!("sweeps"), &json!(1)));
+    assert!(daemon.log().contains("looked for by SCAN"), "{}", daemon.log());
+    let (mut socket, _) = daemon.watch_all().await;
+    redis.call(&["SET", "presence:alice", "1", "PX", "700"]);
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    let gone = socket.transitions().await;
+    assert_eq!((&gone[0]["user"], &gone[0]["state"]), (&json!("alice"), &json!("offline")));
+    redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
+    assert_eq!(socket.transitions().await[0]["user"], "bob");
+    redis.call(&["DEL", "presence:bob"]);
+    let gone = socket.transitions().await;
+    assert_eq!((&gone[0]["user"], &gone[0]["state"]), (&json!("bob"), &json!("offline")));
+    // Renewed by EXPIRE and SET for longer than two TTLs: nobody is told anything.
+    for _ in 0..8 {
+        redis.call(&["SET", "presence:carol", "1", "PX", "900"]);
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    redis.call(&["DEL", "presence:carol"]);
+    let told = [socket.transitions().await, socket.transitions().await].concat();
+    let states: Vec<_> = told.iter().map(|told| (&told["user"], &told["state"])).collect();
+    assert_eq!(states, [(&json!("carol"), &json!("online")), (&json!("carol"), &json!("offline"))]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_config_is_forbidden_and_no_events_come_the_canary_tells_and_mending_it_heals() {
+async fn where_no_event_comes_at_all_keys_are_looked_for() {
+    sweeps_find_what_is_not_told("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_only_the_expired_are_told_keys_are_looked_for() {
+    sweeps_find_what_is_not_told("Ex").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_deleted_are_not_told_they_are_looked_for() {
+    sweeps_find_what_is_not_told("E$x").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_all_is_told_keys_are_no_longer_looked_for() {
     let redis = Redis::with(&["--notify-keyspace-events", ""]);
-    let daemon = Daemon::launch(&["--redis", &with_user(&redis, FEWEST)]);
-    crate::common::until("the cause is the missing canary", async || {
-        daemon.not_ready().await.contains("canary").then_some(())
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    assert_eq!(daemon.get("/v1/stats").await["redis"]["mode"], "sweeps");
+    redis.call(&["CONFIG", "SET", "notify-keyspace-events", "E$gxe"]);
+    crate::common::until("events tell", async || {
+        (daemon.get("/v1/stats").await["redis"]["mode"] == "events").then_some(())
     })
     .await;
-    redis.call(&["CONFIG", "SET", "notify-keyspace-events", "E$gxe"]);
     daemon.ready().await;
 }
 
