@@ -7,9 +7,10 @@
 //! a heartbeat: HTTP, WebSocket, CLI, or any program with a Redis client
 //!   → keyspace::store      SET presence:alice 1 EX 30 (pipelined)
 //!   → Redis                the truth
-//!   → keyspace::link       subscribed to set, expired, del, evicted, …; asks between two fences
+//!   → keyspace::link       one a primary: subscribed to set, expired, del, evicted, …; asks between two fences
 //!   → keyspace::event      a pure parser: channel and payload → evidence
-//!   → driver               the only owner of the detector, the only caller of the clock
+//!   → driver               the only owner of the detectors, the only caller of the clock; keyspace::cluster tells it
+//!                          which primaries there are
 //!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
 //!   → hub                  presence::Roster makes users of keys; one encoding, many receivers
 //!   → hub::log             one log for all who watch everybody; for others and for slow readers
@@ -27,10 +28,10 @@
 //! 6  main.rs    parse, run, exit code
 //!    cli/       what can be typed
 //! 5  server.rs  the one place where the parts are joined
-//! 4  driver.rs  the loop around the detector
+//! 4  driver/    the loop around the detectors, and how keys pass from one to another
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
 //! 3  hub/       who is online, who watches whom, fan-out
-//!    keyspace/  all of Redis: names, events, the link, commands, a private server, what the doctor reads
+//!    keyspace/  all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
 //! 2  protocol.rs config.rs metrics.rs
 //! 1  error.rs   one typed error, with its code and status
 //! 0  presence/  the pure core: no clock, task, lock, socket or error

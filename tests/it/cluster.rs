@@ -1,0 +1,123 @@
+//! A Redis Cluster as users see it; what they see of its faults is in `faults`.
+
+use crate::common::cluster::{Cluster, Writer};
+use crate::common::daemon::Daemon;
+use crate::common::until;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+
+fn keybeat(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keybeat"));
+    command.args(args).env_remove("KEYBEAT_REDIS").env_remove("KEYBEAT_URL").output().expect("it runs")
+}
+
+fn names(users: &Value) -> BTreeSet<String> {
+    let list = users["users"].as_array().expect("a list");
+    list.iter().map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_by_http_reach_their_nodes_and_goodbyes_too() {
+    let cluster = Cluster::start(3, 0).await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let users: Vec<String> = (0..60).map(|i| format!("u{i}")).collect();
+    let (status, _) = daemon.call("POST", "/v1/heartbeats", Some(json!({ "users": users }))).await;
+    assert_eq!(status, 204);
+    let mut told = BTreeSet::new();
+    while told.len() < users.len() {
+        told.extend(
+            socket.transitions().await.iter().map(|one| one["user"].as_str().expect("a name").to_owned()),
+        );
+    }
+    let held: Vec<usize> = cluster.nodes.iter().map(|node| node.presence_keys().len()).collect();
+    assert!(held.iter().all(|&keys| keys > 0) && held.iter().sum::<usize>() == users.len(), "{held:?}");
+    // Two sessions of one user on two nodes; without a session both end.
+    for session in ["a", "b", "c", "d"] {
+        let body = Some(json!({ "session": session }));
+        assert_eq!(daemon.call("PUT", "/v1/users/u0/heartbeat", body).await.0, 204);
+    }
+    assert_eq!(daemon.call("DELETE", "/v1/users/u0", None).await.0, 204);
+    let gone = socket.transitions().await;
+    let (user, reason) = (&gone[0]["user"], &gone[0]["reason"]);
+    assert_eq!((user, reason), (&json!("u0"), &json!("deleted")));
+    let left: usize = cluster.nodes.iter().map(|node| node.presence_keys().len()).sum();
+    assert_eq!(left, users.len() - 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_goes_where_its_slot_is_going() {
+    let cluster = Cluster::start(2, 0).await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let user = (0..).map(|i| format!("u{i}")).find(|user| cluster.slot(&format!("presence:{user}")) < 8_192);
+    let user = user.expect("one of two");
+    let slot = cluster.slot(&format!("presence:{user}")).to_string();
+    let [from, to] = [0, 1].map(|i| crate::common::cluster::id(&cluster.nodes[i]));
+    cluster.nodes[1].call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from]);
+    cluster.nodes[0].call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to]);
+    let (mut socket, _) = daemon.watch_all().await;
+    let path = format!("/v1/users/{user}/heartbeat");
+    assert_eq!(daemon.call("PUT", &path, Some(json!({"ttl_ms": 1500}))).await.0, 204);
+    assert_eq!(cluster.nodes[1].presence_keys().len(), 1, "the source says ASK");
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    let gone = socket.transitions().await;
+    assert_eq!(gone[0]["state"], "offline", "the node it is going to tells when it ends");
+}
+
+#[test]
+fn commands_read_and_write_all_primaries() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cluster = runtime.block_on(Cluster::start(3, 0));
+    let url = cluster.url();
+    let users: Vec<String> = (0..20).map(|i| format!("u{i}")).collect();
+    let mut beat = vec!["beat", "--redis", &url];
+    beat.extend(users.iter().map(String::as_str));
+    let done = keybeat(&beat);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let listed = keybeat(&["ls", "--json", "--redis", &url]);
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), users.len());
+    let mut get = vec!["get", "--redis", &url];
+    get.extend(users.iter().map(String::as_str));
+    assert_eq!(keybeat(&get).status.code(), Some(0));
+    get.push("nobody");
+    assert_eq!(keybeat(&get).status.code(), Some(3));
+    let refused = keybeat(&["ls", "--redis", "redis-cluster://127.0.0.1:1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("127.0.0.1:1") && said.contains("is it running?"), "{said}");
+    let refused = keybeat(&["ls", "--redis", "redis-cluster://127.0.0.1:1/2"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("database 0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_the_fewest_rights_is_enough_for_a_cluster() {
+    let cluster = Cluster::start(3, 0).await;
+    for node in &cluster.nodes {
+        let rights = "reset on >secret ~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info \
+                      +select +set +del +pttl +scan +exists +asking +cluster|info +cluster|nodes";
+        let mut command = vec!["ACL", "SETUSER", "keybeat"];
+        command.extend(rights.split_whitespace());
+        assert_eq!(node.call(&command).as_text(), "OK");
+    }
+    let url = cluster.url().replace("://", "://keybeat:secret@");
+    let daemon = Daemon::with(&["--redis", &url]).await;
+    let mut writer = Writer::new(cluster.ports());
+    let set =
+        |user: usize| ["SET", &format!("presence:u{user}"), "1", "EX", "30"].map(str::to_owned).to_vec();
+    assert!(writer.send(&(0..30).map(set).collect::<Vec<_>>()));
+    until("all are online", async || (names(&daemon.get("/v1/users").await).len() == 30).then_some(())).await;
+    assert!(!daemon.log().contains("secret"), "no secret in the log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_down_is_named_and_followed_when_it_is_up() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let port = cluster.nodes[2].port.to_string();
+    cluster.nodes[2].kill();
+    until("the cause names the node", async || daemon.not_ready().await.contains(&port).then_some(())).await;
+    assert_eq!(daemon.get("/v1/users/alice").await["stale"], true);
+    cluster.nodes[2].run();
+    daemon.ready().await;
+}
