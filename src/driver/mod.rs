@@ -160,7 +160,7 @@ impl Driver {
                 // What was written before is found by the comparison that begins.
                 server.passed = self.hub.last_mark();
                 server.sweeps = silent.any();
-                (server.sweep_at, server.swept_from) = (None, now);
+                (server.sweep_at, server.swept_from, server.sweeping) = (None, now, false);
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
             }
             Feed::Lagged(lost) => {
@@ -178,6 +178,7 @@ impl Driver {
                 server.sweep_at = None;
                 server.cause = why;
                 server.detector.handle(now, Input::Down);
+                self.pass_mark();
             }
         }
         self.drain(at);
@@ -210,6 +211,7 @@ impl Driver {
 
     /// A mark is passed when the last of the servers that can be heard has brought it.
     fn pass_mark(&self) {
+        // Also when one that is waited for is gone.
         let heard = self.servers.iter().filter(|server| server.connected);
         if let Some(passed) = heard.map(|server| server.passed).min() {
             self.hub.pass_mark(passed);
@@ -220,7 +222,7 @@ impl Driver {
     fn tick(&mut self) {
         let now = self.clock.now();
         if self.retire_at.is_some_and(|due| due <= now) {
-            self.retire();
+            self.retire_again(now);
         }
         for at in 0..self.servers.len() {
             self.tick_canary(at, now);

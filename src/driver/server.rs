@@ -42,6 +42,10 @@ pub(super) struct Server {
     pub(super) passed: u64,
     /// It does not tell all: keys are looked for, again and again.
     pub(super) sweeps: bool,
+    /// Slots have moved, so that keys are to be looked for once.
+    pub(super) moved: bool,
+    /// Keys are being looked for.
+    pub(super) sweeping: bool,
     /// When to look next, and when it was begun last.
     pub(super) sweep_at: Option<Time>,
     pub(super) swept_from: Time,
@@ -64,6 +68,8 @@ impl Server {
             gap: "start",
             passed: 0,
             sweeps: false,
+            moved: false,
+            sweeping: false,
             sweep_at: None,
             swept_from: Time::default(),
         }
@@ -96,8 +102,18 @@ impl Server {
     /// The last sweep, or comparison, is done: the next is due after as long a pause as it took, so that half of
     /// the time belongs to others.
     pub(super) fn plan_sweep(&mut self, now: Time) {
+        self.sweeping = false;
         let pause = now.since(self.swept_from).clamp(SWEEP_PAUSE_MS.0, SWEEP_PAUSE_MS.1);
-        self.sweep_at = self.sweeps.then(|| now.plus(pause));
+        self.sweep_at = (self.sweeps || self.moved).then(|| now.plus(pause));
+    }
+
+    /// Slots have moved from or to it. All events were heard, so this is no gap; but a server may be rid of keys
+    /// without a word (Valkey's atomic migration), and they are to change hands before their deadlines.
+    pub(super) fn slots_moved(&mut self, now: Time) {
+        self.moved = true;
+        if self.connected && !self.sweeping && self.detector.settled() {
+            self.sweep_at = Some(now);
+        }
     }
 
     /// Should a sweep begin now? Says so once.
@@ -106,6 +122,7 @@ impl Server {
         if due {
             self.sweep_at = None;
             self.swept_from = now;
+            (self.moved, self.sweeping) = (false, true);
         }
         due
     }

@@ -4,7 +4,7 @@ use super::Driver;
 use super::server::Server;
 use crate::keyspace::cluster::{Node, Redirection, Topology, slot};
 use crate::keyspace::link::{Feeder, Place};
-use crate::presence::{Input, Moved};
+use crate::presence::{Input, Moved, Time};
 use tracing::info;
 
 /// How often a server that left tries again to give its keys over, while slots have no owner.
@@ -53,11 +53,10 @@ impl Driver {
             self.drain(at);
             return;
         };
-        let moved = server.node.slots != node.slots;
-        server.node = node.clone();
-        if moved && server.connected {
-            self.gap(at, "topology");
+        if server.node.slots != node.slots {
+            server.slots_moved(self.clock.now());
         }
+        server.node = node.clone();
     }
 
     /// Gives over the keys of servers that left, and forgets those that have none left.
@@ -73,6 +72,15 @@ impl Driver {
         self.servers.retain(|server| !server.leaves() || server.detector.counts().keys > 0);
         let waits = self.servers.iter().any(Server::leaves);
         self.retire_at = waits.then(|| now.plus(RETIRE_EVERY_MS));
+    }
+
+    /// Tries again, once the slots have owners.
+    pub(super) fn retire_again(&mut self, now: Time) {
+        if self.current.without_owner() == 0 {
+            self.retire();
+        } else {
+            self.retire_at = Some(now.plus(RETIRE_EVERY_MS));
+        }
     }
 
     /// The server that follows the node of this name.

@@ -6,6 +6,7 @@ use fred::prelude::*;
 use fred::types::config::{PerformanceConfig, Server, ServerConfig, UnresponsiveConfig};
 use fred::types::{ClusterHash, CustomCommand, RespVersion};
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -25,7 +26,7 @@ pub struct Target {
 /// A client that goes with its connection: dropped, it takes its tasks along.
 pub struct Connection {
     client: Client,
-    task: tokio::task::JoinHandle<Result<(), Error>>,
+    task: AbortOnDropHandle<Result<(), Error>>,
 }
 
 impl Target {
@@ -52,7 +53,9 @@ impl Target {
             }
             let rest = &url[url.find("://").unwrap_or(0)..];
             let config = Config::from_url(&format!("{scheme}{rest}"))?;
-            if config.server.is_clustered() && config.database.is_some_and(|db| db != 0) {
+            // fred does not look at the path there.
+            let path = url.split('?').next().and_then(|place| place.splitn(4, '/').nth(3));
+            if config.server.is_clustered() && path.is_some_and(|db| !db.is_empty() && db != "0") {
                 bail!("a cluster has only database 0");
             }
             Ok(config)
@@ -114,7 +117,7 @@ impl Target {
         let mut task = None;
         // Whoever waits has to be there before it begins: what comes of it is told only once. (`init` does that,
         // but would wait for ever where a server accepts and then says nothing.)
-        let begin = async { task = Some(client.connect()) };
+        let begin = async { task = Some(AbortOnDropHandle::new(client.connect())) };
         let connected = async { tokio::join!(biased; client.wait_for_connect(), begin).0 };
         let waited = tokio::time::timeout(CONNECT, connected).await;
         let Some(task) = task else { bail!("the connection to {} was not begun", self.shown) };
@@ -138,7 +141,7 @@ impl Target {
         // Without a policy fred's init would wait for ever.
         builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
         let client = builder.build()?;
-        let task = client.connect();
+        let task = AbortOnDropHandle::new(client.connect());
         Ok(Connection { client, task })
     }
 
@@ -215,12 +218,6 @@ impl Connection {
                 },
             }
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

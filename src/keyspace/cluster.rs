@@ -50,8 +50,10 @@ impl Node {
     /// The address of a redirection, which leaves out the host where it is this node's own.
     pub fn absolute(&self, address: &str) -> String {
         let own = self.addresses.first().and_then(|own| own.rsplit_once(':'));
+        // An IPv6 address may begin with a colon, too.
+        let port = address.strip_prefix(':').filter(|port| port.bytes().all(|c| c.is_ascii_digit()));
         match own {
-            Some((host, _)) if address.starts_with(':') => format!("{host}{address}"),
+            Some((host, _)) if port.is_some() => format!("{host}{address}"),
             _ => address.to_owned(),
         }
     }
@@ -119,7 +121,8 @@ impl Topology {
     /// How many slots nobody owns.
     pub fn without_owner(&self) -> usize {
         let owned = |node: &Node| node.slots.iter().map(|range| range.len()).sum::<usize>();
-        if self.clustered { usize::from(SLOTS) - self.nodes.iter().map(owned).sum::<usize>() } else { 0 }
+        let owned: usize = self.nodes.iter().map(owned).sum();
+        if self.clustered { usize::from(SLOTS).saturating_sub(owned) } else { 0 }
     }
 
     fn same(&self, other: &Topology) -> bool {
@@ -237,8 +240,10 @@ impl Asker {
         let known = self.accepted.iter().flat_map(|view| view.lines.iter().map(|line| line.place()));
         let places: BTreeSet<(String, u16)> = self.seeds.iter().cloned().chain(known).collect();
         let mut asked = JoinSet::new();
+        // Those to places that are asked no more end.
+        let mut connections = std::mem::take(&mut self.connections);
         for place in places {
-            let held = self.connections.remove(&place);
+            let held = connections.remove(&place);
             let target = self.target.at(place.0.clone(), place.1);
             asked.spawn(async move {
                 let view = timeout(ANSWER, ask(&target, held, &place.0)).await;
@@ -432,6 +437,8 @@ fff :0@0 master,noaddr - 0 1 2 disconnected
         assert_eq!(topology.at("10.0.0.2:7002").map(|node| node.id.as_str()), Some("bbb"));
         assert_eq!(slot(b"123456789"), 12739, "the example of the cluster specification");
         assert_eq!(topology.owner(b"123456789").map(|node| node.id.as_str()), Some("eee"));
+        assert_eq!(topology.nodes[0].absolute(":7009"), "127.0.0.1:7009");
+        assert_eq!(topology.nodes[0].absolute("::1:7009"), "::1:7009");
         assert_eq!(topology.owner(b"x{123456789}y").map(|node| node.id.as_str()), Some("eee"));
     }
 

@@ -194,16 +194,17 @@ impl From<anyhow::Error> for Ended {
 }
 
 async fn run(settings: Settings, feed: Feeder, mut orders: mpsc::Receiver<Order>) {
-    let mut last_run = None;
+    let mut before = Before::default();
     let mut wait = BACKOFF_MS.0;
     let mut said = String::new();
     loop {
-        let up = match connect(&settings, &last_run).await {
+        let up = match connect(&settings, &mut before).await {
             Ok(session) => {
                 info!(server = settings.target.shown(), version = session.version, "subscribed");
-                last_run = Some(session.run.clone());
+                before.run = Some(session.run.clone());
+                before.refused = false;
                 let began = Instant::now();
-                let ended = serve(session, &settings, &feed, &mut orders).await;
+                let ended = serve(session, &settings, &mut before.canary, &feed, &mut orders).await;
                 // One that connects and is dead within moments, again and again, must not be a storm.
                 if began.elapsed() > LASTING {
                     wait = BACKOFF_MS.0;
@@ -214,6 +215,7 @@ async fn run(settings: Settings, feed: Feeder, mut orders: mpsc::Receiver<Order>
             Err(why) => Ended { cause: "connect", why },
         };
         let why = format!("{:#}", up.why);
+        before.refused |= why.contains("CLUSTERDOWN");
         // Said once, not with each attempt.
         if why == said {
             debug!(server = settings.target.shown(), "{why}");
@@ -228,6 +230,16 @@ async fn run(settings: Settings, feed: Feeder, mut orders: mpsc::Receiver<Order>
         sleep(Duration::from_millis(wait / 2 + fastrand::u64(..=wait / 2))).await;
         wait = (wait * 2).min(BACKOFF_MS.1);
     }
+}
+
+/// What a link remembers from one connection to the next.
+#[derive(Default)]
+struct Before {
+    /// The server's run id.
+    run: Option<String>,
+    canary: Canary,
+    /// The server has refused writes since its cluster is down: nobody could renew a key, and keys ran out.
+    refused: bool,
 }
 
 /// A proven subscription.
@@ -245,7 +257,7 @@ struct Session {
     primary: Target,
 }
 
-async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Session> {
+async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
     let primary = settings.target.resolve().await?;
     // First without the ring, which is dear to make while there is no server.
     let asker = primary.connect(NO_EVENTS).await?;
@@ -267,9 +279,11 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
     let parser = Parser::new(settings.names.clone(), &settings.daemon, stream, settings.seal.clone());
     prove(asker.client(), settings, &parser, &mut events).await?;
     let run = field("run_id");
-    let same = last_run.as_ref() == Some(&run);
-    let flushed = same && canary_is_gone(asker.client(), settings).await?;
-    let silent = try_events(asker.client(), settings, &parser, &mut events).await?;
+    let same = before.run.as_ref() == Some(&run);
+    let gone = same && canary_is_gone(asker.client(), &before.canary).await?;
+    let flushed = gone || before.refused;
+    let canary = before.canary.key(settings);
+    let silent = try_events(asker.client(), settings, canary, &parser, &mut events).await?;
     let scripts = may_script(asker.client()).await;
     Ok(Session {
         primary,
@@ -288,8 +302,8 @@ async fn connect(settings: &Settings, last_run: &Option<String>) -> Result<Sessi
 
 /// The canary has been set in the link before: where it is gone, so is everything. Where it has moved to
 /// another node, that is not known.
-async fn canary_is_gone(client: &Client, settings: &Settings) -> Result<bool> {
-    let Some(key) = Canary::default().key(settings) else { return Ok(false) };
+async fn canary_is_gone(client: &Client, canary: &Canary) -> Result<bool> {
+    let Some(key) = &canary.key else { return Ok(false) };
     match client.exists::<i64, _>(key).await {
         Ok(found) => Ok(found == 0),
         Err(why) if cluster::redirection(&why).is_some() => Ok(false),
@@ -308,7 +322,11 @@ impl Canary {
     /// `None` where the node owns no slot, or none that a key with this prefix can have.
     fn key(&mut self, settings: &Settings) -> Option<String> {
         let Some(place) = &settings.place else {
-            return Some(settings.names.canary_key(&settings.daemon));
+            return self
+                .key
+                .get_or_insert_with(|| settings.names.canary_key(&settings.daemon))
+                .clone()
+                .into();
         };
         let topology = place.topology.borrow().clone();
         if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &topology)) {
@@ -412,10 +430,11 @@ async fn prove(
 async fn try_events(
     asker: &Client,
     settings: &Settings,
+    key: Option<String>,
     parser: &Parser,
     events: &mut broadcast::Receiver<KeyspaceEvent>,
 ) -> Result<Silent> {
-    let Some(key) = Canary::default().key(settings) else { return Ok(Silent::default()) };
+    let Some(key) = key else { return Ok(Silent::default()) };
     let expire = || Some(Expiration::EX(CANARY_TTL_S));
     let pipeline = asker.pipeline();
     pipeline.set::<(), _, _>(&key, "", expire(), None, false).await?;
@@ -471,6 +490,7 @@ fn is_hello(parser: &Parser, event: &KeyspaceEvent) -> bool {
 async fn serve(
     session: Session,
     settings: &Settings,
+    canary: &mut Canary,
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
@@ -487,7 +507,7 @@ async fn serve(
     }
     tokio::select! {
         ended = pump(events, &parser, silent, feed) => ended,
-        ended = obey(asker.client(), settings, &parser, (scripts, silent), feed, orders) => ended,
+        ended = obey(asker.client(), settings, (&parser, canary), (scripts, silent), feed, orders) => ended,
         why = asker.lost() => anyhow!("the command connection was lost: {why}").into(),
         why = listener.lost() => anyhow!("the event connection was lost: {why}").into(),
         ended = watch_primary(settings, &primary) => ended,
@@ -542,13 +562,12 @@ fn take(parser: &Parser, event: &KeyspaceEvent, chunk: &mut Events) {
 async fn obey(
     asker: &Client,
     settings: &Settings,
-    parser: &Parser,
+    (parser, canary): (&Parser, &mut Canary),
     (scripts, silent): (bool, Silent),
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
     let mut under_way: JoinSet<Result<()>> = JoinSet::new();
-    let mut canary = Canary::default();
     let clustered = settings.place.is_some();
     loop {
         let order = tokio::select! {
@@ -563,12 +582,14 @@ async fn obey(
             return Ended { cause: "stop", why: anyhow!("the daemon stops") };
         };
         let (asker, feed, names) = (asker.clone(), feed.clone(), settings.names.clone());
+        let place = settings.place.as_ref();
+        let topology = place.map(|place| place.topology.borrow().clone()).unwrap_or_default();
         match order {
             Order::Ask(batch, keys) => {
                 let fences = [Side::Open, Side::Close].map(|side| parser.mark(Mark::Fence(batch, side)));
                 under_way.spawn(async move {
                     let asked = if clustered {
-                        ask_node(&asker, &names, fences, &keys).await
+                        ask_node(&asker, &names, &topology, fences, &keys).await
                     } else {
                         ask(&asker, &names, scripts, fences, &keys).await.map(|told| (told, Vec::new()))
                     };
@@ -619,10 +640,12 @@ async fn send_canary(
 }
 
 /// Asks a cluster's node for the TTL of each key, between the two fences. Those that it disowns are asked for
-/// again with ASKING, since their slots may be on their way to it.
+/// again with ASKING, since their slots may be on their way to it. Keys of slots that nobody owns are not asked
+/// for: the answer is CLUSTERDOWN, which ends the connection.
 async fn ask_node(
     client: &Client,
     names: &Names,
+    topology: &Topology,
     fences: [String; 2],
     keys: &[Key],
 ) -> Result<(Vec<Answer>, Vec<Redirection>)> {
@@ -630,23 +653,28 @@ async fn ask_node(
     let [open, close] = fences;
     let first = client.pipeline();
     first.publish::<(), _, _>(&channel, open).await?;
-    for key in keys {
-        first.pttl::<(), _>(names.redis_key(key.as_str())).await?;
+    let mut asked = Vec::with_capacity(keys.len());
+    for (i, key) in keys.iter().enumerate() {
+        let name = names.redis_key(key.as_str());
+        if topology.owner(name.as_bytes()).is_some() {
+            first.pttl::<(), _>(name).await?;
+            asked.push(i);
+        }
     }
     let told: Vec<Result<i64, Error>> = first.try_all().await.into_iter().skip(1).collect();
-    if told.len() != keys.len() {
-        bail!("{} answers to {} questions", told.len(), keys.len());
+    if told.len() != asked.len() {
+        bail!("{} answers to {} questions", told.len(), asked.len());
     }
-    let (mut answers, mut redirections, mut moved) = (Vec::with_capacity(keys.len()), Vec::new(), Vec::new());
-    for (i, told) in told.into_iter().enumerate() {
-        answers.push(match told {
-            Ok(left) => listing::answer(left),
+    let (mut answers, mut redirections, mut moved) =
+        (vec![Answer::Moved; keys.len()], Vec::new(), Vec::new());
+    for (&i, told) in asked.iter().zip(told) {
+        match told {
+            Ok(left) => answers[i] = listing::answer(left),
             Err(why) => {
                 redirections.push(cluster::redirection(&why).ok_or(why)?);
                 moved.push(i);
-                Answer::Moved
             }
-        });
+        }
     }
     let second = client.pipeline();
     for &i in &moved {

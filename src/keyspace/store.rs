@@ -19,13 +19,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+/// How long a mark may take to be sent.
+const MARK: Duration = Duration::from_millis(500);
+
 /// Writes presence keys, each to the server that owns it.
 pub struct Store {
     topology: watch::Receiver<Arc<Topology>>,
     /// Where the one server is, should there be no cluster: a Sentinel's primary changes.
     primary: watch::Receiver<Target>,
-    /// By the name of the node.
-    lanes: Mutex<BTreeMap<String, Arc<Lane>>>,
+    /// By the name of the node, each with the addresses that it leads to.
+    lanes: Mutex<BTreeMap<String, (Vec<String>, Arc<Lane>)>>,
     names: Names,
     daemon: String,
     seal: Seal,
@@ -96,7 +99,10 @@ impl Store {
         let sent = topology.nodes.iter().map(async |node| {
             let text = self.seal.store_mark(&node.daemon(&self.daemon), mark);
             let Some(lane) = lanes.get(&node.id) else { return Ok(()) };
-            lane.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await).await
+            let publish =
+                lane.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await);
+            // One that is frozen must not keep the others waiting.
+            timeout(MARK, publish).await.unwrap_or_else(|_| Err(Error::RedisUnavailable("no answer".into())))
         });
         let mut failed = None;
         for sent in join_all(sent).await {
@@ -127,15 +133,17 @@ impl Store {
     /// A lane to each server; those of servers that are no more end.
     fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        lanes.retain(|id, _| topology.nodes.iter().any(|node| node.id == *id));
+        let same =
+            |id: &str, at: &[String]| topology.nodes.iter().any(|node| node.id == id && node.addresses == at);
+        lanes.retain(|id, (at, _)| same(id, at));
         for node in &topology.nodes {
             lanes.entry(node.id.clone()).or_insert_with(|| {
                 let lane =
                     if topology.clustered { Lane::to(&node.target) } else { Lane::new(self.primary.clone()) };
-                Arc::new(lane)
+                (node.addresses.clone(), Arc::new(lane))
             });
         }
-        lanes.clone()
+        lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()
     }
 
     /// Writes each to its owner, and once more to where an owner says that it has moved.
@@ -145,43 +153,60 @@ impl Store {
         }
         let topology = self.known().await?;
         let lanes = self.lanes(&topology);
-        let mut moved = Vec::new();
+        let (mut moved, mut failed) = (Vec::new(), None);
         let mut groups: BTreeMap<String, Vec<Write>> = BTreeMap::new();
         for write in writes {
-            let owner = topology.owner(write.key.as_bytes()).ok_or_else(|| {
-                Error::RedisUnavailable(format!(
-                    "no server owns the slot {}",
-                    cluster::slot(write.key.as_bytes())
-                ))
-            })?;
-            groups.entry(owner.id.clone()).or_default().push(write);
+            match topology.owner(write.key.as_bytes()) {
+                Some(owner) => groups.entry(owner.id.clone()).or_default().push(write),
+                None => failed = Some(unowned(&write)),
+            }
         }
         let sent = groups.into_iter().map(async |(id, writes)| {
-            let answers = send(&lanes, &id, &writes, false).await?;
-            Ok::<_, Error>((id, writes, answers))
+            let answers = send(&lanes, &id, &writes, false).await;
+            (id, writes, answers)
         });
-        for sent in join_all(sent).await {
-            let (id, writes, answers) = sent?;
+        // What can be written is, whatever became of the rest.
+        for (id, writes, answers) in join_all(sent).await {
+            let answers = match answers {
+                Ok(answers) => answers,
+                Err(why) => {
+                    failed = Some(why);
+                    continue;
+                }
+            };
             for (write, answer) in writes.into_iter().zip(answers) {
                 let Err(why) = answer else { continue };
-                let redirection = cluster::redirection(&why).ok_or_else(|| refused(&why))?;
-                let from = topology.nodes.iter().find(|node| node.id == id);
-                let address =
-                    from.map_or(redirection.address.clone(), |node| node.absolute(&redirection.address));
-                let to = topology.at(&address).ok_or_else(|| refused(&why))?;
-                moved.push((to.id.clone(), redirection.ask, write));
+                match redirected(&topology, &id, &why) {
+                    Some((to, ask)) => moved.push((to, ask, write)),
+                    None => failed = Some(refused(&why)),
+                }
             }
         }
         for (id, ask, write) in moved {
-            let answers = send(&lanes, &id, &[write], ask).await?;
-            answers.into_iter().collect::<Result<Vec<Value>, _>>().map_err(|why| refused(&why))?;
+            let sent = send(&lanes, &id, &[write], ask).await;
+            let done = sent.and_then(|answers| {
+                answers.into_iter().collect::<Result<Vec<Value>, _>>().map_err(|why| refused(&why))
+            });
+            failed = done.err().or(failed);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
+}
+
+fn unowned(write: &Write) -> Error {
+    Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
 }
 
 fn refused(why: &fred::error::Error) -> Error {
     Error::RedisUnavailable(super::client::in_words(why))
+}
+
+/// The node that the one called `from` points to, and whether with ASKING; none if it points nowhere we know.
+fn redirected(topology: &Topology, from: &str, why: &fred::error::Error) -> Option<(String, bool)> {
+    let redirection = cluster::redirection(why)?;
+    let from = topology.nodes.iter().find(|node| node.id == from)?;
+    let to = topology.at(&from.absolute(&redirection.address))?;
+    Some((to.id.clone(), redirection.ask))
 }
 
 /// Sends all in one pipeline, each after ASKING if need be. An answer each.
@@ -206,5 +231,11 @@ async fn send(
         Ok(pipeline.try_all::<Value>().await)
     });
     let answers: Answers = answers.await?;
+    // Of a connection that was lost there is one answer to all.
+    if answers.len() != writes.len() * if ask { 2 } else { 1 } {
+        let why = answers.into_iter().find_map(Result::err);
+        let lost = || Error::RedisUnavailable("the connection was lost".into());
+        return Err(why.as_ref().map_or_else(lost, refused));
+    }
     Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
 }

@@ -269,7 +269,21 @@ async fn a_frozen_primary_of_a_cluster_replaced() -> Outcome {
     world.outcome().await
 }
 
+/// Without its share the cluster is down, and the others take no heartbeat either.
+async fn a_primary_of_a_cluster_without_a_replica_away_for_more_than_a_ttl() -> Outcome {
+    let (world, mut cluster) = in_a_cluster(3, 0).await;
+    world.silence();
+    cluster.nodes[0].kill();
+    sleep(TTL + Duration::from_secs(2)).await;
+    cluster.nodes[0].run();
+    world.outcome().await
+}
+
 pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a primary of a cluster without a replica away for more than a ttl",
+        run: || Box::pin(a_primary_of_a_cluster_without_a_replica_away_for_more_than_a_ttl()),
+    },
     Fault {
         name: "a primary of a cluster killed and its replica promoted",
         run: || Box::pin(a_primary_of_a_cluster_killed_and_its_replica_promoted()),

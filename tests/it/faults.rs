@@ -26,6 +26,7 @@ macro_rules! faults {
 }
 
 faults! {
+    a_primary_of_a_cluster_without_a_replica_away_for_more_than_a_ttl
     a_primary_of_a_cluster_killed_and_its_replica_promoted
     a_planned_failover_in_a_cluster
     slots_of_a_cluster_moved

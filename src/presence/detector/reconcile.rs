@@ -51,7 +51,8 @@ impl Detector {
         if let Some(renewable) = if other { Some(0) } else { young } {
             self.renewable_ms = renewable;
         }
-        if other || flushed {
+        // What is live before the first connection was adopted from a server that left.
+        if other || flushed || young.is_some() {
             self.granted = 0;
             self.grant_all(now);
         }
