@@ -125,17 +125,17 @@ impl Driver {
         warn!("the daemon was stopped or starved for {slept} ms; comparing with Redis");
         for at in 0..self.servers.len() {
             if self.servers[at].connected {
-                self.gap(at, "stalled");
+                self.gap(at, "stalled", Input::Gap);
                 self.servers[at].canary.restart(now);
             }
         }
     }
 
-    fn gap(&mut self, at: usize, cause: &'static str) {
+    fn gap(&mut self, at: usize, cause: &'static str, gap: Input) {
         self.metrics.gap(cause);
         let server = &mut self.servers[at];
         server.gap = cause;
-        server.detector.handle(self.clock.now(), Input::Gap);
+        server.detector.handle(self.clock.now(), gap);
     }
 
     fn take(&mut self, (link, feed): (u64, Feed)) {
@@ -161,11 +161,17 @@ impl Driver {
                 server.passed = self.hub.last_mark();
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
             }
+            Feed::Replaced => {
+                warn!(
+                    "the keys are others than a moment ago (FLUSHALL, FLUSHDB, SWAPDB?); comparing with Redis"
+                );
+                self.gap(at, "replaced", Input::Replaced);
+            }
             Feed::Lagged(lost) => {
                 warn!(
                     "{lost} events were lost since they came faster than they could be read; comparing with Redis"
                 );
-                self.gap(at, "lagged");
+                self.gap(at, "lagged", Input::Gap);
             }
             Feed::Down { cause, why } => {
                 if server.connected {

@@ -55,7 +55,7 @@ impl Driver {
         let moved = server.node.slots != node.slots;
         server.node = node.clone();
         if moved && server.connected {
-            self.gap(at, "topology");
+            self.gap(at, "topology", Input::Gap);
         }
     }
 

@@ -6,6 +6,7 @@ mod common;
 mod churn;
 mod cli;
 mod client;
+mod commands;
 mod console;
 mod degraded;
 mod doctor;
