@@ -138,6 +138,12 @@ impl Driver {
         server.detector.handle(self.clock.now(), gap);
     }
 
+    fn replaced(&mut self, at: usize) {
+        if std::mem::take(&mut self.servers[at].replaced) {
+            self.gap(at, "replaced", Input::Replaced);
+        }
+    }
+
     fn take(&mut self, (link, feed): (u64, Feed)) {
         // What a link that has ended said last is not looked at.
         let Some(at) = self.servers.iter().position(|server| server.id == link && !server.leaves()) else {
@@ -159,13 +165,18 @@ impl Driver {
                 server.canary.restart(now);
                 // What was written before is found by the comparison that begins.
                 server.passed = self.hub.last_mark();
+                let flushed = std::mem::take(&mut server.replaced) || flushed;
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
             }
             Feed::Replaced => {
                 warn!(
                     "the keys are others than a moment ago (FLUSHALL, FLUSHDB, SWAPDB?); comparing with Redis"
                 );
-                self.gap(at, "replaced", Input::Replaced);
+                // Events of keys from before may still be on their way, and come before the canary's.
+                server.replaced = true;
+                if !server.canary.awaited() {
+                    self.replaced(at);
+                }
             }
             Feed::Lagged(lost) => {
                 warn!(
@@ -201,6 +212,7 @@ impl Driver {
                     if let Some(lag) = server.canary.seen(now) {
                         self.metrics.event_lag.observe_ms(lag as f64);
                     }
+                    self.replaced(at);
                 }
                 Item::Mark(mark) => {
                     server.passed = server.passed.max(mark);

@@ -37,6 +37,8 @@ pub(super) struct Server {
     pub(super) gap: &'static str,
     /// The last of the store's marks that came back.
     pub(super) passed: u64,
+    /// The keys were replaced before the canary under way, which tells where in the stream.
+    pub(super) replaced: bool,
 }
 
 impl Server {
@@ -55,6 +57,7 @@ impl Server {
             cause: "not connected yet".into(),
             gap: "start",
             passed: 0,
+            replaced: false,
         }
     }
 
