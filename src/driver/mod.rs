@@ -125,17 +125,23 @@ impl Driver {
         warn!("the daemon was stopped or starved for {slept} ms; comparing with Redis");
         for at in 0..self.servers.len() {
             if self.servers[at].connected {
-                self.gap(at, "stalled");
+                self.gap(at, "stalled", Input::Gap);
                 self.servers[at].canary.restart(now);
             }
         }
     }
 
-    fn gap(&mut self, at: usize, cause: &'static str) {
+    fn gap(&mut self, at: usize, cause: &'static str, gap: Input) {
         self.metrics.gap(cause);
         let server = &mut self.servers[at];
         server.gap = cause;
-        server.detector.handle(self.clock.now(), Input::Gap);
+        server.detector.handle(self.clock.now(), gap);
+    }
+
+    fn replaced(&mut self, at: usize) {
+        if std::mem::take(&mut self.servers[at].replaced) {
+            self.gap(at, "replaced", Input::Replaced);
+        }
     }
 
     fn take(&mut self, (link, feed): (u64, Feed)) {
@@ -161,13 +167,24 @@ impl Driver {
                 server.passed = self.hub.last_mark();
                 server.sweeps = silent.any();
                 (server.sweep_at, server.swept_from, server.sweeping) = (None, now, false);
+                let flushed = std::mem::take(&mut server.replaced) || flushed;
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
+            }
+            Feed::Replaced => {
+                warn!(
+                    "the keys are others than a moment ago (FLUSHALL, FLUSHDB, SWAPDB?); comparing with Redis"
+                );
+                // Events of keys from before may still be on their way, and come before the canary's.
+                server.replaced = true;
+                if !server.canary.awaited() {
+                    self.replaced(at);
+                }
             }
             Feed::Lagged(lost) => {
                 warn!(
                     "{lost} events were lost since they came faster than they could be read; comparing with Redis"
                 );
-                self.gap(at, "lagged");
+                self.gap(at, "lagged", Input::Gap);
             }
             Feed::Down { cause, why } => {
                 if server.connected {
@@ -199,6 +216,7 @@ impl Driver {
                     if let Some(lag) = server.canary.seen(now) {
                         self.metrics.event_lag.observe_ms(lag as f64);
                     }
+                    self.replaced(at);
                 }
                 Item::Mark(mark) => {
                     server.passed = server.passed.max(mark);

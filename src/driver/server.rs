@@ -49,6 +49,8 @@ pub(super) struct Server {
     /// When to look next, and when it was begun last.
     pub(super) sweep_at: Option<Time>,
     pub(super) swept_from: Time,
+    /// The keys were replaced before the canary under way, which tells where in the stream.
+    pub(super) replaced: bool,
 }
 
 impl Server {
@@ -72,6 +74,7 @@ impl Server {
             sweeping: false,
             sweep_at: None,
             swept_from: Time::default(),
+            replaced: false,
         }
     }
 

@@ -19,6 +19,7 @@ use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand, InfoKind, KeyspaceEvent};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -74,6 +75,8 @@ pub enum Feed {
     },
     /// Evidence, in the order of the stream.
     Events(Events),
+    /// The keys are others than a moment ago, and no event has told of that.
+    Replaced,
     /// So many events were lost since we did not read them in time.
     Lagged(u64),
     /// Redis' answers to a batch, and where the keys are that it says have moved.
@@ -568,6 +571,7 @@ async fn obey(
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
     let mut under_way: JoinSet<Result<()>> = JoinSet::new();
+    let sung = Arc::new(AtomicU64::new(0));
     let clustered = settings.place.is_some();
     loop {
         let order = tokio::select! {
@@ -606,10 +610,13 @@ async fn obey(
             Order::Canary => {
                 let (key, mark) = (canary.key(settings), parser.mark(Mark::Canary));
                 let channel = names.fence_channel();
+                let sung = (!clustered).then(|| sung.clone());
                 under_way.spawn(async move {
-                    send_canary(&asker, key, silent, &channel, &mark)
-                        .await
-                        .context("the canary could not be sent")
+                    let sent = send_canary(&asker, key, silent, (&channel, &mark), sung).await;
+                    if sent.context("the canary could not be sent")? {
+                        feed.send(Feed::Replaced).await?;
+                    }
+                    Ok(())
                 });
             }
             Order::Restart(cause) => {
@@ -621,22 +628,41 @@ async fn obey(
 
 /// Renews the canary's key. A node that owns none of its slots, or no longer, is proven by a message, and so is
 /// a server that does not tell what is set.
+///
+/// The key holds its number, counted in `sung`, and the next canary looks at what it replaces: where that is not
+/// the last one, the database is another, of which no event tells. Says whether so. Not in a cluster, which knows
+/// no SWAPDB and whose nodes lose this key by a move as well.
 async fn send_canary(
     client: &Client,
     key: Option<String>,
     silent: Silent,
-    channel: &str,
-    mark: &str,
-) -> Result<()> {
+    (channel, mark): (&str, &str),
+    sung: Option<Arc<AtomicU64>>,
+) -> Result<bool> {
     if let Some(key) = key {
         let expire = Some(Expiration::EX(CANARY_TTL_S));
-        match client.set::<(), _, _>(key, "", expire, None, false).await {
+        let mut number = 0;
+        if let Some(sung) = sung {
+            let last = sung.fetch_add(1, Ordering::Relaxed);
+            number = last + 1;
+            let found = client.set::<Option<String>, _, _>(&key, number, expire.clone(), None, true).await;
+            if let Ok(found) = found {
+                if silent.set {
+                    client.publish::<(), _, _>(channel, mark).await?;
+                }
+                // What the first of a connection finds may be from before the gap that made it.
+                return Ok(last > 0 && found != Some(last.to_string()));
+            }
+            // Redis before 6.2 does not know GET here.
+        }
+        match client.set::<(), _, _>(key, number, expire, None, false).await {
             Err(why) if cluster::redirection(&why).is_some() => {}
             Ok(()) if silent.set => {}
-            set => return Ok(set?),
+            set => return Ok(set.map(|()| false)?),
         }
     }
-    Ok(client.publish::<(), _, _>(channel, mark).await?)
+    client.publish::<(), _, _>(channel, mark).await?;
+    Ok(false)
 }
 
 /// Asks a cluster's node for the TTL of each key, between the two fences. Those that it disowns are asked for

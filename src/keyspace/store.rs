@@ -27,14 +27,17 @@ pub struct Store {
     topology: watch::Receiver<Arc<Topology>>,
     /// Where the one server is, should there be no cluster: a Sentinel's primary changes.
     primary: watch::Receiver<Target>,
-    /// By the name of the node, each with the addresses that it leads to.
-    lanes: Mutex<BTreeMap<String, (Vec<String>, Arc<Lane>)>>,
+    /// By the name of the node.
+    lanes: Mutex<BTreeMap<String, Led>>,
     names: Names,
     daemon: String,
     seal: Seal,
     ttl: Duration,
     metrics: Arc<Metrics>,
 }
+
+/// A lane, and the addresses of the node that it leads to.
+type Led = (Vec<String>, Arc<Lane>);
 
 /// One command of one key.
 #[derive(Clone)]

@@ -42,6 +42,11 @@ impl Canary {
         due
     }
 
+    /// Is one under way?
+    pub fn awaited(&self) -> bool {
+        self.sent.is_some()
+    }
+
     /// Its event came: the lag in milliseconds from order to arrival, if one was awaited.
     pub fn seen(&mut self, now: Time) -> Option<u64> {
         let sent = self.sent.take()?;

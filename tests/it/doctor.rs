@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::process::Command;
 
 /// The findings by `--json`, and the exit code.
-async fn doctor(url: &str) -> (Option<i32>, Vec<Value>) {
+pub async fn doctor(url: &str) -> (Option<i32>, Vec<Value>) {
     let ran = ended(keybeat(&["doctor", "--json", "--redis", url])).await;
     assert_eq!(ran.err, "", "{ran:?}");
     let findings: Vec<Value> = ran

@@ -7,6 +7,7 @@ mod churn;
 mod cli;
 mod client;
 mod cluster;
+mod commands;
 mod console;
 mod degraded;
 mod doctor;

@@ -112,6 +112,9 @@ pub enum Input<'a> {
     },
     /// Events may be missing although the server is there.
     Gap,
+    /// Its keys are others than a moment ago, and no event has told of that: FLUSHALL, FLUSHDB, SWAPDB. That is
+    /// Redis' doing and not the users': whoever is not found stays online until the last heartbeat's deadline.
+    Replaced,
     /// The server is out of reach: no verdicts until it is up again.
     Down,
     /// Look for keys that no event tells of, where no `set` events arrive, or none at all. Not a gap: the server
@@ -303,6 +306,7 @@ impl Detector {
             _ if !self.up => {}
             Input::Answers(batch, answers) => self.answers(now, batch, answers),
             Input::Gap => self.begin_pass(now),
+            Input::Replaced => self.replaced(now),
             Input::Sweep => self.begin_sweep(),
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
             _ if self.deaf => {}
@@ -457,14 +461,8 @@ impl Detector {
                 slot.flags.doubt(end == End::Deleted);
             }
             End::Evicted => {
-                // Where the last heartbeat need not have been heard, or ran out by what we know, its deadline is
-                // not known.
-                let heard = slot.flags.has(Flags::HEARD) && slot.flags.has(Flags::BY_SET);
-                if !heard || slot.deadline < now || slot.deadline == Time::NEVER {
-                    self.grant(at, now);
-                }
-                let slot = &mut self.slots[at];
-                slot.flags.put(Flags::GRANTED, true);
+                self.thrown_away(at, now);
+                let slot = &self.slots[at];
                 if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
                     self.file(at, now);
                 }
@@ -484,6 +482,18 @@ impl Detector {
             }
             End::Deleted => self.kill(at, now, Reason::Deleted),
         }
+    }
+
+    /// Redis has thrown the key away, not its user: it stays until the last heartbeat's deadline.
+    pub(super) fn thrown_away(&mut self, at: u32, now: Time) {
+        // Where the last heartbeat need not have been heard, or ran out by what we know, its deadline is
+        // not known.
+        let slot = &self.slots[at];
+        let heard = slot.flags.has(Flags::HEARD) && slot.flags.has(Flags::BY_SET);
+        if !heard || slot.deadline < now || slot.deadline == Time::NEVER {
+            self.grant(at, now);
+        }
+        self.slots[at].flags.put(Flags::GRANTED, true);
     }
 
     /// After a gap the last heartbeat need not be the last that was heard.

@@ -106,6 +106,18 @@ impl Detector {
         slot.flags.put(Flags::GRANTED, true);
     }
 
+    /// Compares, but no key that has a TTL ends for its absence. One without lives only by being there.
+    pub(super) fn replaced(&mut self, now: Time) {
+        for at in 0..self.slots.end() {
+            let held = self.slots.get(at);
+            if held.is_some_and(|slot| slot.flags.has(Flags::LIVE) && slot.deadline != Time::NEVER) {
+                self.doubt_heard(at);
+                self.thrown_away(at, now);
+            }
+        }
+        self.begin_pass(now);
+    }
+
     pub(super) fn begin_pass(&mut self, now: Time) {
         self.missed = now;
         self.drop_asks();

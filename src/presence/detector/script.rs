@@ -4,7 +4,7 @@ use super::*;
 
 /// Runs a script and compares all that comes out.
 ///
-/// `up RUN [UPTIME]`, `flushed RUN`, `deaf RUN`, `down`, `gap`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
+/// `up RUN [UPTIME]`, `flushed RUN`, `deaf RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never|moved|notyet …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
 /// `adopted KEY SEEN DEADLINE [granted]`, `retired`.
@@ -45,6 +45,7 @@ impl Run {
             "sweep" => self.feed(now, Input::Sweep),
             "down" => self.feed(now, Input::Down),
             "gap" => self.feed(now, Input::Gap),
+            "replaced" => self.feed(now, Input::Replaced),
             "due" => self.feed(now, Input::Due),
             "set" => self.feed(now, Input::Renewed(word())),
             "placed" => self.feed(now, Input::Placed(word())),
@@ -175,6 +176,29 @@ fn an_answer_that_an_event_overtook_is_asked_again_not_believed() {
     check(
         "0 up r; 0 page; 0 set a; 0 answered a=30; 31 due; 31 answers a=30; 32 set a; 32 open; 32 close",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 31 ask a",
+    );
+}
+
+#[test]
+fn where_all_keys_were_replaced_who_is_there_is_online_and_who_is_not_stays_until_the_deadline() {
+    let (held, said) = HELD;
+    check(
+        &format!("{held} 5 set a; 10 replaced; 10 page c; 11 answered c=20 a=-; 36 due; 37 answered a=- c=-"),
+        &format!(
+            "{said} 10 ask c a; 11 +c Reconciled seen 0; 11 reconciled; 36 ask a c; \
+             37 -a Expired at 35 seen 5; 37 -c Expired at 30 seen 0"
+        ),
+    );
+    // Who beats goes on; a key without a TTL is there or is not.
+    check(
+        &format!(
+            "{held} 5 set a; 10 replaced; 10 page; 11 answered a=-; 20 set a; 36 due; 51 due; 52 answered a=29"
+        ),
+        &format!("{said} 10 ask a; 11 reconciled; 51 ask a"),
+    );
+    check(
+        "0 up r; 0 page; 0 set a; 0 answered a=never; 10 replaced; 10 page; 11 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 10 ask a; 11 -a Reconciled at 11 seen 0; 11 reconciled",
     );
 }
 
