@@ -615,10 +615,10 @@ fn two_servers_that_both_disown_a_key_pass_it_on_slowly() {
 }
 
 #[test]
-fn a_key_adopted_by_a_server_out_of_reach_waits_for_it() {
+fn a_key_adopted_by_a_server_out_of_reach_waits_for_it_and_one_ttl_more() {
     check(
-        "0 adopted a 0 30; 100 due; 200 up r; 200 page; 201 answered a=-",
-        "0 +a Reconciled seen 0; 200 ask a; 201 -a Reconciled at 30 seen 0; 201 reconciled",
+        "0 adopted a 0 30; 100 due; 200 up r; 200 page; 201 answered a=-; 231 due; 232 answered a=-",
+        "0 +a Reconciled seen 0; 200 ask a; 201 reconciled; 231 ask a; 232 -a Expired at 230 seen 0",
     );
 }
 
