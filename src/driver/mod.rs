@@ -168,7 +168,7 @@ impl Driver {
                 server.sweeps = silent.any();
                 (server.sweep_at, server.swept_from, server.sweeping) = (None, now, false);
                 let flushed = std::mem::take(&mut server.replaced) || flushed;
-                server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
+                server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
             }
             Feed::Replaced => {
                 warn!(

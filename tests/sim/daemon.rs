@@ -144,7 +144,7 @@ impl World {
                 self.daemon.exact = false;
                 self.daemon.shadow = held;
                 let run = format!("run{run}");
-                self.daemon.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms, deaf: false });
+                self.daemon.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
             }
             Feed::Down => {
                 self.daemon.connected = false;

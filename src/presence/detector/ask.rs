@@ -184,9 +184,9 @@ impl Detector {
         self.finish_batch(now, id);
     }
 
-    /// Applies a batch once both its closing fence, if one can come, and its answers are there.
+    /// Applies a batch once both its closing fence and its answers are there.
     fn finish_batch(&mut self, now: Time, id: BatchId) {
-        let ready = |batch: &Batch| (batch.closed || self.deaf) && batch.answers.is_some();
+        let ready = |batch: &Batch| batch.closed && batch.answers.is_some();
         if !self.asks.batches.get(&id).is_some_and(ready) {
             return;
         }
@@ -197,7 +197,7 @@ impl Detector {
             return;
         };
         // Without its opening fence a batch proves nothing: ask again.
-        let worth = (batch.open || self.deaf) && answers.len() == batch.slots.len();
+        let worth = batch.open && answers.len() == batch.slots.len();
         for (i, &at) in batch.slots.iter().enumerate() {
             let slot = &mut self.slots[at];
             slot.batch = 0;

@@ -20,7 +20,6 @@ enum Op {
         run: u8,
         flushed: bool,
         uptime_ms: u64,
-        deaf: bool,
     },
     Gap,
     Down,
@@ -86,7 +85,7 @@ fn cursor() -> impl Strategy<Value = u64> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let up = (0u8..2, any::<bool>(), ms(), prop::bool::weighted(0.2));
+    let up = (0u8..2, any::<bool>(), ms());
     prop_oneof![
         4 => (0u64..60).prop_map(Op::Wait),
         1 => (0u64..1 << 33).prop_map(Op::Wait),
@@ -98,7 +97,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0u32..9, vec(answer(), 0..4)).prop_map(|(id, answers)| Op::Answers(id, answers)),
         8 => (any::<[bool; 3]>(), vec(answer(), 8)).prop_map(|(which, answers)| Op::Answered(which, answers)),
         8 => vec(answer(), 8).prop_map(|answers| Op::Answered([true; 3], answers)),
-        2 => up.prop_map(|(run, flushed, uptime_ms, deaf)| Op::Up { run, flushed, uptime_ms, deaf }),
+        2 => up.prop_map(|(run, flushed, uptime_ms)| Op::Up { run, flushed, uptime_ms }),
         1 => Just(Op::Gap),
         1 => Just(Op::Down),
         1 => (any::<u8>(), vec(name(), 0..4), cursor()).prop_map(|(pass, names, next)| Op::Page(pass, names, next)),
@@ -164,8 +163,8 @@ impl Run {
             Op::Fence(id, side) => self.feed(Input::Fence(id, side)),
             Op::Answers(id, answers) => self.feed(Input::Answers(id, answers)),
             Op::Answered(which, answers) => self.answer(which, answers),
-            Op::Up { run, flushed, uptime_ms, deaf } => {
-                self.feed(Input::Up { run: &run.to_string(), flushed, uptime_ms, deaf });
+            Op::Up { run, flushed, uptime_ms } => {
+                self.feed(Input::Up { run: &run.to_string(), flushed, uptime_ms });
             }
             Op::Gap => self.feed(Input::Gap),
             Op::Down => self.feed(Input::Down),

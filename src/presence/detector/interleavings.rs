@@ -66,7 +66,7 @@ impl World {
             answers: BTreeMap::new(),
             detector: Detector::new(settings),
         };
-        world.feed(Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX, deaf: false });
+        world.feed(Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX });
         world.feed(Input::Page(world.detector.pass_number, vec![], 0));
         world
     }

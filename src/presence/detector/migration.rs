@@ -283,7 +283,7 @@ impl Cluster {
 
     fn connect(&mut self, server: usize) {
         self.servers[server].up = true;
-        self.feed(server, Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX, deaf: false });
+        self.feed(server, Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX });
     }
 
     fn cut(&mut self, server: usize) {

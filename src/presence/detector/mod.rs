@@ -104,11 +104,6 @@ pub enum Input<'a> {
         /// it began without data. Of the first server that a detector meets, it tells whether the users of what it
         /// had saved have had the time to renew their keys.
         uptime_ms: u64,
-        /// No event of the server arrives at all, fences neither. Then what comes in as an event is not looked at,
-        /// and answers are believed as they come: nothing under way can be older than they are. Keys are found by
-        /// [`Input::Sweep`], and end when they are asked for. The promises are kept, later. To leave or to begin
-        /// this, hand in `Up` again; that is a gap.
-        deaf: bool,
     },
     /// Events may be missing although the server is there.
     Gap,
@@ -117,7 +112,7 @@ pub enum Input<'a> {
     Replaced,
     /// The server is out of reach: no verdicts until it is up again.
     Down,
-    /// Look for keys that no event tells of, where no `set` events arrive, or none at all. Not a gap: the server
+    /// Look for keys that no event tells of, where no `set` events arrive, or of no key at all. Not a gap: the server
     /// stays settled, and what events say stands. SCAN names the keys; those that were not known are asked for,
     /// and so are those that it did not name. A user is so seen online, and one who logged out offline, within
     /// one sweep; who falls silent is found by the probe at the deadline as ever. Ignored while another sweep or
@@ -251,7 +246,6 @@ pub struct Detector {
     pass_number: u8,
     run: Option<String>,
     up: bool,
-    deaf: bool,
     restart_said: bool,
     /// When it was last known that events may be missing: a `set` heard before need not be the last one.
     missed: Time,
@@ -279,7 +273,6 @@ impl Detector {
             pass_number: 0,
             run: None,
             up: false,
-            deaf: false,
             restart_said: false,
             missed: Time::default(),
             renewable_ms: u64::MAX,
@@ -294,10 +287,7 @@ impl Detector {
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
             Input::Due => self.due(now),
-            Input::Up { run, flushed, uptime_ms, deaf } => {
-                self.deaf = deaf;
-                self.rise(now, run, flushed, uptime_ms);
-            }
+            Input::Up { run, flushed, uptime_ms } => self.rise(now, run, flushed, uptime_ms),
             Input::Down => self.fall(),
             Input::Adopted(moved) => self.adopt(now, moved),
             Input::LetGo(name) => self.let_go(now, name),
@@ -309,7 +299,6 @@ impl Detector {
             Input::Replaced => self.replaced(now),
             Input::Sweep => self.begin_sweep(),
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
-            _ if self.deaf => {}
             Input::Renewed(name) => self.renewed(now, name, false),
             Input::Placed(name) => self.renewed(now, name, true),
             Input::Ended(name, end) => self.ended(now, name, end),

@@ -67,7 +67,7 @@ enum Hears {
     All,
     /// Only of what ran out.
     Expired,
-    /// Neither events nor fences.
+    /// Of no key: only fences come.
     Nothing,
 }
 
@@ -162,7 +162,7 @@ impl World {
         let told = match (self.hears, &event) {
             (Hears::All, _) => true,
             (Hears::Expired, event) => matches!(event, Event::Fence(..) | Event::Ended(_, End::Expired)),
-            (Hears::Nothing, _) => false,
+            (Hears::Nothing, event) => matches!(event, Event::Fence(..)),
         };
         if told {
             self.stream.push_back(event);
@@ -231,7 +231,7 @@ impl World {
         self.stream.clear();
         let run = format!("run{}", self.runs);
         let uptime_ms = self.now - self.started;
-        self.feed(Input::Up { run: &run, flushed, uptime_ms, deaf: self.hears == Hears::Nothing });
+        self.feed(Input::Up { run: &run, flushed, uptime_ms });
     }
 
     fn cut(&mut self) {
@@ -305,10 +305,7 @@ impl World {
             }
             Op::Flush => {
                 self.keys.clear();
-                // An answer without a fence would be believed, and rightly so.
-                if self.hears != Hears::Nothing {
-                    self.feed(Input::Gap);
-                }
+                self.feed(Input::Gap);
                 self.cut();
                 self.connect(true);
             }

@@ -4,7 +4,7 @@ use super::*;
 
 /// Runs a script and compares all that comes out.
 ///
-/// `up RUN [UPTIME]`, `flushed RUN`, `deaf RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
+/// `up RUN [UPTIME]`, `flushed RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never|moved|notyet …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
 /// `adopted KEY SEEN DEADLINE [granted]`, `retired`.
@@ -23,7 +23,7 @@ fn check_with(settings: Settings, script: &str, expected: &str) {
     assert_eq!(run.said, expected, "\nscript: {script}");
 }
 
-const UP: Input = Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX, deaf: false };
+const UP: Input = Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX };
 
 struct Run {
     detector: Detector,
@@ -37,10 +37,10 @@ impl Run {
         let word = || words[0].as_bytes();
         let oldest = *self.asked.front().unwrap_or(&0);
         match verb {
-            "up" | "flushed" | "deaf" => {
+            "up" | "flushed" => {
                 let uptime_ms = words.get(1).map_or(u64::MAX, |word| word.parse().unwrap());
-                let (flushed, deaf) = (verb == "flushed", verb == "deaf");
-                self.feed(now, Input::Up { run: words[0], flushed, uptime_ms, deaf });
+                let flushed = verb == "flushed";
+                self.feed(now, Input::Up { run: words[0], flushed, uptime_ms });
             }
             "sweep" => self.feed(now, Input::Sweep),
             "down" => self.feed(now, Input::Down),
@@ -308,7 +308,7 @@ fn the_grants_of_an_outage_end_one_after_the_other() {
         detector.handle(at(0), Input::Renewed(format!("u{i}").as_bytes()));
     }
     detector.handle(at(1), Input::Down);
-    detector.handle(at(100), Input::Up { run: "r2", flushed: false, uptime_ms: u64::MAX, deaf: false });
+    detector.handle(at(100), Input::Up { run: "r2", flushed: false, uptime_ms: u64::MAX });
     let ends: Vec<u64> = detector.slots.values().map(|slot| slot.deadline.as_ms()).collect();
     let count = |end: u64| ends.iter().filter(|&&other| other == end).count();
     // 20 a millisecond would need 50 ms, so they share the 30 ms of one TTL: 40 in the first 20 of them.
@@ -467,27 +467,6 @@ fn a_sweep_is_no_gap() {
     let Some(Output::Scan(second, 0)) = detector.poll(now) else { panic!("another scan") };
     detector.handle(now, Input::Page(second, vec![], 0));
     assert_eq!(detector.poll(now), Some(Output::Swept));
-}
-
-#[test]
-fn without_any_event_answers_are_believed_as_they_come() {
-    check(
-        "0 deaf r; 0 page a; 1 answers a=29; 1 next; 10 set b; 11 expired a; 29 due; 30 due; 31 answers a=20; 31 next; \
-         50 due; 51 due; 52 answers a=-",
-        "0 ask a; 1 +a Reconciled seen 0; 1 reconciled; 30 ask a; 51 ask a; 52 -a Expired at 50 seen 20",
-    );
-    // Nobody goes offline while it does not answer, and that is said.
-    check_with(
-        Settings { first_ttl_ms: 30, fence_limit_ms: 100, ..Settings::default() },
-        "0 deaf r; 0 page a; 1 answers a=29; 1 next; 30 due; 131 due; 132 down; 132 next; 140 deaf r; 140 page; 141 answers a=-",
-        "0 ask a; 1 +a Reconciled seen 0; 1 reconciled; 30 ask a; 131 restart; \
-         140 ask a; 141 -a Reconciled at 29 seen 0; 141 reconciled",
-    );
-    // It hears again.
-    check(
-        "0 deaf r; 0 page a; 1 answers a=29; 1 next; 5 up r; 5 page a; 6 answers a=24; 7 open; 7 close; 8 expired a",
-        "0 ask a; 1 +a Reconciled seen 0; 1 reconciled; 5 ask a; 7 reconciled; 8 -a Expired at 8 seen 0",
-    );
 }
 
 #[test]
