@@ -1,6 +1,8 @@
 //! `keybeat doctor`: whatever breaks presence at a Redis server, and the mend for each.
 
 use super::{DoctorArgs, logging};
+use crate::keyspace::client::Target;
+use crate::keyspace::cluster::{self, Node, SLOTS};
 use crate::keyspace::exam::{Facts, Keys, classes};
 use crate::keyspace::missing_classes;
 use anyhow::Result;
@@ -29,6 +31,9 @@ enum Severity {
 /// What one check has found.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
+    /// Which node of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<String>,
     check: &'static str,
     severity: Severity,
     cause: String,
@@ -38,7 +43,7 @@ struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, cause: impl Into<String>) -> Finding {
-        Finding { check, severity: Severity::Ok, cause: cause.into(), mend: None }
+        Finding { server: None, check, severity: Severity::Ok, cause: cause.into(), mend: None }
     }
 
     fn new(
@@ -47,31 +52,75 @@ impl Finding {
         cause: impl Into<String>,
         mend: impl Into<String>,
     ) -> Finding {
-        Finding { check, severity, cause: cause.into(), mend: Some(mend.into()) }
+        Finding { server: None, check, severity, cause: cause.into(), mend: Some(mend.into()) }
+    }
+
+    /// The same of one node of a cluster, and its mend to be done there.
+    fn at(self, node: &Node) -> Finding {
+        let (host, port) = node.addresses.first().and_then(|at| at.rsplit_once(':')).unwrap_or_default();
+        let there = format!("redis-cli -h {host} -p {port} ");
+        let mend = self.mend.map(|mend| mend.replace("redis-cli ", &there));
+        Finding { server: Some(node.shown().to_owned()), mend, ..self }
     }
 }
 
 pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
-    let findings = match Facts::read(&target, &args.redis.prefix).await {
-        Ok(facts) => examine(&facts),
-        Err(why) => {
-            let mend = "start it: redis-server ./redis.conf; or name another: --redis URL";
-            vec![Finding::new("connection", Severity::Fatal, format!("{why:#}"), mend)]
-        }
-    };
+    let findings = look_at(&target, &args.redis.prefix).await;
     print(&findings, args.json)?;
     let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Of a cluster: each primary by itself, for a setting can be wrong at one of them.
+async fn look_at(target: &Target, prefix: &str) -> Vec<Finding> {
+    let topology = match cluster::primaries(target).await {
+        Ok(topology) => topology,
+        Err(why) => return vec![unreachable(&why)],
+    };
+    if !topology.clustered {
+        return look_at_node(&topology.nodes[0], prefix).await;
+    }
+    let mut findings = vec![coverage(topology.without_owner(), topology.nodes.len())];
+    for node in &topology.nodes {
+        let found = look_at_node(node, prefix).await;
+        findings.extend(found.into_iter().map(|finding| finding.at(node)));
+    }
+    findings
+}
+
+async fn look_at_node(node: &Node, prefix: &str) -> Vec<Finding> {
+    match Facts::read(node, prefix).await {
+        Ok(facts) => examine(&facts),
+        Err(why) => vec![unreachable(&why)],
+    }
+}
+
+fn unreachable(why: &anyhow::Error) -> Finding {
+    let mend = "start it: redis-server ./redis.conf; or name another: --redis URL";
+    Finding::new("connection", Severity::Fatal, format!("{why:#}"), mend)
+}
+
+fn coverage(missing: usize, primaries: usize) -> Finding {
+    if missing == 0 {
+        return Finding::ok("coverage", format!("{primaries} primaries own all {SLOTS} slots"));
+    }
+    let cause = format!("{missing} of {SLOTS} slots have no owner: heartbeats of their users fail");
+    Finding::new("coverage", Severity::Fatal, cause, "redis-cli --cluster fix HOST:PORT")
+}
+
 fn print(findings: &[Finding], as_json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let mut server = None;
     for finding in findings {
         if as_json {
             writeln!(out, "{}", serde_json::to_string(finding)?)?;
             continue;
+        }
+        if finding.server != server {
+            server.clone_from(&finding.server);
+            writeln!(out, "\n{}", server.as_deref().unwrap_or_default())?;
         }
         let severity = format!("{:?}", finding.severity).to_lowercase();
         writeln!(out, "{severity:7}  {:12}  {}", finding.check, finding.cause)?;
@@ -138,18 +187,25 @@ fn cluster(facts: &Facts) -> Finding {
         return Finding::new("cluster", Severity::Fatal, cause, "redis-cli --cluster fix HOST:PORT");
     }
     let primaries = of("cluster_size");
+    match facts.slots {
+        Some(0) => {
+            return Finding::ok("cluster", "it owns no slot of its cluster, so nothing more was tried");
+        }
+        Some(slots) => {
+            return Finding::ok(
+                "cluster",
+                format!("it owns {slots} slots of a cluster of {primaries} primaries"),
+            );
+        }
+        None if primaries == "1" => {
+            return Finding::ok("cluster", "it is the only primary of its cluster, and holds every key");
+        }
+        None => {}
+    }
     let cause = format!(
         "it is one of {primaries} primaries of a cluster; each tells only of the keys that it holds, and nothing more was tried"
     );
-    if primaries == "1" {
-        return Finding::ok("cluster", "it is the only primary of its cluster, and holds every key");
-    }
-    Finding::new(
-        "cluster",
-        Severity::Warning,
-        cause,
-        "keep presence on a server outside the cluster: --redis redis://HOST:PORT",
-    )
+    Finding::new("cluster", Severity::Warning, cause, "--redis redis-cluster://HOST:PORT")
 }
 
 fn rights(facts: &Facts) -> Finding {

@@ -135,6 +135,7 @@ impl Driver {
         self.metrics.gap(cause);
         let server = &mut self.servers[at];
         server.gap = cause;
+        server.gaps += 1;
         server.detector.handle(self.clock.now(), gap);
     }
 
@@ -151,6 +152,7 @@ impl Driver {
         };
         let now = self.clock.now();
         let server = &mut self.servers[at];
+        let changes = matches!(feed, Feed::Up { .. } | Feed::Down { .. });
         match feed {
             Feed::Events(events) => self.take_events(at, now, &events),
             Feed::Answers(batch, answers, redirections) => {
@@ -190,6 +192,7 @@ impl Driver {
                 if server.connected {
                     self.metrics.gap(cause);
                     server.gap = cause;
+                    server.gaps += 1;
                 }
                 server.connected = false;
                 server.sweep_at = None;
@@ -199,6 +202,9 @@ impl Driver {
             }
         }
         self.drain(at);
+        if changes {
+            self.publish_servers();
+        }
     }
 
     fn take_events(&mut self, at: usize, now: Time, events: &Events) {
@@ -327,10 +333,16 @@ impl Driver {
         if held.borrow().up == up && held.borrow().cause == cause {
             return;
         }
+        self.publish_servers();
         self.hub.set_status(Status { up, since: now, cause });
     }
 
+    fn publish_servers(&self) {
+        self.hub.set_servers(self.servers.iter().map(Server::state).collect());
+    }
+
     fn publish_counts(&mut self) {
+        self.publish_servers();
         let metrics = &self.metrics;
         let mut immortal = 0;
         for server in &mut self.servers {

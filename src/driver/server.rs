@@ -1,5 +1,6 @@
 //! One server: its link and what is believed of it.
 
+use crate::hub::ServerState;
 use crate::keyspace::cluster::Node;
 use crate::keyspace::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
 use crate::presence::{Canary, Counts, Detector, Settings, Time};
@@ -38,6 +39,8 @@ pub(super) struct Server {
     pub(super) cause: String,
     /// Why the last comparison was needed.
     pub(super) gap: &'static str,
+    /// How many gaps there were.
+    pub(super) gaps: u64,
     /// The last of the store's marks that came back.
     pub(super) passed: u64,
     /// It does not tell all: keys are looked for, again and again.
@@ -68,6 +71,7 @@ impl Server {
             compared: false,
             cause: "not connected yet".into(),
             gap: "start",
+            gaps: 0,
             passed: 0,
             sweeps: false,
             moved: false,
@@ -86,14 +90,31 @@ impl Server {
         self.connected && self.detector.settled() && self.canary.proven()
     }
 
+    pub(super) fn state(&self) -> ServerState {
+        let up = self.ready();
+        ServerState {
+            name: self.node.shown().to_owned(),
+            up,
+            cause: if up { String::new() } else { self.cause().to_owned() },
+            sweeps: self.sweeps,
+            keys: self.detector.counts().keys,
+            gaps: self.gaps,
+        }
+    }
+
     /// What is in the way of being ready.
-    pub(super) fn in_the_way(&self) -> String {
-        let cause = match (self.connected, self.detector.settled()) {
+    fn cause(&self) -> &str {
+        match (self.connected, self.detector.settled()) {
             _ if self.leaves() => "it left, and others take over its keys",
             (false, _) => &self.cause,
             (true, false) => "comparing with Redis",
             (true, true) => "no canary has come back yet",
-        };
+        }
+    }
+
+    /// The same, with its name where it is one of several.
+    pub(super) fn in_the_way(&self) -> String {
+        let cause = self.cause();
         if self.node.id.is_empty() { cause.to_owned() } else { format!("{}: {cause}", self.node.shown()) }
     }
 

@@ -128,8 +128,10 @@ impl Driver {
         first.map(Server::in_the_way)
     }
 
-    /// Have all servers been compared once?
+    /// Have all servers been compared once? A node of a cluster that has yet to meet the others knows of no more
+    /// than it owns itself, which may be nothing.
     pub(super) fn all_compared(&self) -> bool {
-        !self.current.nodes.is_empty() && self.servers.iter().all(|server| server.compared || server.leaves())
+        let known = !self.current.nodes.is_empty() && self.current.without_owner() == 0;
+        known && self.servers.iter().all(|server| server.compared || server.leaves())
     }
 }

@@ -49,6 +49,23 @@ pub struct Status {
     pub cause: String,
 }
 
+/// One Redis server, as `/v1/stats` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its address, without a password.
+    pub name: String,
+    /// Subscribed, compared and proven.
+    pub up: bool,
+    /// If not: what is in the way.
+    pub cause: String,
+    /// Its keys are looked for, since it does not tell all.
+    pub sweeps: bool,
+    /// How many keys are believed live there.
+    pub keys: u64,
+    /// How often events of it may have been missed.
+    pub gaps: u64,
+}
+
 /// A transition as it is told, encoded once and shared by all who are told.
 pub struct Told {
     /// The transition's number.
@@ -98,6 +115,7 @@ pub struct Hub {
     /// Whether the first comparison with Redis is done: until then nobody's state is known.
     open: watch::Sender<bool>,
     status: watch::Sender<Status>,
+    servers: Mutex<Vec<ServerState>>,
     watchers: AtomicU64,
     mailboxes: Arc<Mailboxes>,
     // A shard's lock may be held when this one is taken, never the other way round.
@@ -131,6 +149,7 @@ impl Hub {
             seq: AtomicU64::new(0),
             open: watch::Sender::new(false),
             status: watch::Sender::new(status),
+            servers: Mutex::default(),
             watchers: AtomicU64::new(0),
             mailboxes: Arc::new(Mailboxes::new(most, metrics.clone())),
             everybody: Mutex::new(Everybody { trim_at: LOG_KEPT, ..Everybody::default() }),
@@ -177,6 +196,16 @@ impl Hub {
     /// The status, as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// Says how each server is.
+    pub fn set_servers(&self, servers: Vec<ServerState>) {
+        *lock(&self.servers) = servers;
+    }
+
+    /// How each server was a second ago, or since.
+    pub fn servers(&self) -> Vec<ServerState> {
+        lock(&self.servers).clone()
     }
 
     /// Takes in the change of a key and tells whoever watches its user. Only the driver calls this,

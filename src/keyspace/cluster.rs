@@ -47,6 +47,11 @@ impl Node {
         self.slots.iter().any(|range| range.contains(&slot))
     }
 
+    /// How many slots it owns.
+    pub fn owned(&self) -> usize {
+        self.slots.iter().map(|range| range.len()).sum()
+    }
+
     /// The address of a redirection, which leaves out the host where it is this node's own.
     pub fn absolute(&self, address: &str) -> String {
         let own = self.addresses.first().and_then(|own| own.rsplit_once(':'));
@@ -120,8 +125,7 @@ impl Topology {
 
     /// How many slots nobody owns.
     pub fn without_owner(&self) -> usize {
-        let owned = |node: &Node| node.slots.iter().map(|range| range.len()).sum::<usize>();
-        let owned: usize = self.nodes.iter().map(owned).sum();
+        let owned: usize = self.nodes.iter().map(Node::owned).sum();
         if self.clustered { usize::from(SLOTS).saturating_sub(owned) } else { 0 }
     }
 

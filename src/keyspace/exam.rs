@@ -2,6 +2,7 @@
 //! own, never set. What follows from it is decided elsewhere.
 
 use super::client::{Connection, NO_EVENTS, Target};
+use super::cluster::Node;
 use super::listing::scan_page;
 use super::{CLASSES, Names, missing_classes};
 use anyhow::Result;
@@ -37,6 +38,8 @@ pub struct Facts {
     pub info: HashMap<String, String>,
     /// The fields of CLUSTER INFO, where the server is one of a cluster.
     pub cluster: HashMap<String, String>,
+    /// How many slots it has, where it was asked as a node of a cluster.
+    pub slots: Option<usize>,
     /// Settings by name; none where CONFIG GET is forbidden.
     pub settings: Option<HashMap<String, String>>,
     /// Whether CONFIG SET is allowed.
@@ -70,12 +73,13 @@ pub struct Keys {
 
 impl Facts {
     /// Connects and finds out; it writes two keys of its own, which are gone afterwards.
-    pub async fn read(target: &Target, prefix: &str) -> Result<Facts> {
-        let names = Names::new(prefix, target.db());
-        let primary = target.resolve().await?;
+    pub async fn read(node: &Node, prefix: &str) -> Result<Facts> {
+        let names = Names::new(prefix, node.target.db());
+        let primary = node.target.resolve().await?;
         let connection = primary.connect(NO_EVENTS).await?;
-        let exam = Exam { client: connection.client(), names: &names };
-        let mut facts = Facts { info: exam.info(&[]).await, ..Facts::default() };
+        let exam = Exam { client: connection.client(), names: &names, node };
+        let slots = (!node.id.is_empty()).then(|| node.owned());
+        let mut facts = Facts { info: exam.info(&[]).await, slots, ..Facts::default() };
         facts.clock_ms = exam.clock().await;
         facts.settings = exam.settings().await;
         facts.may_set = exam.may_set().await;
@@ -92,12 +96,14 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Whether a key of our own can be written here: not at a replica, nor at a server that has only some slots.
+    /// Whether a key of our own can be written here: not at a replica, nor at a node of a cluster of which it is
+    /// not known which slots it has.
     pub fn can_be_tried(&self) -> bool {
         let of = |name: &str| self.cluster.get(name).map(String::as_str);
-        let has_all = self.field("cluster_enabled") != "1"
-            || of("cluster_state") == Some("ok") && of("cluster_size") == Some("1");
-        has_all && self.field("role") != "slave"
+        let has_its_slot = self.field("cluster_enabled") != "1"
+            || of("cluster_state") == Some("ok")
+                && self.slots.map_or(of("cluster_size") == Some("1"), |slots| slots > 0);
+        has_its_slot && self.field("role") != "slave"
     }
 
     /// A field of INFO; empty where there is none.
@@ -132,6 +138,7 @@ pub fn classes() -> &'static str {
 struct Exam<'a> {
     client: &'a Client,
     names: &'a Names,
+    node: &'a Node,
 }
 
 impl Exam<'_> {
@@ -176,13 +183,16 @@ impl Exam<'_> {
     async fn forbidden(&self) -> Vec<&'static str> {
         let key = self.own_key();
         let fence = self.names.fence_channel();
-        let tries: [(&'static str, &'static str, Vec<&str>); 7] = [
+        let asking = self.node.owned() > 0;
+        let tries: [(&'static str, &'static str, Vec<&str>); 8] = [
             ("+set", "SET", vec![&key, "1", "PX", "1000"]),
             ("+pttl", "PTTL", vec![&key]),
             ("+exists", "EXISTS", vec![&key]),
             ("+del", "DEL", vec![&key]),
             ("+scan", "SCAN", vec!["0", "COUNT", "1"]),
             ("+info", "INFO", vec!["server"]),
+            // CLUSTER INFO and NODES were allowed, or the node would not be known.
+            ("+asking", if asking { "ASKING" } else { "PING" }, vec![]),
             // What is no mark of a daemon's is passed over by all.
             ("+publish", "PUBLISH", vec![&fence, "doctor"]),
         ];
@@ -195,8 +205,10 @@ impl Exam<'_> {
         forbidden
     }
 
+    /// With a slot of the node's, as far as there is one.
     fn own_key(&self) -> String {
-        self.names.canary_key(&format!("doctor-{:08x}", fastrand::u32(..)))
+        let doctor = format!("doctor-{:08x}", fastrand::u32(..));
+        self.node.canary_key(self.names, &doctor).unwrap_or_else(|| self.names.canary_key(&doctor))
     }
 
     /// Lets a key come, run out, come and be deleted, and listens.

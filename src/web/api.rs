@@ -3,7 +3,7 @@
 use super::auth::Pass;
 use super::{App, Failure, Shared};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS, shown};
-use crate::hub::Cursor;
+use crate::hub::{Cursor, ServerState};
 use crate::presence::{Key, NameError, check_session, check_user};
 use crate::protocol::{
     HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, UserObject,
@@ -203,8 +203,20 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
             // How keys are found: told by events, or at some server looked for.
             "mode": if metrics.swept_servers.get() == 0 { "events" } else { "sweeps" },
             "swept_servers": metrics.swept_servers.get(),
+            "servers": app.hub.servers().iter().map(server_state).collect::<Vec<_>>(),
         },
     })))
+}
+
+fn server_state(server: &ServerState) -> Value {
+    json!({
+        "name": server.name,
+        "state": if server.up { "up" } else { "down" },
+        "cause": server.cause,
+        "mode": if server.sweeps { "sweeps" } else { "events" },
+        "keys": server.keys,
+        "gaps": server.gaps,
+    })
 }
 
 /// Whether what is held may be stale; an error while nothing is known at all.

@@ -2,7 +2,8 @@
 
 use crate::common::cluster::{Cluster, Writer};
 use crate::common::daemon::Daemon;
-use crate::common::until;
+use crate::common::redis::Redis;
+use crate::common::{free_port, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -118,6 +119,104 @@ async fn a_cluster_that_is_down_is_named_and_followed_when_it_is_up() {
     cluster.nodes[2].kill();
     until("the cause names the node", async || daemon.not_ready().await.contains(&port).then_some(())).await;
     assert_eq!(daemon.get("/v1/users/alice").await["stale"], true);
+    let states = |stats: &Value| -> Vec<(bool, bool)> {
+        let servers = stats["redis"]["servers"].as_array().expect("a list");
+        let is = |server: &Value| server["name"].as_str().expect("a name").contains(&port);
+        servers.iter().map(|server| (is(server), server["state"] == "up")).collect()
+    };
+    let stats = daemon.get("/v1/stats").await;
+    let mut told = states(&stats);
+    told.sort_unstable();
+    assert_eq!(told, [(false, true), (false, true), (true, false)], "{stats}");
     cluster.nodes[2].run();
     daemon.ready().await;
+    let stats = daemon.get("/v1/stats").await;
+    assert!(states(&stats).iter().all(|(_, up)| *up), "{stats}");
+    let of = stats["redis"]["servers"].as_array().expect("a list");
+    let gaps: u64 = of.iter().map(|server| server["gaps"].as_u64().expect("a number")).sum();
+    assert!(gaps >= 1 && of.iter().all(|server| server["mode"] == "events"), "{stats}");
+}
+
+/// A node that has yet to meet the others says that all is well, where not every slot has to be served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_met_nobody_yet_is_no_first_snapshot() {
+    let node = Redis::with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &free_port().to_string(),
+        "--cluster-require-full-coverage",
+        "no",
+    ]);
+    node.call(&["CLUSTER", "ADDSLOTSRANGE", "0", "9"]);
+    until("it says that all is well", async || {
+        node.call(&["CLUSTER", "INFO"]).as_text().contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let daemon = Daemon::launch(&["--redis", &format!("redis-cluster://127.0.0.1:{}", node.port)]);
+    until("it says what is missing", async || {
+        daemon.not_ready().await.contains("16374 slots of the cluster have no owner").then_some(())
+    })
+    .await;
+    until("what it has is known", async || daemon.log().contains("compared with Redis").then_some(())).await;
+    assert_eq!(daemon.call("GET", "/v1/users/alice", None).await.0, 503, "nobody's state is known");
+    node.call(&["CLUSTER", "ADDSLOTSRANGE", "10", "16383"]);
+    daemon.ready().await;
+    assert_eq!(daemon.get("/v1/users/alice").await["state"], "offline");
+}
+
+/// A user of the cluster whose slot is among the first node's.
+fn of_the_first(cluster: &Cluster) -> String {
+    let share = 16_384 / cluster.nodes.len() as u16;
+    let mut users = (0..).map(|i| format!("u{i}"));
+    users.find(|user| cluster.slot(&format!("presence:{user}")) < share).expect("one of some")
+}
+
+/// While one primary is away the others refuse writes, and their keys run out though their users are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_could_not_renew_since_the_cluster_was_down_has_a_ttl_to_do_so() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let user = of_the_first(&cluster);
+    let key = format!("presence:{user}");
+    cluster.nodes[0].call(&["SET", &key, "1", "EX", "4"]);
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    cluster.nodes[2].kill();
+    daemon.not_ready().await;
+    until("the key has run out", async || cluster.nodes[0].presence_keys().is_empty().then_some(())).await;
+    let refused = cluster.nodes[0].call(&["SET", &key, "1", "EX", "4"]);
+    assert!(format!("{refused:?}").contains("CLUSTERDOWN"), "{refused:?}");
+    cluster.nodes[2].run();
+    daemon.ready().await;
+    cluster.nodes[0].call(&["SET", &key, "1", "EX", "30"]);
+    daemon.until_state(&user, "online").await;
+    cluster.nodes[0].call(&["DEL", &key]);
+    let told = socket.transitions().await;
+    assert_eq!((&told[0]["state"], &told[0]["reason"]), (&json!("offline"), &json!("deleted")), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_at_another_port_is_followed_there() {
+    let mut cluster = Cluster::start(2, 0).await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let user = of_the_first(&cluster);
+    let path = format!("/v1/users/{user}/heartbeat");
+    assert_eq!(daemon.call("PUT", &path, None).await.0, 204);
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    cluster.nodes[0].kill();
+    cluster.nodes[0].port = free_port();
+    cluster.nodes[0].run();
+    until("heartbeats reach it", async || (daemon.call("PUT", &path, None).await.0 == 204).then_some(()))
+        .await;
+    daemon.ready().await;
+    assert_eq!(cluster.nodes[0].presence_keys().len(), 1);
+    let port = cluster.nodes[0].port.to_string();
+    let stats = daemon.get("/v1/stats").await;
+    let servers = stats["redis"]["servers"].as_array().expect("a list");
+    assert!(servers.iter().any(|server| server["name"].as_str().is_some_and(|name| name.contains(&port))));
+    assert_eq!(daemon.call("DELETE", &format!("/v1/users/{user}"), None).await.0, 204);
+    let told = socket.transitions().await;
+    assert_eq!((&told[0]["state"], &told[0]["reason"]), (&json!("offline"), &json!("deleted")), "{told:?}");
 }

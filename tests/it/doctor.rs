@@ -1,6 +1,7 @@
 //! `keybeat doctor`, on servers that are set wrong in each of the ways that it knows.
 
 use super::cli::{ended, keybeat};
+use crate::common::cluster::Cluster;
 use crate::common::free_port;
 use crate::common::redis::{Redis, Reply, fill};
 use crate::common::until;
@@ -207,6 +208,58 @@ async fn a_cluster_that_does_not_serve_every_slot_is_fatal() {
     .await;
     let (code, findings) = doctor(&redis.url()).await;
     assert_eq!((code, &of(&findings, "cluster")["severity"]), (Some(0), &"ok".into()), "{findings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_primary_of_a_cluster_is_examined_and_the_mend_names_it() {
+    let cluster = Cluster::start(3, 0).await;
+    let (code, findings) = doctor(&cluster.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
+    let checks = |name: &str| findings.iter().filter(|finding| finding["check"] == name).count();
+    assert_eq!(["coverage", "cluster", "events", "types"].map(checks), [1, 3, 3, 3]);
+    // Set wrong at one of them.
+    let node = &cluster.nodes[1];
+    let port = node.port.to_string();
+    node.call(&["CONFIG", "SET", "notify-keyspace-events", "Ex"]);
+    let (code, findings) = doctor(&cluster.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("events", "warning")]));
+    let finding = findings.iter().find(|finding| finding["check"] == "events" && !finding["mend"].is_null());
+    let finding = finding.expect("it is wrong");
+    assert!(finding["server"].as_str().expect("a name").contains(&port), "{finding}");
+    let command = finding["mend"].as_str().expect("a mend");
+    assert!(command.contains(&format!("-p {port} ")), "{command}");
+    let ran = Command::new("sh").args(["-c", command]).output().expect("a shell");
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(wrong(&doctor(&cluster.url()).await.1), []);
+    let (code, findings) = doctor(&node.url()).await;
+    let mend = &of(&findings, "cluster")["mend"];
+    assert_eq!((code, mend.as_str()), (Some(0), Some("--redis redis-cluster://HOST:PORT")), "{findings:?}");
+    // In words, each has its head.
+    let ran = ended(keybeat(&["doctor", "--redis", &cluster.url()])).await;
+    let heads =
+        cluster.nodes.iter().filter(|node| ran.out.contains(&format!("\nredis://127.0.0.1:{}\n", node.port)));
+    assert_eq!(heads.count(), 3, "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_a_part_that_is_gone_is_fatal() {
+    let mut cluster = Cluster::start(3, 0).await;
+    for node in &cluster.nodes {
+        node.call(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    cluster.nodes[2].kill();
+    let port = cluster.nodes[2].port.to_string();
+    let (code, findings) = doctor(&cluster.url()).await;
+    let gone = of(&findings, "connection");
+    assert_eq!((code, &gone["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    assert!(gone["server"].as_str().expect("a name").contains(&port), "{gone}");
+    assert_eq!(
+        findings.iter().filter(|finding| finding["check"] == "events").count(),
+        2,
+        "the others are examined"
+    );
+    let (code, findings) = doctor("redis-cluster://127.0.0.1:1").await;
+    assert_eq!((code, wrong(&findings)), (Some(1), vec![("connection", "fatal")]));
 }
 
 #[tokio::test]
