@@ -1,13 +1,20 @@
-//! Links in the documents lead somewhere: to a file of this folder, and where they name one, to a heading in it.
+//! The documents are true as far as a machine can tell: links lead to a file of this folder, and where they name one,
+//! to a heading in it; and what can be set and what is counted is described.
 
+use keybeat::metrics::Metrics;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// README.md, what lies beside it, and the book.
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join("docs").join(name)).expect("a page of the book")
+}
+
+/// README.md, what lies beside it, the book, and the examples.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in [root().to_owned(), root().join("docs"), root().join("examples")] {
@@ -101,9 +108,42 @@ fn every_link_leads_to_a_file_and_to_a_heading() {
 
 #[test]
 fn the_index_of_the_book_names_each_of_its_pages() {
-    let index = std::fs::read_to_string(root().join("docs/README.md")).expect("the book's index");
+    let index = page("README.md");
     for document in documents().iter().filter(|path| path.parent() == Some(&root().join("docs"))) {
         let name = document.file_name().and_then(|name| name.to_str()).expect("a name");
         assert!(name == "README.md" || index.contains(&format!("({name})")), "docs/README.md lacks {name}");
+    }
+}
+
+#[test]
+fn each_argument_of_the_daemon_is_in_the_settings() {
+    let asked = Command::new(env!("CARGO_BIN_EXE_keybeat")).args(["serve", "--help"]).output();
+    let help = String::from_utf8(asked.expect("keybeat serve --help").stdout).expect("text");
+    let settings = page("SETTINGS.md");
+    let arguments = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+    let names: Vec<&str> = arguments.filter_map(|rest| rest.split_whitespace().next()).collect();
+    assert!(names.len() > 20, "only {} arguments found in:\n{help}", names.len());
+    for name in names {
+        let described = ['`', ' '].iter().any(|end| settings.contains(&format!("`--{name}{end}")));
+        assert!(described, "docs/SETTINGS.md lacks --{name}");
+    }
+}
+
+#[test]
+fn each_metric_is_described() {
+    let metrics = Metrics::new();
+    // A family is not told before something is counted in it.
+    metrics.gap("test");
+    metrics.repair("test");
+    metrics.limited("test");
+    metrics.refused("test");
+    metrics.reloaded(true);
+    let (text, operating) = (metrics.render(), page("OPERATING.md"));
+    let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(types.len() > 20, "only {} metrics found in:\n{text}", types.len());
+    for told in types {
+        let (name, kind) = told.split_once(' ').expect("a name and a kind");
+        let name = if kind == "counter" { format!("`{name}_total") } else { format!("`{name}`") };
+        assert!(operating.contains(&name), "docs/OPERATING.md lacks {name}");
     }
 }
