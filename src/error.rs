@@ -25,9 +25,9 @@ pub enum Error {
     TooManyWatches { count: usize, most: usize },
     #[error("the body has more than {0} bytes; send it in several requests")]
     TooLarge(usize),
-    #[error("there is nothing at {0}; see the list of requests in the README")]
+    #[error("there is nothing at {0}; see the list of requests in docs/REFERENCE.md")]
     NotFound(String),
-    #[error("{method} is not possible at {path}; see the list of requests in the README")]
+    #[error("{method} is not possible at {path}; see the list of requests in docs/REFERENCE.md")]
     MethodNotAllowed { method: String, path: String },
     #[error("{0}")]
     Unauthorized(String),

@@ -10,6 +10,7 @@ mod cluster;
 mod commands;
 mod console;
 mod degraded;
+mod docs;
 mod doctor;
 mod events;
 mod faults;

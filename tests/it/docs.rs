@@ -1,0 +1,149 @@
+//! The documents are true as far as a machine can tell: links lead to a file of this folder, and where they name one,
+//! to a heading in it; and what can be set and what is counted is described.
+
+use keybeat::metrics::Metrics;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join("docs").join(name)).expect("a page of the book")
+}
+
+/// README.md, what lies beside it, the book, and the examples.
+fn documents() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in [root().to_owned(), root().join("docs"), root().join("examples")] {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ext| ext == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The lines that are prose: neither in a fence nor, within a line, in a code span.
+fn prose(text: &str) -> impl Iterator<Item = (usize, String)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter_map(move |(at, line)| {
+        let is_fence = line.trim_start().starts_with("```");
+        fenced ^= is_fence;
+        let spans = line.split('`').enumerate();
+        let outside: String = spans.filter(|(i, _)| i % 2 == 0).map(|(_, part)| part).collect();
+        (!fenced && !is_fence).then_some((at + 1, outside))
+    })
+}
+
+/// What `[text](target)` and `![text](target)` point to.
+fn targets(line: &str) -> impl Iterator<Item = &str> {
+    let ends = line.match_indices("](").map(|(at, mark)| &line[at + mark.len()..]);
+    ends.filter_map(|rest| rest.split([')', ' ']).next())
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        fenced ^= line.starts_with("```");
+        let Some(title) = line.trim_start_matches('#').strip_prefix(' ') else { continue };
+        if fenced || !line.starts_with('#') {
+            continue;
+        }
+        let kept = title.trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        let slug: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let before = seen.entry(slug.clone()).or_default();
+        found.push(if *before == 0 { slug } else { format!("{slug}-{before}") });
+        *before += 1;
+    }
+    found
+}
+
+/// What is wrong with a link of `document`; nothing if it leads elsewhere than into this folder.
+fn broken(document: &Path, target: &str) -> Option<String> {
+    if target.contains("://") || target.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let file = match path {
+        "" => document.to_owned(),
+        path => document.parent().expect("a folder").join(path),
+    };
+    if !file.exists() {
+        return Some("there is no such file".into());
+    }
+    if anchor.is_empty() {
+        return None;
+    }
+    let text = std::fs::read_to_string(&file).ok()?;
+    (!anchors(&text).iter().any(|found| found == anchor)).then(|| format!("no heading there is #{anchor}"))
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_to_a_heading() {
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a text");
+        let shown = document.strip_prefix(root()).expect("inside").display().to_string();
+        for (number, line) in prose(&text) {
+            for target in targets(&line) {
+                seen += 1;
+                if let Some(why) = broken(&document, target) {
+                    wrong.push(format!("{shown}:{number}: {target}: {why}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} links found: the test reads nothing");
+    assert!(wrong.is_empty(), "links that lead nowhere:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_index_of_the_book_names_each_of_its_pages() {
+    let index = page("README.md");
+    for document in documents().iter().filter(|path| path.parent() == Some(&root().join("docs"))) {
+        let name = document.file_name().and_then(|name| name.to_str()).expect("a name");
+        assert!(name == "README.md" || index.contains(&format!("({name})")), "docs/README.md lacks {name}");
+    }
+}
+
+#[test]
+fn each_argument_of_the_daemon_is_in_the_settings() {
+    let asked = Command::new(env!("CARGO_BIN_EXE_keybeat")).args(["serve", "--help"]).output();
+    let help = String::from_utf8(asked.expect("keybeat serve --help").stdout).expect("text");
+    let settings = page("SETTINGS.md");
+    let arguments = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+    let names: Vec<&str> = arguments.filter_map(|rest| rest.split_whitespace().next()).collect();
+    assert!(names.len() > 20, "only {} arguments found in:\n{help}", names.len());
+    for name in names {
+        let described = ['`', ' '].iter().any(|end| settings.contains(&format!("`--{name}{end}")));
+        assert!(described, "docs/SETTINGS.md lacks --{name}");
+    }
+}
+
+#[test]
+fn each_metric_is_described() {
+    let metrics = Metrics::new();
+    // A family is not told before something is counted in it.
+    metrics.gap("test");
+    metrics.repair("test");
+    metrics.limited("test");
+    metrics.refused("test");
+    metrics.reloaded(true);
+    let (text, operating) = (metrics.render(), page("OPERATING.md"));
+    let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(types.len() > 20, "only {} metrics found in:\n{text}", types.len());
+    for told in types {
+        let (name, kind) = told.split_once(' ').expect("a name and a kind");
+        let name = if kind == "counter" { format!("`{name}_total") } else { format!("`{name}`") };
+        assert!(operating.contains(&name), "docs/OPERATING.md lacks {name}");
+    }
+}
