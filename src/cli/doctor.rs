@@ -1,7 +1,7 @@
 //! `keybeat doctor`: whatever breaks presence at a Redis server, and the mend for each.
 
 use super::{DoctorArgs, logging};
-use crate::keyspace::client::Target;
+use crate::keyspace::client::{Target, is_about_password};
 use crate::keyspace::cluster::{self, Node, SLOTS};
 use crate::keyspace::exam::{Facts, Keys, classes};
 use crate::keyspace::missing_classes;
@@ -98,8 +98,13 @@ async fn look_at_node(node: &Node, prefix: &str) -> Vec<Finding> {
 }
 
 fn unreachable(why: &anyhow::Error) -> Finding {
-    let mend = "start it: redis-server ./redis.conf; or name another: --redis URL";
-    Finding::new("connection", Severity::Fatal, format!("{why:#}"), mend)
+    let cause = format!("{why:#}");
+    let mend = if is_about_password(&cause) {
+        "--redis redis://USER:PASSWORD@HOST:PORT"
+    } else {
+        "start it: redis-server ./redis.conf; or name another: --redis URL"
+    };
+    Finding::new("connection", Severity::Fatal, cause, mend)
 }
 
 fn coverage(missing: usize, primaries: usize) -> Finding {

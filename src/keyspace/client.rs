@@ -124,11 +124,15 @@ impl Target {
         let connection = Connection { client, task };
         match waited {
             Ok(Ok(())) => Ok(connection),
-            Ok(Err(why)) => bail!(
-                "cannot connect to {}: {}; is it running? Another one is named with --redis URL",
-                self.shown,
-                in_words(&why)
-            ),
+            Ok(Err(why)) => {
+                let why = in_words(&why);
+                let advice = if is_about_password(&why) {
+                    "the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
+                } else {
+                    "is it running? Another one is named with --redis URL"
+                };
+                bail!("cannot connect to {}: {why}; {advice}", self.shown)
+            }
             Err(_) => bail!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown),
         }
     }
@@ -226,6 +230,11 @@ pub fn in_words(why: &Error) -> String {
     let details = why.details();
     let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     message.map_or(details, |(message, _)| message).to_owned()
+}
+
+/// Does Redis refuse who we are?
+pub fn is_about_password(why: &str) -> bool {
+    why.contains("WRONGPASS") || why.contains("NOAUTH")
 }
 
 /// A URL without its password, as it may be shown and logged.

@@ -44,6 +44,9 @@ const PRIMARY_EVERY: Duration = Duration::from_millis(250);
 const BACKOFF_MS: (u64, u64) = (50, 2_000);
 /// A link that lives so long has recovered.
 const LASTING: Duration = Duration::from_secs(3);
+/// How a server says that it takes no writes now: its cluster is down, memory is full, it cannot save, too few
+/// replicas follow, or it has become one itself.
+const REFUSALS: [&str; 5] = ["CLUSTERDOWN", "OOM ", "MISCONF", "NOREPLICAS", "READONLY"];
 /// Orders that may wait. A detector has far fewer under way; one that does not fit is dropped, and
 /// its fence never comes, which is a gap.
 const ORDERS: usize = 1024;
@@ -218,7 +221,7 @@ async fn run(settings: Settings, feed: Feeder, mut orders: mpsc::Receiver<Order>
             Err(why) => Ended { cause: "connect", why },
         };
         let why = format!("{:#}", up.why);
-        before.refused |= why.contains("CLUSTERDOWN");
+        before.refused |= REFUSALS.iter().any(|word| why.contains(word));
         // Said once, not with each attempt.
         if why == said {
             debug!(server = settings.target.shown(), "{why}");
@@ -241,7 +244,7 @@ struct Before {
     /// The server's run id.
     run: Option<String>,
     canary: Canary,
-    /// The server has refused writes since its cluster is down: nobody could renew a key, and keys ran out.
+    /// The server has refused writes: nobody could renew a key, and keys ran out.
     refused: bool,
 }
 
@@ -274,6 +277,9 @@ async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
             field("master_port")
         );
     }
+    if settings.place.is_none() && field("redis_mode") == "cluster" {
+        has_all_slots(asker.client(), &primary).await?;
+    }
     configure(asker.client(), settings).await;
     let listener = primary.connect(settings.ring).await?;
     let mut events = listener.client().keyspace_event_rx();
@@ -301,6 +307,20 @@ async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
         scripts,
         version: field("redis_version"),
     })
+}
+
+/// A node of a cluster that is followed alone must be its only one: of the others' users nothing would be heard.
+async fn has_all_slots(client: &Client, node: &Target) -> Result<()> {
+    let info = CustomCommand::new_static("CLUSTER", ClusterHash::FirstKey, false);
+    let info = client.custom::<String, _>(info, vec!["INFO"]).await.unwrap_or_default();
+    if info.lines().any(|line| line.trim_end() == "cluster_size:1") {
+        return Ok(());
+    }
+    let url = node.shown();
+    bail!(
+        "{url} is one node of a Redis Cluster and has only its share of the users; follow them all: --redis {}",
+        url.replacen("redis", "redis-cluster", 1)
+    )
 }
 
 /// The canary has been set in the link before: where it is gone, so is everything. Where it has moved to

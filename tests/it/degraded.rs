@@ -1,7 +1,9 @@
 //! Servers that allow less than everything.
 
+use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
+use crate::common::until;
 use serde_json::json;
 
 /// The fewest rights that work. `+eval` makes reconciling faster, `+config|get +config|set` lets the daemon
@@ -148,4 +150,39 @@ async fn a_replica_is_refused_with_the_name_of_its_primary() {
         daemon.not_ready().await.contains(&format!("127.0.0.1:{}", primary.port)).then_some(())
     })
     .await;
+}
+
+/// A server that takes no writes takes no heartbeats either: its keys run out though their users are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_could_not_renew_since_writes_were_refused_has_a_ttl_to_do_so() {
+    for (setting, refusing, word) in [("maxmemory", "1", "OOM"), ("min-replicas-to-write", "1", "NOREPLICAS")]
+    {
+        let redis = Redis::start();
+        let daemon = Daemon::start(&redis).await;
+        let (mut socket, _) = daemon.watch_all().await;
+        redis.call(&["SET", "presence:alice", "1", "EX", "3"]);
+        assert_eq!(socket.transitions().await[0]["state"], "online");
+        redis.call(&["CONFIG", "SET", setting, refusing]);
+        let refused = format!("{:?}", redis.call(&["SET", "presence:alice", "1", "EX", "3"]));
+        assert!(refused.contains(word), "{refused}");
+        let cause = daemon.not_ready().await;
+        until("the key has run out", async || redis.presence_keys().is_empty().then_some(())).await;
+        redis.call(&["CONFIG", "SET", setting, "0"]);
+        daemon.ready().await;
+        redis.call(&["SET", "presence:alice", "1", "EX", "30"]);
+        daemon.until_state("alice", "online").await;
+        redis.call(&["DEL", "presence:alice"]);
+        let told = socket.transitions().await;
+        let said = (&told[0]["state"], &told[0]["reason"]);
+        assert_eq!(said, (&json!("offline"), &json!("deleted")), "{word}: {told:?}; {cause}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_of_several_is_refused_with_the_url_of_all() {
+    let cluster = Cluster::start(2, 0).await;
+    let port = cluster.nodes[1].port;
+    let daemon = Daemon::launch(&["--redis", &cluster.nodes[1].url()]);
+    let wanted = format!("--redis redis-cluster://127.0.0.1:{port}");
+    until("the cause names the URL", async || daemon.not_ready().await.contains(&wanted).then_some(())).await;
 }

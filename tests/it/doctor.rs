@@ -101,7 +101,7 @@ async fn a_setting_that_a_restart_would_undo_is_found() {
     assert!(of(&findings, "restart")["cause"].as_str().expect("a text").contains("without a file"));
 }
 
-/// What the README says are the fewest rights that work.
+/// What docs/OPERATING.md says are the fewest rights that work.
 const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set \
                       +del +pttl +scan +exists";
 
@@ -266,4 +266,11 @@ async fn a_cluster_with_a_part_that_is_gone_is_fatal() {
 async fn a_server_that_is_not_there_is_a_finding_too() {
     let (code, findings) = doctor(&format!("redis://127.0.0.1:{}", free_port())).await;
     assert_eq!((code, wrong(&findings)), (Some(1), vec![("connection", "fatal")]));
+    let redis = Redis::start();
+    redis.call(&["CONFIG", "SET", "requirepass", "secret"]);
+    for url in [redis.url(), redis.url().replace("://", "://:wrong@")] {
+        let (code, findings) = doctor(&url).await;
+        let mend = &of(&findings, "connection")["mend"];
+        assert_eq!((code, mend.as_str()), (Some(1), Some("--redis redis://USER:PASSWORD@HOST:PORT")));
+    }
 }
