@@ -1,14 +1,15 @@
-/** Small charts of the last two minutes, drawn by hand, with their axes in words. */
+/** Small charts of the last two minutes, or of as much as is known, drawn by hand, with their axes in words. */
 
-import { $, make, number, setAttribute, setText, short } from './tools.js';
+import { $, make, number, setAttribute, setText, short, span } from './tools.js';
 
-const SECONDS = 120, HEIGHT = 40;
+const SECONDS = 120, LEAST_SECONDS = 15, HEIGHT = 40;
 const SVG = 'http://www.w3.org/2000/svg';
 
 const thisSecond = () => Math.floor(performance.now() / 1000);
 
 export class Chart {
   #box;
+  #svg;
   #lines;
   #area;
   #labels;
@@ -26,8 +27,8 @@ export class Chart {
     this.#options = { series: [''], ...options };
     this.#box = $(id);
     const svg = document.createElementNS(SVG, 'svg');
-    svg.setAttribute('viewBox', `0 0 ${SECONDS} ${HEIGHT}`);
     svg.setAttribute('preserveAspectRatio', 'none');
+    this.#svg = svg;
     const path = (name) => {
       const one = document.createElementNS(SVG, 'path');
       one.setAttribute('class', name);
@@ -37,7 +38,6 @@ export class Chart {
     this.#area = path('area');
     this.#lines = this.#options.series.map((_, i) => path(`line line-${i}`));
     this.#labels = ['top', 'bottom', 'then', 'now'].map((name) => make('span', `label ${name}`));
-    this.#labels[2].textContent = '2 min ago';
     this.#labels[3].textContent = 'now';
     const drawing = make('div', 'drawing');
     drawing.append(svg, ...this.#labels);
@@ -51,7 +51,7 @@ export class Chart {
     this.#second = second;
     if (!this.samples.length) return;
     for (let i = 0; i < steps; i++) this.samples.push(this.#options.counts ? [0] : null);
-    this.samples = this.samples.slice(-SECONDS - 1);
+    this.samples = this.samples.slice(-SECONDS - 2);
   }
 
   /** From now on it is known. */
@@ -70,14 +70,16 @@ export class Chart {
   }
 
   /** The values of whole seconds, the latest last. */
-  get whole() { return this.#options.counts ? this.samples.slice(0, -1) : this.samples.slice(-SECONDS); }
+  get whole() { return this.#options.counts ? this.samples.slice(0, -1) : this.samples.slice(-SECONDS - 1); }
 
   draw() {
     const whole = this.whole, known = whole.filter(Boolean).flat().filter(Number.isFinite);
     this.#box.classList.toggle('empty', known.length < 2);
     if (known.length < 2) return setAttribute(this.#box, 'aria-label', `${this.#options.title}: not yet known`);
     const [low, high] = this.#range(Math.min(...known), Math.max(...known));
-    const from = SECONDS - whole.length + 1;
+    const width = Math.max(LEAST_SECONDS, whole.length - 1), from = width - whole.length + 1;
+    setAttribute(this.#svg, 'viewBox', `0 0 ${width} ${HEIGHT}`);
+    setText(this.#labels[2], `${span(width * 1000)} ago`);
     const point = (value, i) => `${from + i} ${(HEIGHT - 1 - ((value - low) / (high - low)) * (HEIGHT - 2)).toFixed(2)}`;
     this.#lines.forEach((line, n) => {
       const d = whole.map((values, i) => {

@@ -18,6 +18,7 @@ export class Grid {
   #sheet = $('sheet');
   #rows = new Map();  // row number -> its element
   #columns = 1;
+  #height = 0;
   #active = -1;       // which cell the keys have chosen
   #due = false;
   /** Whose details are open. */
@@ -66,8 +67,8 @@ export class Grid {
     const columns = Math.max(1, Math.floor((this.#sheet.clientWidth + GAP_PX) / CELL_PX));
     if (columns !== this.#columns) this.#rows.clear(), this.#sheet.replaceChildren();
     this.#columns = columns;
-    const rows = Math.ceil(shown.length / columns), height = `${Math.min(rows * ROW_PX, MOST_PX)}px`;
-    if (this.#sheet.style.height !== height) this.#sheet.style.height = height;
+    const rows = Math.ceil(shown.length / columns), height = Math.min(rows * ROW_PX, MOST_PX);
+    if (this.#height !== height) this.#sheet.style.height = `${this.#height = height}px`;
     setAttribute(this.#box, 'aria-rowcount', rows);
     setAttribute(this.#box, 'aria-colcount', columns);
     const { scrollTop, clientHeight } = this.#box;
