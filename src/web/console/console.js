@@ -333,6 +333,7 @@ function keyInFilter(event) {
     event.preventDefault();
     grid.focus();
   } else if (event.key === 'Enter' && $('filter').value.trim()) {
+    event.preventDefault(); // else it would press the button that gets the focus
     roster.pick();
     details.open(roster.shown[0]?.user ?? $('filter').value.trim(), true);
   }
