@@ -277,9 +277,10 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
     }
 }
 
-/// What tells nothing of users: the page itself, whether the daemon lives, its counts and its description.
+/// What tells nothing of users: the page itself and its parts, whether the daemon lives, its counts and its description.
 fn is_public(path: &str) -> bool {
-    matches!(path, "/" | "/keybeat.js" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
+    path.starts_with(super::console::FOLDER)
+        || matches!(path, "/" | "/keybeat.js" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
 }
 
 /// Lets a request in, with its pass, or not.

@@ -2,6 +2,7 @@
 
 mod api;
 pub mod auth;
+mod console;
 pub mod door;
 mod events;
 pub mod listen;
@@ -27,7 +28,7 @@ use auth::{Gate, Pass};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Extension, Router};
 use door::Doors;
@@ -39,9 +40,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-const CONSOLE: &str = include_str!("console/index.html");
-const CLIENT: &str = include_str!("console/keybeat.js");
 
 /// What every request may need.
 pub struct App {
@@ -76,8 +74,7 @@ type Shared = State<Arc<App>>;
 /// All paths.
 pub fn routes(app: Arc<App>) -> Router {
     Router::new()
-        .route("/", get(|| async { Html(CONSOLE) }))
-        .route("/keybeat.js", get(client))
+        .merge(console::routes())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -162,13 +159,6 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
         app.metrics.refused(code);
     }
     response
-}
-
-/// The JavaScript client, for pages of our own origin and of those that are named.
-async fn client() -> Response {
-    let content =
-        [(header::CONTENT_TYPE, "text/javascript; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
-    (content, CLIENT).into_response()
 }
 
 async fn readyz(State(app): Shared) -> Response {

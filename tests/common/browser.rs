@@ -8,6 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// Keys as WebDriver names them: <https://www.w3.org/TR/webdriver2/#keyboard-actions>.
+pub const ENTER: &str = "\u{E007}";
+pub const ESCAPE: &str = "\u{E00C}";
+pub const LEFT: &str = "\u{E012}";
+pub const RIGHT: &str = "\u{E014}";
+pub const DOWN: &str = "\u{E015}";
+
 pub struct Browser {
     port: u16,
     driver: Child,
@@ -67,6 +74,17 @@ impl Browser {
     pub async fn run(&self, script: &str) -> Value {
         let path = format!("session/{}/execute/sync", self.session);
         self.ask(&path, json!({"script": script, "args": []})).await
+    }
+
+    /// Types into whatever has the focus; keys without a letter have a code of WebDriver's, such as [`ENTER`].
+    pub async fn press(&self, keys: &str) {
+        let each = keys.chars().flat_map(|key| {
+            [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
+        });
+        let keyboard = json!({"type": "key", "id": "keyboard", "actions": each.collect::<Vec<_>>()});
+        let done =
+            self.ask(&format!("session/{}/actions", self.session), json!({"actions": [keyboard]})).await;
+        assert!(done.is_null(), "{keys:?}: {done}");
     }
 
     /// Waits until a function's body returns this.

@@ -1,15 +1,19 @@
 //! The console, in a real browser.
 
-use crate::common::browser::Browser;
+use crate::common::browser::{Browser, DOWN, ENTER, ESCAPE, LEFT, RIGHT};
 use crate::common::daemon::Daemon;
 use crate::common::free_port;
-use crate::common::redis::Redis;
+use crate::common::redis::{Redis, fill};
 use crate::common::tokens::Issuer;
 use serde_json::json;
 
 const STATE: &str = "return document.getElementById('pill').dataset.shape";
 const WORDS: &str = "return document.getElementById('words').textContent";
-const NAMES: &str = "return [...document.querySelectorAll('#users .user:not(.left) .name')].map((name) => name.textContent).sort()";
+const NAMES: &str = "return [...document.querySelectorAll('#users .user:not(.left):not([hidden]) .name')].map((name) => name.textContent).sort()";
+const CELLS: &str = "return [...document.querySelectorAll('#users .user:not([hidden]) .name')].map((name) => name.textContent)";
+const ACTIVE: &str = "const id = document.getElementById('users').getAttribute('aria-activedescendant'); return id && document.querySelector(`#${id} .name`).textContent";
+const DETAILS: &str = "return document.getElementById('details').hidden ? null : ['name', 'word', 'sessions', 'seen'].map((part) => document.getElementById(`details-${part}`).textContent)";
+const FOCUS: &str = "return document.activeElement.id";
 const ASKS: &str = "return !document.getElementById('ask').hidden && document.getElementById('token').getClientRects().length > 0";
 const WIDE: &str = "return document.documentElement.scrollWidth > document.documentElement.clientWidth";
 
@@ -69,4 +73,132 @@ async fn it_asks_for_a_token_where_one_is_needed_and_takes_it() {
     give(&issuer.sign(&json!({"watch": "*", "exp": crate::common::tokens::now_s() + 60}))).await;
     browser.shows(NAMES, json!(["bob"])).await;
     assert_eq!(browser.run(ASKS).await, false);
+}
+
+fn text(id: &str) -> String {
+    format!("return document.getElementById('{id}').textContent")
+}
+
+/// Waits until a text has this in it.
+async fn says(browser: &Browser, id: &str, part: &str) {
+    let script = format!("return document.getElementById('{id}').textContent.includes({})", json!(part));
+    browser.shows(&script, json!(true)).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_users_are_no_more_elements_than_a_hundred_and_the_last_is_reached() {
+    let redis = Redis::start();
+    fill(&redis, "presence:", 10_000);
+    let daemon = Daemon::start(&redis).await;
+    let browser = Browser::start(1280, 800).await;
+    browser.open(&daemon.url("/")).await;
+    browser.shows(&text("online"), json!("10,000")).await;
+    const FEW: &str =
+        "const cells = document.querySelectorAll('#users .user').length; return cells > 0 && cells < 200";
+    browser.shows(FEW, json!(true)).await;
+    let columns = "return Number(document.getElementById('users').getAttribute('aria-colcount'))";
+    let columns = browser.run(columns).await.as_u64().expect("a number");
+    let rows = "return Number(document.getElementById('users').getAttribute('aria-rowcount'))";
+    assert_eq!(browser.run(rows).await, 10_000_u64.div_ceil(columns));
+    let to_the_end = "const box = document.getElementById('users'); box.scrollTop = box.scrollHeight";
+    browser.run(to_the_end).await;
+    browser.shows("return document.getElementById('cell-9999') !== null", json!(true)).await;
+    browser.shows(FEW, json!(true)).await;
+    // Who reads further down is not pushed on by those who come.
+    let before = browser.run(CELLS).await;
+    come(&redis, "zoe");
+    says(&browser, "release", "1 came, 0 left since").await;
+    assert_eq!(browser.run(CELLS).await, before);
+    browser.run("document.getElementById('release').click()").await;
+    browser.shows("return document.querySelector('#cell-0 .name').textContent", json!("zoe")).await;
+    assert_eq!(browser.run(&text("online")).await, "10,001");
+}
+
+#[tokio::test]
+async fn the_keys_search_and_choose_and_open_a_user() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    for user in ["anna", "berta", "hanna"] {
+        come(&redis, user);
+        daemon.until_state(user, "online").await;
+    }
+    come(&redis, "hanna#phone");
+    let browser = Browser::start(1280, 800).await;
+    browser.open(&daemon.url("/")).await;
+    browser.shows(CELLS, json!(["hanna", "berta", "anna"])).await;
+    browser.press("/ANN").await;
+    assert_eq!(browser.run(FOCUS).await, "filter");
+    browser.shows(CELLS, json!(["hanna", "anna"])).await;
+    browser.shows(&text("matches"), json!("2 of 3 match")).await;
+    browser.press(DOWN).await;
+    browser.press(RIGHT).await;
+    browser.shows(ACTIVE, json!("hanna")).await;
+    browser.press(RIGHT).await;
+    browser.shows(ACTIVE, json!("anna")).await;
+    browser.press(LEFT).await;
+    browser.press(ENTER).await;
+    browser.shows(DETAILS, json!(["hanna", "online", "2 sessions", "now"])).await;
+    redis.call(&["DEL", "presence:hanna", "presence:hanna#phone"]);
+    says(&browser, "details-seen", " ago)").await;
+    assert_eq!(browser.run(&text("details-word")).await, "offline");
+    assert_eq!(browser.run(&text("details-sessions")).await, "none");
+    browser.press(ESCAPE).await;
+    browser.shows(DETAILS, json!(null)).await;
+    assert_eq!(browser.run(FOCUS).await, "users", "back where it was opened");
+    browser.press(ESCAPE).await;
+    browser.shows(CELLS, json!(["berta", "anna"])).await;
+    browser.press("/nobody").await;
+    browser.shows(CELLS, json!([])).await;
+    browser.press(ENTER).await;
+    let unknown = json!(["nobody", "offline", "none", "not since the daemon was started"]);
+    browser.shows(DETAILS, unknown).await;
+    browser.run("document.querySelector('#kinds [value=left]').click()").await;
+    browser
+        .run("const f = document.getElementById('filter'); f.value = ''; f.dispatchEvent(new Event('input'))")
+        .await;
+    browser.shows(CELLS, json!(["hanna"])).await;
+}
+
+#[tokio::test]
+async fn it_shows_how_the_daemon_and_its_redis_are() {
+    let mut redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    come(&redis, "alice");
+    let browser = Browser::start(390, 844).await;
+    browser.open(&daemon.url("/")).await;
+    browser.shows(&text("health-ready"), json!("● ready")).await;
+    browser.shows(&text("health-gaps"), json!("none")).await;
+    assert_eq!(browser.run(&text("health-mode")).await, "told by events");
+    redis.kill();
+    browser.shows(STATE, json!("down")).await;
+    says(&browser, "warning", "may be stale").await;
+    says(&browser, "health-ready", "▲ not ready").await;
+    says(&browser, "health-redis", "▲ down since").await;
+    redis.run();
+    browser.shows(STATE, json!("live")).await;
+    browser.shows(&text("health-ready"), json!("● ready")).await;
+    says(&browser, "health-gaps", "1: ").await;
+    let drawn = "return document.querySelectorAll('.chart:not(.empty) .line-0[d]').length >= 2";
+    browser.shows(drawn, json!(true)).await;
+    let label = "return /^Users online: 1; from \\d+ to \\d+ in the last/.test(document.getElementById('online-chart').getAttribute('aria-label'))";
+    browser.shows(label, json!(true)).await;
+    assert_eq!(browser.run(WIDE).await, false, "nothing is cut off");
+}
+
+#[tokio::test]
+async fn servers_are_listed_where_the_daemon_tells_of_them() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let browser = Browser::start(390, 844).await;
+    browser.open(&daemon.url("/")).await;
+    browser.shows(&text("health-ready"), json!("● ready")).await;
+    let list = |servers: &str| {
+        format!(
+            "return import('/console/health.js').then(({{ renderHealth }}) => {{ renderHealth({{ redis: {{ status: 'up', servers: {servers} }} }});
+             return [...document.querySelectorAll('#health-servers tbody tr')].map((row) => [...row.children].map((cell) => cell.textContent)); }})"
+        )
+    };
+    let one = list("[{name: '<i>a:6379', state: 'reconciling', mode: 'sweeps', gaps: 2}]");
+    assert_eq!(browser.run(&one).await, json!([["<i>a:6379", "◆ reconciling", "sweeps", "2"]]));
+    assert_eq!(browser.run(&list("undefined")).await, json!([]));
 }

@@ -37,7 +37,7 @@ async fn without_a_good_token_nothing_but_the_public_pages_answers() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
-    for path in ["/", "/keybeat.js", "/healthz", "/readyz", "/metrics"] {
+    for path in ["/", "/console/console.js", "/keybeat.js", "/healthz", "/readyz", "/metrics"] {
         assert_eq!(call(&daemon, "GET", path, None, &[]).await.status, 200, "{path}");
     }
     let expired = issuer.sign(&json!({"sub": "alice", "watch": "*", "exp": now_s() - 60}));

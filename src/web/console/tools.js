@@ -1,0 +1,50 @@
+/** What the parts of the console share: words for numbers and times, and hands on the page. */
+
+export const $ = (id) => document.getElementById(id);
+export const number = new Intl.NumberFormat('en');
+export const clock = new Intl.DateTimeFormat('en-GB', { timeStyle: 'medium' });
+const day = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'medium' });
+
+export const plural = (n, word) => `${number.format(n)} ${word}${n === 1 ? '' : 's'}`;
+export const short = (n) => (n < 100 ? n.toFixed(1) : number.format(Math.round(n)));
+/** For comparing names as people type them. */
+export const fold = (text) => text.normalize('NFKC').toLowerCase();
+
+let skew_ms = 0;
+
+/** How far the daemon's clock is ahead of this one; less than two seconds is jitter. */
+export function setSkew(ms) {
+  skew_ms = Math.abs(ms) > 2000 ? ms : 0;
+}
+
+/** The daemon's clock, in milliseconds since the epoch. */
+export const now_ms = () => Date.now() + skew_ms;
+
+/** A stretch of time in its largest unit. */
+export function span(ms) {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  const [size, unit] = [[86_400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']].find(([size]) => seconds >= size) ?? [1, 's'];
+  return `${Math.floor(seconds / size)} ${unit}`;
+}
+
+/** An instant as the clock shows it, with its date if that is another than today's. */
+export function instant(ms) {
+  const today = new Date(ms).toDateString() === new Date().toDateString();
+  return (today ? clock : day).format(ms);
+}
+
+/** Touches the page only where something changed. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export function setAttribute(element, name, value) {
+  if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
+export function make(tag, className = '', text = '') {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  element.textContent = text;
+  return element;
+}
