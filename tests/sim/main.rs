@@ -19,11 +19,14 @@
 //! `KEYBEAT_SIM_SECONDS=60 cargo test --test sim` looks longer; `KEYBEAT_SIM_SEED=7 cargo test --test sim fresh`
 //! runs one seed and, if it fails, tells the end of its story (all of it with `KEYBEAT_SIM_ALL=1`).
 
+mod book;
+mod cluster;
 mod daemon;
 mod faults;
 mod link;
 mod programs;
 mod redis;
+mod server;
 mod verdict;
 mod watcher;
 mod world;
@@ -112,7 +115,8 @@ fn the_same_seeds_hold_each_time() {
 
 #[test]
 fn a_broken_relay_is_caught() {
-    for broken in [Broken::DeafToGaps, Broken::FencesJump] {
+    use Broken::{DeafToGaps, DelBelieved, FencesJump, LetsGoFirst, NeverSweeps, ReplacedAtOnce};
+    for broken in [DeafToGaps, FencesJump, DelBelieved, LetsGoFirst, ReplacedAtOnce, NeverSweeps] {
         let caught = (0..CAUGHT_WITHIN).find(|&seed| run(seed, broken, false).failure.is_some());
         assert!(caught.is_some(), "{broken:?} went unseen");
     }
