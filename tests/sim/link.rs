@@ -216,14 +216,20 @@ impl World {
 
     /// What the servers published goes on its way, or is lost.
     pub fn publish(&mut self) {
+        // A program that is sent on to another node has ended its old key at the first one before.
+        for node in 0..self.nodes.len() {
+            let ends = |event: &&Event| matches!(event, Event::Ended(_, End::Expired));
+            let ends: Vec<Event> = self.nodes[node].out.iter().filter(ends).cloned().collect();
+            ends.iter().for_each(|event| self.account(node, event));
+        }
         (0..self.nodes.len()).for_each(|node| self.publish_of(node));
     }
 
     pub fn publish_of(&mut self, node: usize) {
         for event in std::mem::take(&mut self.nodes[node].out) {
-            self.account(node, &event);
-            if let Event::Ended(key, End::Expired) = &event {
-                self.excuse_unsaid(node, key);
+            match &event {
+                Event::Ended(key, End::Expired) => self.excuse_unsaid(node, key),
+                event => self.account(node, event),
             }
             let servers = &mut self.daemon.servers;
             let listener = servers.iter_mut().position(|server| server.node == node && server.link.on);
