@@ -6,12 +6,13 @@ use super::world::{Act, World};
 impl World {
     /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
     pub fn fault(&mut self) {
-        let which = self.rng.u8(..14);
-        let allowed = which < 4 || self.knobs.faults & 1 << which != 0;
         let servers = self.daemon.servers.len();
-        if !allowed || servers == 0 {
+        if servers == 0 {
             return;
         }
+        let faults = self.knobs.faults;
+        let allowed: Vec<u8> = (0..14).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
+        let which = allowed[self.rng.usize(..allowed.len())];
         let at = self.rng.usize(..servers);
         let members: Vec<usize> = self.cluster.view.members.iter().copied().collect();
         let node = members[self.rng.usize(..members.len())];

@@ -104,11 +104,15 @@ pub struct Knobs {
 
 impl Knobs {
     fn new(rng: &mut Rng, broken: Broken) -> (Knobs, Cluster) {
-        let kind = rng.u8(..8);
+        let mut kind = rng.u8(..8);
         let silences = [Silent::Sets, Silent::Commands, Silent::All];
         // Some worlds lose no key.
         let most = if rng.u8(..4) == 0 { 9 } else { 14 };
-        let faults = if rng.u8(..4) == 0 { 0 } else { rng.u16(..1 << most) };
+        let mut faults = if rng.u8(..4) == 0 { 0 } else { rng.u16(..1 << most) };
+        if broken == Broken::ReplacedAtOnce {
+            // Only an exchange while the stream lags can show it.
+            (kind, faults) = (5, 1 << 12);
+        }
         let settings = Settings {
             first_ttl_ms: FIRST_TTL,
             batch_keys: [1, 2, 512][rng.usize(..3)],
