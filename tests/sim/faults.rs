@@ -4,70 +4,98 @@ use super::redis::Return;
 use super::world::{Act, World};
 
 impl World {
-    /// Something goes wrong. The first four lose nothing.
+    /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
     pub fn fault(&mut self) {
-        let which = self.rng.u8(..14);
-        let allowed = which < 4 || self.knobs.faults & 1 << which != 0;
-        if !allowed {
+        let servers = self.daemon.servers.len();
+        if servers == 0 {
             return;
         }
+        let faults = self.knobs.faults;
+        let allowed: Vec<u8> = (0..14).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
+        let which = allowed[self.rng.usize(..allowed.len())];
+        let at = self.rng.usize(..servers);
+        let members: Vec<usize> = self.cluster.view.members.iter().copied().collect();
+        let node = members[self.rng.usize(..members.len())];
         self.trail.note(self.now, format_args!("fault {which}"));
         match which {
             0..=2 => {
                 // Questions, stream and stalls together stay below the limit of a fence in a quiet world.
                 let slow = if self.quiet() { 800 } else { 3_000 };
                 let extra = (self.rng.u64(1..3_000), self.rng.u64(1..slow));
-                self.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
+                self.daemon.servers[at].link.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
                 self.later(1..4_000, Act::EndLag);
             }
             3 => self.stalled_until = self.now + self.rng.u64(1..700),
             4 | 5 => {
-                self.lose_some();
-                self.lose_more();
+                self.lose_some(at);
+                self.lose_more(at);
             }
-            6 if self.link.on && self.link.losing.is_none() => {
-                self.link.losing = Some(Vec::new());
+            6 if self.daemon.servers[at].link.on && self.daemon.servers[at].link.losing.is_none() => {
+                self.daemon.servers[at].link.losing = Some(Vec::new());
                 self.later(1..3_000, Act::EndLosing);
             }
-            7 => self.cut(),
+            7 => self.cut(at),
             8 => self.stalled_until = self.now + self.rng.u64(2_600..9_000),
-            9 => self.crash(Return::Whole),
+            9 => self.crash(node, Return::Whole),
             10 => {
                 let how = [Return::Older, Return::Empty][self.rng.usize(..2)];
-                self.crash(how);
+                self.crash(node, how);
             }
-            11 => self.crash(Return::Failover),
-            12 if self.redis.up => {
-                let listens = self.link.on;
-                self.taint();
-                self.redis.flush();
-                if listens {
-                    self.excuse_all();
-                }
-            }
-            13 if self.redis.up && !self.redis.keys.is_empty() => {
-                let at = self.rng.usize(..self.redis.keys.len());
-                if let Some(key) = self.redis.keys.keys().nth(at).cloned() {
+            11 => self.crash(node, Return::Failover),
+            12 if self.nodes[node].up => self.exchange(node),
+            13 if self.nodes[node].up && !self.nodes[node].keys.is_empty() => {
+                let at = self.rng.usize(..self.nodes[node].keys.len());
+                if let Some(key) = self.nodes[node].keys.keys().nth(at).cloned() {
                     self.taint();
-                    self.redis.evict(&key);
+                    self.nodes[node].evict(&key);
                 }
             }
             _ => {}
         }
     }
 
-    /// The comparison that a gap begins may be cut short by another.
-    pub fn lose_more(&mut self) {
-        if self.rng.bool() {
-            self.later(1..40, Act::LoseSome);
+    /// FLUSHALL, or SWAPDB, which a cluster does not know.
+    fn exchange(&mut self, node: usize) {
+        self.taint();
+        if self.cluster.on || self.rng.bool() {
+            self.nodes[node].flush(self.now);
+        } else {
+            self.nodes[node].swap(self.now);
         }
     }
 
-    fn crash(&mut self, how: Return) {
-        if self.redis.up {
-            self.redis.up = false;
-            self.cut();
-            self.later(1..5_000, Act::Begin(how));
+    /// The comparison that a gap begins may be cut short by another.
+    pub fn lose_more(&mut self, at: usize) {
+        if self.rng.bool() {
+            let id = self.daemon.servers[at].id;
+            self.later(1..40, Act::LoseSome(id));
         }
+    }
+
+    fn crash(&mut self, node: usize, how: Return) {
+        if !self.nodes[node].up || self.cluster.moves(node) {
+            return;
+        }
+        self.nodes[node].up = false;
+        self.cut_off(node);
+        self.later(1..5_000, Act::Begin(node, how));
+    }
+
+    /// Whoever follows the node loses it.
+    fn cut_off(&mut self, node: usize) {
+        if let Some(at) = self.daemon.servers.iter().position(|server| server.node == node) {
+            self.cut(at);
+        }
+    }
+
+    /// The node comes back, or another one takes over from it.
+    pub fn begin(&mut self, node: usize, how: Return) {
+        if self.cluster.on && matches!(how, Return::Failover) {
+            return self.take_over(node);
+        }
+        let cluster = &self.cluster;
+        self.nodes[node].begin(self.now, how, |key| cluster.owns(node, key));
+        let keys = &self.nodes[node].keys;
+        self.trail.note(self.now, format_args!("{node} begins {how:?} with {keys:?}"));
     }
 }

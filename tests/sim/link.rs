@@ -1,6 +1,6 @@
-//! The two connections to the server: the event stream, and questions with their answers.
+//! The two connections to a server: the event stream, and questions with their answers.
 
-use super::daemon::user_of;
+use super::cluster::slot;
 use super::redis::Event;
 use super::world::{Act, Broken, World};
 use keybeat::presence::{Answer, BatchId, End, Side};
@@ -10,176 +10,321 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[derive(Debug, Clone)]
 pub enum Feed {
     Event(Event),
-    /// The run, whether the data were thrown away, the uptime, and (for the book) the keys when it was subscribed.
-    Up(u32, bool, u64, BTreeSet<String>),
+    Up(Up),
     Down,
     /// These events were lost.
     Lagged(Vec<Event>),
-    Answers(BatchId, Vec<Answer>),
+    /// With the slots that are elsewhere, and where.
+    Answers(BatchId, Vec<Answer>, Vec<(usize, usize)>),
     Page(u8, Vec<Vec<u8>>, u64),
+    /// The keys are others, which was found then.
+    Replaced(u64),
+}
+
+/// Subscribed and proven.
+#[derive(Debug, Clone)]
+pub struct Up {
+    pub run: u32,
+    /// The data were thrown away since the last link.
+    pub flushed: bool,
+    pub uptime_ms: u64,
+    /// For the book: the keys when it was subscribed, when that was, and whether it was a replica before.
+    pub held: BTreeSet<String>,
+    pub at: u64,
+    pub took_over: bool,
 }
 
 /// What is asked of Redis, and how far it got.
 #[derive(Debug)]
 pub enum Question {
-    /// Between two fences: the keys, the answers so far, and the next step of the pipeline.
-    Ask(BatchId, Vec<String>, Vec<Answer>, usize),
+    Ask(Ask),
     Scan(u8, u64),
+    Canary,
 }
 
-/// Both connections to the server.
+/// A batch between two fences: the keys, the answers so far, and the next step of the pipeline. Keys that the
+/// node disowns are asked for again with ASKING.
+#[derive(Debug)]
+pub struct Ask {
+    id: BatchId,
+    names: Vec<String>,
+    answers: Vec<Answer>,
+    redirections: Vec<(usize, usize)>,
+    again: Vec<usize>,
+    step: usize,
+}
+
+impl Ask {
+    pub fn new(id: BatchId, names: Vec<String>) -> Ask {
+        Ask { id, names, answers: Vec::new(), redirections: Vec::new(), again: Vec::new(), step: 0 }
+    }
+}
+
+/// Both connections to one server.
 #[derive(Default)]
 pub struct Link {
     pub on: bool,
+    /// Names the connection among all there were.
     pub epoch: u32,
     /// The event stream on its way, with the times of arrival.
     pub wire: VecDeque<(u64, Feed)>,
     /// Answers and pages on theirs.
     pub replies: BTreeMap<(u64, u64), Feed>,
+    /// How much later events and answers are for a while.
+    pub lag: (u64, u64),
     /// What is being lost, while it is.
     pub losing: Option<Vec<Event>>,
     pub last_run: Option<u32>,
+    /// The canaries of this connection.
+    sung: u64,
     /// Orders given while there was no link, which the next one may still find in its queue.
-    pub parked: Vec<Question>,
+    parked: Vec<Question>,
+}
+
+impl Link {
+    /// The keys whose end is on its way.
+    pub fn ends(&self) -> BTreeSet<String> {
+        let name = |feed: &Feed| match feed {
+            Feed::Event(Event::Ended(key, _)) => Some(key.clone()),
+            _ => None,
+        };
+        self.wire.iter().filter_map(|(_, feed)| name(feed)).collect()
+    }
 }
 
 impl World {
-    pub fn order(&mut self, question: Question) {
-        if self.link.on {
-            let epoch = self.link.epoch;
-            let at = self.now + self.reply_latency();
-            self.at(at, Act::Question(epoch, question));
+    pub fn order(&mut self, at: usize, question: Question) {
+        let link = &mut self.daemon.servers[at].link;
+        if link.on {
+            let epoch = link.epoch;
+            let when = self.now + self.reply_latency(at);
+            self.at(when, Act::Question(epoch, question));
         } else if self.rng.u8(..4) == 0 {
-            self.link.parked.push(question);
+            link.parked.push(question);
         }
     }
 
     /// Redis carries out the next command of a pipeline; others' come between.
     pub fn question(&mut self, epoch: u32, question: Question) {
-        if epoch != self.link.epoch || !self.redis.up {
+        let found =
+            self.daemon.servers.iter().position(|server| server.link.on && server.link.epoch == epoch);
+        let Some(at) = found else { return };
+        let node = self.daemon.servers[at].node;
+        if !self.nodes[node].up {
             return;
         }
-        let jump = self.knobs.broken == Broken::FencesJump;
-        let now = self.now;
         match question {
             Question::Scan(number, cursor) => {
-                let (names, next) = self.redis.scan(now, &mut self.rng, cursor);
-                self.reply(Feed::Page(number, names, next));
+                let (names, next) = self.nodes[node].scan(self.now, &mut self.rng, cursor);
+                self.reply(at, Feed::Page(number, names, next));
             }
-            Question::Ask(id, names, mut answers, step) => {
-                if step == 0 || step > names.len() {
-                    let side = if step == 0 { Side::Open } else { Side::Close };
-                    let fence = Event::Fence(id, side);
-                    if jump { self.reply(Feed::Event(fence)) } else { self.redis.out.push(fence) }
+            Question::Canary => self.sing(at),
+            Question::Ask(mut ask) => {
+                let done = self.step_ask(at, &mut ask);
+                if done {
+                    self.reply(at, Feed::Answers(ask.id, ask.answers, ask.redirections));
                 } else {
-                    answers.push(self.redis.pttl(now, &names[step - 1]));
-                }
-                if step > names.len() {
-                    self.reply(Feed::Answers(id, answers));
-                } else {
-                    let at = now + self.rng.u64(..=self.knobs.pipe_gap);
-                    self.at(at, Act::Question(epoch, Question::Ask(id, names, answers, step + 1)));
+                    // ASKING follows once the first answers are there.
+                    let turns = ask.step == ask.names.len() + 1 && !ask.again.is_empty();
+                    let way = if turns { self.reply_latency(at) } else { 0 };
+                    let when = self.now + way + self.rng.u64(..=self.knobs.pipe_gap);
+                    self.at(when, Act::Question(epoch, Question::Ask(ask)));
                 }
             }
         }
     }
 
-    fn reply(&mut self, feed: Feed) {
-        let at = self.now + self.reply_latency();
-        self.order += 1;
-        self.link.replies.insert((at, self.order), feed);
-    }
-
-    /// What Redis published goes on its way, or is lost.
-    pub fn publish(&mut self) {
-        for event in std::mem::take(&mut self.redis.out) {
-            if !self.link.on {
-                self.lost(&event);
-            } else if self.link.losing.is_some() {
-                self.lost(&event);
-                self.link.losing.get_or_insert_default().push(event);
+    /// One command of a batch; says whether it was the last.
+    fn step_ask(&mut self, at: usize, ask: &mut Ask) -> bool {
+        let (step, keys) = (ask.step, ask.names.len());
+        ask.step += 1;
+        let last = step > keys + ask.again.len();
+        if step == 0 || last {
+            let fence = Event::Fence(ask.id, if last { Side::Close } else { Side::Open });
+            if self.knobs.broken == Broken::FencesJump {
+                self.reply(at, Feed::Event(fence));
             } else {
-                self.send(Feed::Event(event));
+                let node = self.daemon.servers[at].node;
+                self.nodes[node].out.push(fence);
+            }
+        } else if step <= keys {
+            let answer = self.answer(at, &ask.names[step - 1]);
+            ask.answers.push(answer.unwrap_or(Answer::Moved));
+            if let Err(elsewhere) = answer {
+                ask.redirections.push((slot(&ask.names[step - 1]), elsewhere));
+                ask.again.push(step - 1);
+            }
+        } else {
+            let which = ask.again[step - keys - 1];
+            ask.answers[which] = self.answer_asking(at, &ask.names[which]);
+        }
+        last
+    }
+
+    /// PTTL; an error is MOVED or ASK.
+    fn answer(&mut self, at: usize, name: &str) -> Result<Answer, usize> {
+        let node = self.daemon.servers[at].node;
+        let owner = self.cluster.view.owners[slot(name)];
+        if owner != node {
+            return Err(owner);
+        }
+        match (self.pttl(node, name), self.cluster.to[slot(name)]) {
+            (Answer::Absent, Some(to)) => Err(to),
+            (answer, _) => Ok(answer),
+        }
+    }
+
+    /// PTTL after ASKING.
+    fn answer_asking(&mut self, at: usize, name: &str) -> Answer {
+        let node = self.daemon.servers[at].node;
+        if self.cluster.to[slot(name)] != Some(node) {
+            return self.answer(at, name).unwrap_or(Answer::Moved);
+        }
+        match self.pttl(node, name) {
+            Answer::Absent => Answer::NotYet,
+            there => there,
+        }
+    }
+
+    fn pttl(&mut self, node: usize, name: &str) -> Answer {
+        let answer = self.nodes[node].pttl(self.now, name);
+        if answer == Answer::Absent {
+            self.excuse_unsaid(node, name);
+        }
+        answer
+    }
+
+    /// The canary is renewed, and what it replaces looked at.
+    fn sing(&mut self, at: usize) {
+        let server = &mut self.daemon.servers[at];
+        let last = server.link.sung;
+        server.link.sung += 1;
+        let node = &mut self.nodes[server.node];
+        let found = node.canary.replace(server.link.sung);
+        node.out.push(Event::Canary);
+        if !self.cluster.on && last > 0 && found != Some(last) {
+            self.reply(at, Feed::Replaced(self.now));
+        }
+    }
+
+    fn reply(&mut self, at: usize, feed: Feed) {
+        let when = self.now + self.reply_latency(at);
+        self.order += 1;
+        let order = self.order;
+        self.daemon.servers[at].link.replies.insert((when, order), feed);
+    }
+
+    /// What the servers published goes on its way, or is lost.
+    pub fn publish(&mut self) {
+        // A program that is sent on to another node has ended its old key at the first one before.
+        for node in 0..self.nodes.len() {
+            let ends = |event: &&Event| matches!(event, Event::Ended(_, End::Expired));
+            let ends: Vec<Event> = self.nodes[node].out.iter().filter(ends).cloned().collect();
+            ends.iter().for_each(|event| self.account(node, event));
+        }
+        (0..self.nodes.len()).for_each(|node| self.publish_of(node));
+    }
+
+    pub fn publish_of(&mut self, node: usize) {
+        for event in std::mem::take(&mut self.nodes[node].out) {
+            match &event {
+                Event::Ended(key, End::Expired) => self.excuse_unsaid(node, key),
+                event => self.account(node, event),
+            }
+            let servers = &mut self.daemon.servers;
+            let listener = servers.iter_mut().position(|server| server.node == node && server.link.on);
+            match listener {
+                _ if !self.knobs.silent.tells(&event) => self.lost(&event),
+                None => self.lost(&event),
+                Some(at) if self.daemon.servers[at].link.losing.is_some() => {
+                    self.lost(&event);
+                    self.daemon.servers[at].link.losing.get_or_insert_default().push(event);
+                }
+                Some(at) => self.send(at, Feed::Event(event)),
             }
         }
     }
 
-    /// Whoever does not hear that a key was evicted takes it for gone.
-    pub fn lost(&mut self, event: &Event) {
-        if let Event::Ended(key, End::Evicted) = event {
-            *self.daemon.debt.entry(user_of(key).to_owned()).or_default() += 1;
-        }
-    }
-
-    fn send(&mut self, feed: Feed) {
-        let last = self.link.wire.back().map_or(0, |(at, _)| *at);
-        let at = last.max(self.now + self.wire_latency());
-        self.link.wire.push_back((at, feed));
+    fn send(&mut self, at: usize, feed: Feed) {
+        let latency = self.wire_latency(at);
+        let link = &mut self.daemon.servers[at].link;
+        let last = link.wire.back().map_or(0, |(when, _)| *when);
+        link.wire.push_back((last.max(self.now + latency), feed));
     }
 
     /// Some of what is on its way is lost, and in its place the link says so.
-    pub fn lose_some(&mut self) {
-        let wire = &mut self.link.wire;
-        let from = wire.iter().rposition(|(_, feed)| !matches!(feed, Feed::Event(_))).map_or(0, |at| at + 1);
+    pub fn lose_some(&mut self, at: usize) {
+        let wire = &mut self.daemon.servers[at].link.wire;
+        let from = wire.iter().rposition(|(_, feed)| !matches!(feed, Feed::Event(_))).map_or(0, |i| i + 1);
         let start = self.rng.usize(from..=wire.len());
         let end = self.rng.usize(start..=wire.len());
-        let at = wire.get(start).or(wire.back()).map_or(self.now, |(at, _)| *at);
+        let when = wire.get(start).or(wire.back()).map_or(self.now, |(when, _)| *when);
         let lost: Vec<Event> = wire.drain(start..end).filter_map(|(_, feed)| event_of(feed)).collect();
+        wire.insert(start, (when, Feed::Lagged(lost.clone())));
         lost.iter().for_each(|event| self.lost(event));
-        self.link.wire.insert(start, (at, Feed::Lagged(lost)));
     }
 
-    pub fn end_losing(&mut self) {
-        if let Some(lost) = self.link.losing.take() {
-            self.send(Feed::Lagged(lost));
+    pub fn end_losing(&mut self, at: usize) {
+        if let Some(lost) = self.daemon.servers[at].link.losing.take() {
+            self.send(at, Feed::Lagged(lost));
         }
     }
 
     /// The link ends: some of what is on its way still comes, then it says that it is down.
-    pub fn cut(&mut self) {
-        if !self.link.on {
+    pub fn cut(&mut self, at: usize) {
+        let server = &mut self.daemon.servers[at];
+        let (id, link) = (server.id, &mut server.link);
+        if !link.on {
             return;
         }
-        self.trail.note(self.now, format_args!("the link ends"));
-        self.link.on = false;
-        self.link.epoch += 1;
-        self.link.losing = None;
-        let kept = self.rng.usize(..=self.link.wire.len());
-        let lost: Vec<Event> = self.link.wire.drain(kept..).filter_map(|(_, feed)| event_of(feed)).collect();
+        self.trail.note(self.now, format_args!("the link {id} ends"));
+        link.on = false;
+        link.losing = None;
+        let kept = self.rng.usize(..=link.wire.len());
+        let lost: Vec<Event> = link.wire.drain(kept..).filter_map(|(_, feed)| event_of(feed)).collect();
+        link.replies.retain(|&(when, _), _| when <= self.now);
         lost.iter().for_each(|event| self.lost(event));
-        self.link.replies.retain(|&(at, _), _| at <= self.now);
-        self.send(Feed::Down);
-        let at = self.now + self.rng.u64(20..1_500);
-        self.at(at, Act::Connect);
+        self.send(at, Feed::Down);
+        self.later(20..1_500, Act::Connect(id));
+    }
+
+    /// The server is followed no more.
+    pub fn drop_link(&mut self, at: usize) {
+        let link = std::mem::take(&mut self.daemon.servers[at].link);
+        link.wire.into_iter().filter_map(|(_, feed)| event_of(feed)).for_each(|event| self.lost(&event));
     }
 
     /// The link tries anew: subscribe, prove, say so.
-    pub fn connect(&mut self) {
-        if !self.redis.up {
-            self.send(Feed::Down);
-            let at = self.now + self.rng.u64(20..1_500);
-            return self.at(at, Act::Connect);
+    pub fn connect(&mut self, id: u64) {
+        let found = self.daemon.servers.iter().position(|server| server.id == id && !server.leaves);
+        let Some(at) = found else { return };
+        let (now, number) = (self.now, self.daemon.servers[at].node);
+        if !self.nodes[number].up {
+            self.send(at, Feed::Down);
+            return self.later(20..1_500, Act::Connect(id));
         }
-        self.link.on = true;
-        let run = self.redis.run;
-        let flushed = self.link.last_run.replace(run) == Some(run) && !self.redis.canary;
-        let now = self.now;
-        // Keys that have run out count: they will be announced.
-        let held = self.redis.keys.keys().cloned().collect();
+        self.epochs += 1;
+        let (node, link) = (&mut self.nodes[number], &mut self.daemon.servers[at].link);
+        (link.on, link.epoch, link.sung) = (true, self.epochs, 0);
+        let same = link.last_run.replace(node.run) == Some(node.run);
         // INFO tells whole seconds.
-        let uptime_ms = (now - self.redis.started) / 1_000 * 1_000;
-        self.send(Feed::Up(run, flushed, uptime_ms, held));
-        for question in std::mem::take(&mut self.link.parked) {
-            self.at(now, Act::Question(self.link.epoch, question));
+        let uptime_ms = (now - node.started) / 1_000 * 1_000;
+        let flushed = same && node.canary.is_none();
+        node.canary = Some(0);
+        // Keys that have run out count: they will be announced.
+        let held = node.keys.keys().cloned().collect();
+        let up = Up { run: node.run, flushed, uptime_ms, held, at: now, took_over: node.took_over };
+        let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
+        self.send(at, Feed::Up(up));
+        for question in parked {
+            self.at(now, Act::Question(epoch, question));
         }
-        let at = now + self.rng.u64(..1_000);
-        self.at(at, Act::Canary(self.link.epoch));
     }
 }
 
 fn event_of(feed: Feed) -> Option<Event> {
     match feed {
         Feed::Event(event) => Some(event),
-        Feed::Lagged(_) | Feed::Up(..) | Feed::Down | Feed::Answers(..) | Feed::Page(..) => None,
+        _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! What users' programs do.
 
-use super::redis::{NEVER, Redis};
+use super::cluster::Keys;
+use super::redis::NEVER;
 use fastrand::Rng;
 
 /// What the daemon assumes of a key's TTL until it has learnt it.
@@ -68,49 +69,46 @@ impl Program {
     }
 
     /// One beat, or what it does instead; gives how long until the next.
-    pub fn step(&mut self, redis: &mut Redis, now: u64, rng: &mut Rng) -> u64 {
+    pub fn step(&mut self, keys: &mut Keys, rng: &mut Rng) -> u64 {
         let (user, third) = (self.user.clone(), self.ttl / 3);
-        if !redis.up {
-            return third;
-        }
         match self.kind {
-            Kind::Steady => redis.set(now, &user, self.ttl),
+            Kind::Steady => keys.set(&user, self.ttl),
             Kind::Jittery => {
-                redis.set(now, &user, self.ttl);
+                keys.set(&user, self.ttl);
                 return rng.u64(1..=self.ttl / 2);
             }
             Kind::Pair => {
-                redis.set(now, &format!("{user}#a"), self.ttl);
+                keys.set(&format!("{user}#a"), self.ttl);
                 match rng.u8(..4) {
-                    0 => redis.set(now, &format!("{user}#b"), self.ttl / 2),
-                    1 => redis.del(now, &format!("{user}#b")),
+                    0 => keys.set(&format!("{user}#b"), self.ttl / 2),
+                    1 => keys.del(&format!("{user}#b")),
                     _ => {}
                 }
             }
             Kind::Expirer => {
-                if !redis.expire(now, &user, self.ttl) {
-                    redis.set(now, &user, self.ttl);
+                if !keys.expire(&user, self.ttl) {
+                    keys.set(&user, self.ttl);
                 }
             }
             Kind::Changer => {
                 if rng.u8(..16) == 0 {
-                    self.changed = now;
+                    self.changed = keys.now;
                     self.ttl = TTLS[rng.usize(..TTLS.len())];
                 }
-                redis.set(now, &user, self.ttl);
+                keys.set(&user, self.ttl);
                 return self.ttl / 3;
             }
-            Kind::Flaky => return self.flake(redis, now, rng),
-            Kind::Wild(expires) => wild(&user, redis, now, rng, expires),
+            Kind::Flaky => return self.flake(keys, rng),
+            Kind::Wild(expires) => wild(&user, keys, rng, expires),
         }
         third
     }
 
-    fn flake(&self, redis: &mut Redis, now: u64, rng: &mut Rng) -> u64 {
-        redis.set(now, &self.user, self.ttl);
+    fn flake(&self, keys: &mut Keys, rng: &mut Rng) -> u64 {
+        keys.set(&self.user, self.ttl);
         match rng.u8(..10) {
             0 => {
-                redis.del(now, &self.user);
+                keys.del(&self.user);
                 rng.u64(0..self.ttl * 2)
             }
             1 => self.ttl + rng.u64(0..self.ttl * 2),
@@ -121,27 +119,27 @@ impl Program {
     }
 }
 
-fn wild(user: &str, redis: &mut Redis, now: u64, rng: &mut Rng, expires: bool) {
+fn wild(user: &str, keys: &mut Keys, rng: &mut Rng, expires: bool) {
     let names = [user.to_owned(), format!("{user}#x"), format!("{user}#y")];
     let [key, other] = [&names[rng.usize(..3)], &names[rng.usize(..3)]];
     let ttl = rng.u64(1..LONGEST_TTL);
     match rng.u8(..16) {
-        0..=5 => redis.set(now, key, ttl),
-        6 => redis.set(now, key, NEVER),
-        7 | 8 => redis.del(now, key),
+        0..=5 => keys.set(key, ttl),
+        6 => keys.set(key, NEVER),
+        7 | 8 => keys.del(key),
         9 | 10 if expires => {
-            redis.expire(now, key, ttl);
+            keys.expire(key, ttl);
         }
         11 if expires => {
-            redis.expire(now, key, NEVER);
+            keys.expire(key, NEVER);
         }
-        12 => redis.restore(now, key, ttl),
-        13 if key != other => redis.rename(now, key, other),
+        12 => keys.restore(key, ttl),
+        13 if key != other => keys.rename(key, other),
         14 => {
             // As a MULTI does it.
-            redis.set(now, key, ttl);
-            redis.del(now, key);
-            redis.set(now, key, ttl);
+            keys.set(key, ttl);
+            keys.del(key);
+            keys.set(key, ttl);
         }
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use keybeat::presence::{Answer, BatchId, End, Side};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The deadline of a key without a TTL.
 pub const NEVER: u64 = u64::MAX;
@@ -17,8 +17,11 @@ pub enum Event {
     Placed(String),
     Ended(String, End),
     Fence(BatchId, Side),
-    /// No message at all, for FLUSHALL makes none: only the world's own book reads it.
-    Flushed,
+    /// The daemon's own key was set.
+    Canary,
+    /// No message at all, for FLUSHALL and SWAPDB make none: only the world's own book reads which keys there
+    /// are now.
+    Exchanged(BTreeSet<String>),
 }
 
 /// How a server comes back.
@@ -33,7 +36,8 @@ pub enum Return {
     Failover,
 }
 
-/// The server that clients reach.
+/// One server.
+#[derive(Default)]
 pub struct Redis {
     /// Names and deadlines; one that has passed stays until it is touched or swept.
     pub keys: BTreeMap<String, u64>,
@@ -43,20 +47,25 @@ pub struct Redis {
     pub run: u32,
     /// When its process was started.
     pub started: u64,
-    /// The daemon's canary is there.
-    pub canary: bool,
+    /// It was a replica before.
+    pub took_over: bool,
+    /// What the daemon's canary holds.
+    pub canary: Option<u64>,
+    /// Keys that came or went without a word, and when.
+    pub unsaid: BTreeMap<String, u64>,
     /// What a replica, or the file on disk, has of the keys.
     replica: BTreeMap<String, u64>,
+    /// Another database: its keys, and the canary that it holds from when it was this one.
+    other: (BTreeMap<String, u64>, Option<u64>),
 }
 
 impl Redis {
     pub fn new() -> Redis {
-        let (keys, replica) = (BTreeMap::new(), BTreeMap::new());
-        Redis { keys, out: Vec::new(), up: true, run: 1, started: 0, canary: false, replica }
+        Redis { up: true, run: 1, ..Redis::default() }
     }
 
     /// Any access deletes a key that has run out.
-    fn touch(&mut self, now: u64, key: &str) {
+    pub fn touch(&mut self, now: u64, key: &str) {
         if self.keys.get(key).is_some_and(|&deadline| deadline < now) {
             self.end(key, End::Expired);
         }
@@ -68,17 +77,21 @@ impl Redis {
         Some(deadline)
     }
 
+    fn put(&mut self, key: &str, deadline: u64, event: fn(String) -> Event) {
+        self.keys.insert(key.to_owned(), deadline);
+        self.unsaid.remove(key);
+        self.out.push(event(key.to_owned()));
+    }
+
     pub fn set(&mut self, now: u64, key: &str, ttl: u64) {
         self.touch(now, key);
-        self.keys.insert(key.to_owned(), now.saturating_add(ttl));
-        self.out.push(Event::Set(key.to_owned()));
+        self.put(key, now.saturating_add(ttl), Event::Set);
     }
 
     /// RESTORE … REPLACE.
     pub fn restore(&mut self, now: u64, key: &str, ttl: u64) {
         self.touch(now, key);
-        self.keys.insert(key.to_owned(), now.saturating_add(ttl));
-        self.out.push(Event::Placed(key.to_owned()));
+        self.put(key, now.saturating_add(ttl), Event::Placed);
     }
 
     pub fn del(&mut self, now: u64, key: &str) {
@@ -100,19 +113,39 @@ impl Redis {
         }
         self.touch(now, to);
         if let Some(deadline) = self.end(from, End::Deleted) {
-            self.keys.insert(to.to_owned(), deadline);
-            self.out.push(Event::Placed(to.to_owned()));
+            self.put(to, deadline, Event::Placed);
         }
+    }
+
+    /// MIGRATE, as the server sees it that the key leaves, and the one that it comes to.
+    pub fn give(&mut self, now: u64, key: &str) -> Option<u64> {
+        self.touch(now, key);
+        self.end(key, End::Deleted)
+    }
+
+    pub fn receive(&mut self, key: &str, deadline: u64) {
+        self.put(key, deadline, Event::Placed);
     }
 
     pub fn evict(&mut self, key: &str) {
         self.end(key, End::Evicted);
     }
 
-    pub fn flush(&mut self) {
-        self.keys.clear();
-        self.canary = false;
-        self.out.push(Event::Flushed);
+    /// FLUSHALL, which makes no event.
+    pub fn flush(&mut self, now: u64) {
+        self.other = Default::default();
+        self.swap(now);
+        self.other = Default::default();
+    }
+
+    /// SWAPDB, which makes none either.
+    pub fn swap(&mut self, now: u64) {
+        std::mem::swap(&mut self.keys, &mut self.other.0);
+        std::mem::swap(&mut self.canary, &mut self.other.1);
+        // What has run out in another database is announced there.
+        self.keys.retain(|_, deadline| *deadline >= now);
+        self.unsaid.extend(self.keys.keys().chain(self.other.0.keys()).map(|key| (key.clone(), now)));
+        self.out.push(Event::Exchanged(self.keys.keys().cloned().collect()));
     }
 
     pub fn pttl(&mut self, now: u64, key: &str) -> Answer {
@@ -157,21 +190,32 @@ impl Redis {
     }
 
     /// Another run begins.
-    pub fn begin(&mut self, now: u64, how: Return) {
+    pub fn begin(&mut self, now: u64, how: Return, owns: impl Fn(&str) -> bool) {
         match how {
             Return::Whole => {}
             Return::Empty => self.keys.clear(),
             Return::Older | Return::Failover => self.keys.clone_from(&self.replica),
         }
+        self.keys.retain(|key, _| owns(key));
         // A replica that takes over has been running all the time.
-        self.started = if matches!(how, Return::Failover) { 0 } else { now };
-        if !matches!(how, Return::Failover) {
+        self.took_over = matches!(how, Return::Failover);
+        self.started = if self.took_over { 0 } else { now };
+        if !self.took_over {
             self.keys.retain(|_, deadline| *deadline >= now);
         }
         self.up = true;
         self.run += 1;
-        self.canary = false;
+        self.canary = None;
+        self.other = Default::default();
+        self.unsaid.clear();
         self.replicate();
+    }
+
+    /// The node of a cluster that takes over from this one.
+    pub fn successor(&self, now: u64, owns: impl Fn(&str) -> bool) -> Redis {
+        let mut next = Redis { replica: self.replica.clone(), ..Redis::new() };
+        next.begin(now, Return::Failover, owns);
+        next
     }
 }
 

@@ -1,42 +1,63 @@
-//! Is what is believed what Redis holds?
+//! Is what is believed what the servers hold together?
 
-use super::daemon::users_of;
+use super::book::users_of;
 use super::programs::Kind;
 use super::world::{Act, World};
 use std::collections::BTreeSet;
 
 /// A user who ran out so long ago is known to have.
 const PUNCTUAL_MS: u64 = 300;
+/// A sweep finds whoever has been there, or gone, for so long.
+const SWEPT_MS: u64 = 4_000;
 
 impl World {
-    /// In a quiet moment each belief must be what Redis holds.
+    /// In a quiet moment each belief must be what the servers hold.
     pub fn compare(&mut self) -> bool {
-        let (link, now) = (&self.link, self.now);
         let asking = self.acts.values().any(|act| matches!(act, Act::Question(..)));
-        let under_way = asking || !link.wire.is_empty() || !link.replies.is_empty();
-        let just = |&deadline: &u64| deadline < now && now - deadline <= PUNCTUAL_MS;
-        if under_way || !link.on || !self.redis.up || self.redis.keys.values().any(just) {
+        let idle = self.daemon.servers.iter().all(|server| {
+            let link = &server.link;
+            link.on && link.wire.is_empty() && link.replies.is_empty()
+        });
+        if asking || !idle || !self.all_up() || self.just_ran_out(PUNCTUAL_MS) {
             return false;
         }
-        if !self.daemon.detector.settled() || !self.daemon.open {
+        if !self.daemon.settled() || !self.daemon.open {
             return false;
         }
         self.compared += 1;
-        let keys = &self.redis.keys;
-        let held = users_of(keys.keys());
-        let alive = users_of(keys.iter().filter(|&(_, &deadline)| deadline >= now).map(|(key, _)| key));
-        let believed = self.daemon.online();
-        let strict = self.programs.iter().filter(|program| program.one_ttl());
-        let strict: BTreeSet<_> = strict.map(|program| program.user.clone()).collect();
-        // Too long a TTL is believed until its end, or Redis' own word.
-        let late = believed.difference(&alive).find(|user| strict.contains(*user) || !held.contains(*user));
-        if let Some(user) = alive.difference(&believed).next().or(late) {
-            let user = user.clone();
-            self.fail(format!("{user} is not what Redis holds: believed {believed:?}, alive {alive:?}"));
+        let wrong = if self.is_swept() { self.wrong_though_swept() } else { self.wrong() };
+        let believed = self.daemon.book.online();
+        if let Some(user) = wrong {
+            let held: Vec<_> = self.held().collect();
+            self.fail(format!("{user} is not what the servers hold: believed {believed:?}, held {held:?}"));
             return true;
         }
         self.compare_readers(&believed);
         true
+    }
+
+    /// Who comes or goes is found by the next sweep.
+    fn is_swept(&self) -> bool {
+        self.knobs.silent.any() && self.now < self.frozen_at.saturating_add(SWEPT_MS)
+    }
+
+    /// A user who is not what the servers hold.
+    fn wrong(&self) -> Option<String> {
+        let held = users_of(self.held().map(|(key, _)| key));
+        let alive = users_of(self.held().filter(|&(_, &deadline)| deadline >= self.now).map(|(key, _)| key));
+        let believed = self.daemon.book.online();
+        let strict = self.programs.iter().filter(|program| program.one_ttl());
+        let strict: BTreeSet<_> = strict.map(|program| program.user.clone()).collect();
+        // Too long a TTL is believed until its end, or Redis' own word.
+        let late = believed.difference(&alive).find(|user| strict.contains(*user) || !held.contains(*user));
+        alive.difference(&believed).next().or(late).cloned()
+    }
+
+    /// Until nobody beats any more: a steady user who is not believed online.
+    fn wrong_though_swept(&self) -> Option<String> {
+        let believed = self.daemon.book.online();
+        let steady = self.programs.iter().filter(|program| program.steady(self.now));
+        steady.map(|program| program.user.clone()).find(|user| !self.frozen && !believed.contains(user))
     }
 
     fn compare_readers(&mut self, believed: &BTreeSet<String>) {
@@ -56,18 +77,21 @@ impl World {
     }
 
     pub fn check_end(&mut self) {
-        let held = users_of(self.redis.keys.keys());
-        let believed = self.daemon.online();
-        let settled = self.daemon.detector.settled();
+        let held = users_of(self.held().map(|(key, _)| key));
+        let believed = self.daemon.book.online();
+        let settled = self.daemon.settled();
+        let keys: u64 = self.daemon.servers.iter().map(|server| server.detector.counts().keys).sum();
         if !settled || self.compared < 2 || held != believed {
             let compared = self.compared;
             self.fail(format!(
                 "at the end settled={settled} compared={compared}: believed {believed:?}, held {held:?}"
             ));
-        } else if self.quiet() && !self.daemon.exact {
+        } else if self.quiet() && self.is_told_all() && !self.daemon.book.exact {
             self.fail("nothing went wrong, and it is not exact".into());
-        } else if self.daemon.detector.counts().keys as usize != self.redis.keys.len() {
+        } else if keys as usize != self.held().count() {
             self.fail("another number of keys is believed live".into());
+        } else if self.daemon.view.number != self.cluster.view.number {
+            self.fail("the daemon never heard of the cluster's shape".into());
         }
         let wild = self.programs.iter().any(|program| matches!(program.kind, Kind::Wild(_)));
         if !wild && !believed.is_empty() {

@@ -1,13 +1,14 @@
 //! Time, faults and the end of all things: one seed gives one run.
 
+use super::cluster::{Cluster, Keys, View};
 use super::daemon::Daemon;
-use super::link::{Link, Question};
+use super::link::Question;
 use super::programs::{FIRST_TTL, LONGEST_TTL, Program};
-use super::redis::{self, NEVER, Redis, Return};
+use super::redis::{self, Event, NEVER, Redis, Return};
 use super::watcher::Reader;
 use fastrand::Rng;
-use keybeat::presence::{Settings, Time};
-use std::collections::BTreeMap;
+use keybeat::presence::{End, Settings, Time};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Past every grant, guess and lag: what was not known before is known after it.
@@ -23,6 +24,41 @@ pub enum Broken {
     DeafToGaps,
     /// Fences come with the answers, not in the stream.
     FencesJump,
+    /// A `del` is taken for an end, though the key may have moved.
+    DelBelieved,
+    /// A key is let go before its new owner's detector has adopted it.
+    LetsGoFirst,
+    /// That the keys are others counts from when it is told, not from the canary's place in the stream.
+    ReplacedAtOnce,
+    /// Keys that no event tells of are not looked for.
+    NeverSweeps,
+}
+
+/// What the servers do not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Silent {
+    Nothing,
+    /// What is set.
+    Sets,
+    /// All but what runs out and what is evicted.
+    Commands,
+    /// All.
+    All,
+}
+
+impl Silent {
+    pub fn any(self) -> bool {
+        self != Silent::Nothing
+    }
+
+    pub fn tells(self, event: &Event) -> bool {
+        match event {
+            Event::Fence(..) | Event::Canary | Event::Exchanged(_) => true,
+            Event::Set(_) => self == Silent::Nothing,
+            Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
+            Event::Ended(..) => self != Silent::All,
+        }
+    }
 }
 
 /// What happens next.
@@ -31,15 +67,18 @@ pub enum Act {
     Sweep,
     Replicate,
     Question(u32, Question),
-    Canary(u32),
-    Connect,
+    Connect(u64),
     Fault,
-    Begin(Return),
+    Begin(usize, Return),
     EndLosing,
-    LoseSome,
-    /// The extra latencies of the stream and of the answers end.
+    LoseSome(u64),
+    /// The extra latencies of the streams and of the answers end.
     EndLag,
     Read(usize),
+    /// The cluster's shape changes; one more key of a slot moves; the daemon hears of it.
+    Reshape,
+    Move(usize),
+    View(View),
 }
 
 /// What differs from world to world.
@@ -55,6 +94,48 @@ pub struct Knobs {
     /// Programs renew by EXPIRE as well.
     pub expires: bool,
     chaos_ms: u64,
+    pub silent: Silent,
+    pub settings: Settings,
+    /// How late a canary may be.
+    pub canary_limit_ms: u64,
+    /// Something of the cluster changes so often.
+    reshape_every: u64,
+}
+
+impl Knobs {
+    fn new(rng: &mut Rng, broken: Broken) -> (Knobs, Cluster) {
+        let mut kind = rng.u8(..8);
+        let silences = [Silent::Sets, Silent::Commands, Silent::All];
+        // Some worlds lose no key.
+        let most = if rng.u8(..4) == 0 { 9 } else { 14 };
+        let mut faults = if rng.u8(..4) == 0 { 0 } else { rng.u16(..1 << most) };
+        if broken == Broken::ReplacedAtOnce {
+            // Only an exchange while the stream lags can show it.
+            (kind, faults) = (5, 1 << 12);
+        }
+        let settings = Settings {
+            first_ttl_ms: FIRST_TTL,
+            batch_keys: [1, 2, 512][rng.usize(..3)],
+            due_batches: [1, 64][rng.usize(..2)],
+            learn_batches: [1, 4][rng.usize(..2)],
+            ..Settings::default()
+        };
+        let cluster = Cluster::new(kind < 4, if kind < 4 { rng.usize(1..=3) } else { 1 });
+        let knobs = Knobs {
+            broken,
+            faults,
+            fault_every: rng.u64(300..8_000),
+            latency: [0, 3, 8, 40][rng.usize(..4)],
+            pipe_gap: [0, 1, 20][rng.usize(..3)],
+            expires: rng.bool(),
+            chaos_ms: rng.u64(3_000..40_000),
+            silent: if kind % 4 == 0 { silences[rng.usize(..3)] } else { Silent::Nothing },
+            settings,
+            canary_limit_ms: if faults == 0 { 8_000 } else { [1_500, 8_000][rng.usize(..2)] },
+            reshape_every: [1_000, 10_000][rng.usize(..2)],
+        };
+        (knobs, cluster)
+    }
 }
 
 /// What was seen, as one number, and in words if wanted.
@@ -73,7 +154,7 @@ impl Trail {
     }
 }
 
-/// Redis, the programs, the network, the daemon.
+/// The servers, the programs, the network, the daemon.
 pub struct World {
     pub now: u64,
     pub rng: Rng,
@@ -85,38 +166,31 @@ pub struct World {
     /// How often the belief was compared with Redis.
     pub compared: u64,
     pub acts: BTreeMap<(u64, u64), Act>,
-    pub redis: Redis,
+    /// All servers that there ever were; see [`View::members`].
+    pub nodes: Vec<Redis>,
+    pub cluster: Cluster,
     pub programs: Vec<Program>,
-    pub link: Link,
     pub daemon: Daemon,
-    pub run_seen: Option<u32>,
-    pub lag: (u64, u64),
+    /// The daemon's connections that there ever were.
+    pub epochs: u32,
+    /// What the daemon is to hear of the cluster when it wakes.
+    pub views: Vec<View>,
+    /// Which nodes have announced each key, and how often it came and went.
+    pub holders: BTreeMap<String, BTreeSet<usize>>,
+    pub done: BTreeMap<String, (u32, u32)>,
     pub stalled_until: u64,
     due_late: u64,
-    healing: bool,
+    pub healing: bool,
+    /// Nobody beats any more, and from when on.
     pub frozen: bool,
+    pub frozen_at: u64,
 }
 
 impl World {
     pub fn new(seed: u64, broken: Broken, record: bool) -> World {
         let mut rng = Rng::with_seed(seed);
         let now = 1_000_000;
-        let knobs = Knobs {
-            broken,
-            faults: if rng.u8(..4) == 0 { 0 } else { rng.u16(..) },
-            fault_every: rng.u64(300..8_000),
-            latency: [0, 3, 8, 40][rng.usize(..4)],
-            pipe_gap: [0, 1, 20][rng.usize(..3)],
-            expires: rng.bool(),
-            chaos_ms: rng.u64(3_000..40_000),
-        };
-        let settings = Settings {
-            first_ttl_ms: FIRST_TTL,
-            batch_keys: [1, 2, 512][rng.usize(..3)],
-            due_batches: [1, 64][rng.usize(..2)],
-            learn_batches: [1, 4][rng.usize(..2)],
-            ..Settings::default()
-        };
+        let (knobs, cluster) = Knobs::new(&mut rng, broken);
         let users = 1..=rng.usize(1..=10);
         let programs = users.map(|i| Program::new(format!("u{i}"), &mut rng, knobs.expires)).collect();
         let mut world = World {
@@ -129,19 +203,25 @@ impl World {
             steps: 0,
             compared: 0,
             acts: BTreeMap::new(),
-            redis: Redis::new(),
+            nodes: cluster.view.members.iter().map(|_| Redis::new()).collect(),
+            views: vec![cluster.view.clone()],
+            cluster,
             programs,
-            link: Link::default(),
-            daemon: Daemon::new(now, settings),
-            run_seen: None,
-            lag: (0, 0),
+            daemon: Daemon::new(now),
+            epochs: 0,
+            holders: BTreeMap::new(),
+            done: BTreeMap::new(),
             stalled_until: 0,
             due_late: 0,
             healing: false,
             frozen: false,
+            frozen_at: NEVER,
         };
-        let mut acts = vec![Act::Connect, Act::Fault, Act::Sweep, Act::Replicate];
+        let mut acts = vec![Act::Fault, Act::Sweep, Act::Replicate];
         acts.extend((0..world.programs.len()).map(Act::Program));
+        if world.cluster.on {
+            acts.push(Act::Reshape);
+        }
         acts.into_iter().for_each(|act| world.later(1..3_000, act));
         world.trail.note(now, format_args!("{:?} {:?}", world.knobs, world.programs));
         world
@@ -151,11 +231,11 @@ impl World {
     pub fn run(&mut self) {
         self.go(self.knobs.chaos_ms, false);
         self.healing = true;
-        self.lag = (0, 0);
+        self.end_lag();
         self.go(HEAL_MS, false);
         self.go(LONGEST_TTL, true);
-        self.frozen = true;
-        self.go(LONGEST_TTL + 2_000, true);
+        (self.frozen, self.frozen_at) = (true, self.now);
+        self.go(LONGEST_TTL + 4_000, true);
         if self.failure.is_none() {
             self.check_end();
         }
@@ -185,12 +265,16 @@ impl World {
         self.at(at, act);
     }
 
-    pub fn wire_latency(&mut self) -> u64 {
-        self.rng.u64(..=self.knobs.latency) + self.lag.0
+    pub fn wire_latency(&mut self, at: usize) -> u64 {
+        self.rng.u64(..=self.knobs.latency) + self.daemon.servers[at].link.lag.0
     }
 
-    pub fn reply_latency(&mut self) -> u64 {
-        self.rng.u64(..=self.knobs.latency) + self.lag.1
+    pub fn reply_latency(&mut self, at: usize) -> u64 {
+        self.rng.u64(..=self.knobs.latency) + self.daemon.servers[at].link.lag.1
+    }
+
+    fn end_lag(&mut self) {
+        self.daemon.servers.iter_mut().for_each(|server| server.link.lag = (0, 0));
     }
 
     fn go(&mut self, for_ms: u64, compare: bool) {
@@ -218,62 +302,67 @@ impl World {
     }
 
     fn next_wake(&self) -> u64 {
-        let wire = self.link.wire.front().map(|(at, _)| *at);
-        let reply = self.link.replies.keys().next().map(|&(at, _)| at);
-        // A driver whose detector waits for a restart has its turn again and again.
-        let due = self
-            .daemon
-            .detector
-            .next_due()
-            .map(|due| (due.as_ms() + self.due_late).max(self.daemon.last + 1));
+        let told = (!self.views.is_empty()).then_some(self.now);
+        let servers = self.daemon.servers.iter();
+        let of_servers = servers.flat_map(|server| {
+            let wire = server.link.wire.front().map(|(at, _)| *at);
+            let reply = server.link.replies.keys().next().map(|&(at, _)| at);
+            // A driver whose detector waits for a restart has its turn again and again.
+            let due = server.next_due();
+            let due = due.map(|due| (due.as_ms() + self.due_late).max(self.daemon.last + 1));
+            [wire, reply, due].into_iter().flatten()
+        });
+        let retire = self.daemon.retire_at.map(Time::as_ms);
         let second = Some(self.daemon.last + 1_000);
-        let first = [wire, reply, due, second].into_iter().flatten().min().unwrap_or(NEVER);
+        let first = of_servers.chain([told, retire, second].into_iter().flatten()).min().unwrap_or(NEVER);
         first.max(self.stalled_until)
     }
 
     fn act(&mut self, act: Act) {
-        let now = self.now;
         match act {
             Act::Program(_) if self.frozen => {}
             Act::Program(i) => {
-                let wait = self.programs[i].step(&mut self.redis, now, &mut self.rng);
-                self.at(now + wait.max(1), Act::Program(i));
+                let mut keys = Keys { now: self.now, nodes: &mut self.nodes, cluster: &self.cluster };
+                let wait = self.programs[i].step(&mut keys, &mut self.rng);
+                self.at(self.now + wait.max(1), Act::Program(i));
             }
             Act::Sweep => {
-                if self.redis.up {
-                    self.redis.sweep(now, &mut self.rng);
+                for node in self.nodes.iter_mut().filter(|node| node.up) {
+                    node.sweep(self.now, &mut self.rng);
                 }
                 self.later(50..600, Act::Sweep);
             }
             Act::Replicate => {
-                if self.redis.up {
-                    self.redis.replicate();
-                }
+                self.nodes.iter_mut().filter(|node| node.up).for_each(Redis::replicate);
                 self.later(50..1_500, Act::Replicate);
             }
             Act::Question(epoch, question) => self.question(epoch, question),
-            Act::Canary(epoch) if self.link.on && epoch == self.link.epoch => {
-                self.redis.canary = true;
-                self.at(now + 1_000, Act::Canary(epoch));
+            Act::Connect(id) => self.connect(id),
+            Act::Begin(node, how) => self.begin(node, how),
+            Act::LoseSome(id) => {
+                let at = self.daemon.servers.iter().position(|server| server.id == id);
+                if let Some(at) = at.filter(|_| !self.healing) {
+                    self.lose_some(at);
+                }
             }
-            Act::Canary(_) => {}
-            Act::Connect => self.connect(),
-            Act::Begin(how) => {
-                self.redis.begin(now, how);
-                self.trail.note(now, format_args!("Redis begins {how:?} with {:?}", self.redis.keys));
-            }
-            Act::LoseSome if self.healing => {}
-            Act::LoseSome => self.lose_some(),
             Act::EndLosing => {
-                self.end_losing();
-                self.lose_more();
+                for at in 0..self.daemon.servers.len() {
+                    self.end_losing(at);
+                    self.lose_more(at);
+                }
             }
-            Act::EndLag => self.lag = (0, 0),
+            Act::EndLag => self.end_lag(),
             Act::Read(i) => self.read(i),
-            Act::Fault if self.healing => {}
+            Act::Move(slot) => self.step_move(slot),
+            Act::View(view) => self.views.push(view),
+            Act::Fault | Act::Reshape if self.healing => {}
             Act::Fault => {
                 self.fault();
                 self.later(1..self.knobs.fault_every, Act::Fault);
+            }
+            Act::Reshape => {
+                self.reshape();
+                self.later(1..self.knobs.reshape_every, Act::Reshape);
             }
         }
     }

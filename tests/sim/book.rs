@@ -1,0 +1,197 @@
+//! The book that is kept of the daemon: what it said, what it should have said, and what it may be excused.
+
+use super::link::Up;
+use super::redis::{Event, NEVER};
+use super::world::{TAINT_MS, World};
+use keybeat::presence::{Change, End};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+pub struct Book {
+    /// Transitions since the last comparison.
+    pub said: Vec<(String, bool)>,
+    /// The keys that are believed live, each with the server that believes it.
+    live: BTreeSet<(String, u64)>,
+    /// How often each key was said to come and to go, whatever server had it.
+    counts: BTreeMap<String, (u32, u32)>,
+    /// The keys that Redis had at the point of the stream that was read last, and the transitions that
+    /// led there since the last comparison.
+    shadow: BTreeSet<String>,
+    pub due: Vec<(String, bool)>,
+    /// Nothing is missing: each transition is the one that Redis made there.
+    pub exact: bool,
+    /// Not exact before, since what cannot be known has to run out first.
+    tainted_until: u64,
+    /// How often a steady user may be seen to blink, for Redis lost the key and said nothing.
+    pub debt: BTreeMap<String, u32>,
+    /// Users whose key the daemon was told to be gone, since it was thrown away then without a word.
+    excused: BTreeMap<String, u64>,
+}
+
+impl Book {
+    /// Takes in one event of the stream.
+    pub fn record(&mut self, event: &Event) {
+        let (key, live) = match event {
+            Event::Set(key) | Event::Placed(key) => (key, true),
+            Event::Ended(key, _) => (key, false),
+            Event::Fence(..) | Event::Canary => return,
+            Event::Exchanged(keys) => return self.shadow.clone_from(keys),
+        };
+        let user = user_of(key);
+        let before = is_online(&self.shadow, user);
+        if live {
+            self.shadow.insert(key.clone())
+        } else {
+            self.shadow.remove(key)
+        };
+        if before != is_online(&self.shadow, user) {
+            self.due.push((user.to_owned(), live));
+        }
+    }
+
+    /// A key came or went at a server; says whether that is news.
+    pub fn note(&mut self, server: u64, change: &Change) -> bool {
+        let key = change.key.as_str().to_owned();
+        let before = self.is_live(&key);
+        let entry = (key.clone(), server);
+        let fresh = if change.live { self.live.insert(entry) } else { self.live.remove(&entry) };
+        if before != self.is_live(&key) {
+            let (came, went) = self.counts.entry(key).or_default();
+            *if change.live { came } else { went } += 1;
+        }
+        fresh
+    }
+
+    fn is_live(&self, key: &str) -> bool {
+        self.live.range((key.to_owned(), 0)..).next().is_some_and(|(other, _)| other == key)
+    }
+
+    pub fn online(&self) -> BTreeSet<String> {
+        users_of(self.live.iter().map(|(key, _)| key))
+    }
+}
+
+pub fn user_of(key: &str) -> &str {
+    key.split('#').next().unwrap_or(key)
+}
+
+pub fn users_of<'a>(keys: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+    keys.map(|key| user_of(key).to_owned()).collect()
+}
+
+fn is_online(keys: &BTreeSet<String>, user: &str) -> bool {
+    keys.range(user.to_owned()..).next().is_some_and(|key| user_of(key) == user)
+}
+
+impl World {
+    /// Drains the outputs, then compares what was said with the book. Of several servers, or one that does
+    /// not tell all, no point of the stream says who is online.
+    pub fn settle(&mut self, at: usize) {
+        self.drain(at);
+        let book = &mut self.daemon.book;
+        let (said, due) = (std::mem::take(&mut book.said), std::mem::take(&mut book.due));
+        if !self.is_told_all() {
+            return;
+        }
+        if self.daemon.book.exact {
+            if said != due {
+                self.fail(format!("Redis made {due:?}, said was {said:?}"));
+            }
+        } else if self.daemon.settled() && self.now >= self.daemon.book.tainted_until {
+            self.forget_the_unnamed(at);
+            let book = &mut self.daemon.book;
+            let (held, believed) = (users_of(book.shadow.iter()), book.online());
+            book.exact = true;
+            if held != believed {
+                self.fail(format!("compared, and {believed:?} are believed online, in Redis are {held:?}"));
+            }
+        }
+    }
+
+    pub fn is_told_all(&self) -> bool {
+        !self.cluster.on && !self.knobs.silent.any()
+    }
+
+    /// A key that was not known and that the scan did not name has ended by then, though the event is still
+    /// on its way: the belief may be ahead there.
+    fn forget_the_unnamed(&mut self, at: usize) {
+        let ends = self.daemon.servers[at].link.ends();
+        let mut shadow = std::mem::take(&mut self.daemon.book.shadow);
+        shadow.retain(|key| self.daemon.book.is_live(key) || !ends.contains(key));
+        self.daemon.book.shadow = shadow;
+    }
+
+    /// The subscription stands: from here on the book knows what is held.
+    pub fn enter_up(&mut self, at: usize, up: &Up, flushed: bool) {
+        let before = self.daemon.servers[at].run_seen.replace(up.run);
+        let lossy = before.map_or(up.uptime_ms < TAINT_MS, |before| before != up.run);
+        if before.is_none() && up.took_over && up.uptime_ms > TAINT_MS {
+            self.excuse_unseen();
+        }
+        if lossy || flushed {
+            self.taint();
+            self.forgive_until(self.daemon.servers[at].node, up.at);
+        }
+        self.daemon.book.exact = false;
+        self.daemon.book.shadow.clone_from(&up.held);
+    }
+
+    /// A user whose program keeps beating is never seen offline, but once for each time that Redis
+    /// lost the key without a word to a daemon that listened.
+    pub fn check_blink(&mut self, user: &str) {
+        let steady = self.programs.iter().any(|program| program.user == user && program.steady(self.now));
+        if !steady || self.frozen || self.daemon.book.excused.remove(user).is_some() {
+            return;
+        }
+        match self.daemon.book.debt.get_mut(user) {
+            Some(debt) if *debt > 0 => *debt -= 1,
+            _ => self.fail(format!("the steady {user} was seen offline")),
+        }
+    }
+
+    /// Where each coming and going is announced, no more are said, however keys move.
+    pub fn check_count(&mut self, change: &Change) {
+        let key = change.key.as_str();
+        let said = self.daemon.book.counts.get(key).copied().unwrap_or_default();
+        let done = self.done.get(key).copied().unwrap_or_default();
+        if self.accounts() && (said.0 > done.0 || said.1 > done.1) {
+            self.fail(format!("{key} came and went {done:?} times, and {said:?} times it is said"));
+        }
+    }
+
+    /// A daemon that starts right after a replica took over cannot know that it did: a user first seen by the old
+    /// copy there ends with that copy.
+    fn excuse_unseen(&mut self) {
+        let online = self.daemon.book.online();
+        for program in self.programs.iter().filter(|program| !online.contains(&program.user)) {
+            *self.daemon.book.debt.entry(program.user.clone()).or_default() += 1;
+        }
+    }
+
+    /// A key was found absent, or ran out early, since its server threw it away or exchanged it: no daemon can know
+    /// that before it notices the exchange.
+    pub fn excuse_unsaid(&mut self, node: usize, key: &str) {
+        if let Some(&when) = self.nodes[node].unsaid.get(key) {
+            self.daemon.book.excused.insert(user_of(key).to_owned(), when);
+        }
+    }
+
+    /// What was thrown away until then is known to have been.
+    pub fn forgive_until(&mut self, node: usize, until: u64) {
+        self.nodes[node].unsaid.retain(|_, when| *when > until);
+        self.daemon.book.excused.retain(|_, when| *when > until);
+    }
+
+    /// Whoever does not hear that a key was evicted takes it for gone.
+    pub fn lost(&mut self, event: &Event) {
+        if let Event::Ended(key, End::Evicted) = event {
+            *self.daemon.book.debt.entry(user_of(key).to_owned()).or_default() += 1;
+        }
+    }
+
+    pub fn taint(&mut self) {
+        let book = &mut self.daemon.book;
+        book.exact = false;
+        book.tainted_until = if self.knobs.expires { NEVER } else { self.now + TAINT_MS };
+    }
+}

@@ -1,0 +1,266 @@
+//! Who owns which key: slots that move while users beat, and nodes that come and go.
+
+use super::redis::{Event, NEVER, Redis, hash};
+use super::world::{Act, Broken, World};
+use std::collections::BTreeSet;
+
+pub const SLOTS: usize = 6;
+const MOST_MEMBERS: usize = 3;
+/// The daemon asks the nodes so often.
+const LEARNS_WITHIN_MS: u64 = 1_000;
+
+/// A slot does not move on before the questions about its coming are answered: a server that a slot comes back
+/// to says "not yet" of a key that it has just given away, which is the word for one that its user deleted.
+const SETTLES_MS: u64 = 10_000;
+
+/// What the daemon is told of the cluster.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    pub number: u64,
+    pub owners: Vec<usize>,
+    pub members: BTreeSet<usize>,
+}
+
+/// The slots of one server that stands alone, or of several.
+pub struct Cluster {
+    pub on: bool,
+    pub view: View,
+    /// Where each slot is on its way to.
+    pub to: Vec<Option<usize>>,
+    /// Loses its slots, and leaves then.
+    leaving: Option<usize>,
+    /// Since when each slot has been where it is.
+    since: Vec<u64>,
+}
+
+impl Cluster {
+    pub fn new(on: bool, members: usize) -> Cluster {
+        let owners = (0..SLOTS).map(|slot| slot % members).collect();
+        let view = View { number: 1, owners, members: (0..members).collect() };
+        Cluster { on, view, to: vec![None; SLOTS], leaving: None, since: vec![0; SLOTS] }
+    }
+
+    pub fn owns(&self, node: usize, key: &str) -> bool {
+        self.view.owners[slot(key)] == node
+    }
+
+    /// Does it have a part in a move that is under way?
+    pub fn moves(&self, node: usize) -> bool {
+        (0..SLOTS).any(|slot| self.to[slot].is_some_and(|to| to == node || self.view.owners[slot] == node))
+    }
+}
+
+pub fn slot(key: &str) -> usize {
+    (hash(key) >> 20) as usize % SLOTS
+}
+
+/// The servers as programs see them: each command goes to where its key is.
+pub struct Keys<'a> {
+    pub now: u64,
+    pub nodes: &'a mut [Redis],
+    pub cluster: &'a Cluster,
+}
+
+impl Keys<'_> {
+    /// The node that carries out a command for this key, redirected by MOVED and ASK; `None` while it is down.
+    fn node(&mut self, key: &str) -> Option<&mut Redis> {
+        let (owner, to) = (self.cluster.view.owners[slot(key)], self.cluster.to[slot(key)]);
+        let node = &mut self.nodes[owner];
+        if !node.up {
+            return None;
+        }
+        node.touch(self.now, key);
+        let at = to.filter(|_| !node.keys.contains_key(key)).unwrap_or(owner);
+        Some(&mut self.nodes[at]).filter(|node| node.up)
+    }
+
+    pub fn set(&mut self, key: &str, ttl: u64) {
+        let now = self.now;
+        if let Some(node) = self.node(key) {
+            node.set(now, key, ttl);
+        }
+    }
+
+    pub fn restore(&mut self, key: &str, ttl: u64) {
+        let now = self.now;
+        if let Some(node) = self.node(key) {
+            node.restore(now, key, ttl);
+        }
+    }
+
+    pub fn del(&mut self, key: &str) {
+        let now = self.now;
+        if let Some(node) = self.node(key) {
+            node.del(now, key);
+        }
+    }
+
+    pub fn expire(&mut self, key: &str, ttl: u64) -> bool {
+        let now = self.now;
+        self.node(key).is_some_and(|node| node.expire(now, key, ttl))
+    }
+
+    /// Refused in a cluster, where the two keys lie in two slots.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let now = self.now;
+        if !self.cluster.on
+            && let Some(node) = self.node(from)
+        {
+            node.rename(now, from, to);
+        }
+    }
+}
+
+impl World {
+    /// Something changes in the cluster's shape.
+    pub fn reshape(&mut self) {
+        let slot = self.rng.usize(..SLOTS);
+        let members = self.cluster.view.members.clone();
+        let any = self.rng.usize(..members.len());
+        let Some(&node) = members.iter().nth(any) else { return };
+        match self.rng.u8(..8) {
+            0 if members.len() < MOST_MEMBERS => {
+                self.nodes.push(Redis::new());
+                self.cluster.view.members.insert(self.nodes.len() - 1);
+                self.tell_view();
+            }
+            1 if members.len() > 1 && self.cluster.leaving.is_none() => {
+                self.cluster.leaving = Some(node);
+                (0..SLOTS).for_each(|slot| self.begin_move(slot));
+            }
+            _ => self.begin_move(slot),
+        }
+        self.leave();
+    }
+
+    /// A slot begins to move to another node; where one leaves, only its own do.
+    fn begin_move(&mut self, slot: usize) {
+        let owner = self.cluster.view.owners[slot];
+        let leaving = self.cluster.leaving;
+        if self.now < self.cluster.since[slot] + SETTLES_MS
+            || self.cluster.to[slot].is_some()
+            || !self.nodes[owner].up
+            || leaving.is_some_and(|node| node != owner)
+        {
+            return;
+        }
+        let fits = |&node: &usize| node != owner && self.nodes[node].up;
+        let others: Vec<usize> = self.cluster.view.members.iter().copied().filter(fits).collect();
+        if others.is_empty() {
+            return;
+        }
+        let to = others[self.rng.usize(..others.len())];
+        self.trail.note(self.now, format_args!("slot {slot} begins to move from {owner} to {to}"));
+        self.cluster.to[slot] = Some(to);
+        self.later(1..1_000, Act::Move(slot));
+    }
+
+    /// One more key of the slot moves, or it is done.
+    pub fn step_move(&mut self, slot: usize) {
+        let Some(to) = self.cluster.to[slot] else { return };
+        if self.healing && self.rng.u8(..8) == 0 {
+            // It stays half moved.
+            return;
+        }
+        let from = self.cluster.view.owners[slot];
+        let name = self.nodes[from].keys.keys().find(|key| self::slot(key) == slot).cloned();
+        match name {
+            Some(name) => self.migrate(&name, from, to),
+            None => {
+                self.trail.note(self.now, format_args!("slot {slot} has moved from {from} to {to}"));
+                self.cluster.to[slot] = None;
+                self.cluster.view.owners[slot] = to;
+                self.cluster.since[slot] = self.now;
+                self.tell_view();
+                self.leave();
+            }
+        }
+        let pause = [3, 300, 2_000][self.rng.usize(..3)];
+        self.later(1..pause, Act::Move(slot));
+    }
+
+    /// It is at the new owner before the old one lets it go.
+    fn migrate(&mut self, name: &str, from: usize, to: usize) {
+        self.nodes[from].touch(self.now, name);
+        let Some(&deadline) = self.nodes[from].keys.get(name) else { return };
+        self.trail.note(self.now, format_args!("{name} moves from {from} to {to}"));
+        self.nodes[to].receive(name, deadline);
+        self.publish_of(to);
+        self.nodes[from].give(self.now, name);
+    }
+
+    /// Whoever is to leave and owns nothing any more does.
+    fn leave(&mut self) {
+        let Some(node) = self.cluster.leaving else { return };
+        let view = &mut self.cluster.view;
+        if view.owners.contains(&node) || self.cluster.to.contains(&Some(node)) {
+            return;
+        }
+        view.members.remove(&node);
+        self.cluster.leaving = None;
+        self.tell_view();
+    }
+
+    /// Another node takes over from one that is down.
+    pub fn take_over(&mut self, node: usize) {
+        let cluster = &mut self.cluster;
+        let next = self.nodes[node].successor(self.now, |key| cluster.owns(node, key));
+        let at = self.nodes.len();
+        self.trail.note(self.now, format_args!("{at} takes over from {node} with {:?}", next.keys));
+        self.nodes.push(next);
+        cluster.view.members.remove(&node);
+        cluster.view.members.insert(at);
+        cluster.view.owners.iter_mut().filter(|owner| **owner == node).for_each(|owner| *owner = at);
+        if cluster.leaving == Some(node) {
+            cluster.leaving = Some(at);
+        }
+        self.tell_view();
+    }
+
+    /// The daemon hears of it later.
+    fn tell_view(&mut self) {
+        self.cluster.view.number += 1;
+        let view = self.cluster.view.clone();
+        self.later(1..LEARNS_WITHIN_MS, Act::View(view));
+    }
+
+    /// What the servers hold together.
+    pub fn held(&self) -> impl Iterator<Item = (&String, &u64)> {
+        self.cluster.view.members.iter().flat_map(|&node| &self.nodes[node].keys)
+    }
+
+    /// Counts how often each key came and went, as it is announced.
+    pub fn account(&mut self, node: usize, event: &Event) {
+        let (key, live) = match event {
+            Event::Set(key) | Event::Placed(key) => (key, true),
+            Event::Ended(key, _) => (key, false),
+            Event::Fence(..) | Event::Canary | Event::Exchanged(_) => return,
+        };
+        let holders = self.holders.entry(key.clone()).or_default();
+        let before = holders.is_empty();
+        if live {
+            holders.insert(node)
+        } else {
+            holders.remove(&node)
+        };
+        if before != holders.is_empty() {
+            let (came, went) = self.done.entry(key.clone()).or_default();
+            *if live { came } else { went } += 1;
+        }
+    }
+
+    /// Are all comings and goings of keys announced?
+    pub fn accounts(&self) -> bool {
+        self.cluster.on && self.knobs.broken == Broken::No && self.knobs.faults >> 9 == 0
+    }
+
+    pub fn all_up(&self) -> bool {
+        self.cluster.view.members.iter().all(|&node| self.nodes[node].up)
+    }
+
+    /// Has a key run out a moment ago?
+    pub fn just_ran_out(&self, within_ms: u64) -> bool {
+        let now = self.now;
+        self.held().any(|(_, &deadline)| deadline != NEVER && deadline < now && now - deadline <= within_ms)
+    }
+}
