@@ -129,7 +129,7 @@ impl Knobs {
             pipe_gap: [0, 1, 20][rng.usize(..3)],
             expires: rng.bool(),
             chaos_ms: rng.u64(3_000..40_000),
-            silent: if kind % 4 == 0 { silences[rng.usize(..3)] } else { Silent::Nothing },
+            silent: if kind.is_multiple_of(4) { silences[rng.usize(..3)] } else { Silent::Nothing },
             settings,
             canary_limit_ms: if faults == 0 { 8_000 } else { [1_500, 8_000][rng.usize(..2)] },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
