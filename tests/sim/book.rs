@@ -24,8 +24,9 @@ pub struct Book {
     tainted_until: u64,
     /// How often a steady user may be seen to blink, for Redis lost the key and said nothing.
     pub debt: BTreeMap<String, u32>,
-    /// Users whose key the daemon was told to be gone, since it was thrown away then without a word.
-    excused: BTreeMap<String, u64>,
+    /// Users whose key the daemon was told to be gone, since that server had thrown it away then without a
+    /// word.
+    excused: BTreeMap<String, (usize, u64)>,
 }
 
 impl Book {
@@ -170,16 +171,18 @@ impl World {
 
     /// A key was found absent, or ran out early, since its server threw it away or exchanged it: no daemon can know
     /// that before it notices the exchange.
-    pub fn excuse_unsaid(&mut self, node: usize, key: &str) {
-        if let Some(&when) = self.nodes[node].unsaid.get(key) {
-            self.daemon.book.excused.insert(user_of(key).to_owned(), when);
+    pub fn excuse_unsaid(&mut self, key: &str) {
+        // Its slot may have moved since.
+        let unsaid = |node: usize| self.nodes[node].unsaid.get(key).map(|&when| (node, when));
+        if let Some(unsaid) = (0..self.nodes.len()).find_map(unsaid) {
+            self.daemon.book.excused.insert(user_of(key).to_owned(), unsaid);
         }
     }
 
     /// What was thrown away until then is known to have been.
     pub fn forgive_until(&mut self, node: usize, until: u64) {
         self.nodes[node].unsaid.retain(|_, when| *when > until);
-        self.daemon.book.excused.retain(|_, when| *when > until);
+        self.daemon.book.excused.retain(|_, &mut (of, when)| of != node || when > until);
     }
 
     /// Whoever does not hear that a key was evicted takes it for gone.

@@ -179,6 +179,8 @@ pub struct World {
     pub holders: BTreeMap<String, BTreeSet<usize>>,
     pub done: BTreeMap<String, (u32, u32)>,
     pub stalled_until: u64,
+    /// A stream was late by more than its usual latency.
+    pub lagged: bool,
     due_late: u64,
     pub healing: bool,
     /// Nobody beats any more, and from when on.
@@ -212,6 +214,7 @@ impl World {
             holders: BTreeMap::new(),
             done: BTreeMap::new(),
             stalled_until: 0,
+            lagged: false,
             due_late: 0,
             healing: false,
             frozen: false,
