@@ -27,6 +27,8 @@ pub struct Book {
     /// Users whose key the daemon was told to be gone, since that server had thrown it away then without a
     /// word.
     excused: BTreeMap<String, (usize, u64)>,
+    /// It was noticed then; the excuses of before end once all is said that was found out.
+    pub to_forgive: Option<u64>,
 }
 
 impl Book {
@@ -89,6 +91,9 @@ impl World {
     /// not tell all, no point of the stream says who is online.
     pub fn settle(&mut self, at: usize) {
         self.drain(at);
+        if let Some(noticed) = self.daemon.book.to_forgive.take() {
+            self.forgive_until(self.daemon.servers[at].node, noticed);
+        }
         let book = &mut self.daemon.book;
         let (said, due) = (std::mem::take(&mut book.said), std::mem::take(&mut book.due));
         if !self.is_told_all() {
@@ -141,7 +146,8 @@ impl World {
     /// lost the key without a word to a daemon that listened.
     pub fn check_blink(&mut self, user: &str) {
         let steady = self.programs.iter().any(|program| program.user == user && program.steady(self.now));
-        if !steady || self.frozen || self.daemon.book.excused.remove(user).is_some() {
+        // Before all servers have been compared nobody is told.
+        if !steady || self.frozen || !self.daemon.open || self.daemon.book.excused.remove(user).is_some() {
             return;
         }
         match self.daemon.book.debt.get_mut(user) {
