@@ -24,8 +24,11 @@ pub struct Book {
     tainted_until: u64,
     /// How often a steady user may be seen to blink, for Redis lost the key and said nothing.
     pub debt: BTreeMap<String, u32>,
-    /// Users whose key the daemon was told to be gone, since it was thrown away then without a word.
-    excused: BTreeMap<String, u64>,
+    /// Users whose key the daemon was told to be gone, since that server had thrown it away then without a
+    /// word.
+    excused: BTreeMap<String, (usize, u64)>,
+    /// It was noticed then; the excuses of before end once all is said that was found out.
+    pub to_forgive: Option<u64>,
 }
 
 impl Book {
@@ -88,6 +91,9 @@ impl World {
     /// not tell all, no point of the stream says who is online.
     pub fn settle(&mut self, at: usize) {
         self.drain(at);
+        if let Some(noticed) = self.daemon.book.to_forgive.take() {
+            self.forgive_until(self.daemon.servers[at].node, noticed);
+        }
         let book = &mut self.daemon.book;
         let (said, due) = (std::mem::take(&mut book.said), std::mem::take(&mut book.due));
         if !self.is_told_all() {
@@ -140,7 +146,8 @@ impl World {
     /// lost the key without a word to a daemon that listened.
     pub fn check_blink(&mut self, user: &str) {
         let steady = self.programs.iter().any(|program| program.user == user && program.steady(self.now));
-        if !steady || self.frozen || self.daemon.book.excused.remove(user).is_some() {
+        // Before all servers have been compared nobody is told.
+        if !steady || self.frozen || !self.daemon.open || self.daemon.book.excused.remove(user).is_some() {
             return;
         }
         match self.daemon.book.debt.get_mut(user) {
@@ -170,16 +177,18 @@ impl World {
 
     /// A key was found absent, or ran out early, since its server threw it away or exchanged it: no daemon can know
     /// that before it notices the exchange.
-    pub fn excuse_unsaid(&mut self, node: usize, key: &str) {
-        if let Some(&when) = self.nodes[node].unsaid.get(key) {
-            self.daemon.book.excused.insert(user_of(key).to_owned(), when);
+    pub fn excuse_unsaid(&mut self, key: &str) {
+        // Its slot may have moved since.
+        let unsaid = |node: usize| self.nodes[node].unsaid.get(key).map(|&when| (node, when));
+        if let Some(unsaid) = (0..self.nodes.len()).find_map(unsaid) {
+            self.daemon.book.excused.insert(user_of(key).to_owned(), unsaid);
         }
     }
 
     /// What was thrown away until then is known to have been.
     pub fn forgive_until(&mut self, node: usize, until: u64) {
         self.nodes[node].unsaid.retain(|_, when| *when > until);
-        self.daemon.book.excused.retain(|_, when| *when > until);
+        self.daemon.book.excused.retain(|_, &mut (of, when)| of != node || when > until);
     }
 
     /// Whoever does not hear that a key was evicted takes it for gone.

@@ -236,6 +236,11 @@ impl World {
             Event::Ended(key, _) => (key, false),
             Event::Fence(..) | Event::Canary | Event::Exchanged(_) => return,
         };
+        if live {
+            for node in &mut self.nodes {
+                node.unsaid.remove(key);
+            }
+        }
         let holders = self.holders.entry(key.clone()).or_default();
         let before = holders.is_empty();
         if live {
@@ -249,9 +254,10 @@ impl World {
         }
     }
 
-    /// Are all comings and goings of keys announced?
+    /// Are all comings and goings of keys announced, and in time? A `set` that is seconds late can come when the key
+    /// has moved and run out elsewhere; nothing tells that it is old.
     pub fn accounts(&self) -> bool {
-        self.cluster.on && self.knobs.broken == Broken::No && self.knobs.faults >> 9 == 0
+        self.cluster.on && !self.lagged && self.knobs.broken == Broken::No && self.knobs.faults >> 9 == 0
     }
 
     pub fn all_up(&self) -> bool {

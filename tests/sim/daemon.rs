@@ -197,7 +197,8 @@ impl World {
 
     fn replaced(&mut self, at: usize) {
         if let Some(noticed) = self.daemon.servers[at].replaced.take() {
-            self.forgive_until(self.daemon.servers[at].node, noticed);
+            // Not before what was found out until here is said.
+            self.daemon.book.to_forgive = Some(noticed);
             self.gap(at, "replaced", Input::Replaced);
         }
     }

@@ -21,6 +21,7 @@ impl World {
             0..=2 => {
                 // Questions, stream and stalls together stay below the limit of a fence in a quiet world.
                 let slow = if self.quiet() { 800 } else { 3_000 };
+                self.lagged = true;
                 let extra = (self.rng.u64(1..3_000), self.rng.u64(1..slow));
                 self.daemon.servers[at].link.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
                 self.later(1..4_000, Act::EndLag);

@@ -189,7 +189,7 @@ impl World {
     fn pttl(&mut self, node: usize, name: &str) -> Answer {
         let answer = self.nodes[node].pttl(self.now, name);
         if answer == Answer::Absent {
-            self.excuse_unsaid(node, name);
+            self.excuse_unsaid(name);
         }
         answer
     }
@@ -228,7 +228,7 @@ impl World {
     pub fn publish_of(&mut self, node: usize) {
         for event in std::mem::take(&mut self.nodes[node].out) {
             match &event {
-                Event::Ended(key, End::Expired) => self.excuse_unsaid(node, key),
+                Event::Ended(key, End::Expired) => self.excuse_unsaid(key),
                 event => self.account(node, event),
             }
             let servers = &mut self.daemon.servers;

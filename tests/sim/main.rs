@@ -10,9 +10,9 @@
 //! - What is said of a user alternates, and so does what each reader is told, from its snapshot on; numbers
 //!   grow; a reader that conflates has one pending change a user at most; a lossless one is told each change, or
 //!   that it overflowed.
-//! - Of one server that tells all, wherever nothing is missing (from a comparison with Redis to the next fault), the transitions are those that
-//!   Redis made, at the same point of the stream, and no other. While grants or what Redis lost without a word
-//!   may still be open, this is not asked.
+//! - Of one server that tells all, wherever nothing is missing (from a comparison with Redis to the next fault),
+//!   the transitions are those that Redis made, at the same point of the stream, and no other. While grants or what
+//!   Redis lost without a word may still be open, this is not asked.
 //! - A user whose program renews at least twice a TTL whenever Redis can be reached is never seen offline, whatever
 //!   happens, but once for each time that Redis threw the key away and the daemon could not know: an eviction whose
 //!   event was lost or not told, or came while a gap was being compared; a failover before the daemon's start; and after

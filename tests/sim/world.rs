@@ -129,7 +129,7 @@ impl Knobs {
             pipe_gap: [0, 1, 20][rng.usize(..3)],
             expires: rng.bool(),
             chaos_ms: rng.u64(3_000..40_000),
-            silent: if kind % 4 == 0 { silences[rng.usize(..3)] } else { Silent::Nothing },
+            silent: if kind.is_multiple_of(4) { silences[rng.usize(..3)] } else { Silent::Nothing },
             settings,
             canary_limit_ms: if faults == 0 { 8_000 } else { [1_500, 8_000][rng.usize(..2)] },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
@@ -179,6 +179,8 @@ pub struct World {
     pub holders: BTreeMap<String, BTreeSet<usize>>,
     pub done: BTreeMap<String, (u32, u32)>,
     pub stalled_until: u64,
+    /// A stream was late by more than its usual latency.
+    pub lagged: bool,
     due_late: u64,
     pub healing: bool,
     /// Nobody beats any more, and from when on.
@@ -212,6 +214,7 @@ impl World {
             holders: BTreeMap::new(),
             done: BTreeMap::new(),
             stalled_until: 0,
+            lagged: false,
             due_late: 0,
             healing: false,
             frozen: false,
