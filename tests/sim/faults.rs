@@ -1,7 +1,7 @@
 //! What goes wrong.
 
 use super::redis::Return;
-use super::world::{Act, World};
+use super::world::{Act, Broken, World};
 
 impl World {
     /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
@@ -58,6 +58,13 @@ impl World {
     /// FLUSHALL, or SWAPDB, which a cluster does not know.
     fn exchange(&mut self, node: usize) {
         self.taint();
+        // Which questions were under way is followed only where that is what is looked at: elsewhere each user may
+        // blink once.
+        if self.knobs.broken != Broken::ReplacedAtOnce {
+            for program in &self.programs {
+                *self.daemon.book.debt.entry(program.user.clone()).or_default() += 1;
+            }
+        }
         if self.cluster.on || self.rng.bool() {
             self.nodes[node].flush(self.now);
         } else {

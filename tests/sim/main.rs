@@ -15,9 +15,9 @@
 //!   Redis lost without a word may still be open, this is not asked.
 //! - A user whose program renews at least twice a TTL whenever Redis can be reached is never seen offline, whatever
 //!   happens, but once for each time that Redis threw the key away and the daemon could not know: an eviction whose
-//!   event was lost or not told, or came while a gap was being compared; a failover before the daemon's start; and after
-//!   FLUSHALL or SWAPDB only a user whose key was asked for and found absent, or whose exchanged key ran out, before
-//!   the next canary noticed (in a cluster: before the next heartbeat, for no canary notices there).
+//!   event was lost or not told, or came while a gap was being compared; a failover before the daemon's start; FLUSHALL
+//!   or SWAPDB. In the worlds where only that happens, only a user whose key was asked for and found absent, or whose
+//!   exchanged key ran out, before the next canary noticed.
 //! - Nobody changes while the server is out of reach.
 //! - In a cluster that announces each coming and going of a key, no more of them are said than there were.
 //!

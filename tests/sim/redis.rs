@@ -79,7 +79,6 @@ impl Redis {
 
     fn put(&mut self, key: &str, deadline: u64, event: fn(String) -> Event) {
         self.keys.insert(key.to_owned(), deadline);
-        self.unsaid.remove(key);
         self.out.push(event(key.to_owned()));
     }
 
