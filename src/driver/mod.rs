@@ -167,8 +167,7 @@ impl Driver {
                 server.canary.restart(now);
                 // What was written before is found by the comparison that begins.
                 server.passed = self.hub.last_mark();
-                server.sweeps = silent.any();
-                (server.sweep_at, server.swept_from, server.sweeping) = (None, now, false);
+                server.sweeps.up(now, silent.any());
                 let flushed = std::mem::take(&mut server.replaced) || flushed;
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
             }
@@ -195,7 +194,7 @@ impl Driver {
                     server.gaps += 1;
                 }
                 server.connected = false;
-                server.sweep_at = None;
+                server.sweeps.down();
                 server.cause = why;
                 server.detector.handle(now, Input::Down);
                 self.pass_mark();
@@ -250,7 +249,7 @@ impl Driver {
         }
         for at in 0..self.servers.len() {
             self.tick_canary(at, now);
-            if self.servers[at].sweep_due(now) {
+            if self.servers[at].sweeps.due(now) {
                 self.servers[at].detector.handle(now, Input::Sweep);
             }
             self.servers[at].detector.handle(now, Input::Due);
@@ -290,7 +289,7 @@ impl Driver {
                 Output::Scan(number, cursor) => self.servers[at].order(Order::Scan(number, cursor)),
                 Output::Restart => self.restart(at, "fence"),
                 Output::Reconciled => self.compared(at),
-                Output::Swept => self.servers[at].plan_sweep(now),
+                Output::Swept => self.servers[at].sweeps.ended(now),
                 Output::Moved(moved) => self.hand_over(at, &moved),
             }
         }
@@ -314,7 +313,7 @@ impl Driver {
         let node = server.node.shown();
         info!(server = node, keys = counts.keys, without_ttl = counts.immortal, "compared with Redis");
         server.compared = true;
-        server.plan_sweep(self.clock.now());
+        server.sweeps.ended(self.clock.now());
         self.open_if_compared();
     }
 
@@ -355,7 +354,7 @@ impl Driver {
             immortal += counts.immortal;
         }
         metrics.immortal_keys.set(immortal as i64);
-        metrics.swept_servers.set(self.servers.iter().filter(|server| server.sweeps).count() as i64);
+        metrics.swept_servers.set(self.servers.iter().filter(|server| server.sweeps.always()).count() as i64);
         let (users, sessions) = self.hub.count();
         metrics.users_online.set(users as i64);
         metrics.sessions.set(sessions as i64);

@@ -3,15 +3,12 @@
 use crate::hub::ServerState;
 use crate::keyspace::cluster::Node;
 use crate::keyspace::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
-use crate::presence::{Canary, Counts, Detector, Settings, Time};
+use crate::presence::{Canary, Counts, Detector, Settings, Sweeps, Time};
 use std::time::Duration;
 use tracing::warn;
 
 /// A canary a second.
 pub(super) const CANARY_EVERY_MS: u64 = 1_000;
-
-/// The least and the longest pause between two looks for keys that no event tells of.
-const SWEEP_PAUSE_MS: (u64, u64) = (500, 10_000);
 
 /// What all servers have in common.
 #[derive(Clone)]
@@ -43,15 +40,8 @@ pub(super) struct Server {
     pub(super) gaps: u64,
     /// The last of the store's marks that came back.
     pub(super) passed: u64,
-    /// It does not tell all: keys are looked for, again and again.
-    pub(super) sweeps: bool,
-    /// Slots have moved, so that keys are to be looked for once.
-    pub(super) moved: bool,
-    /// Keys are being looked for.
-    pub(super) sweeping: bool,
-    /// When to look next, and when it was begun last.
-    pub(super) sweep_at: Option<Time>,
-    pub(super) swept_from: Time,
+    /// When keys are to be looked for that no event tells of.
+    pub(super) sweeps: Sweeps,
     /// The keys were replaced before the canary under way, which tells where in the stream.
     pub(super) replaced: bool,
 }
@@ -73,11 +63,7 @@ impl Server {
             gap: "start",
             gaps: 0,
             passed: 0,
-            sweeps: false,
-            moved: false,
-            sweeping: false,
-            sweep_at: None,
-            swept_from: Time::default(),
+            sweeps: Sweeps::default(),
             replaced: false,
         }
     }
@@ -96,7 +82,7 @@ impl Server {
             name: self.node.shown().to_owned(),
             up,
             cause: if up { String::new() } else { self.cause().to_owned() },
-            sweeps: self.sweeps,
+            sweeps: self.sweeps.always(),
             keys: self.detector.counts().keys,
             gaps: self.gaps,
         }
@@ -120,35 +106,12 @@ impl Server {
 
     pub(super) fn next_due(&self) -> Option<Time> {
         let canary = self.connected.then(|| self.canary.next_due());
-        [self.detector.next_due(), canary, self.sweep_at].into_iter().flatten().min()
+        [self.detector.next_due(), canary, self.sweeps.next_due()].into_iter().flatten().min()
     }
 
-    /// The last sweep, or comparison, is done: the next is due after as long a pause as it took, so that half of
-    /// the time belongs to others.
-    pub(super) fn plan_sweep(&mut self, now: Time) {
-        self.sweeping = false;
-        let pause = now.since(self.swept_from).clamp(SWEEP_PAUSE_MS.0, SWEEP_PAUSE_MS.1);
-        self.sweep_at = (self.sweeps || self.moved).then(|| now.plus(pause));
-    }
-
-    /// Slots have moved from or to it. All events were heard, so this is no gap; but a server may be rid of keys
-    /// without a word (Valkey's atomic migration), and they are to change hands before their deadlines.
+    /// Slots have moved from or to it.
     pub(super) fn slots_moved(&mut self, now: Time) {
-        self.moved = true;
-        if self.connected && !self.sweeping && self.detector.settled() {
-            self.sweep_at = Some(now);
-        }
-    }
-
-    /// Should a sweep begin now? Says so once.
-    pub(super) fn sweep_due(&mut self, now: Time) -> bool {
-        let due = self.connected && self.sweep_at.is_some_and(|at| at <= now);
-        if due {
-            self.sweep_at = None;
-            self.swept_from = now;
-            (self.moved, self.sweeping) = (false, true);
-        }
-        due
+        self.sweeps.slots_moved(now, self.connected && self.detector.settled());
     }
 
     pub(super) fn order(&self, order: Order) {

@@ -4,7 +4,7 @@ use super::Driver;
 use super::server::Server;
 use crate::keyspace::cluster::{Node, Redirection, Topology, slot};
 use crate::keyspace::link::{Feeder, Place};
-use crate::presence::{Input, Moved, Time};
+use crate::presence::{Input, Moved, Sweeps, Time};
 use tracing::info;
 
 /// How often a server that left tries again to give its keys over, while slots have no owner.
@@ -46,7 +46,7 @@ impl Driver {
             info!("{} is no primary of the cluster any more", server.node.shown());
             server.link = None;
             server.connected = false;
-            (server.sweeps, server.sweep_at) = (false, None);
+            server.sweeps = Sweeps::default();
             self.metrics.gap("topology");
             let now = self.clock.now();
             self.servers[at].detector.handle(now, Input::Down);

@@ -184,10 +184,9 @@ impl Exam<'_> {
         let key = self.own_key();
         let fence = self.names.fence_channel();
         let asking = self.node.owned() > 0;
-        let tries: [(&'static str, &'static str, Vec<&str>); 8] = [
+        let tries: [(&'static str, &'static str, Vec<&str>); 7] = [
             ("+set", "SET", vec![&key, "1", "PX", "1000"]),
             ("+pttl", "PTTL", vec![&key]),
-            ("+exists", "EXISTS", vec![&key]),
             ("+del", "DEL", vec![&key]),
             ("+scan", "SCAN", vec!["0", "COUNT", "1"]),
             ("+info", "INFO", vec!["server"]),

@@ -291,10 +291,11 @@ async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
     prove(asker.client(), settings, &parser, &mut events).await?;
     let run = field("run_id");
     let same = before.run.as_ref() == Some(&run);
-    let gone = same && canary_is_gone(asker.client(), &before.canary).await?;
-    let flushed = gone || before.refused;
+    let other = same && is_another_database(asker.client(), &before.canary).await;
+    let flushed = other || before.refused;
     let canary = before.canary.key(settings);
-    let silent = try_events(asker.client(), settings, canary, &parser, &mut events).await?;
+    let numbers = &before.canary.numbers;
+    let silent = try_events(asker.client(), settings, (canary, numbers), &parser, &mut events).await?;
     let scripts = may_script(asker.client()).await;
     Ok(Session {
         primary,
@@ -325,14 +326,15 @@ async fn has_all_slots(client: &Client, node: &Target) -> Result<()> {
     )
 }
 
-/// The canary has been set in the link before: where it is gone, so is everything. Where it has moved to
-/// another node, that is not known.
-async fn canary_is_gone(client: &Client, canary: &Canary) -> Result<bool> {
-    let Some(key) = &canary.key else { return Ok(false) };
-    match client.exists::<i64, _>(key).await {
-        Ok(found) => Ok(found == 0),
-        Err(why) if cluster::redirection(&why).is_some() => Ok(false),
-        Err(why) => Err(why.into()),
+/// The canary has been set in the link before: where it is gone, or is not the last one, so is everything. Where it
+/// has moved to another node, that is not known.
+async fn is_another_database(client: &Client, canary: &Canary) -> bool {
+    let Some(key) = &canary.key else { return false };
+    match canary.numbers.replace(client, key).await {
+        Ok(other) => other,
+        Err(why) if cluster::redirection(&why).is_some() => false,
+        // Before Redis 6.2 nobody says: the worst is assumed.
+        Err(_) => true,
     }
 }
 
@@ -341,6 +343,42 @@ async fn canary_is_gone(client: &Client, canary: &Canary) -> Result<bool> {
 struct Canary {
     of: Option<Arc<Topology>>,
     key: Option<String>,
+    numbers: Arc<Numbers>,
+}
+
+/// The canary's key holds its number, and whoever renews it looks at what it replaces: where that is none of the last
+/// ones, the database is another, of which no event tells (FLUSHALL, FLUSHDB, SWAPDB).
+#[derive(Default)]
+struct Numbers {
+    last: AtomicU64,
+    /// The key holds this one, or one that came later; 0 where that is not known.
+    held: AtomicU64,
+}
+
+impl Numbers {
+    fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Renews the key by the next number, and says whether it stands in another database than before.
+    async fn replace(&self, client: &Client, key: &str) -> Result<bool, fred::error::Error> {
+        let number = self.next();
+        let expire = Some(Expiration::EX(CANARY_TTL_S));
+        let found: Option<String> = client.set(key, number, expire, None, true).await?;
+        let held = self.held.load(Ordering::Relaxed);
+        self.written(number);
+        let found = found.and_then(|found| found.parse().ok());
+        Ok(held > 0 && !found.is_some_and(|found: u64| (held..number).contains(&found)))
+    }
+
+    fn written(&self, number: u64) {
+        self.held.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// The key's slot is another node's: what it holds when it comes back is not known.
+    fn forget(&self) {
+        self.held.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Canary {
@@ -356,7 +394,10 @@ impl Canary {
         let topology = place.topology.borrow().clone();
         if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &topology)) {
             let node = topology.nodes.iter().find(|node| node.id == place.node);
-            self.key = node.and_then(|node| node.canary_key(&settings.names, &settings.daemon));
+            let key = node.and_then(|node| node.canary_key(&settings.names, &settings.daemon));
+            if self.key != key {
+                (self.key, self.numbers) = (key, Arc::default());
+            }
             self.of = Some(topology);
         }
         self.key.clone()
@@ -455,24 +496,29 @@ async fn prove(
 async fn try_events(
     asker: &Client,
     settings: &Settings,
-    key: Option<String>,
+    (key, numbers): (Option<String>, &Numbers),
     parser: &Parser,
     events: &mut broadcast::Receiver<KeyspaceEvent>,
 ) -> Result<Silent> {
     let Some(key) = key else { return Ok(Silent::default()) };
     let expire = || Some(Expiration::EX(CANARY_TTL_S));
     let pipeline = asker.pipeline();
-    pipeline.set::<(), _, _>(&key, "", expire(), None, false).await?;
+    let number = numbers.next();
+    pipeline.set::<(), _, _>(&key, number, expire(), None, false).await?;
     pipeline.del::<(), _>(&key).await?;
-    pipeline.set::<(), _, _>(&key, "", expire(), None, false).await?;
+    pipeline.set::<(), _, _>(&key, number, expire(), None, false).await?;
     pipeline.publish::<(), _, _>(settings.names.fence_channel(), parser.mark(TRIED)).await?;
     for done in pipeline.try_all::<Value>().await {
         match done {
             // The slot is another node's now: the canary will tell.
-            Err(why) if cluster::redirection(&why).is_some() => return Ok(Silent::default()),
+            Err(why) if cluster::redirection(&why).is_some() => {
+                numbers.forget();
+                return Ok(Silent::default());
+            }
             done => done.context("the canary could not be set")?,
         };
     }
+    numbers.written(number);
     let silent = match timeout(PROOF, hear_events(parser, events)).await {
         Ok(silent) => silent?,
         Err(_) => bail!("a mark did not come back within {PROOF:?}"),
@@ -593,7 +639,6 @@ async fn obey(
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
     let mut under_way: JoinSet<Result<()>> = JoinSet::new();
-    let sung = Arc::new(AtomicU64::new(0));
     let clustered = settings.place.is_some();
     loop {
         let order = tokio::select! {
@@ -632,9 +677,10 @@ async fn obey(
             Order::Canary => {
                 let (key, mark) = (canary.key(settings), parser.mark(Mark::Canary));
                 let channel = names.fence_channel();
-                let sung = (!clustered).then(|| sung.clone());
+                let numbers = canary.numbers.clone();
                 under_way.spawn(async move {
-                    let sent = send_canary(&asker, key, silent, (&channel, &mark), sung).await;
+                    let key = key.as_deref().map(|key| (key, &*numbers));
+                    let sent = send_canary(&asker, key, silent, (&channel, &mark)).await;
                     if sent.context("the canary could not be sent")? {
                         feed.send(Feed::Replaced).await?;
                     }
@@ -648,42 +694,37 @@ async fn obey(
     }
 }
 
-/// Renews the canary's key. A node that owns none of its slots, or no longer, is proven by a message, and so is
-/// a server that does not tell what is set.
-///
-/// The key holds its number, counted in `sung`, and the next canary looks at what it replaces: where that is not
-/// the last one, the database is another, of which no event tells. Says whether so. Not in a cluster, which knows
-/// no SWAPDB and whose nodes lose this key by a move as well.
+/// Renews the canary's key, and says whether the database is another. A node that owns none of its slots, or no
+/// longer, is proven by a message, and so is a server that does not tell what is set.
 async fn send_canary(
     client: &Client,
-    key: Option<String>,
+    key: Option<(&str, &Numbers)>,
     silent: Silent,
     (channel, mark): (&str, &str),
-    sung: Option<Arc<AtomicU64>>,
 ) -> Result<bool> {
-    if let Some(key) = key {
-        let expire = Some(Expiration::EX(CANARY_TTL_S));
-        let mut number = 0;
-        if let Some(sung) = sung {
-            let last = sung.fetch_add(1, Ordering::Relaxed);
-            number = last + 1;
-            let found = client.set::<Option<String>, _, _>(&key, number, expire.clone(), None, true).await;
-            if let Ok(found) = found {
-                if silent.set {
-                    client.publish::<(), _, _>(channel, mark).await?;
-                }
-                // What the first of a connection finds may be from before the gap that made it.
-                return Ok(last > 0 && found != Some(last.to_string()));
-            }
-            // Redis before 6.2 does not know GET here.
-        }
-        match client.set::<(), _, _>(key, number, expire, None, false).await {
-            Err(why) if cluster::redirection(&why).is_some() => {}
-            Ok(()) if silent.set => {}
-            set => return Ok(set.map(|()| false)?),
+    let mut other = false;
+    let mut told = false;
+    if let Some((key, numbers)) = key {
+        match renew(client, key, numbers).await {
+            Ok(found) => (other, told) = (found, !silent.set),
+            Err(why) if cluster::redirection(&why).is_some() => numbers.forget(),
+            Err(why) => return Err(why.into()),
         }
     }
-    client.publish::<(), _, _>(channel, mark).await?;
+    if !told {
+        client.publish::<(), _, _>(channel, mark).await?;
+    }
+    Ok(other)
+}
+
+async fn renew(client: &Client, key: &str, numbers: &Numbers) -> Result<bool, fred::error::Error> {
+    match numbers.replace(client, key).await {
+        Err(why) if cluster::redirection(&why).is_none() => {}
+        done => return done,
+    }
+    // Redis before 6.2 does not know GET here.
+    client.set::<(), _, _>(key, 0, Some(Expiration::EX(CANARY_TTL_S)), None, false).await?;
+    numbers.forget();
     Ok(false)
 }
 

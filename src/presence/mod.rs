@@ -2,7 +2,8 @@
 //!
 //! [`Detector`] turns the evidence of one Redis server (events, probes, scans) into keys that come
 //! and go; [`Roster`] turns keys into users and their transitions; [`Mailbox`] decides what a slow
-//! reader still has to be told; [`Canary`] decides whether an event stream is alive. There is no clock, task, lock, socket or
+//! reader still has to be told; [`Canary`] decides whether an event stream is alive, and [`Sweeps`]
+//! when keys are to be looked for that no event tells of. There is no clock, task, lock, socket or
 //! error type in this folder, so each rule is a unit test that runs in microseconds.
 //!
 //! The one dependency is `hashbrown`: a table of slot numbers costs 10 bytes a key where the
@@ -14,6 +15,7 @@ mod detector;
 mod mailbox;
 mod roster;
 mod slots;
+mod sweeps;
 mod time;
 
 pub use canary::Canary;
@@ -22,6 +24,7 @@ pub use detector::{
 };
 pub use mailbox::{Mailbox, Pending, Pushed};
 pub use roster::{Presence, Roster};
+pub use sweeps::Sweeps;
 pub use time::Time;
 
 use std::fmt;

@@ -96,7 +96,7 @@ async fn a_user_with_the_fewest_rights_is_enough_for_a_cluster() {
     let cluster = Cluster::start(3, 0).await;
     for node in &cluster.nodes {
         let rights = "reset on >secret ~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info \
-                      +select +set +del +pttl +scan +exists +asking +cluster|info +cluster|nodes";
+                      +select +set +del +pttl +scan +asking +cluster|info +cluster|nodes";
         let mut command = vec!["ACL", "SETUSER", "keybeat"];
         command.extend(rights.split_whitespace());
         assert_eq!(node.call(&command).as_text(), "OK");
@@ -163,6 +163,30 @@ async fn a_node_that_has_met_nobody_yet_is_no_first_snapshot() {
     node.call(&["CLUSTER", "ADDSLOTSRANGE", "10", "16383"]);
     daemon.ready().await;
     assert_eq!(daemon.get("/v1/users/alice").await["state"], "offline");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_flushed_leaves_no_ghost_without_a_ttl() {
+    let cluster = Cluster::start(3, 0).await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let key = format!("presence:{}", of_the_first(&cluster));
+    cluster.nodes[0].call(&["SET", &key, "1"]);
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    // Nothing renews it and nothing would ask for it soon: the node's canary tells that it is gone.
+    cluster.nodes[0].call(&["FLUSHALL"]);
+    let told = socket.transitions().await;
+    assert_eq!(
+        (&told[0]["state"], &told[0]["reason"]),
+        (&json!("offline"), &json!("reconciled")),
+        "{told:?}"
+    );
+    let metrics = daemon.send("GET", "/metrics", None).await.1;
+    let metrics = metrics.as_str().expect("text");
+    assert!(
+        metrics.contains("\nkeybeat_gaps_total{cause=\"replaced\"} 1\n"),
+        "of one node of three: {metrics}"
+    );
 }
 
 /// A user of the cluster whose slot is among the first node's.

@@ -433,3 +433,24 @@ async fn after_swapdb_the_users_of_the_other_database_are_seen_and_no_ghost_of_t
     stage.without_ttl(0).await;
     stage.agrees().await;
 }
+
+#[tokio::test]
+async fn after_swapdb_while_the_link_was_down_nobody_is_said_to_have_left() {
+    let mut stage = Stage::new().await;
+    // So that the other database has a canary of before.
+    stage.call(&["SWAPDB", "0", "1"]);
+    until("the first was noticed", async || (stage.gaps("replaced").await == 1).then_some(())).await;
+    for _ in 0..2 {
+        stage.call(&["SET", "presence:bob", "1", "PX", "3000"]);
+    }
+    let began = Instant::now();
+    stage.sees(&["bob online heartbeat"]).await;
+    let mut client = stage.redis.client();
+    let commands = ["CLIENT KILL TYPE pubsub", "CLIENT KILL TYPE normal", "SWAPDB 0 1"];
+    let commands = commands.map(|command| command.split(' ').collect::<Vec<_>>());
+    assert!(matches!(client.pipeline(&commands)[2], Reply::Text(_)));
+    stage.sees(&["bob offline expired"]).await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(2_900), "{took:?}");
+    stage.agrees().await;
+}

@@ -22,7 +22,6 @@ const FEWEST: &[&str] = &[
     "+del",
     "+pttl",
     "+scan",
-    "+exists",
 ];
 
 fn with_user(redis: &Redis, rights: &[&str]) -> String {

@@ -103,7 +103,7 @@ async fn a_setting_that_a_restart_would_undo_is_found() {
 
 /// What docs/OPERATING.md says are the fewest rights that work.
 const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set \
-                      +del +pttl +scan +exists";
+                      +del +pttl +scan";
 
 /// A user with these rights, and the URL with which it comes.
 fn user(redis: &Redis, rights: &str) -> String {
@@ -123,7 +123,6 @@ async fn rights_that_are_missing_are_fatal_and_the_fewest_that_work_are_enough()
         ("+set", "rights", "+set"),
         ("+scan", "rights", "+scan"),
         ("+publish", "rights", "+publish"),
-        ("+exists", "rights", "+exists"),
         ("+del", "rights", "+del"),
         ("~presence:*", "rights", "+set"),
         ("+subscribe", "events", "+subscribe"),

@@ -9,10 +9,6 @@ const MOST_MEMBERS: usize = 3;
 /// The daemon asks the nodes so often.
 const LEARNS_WITHIN_MS: u64 = 1_000;
 
-/// A slot does not move on before the questions about its coming are answered: a server that a slot comes back
-/// to says "not yet" of a key that it has just given away, which is the word for one that its user deleted.
-const SETTLES_MS: u64 = 10_000;
-
 /// What the daemon is told of the cluster.
 #[derive(Debug, Clone, Default)]
 pub struct View {
@@ -29,15 +25,13 @@ pub struct Cluster {
     pub to: Vec<Option<usize>>,
     /// Loses its slots, and leaves then.
     leaving: Option<usize>,
-    /// Since when each slot has been where it is.
-    since: Vec<u64>,
 }
 
 impl Cluster {
     pub fn new(on: bool, members: usize) -> Cluster {
         let owners = (0..SLOTS).map(|slot| slot % members).collect();
         let view = View { number: 1, owners, members: (0..members).collect() };
-        Cluster { on, view, to: vec![None; SLOTS], leaving: None, since: vec![0; SLOTS] }
+        Cluster { on, view, to: vec![None; SLOTS], leaving: None }
     }
 
     pub fn owns(&self, node: usize, key: &str) -> bool {
@@ -137,8 +131,7 @@ impl World {
     fn begin_move(&mut self, slot: usize) {
         let owner = self.cluster.view.owners[slot];
         let leaving = self.cluster.leaving;
-        if self.now < self.cluster.since[slot] + SETTLES_MS
-            || self.cluster.to[slot].is_some()
+        if self.cluster.to[slot].is_some()
             || !self.nodes[owner].up
             || leaving.is_some_and(|node| node != owner)
         {
@@ -170,7 +163,6 @@ impl World {
                 self.trail.note(self.now, format_args!("slot {slot} has moved from {from} to {to}"));
                 self.cluster.to[slot] = None;
                 self.cluster.view.owners[slot] = to;
-                self.cluster.since[slot] = self.now;
                 self.tell_view();
                 self.leave();
             }

@@ -226,10 +226,10 @@ impl World {
                 Output::Reconciled => {
                     let server = &mut self.daemon.servers[at];
                     server.compared = true;
-                    server.plan_sweep(now);
+                    server.sweeps.ended(now);
                     self.open_if_compared();
                 }
-                Output::Swept => self.daemon.servers[at].plan_sweep(now),
+                Output::Swept => self.daemon.servers[at].sweeps.ended(now),
             }
         }
     }

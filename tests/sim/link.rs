@@ -1,7 +1,7 @@
 //! The two connections to a server: the event stream, and questions with their answers.
 
 use super::cluster::slot;
-use super::redis::Event;
+use super::redis::{Event, Redis};
 use super::world::{Act, Broken, World};
 use keybeat::presence::{Answer, BatchId, End, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -75,13 +75,23 @@ pub struct Link {
     /// What is being lost, while it is.
     pub losing: Option<Vec<Event>>,
     pub last_run: Option<u32>,
-    /// The canaries of this connection.
+    /// The last canary, and the last that the server is known to hold.
     sung: u64,
+    held: u64,
     /// Orders given while there was no link, which the next one may still find in its queue.
     parked: Vec<Question>,
 }
 
 impl Link {
+    /// Renews the canary, and says whether what it replaces was another database's.
+    fn renew(&mut self, node: &mut Redis) -> bool {
+        self.sung += 1;
+        let found = node.canary.replace(self.sung);
+        let other = self.held > 0 && found.is_none_or(|found| found < self.held);
+        self.held = self.sung;
+        other
+    }
+
     /// The keys whose end is on its way.
     pub fn ends(&self) -> BTreeSet<String> {
         let name = |feed: &Feed| match feed {
@@ -197,12 +207,10 @@ impl World {
     /// The canary is renewed, and what it replaces looked at.
     fn sing(&mut self, at: usize) {
         let server = &mut self.daemon.servers[at];
-        let last = server.link.sung;
-        server.link.sung += 1;
         let node = &mut self.nodes[server.node];
-        let found = node.canary.replace(server.link.sung);
+        let other = server.link.renew(node);
         node.out.push(Event::Canary);
-        if !self.cluster.on && last > 0 && found != Some(last) {
+        if other {
             self.reply(at, Feed::Replaced(self.now));
         }
     }
@@ -305,12 +313,11 @@ impl World {
         }
         self.epochs += 1;
         let (node, link) = (&mut self.nodes[number], &mut self.daemon.servers[at].link);
-        (link.on, link.epoch, link.sung) = (true, self.epochs, 0);
+        (link.on, link.epoch) = (true, self.epochs);
         let same = link.last_run.replace(node.run) == Some(node.run);
         // INFO tells whole seconds.
         let uptime_ms = (now - node.started) / 1_000 * 1_000;
-        let flushed = same && node.canary.is_none();
-        node.canary = Some(0);
+        let flushed = link.renew(node) && same;
         // Keys that have run out count: they will be announced.
         let held = node.keys.keys().cloned().collect();
         let up = Up { run: node.run, flushed, uptime_ms, held, at: now, took_over: node.took_over };

@@ -4,11 +4,10 @@ use super::cluster::{View, slot};
 use super::daemon::Daemon;
 use super::link::{Link, Question};
 use super::world::{Act, Broken, World};
-use keybeat::presence::{Canary, Detector, Input, Moved, Settings, Time};
+use keybeat::presence::{Canary, Detector, Input, Moved, Settings, Sweeps, Time};
 
 const CANARY_EVERY_MS: u64 = 1_000;
 const RETIRE_EVERY_MS: u64 = 500;
-const SWEEP_PAUSE_MS: (u64, u64) = (500, 10_000);
 
 /// The driver's state of one server, and its link.
 pub struct Server {
@@ -25,11 +24,7 @@ pub struct Server {
     pub run_seen: Option<u32>,
     /// That the keys are others was noticed then, and the canary's place in the stream is awaited.
     pub replaced: Option<u64>,
-    pub sweeps: bool,
-    moved: bool,
-    sweeping: bool,
-    sweep_at: Option<Time>,
-    pub swept_from: Time,
+    pub sweeps: Sweeps,
 }
 
 impl Server {
@@ -45,52 +40,24 @@ impl Server {
             compared: false,
             run_seen: None,
             replaced: None,
-            sweeps: false,
-            moved: false,
-            sweeping: false,
-            sweep_at: None,
-            swept_from: Time::default(),
+            sweeps: Sweeps::default(),
         }
     }
 
     pub fn next_due(&self) -> Option<Time> {
         let canary = self.connected.then(|| self.canary.next_due());
-        [self.detector.next_due(), canary, self.sweep_at].into_iter().flatten().min()
+        [self.detector.next_due(), canary, self.sweeps.next_due()].into_iter().flatten().min()
     }
 
     pub fn up(&mut self, now: Time, sweeps: bool) {
         self.connected = true;
         self.canary.restart(now);
-        self.sweeps = sweeps;
-        (self.sweep_at, self.swept_from, self.sweeping) = (None, now, false);
+        self.sweeps.up(now, sweeps);
     }
 
     pub fn down(&mut self) {
         self.connected = false;
-        self.sweep_at = None;
-    }
-
-    pub fn plan_sweep(&mut self, now: Time) {
-        self.sweeping = false;
-        let pause = now.since(self.swept_from).clamp(SWEEP_PAUSE_MS.0, SWEEP_PAUSE_MS.1);
-        self.sweep_at = (self.sweeps || self.moved).then(|| now.plus(pause));
-    }
-
-    fn slots_moved(&mut self, now: Time) {
-        self.moved = true;
-        if self.connected && !self.sweeping && self.detector.settled() {
-            self.sweep_at = Some(now);
-        }
-    }
-
-    fn sweep_due(&mut self, now: Time) -> bool {
-        let due = self.connected && self.sweep_at.is_some_and(|at| at <= now);
-        if due {
-            self.sweep_at = None;
-            self.swept_from = now;
-            (self.moved, self.sweeping) = (false, true);
-        }
-        due
+        self.sweeps.down();
     }
 }
 
@@ -111,7 +78,7 @@ impl World {
         for at in 0..self.daemon.servers.len() {
             self.tick_canary(at);
             let server = &mut self.daemon.servers[at];
-            if server.sweep_due(now) && self.knobs.broken != Broken::NeverSweeps {
+            if server.sweeps.due(now) && self.knobs.broken != Broken::NeverSweeps {
                 server.detector.handle(now, Input::Sweep);
             }
             server.detector.handle(now, Input::Due);
@@ -175,14 +142,14 @@ impl World {
             let server = &mut self.daemon.servers[at];
             server.leaves = true;
             server.down();
-            server.sweeps = false;
+            server.sweeps = Sweeps::default();
             server.detector.handle(now, Input::Down);
             return self.settle(at);
         }
         let before = &self.daemon.view.owners;
         let differs = |slot: usize| (before.get(slot) == Some(&node)) != (view.owners[slot] == node);
         if (0..view.owners.len()).any(differs) {
-            server.slots_moved(now);
+            server.sweeps.slots_moved(now, server.connected && server.detector.settled());
         }
     }
 

@@ -35,8 +35,8 @@ pub enum Answer {
     Left(u64),
     /// MOVED or ASK: the key's slot is another server's, so this one knows nothing of it.
     Moved,
-    /// −2 of a server that the slot migrates to, asked with ASKING after it had said MOVED: the key is not there,
-    /// or not yet. Where a link does not ask so, who leaves is told only when the slot has its new owner.
+    /// −2 of a server that the slot migrates to, asked with ASKING after it had said MOVED: the key is gone, or the
+    /// server that the slot leaves has it still. Where a link does not ask so, who leaves is told only when the slot has its new owner.
     NotYet,
 }
 
@@ -215,16 +215,20 @@ impl Detector {
             let in_pass = self.leave_pass(at);
             if overtaken {
                 self.counts.overtaken += 1;
+                // However much has come since, at the answer's time it was here. Without a deadline it is asked again.
+                let here = matches!(answers[i], Answer::Left(_) | Answer::NoTtl);
+                if here && self.slots[at].deadline != Time::NEVER {
+                    self.slots[at].flags.put(Flags::ADOPTED, false);
+                }
                 self.keep(at, now);
                 continue;
             }
             match answers[i] {
                 Answer::Absent => self.apply_absent(at, now, batch.sent, in_pass),
                 Answer::NoTtl => self.apply_no_ttl(at, now),
-                Answer::Moved => self.apply_moved(at, now),
-                // One that was given over and that nobody took in may still be where it is.
-                Answer::NotYet if self.slots[at].flags.has(Flags::MOVED) => self.apply_moved(at, now),
-                Answer::NotYet => self.apply_absent(at, now, batch.sent, in_pass),
+                Answer::Moved => self.apply_moved(at, now, false),
+                Answer::NotYet if self.proves_absence(at) => self.apply_absent(at, now, batch.sent, in_pass),
+                Answer::NotYet => self.apply_moved(at, now, true),
                 Answer::Left(left) => {
                     self.apply_left(at, now, batch.sent, came, left.min(LONGEST_TTL_MS));
                 }

@@ -69,13 +69,14 @@ fn side() -> impl Strategy<Value = Side> {
 }
 
 fn moved() -> impl Strategy<Value = Moved> {
-    (key(), ms(), ms(), any::<u32>(), any::<bool>()).prop_map(
-        |(key, last_seen, deadline, ttl_ms, granted)| Moved {
+    (key(), ms(), ms(), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
+        |(key, last_seen, deadline, ttl_ms, granted, not_yet)| Moved {
             key,
             last_seen: Time::from_ms(last_seen),
             deadline: Time::from_ms(deadline),
             ttl_ms,
             granted,
+            not_yet,
         },
     )
 }

@@ -111,6 +111,11 @@ struct Cluster {
     /// The link says ASKING where it is told MOVED, and so hears of keys that have come already.
     asking: bool,
     mapped: bool,
+    /// The slot moves on, or back, before what happened to its keys was heard and answered, but not twice so. Then a late event of a
+    /// key that has come, moved and ended elsewhere cannot be told from a new one, and a user who does not beat
+    /// steadily may be seen once more.
+    hurried: bool,
+    hurries: bool,
     roster: Roster,
     /// How often each user came and went, in truth and as it was said: came, went.
     done: [(u32, u32); USERS],
@@ -127,7 +132,7 @@ fn user_of(name: &str) -> usize {
 }
 
 impl Cluster {
-    fn new(asking: bool) -> Cluster {
+    fn new(asking: bool, hurried: bool) -> Cluster {
         let mut cluster = Cluster {
             now: 10_000,
             servers: [Server::new(), Server::new()],
@@ -135,6 +140,8 @@ impl Cluster {
             migrates: false,
             asking,
             mapped: true,
+            hurried,
+            hurries: false,
             roster: Roster::new(USERS),
             done: [(0, 0); USERS],
             said: [(0, 0); USERS],
@@ -191,12 +198,13 @@ impl Cluster {
         let Some(transition) = self.roster.apply(change) else { return };
         let user = user_of(&transition.user);
         let (done, said) = (self.done[user], &mut self.said[user]);
+        let counted = user == STEADY || !self.hurried;
         if transition.online {
             said.0 += 1;
-            assert!(said.0 <= done.0, "u{user} came once too often: {change:?}");
+            assert!(!counted || said.0 <= done.0, "u{user} came once too often: {change:?}");
         } else {
             said.1 += 1;
-            assert!(said.1 <= done.1, "u{user} went once too often: {change:?} at {}", self.now);
+            assert!(!counted || said.1 <= done.1, "u{user} went once too often: {change:?} at {}", self.now);
         }
         assert_eq!(said.0 - said.1, u32::from(transition.online), "u{user} was said twice");
     }
@@ -333,12 +341,15 @@ impl Cluster {
             Op::Wait(ms) => self.wait(ms),
             Op::Lag(server, events, answers) => self.servers[server].lag = (events, answers),
             Op::Begin => {
-                // It does not come back before the questions about its going are answered.
-                self.wait(if self.migrates { 0 } else { SETTLES_MS });
+                let at_once = self.migrates || self.hurried && !self.hurries;
+                self.hurries = at_once;
+                self.wait(if at_once { 0 } else { SETTLES_MS });
                 self.migrates = true;
             }
             Op::Migrate(user) => self.migrate(user),
             Op::Finish => self.finish(),
+            // Two faults at once are too much: who is handed over late may be back by then.
+            Op::Lose(_) | Op::Cut(..) | Op::Map(_) if self.hurried => {}
             Op::Lose(server) => {
                 self.servers[server].events.clear();
                 self.feed(server, Input::Gap);
@@ -368,10 +379,11 @@ proptest! {
     #[test]
     fn while_a_slot_migrates_nobody_blinks_and_each_death_is_seen_once(
         asking: bool,
+        hurried: bool,
         finishes: bool,
         ops in prop::collection::vec(op(), 0..60),
     ) {
-        let mut cluster = Cluster::new(asking);
+        let mut cluster = Cluster::new(asking, hurried);
         cluster.beat(STEADY);
         ops.iter().for_each(|op| cluster.apply(op));
         cluster.mapped = true;

@@ -220,6 +220,8 @@ impl Flags {
     const LEAST: u16 = 2048;
     /// The `set` before the last was heard as well, so its program does not renew by EXPIRE, which is not heard.
     const BY_SET: u16 = 4096;
+    /// It was adopted from a server to which it had not come yet: disowned here too, it goes back at once.
+    const EAGER: u16 = 8192;
     /// Whatever its deadline, it is to be asked.
     const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
 

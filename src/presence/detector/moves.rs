@@ -22,6 +22,8 @@ pub struct Moved {
     pub ttl_ms: u32,
     /// Its absence proves nothing until the deadline.
     pub granted: bool,
+    /// It had not come yet, or is gone: if the server it is handed to disowns it, it is handed back at once.
+    pub not_yet: bool,
 }
 
 impl Detector {
@@ -38,23 +40,30 @@ impl Detector {
         }
     }
 
-    /// The answer was MOVED or ASK.
-    pub(super) fn apply_moved(&mut self, at: u32, now: Time) {
+    /// Is a key gone that is not at the new owner of a slot on its way? Only where the old owner had disowned it
+    /// before. Else it may be still there: never sent, or sent back, in a slot that had left and returns.
+    pub(super) fn proves_absence(&self, at: u32) -> bool {
+        let flags = self.slots[at].flags;
+        flags.has(Flags::ADOPTED) && !flags.has(Flags::MOVED)
+    }
+
+    /// The answer was MOVED or ASK, or that the key has not come yet.
+    pub(super) fn apply_moved(&mut self, at: u32, now: Time, not_yet: bool) {
         let slot = &mut self.slots[at];
         if !slot.flags.has(Flags::LIVE) {
             return self.free(at);
         }
         // Two servers that both disown a key pass it on twice a second, not as fast as they can answer.
-        let passed_on = slot.flags.has(Flags::ADOPTED);
-        slot.flags.put(Flags::ASK, false);
+        let passed_on = slot.flags.has(Flags::ADOPTED) && !slot.flags.has(Flags::EAGER);
+        slot.flags.put(Flags::ASK | Flags::EAGER, false);
         slot.flags.put(Flags::MOVED, true);
         self.deadlines.file(at, &mut slot.filed, now.plus(LOOK_AGAIN_MS), now);
         if !passed_on {
-            self.hand_over(at);
+            self.hand_over(at, not_yet);
         }
     }
 
-    fn hand_over(&mut self, at: u32) {
+    fn hand_over(&mut self, at: u32, not_yet: bool) {
         let slot = &self.slots[at];
         self.out.push_back(Output::Moved(Moved {
             key: slot.key.clone(),
@@ -62,6 +71,7 @@ impl Detector {
             deadline: slot.deadline,
             ttl_ms: slot.ttl,
             granted: slot.flags.has(Flags::GRANTED),
+            not_yet,
         }));
     }
 
@@ -71,6 +81,7 @@ impl Detector {
         let at = self.find(name).unwrap_or_else(|| self.make(now, moved.key.clone()));
         let slot = &mut self.slots[at];
         slot.flags.put(Flags::ADOPTED, true);
+        slot.flags.put(Flags::EAGER, moved.not_yet);
         slot.flags.put(Flags::MOVED, false);
         // What was asked before it came may be answered from before it came.
         slot.flags.put(Flags::OVERTAKEN, slot.batch != 0);
@@ -111,7 +122,7 @@ impl Detector {
                 self.grant_in_turn(at, now);
             }
             self.slots[at].flags.put(Flags::MOVED, true);
-            self.hand_over(at);
+            self.hand_over(at, false);
         }
     }
 

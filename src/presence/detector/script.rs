@@ -7,7 +7,7 @@ use super::*;
 /// `up RUN [UPTIME]`, `flushed RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never|moved|notyet …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
-/// `adopted KEY SEEN DEADLINE [granted]`, `retired`.
+/// `adopted KEY SEEN DEADLINE [granted] [notyet]`, `retired`.
 fn check(script: &str, expected: &str) {
     check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
 }
@@ -102,7 +102,9 @@ impl Run {
                 }
                 Output::Moved(moved) => {
                     let granted = if moved.granted { " granted" } else { "" };
-                    format!("{ms} moved {:?} {:?} {:?}{granted}", moved.key, moved.last_seen, moved.deadline)
+                    let not_yet = if moved.not_yet { " notyet" } else { "" };
+                    let Moved { key, last_seen, deadline, .. } = moved;
+                    format!("{ms} moved {key:?} {last_seen:?} {deadline:?}{granted}{not_yet}")
                 }
                 Output::Reconciled => format!("{ms} reconciled"),
                 Output::Swept => format!("{ms} swept"),
@@ -119,7 +121,8 @@ fn moved(words: &[&str]) -> Moved {
         last_seen: time(1),
         deadline: time(2),
         ttl_ms: 30,
-        granted: words.get(3) == Some(&"granted"),
+        granted: words[3..].contains(&"granted"),
+        not_yet: words[3..].contains(&"notyet"),
     }
 }
 
@@ -544,13 +547,23 @@ fn a_key_that_has_moved_is_let_go_only_once_it_is_adopted() {
 fn a_server_that_a_slot_migrates_to_knows_of_keys_that_have_come() {
     let (held, said) = HELD;
     check(
-        &format!("{held} 10 doubted a; 11 answered a=notyet"),
-        &format!("{said} 10 ask a; 11 -a Deleted at 11 seen 0"),
+        "0 up r; 0 page; 20 adopted a 5 35; 21 answered a=notyet",
+        "0 reconciled; 20 +a Reconciled seen 5; 20 ask a; 21 -a Reconciled at 21 seen 5",
+    );
+    // It went with its slot, which is on its way back by now: the other server has it still.
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=notyet; 11 letgo a"),
+        &format!("{said} 10 ask a; 11 moved a 0 30 notyet; 11 -a Reconciled at 11 seen 0"),
+    );
+    // It is not there either: back it goes, for this time at once.
+    check(
+        "0 up r; 0 page; 20 adopted a 5 35 notyet; 21 answered a=moved; 521 due; 522 answered a=moved",
+        "0 reconciled; 20 +a Reconciled seen 5; 20 ask a; 21 moved a 5 35; 521 ask a; 522 moved a 5 35",
     );
     // It had gone to another server, and comes back perhaps.
     check(
         &format!("{held} 10 doubted a; 11 answered a=moved; 511 due; 512 answered a=notyet"),
-        &format!("{said} 10 ask a; 11 moved a 0 30; 511 ask a; 512 moved a 0 30"),
+        &format!("{said} 10 ask a; 11 moved a 0 30; 511 ask a; 512 moved a 0 30 notyet"),
     );
 }
 
