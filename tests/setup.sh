@@ -43,6 +43,9 @@ test)
     # The console, and the JavaScript client where Node is new enough.
     need 'chromium chromium-driver' chromedriver
     need nodejs node
+    # The proxies of examples/deploy. They are where not every user looks.
+    need haproxy haproxy /usr/sbin/haproxy
+    need nginx-light nginx /usr/sbin/nginx
     ;;
 deny) ;;
 *) fail "$1 is not a list of packages; take run, test, deny or bench" ;;
@@ -63,6 +66,9 @@ install() {
     "${root[@]}" apt-get install -qq -y --no-install-recommends "${missing[@]}"
     if [[ " ${missing[*]} " == *" redis-server "* && -d /run/systemd/system ]]; then
         echo "setup: the package may have started a Redis on port 6379; keybeat does not use that one"
+    fi
+    if [[ " ${missing[*]} " == *" nginx-light "* && -d /run/systemd/system ]]; then
+        echo "setup: the package may have started an nginx on port 80; the tests start their own"
     fi
 }
 

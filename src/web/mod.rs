@@ -11,6 +11,7 @@ pub mod origin;
 mod permit;
 pub mod quota;
 mod recorder;
+pub mod refusals;
 mod socket;
 pub mod tls;
 mod token;
@@ -25,17 +26,19 @@ use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
 use api::UserName;
 use auth::{Gate, Pass};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Extension, Router};
-use door::Doors;
+use door::{Doors, Peer};
 use origin::Origins;
 use quota::Quotas;
 use recorder::Recorder;
+use refusals::{Refusal, Refusals};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +58,8 @@ pub struct App {
     pub doors: Doors,
     /// What one token may do how often.
     pub quotas: Quotas,
+    /// Says who was turned away.
+    pub refusals: Refusals,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.
@@ -65,8 +70,17 @@ pub struct App {
     pub sockets: TaskTracker,
     /// How many sockets keep each presence key.
     pub held: Mutex<HashMap<Key, u32>>,
+    /// Counts sockets and streams, to tell them apart in the log.
+    pub numbered: AtomicU64,
     /// When the daemon began.
     pub started: Instant,
+}
+
+impl App {
+    /// The next number of a socket or stream.
+    fn number(&self) -> u64 {
+        self.numbered.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 type Shared = State<Arc<App>>;
@@ -149,6 +163,8 @@ impl IntoResponse for Failure {
 }
 
 async fn count_refused(State(app): Shared, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
     let response = match query.decode_utf8() {
         Ok(_) => next.run(request).await,
@@ -157,6 +173,10 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
     };
     if let Some(Refused(code)) = response.extensions().get() {
         app.metrics.refused(code);
+        if let Some(Peer(address)) = peer {
+            let route = route.as_ref().map_or("none", MatchedPath::as_str);
+            app.refusals.say(&Refusal { address, route, code, status: response.status().as_u16() });
+        }
     }
     response
 }
