@@ -283,7 +283,9 @@ async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
             field("master_port")
         );
     }
-    if settings.place.is_none() && field("redis_mode") == "cluster" {
+    // Valkey calls it so from version 8 on.
+    let mode = [field("redis_mode"), field("server_mode")];
+    if settings.place.is_none() && mode.iter().any(|mode| mode == "cluster") {
         has_all_slots(asker.client(), &primary).await?;
     }
     configure(asker.client(), settings).await;
