@@ -169,7 +169,7 @@ async fn events_are_not_kept_back(kind: Kind) {
     let url = format!("http://127.0.0.1:{}/v1/events?all=true", front.port);
     let mut answer = client.get(url).send().await.expect("it answers");
     assert_eq!(
-        (answer.status().as_u16(), &*answer.headers()["content-type"].as_bytes()),
+        (answer.status().as_u16(), answer.headers()["content-type"].as_bytes()),
         (200, &b"text/event-stream"[..])
     );
     let mut text = String::new();
