@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod api;
 mod churn;
 mod cli;
 mod client;
@@ -17,6 +18,7 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod schemathesis;
 mod security_attacks;
 mod security_fence;
 mod security_limits;
