@@ -6,6 +6,7 @@
 use super::api::known;
 use super::auth::Pass;
 use super::door::Peer;
+use super::openapi::OfQuestion;
 use super::permit::Permit;
 use super::recorder::Recorder;
 use super::refusals::Refusal;
@@ -13,7 +14,7 @@ use super::{App, Failure, Shared};
 use crate::error::Error;
 use crate::hub::Told;
 use crate::presence::check_user;
-use crate::protocol::{self, RedisWord, ServerMessage, UserObject};
+use crate::protocol::{self, RedisWord, ServerMessage, UserObject, schema};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -42,7 +43,27 @@ enum Asked {
     Users(Vec<String>),
 }
 
-/// `GET /v1/events`
+/// Changes as Server-Sent Events
+///
+/// Hello, a snapshot, then transitions and status: the data of each event is a message of the WebSocket.
+/// Either `users` or `all` has to be given.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "streams",
+    params(
+        ("users" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
+            description = "Whom to tell of, with commas between; a name with a comma cannot be asked for here"),
+        ("all" = Option<bool>, Query, description = "To tell of everybody"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The last id that was seen: what came after it is told, or a new snapshot if that is gone"),
+    ),
+    responses(
+        (status = 200, description = "The events, until one side ends", body = ServerMessage, content_type = "text/event-stream"),
+        OfQuestion
+    ),
+    security(("bearer" = []), ("token" = []))
+)]
 pub async fn stream(
     State(app): Shared,
     Extension(recorder): Extension<Arc<Recorder>>,

@@ -1,12 +1,14 @@
 //! HTTP and WebSocket: what each path answers.
 
 mod api;
+mod asyncapi;
 pub mod auth;
 mod console;
 pub mod door;
 mod events;
 pub mod listen;
 mod names;
+mod openapi;
 pub mod origin;
 mod permit;
 pub mod quota;
@@ -24,15 +26,14 @@ use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
-use api::UserName;
-use auth::{Gate, Pass};
+use auth::Gate;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post, put};
 use axum::{Extension, Router};
 use door::{Doors, Peer};
+use openapi::{Documents, Head, OfPage};
 use origin::Origins;
 use quota::Quotas;
 use recorder::Recorder;
@@ -43,6 +44,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What every request may need.
 pub struct App {
@@ -87,25 +91,29 @@ type Shared = State<Arc<App>>;
 
 /// All paths.
 pub fn routes(app: Arc<App>) -> Router {
-    Router::new()
-        .merge(console::routes())
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/v1/users", get(api::list))
-        .route(
-            "/v1/users/query",
-            // A user may be called so.
-            post(api::query)
-                .get(|app: Shared, pass: Pass| api::user(app, pass, UserName::query()))
-                .delete(|app: Shared, pass: Pass, query| api::end(app, pass, UserName::query(), query)),
-        )
-        .route("/v1/users/{user}", get(api::user).delete(api::end))
-        .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
-        .route("/v1/heartbeats", post(api::heartbeats))
-        .route("/v1/stats", get(api::stats))
-        .route("/v1/events", get(events::stream))
-        .route("/v1/ws", any(socket::upgrade))
+    let (router, mut document) = OpenApiRouter::with_openapi(Head::openapi())
+        .routes(routes!(console::page))
+        .routes(routes!(console::docs))
+        .routes(routes!(console::client))
+        .routes(routes!(console::part))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(openapi::asyncapi))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(api::list))
+        // A user may be called so too.
+        .routes(routes!(api::query, api::user_query, api::end_query))
+        .routes(routes!(api::user, api::end))
+        .routes(routes!(api::heartbeat))
+        .routes(routes!(api::heartbeats))
+        .routes(routes!(api::stats))
+        .routes(routes!(events::stream))
+        .routes(routes!(socket::upgrade))
+        .split_for_parts();
+    openapi::finish(&mut document);
+    router
+        .layer(Extension(Arc::new(Documents::new(&document))))
         .layer(Extension(Arc::new(Recorder::new())))
         .fallback(|request: Request| async move {
             let path = request.uri().path();
@@ -181,6 +189,29 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
     response
 }
 
+/// Does the daemon live?
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "daemon",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain"), OfPage)
+)]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Does the daemon follow Redis?
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "daemon",
+    responses(
+        (status = 200, description = "It does: every server is subscribed, compared and proven", body = String,
+            content_type = "text/plain"),
+        (status = 503, description = "It does not, and why", body = String, content_type = "text/plain"),
+        OfPage
+    )
+)]
 async fn readyz(State(app): Shared) -> Response {
     let status = app.hub.status().borrow().clone();
     if status.up {
@@ -190,6 +221,16 @@ async fn readyz(State(app): Shared) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
+/// Counts, for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "daemon",
+    responses(
+        (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"),
+        OfPage
+    )
+)]
 async fn metrics(State(app): Shared) -> Response {
     let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content)], app.metrics.render()).into_response()

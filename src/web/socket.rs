@@ -3,6 +3,7 @@
 use super::auth::Pass;
 use super::door::{Peer, Place};
 use super::names::NameSet;
+use super::openapi::OfQuestion;
 use super::permit::{self, Permit};
 use super::refusals::Refusal;
 use super::wire::{Upgrade, Wire};
@@ -10,7 +11,7 @@ use super::{App, Failure, Shared, api};
 use crate::error::Error;
 use crate::hub::{Overflow, Status, Watcher};
 use crate::presence::{Key, check_user};
-use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close};
+use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close, schema};
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -53,7 +54,20 @@ pub struct Who {
     session: Option<String>,
 }
 
-/// `GET /v1/ws`
+/// Changes as a WebSocket
+///
+/// Subprotocol `keybeat.v1`; the messages are described in [/asyncapi.json](/asyncapi.json).
+#[utoipa::path(
+    get,
+    path = "/v1/ws",
+    tag = "streams",
+    params(
+        ("user" = Option<schema::User>, Query, description = "Whom the socket keeps online for as long as it is open"),
+        ("session" = Option<schema::Session>, Query, description = "In which session, with `user`; else in one of its own"),
+    ),
+    responses((status = 101, description = "The socket is open"), OfQuestion),
+    security(("bearer" = []), ("token" = []))
+)]
 pub async fn upgrade(
     State(app): Shared,
     pass: Pass,

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod api;
 mod churn;
 mod cli;
 mod client;
@@ -20,6 +21,7 @@ mod http;
 mod lifecycle;
 mod logs;
 mod proxies;
+mod schemathesis;
 mod security_attacks;
 mod security_fence;
 mod security_limits;
