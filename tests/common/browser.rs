@@ -49,7 +49,7 @@ impl Browser {
             format!("--window-size={width},{height}"),
             format!("--user-data-dir={folder}"),
         ];
-        let kept = json!({"browser": "ALL"});
+        let kept = json!({"browser": "WARNING"});
         let wanted = json!({"goog:chromeOptions": {"args": args}, "goog:loggingPrefs": kept});
         let wanted = json!({"capabilities": {"alwaysMatch": wanted}});
         let begun = browser.ask("session", wanted).await;
@@ -78,8 +78,8 @@ impl Browser {
         self.ask(&path, json!({"script": script, "args": []})).await
     }
 
-    /// What the browser has logged of its pages since this was last asked, breaches of a page's policy among it.
-    pub async fn log(&self) -> Vec<Value> {
+    /// What the browser has complained of since this was last asked, breaches of a page's policy among it.
+    pub async fn complaints(&self) -> Vec<Value> {
         let logged = self.ask(&format!("session/{}/se/log", self.session), json!({"type": "browser"})).await;
         logged.as_array().unwrap_or_else(|| panic!("no log: {logged}")).clone()
     }

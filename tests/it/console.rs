@@ -56,10 +56,10 @@ async fn neither_page_needs_what_its_policy_forbids() {
     browser.open(&daemon.url("/")).await;
     browser.shows(STATE, json!("live")).await;
     browser.shows(NAMES, json!(["alice"])).await;
-    assert_eq!(browser.log().await, [json!(null); 0], "/");
+    assert_eq!(browser.complaints().await, [json!(null); 0], "/");
     browser.open(&daemon.url("/docs")).await;
     browser.shows("return document.querySelectorAll('[data-operation]').length > 10", json!(true)).await;
-    assert_eq!(browser.log().await, [json!(null); 0], "/docs");
+    assert_eq!(browser.complaints().await, [json!(null); 0], "/docs");
     for page in ["/", "/docs"] {
         let text = daemon.call("GET", page, None).await.1;
         let policy = r#"content="default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'""#;
