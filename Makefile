@@ -1,6 +1,6 @@
 # One command each. What a machine lacks is installed by tests/setup.sh, from Debian's packages.
 
-.PHONY: help run test deny bench faults
+.PHONY: help run test deny bench faults deb
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,3 +32,17 @@ bench: ## All benches; their tables go to docs/PERFORMANCE.md
 faults: ## What clients see of each fault, as a table
 	@bash tests/setup.sh bench
 	cargo bench --locked --bench bench -- faults
+
+deb: ## A package for Debian and Ubuntu, in target/debian; needs cargo-deb: cargo install --locked cargo-deb
+	cargo build --release --locked
+	$(MAKE) --no-print-directory deb-files KEYBEAT=target/release/keybeat
+	cargo deb --locked --no-build --no-strip
+
+# What the program says of itself, for the package.
+.PHONY: deb-files
+deb-files:
+	mkdir -p target/deb/completions
+	$(KEYBEAT) man target/deb/man >/dev/null
+	$(KEYBEAT) completions bash >target/deb/completions/keybeat
+	$(KEYBEAT) completions zsh >target/deb/completions/_keybeat
+	$(KEYBEAT) completions fish >target/deb/completions/keybeat.fish

@@ -30,6 +30,7 @@
 //! 5  server.rs  the one place where the parts are joined
 //! 4  driver/    the loop around the detectors, and how keys pass from one to another
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
+//!    supervisor.rs  what systemd is told: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    keyspace/  all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
 //! 2  protocol.rs config.rs metrics.rs
@@ -67,4 +68,5 @@ pub mod metrics;
 pub mod presence;
 pub mod protocol;
 pub mod server;
+pub mod supervisor;
 pub mod web;

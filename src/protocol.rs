@@ -2,7 +2,12 @@
 
 use crate::error::Error;
 use crate::presence::{Presence, Reason, Time, Transition};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+pub mod schema;
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "keybeat.v1";
@@ -28,11 +33,12 @@ pub mod close {
 }
 
 /// A user as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum UserObject {
     Online {
+        #[schema(value_type = schema::User)]
         user: String,
         since_ms: u64,
         sessions: u32,
@@ -41,7 +47,10 @@ pub enum UserObject {
         stale: bool,
     },
     Offline {
+        #[schema(value_type = schema::User)]
         user: String,
+        /// Null where the daemon has not seen the user.
+        #[schema(required = true)]
         last_seen_ms: Option<u64>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
@@ -76,22 +85,29 @@ impl UserObject {
 }
 
 /// A transition as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct TransitionObject {
     pub seq: u64,
+    #[schema(value_type = schema::User)]
     pub user: String,
+    #[schema(inline)]
     pub state: State,
     pub at_ms: u64,
+    /// Of who is online.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub since_ms: Option<u64>,
+    /// Of who is offline.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub last_seen_ms: Option<u64>,
+    #[schema(inline)]
     pub reason: ReasonWord,
 }
 
 /// `online` or `offline`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum State {
@@ -99,8 +115,8 @@ pub enum State {
     Offline,
 }
 
-/// [`Reason`] on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Why: a heartbeat, an expiry, a deletion, or found by comparison after a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum ReasonWord {
@@ -138,7 +154,7 @@ impl TransitionObject {
 }
 
 /// Is Redis within reach, compared and proven?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum RedisWord {
@@ -147,7 +163,7 @@ pub enum RedisWord {
 }
 
 /// What is said of a socket's token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum TokenWord {
@@ -156,7 +172,7 @@ pub enum TokenWord {
 }
 
 /// What the daemon sends over a WebSocket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum ServerMessage {
@@ -166,10 +182,12 @@ pub enum ServerMessage {
         seq: u64,
         ttl_ms: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<schema::User>, nullable = false)]
         user: Option<String>,
     },
     Snapshot {
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<schema::MessageId>, nullable = false)]
         id: Option<serde_json::Value>,
         epoch: String,
         seq: u64,
@@ -181,18 +199,22 @@ pub enum ServerMessage {
         transitions: Vec<TransitionObject>,
     },
     Status {
+        #[schema(inline)]
         redis: RedisWord,
         since_ms: u64,
     },
     /// Of the token that the socket has shown: it runs out soon, or it was renewed.
     Token {
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<schema::MessageId>, nullable = false)]
         id: Option<serde_json::Value>,
+        #[schema(inline)]
         state: TokenWord,
         expires_ms: u64,
     },
     Error {
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<schema::MessageId>, nullable = false)]
         id: Option<serde_json::Value>,
         code: String,
         message: String,
@@ -234,12 +256,13 @@ pub fn join_transitions<'a>(seq: u64, encoded: impl Iterator<Item = &'a str>) ->
 }
 
 /// What a client sends over a WebSocket.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum ClientMessage {
     Watch {
         #[serde(default)]
+        #[schema(value_type = Option<Vec<schema::User>>, max_items = 10_000)]
         users: Option<Vec<String>>,
         #[serde(default)]
         all: bool,
@@ -251,22 +274,25 @@ pub enum ClientMessage {
     },
     Unwatch {
         #[serde(default)]
+        #[schema(value_type = Option<Vec<schema::User>>, max_items = 10_000)]
         users: Option<Vec<String>>,
         #[serde(default)]
         all: bool,
     },
     Heartbeat {
         #[serde(default)]
+        #[schema(value_type = Option<schema::User>)]
         user: Option<String>,
     },
     Leave,
     Auth {
+        #[schema(inline)]
         token: Secret,
     },
 }
 
 /// A text that is shown nowhere.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Secret(pub String);
 
@@ -296,17 +322,29 @@ impl ClientMessage {
 }
 
 /// Body of `PUT /v1/users/{user}/heartbeat`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct HeartbeatBody {
+    #[schema(value_type = Option<schema::Session>)]
     pub session: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = Option<schema::TtlMs>)]
     pub ttl_ms: Option<u64>,
 }
 
+/// A whole number as JSON Schema has it: 30000.0 is one too, and what some languages write.
+fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
+    let float = || number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=1e15).contains(float));
+    let whole = number.as_u64().or_else(|| float().map(|float| float as u64));
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is no whole number of milliseconds")))
+}
+
 /// Body of `POST /v1/heartbeats`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct HeartbeatsBody {
+    #[schema(max_items = 10_000)]
     pub users: Vec<HeartbeatItem>,
 }
 
@@ -319,6 +357,20 @@ pub struct HeartbeatItem {
     pub user: String,
     pub session: Option<String>,
     pub ttl_ms: Option<u64>,
+}
+
+impl PartialSchema for HeartbeatItem {
+    fn schema() -> RefOr<Schema> {
+        schema::heartbeat_item()
+    }
+}
+
+impl ToSchema for HeartbeatItem {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push(("User".into(), schema::User::schema()));
+        schemas.push(("Session".into(), schema::Session::schema()));
+        schemas.push(("TtlMs".into(), schema::TtlMs::schema()));
+    }
 }
 
 /// An item as it was sent. A map and not a struct, since serde would take a list for a struct.
@@ -337,6 +389,7 @@ impl TryFrom<RawItem> for HeartbeatItem {
         struct Fields {
             user: String,
             session: Option<String>,
+            #[serde(default, deserialize_with = "whole")]
             ttl_ms: Option<u64>,
         }
         match raw {
@@ -350,14 +403,15 @@ impl TryFrom<RawItem> for HeartbeatItem {
 }
 
 /// Body of `POST /v1/users/query`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct QueryBody {
+    #[schema(value_type = Vec<schema::User>, max_items = 10_000)]
     pub users: Vec<String>,
 }
 
 /// Answer to `POST /v1/users/query`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct QueryAnswer {
     pub users: Vec<UserObject>,
@@ -366,22 +420,24 @@ pub struct QueryAnswer {
 }
 
 /// Answer to `GET /v1/users`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ListAnswer {
     pub users: Vec<UserObject>,
+    /// Null after the last page.
+    #[schema(required = true)]
     pub next_cursor: Option<String>,
 }
 
 /// Every error's body.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ErrorBody {
     pub error: ErrorDetail,
 }
 
 /// What went wrong.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ErrorDetail {
     pub code: &'static str,

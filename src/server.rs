@@ -11,16 +11,19 @@ use crate::keyspace::event::Seal;
 use crate::keyspace::link;
 use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
-use crate::presence::Settings;
+use crate::presence::{Settings, Time};
+use crate::supervisor::{self, Word};
 use crate::web::auth::Gate;
 use crate::web::door::Doors;
 use crate::web::origin::Origins;
 use crate::web::quota::Quotas;
+use crate::web::refusals::Refusals;
 use crate::web::tls::Tls;
 use crate::web::{self, App};
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
@@ -119,7 +122,7 @@ impl Daemon {
     /// Serves until `shutdown` is done, then tells the clients and ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
-        let Belief { hub, names, daemon, seal, followed, primary, driver } =
+        let Belief { hub, names, daemon, seal, followed, primary, pulse, driver } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
@@ -131,16 +134,23 @@ impl Daemon {
             origins,
             doors: Doors::new(&config.limits, &metrics),
             quotas: Quotas::new(&config.limits),
+            refusals: Refusals::new(),
             metrics,
             limits: config.limits,
             stop: stop.clone(),
             sockets: TaskTracker::new(),
             held: Mutex::default(),
+            numbered: AtomicU64::new(0),
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();
         let serve = tokio::spawn(web::listen::serve(listener, tls, app.clone(), web::routes(app.clone())));
+        supervisor::tell(Word::Ready).await;
+        let wanted = supervisor::wanted_pulse().is_some();
+        let reporter = supervisor::report(pulse, app.hub.status(), wanted, supervisor::tell);
+        let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
         shutdown.await;
+        supervisor::tell(Word::Stopping).await;
         info!("stopping: no new clients, and those here are told to go");
         stop.cancel();
         sockets.close();
@@ -189,6 +199,8 @@ pub struct Belief {
     seal: Seal,
     followed: Followed,
     primary: watch::Receiver<Target>,
+    /// The signs of life of the driver's loop.
+    pulse: watch::Receiver<Time>,
     driver: AbortOnDropHandle<()>,
 }
 
@@ -223,9 +235,11 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
             ..Settings::default()
         },
         canary: config.limits.canary,
+        pulse: supervisor::wanted_pulse(),
     };
     let followed = cluster::follow(target);
     let driver = Driver::new(template, followed.topology.clone(), hub.clone(), metrics.clone(), clock);
+    let pulse = driver.pulse();
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
-    Belief { hub, names, daemon, seal, followed, primary, driver }
+    Belief { hub, names, daemon, seal, followed, primary, pulse, driver }
 }

@@ -43,6 +43,12 @@ test)
     # The console, and the JavaScript client where Node is new enough.
     need 'chromium chromium-driver' chromedriver
     need nodejs node
+    # The proxies of examples/deploy. They are where not every user looks.
+    need haproxy haproxy /usr/sbin/haproxy
+    need nginx-light nginx /usr/sbin/nginx
+    # schemathesis, which is installed below.
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     ;;
 deny) ;;
 *) fail "$1 is not a list of packages; take run, test, deny or bench" ;;
@@ -64,6 +70,9 @@ install() {
     if [[ " ${missing[*]} " == *" redis-server "* && -d /run/systemd/system ]]; then
         echo "setup: the package may have started a Redis on port 6379; keybeat does not use that one"
     fi
+    if [[ " ${missing[*]} " == *" nginx-light "* && -d /run/systemd/system ]]; then
+        echo "setup: the package may have started an nginx on port 80; the tests start their own"
+    fi
 }
 
 if [ ${#missing[@]} -gt 0 ]; then install; fi
@@ -74,6 +83,20 @@ if [ "${1:-test}" = test ]; then
         cargo "$component" --version >/dev/null 2>&1 ||
             fail "cargo $component is missing; install it: rustup component add rustfmt clippy"
     done
+fi
+# The version is pinned: another may look at other things.
+schemathesis=4.32.5
+if [ "${1:-test}" = test ]; then
+    folder=$(dirname "$0")/../target/schemathesis
+    if [ "$("$folder/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $schemathesis" ]; then
+        echo "setup: installing schemathesis $schemathesis from PyPI into target/schemathesis"
+        mkdir -p "$(dirname "$folder")"
+        { python3 -m venv --clear "$folder" &&
+            "$folder/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$schemathesis"; } ||
+            fail "schemathesis $schemathesis could not be installed; the lines above say why" \
+                "it comes from PyPI, by pip: where that is out of reach, install it there by hand:" \
+                "python3 -m venv target/schemathesis && target/schemathesis/bin/pip install schemathesis==$schemathesis"
+    fi
 fi
 case ${1:-test} in
 test | deny)

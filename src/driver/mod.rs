@@ -1,6 +1,7 @@
 //! The loop around the detectors, one a server: their only owner, and the only caller of the clock.
 
 mod clock;
+mod pulse;
 mod server;
 mod shards;
 
@@ -13,6 +14,7 @@ use crate::keyspace::event::{Events, Item};
 use crate::keyspace::link::{Feed, Order};
 use crate::metrics::Metrics;
 use crate::presence::{Change, End, Input, Output, Reason, Time};
+use pulse::Pulse;
 use server::{CANARY_EVERY_MS, Server};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub struct Driver {
     last: Time,
     /// When those who watch everybody are to be rung.
     ring_at: Option<Instant>,
+    pulse: Pulse,
 }
 
 impl Driver {
@@ -61,6 +64,7 @@ impl Driver {
         clock: Clock,
     ) -> Driver {
         let (feeder, feed) = mpsc::channel(FEED);
+        let pulse = Pulse::new(template.pulse, clock.now());
         Driver {
             template,
             servers: Vec::new(),
@@ -76,7 +80,13 @@ impl Driver {
             clock,
             last: clock.now(),
             ring_at: None,
+            pulse,
         }
+    }
+
+    /// Changes as long as the loop turns, at least once a second; ends with it.
+    pub fn pulse(&self) -> watch::Receiver<Time> {
+        self.pulse.listen()
     }
 
     /// Runs until it is dropped.
@@ -103,13 +113,14 @@ impl Driver {
                 }
             }
             self.tick();
+            self.pulse.turn(self.last);
         }
     }
 
     fn wake_at(&self) -> tokio::time::Instant {
         let due = self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).min();
-        let second = self.last.plus(1_000);
-        let wake = self.clock.instant(due.map_or(second, |due| due.min(second)));
+        let pulse = self.pulse.due();
+        let wake = self.clock.instant(due.map_or(pulse, |due| due.min(pulse)));
         self.ring_at.map_or(wake, |ring| wake.min(ring.into()))
     }
 
@@ -122,26 +133,34 @@ impl Driver {
         if slept <= STALL_MS {
             return;
         }
-        warn!("the daemon was stopped or starved for {slept} ms; comparing with Redis");
+        let why = format!("the daemon was stopped or starved for {slept} ms");
         for at in 0..self.servers.len() {
             if self.servers[at].connected {
-                self.gap(at, "stalled", Input::Gap);
+                self.gap(at, "stalled", &why, Input::Gap);
                 self.servers[at].canary.restart(now);
             }
         }
     }
 
-    fn gap(&mut self, at: usize, cause: &'static str, gap: Input) {
+    fn gap(&mut self, at: usize, cause: &'static str, why: &str, gap: Input) {
+        self.tell_gap(at, cause, why);
+        self.servers[at].detector.handle(self.clock.now(), gap);
+    }
+
+    /// Counts a gap, and says it once.
+    fn tell_gap(&mut self, at: usize, cause: &'static str, why: &str) {
         self.metrics.gap(cause);
         let server = &mut self.servers[at];
         server.gap = cause;
         server.gaps += 1;
-        server.detector.handle(self.clock.now(), gap);
+        server.gap_at.get_or_insert(self.clock.now());
+        warn!(server = server.node.shown(), cause, why, "gap");
     }
 
     fn replaced(&mut self, at: usize) {
         if std::mem::take(&mut self.servers[at].replaced) {
-            self.gap(at, "replaced", Input::Replaced);
+            let why = "the keys are others than a moment ago (FLUSHALL, FLUSHDB, SWAPDB?)";
+            self.gap(at, "replaced", why, Input::Replaced);
         }
     }
 
@@ -164,6 +183,7 @@ impl Driver {
             }
             Feed::Up { run, flushed, uptime_ms, silent } => {
                 server.connected = true;
+                server.gap_at.get_or_insert(now);
                 server.canary.restart(now);
                 // What was written before is found by the comparison that begins.
                 server.passed = self.hub.last_mark();
@@ -172,9 +192,6 @@ impl Driver {
                 server.detector.handle(now, Input::Up { run: &run, flushed, uptime_ms });
             }
             Feed::Replaced => {
-                warn!(
-                    "the keys are others than a moment ago (FLUSHALL, FLUSHDB, SWAPDB?); comparing with Redis"
-                );
                 // Events of keys from before may still be on their way, and come before the canary's.
                 server.replaced = true;
                 if !server.canary.awaited() {
@@ -182,17 +199,14 @@ impl Driver {
                 }
             }
             Feed::Lagged(lost) => {
-                warn!(
-                    "{lost} events were lost since they came faster than they could be read; comparing with Redis"
-                );
-                self.gap(at, "lagged", Input::Gap);
+                let why = format!("{lost} events came faster than they could be read, and were lost");
+                self.gap(at, "lagged", &why, Input::Gap);
             }
             Feed::Down { cause, why } => {
                 if server.connected {
-                    self.metrics.gap(cause);
-                    server.gap = cause;
-                    server.gaps += 1;
+                    self.tell_gap(at, cause, &why);
                 }
+                let server = &mut self.servers[at];
                 server.connected = false;
                 server.sweeps.down();
                 server.cause = why;
@@ -299,6 +313,7 @@ impl Driver {
         let Some(transition) = self.hub.apply(change) else { return };
         if change.reason == Reason::Reconciled {
             self.metrics.repair(self.servers[at].gap);
+            self.servers[at].repaired += 1;
         }
         let counter = if transition.online { &self.metrics.went_online } else { &self.metrics.went_offline };
         counter.inc();
@@ -308,12 +323,20 @@ impl Driver {
     }
 
     fn compared(&mut self, at: usize) {
+        let now = self.clock.now();
         let server = &mut self.servers[at];
         let counts = server.detector.counts();
-        let node = server.node.shown();
-        info!(server = node, keys = counts.keys, without_ttl = counts.immortal, "compared with Redis");
+        info!(
+            server = server.node.shown(),
+            cause = server.gap,
+            repaired = std::mem::take(&mut server.repaired),
+            after_ms = server.gap_at.take().map(|began| now.since(began)),
+            keys = counts.keys,
+            without_ttl = counts.immortal,
+            "compared with Redis"
+        );
         server.compared = true;
-        server.sweeps.ended(self.clock.now());
+        server.sweeps.ended(now);
         self.open_if_compared();
     }
 

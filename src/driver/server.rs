@@ -19,6 +19,8 @@ pub struct Template {
     pub detector: Settings,
     /// How late a canary may be.
     pub canary: Duration,
+    /// How often the loop is to give a sign of life; none means once a second.
+    pub pulse: Option<Duration>,
 }
 
 /// See the module's head.
@@ -38,6 +40,9 @@ pub(super) struct Server {
     pub(super) gap: &'static str,
     /// How many gaps there were.
     pub(super) gaps: u64,
+    /// When the comparison became needed, and what it has repaired so far.
+    pub(super) gap_at: Option<Time>,
+    pub(super) repaired: u64,
     /// The last of the store's marks that came back.
     pub(super) passed: u64,
     /// When keys are to be looked for that no event tells of.
@@ -62,6 +67,8 @@ impl Server {
             cause: "not connected yet".into(),
             gap: "start",
             gaps: 0,
+            gap_at: None,
+            repaired: 0,
             passed: 0,
             sweeps: Sweeps::default(),
             replaced: false,
@@ -117,7 +124,10 @@ impl Server {
     pub(super) fn order(&self, order: Order) {
         let Some(link) = &self.link else { return };
         if !link.order(order) {
-            warn!("an order to the link did not fit its queue; it is taken for a gap");
+            warn!(
+                server = self.node.shown(),
+                "an order to the link did not fit its queue; it is taken for a gap"
+            );
         }
     }
 }

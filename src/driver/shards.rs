@@ -21,7 +21,7 @@ impl Driver {
         for node in &topology.nodes {
             if self.place_of(&node.id).is_none() {
                 if topology.clustered {
-                    info!("{} is a primary of the cluster; following it", node.shown());
+                    info!(server = node.shown(), "a primary of the cluster; following it");
                 }
                 self.links += 1;
                 let feeder = Feeder { link: self.links, feed: self.feeder.clone() };
@@ -43,11 +43,10 @@ impl Driver {
         }
         let same = |held: &&Node| held.id == server.node.id && held.addresses == server.node.addresses;
         let Some(node) = topology.nodes.iter().find(same) else {
-            info!("{} is no primary of the cluster any more", server.node.shown());
             server.link = None;
             server.connected = false;
             server.sweeps = Sweeps::default();
-            self.metrics.gap("topology");
+            self.tell_gap(at, "topology", "it is no primary of the cluster any more");
             let now = self.clock.now();
             self.servers[at].detector.handle(now, Input::Down);
             self.drain(at);

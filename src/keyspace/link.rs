@@ -222,19 +222,25 @@ async fn run(settings: Settings, feed: Feeder, mut orders: mpsc::Receiver<Order>
         };
         let why = format!("{:#}", up.why);
         before.refused |= REFUSALS.iter().any(|word| why.contains(word));
-        // Said once, not with each attempt.
-        if why == said {
-            debug!(server = settings.target.shown(), "{why}");
-        } else {
-            warn!(server = settings.target.shown(), cause = up.cause, "{why}");
-            said.clone_from(&why);
-        }
+        tell_end(&settings, up.cause, &why, why == said);
+        said.clone_from(&why);
         if feed.send(Feed::Down { cause: up.cause, why }).await.is_err() {
             return;
         }
         while orders.try_recv().is_ok() {}
         sleep(Duration::from_millis(wait / 2 + fastrand::u64(..=wait / 2))).await;
         wait = (wait * 2).min(BACKOFF_MS.1);
+    }
+}
+
+/// Says why a connection ended, or did not come about: once, not with each attempt. That one ended is a gap,
+/// which the driver says.
+fn tell_end(settings: &Settings, cause: &'static str, why: &str, said: bool) {
+    let server = settings.target.shown();
+    if said || cause != "connect" {
+        debug!(server, cause, why, "the connection to Redis ended");
+    } else {
+        warn!(server, cause, why, "no connection to Redis");
     }
 }
 

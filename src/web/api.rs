@@ -1,12 +1,14 @@
 //! The HTTP calls: read the request, check it, do it, say what came of it.
 
 use super::auth::Pass;
+use super::openapi::{OfBody, OfQuestion};
 use super::{App, Failure, Shared};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS, shown};
 use crate::hub::{Cursor, ServerState};
 use crate::presence::{Key, NameError, check_session, check_user};
 use crate::protocol::{
-    HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, UserObject,
+    HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, State as Wanted,
+    UserObject, schema,
 };
 use axum::Json;
 use axum::body::Body;
@@ -27,13 +29,6 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// The user in the path, checked.
 pub struct UserName(String);
 
-impl UserName {
-    /// The user whose name is also the path of a request.
-    pub fn query() -> UserName {
-        UserName("query".into())
-    }
-}
-
 impl<S: Send + Sync> FromRequestParts<S> for UserName {
     type Rejection = Failure;
 
@@ -46,7 +41,18 @@ impl<S: Send + Sync> FromRequestParts<S> for UserName {
     }
 }
 
-/// `PUT /v1/users/{user}/heartbeat`
+/// A heartbeat
+///
+/// Sets the key of the user, or of one session, for one TTL more.
+#[utoipa::path(
+    put,
+    path = "/v1/users/{user}/heartbeat",
+    tag = "users",
+    params(("user" = schema::User, Path)),
+    request_body(content = HeartbeatBody, description = "Session and TTL; may be left out"),
+    responses((status = 204, description = "The key is set"), OfBody),
+    security(("bearer" = []))
+)]
 pub async fn heartbeat(
     State(app): Shared,
     pass: Pass,
@@ -63,7 +69,17 @@ pub async fn heartbeat(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/heartbeats`
+/// Many heartbeats
+///
+/// At most 10,000, all sent to Redis at once.
+#[utoipa::path(
+    post,
+    path = "/v1/heartbeats",
+    tag = "users",
+    request_body = HeartbeatsBody,
+    responses((status = 204, description = "The keys are set"), OfBody),
+    security(("bearer" = []))
+)]
 pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Answer<StatusCode> {
     let body: HeartbeatsBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
@@ -82,12 +98,27 @@ pub struct EndQuery {
     session: Option<String>,
 }
 
-/// `DELETE /v1/users/{user}`
+type EndAsked = Result<Query<EndQuery>, axum::extract::rejection::QueryRejection>;
+
+/// Offline at once
+///
+/// Deletes the key of one session, or all keys of the user.
+#[utoipa::path(
+    delete,
+    path = "/v1/users/{user}",
+    tag = "users",
+    params(
+        ("user" = schema::User, Path),
+        ("session" = Option<schema::Session>, Query, description = "Of this session alone"),
+    ),
+    responses((status = 204, description = "The keys are deleted, or were not there"), OfQuestion),
+    security(("bearer" = []))
+)]
 pub async fn end(
     State(app): Shared,
     pass: Pass,
     UserName(user): UserName,
-    query: Result<Query<EndQuery>, axum::extract::rejection::QueryRejection>,
+    query: EndAsked,
 ) -> Answer<StatusCode> {
     pass.check_speak(&user)?;
     let session = read_query(query)?.session;
@@ -103,14 +134,32 @@ pub async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /v1/users/{user}`
+/// Is this user online?
+#[utoipa::path(
+    get,
+    path = "/v1/users/{user}",
+    tag = "users",
+    params(("user" = schema::User, Path)),
+    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    security(("bearer" = []))
+)]
 pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Answer<Json<UserObject>> {
     pass.check_watch(&user)?;
     let stale = known(&app)?;
     Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
 }
 
-/// `POST /v1/users/query`
+/// Who of these is online?
+///
+/// At most 10,000 users, answered in the order asked.
+#[utoipa::path(
+    post,
+    path = "/v1/users/query",
+    tag = "users",
+    request_body = QueryBody,
+    responses((status = 200, description = "The users' states", body = QueryAnswer), OfBody),
+    security(("bearer" = []))
+)]
 pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Answer<Json<QueryAnswer>> {
     let body: QueryBody = read(&app, body, false).await?;
     check_count(&app, body.users.len())?;
@@ -132,7 +181,22 @@ pub struct ListQuery {
     cursor: Option<String>,
 }
 
-/// `GET /v1/users`
+/// All users who are online, page by page
+///
+/// Or, of those who went offline, the latest that the daemon remembers.
+#[utoipa::path(
+    get,
+    path = "/v1/users",
+    tag = "users",
+    params(
+        ("state" = inline(Option<Wanted>), Query, description = "`online` if left out"),
+        ("limit" = Option<usize>, Query, description = "Users in one page; 1,000 if left out", minimum = 1, maximum = 10_000),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before",
+            pattern = "^(([0-9]|[1-5][0-9]|6[0-3])-[0-9]{1,9})?$", max_length = 12, example = "0-0"),
+    ),
+    responses((status = 200, description = "One page", body = ListAnswer), OfQuestion),
+    security(("bearer" = []))
+)]
 pub async fn list(
     State(app): Shared,
     pass: Pass,
@@ -170,7 +234,39 @@ pub async fn list(
     Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
 }
 
-/// `GET /v1/stats`
+/// Is the user called "query" online?
+#[utoipa::path(
+    get,
+    path = "/v1/users/query",
+    tag = "users",
+    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    security(("bearer" = []))
+)]
+pub async fn user_query(app: Shared, pass: Pass) -> Answer<Json<UserObject>> {
+    user(app, pass, UserName("query".into())).await
+}
+
+/// The user called "query" goes offline at once
+#[utoipa::path(
+    delete,
+    path = "/v1/users/query",
+    tag = "users",
+    params(("session" = Option<schema::Session>, Query, description = "Of this session alone")),
+    responses((status = 204, description = "The keys are deleted, or were not there"), OfQuestion),
+    security(("bearer" = []))
+)]
+pub async fn end_query(app: Shared, pass: Pass, query: EndAsked) -> Answer<StatusCode> {
+    end(app, pass, UserName("query".into()), query).await
+}
+
+/// Counts and lag percentiles
+#[utoipa::path(
+    get,
+    path = "/v1/stats",
+    tag = "daemon",
+    responses((status = 200, description = "Of this run of the daemon", body = schema::Stats), OfQuestion),
+    security(("bearer" = []))
+)]
 pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
     // They tell of everybody.
     pass.check_watch_all()?;

@@ -280,7 +280,16 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
 /// What tells nothing of users: the page itself and its parts, whether the daemon lives, its counts and its description.
 fn is_public(path: &str) -> bool {
     path.starts_with(super::console::FOLDER)
-        || matches!(path, "/" | "/keybeat.js" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
+        || matches!(
+            path,
+            "/" | "/keybeat.js"
+                | "/docs"
+                | "/openapi.json"
+                | "/asyncapi.json"
+                | "/healthz"
+                | "/readyz"
+                | "/metrics"
+        )
 }
 
 /// Lets a request in, with its pass, or not.

@@ -1,22 +1,23 @@
-//! The console's page and its parts, all within the program: nothing is loaded from elsewhere.
+//! The pages, which are the console and the description, and their parts, all within the program: nothing is loaded
+//! from elsewhere.
 
-use super::{App, Failure};
+use super::Failure;
+use super::openapi::{OfPage, OfPart};
 use crate::error::{Error, shown};
-use axum::Router;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use std::sync::Arc;
 
 /// Where the parts are, below which nothing tells of users.
 pub const FOLDER: &str = "/console/";
 
-const PAGE: &str = include_str!("console/index.html");
+const CONSOLE: &str = include_str!("console/index.html");
+const DOCS: &str = include_str!("docs/index.html");
 const CLIENT: &str = include_str!("console/keybeat.js");
 
-/// The parts by their names: the style, then what each script does is said at its head.
-const PARTS: [(&str, &str); 8] = [
+/// The parts by their names: each page's style and scripts; what a script does is said at its head.
+const PARTS: [(&str, &str); 10] = [
     ("console.css", include_str!("console/console.css")),
     ("charts.js", include_str!("console/charts.js")),
     ("console.js", include_str!("console/console.js")),
@@ -25,18 +26,67 @@ const PARTS: [(&str, &str); 8] = [
     ("health.js", include_str!("console/health.js")),
     ("roster.js", include_str!("console/roster.js")),
     ("tools.js", include_str!("console/tools.js")),
+    ("docs.css", include_str!("docs/docs.css")),
+    ("docs.js", include_str!("docs/docs.js")),
 ];
 
-/// The paths of the page, of its parts and of the JavaScript client.
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/", get(|| async { file("index.html", PAGE) }))
-        // For pages of other origins too, of those that are named.
-        .route("/keybeat.js", get(|| async { file("keybeat.js", CLIENT) }))
-        .route("/console/{part}", get(part))
+/// The live console
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "daemon",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"), OfPage)
+)]
+pub async fn page() -> Response {
+    file("index.html", CONSOLE)
 }
 
-async fn part(Path(name): Path<String>) -> Response {
+/// This description, for people
+#[utoipa::path(
+    get,
+    path = "/docs",
+    tag = "daemon",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"), OfPage)
+)]
+pub async fn docs() -> Response {
+    file("index.html", DOCS)
+}
+
+/// The JavaScript client
+///
+/// An ES module, for pages of our own origin and of those that are named.
+#[utoipa::path(
+    get,
+    path = "/keybeat.js",
+    tag = "daemon",
+    responses((status = 200, description = "A module", body = String, content_type = "text/javascript"), OfPage)
+)]
+pub async fn client() -> Response {
+    file("keybeat.js", CLIENT)
+}
+
+/// A part of the console or of the description's page: a style or a script
+#[utoipa::path(
+    get,
+    path = "/console/{part}",
+    tag = "daemon",
+    params(("part" = String, Path, description = "The part's name", example = "console.css")),
+    responses(
+        (status = 200, description = "The part", content(
+            (String = "text/css"),
+            (String = "text/javascript")
+        )),
+        OfPart
+    )
+)]
+pub async fn part(name: Result<Path<String>, PathRejection>) -> Response {
+    let name = match name {
+        Ok(Path(name)) => name,
+        Err(why) => {
+            let why = format!("the path cannot be read: {}", why.body_text());
+            return Failure(Error::InvalidRequest(why)).into_response();
+        }
+    };
     match PARTS.iter().find(|(part, _)| *part == name) {
         Some((name, text)) => file(name, text),
         None => Failure(Error::NotFound(shown(&format!("{FOLDER}{name}")))).into_response(),

@@ -84,6 +84,13 @@ impl Door {
     }
 }
 
+impl Place {
+    /// Whose it is, as it is counted.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = self.door.inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

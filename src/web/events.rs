@@ -5,13 +5,16 @@
 
 use super::api::known;
 use super::auth::Pass;
+use super::door::Peer;
+use super::openapi::OfQuestion;
 use super::permit::Permit;
 use super::recorder::Recorder;
+use super::refusals::Refusal;
 use super::{App, Failure, Shared};
 use crate::error::Error;
 use crate::hub::Told;
 use crate::presence::check_user;
-use crate::protocol::{self, RedisWord, ServerMessage, UserObject};
+use crate::protocol::{self, RedisWord, ServerMessage, UserObject, schema};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -20,9 +23,11 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tracing::debug;
 
 /// Users in one chunk of a snapshot, and transitions in one message.
 const CHUNK: usize = 1_000;
@@ -38,11 +43,32 @@ enum Asked {
     Users(Vec<String>),
 }
 
-/// `GET /v1/events`
+/// Changes as Server-Sent Events
+///
+/// Hello, a snapshot, then transitions and status: the data of each event is a message of the WebSocket.
+/// Either `users` or `all` has to be given.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "streams",
+    params(
+        ("users" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
+            description = "Whom to tell of, with commas between; a name with a comma cannot be asked for here"),
+        ("all" = Option<bool>, Query, description = "To tell of everybody"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The last id that was seen: what came after it is told, or a new snapshot if that is gone"),
+    ),
+    responses(
+        (status = 200, description = "The events, until one side ends", body = ServerMessage, content_type = "text/event-stream"),
+        OfQuestion
+    ),
+    security(("bearer" = []), ("token" = []))
+)]
 pub async fn stream(
     State(app): Shared,
     Extension(recorder): Extension<Arc<Recorder>>,
     pass: Pass,
+    Extension(Peer(address)): Extension<Peer>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -51,7 +77,8 @@ pub async fn stream(
     let stale = known(&app)?;
     recorder.begin(&app.hub, &app.stop);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let stream = Stream::new((app, recorder), pass, asked, stale, last);
+    let opened = Opened { number: app.number(), address, at: Instant::now() };
+    let stream = Stream::new((app, recorder), opened, pass, asked, (stale, last));
     let events = futures_util::stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
@@ -143,8 +170,18 @@ impl Place {
     }
 }
 
+/// What the log says of a stream.
+struct Opened {
+    number: u64,
+    address: IpAddr,
+    at: Instant,
+}
+
 /// One stream.
 struct Stream {
+    opened: Opened,
+    /// Why it ends.
+    why: &'static str,
     app: Arc<App>,
     recorder: Arc<Recorder>,
     permit: Permit,
@@ -161,13 +198,16 @@ struct Stream {
 impl Stream {
     fn new(
         (app, recorder): (Arc<App>, Arc<Recorder>),
+        opened: Opened,
         pass: Pass,
         asked: Asked,
-        stale: bool,
-        last: Option<&str>,
+        (stale, last): (bool, Option<&str>),
     ) -> Stream {
         app.metrics.event_streams.inc();
+        debug!(stream = opened.number, address = %opened.address, "stream opened");
         let mut stream = Stream {
+            opened,
+            why: "lost",
             permit: Permit::new(pass, &app.limits),
             after: After::All(Vec::new()),
             place: Place::default(),
@@ -293,7 +333,7 @@ impl Stream {
                 Ok(()) = self.status.changed() => self.change_status(),
                 () = self.permit.due() => self.check_token(),
                 Ok(()) = self.keys.changed() => self.check_token(),
-                () = stop.cancelled() => self.ended = true,
+                () = stop.cancelled() => self.finish("going_away"),
             }
         }
     }
@@ -303,7 +343,7 @@ impl Stream {
         let Ok(told) = self.recorder.after(self.place.at, CHUNK) else {
             // Too slow: what comes next is no longer there. The client comes back and begins anew.
             self.app.metrics.too_slow.inc();
-            self.ended = true;
+            self.finish("too_slow");
             return;
         };
         self.place.at = told.last().map_or(self.place.at, |last| last.seq);
@@ -330,12 +370,16 @@ impl Stream {
         self.tell_status();
     }
 
+    fn finish(&mut self, why: &'static str) {
+        (self.ended, self.why) = (true, why);
+    }
+
     fn check_token(&mut self) {
         if !self.app.gate.still_good(self.permit.pass()) {
             let why =
                 Error::InvalidToken("it has expired, or its key is gone; come back with a new one".into());
             self.say(&ServerMessage::error(None, &why));
-            self.ended = true;
+            self.finish(why.code());
         } else if let Some(word) = self.permit.warning() {
             self.say(&word);
         }
@@ -345,6 +389,12 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.app.metrics.event_streams.dec();
+        let Opened { number, address, at } = self.opened;
+        let lasted_ms = at.elapsed().as_millis() as u64;
+        debug!(stream = number, %address, end = self.why, lasted_ms, "stream closed");
+        if self.ended && self.why != "going_away" {
+            self.app.refusals.say(&Refusal { address, route: "/v1/events", code: self.why, status: 0 });
+        }
     }
 }
 

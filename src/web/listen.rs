@@ -2,6 +2,7 @@
 
 use super::App;
 use super::door::Peer;
+use super::refusals::Refusal;
 use super::tls::Tls;
 use axum::Router;
 use axum::body::Body;
@@ -71,6 +72,8 @@ fn admit(
     let place = match app.doors.connections.enter(address.ip()) {
         Ok(place) => place,
         Err(error) => {
+            let (address, code, status) = (address.ip(), error.code(), error.status());
+            app.refusals.say(&Refusal { address, route: "none", code, status });
             if tls.is_none() {
                 let text = format!(
                     "HTTP/1.1 {} \r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
@@ -86,13 +89,14 @@ fn admit(
         debug!("TCP_NODELAY was refused: {why}");
     }
     connections.spawn(async move {
+        debug!(%address, "connection opened");
         let within = app.limits.handshake_timeout;
         match tls {
             None => converse(stream, address, &app, routes).await,
             Some(tls) => match timeout(within, tls.accept(stream)).await {
                 Ok(Ok(stream)) => converse(stream, address, &app, routes).await,
-                Ok(Err(why)) => debug!("a TLS handshake failed: {why}"),
-                Err(_) => app.metrics.limited("handshake_timeout"),
+                Ok(Err(why)) => debug!(%address, %why, "connection closed: its TLS handshake failed"),
+                Err(_) => too_slow(&app, address),
             },
         }
         // Also where the connection has become a socket, which has a place of its own.
@@ -128,8 +132,14 @@ async fn converse(
         }
     };
     match served {
-        Err(why) if why.is_timeout() => app.metrics.limited("handshake_timeout"),
-        Err(why) => debug!("a connection ended: {why}"),
-        Ok(()) => {}
+        Err(why) if why.is_timeout() => too_slow(app, address),
+        Err(why) => debug!(%address, %why, "connection closed"),
+        Ok(()) => debug!(%address, "connection closed"),
     }
+}
+
+/// Its handshake or its headers took too long.
+fn too_slow(app: &App, address: SocketAddr) {
+    app.metrics.limited("handshake_timeout");
+    app.refusals.say(&Refusal { address: address.ip(), route: "none", code: "handshake_timeout", status: 0 });
 }

@@ -1,16 +1,19 @@
 //! HTTP and WebSocket: what each path answers.
 
 mod api;
+mod asyncapi;
 pub mod auth;
 mod console;
 pub mod door;
 mod events;
 pub mod listen;
 mod names;
+mod openapi;
 pub mod origin;
 mod permit;
 pub mod quota;
 mod recorder;
+pub mod refusals;
 mod socket;
 pub mod tls;
 mod token;
@@ -23,23 +26,27 @@ use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
-use api::UserName;
-use auth::{Gate, Pass};
-use axum::extract::{Request, State};
+use auth::Gate;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post, put};
 use axum::{Extension, Router};
-use door::Doors;
+use door::{Doors, Peer};
+use openapi::{Documents, Head, OfPage};
 use origin::Origins;
 use quota::Quotas;
 use recorder::Recorder;
+use refusals::{Refusal, Refusals};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What every request may need.
 pub struct App {
@@ -55,6 +62,8 @@ pub struct App {
     pub doors: Doors,
     /// What one token may do how often.
     pub quotas: Quotas,
+    /// Says who was turned away.
+    pub refusals: Refusals,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.
@@ -65,33 +74,46 @@ pub struct App {
     pub sockets: TaskTracker,
     /// How many sockets keep each presence key.
     pub held: Mutex<HashMap<Key, u32>>,
+    /// Counts sockets and streams, to tell them apart in the log.
+    pub numbered: AtomicU64,
     /// When the daemon began.
     pub started: Instant,
+}
+
+impl App {
+    /// The next number of a socket or stream.
+    fn number(&self) -> u64 {
+        self.numbered.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 type Shared = State<Arc<App>>;
 
 /// All paths.
 pub fn routes(app: Arc<App>) -> Router {
-    Router::new()
-        .merge(console::routes())
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/v1/users", get(api::list))
-        .route(
-            "/v1/users/query",
-            // A user may be called so.
-            post(api::query)
-                .get(|app: Shared, pass: Pass| api::user(app, pass, UserName::query()))
-                .delete(|app: Shared, pass: Pass, query| api::end(app, pass, UserName::query(), query)),
-        )
-        .route("/v1/users/{user}", get(api::user).delete(api::end))
-        .route("/v1/users/{user}/heartbeat", put(api::heartbeat))
-        .route("/v1/heartbeats", post(api::heartbeats))
-        .route("/v1/stats", get(api::stats))
-        .route("/v1/events", get(events::stream))
-        .route("/v1/ws", any(socket::upgrade))
+    let (router, mut document) = OpenApiRouter::with_openapi(Head::openapi())
+        .routes(routes!(console::page))
+        .routes(routes!(console::docs))
+        .routes(routes!(console::client))
+        .routes(routes!(console::part))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(openapi::asyncapi))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(api::list))
+        // A user may be called so too.
+        .routes(routes!(api::query, api::user_query, api::end_query))
+        .routes(routes!(api::user, api::end))
+        .routes(routes!(api::heartbeat))
+        .routes(routes!(api::heartbeats))
+        .routes(routes!(api::stats))
+        .routes(routes!(events::stream))
+        .routes(routes!(socket::upgrade))
+        .split_for_parts();
+    openapi::finish(&mut document);
+    router
+        .layer(Extension(Arc::new(Documents::new(&document))))
         .layer(Extension(Arc::new(Recorder::new())))
         .fallback(|request: Request| async move {
             let path = request.uri().path();
@@ -149,6 +171,8 @@ impl IntoResponse for Failure {
 }
 
 async fn count_refused(State(app): Shared, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
     let response = match query.decode_utf8() {
         Ok(_) => next.run(request).await,
@@ -157,10 +181,37 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
     };
     if let Some(Refused(code)) = response.extensions().get() {
         app.metrics.refused(code);
+        if let Some(Peer(address)) = peer {
+            let route = route.as_ref().map_or("none", MatchedPath::as_str);
+            app.refusals.say(&Refusal { address, route, code, status: response.status().as_u16() });
+        }
     }
     response
 }
 
+/// Does the daemon live?
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "daemon",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain"), OfPage)
+)]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Does the daemon follow Redis?
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "daemon",
+    responses(
+        (status = 200, description = "It does: every server is subscribed, compared and proven", body = String,
+            content_type = "text/plain"),
+        (status = 503, description = "It does not, and why", body = String, content_type = "text/plain"),
+        OfPage
+    )
+)]
 async fn readyz(State(app): Shared) -> Response {
     let status = app.hub.status().borrow().clone();
     if status.up {
@@ -170,6 +221,16 @@ async fn readyz(State(app): Shared) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
+/// Counts, for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "daemon",
+    responses(
+        (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"),
+        OfPage
+    )
+)]
 async fn metrics(State(app): Shared) -> Response {
     let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content)], app.metrics.render()).into_response()

@@ -3,13 +3,15 @@
 use super::auth::Pass;
 use super::door::{Peer, Place};
 use super::names::NameSet;
+use super::openapi::OfQuestion;
 use super::permit::{self, Permit};
+use super::refusals::Refusal;
 use super::wire::{Upgrade, Wire};
 use super::{App, Failure, Shared, api};
 use crate::error::Error;
 use crate::hub::{Overflow, Status, Watcher};
 use crate::presence::{Key, check_user};
-use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close};
+use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close, schema};
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -38,6 +40,11 @@ const PING_MOST: Duration = Duration::from_secs(20);
 const STUCK: Duration = Duration::from_secs(60);
 /// How long the other side may take to answer a close.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// The codes of a close in good order, and of none at all (RFC 6455, 7.4.1), for the log.
+const NORMAL: u16 = 1000;
+const ABNORMAL: u16 = 1006;
+/// What the log calls the place.
+const ROUTE: &str = "/v1/ws";
 /// Watches that may wait for the first comparison with Redis.
 const WAITING: usize = 64;
 
@@ -47,7 +54,20 @@ pub struct Who {
     session: Option<String>,
 }
 
-/// `GET /v1/ws`
+/// Changes as a WebSocket
+///
+/// Subprotocol `keybeat.v1`; the messages are described in [/asyncapi.json](/asyncapi.json).
+#[utoipa::path(
+    get,
+    path = "/v1/ws",
+    tag = "streams",
+    params(
+        ("user" = Option<schema::User>, Query, description = "Whom the socket keeps online for as long as it is open"),
+        ("session" = Option<schema::Session>, Query, description = "In which session, with `user`; else in one of its own"),
+    ),
+    responses((status = 101, description = "The socket is open"), OfQuestion),
+    security(("bearer" = []), ("token" = []))
+)]
 pub async fn upgrade(
     State(app): Shared,
     pass: Pass,
@@ -138,13 +158,16 @@ impl Bells {
 
 struct Socket {
     app: Arc<App>,
+    /// Tells it from others in the log.
+    number: u64,
+    opened: Instant,
     wire: Wire,
     /// The presence key that the socket keeps alive, and whether it still does.
     key: Option<Key>,
     beats: bool,
     /// What the socket may do, and until when.
     permit: Permit,
-    _place: Place,
+    place: Place,
     watcher: Arc<Watcher>,
     watched: NameSet,
     all: bool,
@@ -160,11 +183,13 @@ impl Socket {
         let watcher = app.hub.watcher();
         Socket {
             beats: key.is_some(),
+            number: app.number(),
+            opened: Instant::now(),
             app,
             wire,
             key,
             permit,
-            _place: place,
+            place,
             watcher,
             watched: NameSet::default(),
             all: false,
@@ -178,6 +203,8 @@ impl Socket {
     // has therefore a box of its own, here and in serve, and the task is a tenth of what it would be.
     async fn live(mut self: Box<Self>) {
         self.app.metrics.sockets.inc();
+        let (address, speaks) = (self.place.address(), self.key.is_some());
+        debug!(socket = self.number, %address, speaks, "socket opened");
         self.hold_key();
         let end = match self.serve().await {
             Ok(()) => End::Goodbye,
@@ -191,6 +218,7 @@ impl Socket {
             self.app.metrics.limited("message_bytes");
         }
         self.forget();
+        self.tell_end(&end);
         let last = self.release_key();
         match end {
             End::Close(code, reason) => self.close(code, reason).await,
@@ -203,6 +231,20 @@ impl Socket {
             End::Lost => {}
         }
         self.app.metrics.sockets.dec();
+    }
+
+    /// Why it ended, and after how long; one whom we turned away is also a refusal.
+    fn tell_end(&self, end: &End) {
+        let (code, name) = match *end {
+            End::Close(code, reason) => (code, reason.split(':').next().unwrap_or(reason)),
+            End::Goodbye => (NORMAL, "goodbye"),
+            End::Lost => (ABNORMAL, "lost"),
+        };
+        let (address, lasted_ms) = (self.place.address(), self.opened.elapsed().as_millis() as u64);
+        debug!(socket = self.number, %address, code, end = name, lasted_ms, "socket closed");
+        if matches!(end, End::Close(code, _) if !matches!(*code, close::GOING_AWAY | close::NO_PONG)) {
+            self.app.refusals.say(&Refusal { address, route: ROUTE, code: name, status: code });
+        }
     }
 
     async fn serve(&mut self) -> Result<(), End> {
@@ -284,7 +326,7 @@ impl Socket {
             None => Err(End::Lost),
             Some(Err(why)) if is_too_long(&why) => Err(too_big()),
             Some(Err(why)) => {
-                debug!("a socket was lost: {why}");
+                debug!(socket = self.number, %why, "a socket was lost");
                 Err(End::Lost)
             }
             Some(Ok(Message::Close(_))) => Err(End::Goodbye),
@@ -465,7 +507,7 @@ impl Socket {
             return;
         };
         if let Err(why) = self.app.pulse(self.permit.pass(), key).await {
-            debug!("a socket's heartbeat was not written: {why}");
+            debug!(socket = self.number, %why, "a socket's heartbeat was not written");
         }
     }
 
@@ -496,7 +538,7 @@ impl Socket {
             return;
         };
         if let Err(why) = self.app.end(&[key]).await {
-            debug!("a socket's key was not deleted, its TTL will end it: {why}");
+            debug!(socket = self.number, %why, "a socket's key was not deleted, its TTL will end it");
         }
     }
 
@@ -544,7 +586,9 @@ impl Socket {
     }
 
     async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
-        self.app.metrics.refused(error.code());
+        let (code, status) = (error.code(), error.status());
+        self.app.metrics.refused(code);
+        self.app.refusals.say(&Refusal { address: self.place.address(), route: ROUTE, code, status });
         self.send(ServerMessage::error(id, &error).encode()).await
     }
 
@@ -630,7 +674,7 @@ impl Socket {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
         match timeout(GOODBYE, self.wire.say(Message::Close(Some(frame)))).await {
             Ok(Ok(())) => self.finish_close().await,
-            _ => debug!(code, "a socket did not take its close"),
+            _ => debug!(socket = self.number, code, "a socket did not take its close"),
         }
     }
 
@@ -638,7 +682,7 @@ impl Socket {
     async fn finish_close(&mut self) {
         let rest = async { while let Some(Ok(_)) = self.wire.recv().await {} };
         if timeout(GOODBYE, rest).await.is_err() {
-            debug!("a socket did not end its close");
+            debug!(socket = self.number, "a socket did not end its close");
         }
     }
 }

@@ -76,7 +76,7 @@ impl Upgrade {
             match on_upgrade.await {
                 // A task of its own, for this one has to keep room for the upgrade as long as it lasts.
                 Ok(upgraded) => drop(tokio::spawn(live(Wire::new(upgraded, most).await))),
-                Err(why) => debug!("a WebSocket did not come about: {why}"),
+                Err(why) => debug!(%why, "a WebSocket did not come about"),
             }
         });
         let mut response = Response::new(Body::empty());

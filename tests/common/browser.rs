@@ -49,7 +49,9 @@ impl Browser {
             format!("--window-size={width},{height}"),
             format!("--user-data-dir={folder}"),
         ];
-        let wanted = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": args}}}});
+        let kept = json!({"browser": "WARNING"});
+        let wanted = json!({"goog:chromeOptions": {"args": args}, "goog:loggingPrefs": kept});
+        let wanted = json!({"capabilities": {"alwaysMatch": wanted}});
         let begun = browser.ask("session", wanted).await;
         browser.pid = begun["capabilities"]["goog:processID"].as_u64().and_then(|pid| pid.try_into().ok());
         assert!(browser.pid.is_some(), "{begun}");
@@ -74,6 +76,12 @@ impl Browser {
     pub async fn run(&self, script: &str) -> Value {
         let path = format!("session/{}/execute/sync", self.session);
         self.ask(&path, json!({"script": script, "args": []})).await
+    }
+
+    /// What the browser has complained of since this was last asked, breaches of a page's policy among it.
+    pub async fn complaints(&self) -> Vec<Value> {
+        let logged = self.ask(&format!("session/{}/se/log", self.session), json!({"type": "browser"})).await;
+        logged.as_array().unwrap_or_else(|| panic!("no log: {logged}")).clone()
     }
 
     /// Types into whatever has the focus; keys without a letter have a code of WebDriver's, such as [`ENTER`].

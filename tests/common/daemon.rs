@@ -36,10 +36,16 @@ impl Daemon {
 
     /// One at this port.
     pub fn launch_at(port: u16, args: &[&str]) -> Daemon {
+        Daemon::launch_in(port, args, &[])
+    }
+
+    /// One at this port with more in its environment.
+    pub fn launch_in(port: u16, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
         let mut child = Command::new(env!("CARGO_BIN_EXE_keybeat"))
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(args)
             .env_remove("KEYBEAT_REDIS")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -48,6 +48,26 @@ async fn it_shows_who_comes_and_goes_by_redis_alone_through_a_restart_of_the_dae
 }
 
 #[tokio::test]
+async fn neither_page_needs_what_its_policy_forbids() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    come(&redis, "alice");
+    let browser = Browser::start(1280, 800).await;
+    browser.open(&daemon.url("/")).await;
+    browser.shows(STATE, json!("live")).await;
+    browser.shows(NAMES, json!(["alice"])).await;
+    assert_eq!(browser.complaints().await, [json!(null); 0], "/");
+    browser.open(&daemon.url("/docs")).await;
+    browser.shows("return document.querySelectorAll('[data-operation]').length > 10", json!(true)).await;
+    assert_eq!(browser.complaints().await, [json!(null); 0], "/docs");
+    for page in ["/", "/docs"] {
+        let text = daemon.call("GET", page, None).await.1;
+        let policy = r#"content="default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'""#;
+        assert!(text.as_str().expect("a page").contains(policy), "{page}");
+    }
+}
+
+#[tokio::test]
 async fn it_asks_for_a_token_where_one_is_needed_and_takes_it() {
     let redis = Redis::start();
     let issuer = Issuer::new();

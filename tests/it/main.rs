@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod api;
 mod churn;
 mod cli;
 mod client;
@@ -10,6 +11,7 @@ mod cluster;
 mod commands;
 mod console;
 mod degraded;
+mod deploy;
 mod docs;
 mod doctor;
 mod events;
@@ -17,6 +19,9 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod logs;
+mod proxies;
+mod schemathesis;
 mod security_attacks;
 mod security_fence;
 mod security_limits;
@@ -24,3 +29,4 @@ mod security_origins;
 mod security_tls;
 mod security_tokens;
 mod socket;
+mod supervisor;

@@ -334,17 +334,39 @@ impl Known {
     }
 }
 
-/// Flaps 50 users until told to stop; then all of them are offline.
-fn flap(redis: Redis, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<Redis> {
-    tokio::task::spawn_blocking(move || {
-        let mut client = redis.client();
-        let keys: Vec<String> = (0..50).map(|i| format!("presence:flapper-{i}")).collect();
-        while !stop.load(Ordering::Relaxed) {
-            client.pipeline(&keys.iter().map(|key| vec!["SET", key, "1"]).collect::<Vec<_>>());
-            client.pipeline(&keys.iter().map(|key| vec!["DEL", key]).collect::<Vec<_>>());
-        }
-        redis
-    })
+/// Flaps 50 users until it is ended; then all of them are offline.
+struct Flapping {
+    stop: Arc<AtomicBool>,
+    thread: tokio::task::JoinHandle<Redis>,
+}
+
+impl Flapping {
+    fn begin(redis: Redis) -> Flapping {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            let mut client = redis.client();
+            let keys: Vec<String> = (0..50).map(|i| format!("presence:flapper-{i}")).collect();
+            while !told.load(Ordering::Relaxed) {
+                client.pipeline(&keys.iter().map(|key| vec!["SET", key, "1"]).collect::<Vec<_>>());
+                client.pipeline(&keys.iter().map(|key| vec!["DEL", key]).collect::<Vec<_>>());
+            }
+            redis
+        });
+        Flapping { stop, thread }
+    }
+
+    async fn end(mut self) -> Redis {
+        self.stop.store(true, Ordering::Relaxed);
+        (&mut self.thread).await.expect("flapping ends")
+    }
+}
+
+impl Drop for Flapping {
+    fn drop(&mut self) {
+        // Where the test has failed its runtime waits for the thread, and nobody would learn why it failed.
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,8 +375,7 @@ async fn transitions_during_a_snapshot_of_everybody_follow_its_last_chunk_and_al
     fill(&redis, "presence:u", 10_000);
     until("all are online", async || (daemon.get("/v1/stats").await["users_online"] == 10_000).then_some(()))
         .await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let flapping = flap(redis, stop.clone());
+    let flapping = Flapping::begin(redis);
     for lossless in [false, true, false, true] {
         let (mut socket, mut known) = (daemon.socket("").await, Known::default());
         socket.send(json!({"type": "watch", "all": true, "lossless": lossless})).await;
@@ -363,8 +384,7 @@ async fn transitions_during_a_snapshot_of_everybody_follow_its_last_chunk_and_al
             known.take(&socket.next().await);
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    flapping.await.expect("flapping ends");
+    flapping.end().await;
 }
 
 #[tokio::test]

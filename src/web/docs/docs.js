@@ -1,0 +1,155 @@
+/** The page at /docs: what /openapi.json says, to read, and a GET to try. */
+
+/** The description, once it is read. */
+let api;
+const METHODS = ['get', 'put', 'post', 'delete'];
+
+/** An element with what is in it; texts are never markup. */
+function el(name, attributes, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes ?? {})) element.setAttribute(key, value);
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+/** Prose of the description: paragraphs, `code` and [links](of this daemon). */
+function prose(text) {
+  const parts = text.split(/(`[^`]*`|\[[^\]]*\]\(\/[^)]*\))/).map((part) => {
+    if (part.startsWith('`')) return el('code', {}, part.slice(1, -1));
+    const link = /^\[([^\]]*)\]\((\/[^)]*)\)$/.exec(part);
+    return link ? el('a', { href: link[2] }, link[1]) : part;
+  });
+  return el('span', {}, ...parts);
+}
+
+const paragraphs = (text) => text.split('\n\n').map((one) => el('p', {}, prose(one)));
+
+/** What a reference leads to. */
+function resolve(thing) {
+  if (!thing?.$ref) return thing;
+  return thing.$ref.slice(2).split('/').reduce((at, key) => at?.[key.replaceAll('~1', '/').replaceAll('~0', '~')], api);
+}
+
+/** A schema in a few words, with links to those that have a name. */
+function words(schema) {
+  if (!schema) return 'nothing';
+  if (schema.$ref) {
+    const name = schema.$ref.split('/').pop();
+    return el('a', { href: `#schema-${name}` }, name);
+  }
+  const join = (some, by) => el('span', {}, ...some.flatMap((one, i) => (i ? [by, words(one)] : [words(one)])));
+  if (schema.oneOf) return join(schema.oneOf, ' or ');
+  if (schema.allOf) return join(schema.allOf, ' with ');
+  if (schema.enum) return schema.enum.map((one) => JSON.stringify(one)).join(' or ');
+  if (schema.type === 'array') return el('span', {}, 'list of ', words(schema.items), limits(schema));
+  if (schema.type === 'object' && schema.properties) {
+    const fields = Object.entries(schema.properties).flatMap(([key, value], i) => [i ? ', ' : '', `${key}: `, words(value)]);
+    return el('span', {}, '{ ', ...fields, ' }');
+  }
+  return el('span', {}, [schema.type ?? 'anything'].flat().join(' or '), limits(schema));
+}
+
+function limits(schema) {
+  const { minimum, maximum, minLength, maxLength, maxItems, pattern } = schema;
+  const said = [];
+  if (minimum !== undefined || maximum !== undefined) said.push(maximum === undefined ? `at least ${minimum}` : `${minimum} to ${maximum}`);
+  if (maxLength !== undefined) said.push(`${minLength ?? 0} to ${maxLength} characters`);
+  if (maxItems !== undefined) said.push(`at most ${maxItems}`);
+  if (pattern) said.push(pattern);
+  return said.length ? `, ${said.join(', ')}` : null;
+}
+
+function section(title, pairs) {
+  if (!pairs.length) return null;
+  const list = el('dl', {}, ...pairs.flatMap(([term, ...said]) => [el('dt', {}, el('code', {}, term)), el('dd', {}, ...said)]));
+  return el('section', {}, el('h3', {}, title), list);
+}
+
+function operation(path, method, said) {
+  const parameters = (said.parameters ?? []).map(resolve);
+  const body = resolve(said.requestBody);
+  const told = said.description ? paragraphs(said.description) : [];
+  const inside = el('div', {}, ...told,
+    section('Parameters', parameters.map((one) => [
+      one.name, `${one.in}${one.required ? ', required' : ''}: `, words(one.schema), one.description ? el('div', { class: 'soft' }, prose(one.description)) : null,
+    ])),
+    body ? section('Body', Object.entries(body.content).map(([kind, { schema }]) => [kind, body.required === false ? 'may be left out: ' : '', words(schema)])) : null,
+    section('Answers', Object.entries(said.responses).map(([status, answer]) => {
+      const { description, content } = resolve(answer);
+      const shape = Object.entries(content ?? {}).map(([kind, { schema }]) => el('div', { class: 'soft' }, `${kind}: `, words(schema)));
+      return [status, prose(description), ...shape];
+    })),
+    section('Security', (said.security ?? []).flatMap((one) => Object.keys(one)).map((name) => [
+      name, prose(api.components.securitySchemes[name].description),
+    ])),
+    method === 'get' && said.tags?.[0] !== 'streams' ? trial(path, parameters) : null);
+  const summary = el('summary', {}, el('code', { class: 'method' }, method.toUpperCase()), el('code', { class: 'path' }, path), el('span', { class: 'soft' }, said.summary ?? ''));
+  return el('details', { class: 'card', 'data-operation': `${method} ${path}` }, summary, inside);
+}
+
+/** Fields for a GET, and the button that sends it. */
+function trial(path, parameters) {
+  const fields = parameters.filter((one) => one.in !== 'header').map((one) => {
+    const example = resolve(one.schema)?.examples?.[0];
+    return { one, input: el('input', { name: one.name, placeholder: example ?? '', ...(one.required && { value: example ?? '' }) }) };
+  });
+  const shown = el('pre', { hidden: '' });
+  const send = el('button', { type: 'button' }, 'Try it');
+  send.addEventListener('click', async () => {
+    let url = path;
+    const query = new URLSearchParams();
+    for (const { one, input } of fields) {
+      if (one.in === 'path') url = url.replace(`{${one.name}}`, encodeURIComponent(input.value));
+      else if (input.value) query.set(one.name, input.value);
+    }
+    if (query.size) url += `?${query}`;
+    const token = document.getElementById('token').value.trim();
+    shown.hidden = false;
+    try {
+      const answer = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {} });
+      const text = await answer.text();
+      let nice = text;
+      try { nice = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON */ }
+      shown.textContent = `GET ${url}\n${answer.status} ${answer.statusText}\n\n${nice.slice(0, 100000)}`;
+    } catch (why) {
+      shown.textContent = `GET ${url}\n${why.message}`;
+    }
+  });
+  return el('section', {}, el('div', { class: 'try' }, ...fields.map(({ one, input }) => el('label', {}, el('code', {}, one.name), input)), send), shown);
+}
+
+function schemaCard(name, schema) {
+  const pairs = Object.entries(schema.properties ?? {}).map(([key, value]) => [
+    key, schema.required?.includes(key) ? '' : 'may be left out: ', words(value), value.description ? el('div', { class: 'soft' }, prose(value.description)) : null,
+  ]);
+  const inside = el('div', {},
+    ...(schema.description ? paragraphs(schema.description) : []),
+    pairs.length ? section('Fields', pairs) : el('p', {}, ...(schema.oneOf ?? [schema]).map((one) => el('div', {}, words(one)))));
+  return el('details', { class: 'card', id: `schema-${name}` }, el('summary', {}, el('code', {}, name)), inside);
+}
+
+/** Opens the card that the address names. */
+function follow() {
+  const card = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (card?.matches('details')) { card.open = true; card.scrollIntoView(); }
+}
+
+async function show() {
+  const main = document.getElementById('main');
+  const answer = await fetch('/openapi.json');
+  if (!answer.ok) throw new Error(`/openapi.json: ${answer.status}`);
+  api = await answer.json();
+  document.getElementById('title').textContent = `${api.info.title} ${api.info.version}`;
+  document.getElementById('about').append(...paragraphs(api.info.description));
+  const groups = api.tags.map((tag) => {
+    const some = Object.entries(api.paths).flatMap(([path, item]) =>
+      METHODS.filter((method) => item[method]?.tags?.includes(tag.name)).map((method) => operation(path, method, item[method])));
+    return el('section', {}, el('h2', {}, tag.description ?? tag.name), ...some);
+  });
+  const schemas = Object.entries(api.components.schemas).map(([name, schema]) => schemaCard(name, schema));
+  main.replaceChildren(...groups, el('section', {}, el('h2', {}, 'Shapes'), ...schemas));
+  addEventListener('hashchange', follow);
+  follow();
+}
+
+show().catch((why) => { document.getElementById('state').textContent = `The description cannot be read: ${why.message}`; });

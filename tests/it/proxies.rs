@@ -1,0 +1,219 @@
+//! The proxies of examples/deploy, as they are shipped but for ports, paths and idle times, each in front of two
+//! daemons on one Redis.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use crate::common::socket::Socket;
+use crate::common::{PATIENCE, free_port, until};
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// After so long without a byte the proxies of the tests cut a connection.
+const IDLE: Duration = Duration::from_millis(1_500);
+/// With this TTL the daemons ping three times within that.
+const QUICK: &str = "1500ms";
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Haproxy,
+    Nginx,
+}
+
+impl Kind {
+    fn shipped(self) -> PathBuf {
+        let name = match self {
+            Kind::Haproxy => "haproxy.cfg",
+            Kind::Nginx => "nginx.conf",
+        };
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy").join(name)
+    }
+
+    /// The program, which Debian puts where not every user looks.
+    fn command(self) -> Command {
+        let name = match self {
+            Kind::Haproxy => "haproxy",
+            Kind::Nginx => "nginx",
+        };
+        let there = format!("/usr/sbin/{name}");
+        Command::new(if Path::new(&there).exists() { &there } else { name })
+    }
+}
+
+/// Replaces what has to be there.
+fn replaced(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "{old:?} is not in the file");
+    text.replace(old, new)
+}
+
+/// A running proxy.
+struct Front {
+    port: u16,
+    child: Child,
+    _folder: TempDir,
+}
+
+impl Front {
+    /// One before these daemons that cuts what is idle for so long, if not what the shipped file says.
+    async fn start(kind: Kind, daemons: [&Daemon; 2], idle: Option<Duration>) -> Front {
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        let mut text = std::fs::read_to_string(kind.shipped()).expect("it is shipped");
+        for (old, daemon) in ["127.0.0.1:7401", "127.0.0.1:7402"].iter().zip(daemons) {
+            text = replaced(&text, old, &format!("127.0.0.1:{}", daemon.port));
+        }
+        let (bind, idles) = match kind {
+            Kind::Haproxy => ("bind :8080", ("timeout tunnel 60s", "timeout tunnel ")),
+            Kind::Nginx => ("listen 8080", ("proxy_read_timeout 60s", "proxy_read_timeout ")),
+        };
+        let verb = bind.split(' ').next().expect("a word");
+        text = replaced(&text, bind, &format!("{verb} 127.0.0.1:{port}"));
+        if let Some(idle) = idle {
+            text = replaced(&text, idles.0, &format!("{}{}ms", idles.1, idle.as_millis()));
+        }
+        let (file, at) = (folder.path().join("conf"), folder.path().display());
+        let mut command = kind.command();
+        match kind {
+            Kind::Haproxy => command.arg("-db").arg("-f").arg(&file),
+            Kind::Nginx => {
+                let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                    .map(|name| format!("{name}_temp_path {at}/{name};"))
+                    .concat();
+                text = replaced(&text, "http {", &format!("http {{ access_log off; {paths}"));
+                let own = format!("daemon off; pid {at}/pid; error_log stderr;");
+                command.arg("-p").arg(folder.path()).arg("-c").arg(&file).args(["-g", &own])
+            }
+        };
+        std::fs::write(&file, text).expect("its folder can be written");
+        let child = command.stdout(Stdio::null()).spawn().expect("tests/setup.sh test installs it");
+        let front = Front { port, child, _folder: folder };
+        until("the proxy listens", async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+        front
+    }
+
+    /// A socket through it, and its hello.
+    async fn socket(&self) -> (Socket, Value) {
+        let mut socket = Socket::connect(self.port, "").await;
+        let hello = socket.next().await;
+        assert_eq!(hello["type"], "hello", "{hello}");
+        (socket, hello)
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        // nginx passes the word on to its workers.
+        crate::common::redis::signal(self.child.id(), "TERM");
+        self.child.wait().expect("its own child");
+    }
+}
+
+async fn watch(socket: &mut Socket, user: &str) -> Value {
+    socket.send(json!({"type": "watch", "users": [user]})).await;
+    socket.snapshot().await.remove(0)
+}
+
+async fn two_daemons(redis: &Redis, ttl: &str) -> (Daemon, Daemon) {
+    let url = redis.url();
+    let args = ["--redis", &url, "--ttl", ttl];
+    tokio::join!(Daemon::with(&args), Daemon::with(&args))
+}
+
+async fn a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon(kind: Kind) {
+    let redis = Redis::start();
+    let (a, b) = two_daemons(&redis, QUICK).await;
+    let front = Front::start(kind, [&a, &b], Some(IDLE)).await;
+    let (mut socket, hello) = front.socket().await;
+    assert_eq!(watch(&mut socket, "alice").await["state"], "offline");
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    // Nobody comes or goes, for longer than the proxy waits for a byte; only pings pass.
+    let quiet = timeout(IDLE * 3, socket.next_or_close()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    redis.call(&["DEL", "presence:alice"]);
+    assert_eq!(socket.transitions().await[0]["state"], "offline", "it still lives");
+    // The daemon behind it dies.
+    let of_a = a.call("POST", "/v1/users/query", Some(json!({"users": []}))).await.1["epoch"].clone();
+    let (dies, lives) = if hello["epoch"] == of_a { (a, b) } else { (b, a) };
+    dies.kill();
+    assert!(socket.next_or_close().await.is_err(), "its socket ends with it");
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    let mut socket = until("the proxy leads to the other", async || {
+        let mut socket = Socket::try_connect(front.port).await?;
+        let again = socket.next_if_open().await?;
+        (again["type"] == "hello" && again["epoch"] != hello["epoch"]).then_some(socket)
+    })
+    .await;
+    lives.until_state("alice", "online").await;
+    assert_eq!(watch(&mut socket, "alice").await["state"], "online", "a snapshot of now");
+}
+
+/// Without it the test above would prove nothing of the pings.
+async fn a_socket_whose_pings_are_rarer_than_the_proxy_waits_is_cut(kind: Kind) {
+    let redis = Redis::start();
+    let (a, b) = two_daemons(&redis, "60s").await;
+    let front = Front::start(kind, [&a, &b], Some(IDLE)).await;
+    let (mut socket, _) = front.socket().await;
+    let cut = timeout(IDLE * 4, socket.next_or_close()).await.expect("the proxy cuts it");
+    assert!(cut.is_err(), "{cut:?}");
+}
+
+async fn events_are_not_kept_back(kind: Kind) {
+    let redis = Redis::start();
+    let (a, b) = two_daemons(&redis, QUICK).await;
+    let front = Front::start(kind, [&a, &b], None).await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = format!("http://127.0.0.1:{}/v1/events?all=true", front.port);
+    let mut answer = client.get(url).send().await.expect("it answers");
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["content-type"].as_bytes()),
+        (200, &b"text/event-stream"[..])
+    );
+    let mut text = String::new();
+    for (user, wanted) in [("", "snapshot"), ("bob", "\"bob\""), ("carol", "\"carol\"")] {
+        if !user.is_empty() {
+            redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "60"]);
+        }
+        while !text.contains(wanted) {
+            let chunk = timeout(PATIENCE, answer.chunk()).await.expect("kept back").expect("it goes on");
+            text += &String::from_utf8_lossy(&chunk.expect("it has not ended"));
+        }
+    }
+}
+
+fn the_shipped_file_is_one_that_the_program_takes(kind: Kind) {
+    let mut command = kind.command();
+    match kind {
+        Kind::Haproxy => command.arg("-c").arg("-f").arg(kind.shipped()),
+        // Its own process id and its log are where only root may write.
+        Kind::Nginx => {
+            let folder = std::env::temp_dir();
+            let own = format!("pid {}/keybeat-nginx-test.pid; error_log stderr;", folder.display());
+            command.arg("-t").arg("-c").arg(kind.shipped()).args(["-g", &own])
+        }
+    };
+    let checked = command.output().expect("tests/setup.sh test installs it");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+macro_rules! for_each_proxy {
+    ($($test:ident),*) => {
+        mod haproxy { $(#[tokio::test] async fn $test() { super::$test(super::Kind::Haproxy).await })* }
+        mod nginx { $(#[tokio::test] async fn $test() { super::$test(super::Kind::Nginx).await })* }
+    };
+}
+
+for_each_proxy!(
+    a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon,
+    a_socket_whose_pings_are_rarer_than_the_proxy_waits_is_cut,
+    events_are_not_kept_back
+);
+
+#[test]
+fn the_shipped_files_are_taken() {
+    the_shipped_file_is_one_that_the_program_takes(Kind::Haproxy);
+    the_shipped_file_is_one_that_the_program_takes(Kind::Nginx);
+}
