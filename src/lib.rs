@@ -29,6 +29,7 @@
 //!    cli/       what can be typed
 //! 5  server.rs  the one place where the parts are joined
 //! 4  driver/    the loop around the detectors, and how keys pass from one to another
+//!    client/    the other end of the WebSocket: connects again, and tells only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    keyspace/  all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
@@ -58,6 +59,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod driver;
 pub mod error;
@@ -68,3 +70,5 @@ pub mod presence;
 pub mod protocol;
 pub mod server;
 pub mod web;
+
+pub use client::Client;

@@ -4,6 +4,7 @@ mod access;
 mod address;
 mod beat;
 mod bench;
+mod colour;
 mod daemon;
 mod demo;
 mod doctor;
@@ -15,8 +16,10 @@ mod logging;
 mod manual;
 mod serve;
 mod tls;
+mod top;
 mod watch;
 
+use crate::client::Address;
 use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL};
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
@@ -52,6 +55,8 @@ enum Command {
     Get(GetArgs),
     /// Prints transitions as they come, through restarts of daemon and Redis
     Watch(WatchArgs),
+    /// A full-screen live view: users online, transitions per second, lag, the soonest deadlines
+    Top(TopArgs),
     /// Sends heartbeats, once or until stopped
     Beat(BeatArgs),
     /// Checks a Redis for whatever breaks presence, and says the mend; exit code 1 if something is fatal
@@ -216,6 +221,12 @@ struct WatchArgs {
 }
 
 #[derive(Parser)]
+struct TopArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Parser)]
 struct BeatArgs {
     /// Whose heartbeat; alice#phone names a session
     #[arg(required = true, value_name = "USER", value_parser = key)]
@@ -267,8 +278,8 @@ struct BenchArgs {
     #[arg(value_name = "WHAT")]
     what: Option<bench::What>,
     /// A daemon that runs, which bench-… users then visit [default: one is started, on a Redis of its own]
-    #[arg(long, value_name = "URL", value_parser = address::Address::parse)]
-    url: Option<address::Address>,
+    #[arg(long, value_name = "URL", value_parser = Address::parse)]
+    url: Option<Address>,
     #[command(flatten)]
     token: access::TokenArgs,
     /// Users for lag and heartbeats
@@ -296,6 +307,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Ls(args) => list::run(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Watch(args) => watch::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Beat(args) => beat::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Completions(args) => manual::completions(&args),

@@ -17,6 +17,7 @@ mod faults;
 mod floors;
 mod http;
 mod lifecycle;
+mod rust_client;
 mod security_attacks;
 mod security_fence;
 mod security_limits;
