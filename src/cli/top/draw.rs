@@ -1,6 +1,6 @@
 //! The picture.
 
-use super::model::{Model, Stats, came};
+use super::model::{Deadlines, Model, Stats, came};
 use crate::keyspace::listing::LiveKey;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -132,7 +132,7 @@ fn draw_deadlines(frame: &mut Frame<'_>, model: &Model, area: Rect, paint: &Pain
         Some(Err(why)) => {
             ("soonest deadlines".to_owned(), vec![Line::styled(plain(why), paint.of(Color::Red))])
         }
-        Some(Ok((keys, total, read))) => {
+        Some(Ok(Deadlines { keys, total, read })) => {
             let shown = keys.iter().filter(|key| model.is_shown(key.key.user()));
             let lines = shown.take(usize::from(area.height)).map(|key| deadline(key, *read, paint));
             (format!("soonest deadlines, of {total} keys"), lines.collect())

@@ -124,7 +124,7 @@ async fn straight(belief: watch::Belief, metrics: Arc<Metrics>, tell: Sender<Upd
         let lag = metrics.detection_lag.percentiles();
         Stats {
             users: users as u64,
-            sessions: sessions as u64,
+            sessions,
             watchers: None,
             transitions: metrics.went_online.get() + metrics.went_offline.get(),
             gaps: metrics.gaps_by_cause().values().sum(),

@@ -68,7 +68,9 @@ async fn show(
                 // A key is answered at once; a new size, too.
                 terminal.draw(|frame| draw::draw(frame, &mut model, colours))?;
             }
-            _ = frames.tick() => drop(terminal.draw(|frame| draw::draw(frame, &mut model, colours))?),
+            _ = frames.tick() => {
+                terminal.draw(|frame| draw::draw(frame, &mut model, colours))?;
+            }
         }
     }
 }

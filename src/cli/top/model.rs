@@ -45,6 +45,16 @@ pub enum Update {
     Over(anyhow::Error),
 }
 
+/// What was read of the live keys.
+pub struct Deadlines {
+    /// The soonest first.
+    pub keys: Vec<LiveKey>,
+    /// How many keys there are.
+    pub total: usize,
+    /// When they were read.
+    pub read: Instant,
+}
+
 /// A key's meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -65,8 +75,7 @@ pub struct Model {
     pub rates: VecDeque<f64>,
     sampled: Option<Instant>,
     transitions: VecDeque<TransitionObject>,
-    /// The soonest first, and when they were read.
-    pub deadlines: Option<Result<(Vec<LiveKey>, usize, Instant), String>>,
+    pub deadlines: Option<Result<Deadlines, String>>,
     /// Is Redis asked for deadlines?
     pub asks_for_deadlines: bool,
     /// Part of the names that are shown.
@@ -114,7 +123,7 @@ impl Model {
             }
             Update::Link(link) => self.link = link,
             Update::Deadlines(read) => {
-                self.deadlines = Some(read.map(|(keys, total)| (keys, total, now)));
+                self.deadlines = Some(read.map(|(keys, total)| Deadlines { keys, total, read: now }));
             }
             Update::Over(why) => return Err(why),
         }
