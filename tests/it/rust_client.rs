@@ -273,7 +273,14 @@ async fn whoever_is_too_slow_comes_back_and_is_told_only_what_is_otherwise_now()
         } else {
             slow.watch(users.clone());
         }
-        until_live(&mut slow).await;
+        // Not until it is live: that it may have been before it was asked to watch.
+        told(
+            &mut slow,
+            |event, count| {
+                if lossless { matches!(event, Event::Snapshot(_)) } else { count == users.len() }
+            },
+        )
+        .await;
         // Nothing is read meanwhile.
         flap_until(&daemon, &redis, &users, counter).await;
         slow.watch(["last"]);

@@ -334,6 +334,15 @@ impl Known {
     }
 }
 
+/// Tells a thread to stop, also when a test fails: its runtime waits for the thread.
+struct StopAtEnd(Arc<AtomicBool>);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Flaps 50 users until told to stop; then all of them are offline.
 fn flap(redis: Redis, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<Redis> {
     tokio::task::spawn_blocking(move || {
@@ -355,6 +364,7 @@ async fn transitions_during_a_snapshot_of_everybody_follow_its_last_chunk_and_al
         .await;
     let stop = Arc::new(AtomicBool::new(false));
     let flapping = flap(redis, stop.clone());
+    let stop = StopAtEnd(stop);
     for lossless in [false, true, false, true] {
         let (mut socket, mut known) = (daemon.socket("").await, Known::default());
         socket.send(json!({"type": "watch", "all": true, "lossless": lossless})).await;
@@ -363,7 +373,7 @@ async fn transitions_during_a_snapshot_of_everybody_follow_its_last_chunk_and_al
             known.take(&socket.next().await);
         }
     }
-    stop.store(true, Ordering::Relaxed);
+    drop(stop);
     flapping.await.expect("flapping ends");
 }
 
