@@ -43,6 +43,8 @@ test)
     # The console, and the JavaScript client where Node is new enough.
     need 'chromium chromium-driver' chromedriver
     need nodejs node
+    # keybeat top and the progress bars, on a terminal without a window.
+    need tmux tmux
     ;;
 deny) ;;
 *) fail "$1 is not a list of packages; take run, test, deny or bench" ;;

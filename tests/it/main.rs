@@ -25,3 +25,4 @@ mod security_origins;
 mod security_tls;
 mod security_tokens;
 mod socket;
+mod top;

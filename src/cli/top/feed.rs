@@ -67,7 +67,7 @@ async fn stream(daemon: Arc<Daemon>, tell: Sender<Update>) {
                 Event::Transitions(transitions) => Update::Transitions(transitions),
                 Event::Status { redis, .. } => Update::Redis(redis),
                 Event::Live => Update::Link(Ok(())),
-                Event::Waiting { why, .. } => Update::Link(Err(why.to_string())),
+                Event::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
                 Event::Refused { message, .. } => return Err(advised(Error::Refused(message))),
                 Event::Snapshot(_) => continue,
             };
