@@ -45,6 +45,10 @@ test)
     need nodejs node
     # keybeat top and the progress bars, on a terminal without a window.
     need tmux tmux
+    # The examples in other languages; the one in Go is run where Go is.
+    need python3 python3
+    need php-cli php
+    need curl curl
     ;;
 deny) ;;
 *) fail "$1 is not a list of packages; take run, test, deny or bench" ;;

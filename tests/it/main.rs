@@ -13,6 +13,7 @@ mod degraded;
 mod docs;
 mod doctor;
 mod events;
+mod examples;
 mod faults;
 mod floors;
 mod http;
