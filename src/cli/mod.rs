@@ -10,10 +10,12 @@ mod demo;
 mod doctor;
 mod get;
 mod healthcheck;
+mod help;
 mod limits;
 mod list;
 mod logging;
 mod manual;
+mod progress;
 mod serve;
 mod tls;
 mod top;
@@ -36,7 +38,7 @@ use std::time::Duration;
     version,
     about,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 it failed, 2 wrong usage; get: 3 if somebody is offline."
+    after_help = help::KEYBEAT
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -46,28 +48,40 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// The daemon: follows a Redis and serves HTTP and WebSocket
+    #[command(after_help = help::SERVE)]
     Serve(ServeArgs),
     /// The daemon on a private Redis with simulated users
+    #[command(after_help = help::DEMO)]
     Demo(DemoArgs),
     /// The live presence keys, straight from Redis
+    #[command(after_help = help::LS)]
     Ls(LsArgs),
     /// The state of users; exit code 0 if all are online, 3 if any is not
+    #[command(after_help = help::GET)]
     Get(GetArgs),
     /// Prints transitions as they come, through restarts of daemon and Redis
+    #[command(after_help = help::WATCH)]
     Watch(WatchArgs),
     /// A full-screen live view: users online, transitions per second, lag, the soonest deadlines
+    #[command(after_help = help::TOP)]
     Top(TopArgs),
     /// Sends heartbeats, once or until stopped
+    #[command(after_help = help::BEAT)]
     Beat(BeatArgs),
     /// Checks a Redis for whatever breaks presence, and says the mend; exit code 1 if something is fatal
+    #[command(after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
     /// Prints the completions of a shell
+    #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Writes the man pages into a folder
+    #[command(after_help = help::MAN)]
     Man(ManArgs),
     /// Is a daemon alive? Exit code 0 if it is
+    #[command(after_help = help::HEALTHCHECK)]
     Healthcheck(HealthcheckArgs),
     /// What a daemon takes in, tells and holds, measured on one that runs or one started for it
+    #[command(after_help = help::BENCH)]
     Bench(BenchArgs),
 }
 

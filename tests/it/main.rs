@@ -26,4 +26,5 @@ mod security_origins;
 mod security_tls;
 mod security_tokens;
 mod socket;
+mod terminal;
 mod top;
