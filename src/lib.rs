@@ -29,6 +29,7 @@
 //!    cli/       what can be typed
 //! 5  server.rs  the one place where the parts are joined
 //! 4  driver/    the loop around the detectors, and how keys pass from one to another
+//!    client/    the other end of the WebSocket: connects again, and tells only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
 //!    supervisor.rs  what systemd is told: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
@@ -59,6 +60,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod driver;
 pub mod error;
@@ -70,3 +72,5 @@ pub mod protocol;
 pub mod server;
 pub mod supervisor;
 pub mod web;
+
+pub use client::Client;

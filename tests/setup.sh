@@ -46,9 +46,14 @@ test)
     # The proxies of examples/deploy. They are where not every user looks.
     need haproxy haproxy /usr/sbin/haproxy
     need nginx-light nginx /usr/sbin/nginx
-    # schemathesis, which is installed below.
+    # schemathesis, which is installed below, and an example.
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    # keybeat top and the progress bars, on a terminal without a window.
+    need tmux tmux
+    # The other examples; the one in Go is run where Go is.
+    need php-cli php
+    need curl curl
     ;;
 deny) ;;
 *) fail "$1 is not a list of packages; take run, test, deny or bench" ;;

@@ -1,32 +1,9 @@
-//! Where a daemon is, and the way there: TCP, with TLS over it for `https://`.
+//! Where a daemon is, as it is typed, and what to type where it cannot be reached.
 
-use crate::keyspace::tls;
-use anyhow::{Context, Result, bail};
-use axum::http::Uri;
+use crate::client::{Address, Error};
+use anyhow::anyhow;
 use clap::Parser;
-use rustls::ClientConfig;
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::ServerName;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-
-/// How long a connection may take to come about, its TLS handshake too.
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// A daemon's URL, as it was typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    secure: bool,
-    host: String,
-    port: u16,
-    /// What a proxy in front may want before `/v1`; without a slash at its end.
-    path: String,
-}
+use std::path::PathBuf;
 
 /// Where the daemon is.
 #[derive(Parser, Clone)]
@@ -39,174 +16,20 @@ pub struct AddressArgs {
     pub ca: Option<PathBuf>,
 }
 
-/// A connection, with or without TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// What is at the other end cannot be trusted, however often one asks.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Untrusted(String);
-
-impl Address {
-    /// Reads `http://HOST[:PORT]` or `https://…`.
-    pub fn parse(text: &str) -> Result<Address, String> {
-        let advice = "write http://HOST:PORT or https://HOST:PORT";
-        let uri: Uri = text.parse().map_err(|why| format!("{why}; {advice}"))?;
-        let secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(advice.into()),
-        };
-        let authority = uri.authority().filter(|part| !part.host().is_empty()).ok_or(advice)?;
-        if authority.as_str().contains('@') {
-            return Err(format!("a token goes into a file, --token-file FILE; {advice}"));
-        }
-        if uri.query().is_some() {
-            return Err(format!("it has a query; {advice}"));
-        }
-        // `port_u16` is none for a port that is no number.
-        let port = match authority.port_u16() {
-            Some(port) => port,
-            None if authority.as_str() == authority.host() => {
-                if secure {
-                    443
-                } else {
-                    80
-                }
-            }
-            None => return Err(format!("its port is not one from 0 to 65535; {advice}")),
-        };
-        let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Address { secure, host: authority.host().to_owned(), port, path })
-    }
-
-    /// The value of the header Host.
-    pub fn host(&self) -> String {
-        format!("{}:{}", self.host, self.port)
-    }
-
-    /// The same, for who speaks no TLS.
-    pub fn plain_host(&self) -> Result<String> {
-        if self.secure {
-            bail!("{self} speaks TLS, which is not measured; name it as http://HOST:PORT, without TLS");
-        }
-        Ok(self.host())
-    }
-
-    /// The path of a request, such as `/v1/users`.
-    pub fn path(&self, path: &str) -> String {
-        format!("{}{path}", self.path)
-    }
-
-    /// The address of the daemon's WebSocket.
-    pub fn ws_url(&self) -> String {
-        let scheme = if self.secure { "wss" } else { "ws" };
-        format!("{scheme}://{}{}", self.host(), self.path("/v1/ws"))
-    }
-
-    /// Reads whom to trust; none where the daemon speaks no TLS.
-    pub fn trust(&self, ca: Option<&Path>) -> Result<Option<TlsConnector>> {
-        if !self.secure {
-            if let Some(ca) = ca {
-                bail!("--ca {} means nothing for {self}, which speaks no TLS; write https://", ca.display());
-            }
-            return Ok(None);
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(tls::roots(ca, "--ca")?)
-            .with_no_client_auth();
-        Ok(Some(TlsConnector::from(Arc::new(config))))
-    }
-
-    /// A new connection. `trust` is what [`trust`](Address::trust) has given.
-    pub async fn connect(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>> {
-        let connected = timeout(CONNECT, self.reach(trust)).await;
-        connected.unwrap_or_else(|_| bail!("{self} did not answer within {CONNECT:?}; is it stopped?"))
-    }
-
-    async fn reach(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>> {
-        let bare = self.host.trim_matches(['[', ']']);
-        let stream = TcpStream::connect((bare, self.port)).await.with_context(|| {
-            format!(
-                "no daemon answers at {self}; start one (keybeat serve), or name it: --url http://HOST:PORT"
-            )
-        })?;
-        stream.set_nodelay(true)?;
-        let Some(connector) = trust else { return Ok(Box::new(stream)) };
-        let name = ServerName::try_from(bare.to_owned())
-            .with_context(|| format!("{bare} cannot be the name in a certificate"))?;
-        match connector.connect(name, stream).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(why) if is_of_trust(&why) => Err(Untrusted(format!(
-                "{self} shows a certificate that is not trusted: {why}; name who has signed it: --ca FILE"
-            ))
-            .into()),
-            Err(why) => {
-                Err(why).with_context(|| format!("{self} speaks no TLS that fits; is it an http:// one?"))
-            }
-        }
+/// The error, with what to type next.
+pub fn advised(why: Error) -> anyhow::Error {
+    match advice(&why) {
+        Some(advice) => anyhow!("{why}; {advice}"),
+        None => why.into(),
     }
 }
 
-fn is_of_trust(why: &std::io::Error) -> bool {
-    let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.secure { "https" } else { "http" };
-        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.path)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn an_address_is_read_with_the_port_of_its_scheme() {
-        for (text, shown, ws) in [
-            ("http://localhost:7400", "http://localhost:7400", "ws://localhost:7400/v1/ws"),
-            ("https://keybeat.example", "https://keybeat.example:443", "wss://keybeat.example:443/v1/ws"),
-            ("http://keybeat.example/", "http://keybeat.example:80", "ws://keybeat.example:80/v1/ws"),
-            ("https://[::1]:7400/kb/", "https://[::1]:7400/kb", "wss://[::1]:7400/kb/v1/ws"),
-        ] {
-            let address = Address::parse(text).unwrap();
-            assert_eq!((address.to_string(), address.ws_url()), (shown.to_owned(), ws.to_owned()));
-        }
-    }
-
-    #[test]
-    fn what_is_no_daemons_address_is_refused_with_what_to_write() {
-        for bad in [
-            "",
-            "localhost:7400",
-            "ftp://a",
-            "ws://a",
-            "http://",
-            "/",
-            "http://a:b",
-            "http://a:99999",
-            "http://u:p@a",
-            "http://a?token=x",
-            "http://a b",
-        ] {
-            let why = Address::parse(bad).expect_err(bad);
-            assert!(why.contains("write http://HOST:PORT"), "{bad}: {why}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_typed_is_read_or_refused(text in "(https?://)?.{0,40}") {
-            if let Ok(address) = Address::parse(&text) {
-                prop_assert_eq!(Address::parse(&address.to_string()).ok(), Some(address));
-            }
-        }
-    }
+fn advice(why: &Error) -> Option<&'static str> {
+    Some(match why {
+        Error::Unreachable { .. } => "start one (keybeat serve), or name it: --url http://HOST:PORT",
+        Error::NoDaemon { .. } => "name one: --url http://HOST:PORT",
+        Error::Untrusted { .. } => "name who has signed it: --ca FILE",
+        Error::Refused(_) | Error::TokenExpired(_) => "name a file with another token: --token-file FILE",
+        _ => return None,
+    })
 }

@@ -1,7 +1,8 @@
 //! A daemon as the commands speak to it.
 
 use super::access::TokenArgs;
-use super::address::{Address, AddressArgs, Stream};
+use super::address::{AddressArgs, advised};
+use crate::client::{Address, Client, Stream};
 use crate::config::{DEFAULT_LISTEN, Limits};
 use crate::presence::Key;
 use crate::protocol::{QueryAnswer, UserObject};
@@ -32,18 +33,28 @@ impl Daemon {
     pub fn new(args: &AddressArgs, token: TokenArgs) -> Result<Daemon> {
         let local = || Address::parse(&format!("http://{DEFAULT_LISTEN}")).map_err(|why| anyhow!(why));
         let address = args.url.clone().map_or_else(local, Ok)?;
-        let trust = address.trust(args.ca.as_deref())?;
+        let trust = address.trust(args.ca.as_deref(), "--ca")?;
         Ok(Daemon { address, trust, token })
     }
 
-    /// The address of its WebSocket.
-    pub fn ws_url(&self) -> String {
-        self.address.ws_url()
+    /// Its address.
+    pub fn shown(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// A client of its WebSocket.
+    pub fn client(&self) -> Result<Client> {
+        let token = self.token.clone();
+        Client::builder(self.address.clone())
+            .trusting(self.trust.clone())
+            .token_from(move || token.token().map_err(|why| format!("{why:#}").into()))
+            .connect()
+            .map_err(advised)
     }
 
     /// A new connection to it.
-    pub async fn connect(&self) -> Result<Box<dyn Stream>> {
-        self.address.connect(self.trust.as_ref()).await
+    async fn connect(&self) -> Result<Box<dyn Stream>> {
+        self.address.connect(self.trust.as_ref()).await.map_err(advised)
     }
 
     /// The state of each of these users.

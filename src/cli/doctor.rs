@@ -1,11 +1,12 @@
 //! `keybeat doctor`: whatever breaks presence at a Redis server, and the mend for each.
 
-use super::{DoctorArgs, logging};
+use super::{DoctorArgs, logging, progress};
 use crate::keyspace::client::{Target, is_about_password};
 use crate::keyspace::cluster::{self, Node, SLOTS};
 use crate::keyspace::exam::{Facts, Keys, classes};
 use crate::keyspace::missing_classes;
 use anyhow::Result;
+use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
@@ -67,31 +68,34 @@ impl Finding {
 pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
-    let findings = look_at(&target, &args.redis.prefix).await;
+    let bar = progress::step(&format!("asking {}", target.shown()));
+    let findings = look_at(&target, &args.redis.prefix, &bar).await;
+    bar.finish_and_clear();
     print(&findings, args.json)?;
     let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Of a cluster: each primary by itself, for a setting can be wrong at one of them.
-async fn look_at(target: &Target, prefix: &str) -> Vec<Finding> {
+async fn look_at(target: &Target, prefix: &str, bar: &ProgressBar) -> Vec<Finding> {
     let topology = match cluster::primaries(target).await {
         Ok(topology) => topology,
         Err(why) => return vec![unreachable(&why)],
     };
     if !topology.clustered {
-        return look_at_node(&topology.nodes[0], prefix).await;
+        return look_at_node(&topology.nodes[0], prefix, bar).await;
     }
     let mut findings = vec![coverage(topology.without_owner(), topology.nodes.len())];
     for node in &topology.nodes {
-        let found = look_at_node(node, prefix).await;
+        let found = look_at_node(node, prefix, bar).await;
         findings.extend(found.into_iter().map(|finding| finding.at(node)));
     }
     findings
 }
 
-async fn look_at_node(node: &Node, prefix: &str) -> Vec<Finding> {
-    match Facts::read(node, prefix).await {
+async fn look_at_node(node: &Node, prefix: &str, bar: &ProgressBar) -> Vec<Finding> {
+    let say = |what: &str| bar.set_message(format!("{}: {what}", node.shown()));
+    match Facts::read(node, prefix, say).await {
         Ok(facts) => examine(&facts),
         Err(why) => vec![unreachable(&why)],
     }

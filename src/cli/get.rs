@@ -1,6 +1,6 @@
 //! `keybeat get`
 
-use super::{GetArgs, Source, logging};
+use super::{GetArgs, Source, logging, progress};
 use crate::keyspace::client::Target;
 use crate::keyspace::listing::Listing;
 use crate::protocol::UserObject;
@@ -59,7 +59,10 @@ async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
     let listing = Listing::connect(target, &args.source.prefix).await?;
     let mut all_online = true;
     for user in &args.users {
-        let keys = listing.of_user(user).await?;
+        // Whoever has no key without a session may have some among all the others.
+        let bar = progress::keys(listing.size().await?);
+        let keys = listing.of_user(user, |looked_at| bar.inc(looked_at as u64)).await?;
+        drop(bar);
         all_online &= !keys.is_empty();
         let state = if keys.is_empty() { "offline" } else { "online" };
         let mut out = std::io::stdout().lock();

@@ -1,10 +1,9 @@
 //! `keybeat ls`
 
-use super::{LsArgs, logging};
+use super::{LsArgs, logging, progress};
 use crate::keyspace::listing::{Listing, LiveKey};
 use anyhow::Result;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -26,7 +25,7 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
     let listing = Listing::connect(&target, &args.redis.prefix).await?;
-    let bar = progress(listing.size().await?);
+    let bar = progress::keys(listing.size().await?);
     let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
     bar.finish_and_clear();
     sort(&mut keys, args.sort);
@@ -38,17 +37,6 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
         print_table(&keys, total, &args)?
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn progress(size: u64) -> ProgressBar {
-    // indicatif draws nothing where standard error is no terminal.
-    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-    let style =
-        ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} keys looked at, {eta} left");
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn sort(keys: &mut [LiveKey], by: Sort) {

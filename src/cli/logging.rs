@@ -27,7 +27,7 @@ pub fn start(format: Format, level: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+        .with_ansi(std::io::stderr().is_terminal() && !super::colour::forbidden());
     match format {
         Format::Text => builder.with_target(false).init(),
         Format::Json => builder.json().flatten_event(true).init(),
@@ -37,4 +37,9 @@ pub fn start(format: Format, level: &str) {
 /// For commands whose output is for people: only what went wrong.
 pub fn start_quiet() {
     start(Format::Text, "warn");
+}
+
+/// For a command that draws on the whole screen.
+pub fn start_silent() {
+    start(Format::Text, "off");
 }

@@ -4,19 +4,24 @@ mod access;
 mod address;
 mod beat;
 mod bench;
+mod colour;
 mod daemon;
 mod demo;
 mod doctor;
 mod get;
 mod healthcheck;
+mod help;
 mod limits;
 mod list;
 mod logging;
 mod manual;
+mod progress;
 mod serve;
 mod tls;
+mod top;
 mod watch;
 
+use crate::client::Address;
 use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL};
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::keyspace::client::Target;
@@ -33,7 +38,7 @@ use std::time::Duration;
     version,
     about,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 it failed, 2 wrong usage; get: 3 if somebody is offline."
+    after_help = help::KEYBEAT
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -43,26 +48,40 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// The daemon: follows a Redis and serves HTTP and WebSocket
+    #[command(after_help = help::SERVE)]
     Serve(ServeArgs),
     /// The daemon on a private Redis with simulated users
+    #[command(after_help = help::DEMO)]
     Demo(DemoArgs),
     /// The live presence keys, straight from Redis
+    #[command(after_help = help::LS)]
     Ls(LsArgs),
     /// The state of users; exit code 0 if all are online, 3 if any is not
+    #[command(after_help = help::GET)]
     Get(GetArgs),
     /// Prints transitions as they come, through restarts of daemon and Redis
+    #[command(after_help = help::WATCH)]
     Watch(WatchArgs),
+    /// A full-screen live view: users online, transitions per second, lag, the soonest deadlines
+    #[command(after_help = help::TOP)]
+    Top(TopArgs),
     /// Sends heartbeats, once or until stopped
+    #[command(after_help = help::BEAT)]
     Beat(BeatArgs),
     /// Checks a Redis for whatever breaks presence, and says the mend; exit code 1 if something is fatal
+    #[command(after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
     /// Prints the completions of a shell
+    #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Writes the man pages into a folder
+    #[command(after_help = help::MAN)]
     Man(ManArgs),
     /// Is a daemon alive? Exit code 0 if it is
+    #[command(after_help = help::HEALTHCHECK)]
     Healthcheck(HealthcheckArgs),
     /// What a daemon takes in, tells and holds, measured on one that runs or one started for it
+    #[command(after_help = help::BENCH)]
     Bench(BenchArgs),
 }
 
@@ -216,6 +235,12 @@ struct WatchArgs {
 }
 
 #[derive(Parser)]
+struct TopArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Parser)]
 struct BeatArgs {
     /// Whose heartbeat; alice#phone names a session
     #[arg(required = true, value_name = "USER", value_parser = key)]
@@ -267,8 +292,8 @@ struct BenchArgs {
     #[arg(value_name = "WHAT")]
     what: Option<bench::What>,
     /// A daemon that runs, which bench-… users then visit [default: one is started, on a Redis of its own]
-    #[arg(long, value_name = "URL", value_parser = address::Address::parse)]
-    url: Option<address::Address>,
+    #[arg(long, value_name = "URL", value_parser = Address::parse)]
+    url: Option<Address>,
     #[command(flatten)]
     token: access::TokenArgs,
     /// Users for lag and heartbeats
@@ -296,6 +321,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Ls(args) => list::run(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Watch(args) => watch::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Beat(args) => beat::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Completions(args) => manual::completions(&args),

@@ -72,12 +72,15 @@ pub struct Keys {
 }
 
 impl Facts {
-    /// Connects and finds out; it writes two keys of its own, which are gone afterwards.
-    pub async fn read(node: &Node, prefix: &str) -> Result<Facts> {
+    /// Connects and finds out; it writes two keys of its own, which are gone afterwards. `say` is told what is being
+    /// done.
+    pub async fn read(node: &Node, prefix: &str, say: impl Fn(&str)) -> Result<Facts> {
         let names = Names::new(prefix, node.target.db());
+        say("connecting");
         let primary = node.target.resolve().await?;
         let connection = primary.connect(NO_EVENTS).await?;
         let exam = Exam { client: connection.client(), names: &names, node };
+        say("reading its settings");
         let slots = (!node.id.is_empty()).then(|| node.owned());
         let mut facts = Facts { info: exam.info(&[]).await, slots, ..Facts::default() };
         facts.clock_ms = exam.clock().await;
@@ -90,9 +93,10 @@ impl Facts {
         if !facts.can_be_tried() {
             return Ok(facts);
         }
+        say("trying commands and events with a key of our own");
         facts.forbidden = exam.forbidden().await;
         facts.heard = exam.listen(&primary).await?;
-        facts.keys = exam.keys().await;
+        facts.keys = exam.keys(|asked| say(&format!("{asked} presence keys looked at"))).await;
         Ok(facts)
     }
 
@@ -248,7 +252,7 @@ impl Exam<'_> {
         Ok(heard)
     }
 
-    async fn keys(&self) -> Keys {
+    async fn keys(&self, progress: impl Fn(usize)) -> Keys {
         let mut keys = Keys {
             in_database: self.client.dbsize().await.unwrap_or_default(),
             all: true,
@@ -262,6 +266,7 @@ impl Exam<'_> {
                 let Ok(name) = String::from_utf8(name) else { continue };
                 self.look_at(self.names.redis_key(&name), &mut keys).await;
             }
+            progress(keys.asked);
             cursor = page.next;
             if cursor == 0 {
                 return keys;

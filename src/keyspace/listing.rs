@@ -150,12 +150,12 @@ impl Listing {
         Ok(live)
     }
 
-    /// The live keys of one user, whichever sessions they name.
-    pub async fn of_user(&self, user: &str) -> Result<Vec<LiveKey>> {
+    /// The live keys of one user, whichever sessions they name. `progress` is told how many keys were looked at.
+    pub async fn of_user(&self, user: &str, progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
         let mut live =
             self.look_up(vec![Key::new(user, None).map_err(|why| anyhow::anyhow!("{why}"))?]).await?;
         if live.is_empty() {
-            live = self.read(&format!("{}#*", glob_escaped(user)), |_| {}).await?;
+            live = self.read(&format!("{}#*", glob_escaped(user)), progress).await?;
         }
         Ok(live)
     }

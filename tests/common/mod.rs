@@ -12,6 +12,7 @@ pub mod faults;
 pub mod proxy;
 pub mod redis;
 pub mod socket;
+pub mod terminal;
 pub mod tokens;
 
 use std::collections::BTreeSet;

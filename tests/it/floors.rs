@@ -10,7 +10,7 @@ fn floor(module: &str) -> Option<u32> {
         "error" => 1,
         "protocol" | "config" | "metrics" => 2,
         "hub" | "keyspace" => 3,
-        "driver" | "web" | "supervisor" => 4,
+        "driver" | "web" | "client" | "supervisor" => 4,
         "server" => 5,
         "cli" | "main" => 6,
         _ => return None,

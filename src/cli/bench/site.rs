@@ -3,12 +3,13 @@
 use super::client::{Place, Tally, name};
 use super::until;
 use crate::cli::access::TokenArgs;
-use crate::cli::address::{Address, AddressArgs};
+use crate::cli::address::AddressArgs;
 use crate::cli::daemon::Daemon;
+use crate::client::Address;
 use crate::keyspace::Names;
 use crate::keyspace::client::{Connection, NO_EVENTS};
 use crate::keyspace::embedded::Embedded;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use axum::http::Method;
 use fred::prelude::*;
 use futures_util::StreamExt;
@@ -42,7 +43,10 @@ struct Own {
 impl Site {
     /// A daemon that runs.
     pub async fn running(url: &Address, token: &TokenArgs) -> Result<Site> {
-        let host = url.plain_host()?;
+        if url.is_secure() {
+            bail!("{url} speaks TLS, which is not measured; name it as http://HOST:PORT, without TLS");
+        }
+        let host = url.host();
         let mut found = tokio::net::lookup_host(&host).await?;
         let at = found.next().with_context(|| format!("{host} has no address"))?;
         let args = AddressArgs { url: Some(url.clone()), ca: None };

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Keeps a user online until it is stopped, then says goodbye. Python 3 alone, nothing to install:
+
+    python3 heartbeat.py alice
+    python3 heartbeat.py alice phone        # a session: one device of alice's
+
+KEYBEAT_URL names another daemon than http://127.0.0.1:7400, KEYBEAT_TOKEN is a token for it.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import urllib.parse
+import urllib.request
+
+TTL_MS = 30_000
+EVERY_S = TTL_MS / 1000 / 3  # so that two may be lost
+
+daemon = os.environ.get("KEYBEAT_URL", "http://127.0.0.1:7400")
+user = sys.argv[1] if len(sys.argv) > 1 else "alice"
+session = sys.argv[2] if len(sys.argv) > 2 else None
+path = f"{daemon}/v1/users/{urllib.parse.quote(user, safe='')}"
+
+
+def call(method, url, body=None):
+    request = urllib.request.Request(url, method=method)
+    request.add_header("Content-Type", "application/json")
+    if token := os.environ.get("KEYBEAT_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    data = json.dumps(body).encode() if body else None
+    urllib.request.urlopen(request, data, timeout=5).close()
+
+
+def heartbeat():
+    try:
+        call("PUT", path + "/heartbeat", {"session": session, "ttl_ms": TTL_MS})
+    except OSError as why:  # the next one may arrive
+        print("a heartbeat was not taken:", why, file=sys.stderr)
+
+
+stopped = threading.Event()
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: stopped.set())
+print(f"{user} is kept online; end it with Ctrl-C", flush=True)
+while True:
+    heartbeat()
+    if stopped.wait(EVERY_S):
+        break
+call("DELETE", path + (f"?session={urllib.parse.quote(session, safe='')}" if session else ""))

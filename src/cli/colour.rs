@@ -1,0 +1,25 @@
+//! Colours, where there is a terminal that shows them.
+
+use std::io::IsTerminal;
+
+/// Is standard output a terminal, and does nobody say that it shall have no colours (<https://no-color.org>)?
+pub fn wanted() -> bool {
+    std::io::stdout().is_terminal() && !forbidden()
+}
+
+/// Does `NO_COLOR` forbid them?
+pub fn forbidden() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+pub fn green(text: &str, colours: bool) -> String {
+    painted(text, "32", colours)
+}
+
+pub fn grey(text: &str, colours: bool) -> String {
+    painted(text, "90", colours)
+}
+
+fn painted(text: &str, code: &str, colours: bool) -> String {
+    if colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}

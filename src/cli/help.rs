@@ -1,0 +1,131 @@
+//! What stands below the arguments in each command's `--help`: how it is typed, each line tried by a test.
+
+pub const KEYBEAT: &str = "Examples:
+  keybeat demo                             # see it work, without a Redis of your own
+  keybeat doctor                           # what is in the way at your Redis
+  keybeat serve --redis redis://HOST:6379  # the daemon
+  keybeat get alice bob                    # who of them is online
+  keybeat COMMAND --help                   # all arguments of a command, with examples
+
+Exit codes: 0 done, 1 it failed, 2 wrong usage; get: 3 if somebody is offline.";
+
+pub const SERVE: &str = "Examples:
+  keybeat serve                                      # with a private Redis
+  keybeat serve --redis redis://127.0.0.1:6379/3     # follows database 3
+  keybeat serve --redis 'redis-sentinel://HOST:26379?sentinelServiceName=NAME'
+  keybeat serve --redis redis-cluster://HOST:6379
+  keybeat serve --listen 0.0.0.0:7400 --jwt-key secret.txt --service-token token.txt
+  keybeat serve --allow-origin https://app.example   # pages of that origin may ask";
+
+pub const DEMO: &str = "Examples:
+  keybeat demo
+  keybeat demo --users 5000 --listen 127.0.0.1:7401";
+
+pub const LS: &str = "Examples:
+  keybeat ls
+  keybeat ls 'team-*' --sort ttl --limit 10          # whose heartbeat is due
+  keybeat ls --json --redis redis://127.0.0.1:6379/3";
+
+pub const GET: &str = "Examples:
+  keybeat get alice
+  keybeat get alice bob --json
+  keybeat get alice --url https://keybeat.example --token-file token.txt
+  keybeat get alice --redis redis://127.0.0.1:6379   # without a daemon";
+
+pub const WATCH: &str = "Examples:
+  keybeat watch                                      # everybody
+  keybeat watch alice bob --json
+  keybeat watch --redis redis://127.0.0.1:6379       # without a daemon";
+
+pub const TOP: &str = "Keys: q ends it; arrows and PgUp, PgDn scroll; / filters names, Esc shows all again.
+
+Examples:
+  keybeat top
+  keybeat top --url http://127.0.0.1:7400 --redis redis://127.0.0.1:6379   # with the soonest deadlines
+  keybeat top --redis redis://127.0.0.1:6379         # without a daemon";
+
+pub const BEAT: &str = "Examples:
+  keybeat beat alice                                 # once, for 30 s
+  keybeat beat alice#phone bob --every 10s           # until stopped
+  keybeat beat alice --ttl 5m --redis redis://127.0.0.1:6379";
+
+pub const DOCTOR: &str = "Examples:
+  keybeat doctor
+  keybeat doctor --redis rediss://USER:PASSWORD@HOST:6379 --redis-ca ca.pem
+  keybeat doctor --redis redis-cluster://HOST:6379 --json";
+
+pub const COMPLETIONS: &str = "Examples:
+  keybeat completions bash > ~/.local/share/bash-completion/completions/keybeat
+  keybeat completions zsh > ~/.zfunc/_keybeat
+  keybeat completions fish > ~/.config/fish/completions/keybeat.fish";
+
+pub const MAN: &str = "Examples:
+  keybeat man ~/.local/share/man/man1                # then: man keybeat-serve";
+
+pub const HEALTHCHECK: &str = "Examples:
+  keybeat healthcheck
+  keybeat healthcheck --ready --url http://127.0.0.1:7400";
+
+pub const BENCH: &str = "Examples:
+  keybeat bench                                      # all of it, on a daemon and a Redis of its own
+  keybeat bench lag --users 10000
+  keybeat bench fanout --watchers 200 --seconds 2s --json
+  keybeat bench connections --clients 5000 --url http://127.0.0.1:7400";
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::Args;
+    use crate::keyspace::client::Target;
+    use clap::{Arg, Command, CommandFactory, Parser};
+
+    /// What is typed: a line without its comment, and without what goes into a file.
+    fn typed(line: &str) -> Vec<String> {
+        let line = line.split(" # ").next().unwrap_or_default();
+        let line = line.split(" > ").next().unwrap_or_default();
+        line.split_whitespace().map(|word| word.replace('\'', "").replace("COMMAND", "ls")).collect()
+    }
+
+    fn examples(command: &Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().skip_while(|line| *line != "Examples:").skip(1);
+        lines.take_while(|line| line.starts_with("  ")).map(|line| line.trim().to_owned()).collect()
+    }
+
+    fn check(command: &Command, begins: &str) {
+        let name = command.get_name();
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        assert!(about.len() > 10, "{name} does not say what it does");
+        for argument in command.get_arguments() {
+            assert!(has_help(argument), "{name} {} has no help", argument.get_id());
+        }
+        let examples = examples(command);
+        assert!(!examples.is_empty(), "{name} has no example");
+        for line in examples {
+            assert!(line.starts_with(begins), "of another command than {name}: {line}");
+            let redis = typed(&line).into_iter().skip_while(|word| word != "--redis").nth(1);
+            if let Some(url) = redis {
+                Target::parse(&url).unwrap_or_else(|why| panic!("{line}: {why:#}"));
+            }
+            // That help was asked for is an "error" too.
+            let Err(why) = Args::try_parse_from(typed(&line)).map(|_| ()) else { continue };
+            assert!(!why.use_stderr(), "{line}\n{why}");
+        }
+    }
+
+    fn has_help(argument: &Arg) -> bool {
+        let help = argument.get_long_help().or(argument.get_help());
+        help.is_some_and(|help| help.to_string().len() > 5)
+    }
+
+    #[test]
+    fn each_command_says_what_it_does_and_each_argument_and_its_examples_can_be_typed() {
+        let mut command = Args::command();
+        command.build();
+        check(&command, "keybeat ");
+        let all: Vec<&Command> = command.get_subcommands().filter(|sub| sub.get_name() != "help").collect();
+        assert!(all.len() >= 12, "only {} commands found", all.len());
+        for sub in all {
+            check(sub, &format!("keybeat {}", sub.get_name()));
+        }
+    }
+}

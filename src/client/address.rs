@@ -1,0 +1,205 @@
+//! Where a daemon is, and the way there: TCP, with TLS over it for `https://`.
+
+use super::Error;
+use crate::keyspace::tls;
+use axum::http::Uri;
+use rustls::ClientConfig;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::ServerName;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// How long a connection may take to come about, its TLS handshake too.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A daemon's URL, as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    secure: bool,
+    host: String,
+    port: u16,
+    /// What a proxy in front may want before `/v1`; without a slash at its end.
+    path: String,
+}
+
+/// A connection, with or without TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Address {
+    /// Reads `http://HOST[:PORT]` or `https://…`.
+    pub fn parse(text: &str) -> Result<Address, String> {
+        let advice = "write http://HOST:PORT or https://HOST:PORT";
+        let uri: Uri = text.parse().map_err(|why| format!("{why}; {advice}"))?;
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(advice.into()),
+        };
+        let authority = uri.authority().filter(|part| !part.host().is_empty()).ok_or(advice)?;
+        if authority.as_str().contains('@') {
+            return Err(format!("a token does not belong into it; {advice}"));
+        }
+        if uri.query().is_some() {
+            return Err(format!("it has a query; {advice}"));
+        }
+        // `port_u16` is none for a port that is no number.
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if authority.as_str() == authority.host() => {
+                if secure {
+                    443
+                } else {
+                    80
+                }
+            }
+            None => return Err(format!("its port is not one from 0 to 65535; {advice}")),
+        };
+        let path = uri.path().trim_end_matches('/').to_owned();
+        Ok(Address { secure, host: authority.host().to_owned(), port, path })
+    }
+
+    /// The value of the header Host.
+    pub fn host(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Does it speak TLS?
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The path of a request, such as `/v1/users`.
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.path)
+    }
+
+    /// The address of the daemon's WebSocket.
+    pub fn ws_url(&self) -> String {
+        let scheme = if self.secure { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.host(), self.path("/v1/ws"))
+    }
+
+    /// Reads whom to trust: who has signed with the certificate in `ca`, a file that `option` has named, or the
+    /// system's authorities; none where the daemon speaks no TLS.
+    pub fn trust(&self, ca: Option<&Path>, option: &str) -> Result<Option<TlsConnector>, Error> {
+        if !self.secure {
+            return match ca {
+                None => Ok(None),
+                Some(ca) => Err(Error::Invalid(format!(
+                    "{option} {} means nothing for {self}, which speaks no TLS; write https://",
+                    ca.display()
+                ))),
+            };
+        }
+        let roots = tls::roots(ca, option).map_err(|why| Error::Invalid(format!("{why:#}")))?;
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|why| Error::Invalid(why.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Some(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// A new connection. `trust` is what [`trust`](Address::trust) has given.
+    pub async fn connect(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, Error> {
+        let connected = timeout(CONNECT, self.reach(trust)).await;
+        connected.unwrap_or_else(|_| Err(Error::Silent { address: self.to_string(), after: CONNECT }))
+    }
+
+    async fn reach(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, Error> {
+        let address = self.to_string();
+        let bare = self.host.trim_matches(['[', ']']);
+        let stream = TcpStream::connect((bare, self.port)).await;
+        let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(why) => return Err(Error::Unreachable { address, why: why.to_string() }),
+        };
+        let Some(connector) = trust else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|_| Error::Invalid(format!("{bare} cannot be the name in a certificate")))?;
+        match connector.connect(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(why) if is_of_trust(&why) => Err(Error::Untrusted { address, why: why.to_string() }),
+            Err(why) => Err(Error::NoDaemon {
+                address,
+                why: format!("it speaks no TLS that fits ({why}); is it an http:// one?"),
+            }),
+        }
+    }
+}
+
+fn is_of_trust(why: &std::io::Error) -> bool {
+    let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+impl std::str::FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Address, Error> {
+        Address::parse(text).map_err(|why| Error::Invalid(format!("{text:?} is no daemon's address: {why}")))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.secure { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_address_is_read_with_the_port_of_its_scheme() {
+        for (text, shown, ws) in [
+            ("http://localhost:7400", "http://localhost:7400", "ws://localhost:7400/v1/ws"),
+            ("https://keybeat.example", "https://keybeat.example:443", "wss://keybeat.example:443/v1/ws"),
+            ("http://keybeat.example/", "http://keybeat.example:80", "ws://keybeat.example:80/v1/ws"),
+            ("https://[::1]:7400/kb/", "https://[::1]:7400/kb", "wss://[::1]:7400/kb/v1/ws"),
+        ] {
+            let address = Address::parse(text).unwrap();
+            assert_eq!((address.to_string(), address.ws_url()), (shown.to_owned(), ws.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_daemons_address_is_refused_with_what_to_write() {
+        for bad in [
+            "",
+            "localhost:7400",
+            "ftp://a",
+            "ws://a",
+            "http://",
+            "/",
+            "http://a:b",
+            "http://a:99999",
+            "http://u:p@a",
+            "http://a?token=x",
+            "http://a b",
+        ] {
+            let why = Address::parse(bad).expect_err(bad);
+            assert!(why.contains("write http://HOST:PORT"), "{bad}: {why}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_typed_is_read_or_refused(text in "(https?://)?.{0,40}") {
+            if let Ok(address) = Address::parse(&text) {
+                prop_assert_eq!(Address::parse(&address.to_string()).ok(), Some(address));
+            }
+        }
+    }
+}

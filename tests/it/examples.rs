@@ -1,0 +1,211 @@
+//! The examples as they are written, against a real Redis and a real daemon.
+
+use crate::common::browser::Browser;
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, signal};
+use crate::common::tokens::{Issuer, call_as};
+use crate::common::{PATIENCE, free_port, until};
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+const TOKEN: &str = "token-of-the-examples";
+
+fn example(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).to_str().expect("UTF-8").to_owned()
+}
+
+fn start(program: &[&str], daemon: &str) -> Child {
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).env("KEYBEAT_URL", daemon).env("KEYBEAT_TOKEN", TOKEN);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command.spawn().unwrap_or_else(|why| panic!("{program:?} must be installed, see tests/setup.sh: {why}"))
+}
+
+/// Ends it as Ctrl-C or a supervisor does.
+async fn end(mut child: Child, name: &str) {
+    signal(child.id().expect("it goes on until it is stopped"), name);
+    let ended = timeout(PATIENCE, child.wait()).await.expect("it ends").expect("its own child");
+    assert!(ended.success(), "{name}: {ended}");
+}
+
+/// Starts the program for a user, with a session and without, and sees the user come and, long before the TTL has run out,
+/// go.
+async fn keeps_online(program: &[&str], user: &str, session: &str) {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    let file = issuer.write("service", &format!("{TOKEN}\n"));
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--service-token", &file]).await;
+    let seen = async |wanted: &str| {
+        let body = Some(json!({ "users": [user] }));
+        let answer = call_as(&daemon, TOKEN, "POST", "/v1/users/query", body).await;
+        (answer.body["users"][0]["state"] == wanted).then_some(())
+    };
+    for (sessions, key, name) in [
+        (&[session][..], format!("presence:{user}#{session}"), "INT"),
+        (&[], format!("presence:{user}"), "TERM"),
+    ] {
+        let child = start(&[program, &[user], sessions].concat(), &daemon.url(""));
+        until(&format!("{user} is online"), async || seen("online").await).await;
+        assert_eq!(redis.presence_keys(), [key]);
+        end(child, name).await;
+        assert_eq!(redis.presence_keys(), Vec::<String>::new(), "{name}: it has said goodbye");
+        until(&format!("{user} is offline"), async || seen("offline").await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_in_python() {
+    keeps_online(&["python3", &example("heartbeat.py")], "al ice/é", "pho ne").await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_in_node() {
+    keeps_online(&["node", &example("heartbeat.mjs")], "al ice/é", "pho ne").await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_in_php() {
+    keeps_online(&["php", &example("heartbeat.php")], "al ice/é", "pho ne").await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_in_a_shell() {
+    keeps_online(&["sh", &example("heartbeat.sh")], "alice", "phone").await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_in_go_where_go_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("heartbeat").to_str().expect("UTF-8").to_owned();
+    // Built first: `go run` would pass no signal on.
+    let built = Command::new("go").args(["build", "-o", &program, &example("heartbeat.go")]).output().await;
+    match built {
+        Err(_) => eprintln!("there is no Go here, so its heartbeat is not tested"),
+        Ok(built) => {
+            assert!(built.status.success(), "{built:?}");
+            keeps_online(&[&program], "al ice/é", "pho ne").await;
+        }
+    }
+}
+
+/// An example in Rust, where it was built: `cargo test` builds them all, `cargo test --test it` none.
+fn built(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_keybeat")).parent()?.join("examples").join(name);
+    if !path.exists() {
+        eprintln!("examples/{name}.rs was not built, so it is not tested");
+    }
+    path.exists().then_some(path)
+}
+
+#[tokio::test]
+async fn a_heartbeat_in_rust() {
+    let Some(program) = built("heartbeat") else { return };
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let child = start(&[program.to_str().expect("UTF-8"), "alice", &redis.url()], "");
+    daemon.until_state("alice", "online").await;
+    end(child, "INT").await;
+    daemon.until_state("alice", "offline").await;
+}
+
+#[tokio::test]
+async fn a_watcher_in_rust() {
+    let Some(program) = built("watch") else { return };
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let mut watch = Command::new(program);
+    watch.args(["alice", "bob"]).env("KEYBEAT_URL", daemon.url("")).env_remove("KEYBEAT_TOKEN");
+    let mut child = watch.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it was built");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = async || {
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("waited in vain for a line");
+        line.expect("text").expect("it goes on")
+    };
+    assert_eq!([next().await, next().await], ["alice is offline", "bob is offline"]);
+    redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
+    assert_eq!(next().await, "bob is Online (Heartbeat)");
+    redis.call(&["DEL", "presence:bob"]);
+    assert_eq!(next().await, "bob is Offline (Deleted)");
+}
+
+// --- the list of contacts -------------------------------------------------------------------------------
+
+/// A server of one's own, with the page.
+async fn site() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let origin = format!("http://{}", listener.local_addr().expect("an address"));
+    let page = std::fs::read_to_string(example("contacts.html")).expect("the page");
+    let app = Router::new().route("/contacts.html", get(|| async { Html(page) }));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    origin
+}
+
+/// What is said about the whole, without the seconds.
+const STATUS: &str = r"return document.querySelector('#status').textContent.replace(/\d+ s/, 'N s')";
+const COUNT: &str = "return document.querySelector('#count').textContent";
+/// Is nothing cut off at the right?
+const FITS: &str = "return document.documentElement.scrollWidth <= innerWidth";
+
+/// Name, dot and note of each row; of times only that there is one.
+const ROWS: &str = r"return [...document.querySelectorAll('li')].map((row) => [
+    row.querySelector('b').textContent, row.className, row.querySelector('small').textContent.replace(/\d.*/, 'TIME')])";
+
+fn row(user: &str, online: bool, note: &str) -> Value {
+    json!([user, if online { "online" } else { "" }, note])
+}
+
+#[tokio::test]
+async fn contacts_have_green_dots_through_restarts_of_daemon_and_redis() {
+    let (mut redis, origin, port) = (Redis::start(), site().await, free_port());
+    let launch =
+        |redis: &Redis| Daemon::launch_at(port, &["--redis", &redis.url(), "--allow-origin", &origin]);
+    let daemon = launch(&redis);
+    daemon.ready().await;
+    let browser = Browser::start(390, 844).await;
+    let query = format!("?daemon=http://127.0.0.1:{port}&users=alice,bob,%3Ci%3Ecarol&me=dave");
+    browser.open(&format!("{origin}/contacts.html{query}")).await;
+    browser.shows(STATUS, json!("live")).await;
+    browser.shows(COUNT, json!("0 of 3 online")).await;
+    daemon.until_state("dave", "online").await;
+    // By Redis alone.
+    redis.call(&["SET", "presence:bob", "1", "EX", "600"]);
+    redis.call(&["SET", "presence:<i>carol", "1", "EX", "600"]);
+    let (bob, carol) = (row("bob", true, "online since TIME"), row("<i>carol", true, "online since TIME"));
+    browser.shows(ROWS, json!([carol, bob, row("alice", false, "offline")])).await;
+    browser.shows(COUNT, json!("2 of 3 online")).await;
+    assert_eq!(browser.run(FITS).await, true);
+    redis.call(&["DEL", "presence:<i>carol"]);
+    let carol = row("<i>carol", false, "last seen just now");
+    browser.shows(ROWS, json!([bob, carol, row("alice", false, "offline")])).await;
+    daemon.kill();
+    browser.shows(STATUS, json!("not connected; trying again in N s")).await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "600"]);
+    let daemon = launch(&redis);
+    daemon.ready().await;
+    browser.shows(STATUS, json!("live")).await;
+    browser.shows(COUNT, json!("2 of 3 online")).await;
+    redis.kill();
+    browser.shows(STATUS, json!("Redis is away: this may be out of date")).await;
+    browser.shows("return document.body.className", json!("stale")).await;
+    redis.run();
+    browser.shows(STATUS, json!("live")).await;
+}
+
+#[tokio::test]
+async fn a_page_that_may_not_ask_says_which_argument_lets_it() {
+    let (redis, origin) = (Redis::start(), site().await);
+    let daemon = Daemon::start(&redis).await;
+    let browser = Browser::start(1280, 800).await;
+    browser.open(&format!("{origin}/contacts.html?daemon={}", daemon.url(""))).await;
+    let said =
+        format!("return document.querySelector('#status').textContent.includes('--allow-origin {origin}')");
+    browser.shows(&said, json!(true)).await;
+    assert_eq!(browser.run(FITS).await, true);
+}
