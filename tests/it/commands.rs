@@ -387,8 +387,8 @@ async fn after_flushdb_and_flushall_who_beats_does_not_blink_and_who_does_not_is
         })
         .await;
         stage.call(&[command]);
-        // Nothing renews it: the canary tells that it is gone, or within half a second of its SET a second look
-        // at its TTL, before the canary's turn.
+        // Nothing renews it: the canary tells that it is gone, unless the second look at a key that was set without a
+        // TTL comes just before.
         stage.sees(&["for-ever offline reconciled"]).await;
         until("the canary tells", async || (stage.gaps("replaced").await == 1).then_some(())).await;
         stage.sees(&["bob offline expired"]).await;
