@@ -297,7 +297,7 @@ async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
     prove(asker.client(), settings, &parser, &mut events).await?;
     let run = field("run_id");
     let same = before.run.as_ref() == Some(&run);
-    let other = same && is_another_database(asker.client(), &before.canary).await;
+    let other = same && is_another_database(asker.client(), &before.canary).await?;
     let flushed = other || before.refused;
     let canary = before.canary.key(settings);
     let numbers = &before.canary.numbers;
@@ -334,14 +334,20 @@ async fn has_all_slots(client: &Client, node: &Target) -> Result<()> {
 
 /// The canary has been set in the link before: where it is gone, or is not the last one, so is everything. Where it
 /// has moved to another node, that is not known.
-async fn is_another_database(client: &Client, canary: &Canary) -> bool {
-    let Some(key) = &canary.key else { return false };
+async fn is_another_database(client: &Client, canary: &Canary) -> Result<bool> {
+    let Some(key) = &canary.key else { return Ok(false) };
     match canary.numbers.replace(client, key).await {
-        Ok(other) => other,
-        Err(why) if cluster::redirection(&why).is_some() => false,
-        // Before Redis 6.2 nobody says: the worst is assumed.
-        Err(_) => true,
+        Ok(other) => Ok(other),
+        Err(why) if cluster::redirection(&why).is_some() => Ok(false),
+        // Nobody says: the worst is assumed.
+        Err(why) if is_unknown_option(&why) => Ok(true),
+        Err(why) => Err(why).context("the canary could not be set"),
     }
+}
+
+/// Redis before 6.2 does not know GET as a part of SET.
+fn is_unknown_option(why: &Error) -> bool {
+    why.details().contains("syntax error")
 }
 
 /// Which key is renewed to prove the stream, as long as the slots stay where they are.
@@ -725,10 +731,9 @@ async fn send_canary(
 
 async fn renew(client: &Client, key: &str, numbers: &Numbers) -> Result<bool, fred::error::Error> {
     match numbers.replace(client, key).await {
-        Err(why) if cluster::redirection(&why).is_none() => {}
+        Err(why) if is_unknown_option(&why) => {}
         done => return done,
     }
-    // Redis before 6.2 does not know GET here.
     client.set::<(), _, _>(key, 0, Some(Expiration::EX(CANARY_TTL_S)), None, false).await?;
     numbers.forget();
     Ok(false)
