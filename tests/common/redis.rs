@@ -150,6 +150,15 @@ impl Redis {
         names
     }
 
+    /// Ends all subscriptions and sets a key, in one transaction, so that nobody can hear of it.
+    pub fn set_unheard(&self, key: &str) {
+        let mut client = self.client();
+        let set = ["SET", key, "1", "EX", "60"];
+        for command in [&["MULTI"][..], &["CLIENT", "KILL", "TYPE", "pubsub"], &set, &["EXEC"]] {
+            client.call(command);
+        }
+    }
+
     /// One command on a connection of its own.
     pub fn call(&self, command: &[&str]) -> Reply {
         self.client().call(command)

@@ -45,16 +45,7 @@ async fn a_gap_is_one_line_and_its_repair_another() {
         (answer.body["state"] == "online").then_some(())
     })
     .await;
-    // In one transaction, so that the daemon cannot hear of bob.
-    let mut client = redis.client();
-    for command in [
-        &["MULTI"][..],
-        &["CLIENT", "KILL", "TYPE", "pubsub"],
-        &["SET", "presence:bob", "1", "EX", "60"],
-        &["EXEC"],
-    ] {
-        client.call(command);
-    }
+    redis.set_unheard("presence:bob");
     let gap = &await_lines(&daemon, "gap", 1).await[0];
     assert_eq!((&gap["level"], &gap["cause"]), (&json!("WARN"), &json!("connection")), "{gap}");
     assert!(gap["server"].as_str().is_some_and(|server| server.contains(&redis.port.to_string())), "{gap}");
