@@ -106,9 +106,6 @@ pub struct Limits {
     pub mailbox_bytes: usize,
     /// Users offline whose last heartbeat is remembered; the longest ago are forgotten.
     pub remembered_users: usize,
-    /// fred's event ring; overrun, it is a gap. 65,536 cost 40 MB and hold a flood of 1,000,000
-    /// events at Redis' full speed on two cores.
-    pub event_ring: usize,
     /// How long a canary may be under way before its stream counts as dead.
     pub canary: Duration,
 }
@@ -135,7 +132,6 @@ impl Default for Limits {
             lossless_pending: 100_000,
             mailbox_bytes: 256 * 1024 * 1024,
             remembered_users: 262_144,
-            event_ring: 65_536,
             canary: Duration::from_secs(1),
         }
     }

@@ -290,11 +290,11 @@ mod tests {
     #[test]
     fn the_text_has_names_and_units() {
         let metrics = Metrics::new();
-        metrics.gap("lagged");
-        assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("lagged", 1)]));
+        metrics.gap("stalled");
+        assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("stalled", 1)]));
         metrics.detection_lag.observe_ms(1.5);
         let text = metrics.render();
-        assert!(text.contains("keybeat_gaps_total{cause=\"lagged\"} 1"), "{text}");
+        assert!(text.contains("keybeat_gaps_total{cause=\"stalled\"} 1"), "{text}");
         assert!(text.contains("keybeat_detection_lag_seconds_bucket{le=\"0.002\"} 1"), "{text}");
     }
 }

@@ -225,7 +225,6 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         place: None,
         seal: seal.clone(),
         configure: config.configure_redis,
-        ring: config.limits.event_ring,
     };
     let template = Template {
         link: settings,

@@ -2,7 +2,7 @@
 
 use super::{BeatArgs, Source, logging, serve};
 use crate::keyspace::Names;
-use crate::keyspace::client::{Connection, NO_EVENTS, Target};
+use crate::keyspace::client::{Connection, Target};
 use crate::keyspace::cluster::{self, Followed};
 use crate::keyspace::event::Seal;
 use crate::keyspace::store::Store;
@@ -72,7 +72,7 @@ impl Sender {
         }
         let connection = match args.every {
             // Once: a Redis that is not there is an error now.
-            None => target.connect(NO_EVENTS).await?,
+            None => target.connect().await?,
             Some(_) => target.persistent()?,
         };
         Ok(Sender::Redis(connection, names))

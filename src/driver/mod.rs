@@ -27,8 +27,8 @@ use tracing::{info, warn};
 const STALL_MS: u64 = 2_500;
 /// Pieces of the feed taken before outputs and deadlines have their turn.
 const TURN: usize = 16;
-/// Chunks of events that may wait for the driver; a link that finds the queue full waits, and fred's ring
-/// behind it overruns, which is a gap.
+/// Chunks of events that may wait for the driver. A link that finds the queue full reads no more, and what it does
+/// not read waits in the server, up to its limit for a subscriber: then it ends the connection, which is a gap.
 const FEED: usize = 64;
 
 /// See the module's head.
@@ -197,10 +197,6 @@ impl Driver {
                 if !server.canary.awaited() {
                     self.replaced(at);
                 }
-            }
-            Feed::Lagged(lost) => {
-                let why = format!("{lost} events came faster than they could be read, and were lost");
-                self.gap(at, "lagged", &why, Input::Gap);
             }
             Feed::Down { cause, why } => {
                 if server.connected {

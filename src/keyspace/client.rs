@@ -9,12 +9,9 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// How long a command may take; more means that the server is out of reach.
 const COMMAND: Duration = Duration::from_secs(5);
-
-/// The ring of a connection that subscribes to nothing: room for the errors that fred tells by it.
-pub const NO_EVENTS: usize = 32;
 
 /// A Redis as the user named it.
 #[derive(Debug, Clone)]
@@ -91,6 +88,10 @@ impl Target {
         self.config.database.unwrap_or(0)
     }
 
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     fn builder(&self) -> Builder {
         let mut builder = Builder::from_config(self.config.clone());
         builder.with_connection_config(|connection| {
@@ -109,11 +110,9 @@ impl Target {
     }
 
     /// One connection, without a life after it: whoever holds it makes a new one when it breaks, and
-    /// knows so of each gap. `ring` is the capacity for events, at 600 bytes each.
-    pub async fn connect(&self, ring: usize) -> Result<Connection> {
-        let mut builder = self.builder();
-        builder.with_performance_config(|performance| performance.broadcast_channel_capacity = ring);
-        let client = builder.build()?;
+    /// knows so of each gap.
+    pub async fn connect(&self) -> Result<Connection> {
+        let client = self.builder().build()?;
         let mut task = None;
         // Whoever waits has to be there before it begins: what comes of it is told only once. (`init` does that,
         // but would wait for ever where a server accepts and then says nothing.)
@@ -186,7 +185,7 @@ impl Target {
     }
 
     async fn ask_for_primary(&self, service: &str) -> Result<(String, u16)> {
-        let connection = self.connect(NO_EVENTS).await?;
+        let connection = self.connect().await?;
         let command = CustomCommand::new_static("SENTINEL", ClusterHash::FirstKey, false);
         let args = vec!["get-master-addr-by-name", service];
         let primary: Option<(String, u16)> = connection.client().custom(command, args).await?;

@@ -5,7 +5,7 @@
 //! configuration epoch is believed, and no older one after it.
 
 use super::Names;
-use super::client::{Connection, NO_EVENTS, Target};
+use super::client::{Connection, Target};
 use anyhow::{Context, Result, anyhow, bail};
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
@@ -290,7 +290,7 @@ impl Asker {
 async fn ask(target: &Target, held: Option<Arc<Connection>>, host: &str) -> Result<(Arc<Connection>, View)> {
     let connection = match held {
         Some(connection) => connection,
-        None => Arc::new(target.connect(NO_EVENTS).await?),
+        None => Arc::new(target.connect().await?),
     };
     let command = |what: &'static str| {
         let cluster = CustomCommand::new_static("CLUSTER", ClusterHash::FirstKey, false);

@@ -1,6 +1,6 @@
 //! A private Redis: found on the PATH, started on a unix socket in a folder of its own, ended with us.
 
-use super::client::{NO_EVENTS, Target};
+use super::client::Target;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -84,7 +84,7 @@ impl Embedded {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 bail!("{} ended at once ({status}); it said:\n{said}", binary.display());
             }
-            if self.folder.path().join("redis.sock").exists() && target.connect(NO_EVENTS).await.is_ok() {
+            if self.folder.path().join("redis.sock").exists() && target.connect().await.is_ok() {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {

@@ -1,14 +1,16 @@
 //! What a Redis server is and does, as far as presence depends on it: read, and tried out with a key of our
 //! own, never set. What follows from it is decided elsewhere.
 
-use super::client::{Connection, NO_EVENTS, Target};
+use super::client::Target;
 use super::cluster::Node;
 use super::listing::scan_page;
+use super::stream::Stream;
 use super::{CLASSES, Names, missing_classes};
 use anyhow::Result;
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -78,7 +80,7 @@ impl Facts {
         let names = Names::new(prefix, node.target.db());
         say("connecting");
         let primary = node.target.resolve().await?;
-        let connection = primary.connect(NO_EVENTS).await?;
+        let connection = primary.connect().await?;
         let exam = Exam { client: connection.client(), names: &names, node };
         say("reading its settings");
         let slots = (!node.id.is_empty()).then(|| node.owned());
@@ -216,19 +218,21 @@ impl Exam<'_> {
 
     /// Lets a key come, run out, come and be deleted, and listens.
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
-        let listener: Connection = target.connect(1024).await?;
-        let mut events = listener.client().keyspace_event_rx();
-        // A refusal is told by what does not come.
-        drop(listener.client().subscribe::<Vec<String>>(self.names.channels()).await);
+        let mut stream = Stream::subscribe(target, &self.names.channels()).await?;
         let key = self.own_key();
         let mut heard = BTreeSet::new();
         let hear = async {
             while heard.len() < 4 {
-                let Ok(event) = events.recv().await else { return };
-                let ours = event.key.as_bytes() == key.as_bytes();
                 // Operations as they are spelled; the fence has our key for its text.
-                if ours {
-                    heard.insert(event.operation);
+                let take = |operation: &str, payload: &[u8]| {
+                    if payload == key.as_bytes() {
+                        heard.insert(operation.to_owned());
+                    }
+                    ControlFlow::Continue(())
+                };
+                // A refusal is told by what does not come.
+                if stream.read(take).await.is_err() {
+                    return;
                 }
             }
         };

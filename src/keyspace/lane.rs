@@ -3,7 +3,7 @@
 //! What a client was told has failed is not written later: each connection ends with its first fault, and
 //! what waited in it ends too. (fred's own reconnection would send it again.)
 
-use super::client::{Connection, NO_EVENTS, Target, in_words};
+use super::client::{Connection, Target, in_words};
 use crate::error::Error;
 use fred::prelude::*;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ async fn keep_connected(
     let mut wait = BACKOFF.0;
     loop {
         let target = primary.borrow_and_update().clone();
-        match target.connect(NO_EVENTS).await {
+        match target.connect().await {
             Ok(connection) => {
                 wait = BACKOFF.0;
                 let connection = Arc::new(connection);

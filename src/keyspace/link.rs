@@ -4,25 +4,24 @@
 //! not proven, a role that changed), the whole link ends, says so, and begins anew: subscribe first,
 //! prove it, then let the detector ask. So there is one way to recover, and every gap takes it.
 //!
-//! fred 10.1 in its corset: the event client is a plain one that sends nothing but SUBSCRIBE, since
-//! that command is answered before it is written and a refusal goes to the command after it; events
-//! are read from its ring, whose overrun says how many were lost; questions go by another connection.
+//! Events come by a connection of their own, read where they lie (wire.rs); questions go by a client on another.
 
-use super::client::{Connection, NO_EVENTS, Target};
+use super::client::{Connection, Target};
 use super::cluster::{self, Redirection, Topology};
 use super::event::{Events, Kind, Mark, Parsed, Parser, Seal};
 use super::listing::{self, ScanPage};
+use super::stream::Stream;
 use super::{CLASSES, Names, missing_classes};
 use crate::presence::{Answer, BatchId, Key, Side};
 use anyhow::{Context, Result, anyhow, bail};
 use fred::prelude::*;
-use fred::types::{ClusterHash, CustomCommand, InfoKind, KeyspaceEvent};
+use fred::types::{ClusterHash, CustomCommand, InfoKind};
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -80,8 +79,6 @@ pub enum Feed {
     Events(Events),
     /// The keys are others than a moment ago, and no event has told of that.
     Replaced,
-    /// So many events were lost since we did not read them in time.
-    Lagged(u64),
     /// Redis' answers to a batch, and where the keys are that it says have moved.
     Answers(BatchId, Vec<Answer>, Vec<Redirection>),
     /// A page of the scan of this number.
@@ -133,8 +130,6 @@ pub struct Settings {
     pub primary: watch::Sender<Target>,
     /// Add missing classes to `notify-keyspace-events`.
     pub configure: bool,
-    /// The event ring's capacity.
-    pub ring: usize,
 }
 
 /// A node among the others of its cluster.
@@ -257,8 +252,7 @@ struct Before {
 /// A proven subscription.
 struct Session {
     asker: Connection,
-    listener: Connection,
-    events: broadcast::Receiver<KeyspaceEvent>,
+    stream: Stream,
     parser: Parser,
     run: String,
     flushed: bool,
@@ -271,8 +265,7 @@ struct Session {
 
 async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
     let primary = settings.target.resolve().await?;
-    // First without the ring, which is dear to make while there is no server.
-    let asker = primary.connect(NO_EVENTS).await?;
+    let asker = primary.connect().await?;
     let info = server_info(asker.client()).await?;
     let field = |name: &str| info.get(name).cloned().unwrap_or_default();
     if field("role") == "slave" {
@@ -289,25 +282,22 @@ async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
         has_all_slots(asker.client(), &primary).await?;
     }
     configure(asker.client(), settings).await;
-    let listener = primary.connect(settings.ring).await?;
-    let mut events = listener.client().keyspace_event_rx();
-    listener.client().subscribe(settings.names.channels()).await?;
-    let stream = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let parser = Parser::new(settings.names.clone(), &settings.daemon, stream, settings.seal.clone());
-    prove(asker.client(), settings, &parser, &mut events).await?;
+    let mut stream = Stream::subscribe(&primary, &settings.names.channels()).await?;
+    let called = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let parser = Parser::new(settings.names.clone(), &settings.daemon, called, settings.seal.clone());
+    prove(asker.client(), settings, &parser, &mut stream).await?;
     let run = field("run_id");
     let same = before.run.as_ref() == Some(&run);
     let other = same && is_another_database(asker.client(), &before.canary).await?;
     let flushed = other || before.refused;
     let canary = before.canary.key(settings);
     let numbers = &before.canary.numbers;
-    let silent = try_events(asker.client(), settings, (canary, numbers), &parser, &mut events).await?;
+    let silent = try_events(asker.client(), settings, (canary, numbers), &parser, &mut stream).await?;
     let scripts = may_script(asker.client()).await;
     Ok(Session {
         primary,
         asker,
-        listener,
-        events,
+        stream,
         parser,
         run,
         flushed,
@@ -464,12 +454,7 @@ async fn configure(client: &Client, settings: &Settings) {
 }
 
 /// Publishes a mark until it comes back by the subscription.
-async fn prove(
-    asker: &Client,
-    settings: &Settings,
-    parser: &Parser,
-    events: &mut broadcast::Receiver<KeyspaceEvent>,
-) -> Result<()> {
+async fn prove(asker: &Client, settings: &Settings, parser: &Parser, stream: &mut Stream) -> Result<()> {
     let channel = settings.names.fence_channel();
     let mark = parser.mark(Mark::Hello);
     let publish = async {
@@ -482,26 +467,29 @@ async fn prove(
             sleep(PROOF_AGAIN).await;
         }
     };
-    let seen = async {
-        loop {
-            match events.recv().await {
-                Ok(event) if is_hello(parser, &event) => return true,
-                Err(RecvError::Closed) => return false,
-                // What comes before the proof belongs to the gap.
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-            }
-        }
-    };
+    // What comes before the proof belongs to the gap.
+    let seen = until(stream, |operation, payload| parser.parse(operation, payload) == Parsed::Hello);
+    let needs = "an ACL user needs +subscribe and &__keyevent@*";
     tokio::select! {
         why = publish => Err(why),
         seen = timeout(PROOF, seen) => match seen {
-            Ok(true) => Ok(()),
-            Ok(false) => bail!("the event connection was lost"),
-            Err(_) => bail!(
-                "the subscription did not stand within {PROOF:?}; an ACL user needs +subscribe and &__keyevent@*"
-            ),
+            Ok(seen) => seen.context(needs),
+            Err(_) => bail!("the subscription did not stand within {PROOF:?}; {needs}"),
         },
     }
+}
+
+/// Reads the stream up to the message that `is_it`, which is the last one taken.
+async fn until(stream: &mut Stream, mut is_it: impl FnMut(&str, &[u8]) -> bool) -> Result<()> {
+    let mut found = false;
+    while !found {
+        let look = |operation: &str, payload: &[u8]| {
+            found = is_it(operation, payload);
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        stream.read(look).await?;
+    }
+    Ok(())
 }
 
 /// Sets and deletes the canary's key before a mark: what has not come when the mark does is not told.
@@ -510,7 +498,7 @@ async fn try_events(
     settings: &Settings,
     (key, numbers): (Option<String>, &Numbers),
     parser: &Parser,
-    events: &mut broadcast::Receiver<KeyspaceEvent>,
+    stream: &mut Stream,
 ) -> Result<Silent> {
     let Some(key) = key else { return Ok(Silent::default()) };
     let expire = || Some(Expiration::EX(CANARY_TTL_S));
@@ -531,7 +519,7 @@ async fn try_events(
         };
     }
     numbers.written(number);
-    let silent = match timeout(PROOF, hear_events(parser, events)).await {
+    let silent = match timeout(PROOF, hear_events(parser, stream)).await {
         Ok(silent) => silent?,
         Err(_) => bail!("a mark did not come back within {PROOF:?}"),
     };
@@ -546,27 +534,21 @@ async fn try_events(
 }
 
 /// What of the canary's key is heard before the mark.
-async fn hear_events(parser: &Parser, events: &mut broadcast::Receiver<KeyspaceEvent>) -> Result<Silent> {
+async fn hear_events(parser: &Parser, stream: &mut Stream) -> Result<Silent> {
     let mut silent = Silent { set: true, del: true };
     let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
-    loop {
-        match events.recv().await {
-            Ok(event) if parser.parse(&event.operation, event.key.as_bytes()) == end => return Ok(silent),
-            Ok(event) if parser.is_canary(event.key.as_bytes()) => match event.operation.as_str() {
+    until(stream, |operation, payload| {
+        if parser.is_canary(payload) {
+            match operation {
                 "set" => silent.set = false,
                 "del" => silent.del = false,
                 _ => {}
-            },
-            Ok(_) => {}
-            // Too much to read at once: it is not silent.
-            Err(RecvError::Lagged(_)) => return Ok(Silent::default()),
-            Err(RecvError::Closed) => bail!("the event connection was lost"),
+            }
         }
-    }
-}
-
-fn is_hello(parser: &Parser, event: &KeyspaceEvent) -> bool {
-    parser.parse(&event.operation, event.key.as_bytes()) == Parsed::Hello
+        parser.parse(operation, payload) == end
+    })
+    .await?;
+    Ok(silent)
 }
 
 /// Passes events up and orders down until something breaks.
@@ -577,9 +559,7 @@ async fn serve(
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Session {
-        primary, asker, listener, events, parser, run, flushed, uptime_ms, silent, scripts, ..
-    } = session;
+    let Session { primary, asker, stream, parser, run, flushed, uptime_ms, silent, scripts, .. } = session;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
         *held = primary.clone();
@@ -589,55 +569,34 @@ async fn serve(
         return Ended { cause: "stop", why: anyhow!("the daemon stops") };
     }
     tokio::select! {
-        ended = pump(events, &parser, silent, feed) => ended,
+        ended = pump(stream, &parser, silent, feed) => ended,
         ended = obey(asker.client(), settings, (&parser, canary), (scripts, silent), feed, orders) => ended,
         why = asker.lost() => anyhow!("the command connection was lost: {why}").into(),
-        why = listener.lost() => anyhow!("the event connection was lost: {why}").into(),
         ended = watch_primary(settings, &primary) => ended,
     }
 }
 
-/// Carries events from fred's ring to the driver, in chunks.
-async fn pump(
-    mut events: broadcast::Receiver<KeyspaceEvent>,
-    parser: &Parser,
-    silent: Silent,
-    feed: &Feeder,
-) -> Ended {
+/// Carries events from the stream to the driver, in chunks.
+async fn pump(mut stream: Stream, parser: &Parser, silent: Silent, feed: &Feeder) -> Ended {
     loop {
-        let mut lagged = 0;
         let mut chunk = Events::default();
-        match events.recv().await {
-            Ok(event) if silent.set && event.operation == "set" => {
-                return Ended { cause: "events", why: anyhow!("the server tells now what is set") };
+        let mut tells = false;
+        let taken = stream.read(|operation, payload| {
+            tells |= silent.set && operation == "set";
+            if let Parsed::Evidence(kind, name) = parser.parse(operation, payload) {
+                chunk.push(kind, name);
             }
-            Ok(event) => take(parser, &event, &mut chunk),
-            Err(RecvError::Lagged(lost)) => lagged = lost,
-            Err(RecvError::Closed) => return anyhow!("the event connection was lost").into(),
+            if tells || chunk.len() == CHUNK { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if let Err(why) = taken.await {
+            return why.context("the event connection was lost").into();
         }
-        while lagged == 0 && chunk.len() < CHUNK {
-            match events.try_recv() {
-                Ok(event) => take(parser, &event, &mut chunk),
-                Err(TryRecvError::Lagged(lost)) => lagged = lost,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
+        if tells {
+            return Ended { cause: "events", why: anyhow!("the server tells now what is set") };
         }
-        let mut sent = Ok(());
-        if !chunk.is_empty() {
-            sent = feed.send(Feed::Events(chunk)).await;
-        }
-        if lagged > 0 && sent.is_ok() {
-            sent = feed.send(Feed::Lagged(lagged)).await;
-        }
-        if sent.is_err() {
+        if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
             return Ended { cause: "stop", why: anyhow!("the daemon stops") };
         }
-    }
-}
-
-fn take(parser: &Parser, event: &KeyspaceEvent, chunk: &mut Events) {
-    if let Parsed::Evidence(kind, name) = parser.parse(&event.operation, event.key.as_bytes()) {
-        chunk.push(kind, name);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The live keys straight from Redis, page by page.
 
 use super::Names;
-use super::client::{Connection, NO_EVENTS, Target};
+use super::client::{Connection, Target};
 use super::cluster;
 use crate::presence::{Answer, Key};
 use anyhow::{Context, Result};
@@ -70,7 +70,7 @@ impl Listing {
     pub async fn connect(target: &Target, prefix: &str) -> Result<Listing> {
         let mut connections = Vec::new();
         for node in cluster::primaries(target).await?.nodes {
-            connections.push(node.target.connect(NO_EVENTS).await?);
+            connections.push(node.target.connect().await?);
         }
         Ok(Listing { connections, names: Names::new(prefix, target.db()) })
     }

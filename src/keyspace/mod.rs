@@ -9,7 +9,9 @@ mod lane;
 pub mod link;
 pub mod listing;
 pub mod store;
+mod stream;
 pub mod tls;
+mod wire;
 
 /// The names in one Redis database: which keys are presence, and which channels tell of them.
 #[derive(Debug, Clone)]
@@ -41,7 +43,7 @@ const OPERATIONS: [&str; 10] = [
 pub const CLASSES: &str = "E$gxe";
 
 /// The operation of the channel on which the daemon publishes its fences. The channel begins like a
-/// keyevent channel, so that fred delivers it in the same queue as the events, in their order.
+/// keyevent channel, so that one rule of an ACL (`&__keyevent@*`) covers both.
 const FENCE_OPERATION: &str = "keybeat-fence";
 
 impl Names {

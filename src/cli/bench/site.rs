@@ -7,7 +7,7 @@ use crate::cli::address::AddressArgs;
 use crate::cli::daemon::Daemon;
 use crate::client::Address;
 use crate::keyspace::Names;
-use crate::keyspace::client::{Connection, NO_EVENTS};
+use crate::keyspace::client::Connection;
 use crate::keyspace::embedded::Embedded;
 use anyhow::{Context, Result, anyhow, bail};
 use axum::http::Method;
@@ -61,7 +61,7 @@ impl Site {
         let embedded = Embedded::start().await?;
         let at = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let target = embedded.target()?;
-        let redis = target.connect(NO_EVENTS).await?;
+        let redis = target.connect().await?;
         let names = Names::new("presence:", target.db());
         let own = Own { daemon: serve(&embedded, at)?, redis, names, embedded };
         let url = Some(Address::parse(&format!("http://{at}")).map_err(|why| anyhow!(why))?);
