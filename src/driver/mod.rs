@@ -29,7 +29,7 @@ const STALL_MS: u64 = 2_500;
 const TURN: usize = 16;
 /// Chunks of events that may wait for the driver. A link that finds the queue full reads no more, and what it does
 /// not read waits in the server, up to its limit for a subscriber: then it ends the connection, which is a gap.
-const FEED: usize = 64;
+const FEED: usize = 256;
 
 /// See the module's head.
 pub struct Driver {

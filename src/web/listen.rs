@@ -26,6 +26,10 @@ use tracing::debug;
 
 /// All headers of a request together; room for a long token and a browser's cookies.
 const HEADER_BYTES: usize = 32 * 1024;
+/// What the kernel may hold of a connection that it has not sent yet. By itself it takes megabytes of each client that
+/// does not read, all of them old news by the time they are read.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 64 * 1024;
 /// How long to wait after the system had no more files to give.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
@@ -60,6 +64,17 @@ fn is_of_one_connection(why: &io::Error) -> bool {
     matches!(why.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// Small messages go at once, and what a client does not take in waits where it can still be made void.
+fn tune(stream: &TcpStream) {
+    if let Err(why) = stream.set_nodelay(true) {
+        debug!("TCP_NODELAY was refused: {why}");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(why) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        debug!("TCP_NOTSENT_LOWAT was refused: {why}");
+    }
+}
+
 /// Takes a place at the door and begins, or turns the connection away.
 fn admit(
     connections: &TaskTracker,
@@ -85,9 +100,7 @@ fn admit(
             return;
         }
     };
-    if let Err(why) = stream.set_nodelay(true) {
-        debug!("TCP_NODELAY was refused: {why}");
-    }
+    tune(&stream);
     connections.spawn(async move {
         debug!(%address, "connection opened");
         let within = app.limits.handshake_timeout;

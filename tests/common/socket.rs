@@ -24,6 +24,16 @@ impl Socket {
         Socket { ws }
     }
 
+    /// The client's port.
+    pub fn local_port(&self) -> u16 {
+        match self.ws.get_ref() {
+            tokio_tungstenite::MaybeTlsStream::Plain(stream) => {
+                stream.local_addr().expect("it is connected").port()
+            }
+            _ => panic!("without TLS"),
+        }
+    }
+
     pub async fn send(&mut self, message: Value) {
         self.send_text(&message.to_string()).await;
     }

@@ -30,6 +30,7 @@ mod security_limits;
 mod security_origins;
 mod security_tls;
 mod security_tokens;
+mod slow;
 mod socket;
 mod supervisor;
 mod terminal;

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-async fn start() -> (Redis, Daemon) {
+pub(super) async fn start() -> (Redis, Daemon) {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     (redis, daemon)
@@ -31,7 +31,7 @@ async fn start_with_ttl(ttl: &str) -> (Redis, Daemon) {
 }
 
 /// A socket that watches these users, past its snapshot.
-async fn watch(daemon: &Daemon, users: &[&str]) -> Socket {
+pub(super) async fn watch(daemon: &Daemon, users: &[&str]) -> Socket {
     let mut socket = daemon.socket("").await;
     socket.send(json!({"type": "watch", "users": users})).await;
     assert_eq!(socket.snapshot().await.len(), users.len());
@@ -39,7 +39,7 @@ async fn watch(daemon: &Daemon, users: &[&str]) -> Socket {
 }
 
 /// The next transition, which has to come alone.
-async fn one(socket: &mut Socket) -> Value {
+pub(super) async fn one(socket: &mut Socket) -> Value {
     let transitions = socket.transitions().await;
     assert_eq!(transitions.len(), 1, "{transitions:?}");
     transitions[0].clone()
@@ -303,10 +303,10 @@ async fn watch_all_where_nobody_is_online_is_one_empty_chunk() {
 
 /// What a client makes of all that it is told, and the rule that it relies on: transitions alternate.
 #[derive(Default)]
-struct Known(HashMap<String, bool>);
+pub(super) struct Known(pub(super) HashMap<String, bool>);
 
 impl Known {
-    fn snapshot(&mut self, users: &[Value]) {
+    pub(super) fn snapshot(&mut self, users: &[Value]) {
         for user in users {
             self.0.insert(user["user"].as_str().expect("a name").to_owned(), user["state"] == "online");
         }
@@ -319,7 +319,7 @@ impl Known {
         assert_ne!(was, online, "not what the client already knows: {transition}");
     }
 
-    fn take(&mut self, message: &Value) {
+    pub(super) fn take(&mut self, message: &Value) {
         match message["type"].as_str() {
             Some("snapshot") => self.snapshot(message["users"].as_array().expect("a list")),
             Some("transitions") => {
@@ -990,97 +990,6 @@ async fn a_request_that_is_no_websocket_is_a_400_with_an_error() {
     }
 }
 
-// --- slow clients ------------------------------------------------------------------------------------
-
-/// A socket whose client takes in little before the daemon has to wait.
-async fn narrow(daemon: &Daemon) -> Socket {
-    let tcp = TcpSocket::new_v4().expect("a socket");
-    tcp.set_recv_buffer_size(4096).expect("a small buffer");
-    let stream = tcp.connect(([127, 0, 0, 1], daemon.port).into()).await.expect("the daemon listens");
-    let url = format!("ws://127.0.0.1:{}/v1/ws", daemon.port);
-    let plain = tokio_tungstenite::MaybeTlsStream::Plain(stream);
-    let (ws, _) = tokio_tungstenite::client_async(url, plain).await.expect("the daemon accepts");
-    let mut socket = Socket { ws };
-    assert_eq!(socket.next().await["type"], "hello");
-    socket
-}
-
-/// Lets users with long names come and go so many times, the last time come.
-async fn flap_times(redis: Redis, users: &[String], times: usize) -> Redis {
-    let keys: Vec<String> = users.iter().map(|user| format!("presence:{user}")).collect();
-    let flapping = tokio::task::spawn_blocking(move || {
-        let mut client = redis.client();
-        let set: Vec<_> = keys.iter().map(|key| vec!["SET", key, "1"]).collect();
-        let both: Vec<_> = keys.iter().map(|key| vec!["DEL", key]).chain(set.clone()).collect();
-        client.pipeline(&set);
-        (1..times).for_each(|_| drop(client.pipeline(&both)));
-        redis
-    });
-    flapping.await.expect("flapping ends")
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_client_keeps_its_connection_and_ends_with_the_right_states() {
-    let (redis, daemon) = start().await;
-    let users: Vec<String> = (0..8).map(|i| format!("{i}{}", "x".repeat(200))).collect();
-    let mut slow = narrow(&daemon).await;
-    slow.send(json!({"type": "watch", "users": users})).await;
-    slow.send(json!({"type": "watch", "users": ["last"]})).await;
-    let mut known = Known::default();
-    known.take(&slow.next().await);
-    known.take(&slow.next().await);
-    // It reads nothing now.
-    let redis = flap_times(redis, &users, 2_000).await;
-    redis.call(&["DEL", &format!("presence:{}", users[0])]);
-    redis.call(&["SET", "presence:last", "1"]);
-    daemon.until_state("last", "online").await;
-    daemon.until_state(&users[0], "offline").await;
-    let mut told = 0;
-    while !known.0["last"] {
-        let message = slow.next().await;
-        told += message["transitions"].as_array().map_or(0, Vec::len);
-        known.take(&message);
-    }
-    slow.send(json!({"type": "watch", "users": users})).await;
-    let mut fresh = Known::default();
-    loop {
-        let message = slow.next().await;
-        if message["type"] == "snapshot" {
-            fresh.take(&message);
-            break;
-        }
-        known.take(&message);
-    }
-    known.0.remove("last");
-    assert_eq!(known.0, fresh.0);
-    assert!(users.iter().all(|user| known.0[user] != (*user == users[0])), "{:?}", known.0);
-    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
-    let metrics = metrics.as_str().expect("a text");
-    let dropped = metrics.lines().find_map(|line| line.strip_prefix("keybeat_conflated_changes_total "));
-    let dropped: usize = dropped.expect("the metric").parse().expect("a number");
-    assert!(dropped > 1_000 && told < 31_000, "it was not slow: {told} told, {dropped} dropped");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lossless_client_that_falls_behind_is_closed_with_4008() {
-    let (redis, daemon) = start().await;
-    let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
-    let mut slow = narrow(&daemon).await;
-    slow.send(json!({"type": "watch", "all": true, "lossless": true})).await;
-    let mut known = Known::default();
-    known.snapshot(&slow.snapshot().await);
-    let redis = flap_times(redis, &users, 1_300).await;
-    redis.call(&["SET", "presence:last", "1"]);
-    daemon.until_state("last", "online").await;
-    let closed = loop {
-        match slow.next_or_close().await {
-            Ok(message) => known.take(&message),
-            Err(closed) => break closed,
-        }
-    };
-    assert_eq!(closed.0, 4008, "{}", closed.1);
-}
-
 // --- storms ----------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1107,29 +1016,4 @@ async fn a_thousand_clients_are_told_of_one_user_and_come_back_after_the_daemon_
         daemon.ready().await;
         assert_eq!(daemon.get("/v1/stats").await["sockets"], 0);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_much_that_waits_closes_the_slowest_with_1013_and_nobody_else() {
-    let redis = Redis::start();
-    let daemon =
-        Daemon::with(&["--redis", &redis.url(), "--mailbox-mib", "1", "--max-watches-per-socket", "40000"])
-            .await;
-    // More than the kernel's buffers take.
-    let users: Vec<String> = (0..40_000).map(|i| format!("{i:0>200}")).collect();
-    let mut slow = narrow(&daemon).await;
-    for some in users.chunks(300) {
-        slow.send(json!({"type": "watch", "users": some})).await;
-        assert_eq!(slow.next().await["type"], "snapshot");
-    }
-    let mut other = watch(&daemon, &["last"]).await;
-    let redis = flap_times(redis, &users, 1).await;
-    redis.call(&["SET", "presence:last", "1"]);
-    assert_eq!(one(&mut other).await["state"], "online");
-    let closed = loop {
-        if let Err(closed) = slow.next_or_close().await {
-            break closed;
-        }
-    };
-    assert_eq!(closed.0, 1013, "{}", closed.1);
 }

@@ -102,8 +102,19 @@ impl Client {
     /// The client with this number, connected, from a loopback address with ports to spare if the
     /// daemon is on one. Each is known to the daemon as nobody.
     pub async fn connect(address: &Place, number: usize) -> Result<Client> {
+        let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        Client::over(socket, address, number).await
+    }
+
+    /// One for which the kernel takes in little, so that who does not read it is waited for at once.
+    pub async fn narrow(address: &Place, number: usize) -> Result<Client> {
+        let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_recv_buffer_size(4096)?;
+        Client::over(socket, address, number).await
+    }
+
+    async fn over(socket: TcpSocket, address: &Place, number: usize) -> Result<Client> {
         let daemon = address.at;
-        let socket = if daemon.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if daemon.ip() == Ipv4Addr::LOCALHOST {
             let address = Ipv4Addr::new(127, 0, 0, (2 + number % ADDRESSES) as u8);
             socket.bind((address, 0).into()).with_context(|| format!("no port is left at {address}"))?;

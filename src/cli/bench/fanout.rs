@@ -3,7 +3,7 @@
 use super::client::{Client, Tally, name};
 use super::report::{Report, bar, known, ms, quantiles};
 use super::{Site, crowd, until};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,6 +16,10 @@ const USERS: usize = 1_000;
 const WATCHED: usize = 100;
 /// Transitions a second.
 const RATES: [f64; 4] = [1.0, 10.0, 100.0, 1_000.0];
+/// Clients that never read, transitions a second beside them, and how often that is measured with and without.
+const STUCK: usize = 10;
+const BESIDE: f64 = 1_000.0;
+const PAIRS: usize = 3;
 /// Transitions under way where they are made as fast as they are told.
 const AHEAD: u64 = 500;
 /// Transitions in one pipeline.
@@ -54,10 +58,8 @@ pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<(
     }
     let most = group.row(site, report, "the same, as fast as it goes", None, lasts).await?;
     group.row(site, report, "the same, at half of that", Some(most / 2.0), lasts).await?;
-    let stuck = stuck(site, watchers).await?;
-    let what = "at 1,000/s, beside a client that never reads";
-    group.row(site, report, what, Some(1_000.0), lasts).await?;
-    drop((group, stuck));
+    group.beside_stuck(site, report, lasts).await?;
+    drop(group);
     site.restart().await?;
     let some = |number: usize| (0..WATCHED).map(move |i| (number * WATCHED + i) % USERS);
     let watch = |number: usize| json!({"type": "watch", "users": some(number).map(name).collect::<Vec<_>>()});
@@ -79,6 +81,22 @@ struct Group {
     each: Vec<u64>,
 }
 
+/// What was measured at one rate.
+struct Run {
+    /// Transitions a second.
+    rate: f64,
+    /// The same, for each client that was told.
+    deliveries: f64,
+    /// Deliveries that did not come.
+    lost: u64,
+    /// Transitions in a message.
+    packed: f64,
+    /// Milliseconds: the middle, the 99th of a hundred, the largest.
+    quantiles: [f64; 3],
+    /// The daemon's CPU for a delivery, where it is known.
+    cpu_us: Option<f64>,
+}
+
 impl Group {
     async fn connect(
         site: &Site,
@@ -93,7 +111,7 @@ impl Group {
         Ok(Group { tally, _clients: clients, count, each })
     }
 
-    /// Measures one rate, or as many transitions as the clients take in; gives the rate reached.
+    /// Measures one rate, or as many transitions as the clients take in, and tells it; gives the rate reached.
     async fn row(
         &self,
         site: &Site,
@@ -102,6 +120,13 @@ impl Group {
         rate: Option<f64>,
         lasts: Duration,
     ) -> Result<f64> {
+        let run = self.run(site, rate, lasts).await?;
+        self.tell(report, what, &run);
+        Ok(run.rate)
+    }
+
+    /// Measures one rate, or as many transitions as the clients take in.
+    async fn run(&self, site: &Site, rate: Option<f64>, lasts: Duration) -> Result<Run> {
         let tally = &self.tally;
         tally.take_lags();
         let (told, frames) = (tally.told.load(Relaxed), tally.frames.load(Relaxed));
@@ -113,19 +138,28 @@ impl Group {
             Err(_) => expected - (tally.told.load(Relaxed) - told),
         };
         let seconds = began.elapsed().as_secs_f64();
-        let (rate, per_second) = (made as f64 / seconds, expected as f64 / seconds);
         let cpu_us = site.cpu().zip(cpu).map(|(after, before)| (after - before) / expected as f64 * 1e6);
-        let packed = (expected - lost) as f64 / (tally.frames.load(Relaxed) - frames).max(1) as f64;
-        let [p50, p99, max] = quantiles(&tally.take_lags());
+        Ok(Run {
+            rate: made as f64 / seconds,
+            deliveries: expected as f64 / seconds,
+            lost,
+            packed: (expected - lost) as f64 / (tally.frames.load(Relaxed) - frames).max(1) as f64,
+            quantiles: quantiles(&tally.take_lags()),
+            cpu_us,
+        })
+    }
+
+    fn tell(&self, report: &Report, what: &str, run: &Run) {
+        let Run { rate, deliveries, lost, packed, quantiles: [p50, p99, max], cpu_us } = *run;
         report.row(
             json!({"bench": "fanout", "what": what, "watchers": self.count, "transitions_per_second": rate,
-                "deliveries_per_second": per_second, "lost": lost, "packed": packed, "p50_ms": p50, "p99_ms": p99,
+                "deliveries_per_second": deliveries, "lost": lost, "packed": packed, "p50_ms": p50, "p99_ms": p99,
                 "max_ms": max, "cpu_us": cpu_us}),
             &[
                 what.into(),
                 self.count.to_string(),
                 format!("{rate:.0}"),
-                format!("{per_second:.0}"),
+                format!("{deliveries:.0}"),
                 lost.to_string(),
                 format!("{packed:.1}"),
                 ms(p50),
@@ -134,7 +168,28 @@ impl Group {
                 known(cpu_us, |us| format!("{us:.2} µs")),
             ],
         );
-        Ok(rate)
+    }
+
+    /// The same rate without clients that never read and beside some, in turn; of each the run with the middle p99.
+    async fn beside_stuck(&self, site: &Site, report: &Report, lasts: Duration) -> Result<()> {
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        let conflated = async || site.counter("keybeat_conflated_changes_total").await;
+        let before = conflated().await?;
+        for _ in 0..PAIRS {
+            alone.push(self.run(site, Some(BESIDE), lasts).await?);
+            let stuck = stuck(site, self.count).await?;
+            beside.push(self.run(site, Some(BESIDE), lasts).await?);
+            drop(stuck);
+        }
+        ensure!(conflated().await? > before, "the clients that never read took in all the same");
+        for (runs, what) in
+            [(&mut alone, ""), (&mut beside, &*format!(", {STUCK} more watch everybody and never read"))]
+        {
+            runs.sort_by(|one, other| one.quantiles[1].total_cmp(&other.quantiles[1]));
+            let what = format!("all watch everybody, lossless, the middle of {PAIRS} in turn{what}");
+            self.tell(report, &what, &runs[PAIRS / 2]);
+        }
+        Ok(())
     }
 
     /// Makes transitions for a while; says how many, and to how many clients. It ends as it began, with nobody online.
@@ -171,11 +226,15 @@ impl Group {
     }
 }
 
-/// A client that asks for everybody and never reads.
-async fn stuck(site: &Site, number: usize) -> Result<Client> {
-    let mut client = Client::connect(&site.address, number).await?;
-    client.send(CONFLATED).await?;
-    Ok(client)
+/// Clients that ask for everybody and never read.
+async fn stuck(site: &Site, number: usize) -> Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for number in number..number + STUCK {
+        let mut client = Client::narrow(&site.address, number).await?;
+        client.send(CONFLATED).await?;
+        clients.push(client);
+    }
+    Ok(clients)
 }
 
 /// One user whom everybody watches comes and goes: from the change until the last client is told.

@@ -131,6 +131,14 @@ impl Site {
         serde_json::from_slice(&text).context("the daemon's answer cannot be read")
     }
 
+    /// A counter of the metrics; 0 where the daemon has none such.
+    pub async fn counter(&self, name: &str) -> Result<f64> {
+        let text = self.http.ask(Method::GET, "/metrics", None).await?;
+        let text = String::from_utf8_lossy(&text);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        Ok(value.unwrap_or(0.0))
+    }
+
     /// Lets users come or go.
     pub async fn change(&self, tally: &Tally, users: &[usize], come: bool) -> Result<()> {
         // Early by the way to Redis: lags are rather told too long.
