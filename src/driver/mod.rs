@@ -178,7 +178,8 @@ impl Driver {
                 server.detector.handle(now, Input::Answers(batch, answers));
                 self.redirect(at, redirections);
             }
-            Feed::Page(number, page) => {
+            Feed::Page(number, page, likely) => {
+                server.detector.expect(likely);
                 server.detector.handle(now, Input::Page(number, page.names, page.next));
             }
             Feed::Up { run, flushed, uptime_ms, silent } => {

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// How long a connection may take to come about.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// How long a command may take; more means that the server is out of reach.
-const COMMAND: Duration = Duration::from_secs(5);
+pub(super) const COMMAND: Duration = Duration::from_secs(5);
 
 /// A Redis as the user named it.
 #[derive(Debug, Clone)]
@@ -123,17 +123,24 @@ impl Target {
         let connection = Connection { client, task };
         match waited {
             Ok(Ok(())) => Ok(connection),
-            Ok(Err(why)) => {
-                let why = in_words(&why);
-                let advice = if is_about_password(&why) {
-                    "the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
-                } else {
-                    "is it running? Another one is named with --redis URL"
-                };
-                bail!("cannot connect to {}: {why}; {advice}", self.shown)
-            }
-            Err(_) => bail!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown),
+            Ok(Err(why)) => Err(self.unreachable(&in_words(&why))),
+            Err(_) => Err(self.silent()),
         }
+    }
+
+    /// It cannot be connected to; why, and what to do.
+    pub(super) fn unreachable(&self, why: &str) -> anyhow::Error {
+        let advice = if is_about_password(why) {
+            "the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
+        } else {
+            "is it running? Another one is named with --redis URL"
+        };
+        anyhow!("cannot connect to {}: {why}; {advice}", self.shown)
+    }
+
+    /// It has not answered in time.
+    pub(super) fn silent(&self) -> anyhow::Error {
+        anyhow!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown)
     }
 
     /// A client that connects again by itself, for commands that stand alone. It starts unconnected
@@ -222,6 +229,12 @@ impl Connection {
             }
         }
     }
+}
+
+/// What the system says, without the error's number.
+pub(super) fn of_system(why: &std::io::Error) -> String {
+    let text = why.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// What fred says, without the debug print of the system's error in it.

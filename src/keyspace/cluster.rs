@@ -154,7 +154,12 @@ pub struct Redirection {
 
 /// Reads `MOVED 3999 127.0.0.1:6381` or `ASK …`; `None` for any other error.
 pub fn redirection(why: &Error) -> Option<Redirection> {
-    let mut words = why.details().split(' ');
+    redirection_in(why.details())
+}
+
+/// The same, in the words of the server.
+pub(super) fn redirection_in(why: &str) -> Option<Redirection> {
+    let mut words = why.split(' ');
     let ask = match words.next()? {
         "MOVED" => false,
         "ASK" => true,

@@ -10,7 +10,7 @@ use fred::types::{ClusterHash, CustomCommand};
 use std::collections::HashMap;
 
 /// Keys looked at per page: larger pages are no faster, and others wait for them.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 
 /// The reference count of an object that Redis shares (OBJ_SHARED_REFCOUNT).
 const SHARED: u64 = i32::MAX as u64;
@@ -21,6 +21,13 @@ pub struct ScanPage {
     pub names: Vec<Vec<u8>>,
     /// The cursor of the next page; 0 after the last.
     pub next: u64,
+}
+
+impl ScanPage {
+    /// How many keys of presence the database is likely to have if it has `keys` in all, by a page of it.
+    pub(super) fn share(&self, keys: usize) -> usize {
+        keys.min(keys.saturating_mul(self.names.len()) / PAGE)
+    }
 }
 
 /// Reads one page of the keys whose names match `pattern`, a glob.

@@ -1,5 +1,7 @@
 //! All of Redis: what keys and channels are called, the event stream, commands, a private server.
 
+mod ask;
+mod canary;
 pub mod client;
 pub mod cluster;
 pub mod embedded;
@@ -8,6 +10,8 @@ pub mod exam;
 mod lane;
 pub mod link;
 pub mod listing;
+mod questions;
+mod session;
 pub mod store;
 mod stream;
 pub mod tls;

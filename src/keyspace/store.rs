@@ -6,7 +6,6 @@ use super::client::Target;
 use super::cluster::{self, Node, Topology};
 use super::event::Seal;
 use super::lane::{CONNECTING, Lane};
-use super::link::asking;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::presence::Key;
@@ -241,4 +240,9 @@ async fn send(
         return Err(why.as_ref().map_or_else(lost, refused));
     }
     Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
+}
+
+/// What is asked next may be of a slot that is on its way here.
+fn asking() -> CustomCommand {
+    CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false)
 }

@@ -1,7 +1,7 @@
 //! The event stream of one server: what its channels publish, in the order in which it does.
 
 use super::client::Target;
-use super::wire::{Wire, text};
+use super::wire::{Commands, Wire, text};
 use anyhow::{Result, bail};
 use redis_protocol::resp2::types::RangeFrame;
 use std::ops::ControlFlow;
@@ -12,10 +12,10 @@ pub(super) struct Stream(Wire);
 impl Stream {
     /// Connects and asks for the channels. Whether the subscription stands is proven by what comes.
     pub(super) async fn subscribe(target: &Target, channels: &[String]) -> Result<Stream> {
-        let mut wire = Wire::open(target).await?;
+        let mut wire = Wire::open(target, "keybeat-events").await?;
         let command: Vec<&str> =
             ["SUBSCRIBE"].into_iter().chain(channels.iter().map(String::as_str)).collect();
-        wire.send(&command).await?;
+        wire.send(&Commands::one(&command)).await?;
         Ok(Stream(wire))
     }
 

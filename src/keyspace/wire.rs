@@ -1,11 +1,11 @@
 //! A connection to one server without a client above it, for what is read by the hundred thousand: the event
-//! stream. A client makes a tree of owned frames of each message, which costs several times what the rest
+//! stream, and the TTLs of all keys. A client makes a tree of owned frames of each message, which costs several times what the rest
 //! of its way through the daemon does (docs/PERFORMANCE.md); here it is looked at where it lies.
 //!
 //! RESP2 does, and every server speaks it. Who reads too slowly is waited for by TCP: nothing is lost in here, and
 //! a server whose buffer for us is full (`client-output-buffer-limit`) ends the connection, which is a gap.
 
-use super::client::{CONNECT, Target};
+use super::client::{CONNECT, Target, is_about_password, of_system};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Buf, BytesMut};
 use fred::types::config::{ServerConfig, TlsConnector};
@@ -21,6 +21,50 @@ const READ: usize = 64 * 1024;
 /// The longest message that is waited for: its bytes are held until it is whole.
 const LONGEST: usize = 16 * 1024 * 1024;
 
+/// Commands as they go over the wire.
+#[derive(Default)]
+pub(super) struct Commands {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Commands {
+    /// A single one.
+    pub(super) fn one(words: &[&str]) -> Commands {
+        let mut commands = Commands::default();
+        commands.add(words);
+        commands
+    }
+
+    /// One more.
+    pub(super) fn add(&mut self, words: &[&str]) {
+        self.part(b'*', words.len());
+        for word in words {
+            self.part(b'$', word.len());
+            self.bytes.extend_from_slice(word.as_bytes());
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        self.count += 1;
+    }
+
+    fn part(&mut self, kind: u8, length: usize) {
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// All of `others` after these.
+    pub(super) fn append(&mut self, others: Commands) {
+        self.bytes.extend_from_slice(&others.bytes);
+        self.count += others.count;
+    }
+
+    /// How many there are, and how many replies they will get.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+}
+
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
@@ -32,16 +76,19 @@ pub(super) struct Wire {
 
 impl Wire {
     /// Connects and says who we are, within three seconds.
-    pub(super) async fn open(target: &Target) -> Result<Wire> {
+    /// `name` is for people who look at `CLIENT LIST`.
+    pub(super) async fn open(target: &Target, name: &str) -> Result<Wire> {
         let opened = timeout(CONNECT, async {
             let mut wire = transport(target).await?;
-            wire.introduce(target).await?;
+            wire.introduce(target, name).await?;
             Ok(wire)
         });
-        let shown = target.shown();
         match opened.await {
-            Ok(opened) => opened.map_err(|why: anyhow::Error| anyhow!("cannot connect to {shown}: {why:#}")),
-            Err(_) => bail!("{shown} did not answer within {CONNECT:?}; is it stopped?"),
+            Ok(opened) => opened.map_err(|why: anyhow::Error| match why.downcast_ref() {
+                Some(why) => target.unreachable(&of_system(why)),
+                None => target.unreachable(&format!("{why:#}")),
+            }),
+            Err(_) => Err(target.silent()),
         }
     }
 
@@ -50,27 +97,29 @@ impl Wire {
         Wire { transport: Box::new(transport), buffer: BytesMut::new() }
     }
 
-    async fn introduce(&mut self, target: &Target) -> Result<()> {
+    async fn introduce(&mut self, target: &Target, name: &str) -> Result<()> {
         let config = target.config();
         if let Some(password) = &config.password {
             let user = config.username.as_deref();
             let login: Vec<&str> = ["AUTH"].into_iter().chain(user).chain([&**password]).collect();
-            self.send(&login).await?;
+            self.send(&Commands::one(&login)).await?;
             self.reply().await?.map_err(anyhow::Error::msg)?;
         }
-        // The name is for people who look at CLIENT LIST; a server need not allow it.
-        self.send(&["CLIENT", "SETNAME", "keybeat-events"]).await?;
-        let _refused = self.reply().await?;
-        Ok(())
+        if target.db() > 0 {
+            self.send(&Commands::one(&["SELECT", &target.db().to_string()])).await?;
+            self.reply().await?.map_err(anyhow::Error::msg)?;
+        }
+        self.send(&Commands::one(&["CLIENT", "SETNAME", name])).await?;
+        match self.reply().await? {
+            Err(why) if is_about_password(&why) => bail!("{why}"),
+            // A server need not allow it.
+            _ => Ok(()),
+        }
     }
 
-    /// Sends one command.
-    pub(super) async fn send(&mut self, words: &[&str]) -> Result<()> {
-        let mut command = format!("*{}\r\n", words.len());
-        for word in words {
-            command += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        self.transport.write_all(command.as_bytes()).await?;
+    /// Sends the commands.
+    pub(super) async fn send(&mut self, commands: &Commands) -> Result<()> {
+        self.transport.write_all(&commands.bytes).await?;
         Ok(self.transport.flush().await?)
     }
 

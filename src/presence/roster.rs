@@ -27,6 +27,8 @@ pub enum Presence {
 struct User {
     name: Arc<str>,
     sessions: u32,
+    /// The name's hash, so that a table which grows need not look at each name.
+    hash: u32,
     /// Online: since when. Offline: since when too, which tells one absence from the next.
     since: Time,
     /// The last heartbeat of the sessions that have ended.
@@ -61,6 +63,11 @@ impl User {
             Presence::Offline { last_seen: Some(self.last_seen) }
         }
     }
+}
+
+/// A table takes a place from the low bits of a hash and a tag from the highest.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// The users of one or many servers.
@@ -149,8 +156,13 @@ impl Roster {
     }
 
     fn find(&self, user: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(user);
-        self.table.find(hash, |&at| &*self.users[at].name == user).copied()
+        let hash = self.hash(user);
+        let is_it = |&at: &u32| self.users[at].hash == hash && &*self.users[at].name == user;
+        self.table.find(spread(hash), is_it).copied()
+    }
+
+    fn hash(&self, user: &str) -> u32 {
+        self.hasher.hash_one(user) as u32
     }
 
     fn came(&mut self, change: &Change) -> Option<Transition> {
@@ -198,16 +210,17 @@ impl Roster {
     }
 
     fn add(&mut self, change: &Change) -> u32 {
+        let hash = self.hash(change.key.user());
         let at = self.users.insert(User {
             name: change.key.shared_user(),
             sessions: 0,
+            hash,
             since: Time::default(),
             last_seen: Time::default(),
             named: None,
         });
-        let (hasher, users) = (&self.hasher, &self.users);
-        let hash = |&at: &u32| hasher.hash_one(&*users[at].name);
-        self.table.insert_unique(hash(&at), at, hash);
+        let users = &self.users;
+        self.table.insert_unique(spread(hash), at, |&at| spread(users[at].hash));
         at
     }
 
@@ -222,8 +235,7 @@ impl Roster {
             if user.sessions > 0 || user.since != since {
                 continue;
             }
-            let hash = self.hasher.hash_one(&*user.name);
-            if let Ok(entry) = self.table.find_entry(hash, |&other| other == at) {
+            if let Ok(entry) = self.table.find_entry(spread(user.hash), |&other| other == at) {
                 entry.remove();
             }
             self.users.remove(at);

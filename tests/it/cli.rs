@@ -797,7 +797,7 @@ async fn bench_measures_a_daemon_of_its_own_and_loses_nothing() {
     };
     let (lag, heartbeats, fanout, connections) =
         tokio::join!(of("lag"), of("heartbeats"), of("fanout"), of("connections"));
-    let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 2), ("fanout", &fanout, 9)];
+    let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 2), ("fanout", &fanout, 10)];
     for (what, (rows, err), count) in all.into_iter().chain([("connections", &connections, 5)]) {
         assert!(rows.len() == count && rows.iter().all(|row| row["bench"] == what), "{what}: {rows:?} {err}");
     }

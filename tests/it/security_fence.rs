@@ -44,8 +44,6 @@ fn outside(words: &[String]) -> Option<String> {
             keys(&rest[at..=at])
         }
         "DEL" => keys(rest),
-        // The script, no KEYS, then the keys.
-        "EVAL" => keys(&rest[2..]),
         "SCAN" => {
             let pattern = rest.iter().skip_while(|word| word.to_uppercase() != "MATCH").nth(1);
             pattern.filter(|pattern| !pattern.starts_with(r"pre\\[sx\\]\\*\\?ence:")).cloned()

@@ -27,7 +27,6 @@ const AT_ONCE: usize = 100;
 /// How often the user whom all watch comes or goes.
 const FLIPS: usize = 20;
 const EVERYBODY: &str = r#"{"type":"watch","all":true,"lossless":true}"#;
-const CONFLATED: &str = r#"{"type":"watch","all":true}"#;
 
 pub struct Sizes {
     /// Clients that watch everybody, or some by name.
@@ -183,7 +182,7 @@ impl Group {
         }
         ensure!(conflated().await? > before, "the clients that never read took in all the same");
         for (runs, what) in
-            [(&mut alone, ""), (&mut beside, &*format!(", {STUCK} more watch everybody and never read"))]
+            [(&mut alone, ""), (&mut beside, &*format!(", {STUCK} more watch all by name and never read"))]
         {
             runs.sort_by(|one, other| one.quantiles[1].total_cmp(&other.quantiles[1]));
             let what = format!("all watch everybody, lossless, the middle of {PAIRS} in turn{what}");
@@ -194,7 +193,8 @@ impl Group {
 
     /// Makes transitions for a while; says how many, and to how many clients. It ends as it began, with nobody online.
     async fn drive(&self, site: &Site, rate: Option<f64>, lasts: Duration, told: u64) -> Result<(u64, u64)> {
-        let round = rate.map_or(USERS, |rate| (rate as usize).clamp(1, USERS));
+        // All come and all go within the time.
+        let round = rate.map_or(USERS, |rate| ((rate * lasts.as_secs_f64() / 2.0) as usize).clamp(1, USERS));
         let bar = bar("transitions", lasts.as_millis() as u64);
         let (began, mut made, mut expected, mut user, mut come) = (Instant::now(), 0_u64, 0_u64, 0, true);
         while began.elapsed() < lasts || (user, come) != (0, true) {
@@ -226,12 +226,18 @@ impl Group {
     }
 }
 
-/// Clients that ask for everybody and never read.
+/// Clients that watch all users by name, ask for more than the kernel takes in for them, and never read.
 async fn stuck(site: &Site, number: usize) -> Result<Vec<Client>> {
+    let watch = |users: Vec<String>| json!({"type": "watch", "users": users}).to_string();
+    let (all, long) =
+        (watch((0..USERS).map(name).collect()), watch((0..200).map(|i| format!("{i:0>250}")).collect()));
     let mut clients = Vec::new();
     for number in number..number + STUCK {
         let mut client = Client::narrow(&site.address, number).await?;
-        client.send(CONFLATED).await?;
+        client.send(&all).await?;
+        for _ in 0..6 {
+            client.send(&long).await?;
+        }
         clients.push(client);
     }
     Ok(clients)

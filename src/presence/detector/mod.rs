@@ -285,6 +285,13 @@ impl Detector {
         }
     }
 
+    /// Makes room for so many keys in all: a table that doubles as they come hashes each name again.
+    pub fn expect(&mut self, keys: usize) {
+        let (hasher, slots) = (&self.hasher, &self.slots);
+        let hash = |&at: &u32| hasher.hash_one(slots[at].key.as_str().as_bytes());
+        self.table.reserve(keys.saturating_sub(self.table.len()), hash);
+    }
+
     /// Takes in one piece of evidence. `now` never goes back.
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
