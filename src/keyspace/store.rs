@@ -150,6 +150,7 @@ impl Store {
     }
 
     /// Writes each to its owner, and once more to where an owner says that it has moved.
+    #[tracing::instrument(name = "redis write", skip_all, fields(otel.kind = "client", db.system.name = "redis", commands = writes.len()))]
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
         if writes.is_empty() {
             return Ok(());
