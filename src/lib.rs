@@ -71,6 +71,7 @@ pub mod presence;
 pub mod protocol;
 pub mod server;
 pub mod supervisor;
+pub mod traces;
 pub mod web;
 
 pub use client::Client;

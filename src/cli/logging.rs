@@ -1,12 +1,13 @@
 //! Logs on standard error.
 
-use clap::ValueEnum;
+use crate::traces::{self, Layered, Traces};
 use anyhow::Result;
+use clap::ValueEnum;
 use std::io::IsTerminal;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Format {
@@ -26,56 +27,30 @@ fn filter(text: &str) -> String {
     if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") }
 }
 
-/// Logs, and where the program was built for it and the environment names a collector, traces.
+/// Logs, and where the environment names a collector, traces.
 ///
 /// # Errors
-/// The collector cannot be used.
+/// The collector's address cannot be used.
 pub fn start(format: Format, level: &str) -> Result<Traces> {
-    let mut layers = vec![lines(format, level)];
-    let traces = Traces::start(&mut layers)?;
+    let (traces, layer) = Traces::start()?;
+    let layers: Vec<Layered> = std::iter::once(lines(format, level)).chain(layer).collect();
     tracing_subscriber::registry().with(layers).init();
+    traces.begun();
     Ok(traces)
 }
 
-type Lines = Box<dyn Layer<Registry> + Send + Sync>;
-
-/// Spans are for traces: a line says itself what it is about.
-fn lines(format: Format, level: &str) -> Lines {
-    let filter = EnvFilter::new(filter(level)).and(filter_fn(|of| !of.is_span()));
+/// Lines in the log. Spans are for traces: a line says itself what it is about.
+fn lines(format: Format, level: &str) -> Layered {
+    // The hint leaves it to the level to say that nobody asks for more.
+    let said =
+        filter_fn(|of| !of.is_span() && !traces::said_once(of)).with_max_level_hint(LevelFilter::TRACE);
+    let filter = EnvFilter::new(filter(level)).and(said);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && !super::colour::forbidden());
     match format {
         Format::Text => lines.with_target(false).with_filter(filter).boxed(),
         Format::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
-    }
-}
-
-/// What sends traces, until it is ended.
-pub struct Traces {
-    #[cfg(feature = "otel")]
-    export: Option<crate::traces::Export>,
-}
-
-impl Traces {
-    #[cfg(feature = "otel")]
-    fn start(layers: &mut Vec<Lines>) -> Result<Traces> {
-        let Some((export, layer)) = crate::traces::Export::start()? else { return Ok(Traces { export: None }) };
-        layers.push(layer.boxed());
-        Ok(Traces { export: Some(export) })
-    }
-
-    #[cfg(not(feature = "otel"))]
-    fn start(_: &mut Vec<Lines>) -> Result<Traces> {
-        Ok(Traces {})
-    }
-
-    /// Sends what has not been sent.
-    pub async fn end(self) {
-        #[cfg(feature = "otel")]
-        if let Some(export) = self.export {
-            export.end().await;
-        }
     }
 }
 

@@ -14,8 +14,9 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     let daemon = Daemon::bind(config, redis).await?;
     info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
     reload_at_hangup(&daemon)?;
-    daemon.run(stop_signal()?).await?;
+    let ran = daemon.run(stop_signal()?).await;
     traces.end().await;
+    ran?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

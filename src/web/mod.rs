@@ -175,7 +175,7 @@ impl IntoResponse for Failure {
 async fn count_refused(State(app): Shared, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let route = route.as_ref().map(MatchedPath::as_str);
     let span = traces::request(request.method(), route, request.headers());
     let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
     let response = match query.decode_utf8() {
@@ -187,6 +187,7 @@ async fn count_refused(State(app): Shared, request: Request, next: Next) -> Resp
     if let Some(Refused(code)) = response.extensions().get() {
         app.metrics.refused(code);
         if let Some(Peer(address)) = peer {
+            let route = route.unwrap_or("none");
             app.refusals.say(&Refusal { address, route, code, status: response.status().as_u16() });
         }
     }
