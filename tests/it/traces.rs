@@ -198,14 +198,12 @@ async fn a_gap_is_a_span_until_it_has_been_compared() {
     assert_eq!(restart.attributes["keys"], "0", "{restart:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_is_sent_at_sigterm_and_sockets_beat_without_spans() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let daemon = collector.daemon_in(&redis, &[("OTEL_BSP_SCHEDULE_DELAY", "3600000")]).await;
-    let socket = Socket::connect(daemon.port, "?user=alice").await;
+    let _socket = Socket::connect(daemon.port, "?user=alice").await;
     daemon.until_state("alice", "online").await;
-    drop(socket);
-    daemon.until_state("alice", "offline").await;
     assert_eq!(daemon.call("PUT", "/v1/users/bob/heartbeat", None).await.0, 204);
     assert_eq!(collector.batches.load(Ordering::SeqCst), 0, "not before its time");
     let (status, took) = daemon.stop();
@@ -236,12 +234,12 @@ async fn is_not_disturbed(place: u16) {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_down_disturbs_nobody() {
     is_not_disturbed(free_port()).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_hangs_disturbs_nobody() {
     // The kernel takes the connections, and nobody answers.
     let hangs = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -277,7 +275,7 @@ fn exports(daemon: &Daemon) -> bool {
     threads.flatten().filter_map(|thread| name(thread).ok()).any(|name| name.starts_with("OpenTelemetry"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_sent_unless_a_collector_is_named_and_nobody_forbids_it() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let unnamed = Daemon::start(&redis).await;
@@ -291,7 +289,7 @@ async fn nothing_is_sent_unless_a_collector_is_named_and_nobody_forbids_it() {
     assert!(exports(&collector.daemon(&redis).await), "the test looks for the right thread");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_is_called_keybeat_or_as_the_environment_says() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=friends,deployment.environment.name=test");
