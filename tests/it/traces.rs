@@ -195,7 +195,6 @@ async fn a_gap_is_a_span_until_it_has_been_compared() {
     daemon.ready().await;
     let restart = gap_of("connection").await;
     assert!(restart.lasted >= away, "from the loss on, not from the return: {restart:?}");
-    assert_eq!(restart.attributes["keys"], "0", "{restart:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
