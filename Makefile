@@ -14,11 +14,12 @@ test: ## Formatting, lints, dependencies, documentation and all tests
 	cargo fmt --check
 	cargo deny --locked check --hide-inclusion-graph licenses bans sources
 	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	cargo clippy --all-targets --locked --features otel -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --features otel
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		echo cargo nextest run --locked && cargo nextest run --locked; \
+		echo cargo nextest run --locked --features otel && cargo nextest run --locked --features otel; \
 	else \
-		echo cargo test --locked && cargo test --locked; \
+		echo cargo test --locked --features otel && cargo test --locked --features otel; \
 	fi
 
 deny: ## Licences, bans and sources of all dependencies

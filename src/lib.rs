@@ -35,6 +35,7 @@
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    keyspace/  all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
 //! 2  protocol.rs config.rs metrics.rs
+//!    traces.rs  what is traced, and with the feature otel, its way to a collector
 //! 1  error.rs   one typed error, with its code and status
 //! 0  presence/  the pure core: no clock, task, lock, socket or error
 //! ```
@@ -71,6 +72,7 @@ pub mod presence;
 pub mod protocol;
 pub mod server;
 pub mod supervisor;
+pub mod traces;
 pub mod web;
 
 pub use client::Client;

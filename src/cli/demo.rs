@@ -17,7 +17,7 @@ const TTL: Duration = Duration::from_secs(5);
 const BEAT_EVERY: Duration = Duration::from_millis(1_700);
 
 pub async fn run(args: DemoArgs) -> Result<ExitCode> {
-    logging::start(args.daemon.log_format, &args.daemon.log);
+    let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let mut config = args.daemon.config()?;
     if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {
         tracing::warn!("{DEFAULT_LISTEN} is taken; taking a free port");
@@ -33,8 +33,10 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     );
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     serve::reload_at_hangup(&daemon)?;
-    daemon.run(serve::stop_signal()?).await?;
+    let ran = daemon.run(serve::stop_signal()?).await;
     crowd.abort();
+    traces.end().await;
+    ran?;
     Ok(ExitCode::SUCCESS)
 }
 

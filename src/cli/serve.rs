@@ -8,13 +8,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
-    logging::start(args.daemon.log_format, &args.daemon.log);
+    let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let config = args.daemon.config()?;
     let redis = args.redis.as_deref().map(|url| super::redis(url, &args.redis_tls)).transpose()?;
     let daemon = Daemon::bind(config, redis).await?;
     info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
     reload_at_hangup(&daemon)?;
-    daemon.run(stop_signal()?).await?;
+    let ran = daemon.run(stop_signal()?).await;
+    traces.end().await;
+    ran?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

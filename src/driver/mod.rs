@@ -14,13 +14,14 @@ use crate::keyspace::event::{Events, Item};
 use crate::keyspace::link::{Feed, Order};
 use crate::metrics::Metrics;
 use crate::presence::{Change, End, Input, Output, Reason, Time};
+use crate::traces;
 use pulse::Pulse;
 use server::{CANARY_EVERY_MS, Server};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 /// The loop wakes at least once a second. If it slept longer than this, the process was stopped or
 /// starved: what waits in the stream is older than it looks.
@@ -153,7 +154,7 @@ impl Driver {
         let server = &mut self.servers[at];
         server.gap = cause;
         server.gaps += 1;
-        server.gap_at.get_or_insert(self.clock.now());
+        server.begin_gap(self.clock.now());
         warn!(server = server.node.shown(), cause, why, "gap");
     }
 
@@ -184,7 +185,7 @@ impl Driver {
             }
             Feed::Up { run, flushed, uptime_ms, silent } => {
                 server.connected = true;
-                server.gap_at.get_or_insert(now);
+                server.begin_gap(now);
                 server.canary.restart(now);
                 // What was written before is found by the comparison that begins.
                 server.passed = self.hub.last_mark();
@@ -323,10 +324,12 @@ impl Driver {
         let now = self.clock.now();
         let server = &mut self.servers[at];
         let counts = server.detector.counts();
+        let repaired = std::mem::take(&mut server.repaired);
+        traces::compared(&std::mem::replace(&mut server.span, Span::none()), repaired, counts.keys);
         info!(
             server = server.node.shown(),
             cause = server.gap,
-            repaired = std::mem::take(&mut server.repaired),
+            repaired,
             after_ms = server.gap_at.take().map(|began| now.since(began)),
             keys = counts.keys,
             without_ttl = counts.immortal,

@@ -4,7 +4,9 @@ use crate::hub::ServerState;
 use crate::keyspace::cluster::Node;
 use crate::keyspace::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
 use crate::presence::{Canary, Counts, Detector, Settings, Sweeps, Time};
+use crate::traces;
 use std::time::Duration;
+use tracing::Span;
 use tracing::warn;
 
 /// A canary a second.
@@ -42,6 +44,7 @@ pub(super) struct Server {
     pub(super) gaps: u64,
     /// When the comparison became needed, and what it has repaired so far.
     pub(super) gap_at: Option<Time>,
+    pub(super) span: Span,
     pub(super) repaired: u64,
     /// The last of the store's marks that came back.
     pub(super) passed: u64,
@@ -68,10 +71,19 @@ impl Server {
             gap: "start",
             gaps: 0,
             gap_at: None,
+            span: Span::none(),
             repaired: 0,
             passed: 0,
             sweeps: Sweeps::default(),
             replaced: false,
+        }
+    }
+
+    /// Until it has been compared; one that follows before that is the same.
+    pub(super) fn begin_gap(&mut self, now: Time) {
+        if self.gap_at.is_none() {
+            self.gap_at = Some(now);
+            self.span = traces::gap(self.node.shown(), self.gap);
         }
     }
 

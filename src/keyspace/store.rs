@@ -9,6 +9,7 @@ use super::lane::{CONNECTING, Lane};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::presence::Key;
+use crate::traces;
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 use futures_util::future::join_all;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 /// How long a mark may take to be sent.
 const MARK: Duration = Duration::from_millis(500);
@@ -148,11 +150,20 @@ impl Store {
         lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()
     }
 
-    /// Writes each to its owner, and once more to where an owner says that it has moved.
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
         if writes.is_empty() {
             return Ok(());
         }
+        let span = traces::write(writes.len());
+        let written = self.write_each(writes).instrument(span.clone()).await;
+        if written.is_err() {
+            traces::failed(&span);
+        }
+        written
+    }
+
+    /// Writes each to its owner, and once more to where an owner says that it has moved.
+    async fn write_each(&self, writes: Vec<Write>) -> Result<(), Error> {
         let topology = self.known().await?;
         let lanes = self.lanes(&topology);
         let (mut moved, mut failed) = (Vec::new(), None);

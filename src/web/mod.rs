@@ -26,6 +26,7 @@ use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
 use crate::presence::{Key, NameError};
 use crate::protocol::{ErrorBody, ErrorDetail};
+use crate::traces;
 use auth::Gate;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -44,6 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -173,16 +175,19 @@ impl IntoResponse for Failure {
 async fn count_refused(State(app): Shared, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map(MatchedPath::as_str);
+    let span = traces::request(request.method(), route, request.headers());
     let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
     let response = match query.decode_utf8() {
-        Ok(_) => next.run(request).await,
+        Ok(_) => next.run(request).instrument(span.clone()).await,
         // The reader of queries would put a � in its place, and so another name.
         Err(_) => Failure(Error::InvalidRequest("the query string is not UTF-8".into())).into_response(),
     };
+    traces::answered(&span, response.status());
     if let Some(Refused(code)) = response.extensions().get() {
         app.metrics.refused(code);
         if let Some(Peer(address)) = peer {
-            let route = route.as_ref().map_or("none", MatchedPath::as_str);
+            let route = route.unwrap_or("none");
             app.refusals.say(&Refusal { address, route, code, status: response.status().as_u16() });
         }
     }

@@ -8,7 +8,7 @@ fn floor(module: &str) -> Option<u32> {
         "presence" => 0,
         // The typed error stands below its neighbours, since the protocol says how it is told.
         "error" => 1,
-        "protocol" | "config" | "metrics" => 2,
+        "protocol" | "config" | "metrics" | "traces" => 2,
         "hub" | "keyspace" => 3,
         "driver" | "web" | "client" | "supervisor" => 4,
         "server" => 5,

@@ -35,3 +35,7 @@ mod socket;
 mod supervisor;
 mod terminal;
 mod top;
+#[cfg(feature = "otel")]
+mod traces;
+#[cfg(not(feature = "otel"))]
+mod traces_absent;
