@@ -682,6 +682,34 @@ async fn a_redis_that_hangs_is_a_failure_within_10_s() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_says_nothing_is_a_failure_after_10_s_and_watch_says_it_once() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    silent.set_nonblocking(true).expect("its mode");
+    let url = format!("http://{}", silent.local_addr().expect("its address"));
+    let watch = Running::start(&["watch", "--url", &url]);
+    let commands = [&["get", "alice"][..], &["beat", "alice"], &["healthcheck"]]
+        .map(|args| [args, &["--url", &url]].concat());
+    let [get, beat, check] = commands.each_ref().map(|args| run(args));
+    let (get, beat, check) = tokio::join!(get, beat, check);
+    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; start it again");
+    for ran in [get, beat, check] {
+        assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(1), "", 1), "{ran:?}");
+        assert!(ran.err.contains(&failure) && ran.err.contains("--url http://HOST:PORT"), "{ran:?}");
+    }
+    let once = until("watch says it", async || Some(watch.err()).filter(|err| !err.is_empty())).await;
+    assert!(once.contains(&failure) && once.lines().count() == 1, "{once}");
+    // Its third attempt begins when the second was in vain.
+    let mut taken = Vec::new();
+    let end = Instant::now() + PATIENCE * 2;
+    while taken.len() < 6 {
+        taken.extend(silent.accept());
+        assert!(Instant::now() < end, "{} connections", taken.len());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(watch.err(), once, "the same cause is not said again");
+}
+
+#[tokio::test]
 async fn a_server_that_is_something_else_is_a_failure() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
