@@ -27,6 +27,7 @@ pub fn advised(why: Error) -> anyhow::Error {
 fn advice(why: &Error) -> Option<&'static str> {
     Some(match why {
         Error::Unreachable { .. } => "start one (keybeat serve), or name it: --url http://HOST:PORT",
+        Error::Silent { .. } => "start it again (keybeat serve), or name another: --url http://HOST:PORT",
         Error::NoDaemon { .. } => "name one: --url http://HOST:PORT",
         Error::Untrusted { .. } => "name who has signed it: --ca FILE",
         Error::Refused(_) | Error::TokenExpired(_) => "name a file with another token: --token-file FILE",

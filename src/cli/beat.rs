@@ -1,6 +1,6 @@
 //! `keybeat beat`
 
-use super::{BeatArgs, Source, logging, serve};
+use super::{BeatArgs, Source, logging, progress, serve};
 use crate::keyspace::Names;
 use crate::keyspace::client::{Connection, Target};
 use crate::keyspace::cluster::{self, Followed};
@@ -80,7 +80,9 @@ impl Sender {
 
     async fn beat(&self, args: &BeatArgs) -> Result<()> {
         match self {
-            Sender::Daemon(daemon) => daemon.beat(&args.users, args.ttl).await?,
+            Sender::Daemon(daemon) => {
+                progress::waiting_for(&daemon.shown(), daemon.beat(&args.users, args.ttl)).await?;
+            }
             Sender::Redis(connection, names) => {
                 for key in &args.users {
                     set(connection, names.redis_key(key.as_str()), args.ttl).await?;

@@ -2,7 +2,7 @@
 
 use super::access::TokenArgs;
 use super::address::{AddressArgs, advised};
-use crate::client::{Address, Client, Stream};
+use crate::client::{Address, Client, Error, Stream};
 use crate::config::{DEFAULT_LISTEN, Limits};
 use crate::presence::Key;
 use crate::protocol::{QueryAnswer, UserObject};
@@ -124,11 +124,9 @@ impl Daemon {
         let request = request.body(body).context("the token cannot be a header")?;
         let stream = self.connect().await?;
         let answered = timeout(ANSWER, exchange(stream, request)).await;
-        answered
-            .map_err(|_| anyhow!("{} did not answer within {ANSWER:?}; is it stopped?", self.address))?
-            .with_context(|| {
-                format!("{} did not answer as a daemon does; name one: --url http://HOST:PORT", self.address)
-            })
+        answered.map_err(|_| advised(Error::Silent { address: self.shown(), after: ANSWER }))?.with_context(
+            || format!("{} did not answer as a daemon does; name one: --url http://HOST:PORT", self.address),
+        )
     }
 }
 

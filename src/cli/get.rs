@@ -16,7 +16,7 @@ pub async fn run(args: GetArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let all_online = match args.source.source()? {
         Source::Daemon(daemon) => {
-            let objects = daemon.query(&args.users).await?;
+            let objects = progress::waiting_for(&daemon.shown(), daemon.query(&args.users)).await?;
             print_objects(&objects, args.json)?;
             objects.iter().all(UserObject::online)
         }

@@ -1,8 +1,8 @@
 //! `keybeat healthcheck`: what a container's or a supervisor's check runs.
 
-use super::HealthcheckArgs;
 use super::access::TokenArgs;
 use super::daemon::Daemon;
+use super::{HealthcheckArgs, progress};
 use anyhow::{Result, bail};
 use axum::http::Method;
 use std::io::Write;
@@ -12,7 +12,7 @@ pub async fn run(args: HealthcheckArgs) -> Result<ExitCode> {
     // What tells of life tells nothing of users, so it asks for no token.
     let daemon = Daemon::new(&args.address, TokenArgs::none())?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
-    let (status, body) = daemon.call(Method::GET, path, None).await?;
+    let (status, body) = progress::waiting_for(&daemon.shown(), daemon.call(Method::GET, path, None)).await?;
     let text = String::from_utf8_lossy(&body);
     if !status.is_success() {
         bail!("{path} says {status}: {}", text.trim());

@@ -100,7 +100,7 @@ struct ServeArgs {
 #[derive(Parser, Clone)]
 struct DaemonArgs {
     /// HTTP and WebSocket
-    #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
+    #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN, value_parser = listen)]
     listen: SocketAddr,
     /// Presence keys start so
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
@@ -365,6 +365,15 @@ fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
     }
     let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
     target.with_tls(&tls.files())
+}
+
+/// A name is not looked up: it may stand for several addresses, of which some are open to all.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let example = port.map_or(DEFAULT_LISTEN.to_owned(), |port| format!("127.0.0.1:{port}"));
+        format!("not IP:PORT with a port up to 65535; write it as {example} (for IPv6 as [::1]:PORT)")
+    })
 }
 
 /// A prefix is what keeps the daemon to keys of its own.

@@ -3,9 +3,12 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// How often a step that tells nothing is drawn anew, so that it is seen to be alive.
 const TICK: Duration = Duration::from_millis(100);
+/// An answer within this needs no word about the wait.
+const SOON: Duration = Duration::from_secs(1);
 
 fn drawn(size: Option<u64>, template: &str) -> ProgressBar {
     // indicatif draws nothing where standard error is no terminal.
@@ -27,4 +30,14 @@ pub fn step(what: &str) -> ProgressBar {
     let bar = drawn(None, "{spinner} {wide_msg} {elapsed}").with_message(what.to_owned());
     bar.enable_steady_tick(TICK);
     bar
+}
+
+/// Does the work; once that lasts, shows for what it waits.
+pub async fn waiting_for<T>(whom: &str, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    if let Ok(done) = timeout(SOON, &mut work).await {
+        return done;
+    }
+    let _step = step(&format!("waiting for {whom}"));
+    work.await
 }

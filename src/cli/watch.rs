@@ -1,7 +1,7 @@
 //! `keybeat watch`
 
 use super::address::advised;
-use super::{Source, SourceArgs, WatchArgs, colour, daemon::Daemon, logging, serve};
+use super::{Source, SourceArgs, WatchArgs, colour, daemon::Daemon, logging, progress, serve};
 use crate::client::{Error as ClientError, Event};
 use crate::config::{Access, Config, Limits};
 use crate::keyspace::client::Target;
@@ -10,7 +10,9 @@ use crate::protocol::{State, TransitionObject};
 use crate::server;
 pub use crate::server::Belief;
 use anyhow::{Result, bail};
+use indicatif::ProgressBar;
 use std::io::Write;
+use std::mem::{Discriminant, discriminant};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -68,9 +70,13 @@ async fn from_daemon(view: View, args: &WatchArgs, daemon: &Daemon) -> Result<()
     } else {
         client.watch(args.users.iter().cloned());
     }
-    let mut said = false;
+    let mut outage = Outage::of(daemon);
     loop {
-        match client.next().await.map_err(advised)? {
+        let event = client.next().await.map_err(advised)?;
+        if !matches!(event, Event::Waiting { .. }) {
+            outage.line = None;
+        }
+        match event {
             // What is printed is what happens.
             Event::Snapshot(_) => {}
             Event::Transitions(transitions) => {
@@ -83,13 +89,36 @@ async fn from_daemon(view: View, args: &WatchArgs, daemon: &Daemon) -> Result<()
                 return Err(advised(ClientError::Refused(message)));
             }
             Event::Refused { message, .. } => bail!("the daemon refused: {message}"),
-            Event::Live => said = false,
-            // Once an outage, not with each attempt.
-            Event::Waiting { why, .. } => {
-                if !std::mem::replace(&mut said, true) {
-                    eprintln!("keybeat: {:#}; trying again until it is back", advised(why));
-                }
-            }
+            Event::Live => outage.said.clear(),
+            Event::Waiting { why, .. } => outage.goes_on(daemon, why),
+        }
+    }
+}
+
+/// Of a time without the daemon, the one before the first connection too.
+struct Outage {
+    /// Says on a terminal that we are at it.
+    line: Option<ProgressBar>,
+    /// The kinds of causes that were said: each once an outage, not with each attempt.
+    said: Vec<Discriminant<ClientError>>,
+}
+
+impl Outage {
+    fn of(daemon: &Daemon) -> Outage {
+        Outage { line: Some(Outage::line(daemon)), said: Vec::new() }
+    }
+
+    fn line(daemon: &Daemon) -> ProgressBar {
+        progress::step(&format!("connecting to {}", daemon.shown()))
+    }
+
+    /// An attempt was in vain, and another follows.
+    fn goes_on(&mut self, daemon: &Daemon, why: ClientError) {
+        let line = self.line.get_or_insert_with(|| Outage::line(daemon));
+        let kind = discriminant(&why);
+        if !self.said.contains(&kind) {
+            self.said.push(kind);
+            line.suspend(|| eprintln!("keybeat: {:#}; trying again until it is back", advised(why)));
         }
     }
 }

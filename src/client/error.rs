@@ -18,7 +18,7 @@ pub enum Error {
         why: String,
     },
     /// It listens and says nothing.
-    #[error("{address} did not answer within {after:?}; is it stopped?")]
+    #[error("{address} did not answer within {after:?}: it is stopped, or no daemon")]
     Silent {
         /// Where.
         address: String,

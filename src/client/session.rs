@@ -23,6 +23,8 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// A daemon pings at least every 20 s; silence for longer is a connection that died without a word.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long the daemon may take to answer the first request, as long as each of the commands' requests.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the daemon may be silent before the snapshots are there, and a message may wait to be sent.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long the daemon may take to answer our goodbye.
@@ -101,8 +103,8 @@ impl Task {
             Err(why) => return Err(lost(why)),
         };
         let address = self.builder.address.to_string();
-        let Ok(shaken) = timeout(ANSWER, client_async(request, stream)).await else {
-            return Err(lost(Error::Silent { address, after: ANSWER }));
+        let Ok(shaken) = timeout(HANDSHAKE, client_async(request, stream)).await else {
+            return Err(lost(Error::Silent { address, after: HANDSHAKE }));
         };
         match shaken {
             Ok((socket, _)) => Ok(socket),

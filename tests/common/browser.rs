@@ -78,6 +78,15 @@ impl Browser {
         self.ask(&path, json!({"script": script, "args": []})).await
     }
 
+    /// Sets what the page's media queries see, such as `("prefers-color-scheme", "dark")`.
+    pub async fn media(&self, features: &[(&str, &str)]) {
+        let features: Vec<_> =
+            features.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
+        let done = self.ask(&format!("session/{}/goog/cdp/execute", self.session), command).await;
+        assert_eq!(done, json!({}));
+    }
+
     /// What the browser has complained of since this was last asked, breaches of a page's policy among it.
     pub async fn complaints(&self) -> Vec<Value> {
         let logged = self.ask(&format!("session/{}/se/log", self.session), json!({"type": "browser"})).await;

@@ -582,8 +582,11 @@ async fn wrong_usage_ends_with_2_and_says_what_is_right() {
         (&["beat", "alice", "--every", "0s"], &["--every"]),
         (&["beat", "alice", "--ttl", "1ms"], &["--ttl", "100ms"]),
         (&["beat", "alice", "--ttl=-5s"], &["--ttl"]),
-        (&["serve", "--listen", "localhost"], &["--listen"]),
-        (&["serve", "--listen", "127.0.0.1:99999"], &["--listen"]),
+        (&["serve", "--listen", "localhost"], &["--listen", "'localhost'", "as 127.0.0.1:7400"]),
+        (&["serve", "--listen", "localhost:7401"], &["'localhost:7401'", "as 127.0.0.1:7401"]),
+        (&["serve", "--listen", ":7401"], &["':7401'", "as 127.0.0.1:7401"]),
+        (&["serve", "--listen", "::1"], &["'::1'", "[::1]:PORT"]),
+        (&["serve", "--listen", "127.0.0.1:99999"], &["'127.0.0.1:99999'", "up to 65535"]),
         (&["serve", "--ttl", "fast"], &["fast", "10s"]),
         (&["serve", "--redis", "nonsense"], &["nonsense", "redis://"]),
         (&["serve", "--configure-redis", "perhaps"], &["perhaps", "true", "false"]),
@@ -676,6 +679,34 @@ async fn a_redis_that_hangs_is_a_failure_within_10_s() {
         assert_eq!((ran.code, ran.err.contains(&url)), (Some(1), true), "{ran:?}");
     }
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_daemon_that_says_nothing_is_a_failure_after_10_s_and_watch_says_it_once() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    silent.set_nonblocking(true).expect("its mode");
+    let url = format!("http://{}", silent.local_addr().expect("its address"));
+    let watch = Running::start(&["watch", "--url", &url]);
+    let commands = [&["get", "alice"][..], &["beat", "alice"], &["healthcheck"]]
+        .map(|args| [args, &["--url", &url]].concat());
+    let [get, beat, check] = commands.each_ref().map(|args| run(args));
+    let (get, beat, check) = tokio::join!(get, beat, check);
+    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; start it again");
+    for ran in [get, beat, check] {
+        assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(1), "", 1), "{ran:?}");
+        assert!(ran.err.contains(&failure) && ran.err.contains("--url http://HOST:PORT"), "{ran:?}");
+    }
+    let once = until("watch says it", async || Some(watch.err()).filter(|err| !err.is_empty())).await;
+    assert!(once.contains(&failure) && once.lines().count() == 1, "{once}");
+    // Its third attempt begins when the second was in vain.
+    let mut taken = Vec::new();
+    let end = Instant::now() + PATIENCE * 2;
+    while taken.len() < 6 {
+        taken.extend(silent.accept());
+        assert!(Instant::now() < end, "{} connections", taken.len());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(watch.err(), once, "the same cause is not said again");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod commands;
 mod console;
+mod console_sight;
 mod degraded;
 mod deploy;
 mod docs;

@@ -5,6 +5,7 @@ use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, fill};
 use crate::common::terminal::{Terminal, is_green};
 use crate::common::until;
+use std::net::TcpListener;
 
 const KEYBEAT: &str = env!("CARGO_BIN_EXE_keybeat");
 
@@ -51,4 +52,25 @@ async fn watch_is_coloured_unless_no_color_forbids_it() {
         until("nobody watches", async || (daemon.get("/v1/stats").await["watchers"] == 0).then_some(()))
             .await;
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_daemon_that_says_nothing_is_told_so_and_then_what_to_do() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port"); // it takes connections, and none is answered
+    let url = format!("http://{}", silent.local_addr().expect("its address"));
+    let run = |args: &[&str]| Terminal::run(120, 12, &[], &[&[KEYBEAT], args, &["--url", &url]].concat());
+    let watch = run(&["watch", "alice"]);
+    let others = [&["get", "alice"][..], &["beat", "alice"], &["healthcheck"]].map(run);
+    watch.shows(&format!("connecting to {url}")).await;
+    for other in &others {
+        other.shows(&format!("waiting for {url}")).await;
+    }
+    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; start it again");
+    for other in &others {
+        let screen = other.shows("exit code 1").await;
+        assert!(screen.replace('\n', "").contains(&failure) && !screen.contains("waiting for"), "{screen}");
+    }
+    let screen = watch.shows("trying again until it is back").await;
+    assert!(screen.contains(&failure), "{screen}");
+    watch.shows(&format!("connecting to {url}")).await;
 }

@@ -170,6 +170,7 @@ async function askUser(user) {
 let keybeat = null, phase = 'connecting'; // connecting, live, waiting, stopped
 let redis = 'up', redisSince = null, redisHeard = -Infinity;
 let token = '', stopReason = '', retryAt = 0;
+let askedReady = false;                 // in this outage
 
 /** What a reason of the client's means here. */
 const STOPPED = {
@@ -206,14 +207,17 @@ function hearState({ state, reason, retry_ms }) {
   if (state === 'connecting') [redis, redisSince, unanswered] = ['up', null, 0];
   if (state === 'waiting') {
     retryAt = performance.now() + retry_ms;
-    askReady();
+    if (!askedReady) askReady();
   }
   setPhase(state);
-  if (state === 'live') poll();
+  if (state !== 'live') return;
+  askedReady = false;
+  poll();
 }
 
-/** Without a connection /readyz may still say why; it is asked once per attempt and so backs off with it. */
+/** Without a connection /readyz may still say why; each attempt's own request says so again, so once an outage is enough. */
 async function askReady() {
+  askedReady = true;
   renderReady(await ask('/readyz').then((answer) => answer.text(), () => null));
 }
 
