@@ -6,7 +6,7 @@ use super::cluster;
 use super::event::{Kind, Mark, Parsed, Parser};
 use super::link::{Settings, Silent};
 use super::questions::{Asker, Questions, Reply};
-use super::stream::Stream;
+use super::stream::{NEEDS, Stream};
 use super::wire::Commands;
 use super::{CLASSES, missing_classes};
 use crate::presence::Side;
@@ -185,12 +185,11 @@ async fn prove(asker: &Asker, settings: &Settings, parser: &Parser, stream: &mut
     };
     // What comes before the proof belongs to the gap.
     let seen = until(stream, |operation, payload| parser.parse(operation, payload) == Parsed::Hello);
-    let needs = "an ACL user needs +subscribe and &__keyevent@*";
     tokio::select! {
         why = publish => Err(why),
         seen = timeout(PROOF, seen) => match seen {
-            Ok(seen) => seen.context(needs),
-            Err(_) => bail!("the subscription did not stand within {PROOF:?}; {needs}"),
+            Ok(seen) => seen.context("the event connection was lost"),
+            Err(_) => bail!("the subscription did not stand within {PROOF:?}; {NEEDS}"),
         },
     }
 }

@@ -6,6 +6,9 @@ use anyhow::{Result, bail};
 use redis_protocol::resp2::types::RangeFrame;
 use std::ops::ControlFlow;
 
+/// What a user of Redis with an ACL lacks where nothing comes.
+pub(super) const NEEDS: &str = "an ACL user needs +subscribe and &__keyevent@*";
+
 /// A subscription to the channels of one server.
 pub(super) struct Stream(Wire);
 
@@ -56,7 +59,7 @@ fn message<'a>(frame: &RangeFrame, bytes: &'a [u8]) -> Result<Option<(&'a str, &
             let operation = channel.split_once("__:").map(|(_, operation)| operation);
             Ok(operation.map(|operation| (operation, &bytes[payload.0..payload.1])))
         }
-        Error(why) => bail!("the server refused the subscription: {}", text(bytes, *why)),
+        Error(why) => bail!("the server refused the subscription: {}; {NEEDS}", text(bytes, *why)),
         _ => Ok(None),
     }
 }
@@ -165,6 +168,6 @@ mod tests {
         assert_eq!(read(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n").unwrap(), None);
         assert_eq!(read(b"+PONG\r\n").unwrap(), None);
         let refused = read(b"-NOPERM no channel\r\n").unwrap_err().to_string();
-        assert!(refused.ends_with("refused the subscription: NOPERM no channel"), "{refused}");
+        assert!(refused.contains("refused the subscription: NOPERM no channel; an ACL user"), "{refused}");
     }
 }

@@ -1,6 +1,6 @@
 //! A connection to one server without a client above it, for what is read by the hundred thousand: the event
-//! stream, and the TTLs of all keys. A client makes a tree of owned frames of each message, which costs several times what the rest
-//! of its way through the daemon does (docs/PERFORMANCE.md); here it is looked at where it lies.
+//! stream, and the TTLs of all keys. A client makes a tree of owned frames of each message, which costs several
+//! times what the rest of its way through the daemon does (docs/PERFORMANCE.md); here it is looked at where it lies.
 //!
 //! RESP2 does, and every server speaks it. Who reads too slowly is waited for by TCP: nothing is lost in here, and
 //! a server whose buffer for us is full (`client-output-buffer-limit`) ends the connection, which is a gap.

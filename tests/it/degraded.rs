@@ -6,7 +6,8 @@ use crate::common::redis::Redis;
 use crate::common::until;
 use serde_json::json;
 
-/// The fewest rights that work. `+config|get +config|set` lets the daemon add what `notify-keyspace-events` lacks; without a Sentinel or cluster nothing else is used.
+/// The fewest rights that work. `+config|get +config|set` lets the daemon add what `notify-keyspace-events` lacks;
+/// without a Sentinel or cluster nothing else is used.
 const FEWEST: &[&str] = &[
     "~presence:*",
     "&__keyevent@*",
