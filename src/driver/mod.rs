@@ -175,9 +175,9 @@ impl Driver {
         let changes = matches!(feed, Feed::Up { .. } | Feed::Down { .. });
         match feed {
             Feed::Events(events) => self.take_events(at, now, &events),
-            Feed::Answers(batch, answers, redirections) => {
-                server.detector.handle(now, Input::Answers(batch, answers));
-                self.redirect(at, redirections);
+            Feed::Answers(batch, mut answers, redirections) => {
+                self.redirect(at, &mut answers, redirections);
+                self.servers[at].detector.handle(now, Input::Answers(batch, answers));
             }
             Feed::Page(number, page, likely) => {
                 server.detector.expect(likely);

@@ -3,7 +3,7 @@
 use crate::hub::ServerState;
 use crate::keyspace::cluster::Node;
 use crate::keyspace::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
-use crate::presence::{Canary, Counts, Detector, Settings, Sweeps, Time};
+use crate::presence::{Canary, Counts, Detector, ServerId, Settings, Sweeps, Time};
 use crate::traces;
 use std::time::Duration;
 use tracing::Span;
@@ -85,6 +85,11 @@ impl Server {
             self.gap_at = Some(now);
             self.span = traces::gap(self.node.shown(), self.gap);
         }
+    }
+
+    /// Its name for the detectors. Of more than 255 servers two have the same.
+    pub(super) fn number(&self) -> ServerId {
+        (self.id % u64::from(ServerId::MAX)) as ServerId + 1
     }
 
     pub(super) fn leaves(&self) -> bool {

@@ -4,7 +4,7 @@ use super::Driver;
 use super::server::Server;
 use crate::keyspace::cluster::{Node, Redirection, Topology, slot};
 use crate::keyspace::link::{Feeder, Place};
-use crate::presence::{Input, Moved, Sweeps, Time};
+use crate::presence::{Answer, Input, Moved, Sweeps, Time};
 use tracing::info;
 
 /// How often a server that left tries again to give its keys over, while slots have no owner.
@@ -87,14 +87,26 @@ impl Driver {
         self.servers.iter().position(|server| server.node.id == node && !server.leaves())
     }
 
-    /// A server that was asked said where keys of some slots are: newer than what the topology knows.
-    pub(super) fn redirect(&mut self, at: usize, redirections: Vec<Redirection>) {
-        for Redirection { slot, address, .. } in redirections {
+    /// A server that was asked said where keys of some slots are: newer than what the topology knows. The answers
+    /// that wait for a key to come learn from where.
+    pub(super) fn redirect(
+        &mut self,
+        at: usize,
+        answers: &mut [Answer],
+        redirections: Vec<(usize, Redirection)>,
+    ) {
+        for (place, Redirection { slot, address, .. }) in redirections {
             let address = self.servers[at].node.absolute(&address);
-            match self.current.at(&address) {
-                Some(node) => drop(self.redirections.insert(slot, node.id.clone())),
-                None => drop(self.redirections.remove(&slot)),
+            let Some(node) = self.current.at(&address) else {
+                self.redirections.remove(&slot);
+                continue;
+            };
+            if let Some(Answer::NotYet(left)) = answers.get_mut(place)
+                && let Some(owner) = self.place_of(&node.id)
+            {
+                *left = self.servers[owner].number();
             }
+            self.redirections.insert(slot, node.id.clone());
         }
     }
 
@@ -108,8 +120,8 @@ impl Driver {
             None => self.current.owner(name.as_bytes()).map(|node| node.id.as_str()),
         };
         let Some(to) = owner.and_then(|owner| self.place_of(owner)).filter(|&to| to != from) else { return };
-        let now = self.clock.now();
-        self.servers[to].detector.handle(now, Input::Adopted(moved));
+        let (now, number) = (self.clock.now(), self.servers[from].number());
+        self.servers[to].detector.handle(now, Input::Adopted(moved, number));
         self.drain(to);
         self.servers[from].detector.handle(now, Input::LetGo(moved.key.as_str().as_bytes()));
     }

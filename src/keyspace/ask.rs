@@ -10,14 +10,14 @@ use anyhow::{Context, Result, bail};
 
 /// Asks a cluster's node for the TTL of each key, between the two fences. Those that it disowns are asked for
 /// again with ASKING, since their slots may be on their way to it. Keys of slots that nobody owns are not asked
-/// for: the answer is CLUSTERDOWN, which ends the connection.
+/// for: the answer is CLUSTERDOWN, which ends the connection. The redirections come with the places of their answers.
 pub(super) async fn ask_node(
     asker: &Asker,
     names: &Names,
     topology: &Topology,
     [open, close]: [Commands; 2],
     keys: &[Key],
-) -> Result<(Vec<Answer>, Vec<Redirection>)> {
+) -> Result<(Vec<Answer>, Vec<(usize, Redirection)>)> {
     let mut first = open;
     let mut asked = Vec::with_capacity(keys.len());
     for (i, key) in keys.iter().enumerate() {
@@ -29,28 +29,26 @@ pub(super) async fn ask_node(
     }
     let told = asker.ask(first).await?;
     accepted(told.first())?;
-    let (mut answers, mut redirections, mut moved) =
-        (vec![Answer::Moved; keys.len()], Vec::new(), Vec::new());
+    let (mut answers, mut redirections) = (vec![Answer::Moved; keys.len()], Vec::new());
     for (&i, told) in asked.iter().zip(&told[1..]) {
         match told {
             Reply::Refused(why) => {
-                redirections.push(cluster::redirection_in(why).with_context(|| why.clone())?);
-                moved.push(i);
+                redirections.push((i, cluster::redirection_in(why).with_context(|| why.clone())?));
             }
             told => answers[i] = listing::answer(told.number()?),
         }
     }
     let mut second = Commands::default();
-    for &i in &moved {
+    for &(i, _) in &redirections {
         second.add(&["ASKING"]);
         second.add(&["PTTL", &names.redis_key(keys[i].as_str())]);
     }
     second.append(close);
     let again = asker.ask(second).await?;
-    for (&i, told) in moved.iter().zip(again.iter().skip(1).step_by(2)) {
+    for (&(i, _), told) in redirections.iter().zip(again.iter().skip(1).step_by(2)) {
         answers[i] = match told {
             Reply::Number(left) => match listing::answer(*left) {
-                Answer::Absent => Answer::NotYet,
+                Answer::Absent => Answer::NotYet(0),
                 there => there,
             },
             _ => Answer::Moved,

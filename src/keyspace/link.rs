@@ -67,8 +67,8 @@ pub enum Feed {
     Events(Events),
     /// The keys are others than a moment ago, and no event has told of that.
     Replaced,
-    /// Redis' answers to a batch, and where the keys are that it says have moved.
-    Answers(BatchId, Vec<Answer>, Vec<Redirection>),
+    /// Redis' answers to a batch, and where the keys are that it says have moved, with the places of their answers.
+    Answers(BatchId, Vec<Answer>, Vec<(usize, Redirection)>),
     /// A page of the scan of this number, and how many keys are likely to come by all pages, told with the first.
     Page(u8, ScanPage, usize),
 }

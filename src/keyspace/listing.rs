@@ -148,7 +148,7 @@ impl Listing {
                 Err(why) => return Err(why.clone().into()),
             };
             let left_ms = match answer(left) {
-                Answer::Absent | Answer::Moved | Answer::NotYet => continue,
+                Answer::Absent | Answer::Moved | Answer::NotYet(_) => continue,
                 Answer::NoTtl => None,
                 Answer::Left(left) => Some(left),
             };

@@ -20,7 +20,7 @@ mod time;
 
 pub use canary::Canary;
 pub use detector::{
-    Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, Settings, Side,
+    Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, ServerId, Settings, Side,
 };
 pub use mailbox::{Mailbox, Pending, Pushed};
 pub use roster::{Presence, Roster};

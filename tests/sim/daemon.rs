@@ -106,9 +106,9 @@ impl World {
         let server = &mut self.daemon.servers[at];
         match feed {
             Feed::Event(event) => self.take_events(at, event),
-            Feed::Answers(id, answers, redirections) => {
-                server.detector.handle(now, Input::Answers(id, answers));
-                self.redirect(redirections);
+            Feed::Answers(id, mut answers, redirections) => {
+                self.redirect(&mut answers, redirections);
+                self.daemon.servers[at].detector.handle(now, Input::Answers(id, answers));
             }
             Feed::Page(number, names, next) => {
                 server.detector.handle(now, Input::Page(number, names, next));

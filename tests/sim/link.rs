@@ -14,8 +14,8 @@ pub enum Feed {
     Down,
     /// These events were lost.
     Lagged(Vec<Event>),
-    /// With the slots that are elsewhere, and where.
-    Answers(BatchId, Vec<Answer>, Vec<(usize, usize)>),
+    /// With the answers whose keys are elsewhere: their place, slot and node.
+    Answers(BatchId, Vec<Answer>, Vec<[usize; 3]>),
     Page(u8, Vec<Vec<u8>>, u64),
     /// The keys are others, which was found then.
     Replaced(u64),
@@ -49,14 +49,13 @@ pub struct Ask {
     id: BatchId,
     names: Vec<String>,
     answers: Vec<Answer>,
-    redirections: Vec<(usize, usize)>,
-    again: Vec<usize>,
+    redirections: Vec<[usize; 3]>,
     step: usize,
 }
 
 impl Ask {
     pub fn new(id: BatchId, names: Vec<String>) -> Ask {
-        Ask { id, names, answers: Vec::new(), redirections: Vec::new(), again: Vec::new(), step: 0 }
+        Ask { id, names, answers: Vec::new(), redirections: Vec::new(), step: 0 }
     }
 }
 
@@ -135,7 +134,7 @@ impl World {
                     self.reply(at, Feed::Answers(ask.id, ask.answers, ask.redirections));
                 } else {
                     // ASKING follows once the first answers are there.
-                    let turns = ask.step == ask.names.len() + 1 && !ask.again.is_empty();
+                    let turns = ask.step == ask.names.len() + 1 && !ask.redirections.is_empty();
                     let way = if turns { self.reply_latency(at) } else { 0 };
                     let when = self.now + way + self.rng.u64(..=self.knobs.pipe_gap);
                     self.at(when, Act::Question(epoch, Question::Ask(ask)));
@@ -148,7 +147,7 @@ impl World {
     fn step_ask(&mut self, at: usize, ask: &mut Ask) -> bool {
         let (step, keys) = (ask.step, ask.names.len());
         ask.step += 1;
-        let last = step > keys + ask.again.len();
+        let last = step > keys + ask.redirections.len();
         if step == 0 || last {
             let fence = Event::Fence(ask.id, if last { Side::Close } else { Side::Open });
             if self.knobs.broken == Broken::FencesJump {
@@ -161,11 +160,10 @@ impl World {
             let answer = self.answer(at, &ask.names[step - 1]);
             ask.answers.push(answer.unwrap_or(Answer::Moved));
             if let Err(elsewhere) = answer {
-                ask.redirections.push((slot(&ask.names[step - 1]), elsewhere));
-                ask.again.push(step - 1);
+                ask.redirections.push([step - 1, slot(&ask.names[step - 1]), elsewhere]);
             }
         } else {
-            let which = ask.again[step - keys - 1];
+            let [which, ..] = ask.redirections[step - keys - 1];
             ask.answers[which] = self.answer_asking(at, &ask.names[which]);
         }
         last
@@ -191,7 +189,7 @@ impl World {
             return self.answer(at, name).unwrap_or(Answer::Moved);
         }
         match self.pttl(node, name) {
-            Answer::Absent => Answer::NotYet,
+            Answer::Absent => Answer::NotYet(0),
             there => there,
         }
     }

@@ -113,9 +113,12 @@ fn one_seed_gives_one_run() {
     assert_ne!(run(1, Broken::No, false).trail.hash, run(2, Broken::No, false).trail.hash);
 }
 
+/// Seeds that once found a fault.
+const FOUND: [u64; 1] = [2601290503133509578];
+
 #[test]
 fn the_same_seeds_hold_each_time() {
-    for seed in 0..40 {
+    for seed in (0..40).chain(FOUND) {
         check(seed);
     }
 }

@@ -4,7 +4,7 @@ use super::cluster::{View, slot};
 use super::daemon::Daemon;
 use super::link::{Link, Question};
 use super::world::{Act, Broken, World};
-use keybeat::presence::{Canary, Detector, Input, Moved, Settings, Sweeps, Time};
+use keybeat::presence::{Answer, Canary, Detector, Input, Moved, ServerId, Settings, Sweeps, Time};
 
 const CANARY_EVERY_MS: u64 = 1_000;
 const RETIRE_EVERY_MS: u64 = 500;
@@ -42,6 +42,11 @@ impl Server {
             replaced: None,
             sweeps: Sweeps::default(),
         }
+    }
+
+    /// Its name for the detectors.
+    pub fn number(&self) -> ServerId {
+        (self.id % u64::from(ServerId::MAX)) as ServerId + 1
     }
 
     pub fn next_due(&self) -> Option<Time> {
@@ -169,9 +174,14 @@ impl World {
     }
 
     /// A node said where the keys of some slots are.
-    pub fn redirect(&mut self, redirections: Vec<(usize, usize)>) {
-        for (slot, node) in redirections {
+    pub fn redirect(&mut self, answers: &mut [Answer], redirections: Vec<[usize; 3]>) {
+        for [place, slot, node] in redirections {
             if self.daemon.view.members.contains(&node) {
+                if let Answer::NotYet(left) = &mut answers[place]
+                    && let Some(owner) = self.daemon.place_of(node)
+                {
+                    *left = self.daemon.servers[owner].number();
+                }
                 self.daemon.redirections.insert(slot, node);
             } else {
                 self.daemon.redirections.remove(&slot);
@@ -190,7 +200,8 @@ impl World {
             self.daemon.servers[from].detector.handle(now, Input::LetGo(name));
             self.drain(from);
         }
-        self.daemon.servers[to].detector.handle(now, Input::Adopted(moved));
+        let number = self.daemon.servers[from].number();
+        self.daemon.servers[to].detector.handle(now, Input::Adopted(moved, number));
         self.drain(to);
         self.daemon.servers[from].detector.handle(now, Input::LetGo(name));
     }

@@ -15,6 +15,9 @@ pub(super) const LOOK_AGAIN_MS: u64 = 500;
 /// Names one batch of questions; never 0.
 pub type BatchId = u32;
 
+/// Names a server among those of one driver; 0 names none of them.
+pub type ServerId = u8;
+
 /// The two ends of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -36,8 +39,9 @@ pub enum Answer {
     /// MOVED or ASK: the key's slot is another server's, so this one knows nothing of it.
     Moved,
     /// −2 of a server that the slot migrates to, asked with ASKING after it had said MOVED: the key is gone, or the
-    /// server that the slot leaves has it still. Where a link does not ask so, who leaves is told only when the slot has its new owner.
-    NotYet,
+    /// server that the slot leaves, which is named, has it still. Where a link does not ask so, who leaves is told
+    /// only when the slot has its new owner.
+    NotYet(ServerId),
 }
 
 /// What waits to be asked, and what is under way.
@@ -227,8 +231,10 @@ impl Detector {
                 Answer::Absent => self.apply_absent(at, now, batch.sent, in_pass),
                 Answer::NoTtl => self.apply_no_ttl(at, now),
                 Answer::Moved => self.apply_moved(at, now, false),
-                Answer::NotYet if self.proves_absence(at) => self.apply_absent(at, now, batch.sent, in_pass),
-                Answer::NotYet => self.apply_moved(at, now, true),
+                Answer::NotYet(left) if self.proves_absence(at, left) => {
+                    self.apply_absent(at, now, batch.sent, in_pass);
+                }
+                Answer::NotYet(_) => self.apply_moved(at, now, true),
                 Answer::Left(left) => {
                     self.apply_left(at, now, batch.sent, came, left.min(LONGEST_TTL_MS));
                 }

@@ -26,7 +26,7 @@ enum Op {
     Page(u8, Vec<Vec<u8>>, u64),
     /// Of the scan that was asked for last.
     NextPage(Vec<Vec<u8>>, u64),
-    Adopted(Moved),
+    Adopted(Moved, ServerId),
     LetGo(Vec<u8>),
     Retired,
     Sweep,
@@ -55,7 +55,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         3 => Just(Answer::Absent),
         1 => Just(Answer::NoTtl),
         1 => Just(Answer::Moved),
-        1 => Just(Answer::NotYet),
+        1 => (0u8..3).prop_map(Answer::NotYet),
         6 => ms().prop_map(Answer::Left),
     ]
 }
@@ -103,7 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Down),
         1 => (any::<u8>(), vec(name(), 0..4), cursor()).prop_map(|(pass, names, next)| Op::Page(pass, names, next)),
         4 => (vec(name(), 0..4), cursor()).prop_map(|(names, next)| Op::NextPage(names, next)),
-        3 => moved().prop_map(Op::Adopted),
+        3 => (moved(), 0u8..3).prop_map(|(moved, from)| Op::Adopted(moved, from)),
         2 => name().prop_map(Op::LetGo),
         1 => Just(Op::Retired),
         1 => Just(Op::Sweep),
@@ -171,7 +171,7 @@ impl Run {
             Op::Down => self.feed(Input::Down),
             Op::Page(pass, names, next) => self.feed(Input::Page(pass, names, next)),
             Op::NextPage(names, next) => self.feed(Input::Page(self.scan, names, next)),
-            Op::Adopted(moved) => self.feed(Input::Adopted(&moved)),
+            Op::Adopted(moved, from) => self.feed(Input::Adopted(&moved, from)),
             Op::LetGo(name) => self.feed(Input::LetGo(&name)),
             Op::Retired => self.feed(Input::Retired),
             Op::Sweep => self.feed(Input::Sweep),

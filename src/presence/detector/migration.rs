@@ -123,6 +123,10 @@ struct Cluster {
     beats: bool,
 }
 
+fn id(server: usize) -> ServerId {
+    server as ServerId + 1
+}
+
 fn name(user: usize) -> String {
     format!("u{user}")
 }
@@ -189,7 +193,7 @@ impl Cluster {
     fn hand_over(&mut self, from: usize, moved: &Moved) {
         let other = 1 - from;
         if self.mapped && (self.migrates || from != self.owner) {
-            self.feed(other, Input::Adopted(moved));
+            self.feed(other, Input::Adopted(moved, id(from)));
             self.feed(from, Input::LetGo(moved.key.as_str().as_bytes()));
         }
     }
@@ -225,7 +229,7 @@ impl Cluster {
         match self.servers[server].keys.get(name) {
             Some(deadline) => Answer::Left(deadline - self.now),
             None if server == self.owner && self.migrates => Answer::Moved,
-            None if server != self.owner => Answer::NotYet,
+            None if server != self.owner => Answer::NotYet(id(self.owner)),
             None => Answer::Absent,
         }
     }

@@ -18,7 +18,7 @@ mod reconcile;
 #[cfg(test)]
 mod script;
 
-pub use ask::{Answer, BatchId, Side};
+pub use ask::{Answer, BatchId, ServerId, Side};
 pub use moves::Moved;
 
 use super::deadlines::Deadlines;
@@ -123,8 +123,9 @@ pub enum Input<'a> {
     Page(u8, Vec<Vec<u8>>, u64),
     /// `del` of a key that may have moved to another server of the cluster: no verdict, so it is asked for.
     Doubted(&'a [u8]),
-    /// Another server's detector gave this key over to this one. Taken in whether the server is up or not.
-    Adopted(&'a Moved),
+    /// The detector of the server that is named gave this key over to this one. Taken in whether the server is up or
+    /// not.
+    Adopted(&'a Moved, ServerId),
     /// The key that [`Output::Moved`] named has been adopted elsewhere.
     LetGo(&'a [u8]),
     /// The server leaves the cluster: all its keys are given over.
@@ -187,6 +188,8 @@ struct Slot {
     flags: Flags,
     /// The reconcile pass that asked for it last.
     pass: u8,
+    /// The server that disowned it last before it was adopted here.
+    disowned: ServerId,
 }
 
 /// The facts of a slot, packed.
@@ -298,7 +301,7 @@ impl Detector {
             Input::Due => self.due(now),
             Input::Up { run, flushed, uptime_ms } => self.rise(now, run, flushed, uptime_ms),
             Input::Down => self.fall(),
-            Input::Adopted(moved) => self.adopt(now, moved),
+            Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired => self.retire(now),
             // What arrives while the server counts as out of reach belongs to the gap.
@@ -373,6 +376,7 @@ impl Detector {
             batch: 0,
             flags: Flags::default(),
             pass: self.pass_number.wrapping_sub(1),
+            disowned: 0,
         });
         let (hasher, slots) = (&self.hasher, &self.slots);
         let hash = |&at: &u32| hasher.hash_one(slots[at].key.as_str().as_bytes());

@@ -5,7 +5,7 @@
 //! the roster never counts no key of a user who keeps beating. A move is atomic for a key (it is at the new
 //! owner before the old one disowns it), so the new owner's word decides what became of it.
 
-use super::ask::LOOK_AGAIN_MS;
+use super::ask::{LOOK_AGAIN_MS, ServerId};
 use super::{Detector, Flags, Output};
 use crate::presence::{Key, Reason, Time};
 
@@ -40,11 +40,12 @@ impl Detector {
         }
     }
 
-    /// Is a key gone that is not at the new owner of a slot on its way? Only where the old owner had disowned it
-    /// before. Else it may be still there: never sent, or sent back, in a slot that had left and returns.
-    pub(super) fn proves_absence(&self, at: u32) -> bool {
-        let flags = self.slots[at].flags;
-        flags.has(Flags::ADOPTED) && !flags.has(Flags::MOVED)
+    /// Is a key gone that is not at the new owner of a slot on its way? Only where the server that the slot leaves
+    /// had disowned it before. Else it may be still there: never sent, or sent back, in a slot that had left and
+    /// returns, or that came by a third server.
+    pub(super) fn proves_absence(&self, at: u32, left: ServerId) -> bool {
+        let slot = &self.slots[at];
+        slot.flags.has(Flags::ADOPTED) && !slot.flags.has(Flags::MOVED) && slot.disowned == left && left != 0
     }
 
     /// The answer was MOVED or ASK, or that the key has not come yet.
@@ -75,11 +76,12 @@ impl Detector {
         }));
     }
 
-    /// Takes a key in as live, on another detector's word, and asks for it.
-    pub(super) fn adopt(&mut self, now: Time, moved: &Moved) {
+    /// Takes a key in as live, on the word of another server's detector, and asks for it.
+    pub(super) fn adopt(&mut self, now: Time, moved: &Moved, from: ServerId) {
         let name = moved.key.as_str().as_bytes();
         let at = self.find(name).unwrap_or_else(|| self.make(now, moved.key.clone()));
         let slot = &mut self.slots[at];
+        slot.disowned = from;
         slot.flags.put(Flags::ADOPTED, true);
         slot.flags.put(Flags::EAGER, moved.not_yet);
         slot.flags.put(Flags::MOVED, false);

@@ -7,7 +7,7 @@ use super::*;
 /// `up RUN [UPTIME]`, `flushed RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never|moved|notyet …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
-/// `adopted KEY SEEN DEADLINE [granted] [notyet]`, `retired`.
+/// `adopted KEY SEEN DEADLINE [granted] [notyet]` (of the server 1), `retired`.
 fn check(script: &str, expected: &str) {
     check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
 }
@@ -55,7 +55,7 @@ impl Run {
             "doubted" => self.feed(now, Input::Doubted(word())),
             "letgo" => self.feed(now, Input::LetGo(word())),
             "retired" => self.feed(now, Input::Retired),
-            "adopted" => self.feed(now, Input::Adopted(&moved(words))),
+            "adopted" => self.feed(now, Input::Adopted(&moved(words), 1)),
             "page" => {
                 let names = words.iter().map(|word| word.as_bytes().to_vec()).collect();
                 self.feed(now, Input::Page(self.scan, names, 0));
@@ -131,7 +131,8 @@ fn answers(words: &[&str]) -> Vec<Answer> {
         "-" => Answer::Absent,
         "never" => Answer::NoTtl,
         "moved" => Answer::Moved,
-        "notyet" => Answer::NotYet,
+        "notyet" => Answer::NotYet(1),
+        "other" => Answer::NotYet(2),
         left => Answer::Left(left.parse().unwrap()),
     };
     words.iter().map(answer).collect()
@@ -549,6 +550,11 @@ fn a_server_that_a_slot_migrates_to_knows_of_keys_that_have_come() {
     check(
         "0 up r; 0 page; 20 adopted a 5 35; 21 answered a=notyet",
         "0 reconciled; 20 +a Reconciled seen 5; 20 ask a; 21 -a Reconciled at 21 seen 5",
+    );
+    // The slot comes from a third server by now, which may have it still.
+    check(
+        "0 up r; 0 page; 20 adopted a 5 35; 21 answered a=other; 521 due; 522 answered a=other",
+        "0 reconciled; 20 +a Reconciled seen 5; 20 ask a; 521 ask a; 522 moved a 5 35 notyet",
     );
     // It went with its slot, which is on its way back by now: the other server has it still.
     check(
