@@ -114,7 +114,7 @@ fn one_seed_gives_one_run() {
 }
 
 /// Seeds that once found a fault.
-const FOUND: [u64; 1] = [2601290503133509578];
+const FOUND: [u64; 3] = [2601290503133509578, 10616702476772897011, 17577835325271908578];
 
 #[test]
 fn the_same_seeds_hold_each_time() {

@@ -495,7 +495,7 @@ impl Detector {
         if !heard || slot.deadline < now || slot.deadline == Time::NEVER {
             self.grant(at, now);
         }
-        self.slots[at].flags.put(Flags::GRANTED, true);
+        self.slots[at].flags.grant();
     }
 
     /// After a gap the last heartbeat need not be the last that was heard.

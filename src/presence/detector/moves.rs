@@ -82,7 +82,7 @@ impl Detector {
         let at = self.find(name).unwrap_or_else(|| self.make(now, moved.key.clone()));
         let slot = &mut self.slots[at];
         slot.disowned = from;
-        slot.flags.put(Flags::ADOPTED, true);
+        slot.flags.adopt();
         slot.flags.put(Flags::EAGER, moved.not_yet);
         slot.flags.put(Flags::MOVED, false);
         // What was asked before it came may be answered from before it came.
@@ -137,9 +137,20 @@ impl Detector {
 
 impl Flags {
     /// Its absence is a deletion, should an answer find it absent. Where absence proves nothing, a `del` older
-    /// than the move does not either.
+    /// than the move does not either, whichever of the three comes last.
     pub(super) fn doubt(&mut self, deleted: bool) {
         let proves = !(self.has(Flags::ADOPTED) && self.has(Flags::GRANTED));
         self.put(Flags::DOUBTED, deleted && proves);
+    }
+
+    /// Its absence proves nothing before its deadline.
+    pub(super) fn grant(&mut self) {
+        self.put(Flags::GRANTED, true);
+        self.doubt(self.has(Flags::DOUBTED));
+    }
+
+    fn adopt(&mut self) {
+        self.put(Flags::ADOPTED, true);
+        self.doubt(self.has(Flags::DOUBTED));
     }
 }

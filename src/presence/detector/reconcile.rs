@@ -103,7 +103,7 @@ impl Detector {
             self.counts.immortal -= 1;
         }
         slot.deadline = slot.deadline.max(until);
-        slot.flags.put(Flags::GRANTED, true);
+        slot.flags.grant();
     }
 
     /// Compares, but no key that has a TTL ends for its absence. One without lives only by being there.

@@ -589,6 +589,13 @@ fn an_adopted_key_is_live_until_this_server_says_otherwise() {
         &format!("{up} 21 open; 21 answers a=-; 21 del a; 21 close; 21 next; 22 answered a=14"),
         &format!("{said} 21 ask a"),
     );
+    // An old `del`, and then the server comes back without its keys.
+    check(
+        &format!(
+            "{up} 21 doubted a; 22 down; 22 next; 30 up s; 30 page; 31 answered a=-; 61 due; 62 answered a=-"
+        ),
+        &format!("{said} 30 ask a; 31 reconciled; 61 ask a; 62 -a Expired at 60 seen 5"),
+    );
     // What proves nothing there proves nothing here.
     check(
         &format!("{up} 21 answered a=-; 36 due; 36 answered a=-").replace("35", "35 granted"),
