@@ -449,11 +449,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use std::sync::Arc;
 
     fn transition(online: bool) -> Transition {
         Transition {
-            user: Arc::from("alice"),
+            user: "alice".into(),
             online,
             at: Time::from_ms(20),
             mark: Time::from_ms(10),

@@ -14,7 +14,7 @@ mod watcher;
 pub use watcher::{Overflow, Watcher};
 
 use crate::metrics::Metrics;
-use crate::presence::{Change, Key, Presence, Roster, Time, Transition};
+use crate::presence::{Change, Key, Name, Presence, Roster, Time, Transition};
 use crate::protocol;
 use audience::Audience;
 use std::collections::HashMap;
@@ -71,7 +71,7 @@ pub struct Told {
     /// The transition's number.
     pub seq: u64,
     /// Whose it is.
-    pub user: Arc<str>,
+    pub user: Name,
     /// The transition, encoded.
     pub json: Box<str>,
     shard: u8,
@@ -92,7 +92,7 @@ impl Told {
 
 struct Shard {
     roster: Roster,
-    watched: HashMap<Arc<str>, Audience>,
+    watched: HashMap<Name, Audience>,
 }
 
 /// Those who watch everybody, and when their bell rang last.
@@ -286,12 +286,12 @@ impl Hub {
     }
 
     /// Registers `watcher` for `user` and gives the state from which that user's transitions go on.
-    pub fn watch(&self, watcher: &Arc<Watcher>, user: &Arc<str>) -> Presence {
+    pub fn watch(&self, watcher: &Arc<Watcher>, user: &Name) -> Presence {
         self.watch_shared(watcher, user).1
     }
 
     /// The same, and the name as all who watch the user share it.
-    pub fn watch_shared(&self, watcher: &Arc<Watcher>, user: &str) -> (Arc<str>, Presence) {
+    pub fn watch_shared(&self, watcher: &Arc<Watcher>, user: &str) -> (Name, Presence) {
         let at = self.shard_of(user);
         let mut shard = lock(&self.shards[at]);
         let name = match shard.watched.get_key_value(user) {
@@ -324,7 +324,7 @@ impl Hub {
     pub fn watch_all<'a>(
         &'a self,
         watcher: &'a Arc<Watcher>,
-    ) -> impl Iterator<Item = Vec<(Arc<str>, Presence)>> + 'a {
+    ) -> impl Iterator<Item = Vec<(Name, Presence)>> + 'a {
         let mut everybody = lock(&self.everybody);
         everybody.watchers.insert(watcher.id, watcher.clone());
         watcher.begin_all();
@@ -383,7 +383,7 @@ impl Hub {
     }
 
     /// Everybody online, shard by shard, each with the number up to which transitions are in it.
-    pub fn online(&self) -> impl Iterator<Item = (Vec<(Arc<str>, Presence)>, u64)> {
+    pub fn online(&self) -> impl Iterator<Item = (Vec<(Name, Presence)>, u64)> {
         self.shards.iter().map(|shard| {
             let shard = lock(shard);
             let mut online = Vec::with_capacity(shard.roster.online());
@@ -398,12 +398,7 @@ impl Hub {
     }
 
     /// At most `most` users, online or remembered, from a cursor on, and the cursor that goes on.
-    pub fn page(
-        &self,
-        from: Cursor,
-        most: usize,
-        online: bool,
-    ) -> (Vec<(Arc<str>, Presence)>, Option<Cursor>) {
+    pub fn page(&self, from: Cursor, most: usize, online: bool) -> (Vec<(Name, Presence)>, Option<Cursor>) {
         let mut users = Vec::new();
         let mut slot = from.slot;
         for shard in from.shard as usize..SHARDS {
@@ -488,7 +483,7 @@ mod tests {
     fn a_watcher_by_name_and_of_all_is_told_once() {
         let hub = hub();
         let watcher = hub.watcher();
-        let alice: Arc<str> = "alice".into();
+        let alice: Name = "alice".into();
         assert_eq!(hub.watch(&watcher, &alice), Presence::Offline { last_seen: None });
         assert_eq!(hub.watch_all(&watcher).flatten().count(), 0);
         hub.apply(&change("alice", true));
@@ -508,7 +503,7 @@ mod tests {
     fn a_second_snapshot_holds_what_was_pending() {
         let hub = hub();
         let watcher = hub.watcher();
-        let alice: Arc<str> = "alice".into();
+        let alice: Name = "alice".into();
         hub.watch(&watcher, &alice);
         hub.apply(&change("alice", true));
         assert!(matches!(hub.watch(&watcher, &alice), Presence::Online { .. }));
@@ -572,7 +567,7 @@ mod tests {
             if lossless {
                 watcher.make_lossless(100_000);
             }
-            let names: Vec<Arc<str>> = (0..6).map(|i| format!("u{i}").into()).collect();
+            let names: Vec<Name> = (0..6).map(|i| format!("u{i}").into()).collect();
             let (mut truth, mut known) = ([false; 6], [None; 6]);
             let (mut named, mut all) = ([false; 6], false);
             for (action, user) in steps {
@@ -667,7 +662,7 @@ mod tests {
         let hub = Hub::with_mailboxes(Time::from_ms(1), 640, 64 * 1024, Arc::new(Metrics::new()));
         hub.open();
         let (greedy, modest) = (hub.watcher(), hub.watcher());
-        let names: Vec<Arc<str>> = (0..2_000).map(|i| format!("u{i}").into()).collect();
+        let names: Vec<Name> = (0..2_000).map(|i| format!("u{i}").into()).collect();
         for name in &names {
             hub.watch(&greedy, name);
         }

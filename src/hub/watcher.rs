@@ -3,7 +3,7 @@
 use super::log::{self, FRAME, FRAME_BYTES, Log};
 use super::{SHARDS, Told, lock};
 use crate::metrics::Metrics;
-use crate::presence::{Mailbox, Pending, Pushed};
+use crate::presence::{Mailbox, Name, Pending, Pushed};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -100,7 +100,7 @@ struct All {
     /// came before is in the snapshot.
     joining: Option<Box<[u64; SHARDS]>>,
     /// Users who were asked for again, and the number up to which their state has been given.
-    given: HashMap<Arc<str>, u64>,
+    given: HashMap<Name, u64>,
 }
 
 impl All {
@@ -365,7 +365,7 @@ impl Watcher {
 
     /// Forgets what is pending for a user, whose shard's lock is held: the user's state up to `seq` is
     /// given now.
-    pub(super) fn give(&self, user: &Arc<str>, shard: usize, seq: u64) {
+    pub(super) fn give(&self, user: &Name, shard: usize, seq: u64) {
         let mut state = lock(&self.state);
         if let Some(all) = state.all.as_mut().filter(|all| all.joined(shard)) {
             all.given.insert(user.clone(), seq);

@@ -28,7 +28,6 @@ pub use sweeps::Sweeps;
 pub use time::Time;
 
 use std::fmt;
-use std::sync::Arc;
 
 /// The longest user name, in bytes of UTF-8.
 pub const MAX_USER_BYTES: usize = 256;
@@ -99,11 +98,14 @@ pub fn check_session(name: &str) -> Result<(), NameError> {
     check(name, MAX_SESSION_BYTES)
 }
 
+/// A name or key, shared by all who hold it: one word for each.
+pub type Name = arcstr::ArcStr;
+
 /// A presence key without its prefix: `alice`, or with a session `alice#phone`.
 ///
 /// A clone shares the text, so detector and roster hold one copy of a name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Arc<str>);
+pub struct Key(Name);
 
 impl Key {
     /// The key of a user, and of one of the user's sessions.
@@ -143,7 +145,7 @@ impl Key {
     }
 
     /// The user's name, shared with this key where the key has no session.
-    pub(crate) fn shared_user(&self) -> Arc<str> {
+    pub(crate) fn shared_user(&self) -> Name {
         match self.session() {
             None => self.0.clone(),
             Some(_) => self.user().into(),
@@ -199,7 +201,7 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     /// Who.
-    pub user: Arc<str>,
+    pub user: Name,
     /// Where to.
     pub online: bool,
     /// When.

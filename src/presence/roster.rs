@@ -1,11 +1,10 @@
 //! Keys to users: a user is online while at least one of the user's keys is live, on whatever server.
 
 use super::slots::Slots;
-use super::{Change, Key, Time, Transition};
+use super::{Change, Key, Name, Time, Transition};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 /// What is known of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub enum Presence {
 }
 
 struct User {
-    name: Arc<str>,
+    name: Name,
     sessions: u32,
     /// The name's hash, so that a table which grows need not look at each name.
     hash: u32,
@@ -113,7 +112,7 @@ impl Roster {
     }
 
     /// A user's name as it is held here, if the user is known.
-    pub fn name(&self, user: &str) -> Option<Arc<str>> {
+    pub fn name(&self, user: &str) -> Option<Name> {
         self.find(user).map(|at| self.users[at].name.clone())
     }
 
@@ -131,7 +130,7 @@ impl Roster {
         from: u32,
         most: usize,
         online: bool,
-        mut take: impl FnMut(&Arc<str>, Presence),
+        mut take: impl FnMut(&Name, Presence),
     ) -> Option<u32> {
         let mut taken = 0;
         for at in from..self.users.end() {

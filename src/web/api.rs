@@ -5,7 +5,7 @@ use super::openapi::{OfBody, OfQuestion};
 use super::{App, Failure, Shared};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS, shown};
 use crate::hub::{Cursor, ServerState};
-use crate::presence::{Key, NameError, check_session, check_user};
+use crate::presence::{Key, Name, NameError, check_session, check_user};
 use crate::protocol::{
     HeartbeatBody, HeartbeatItem, HeartbeatsBody, ListAnswer, QueryAnswer, QueryBody, State as Wanted,
     UserObject, schema,
@@ -229,7 +229,7 @@ pub async fn list(
     };
     let stale = known(&app)?;
     let (users, next) = app.hub.page(from, limit, online);
-    let object = |(user, presence): (std::sync::Arc<str>, _)| UserObject::new(&user, presence, stale);
+    let object = |(user, presence): (Name, _)| UserObject::new(&user, presence, stale);
     let users = users.into_iter().map(object).collect();
     Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
 }

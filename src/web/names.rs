@@ -1,10 +1,10 @@
-//! A set of names that costs what it holds: 16 bytes a name, which those who watch it share.
+//! A set of names that costs what it holds: 8 bytes a name, which those who watch it share.
 
-use std::sync::Arc;
+use crate::presence::Name;
 
 /// Names, sorted, each once.
 #[derive(Default)]
-pub struct NameSet(Vec<Arc<str>>);
+pub struct NameSet(Vec<Name>);
 
 impl NameSet {
     pub fn len(&self) -> usize {
@@ -24,7 +24,7 @@ impl NameSet {
     }
 
     /// Puts in names, some of which may be there already.
-    pub fn extend(&mut self, names: Vec<Arc<str>>) {
+    pub fn extend(&mut self, names: Vec<Name>) {
         if self.0.is_empty() {
             self.0 = names;
         } else {
@@ -42,7 +42,7 @@ impl NameSet {
     }
 
     /// Keeps the names for which `wanted` says so, and gives the others.
-    pub fn keep(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Vec<Arc<str>> {
+    pub fn keep(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Vec<Name> {
         let (kept, left) = std::mem::take(&mut self.0).into_iter().partition(|name| wanted(name));
         self.0 = kept;
         left
@@ -57,8 +57,8 @@ impl NameSet {
 mod tests {
     use super::*;
 
-    fn names(text: &str) -> Vec<Arc<str>> {
-        text.split_whitespace().map(Arc::from).collect()
+    fn names(text: &str) -> Vec<Name> {
+        text.split_whitespace().map(Name::from).collect()
     }
 
     #[test]
