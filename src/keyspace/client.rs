@@ -46,7 +46,7 @@ impl Target {
                 "rediss-cluster",
             ];
             if !known.contains(&scheme.as_str()) {
-                bail!("the scheme {scheme:?} is not known");
+                bail!("its scheme is not known");
             }
             let rest = &url[url.find("://").unwrap_or(0)..];
             let config = Config::from_url(&format!("{scheme}{rest}"))?;
@@ -254,6 +254,10 @@ fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return crate::error::shown(url);
     };
+    // It was written twice, or stands in a password.
+    if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
+        return "…".into();
+    }
     match (rest.split_once('?'), rest.rsplit_once('@')) {
         // Of a password, or of what follows the question mark: that cannot be known.
         (Some((_, query)), Some(_)) if query.contains('@') => format!("{scheme}://…"),
@@ -286,7 +290,11 @@ mod tests {
         let sentinel = "redis-sentinel://h:26379?sentinelServiceName=m&sentinelPassword=secret";
         let target = Target::parse(sentinel).unwrap();
         assert!(target.is_sentinel() && !target.shown().contains("secret"));
-        for hides in ["redis://:se?cret@h:1/0", "redis-sentinel://u:x@h?sentinelPassword=se@cret"] {
+        for hides in [
+            "redisu:secret@://h",
+            "redis://:se?cret@h:1/0",
+            "redis-sentinel://u:x@h?sentinelPassword=se@cret",
+        ] {
             let shown = redacted(hides);
             assert!(!shown.contains("cret"), "{shown}");
         }

@@ -17,7 +17,6 @@ impl<T> Slots<T> {
     }
 
     /// How many slots are taken.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -118,6 +118,8 @@ impl Knobs {
             batch_keys: [1, 2, 512][rng.usize(..3)],
             due_batches: [1, 64][rng.usize(..2)],
             learn_batches: [1, 4][rng.usize(..2)],
+            // Half of the worlds have servers whose pages are taken at their word.
+            trusted_uptime_ms: if kind.is_multiple_of(2) { TAINT_MS } else { u64::MAX },
             ..Settings::default()
         };
         let cluster = Cluster::new(kind < 4, if kind < 4 { rng.usize(1..=3) } else { 1 });

@@ -120,7 +120,13 @@ struct Run {
 
 impl Run {
     fn new() -> Run {
-        let settings = Settings { first_ttl_ms: 30, batch_keys: 3, learn_batches: 2, ..Settings::default() };
+        let settings = Settings {
+            first_ttl_ms: 30,
+            batch_keys: 3,
+            learn_batches: 2,
+            trusted_uptime_ms: 50,
+            ..Settings::default()
+        };
         Run {
             now: Time::from_ms(1_000),
             detector: Detector::new(settings),

@@ -55,6 +55,9 @@ pub struct Settings {
     pub learn_batches: usize,
     /// A closing fence later than this, in milliseconds, means a dead stream.
     pub fence_limit_ms: u64,
+    /// Of a server that has been running for so long, in milliseconds, when it is first met, every user can have renewed
+    /// what it holds: that a key is there is enough for the first snapshot, and its TTL is asked for afterwards.
+    pub trusted_uptime_ms: u64,
 }
 
 impl Default for Settings {
@@ -66,6 +69,7 @@ impl Default for Settings {
             due_batches: 64,
             learn_batches: 4,
             fence_limit_ms: 5_000,
+            trusted_uptime_ms: 3_600_000,
         }
     }
 }
@@ -313,8 +317,14 @@ impl Detector {
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
             Input::Renewed(name) => self.renewed(now, name, false),
             Input::Placed(name) => self.renewed(now, name, true),
-            Input::Ended(name, end) => self.ended(now, name, end),
-            Input::Doubted(name) => self.doubted(name),
+            Input::Ended(name, end) => {
+                self.note_end(name);
+                self.ended(now, name, end);
+            }
+            Input::Doubted(name) => {
+                self.note_end(name);
+                self.doubted(name);
+            }
             Input::Fence(batch, side) => self.fence(now, batch, side),
         }
     }

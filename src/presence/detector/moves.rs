@@ -129,7 +129,7 @@ impl Detector {
     }
 
     /// Will it be asked anyway?
-    fn waits(&self, at: u32) -> bool {
+    pub(super) fn waits(&self, at: u32) -> bool {
         let slot = &self.slots[at];
         slot.flags.has(Flags::QUEUED) || slot.batch != 0
     }

@@ -101,8 +101,13 @@ struct World {
 }
 
 fn detector() -> Detector {
-    let settings =
-        Settings { first_ttl_ms: TTL, batch_keys: 2, fence_limit_ms: 1 << 40, ..Settings::default() };
+    let settings = Settings {
+        first_ttl_ms: TTL,
+        batch_keys: 2,
+        fence_limit_ms: 1 << 40,
+        trusted_uptime_ms: 2 * TTL,
+        ..Settings::default()
+    };
     Detector::new(settings)
 }
 

@@ -3,11 +3,17 @@
 //! A pass reads the names by SCAN and asks for each; then it asks for every key that it holds and
 //! the scan did not name. So each verdict of a pass is an answer between two fences, like any other.
 //!
+//! The first pass, of a server that has long been running, takes a page's names as live at once and asks for their
+//! TTLs when it is over: nothing was heard before that a gap could have hidden, so SCAN and the events since tell
+//! who is there. A name whose end was heard since it began is asked for, as the page may be older; and one question
+//! that follows the last page closes the pass, for its fence comes after all that the pages can count in.
+//!
 //! A sweep is a pass for servers that do not tell of each `set`. It follows no gap, so it asks for less: keys that
 //! are live and named it leaves to their deadlines.
 
 use super::{Detector, Flags, Output};
-use crate::presence::Time;
+use crate::presence::{Reason, Time};
+use std::collections::HashSet;
 
 /// No further page is read while so many keys of the last ones wait to be asked.
 const WAITING_MOST: usize = 4096;
@@ -15,6 +21,9 @@ const WAITING_MOST: usize = 4096;
 /// Grants of an outage end no faster than this, in keys a millisecond: 20,000 a second, so that those who did
 /// not come back are not said in one burst.
 const GRANTS_PER_MS: u64 = 20;
+
+/// So many ends are noted while a first pass reads; after more of them it asks for every name that follows.
+const ENDS_MOST: usize = 65_536;
 
 /// One pass under way.
 #[derive(Clone)]
@@ -25,6 +34,17 @@ pub(super) struct Pass {
     /// Keys asked for by this pass and not answered yet.
     open: usize,
     pub(super) sweeps: bool,
+    /// Of a first pass.
+    first: Option<First>,
+}
+
+/// What a first pass takes the names of its pages by.
+#[derive(Clone, Default)]
+struct First {
+    /// Names whose end was heard since it began.
+    ended: HashSet<Vec<u8>>,
+    /// They were too many to note: names are asked for.
+    asks: bool,
 }
 
 #[cfg(test)]
@@ -47,6 +67,11 @@ impl Detector {
         self.up = true;
         self.restart_said = false;
         self.begin_pass(now);
+        if let Some(pass) = self.pass.as_mut().filter(|_| self.slots.len() == 0)
+            && young.is_some_and(|uptime_ms| uptime_ms >= self.settings.trusted_uptime_ms)
+        {
+            pass.first = Some(First::default());
+        }
         // Else what a pass that was cut short had to grant, this one has.
         if let Some(renewable) = if other { Some(0) } else { young } {
             self.renewable_ms = renewable;
@@ -122,13 +147,13 @@ impl Detector {
         self.missed = now;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: false });
+        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: false, first: None });
     }
 
     pub(super) fn begin_sweep(&mut self) {
         if self.pass.is_none() {
             self.pass_number = self.pass_number.wrapping_add(1);
-            self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: true });
+            self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: true, first: None });
         }
     }
 
@@ -137,10 +162,12 @@ impl Detector {
     }
 
     pub(super) fn next_scan(&mut self) -> Option<Output> {
-        if self.asks.learning() >= WAITING_MOST {
+        let pass = self.pass.as_mut()?;
+        let asks = pass.first.as_ref().is_none_or(|first| first.asks);
+        if asks && self.asks.learning() >= WAITING_MOST {
             return None;
         }
-        let cursor = self.pass.as_mut()?.cursor.take()?;
+        let cursor = pass.cursor.take()?;
         Some(Output::Scan(self.pass_number, cursor))
     }
 
@@ -151,6 +178,10 @@ impl Detector {
         }
         let sweeps = self.sweeps();
         for name in names {
+            if self.is_trusted(&name) {
+                self.found_live(now, &name);
+                continue;
+            }
             let Some(at) = self.find_or_make(now, &name) else { continue };
             if sweeps && self.slots[at].flags.has(Flags::LIVE) {
                 self.slots[at].pass = number;
@@ -159,11 +190,63 @@ impl Detector {
             }
         }
         if next == 0 {
-            self.ask_the_rest();
+            if self.pass.as_ref().is_some_and(|pass| pass.first.is_some()) {
+                self.ask_for_ttls();
+            } else {
+                self.ask_the_rest();
+            }
         }
         if let Some(pass) = &mut self.pass {
             pass.read = next == 0;
             pass.cursor = (next != 0).then_some(next);
+        }
+    }
+
+    /// An end came: a page of a first pass that still names the key may be older.
+    pub(super) fn note_end(&mut self, name: &[u8]) {
+        let Some(first) = self.pass.as_mut().and_then(|pass| pass.first.as_mut()) else { return };
+        if first.ended.len() < ENDS_MOST {
+            first.ended.insert(name.to_vec());
+        } else {
+            *first = First { asks: true, ..First::default() };
+        }
+    }
+
+    fn is_trusted(&self, name: &[u8]) -> bool {
+        let first = self.pass.as_ref().and_then(|pass| pass.first.as_ref());
+        first.is_some_and(|first| !first.asks && !first.ended.contains(name))
+    }
+
+    /// A page of a first pass names the key.
+    fn found_live(&mut self, now: Time, name: &[u8]) {
+        let Some(at) = self.find_or_make(now, name) else { return };
+        let first_ttl = self.settings.first_ttl_ms;
+        let slot = &mut self.slots[at];
+        slot.pass = self.pass_number;
+        if !slot.flags.has(Flags::LIVE) {
+            slot.deadline = now.plus(first_ttl);
+            // Not before that, if its TTL is the one that is assumed.
+            let last_seen = now.minus(first_ttl);
+            slot.last_seen = last_seen;
+            self.revive(at, now, last_seen, Reason::Reconciled);
+        }
+    }
+
+    /// All pages of a first pass are read: one of the keys that they named is asked for first, in the name of the
+    /// pass, and then the others.
+    fn ask_for_ttls(&mut self) {
+        let mut closes = true;
+        for at in 0..self.slots.end() {
+            let Some(slot) = self.slots.get(at) else { continue };
+            if !slot.flags.has(Flags::LIVE) || self.waits(at) || slot.filed != 0 {
+                continue;
+            }
+            if std::mem::take(&mut closes) {
+                self.join_pass(at);
+                self.ask_first(at);
+            } else {
+                self.ask_later(at);
+            }
         }
     }
 
@@ -178,20 +261,24 @@ impl Detector {
 
     /// Asks for a key in the name of this pass, once.
     fn enter_pass(&mut self, at: u32) {
-        let Some(pass) = &mut self.pass else { return };
-        let slot = &mut self.slots[at];
-        if slot.pass == self.pass_number {
+        if self.slots[at].pass == self.pass_number {
             return;
         }
+        self.join_pass(at);
+        // One that is asked already since the gap is answered since the gap.
+        if !self.waits(at) {
+            self.ask_later(at);
+        }
+    }
+
+    fn join_pass(&mut self, at: u32) {
+        let Some(pass) = &mut self.pass else { return };
+        let slot = &mut self.slots[at];
         slot.pass = self.pass_number;
         slot.flags.put(Flags::PASS, true);
         // The last `set` may have been among what was missed, so the answer does not tell the TTL.
         slot.flags.put(Flags::HEARD, slot.flags.has(Flags::HEARD) && pass.sweeps);
         pass.open += 1;
-        // One that is asked already since the gap is answered since the gap.
-        if !slot.flags.has(Flags::QUEUED) && slot.batch == 0 {
-            self.ask_later(at);
-        }
     }
 
     /// The key was answered, or an event since the gap has said more than an answer could. Says

@@ -4,12 +4,13 @@ use super::*;
 
 /// Runs a script and compares all that comes out.
 ///
-/// `up RUN [UPTIME]`, `flushed RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
+/// `up RUN [UPTIME]`, `met RUN` (it has long been running), `flushed RUN`, `down`, `gap`, `replaced`, `sweep`, `due`; `set`, `placed`, `expired`, `del`, `evicted` with a key;
 /// `page KEY…` answers the scan as its last page; `open`, `close`: the fences of the oldest batch;
 /// `answers KEY=MS|-|never|moved|notyet …`: its answers; `answered …`: all three in order; `doubted KEY`, `letgo KEY`,
 /// `adopted KEY SEEN DEADLINE [granted] [notyet]` (of the server 1), `retired`.
 fn check(script: &str, expected: &str) {
-    check_with(Settings { first_ttl_ms: 30, ..Settings::default() }, script, expected);
+    let settings = Settings { first_ttl_ms: 30, trusted_uptime_ms: u64::MAX, ..Settings::default() };
+    check_with(settings, script, expected);
 }
 
 fn check_with(settings: Settings, script: &str, expected: &str) {
@@ -38,10 +39,11 @@ impl Run {
         let oldest = *self.asked.front().unwrap_or(&0);
         match verb {
             "up" | "flushed" => {
-                let uptime_ms = words.get(1).map_or(u64::MAX, |word| word.parse().unwrap());
+                let uptime_ms = words.get(1).map_or(u64::MAX - 1, |word| word.parse().unwrap());
                 let flushed = verb == "flushed";
                 self.feed(now, Input::Up { run: words[0], flushed, uptime_ms });
             }
+            "met" => self.feed(now, Input::Up { run: words[0], flushed: false, uptime_ms: u64::MAX }),
             "sweep" => self.feed(now, Input::Sweep),
             "down" => self.feed(now, Input::Down),
             "gap" => self.feed(now, Input::Gap),
@@ -318,6 +320,57 @@ fn the_grants_of_an_outage_end_one_after_the_other() {
     // 20 a millisecond would need 50 ms, so they share the 30 ms of one TTL: 40 in the first 20 of them.
     assert_eq!((130..160).map(count).sum::<usize>(), KEYS, "never before one TTL, nor after two");
     assert!((130..160).all(|end| (20..=40).contains(&count(end))), "{ends:?}");
+}
+
+#[test]
+fn the_first_snapshot_of_a_server_that_has_long_been_running_waits_for_no_ttls() {
+    let met = "100 met r; 101 page a b c";
+    let said = "101 +a Reconciled seen 71; 101 +b Reconciled seen 71; 101 +c Reconciled seen 71; 101 ask a; 101 ask b c";
+    check(
+        &format!("{met}; 102 answered a=20; 103 answered b=10 c=5; 109 due; 109 answered c=-; 114 due"),
+        &format!("{said}; 102 reconciled; 109 ask c; 109 -c Expired at 106 seen 76; 114 ask b"),
+    );
+    // What its events say of a key before its TTL is known stands.
+    check(
+        &format!("{met}; 102 answered a=20; 103 expired b; 104 set c; 105 open; 106 del c"),
+        &format!("{said}; 102 reconciled; 103 -b Expired at 103 seen 71; 106 -c Deleted at 106 seen 104"),
+    );
+    // A gap before that: the next comparison asks for all.
+    check(
+        &format!("{met}; 102 gap; 102 next; 102 next; 103 page a; 104 answered a=20 b=- c=7"),
+        &format!("{said}; 103 ask a b c; 104 -b Reconciled at 104 seen 71; 104 reconciled"),
+    );
+}
+
+#[test]
+fn a_page_that_names_a_key_whose_end_was_heard_before_is_not_taken_at_its_word() {
+    check(
+        "100 met r; 101 del a; 102 page a b; 103 answered b=20; 104 answered a=-",
+        "102 +b Reconciled seen 72; 102 ask b; 102 ask a; 104 reconciled",
+    );
+    // Also when nothing else is there.
+    check("100 met r; 101 expired a; 102 page a; 104 answered a=-", "102 ask a; 104 reconciled");
+    // Nor is any page once the ends were too many to note.
+    let mut detector = Detector::new(Settings::default());
+    let now = Time::from_ms(0);
+    detector.handle(now, UP);
+    let Some(Output::Scan(number, 0)) = detector.poll(now) else { panic!("a scan") };
+    for i in 0..=65_536 {
+        detector.handle(now, Input::Ended(format!("u{i}").as_bytes(), End::Deleted));
+    }
+    detector.handle(now, Input::Page(number, vec![b"u65536".to_vec(), b"v".to_vec()], 0));
+    let Some(Output::Ask(_, keys)) = detector.poll(now) else { panic!("a question first") };
+    assert_eq!(keys.iter().map(Key::as_str).collect::<Vec<_>>(), ["u65536", "v"]);
+}
+
+#[test]
+fn the_first_snapshot_is_whole_once_all_that_its_pages_count_in_has_come_by() {
+    // Set after a deletion, both before the page was read; the events come late, but before the fence.
+    check(
+        "100 met r; 101 page a; 102 open; 103 del a; 104 set a; 105 answers a=29; 106 close",
+        "101 +a Reconciled seen 71; 101 ask a; 103 -a Deleted at 103 seen 71; 104 +a Heartbeat seen 104; \
+         106 ask a; 106 reconciled",
+    );
 }
 
 #[test]
