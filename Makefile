@@ -34,7 +34,8 @@ faults: ## What clients see of each fault, as a table
 	@bash tests/setup.sh bench
 	cargo bench --locked --bench bench -- faults
 
-deb: ## A package for Debian and Ubuntu, in target/debian; needs cargo-deb: cargo install --locked cargo-deb
+deb: ## A package for Debian and Ubuntu, in target/debian
+	@bash tests/setup.sh deb
 	cargo build --release --locked
 	$(MAKE) --no-print-directory deb-files KEYBEAT=target/release/keybeat
 	cargo deb --locked --no-build --no-strip

@@ -3,6 +3,7 @@
 #   tests/setup.sh [test]   what the tests need
 #   tests/setup.sh deny    what `make deny` needs
 #   tests/setup.sh bench    what the benches need
+#   tests/setup.sh deb      what `make deb` needs
 #   tests/setup.sh run      what `make run` needs
 set -euo pipefail
 
@@ -56,7 +57,8 @@ test)
     need curl curl
     ;;
 deny) ;;
-*) fail "$1 is not a list of packages; take run, test, deny or bench" ;;
+deb) need dpkg dpkg ;;
+*) fail "$1 is not a list of packages; take run, test, deny, deb or bench" ;;
 esac
 
 install() {
@@ -107,9 +109,20 @@ case ${1:-test} in
 test | deny)
     # Debian has no package of it. Another version would not judge otherwise, so any that is there will do.
     if ! cargo deny --version >/dev/null 2>&1; then
-        echo "setup: building cargo-deny, once; that takes some minutes"
-        cargo install --quiet --locked cargo-deny@0.20.2 ||
+        echo "setup: building cargo-deny, once; that takes a minute or two"
+        # Without optimization: it runs for seconds.
+        cargo install --quiet --locked --debug cargo-deny@0.20.2 ||
             fail "cargo-deny could not be built; the lines above say why (it needs Rust 1.88 or newer)"
+    fi
+    ;;
+esac
+# A test makes the package as make deb does.
+case ${1:-test} in
+test | deb)
+    if ! cargo deb --version >/dev/null 2>&1; then
+        echo "setup: building cargo-deb, once; that takes half a minute"
+        cargo install --quiet --locked --debug cargo-deb@3.8.0 ||
+            fail "cargo-deb could not be built; the lines above say why"
     fi
     ;;
 esac

@@ -4,6 +4,7 @@ use super::socket::Socket;
 use super::{PATIENCE, free_port, redis, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -41,7 +42,12 @@ impl Daemon {
 
     /// One at this port with more in its environment.
     pub fn launch_in(port: u16, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keybeat"))
+        Daemon::launch_program(Path::new(env!("CARGO_BIN_EXE_keybeat")), port, args, environment)
+    }
+
+    /// The same, with another binary than the one that was built.
+    pub fn launch_program(program: &Path, port: u16, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
+        let mut child = Command::new(program)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(args)
             .env_remove("KEYBEAT_REDIS")

@@ -2,9 +2,9 @@
 
 use crate::common::browser::{Browser, DOWN, ENTER, ESCAPE, LEFT, RIGHT};
 use crate::common::daemon::Daemon;
-use crate::common::free_port;
 use crate::common::redis::{Redis, fill};
 use crate::common::tokens::Issuer;
+use crate::common::{free_port, now_ms, until};
 use serde_json::json;
 
 const STATE: &str = "return document.getElementById('pill').dataset.shape";
@@ -139,6 +139,9 @@ async fn the_keys_search_and_choose_and_open_a_user() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     for user in ["anna", "berta", "hanna"] {
+        // Of two who came in the same millisecond neither is the newer one.
+        let before = now_ms();
+        until("another millisecond", async || (now_ms() > before).then_some(())).await;
         come(&redis, user);
         daemon.until_state(user, "online").await;
     }

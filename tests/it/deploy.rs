@@ -3,11 +3,13 @@
 use super::cli::{ended, keybeat};
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
-use crate::common::until;
+use crate::common::{free_port, until};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Stdio;
+use tokio::process::Command;
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -140,36 +142,51 @@ async fn metrics_that_alerts_and_dashboard_ask_for_are_counted() {
     .await;
 }
 
-/// The value of a key of the package's description, as a list of lists or of texts.
-fn assets() -> Vec<(PathBuf, String)> {
-    let manifest = std::fs::read_to_string(project().join("Cargo.toml")).expect("it is here");
-    let list =
-        manifest.split("\nassets = [").nth(1).and_then(|rest| rest.split("\n]").next()).expect("assets");
-    let lines = list.lines().map(str::trim).filter(|line| line.starts_with('['));
-    let read = |line: &str| {
-        let quoted: Vec<&str> = line.split('"').collect();
-        (PathBuf::from(quoted[1]), quoted[3].to_owned())
-    };
-    lines.map(read).collect()
+/// Runs a program of this machine in the project's folder, to its end.
+async fn run(program: &str, args: &[&str], target: &Path) {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(project()).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
+    let ran = ended(command).await;
+    assert_eq!(ran.code, Some(0), "{program} {args:?}: {ran:?}");
 }
 
+/// As `make deb` does, but for the release: the binary is the one that was built for the tests.
 #[tokio::test]
-async fn what_the_package_holds_is_there_or_is_made_by_make_deb() {
+async fn the_package_is_made_and_installed_into_a_folder_and_its_daemon_runs_from_there() {
     let made = tempfile::tempdir().expect("a folder");
-    let folder = made.path().to_str().expect("a text");
-    assert_eq!(ended(keybeat(&["man", folder])).await.code, Some(0));
-    let assets = assets();
-    assert!(assets.len() > 6, "{assets:?}");
-    for (source, target) in &assets {
-        let name = source.file_name().and_then(|name| name.to_str()).expect("a name");
-        match source.to_str().expect("a text") {
-            "target/release/keybeat" => assert_eq!(target, "usr/bin/"),
-            "target/deb/man/*.1" => assert!(made.path().join("keybeat-serve.1").exists()),
-            path if path.starts_with("target/deb/completions/") => {
-                let makefile = std::fs::read_to_string(project().join("Makefile")).expect("it is here");
-                assert!(makefile.contains(&format!("completions/{name}")), "make deb does not make {path}");
-            }
-            path => assert!(project().join(path).exists(), "{path} is not here"),
-        }
+    let (release, root) = (made.path().join("release"), made.path().join("root"));
+    std::fs::create_dir(&release).expect("a folder");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_keybeat"), release.join("keybeat")).expect("a link");
+    let built = concat!("KEYBEAT=", env!("CARGO_BIN_EXE_keybeat"));
+    run("make", &["--no-print-directory", "deb-files", built], made.path()).await;
+    let package = made.path().join("keybeat.deb");
+    let package = package.to_str().expect("a text");
+    run("cargo", &["deb", "--locked", "--no-build", "--fast", "--output", package], made.path()).await;
+
+    let database = root.join("var/lib/dpkg");
+    std::fs::create_dir_all(database.join("updates")).expect("a folder");
+    std::fs::write(database.join("status"), "").expect("a file");
+    let folder = root.to_str().expect("a text");
+    if rustix::process::geteuid().is_root() {
+        // What it depends on is on the machine, not in the folder.
+        let place = format!("--root={folder}");
+        run("dpkg", &[&place, "--force-depends", "--log=/dev/null", "--install", package], made.path()).await;
+    } else {
+        run("dpkg-deb", &["--extract", package, folder], made.path()).await;
     }
+    for file in ["usr/share/man/man1/keybeat-serve.1.gz", "usr/share/bash-completion/completions/keybeat"] {
+        assert!(root.join(file).exists(), "{file} is not in the package");
+    }
+    let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/keybeat.service")).expect("a unit");
+    assert!(unit.contains("\nExecStart=/usr/bin/keybeat serve\n"), "{unit}");
+    let settings = std::fs::read_to_string(root.join("etc/default/keybeat")).expect("its settings");
+    assert!(settings.contains("\nKEYBEAT_REDIS=redis://127.0.0.1:6379\n"), "{settings}");
+
+    let redis = Redis::start();
+    let installed = root.join("usr/bin/keybeat");
+    let (port, url) = (free_port(), redis.url());
+    let daemon = Daemon::launch_program(&installed, port, &[], &[("KEYBEAT_REDIS", &*url)]);
+    daemon.ready().await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    daemon.until_state("alice", "online").await;
 }
