@@ -2,8 +2,13 @@
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, fill};
+use crate::common::socket::Socket;
+use crate::common::until;
+use futures_util::StreamExt;
+use serde_json::json;
 use std::time::Instant;
 use tokio::runtime::Runtime;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Ids as long as a UUID: 36 bytes.
 const PREFIX: &str = "presence:0f8fad5b-d9cb-469f-a165-";
@@ -11,8 +16,10 @@ const PREFIX: &str = "presence:0f8fad5b-d9cb-469f-a165-";
 /// Memory per live user and the time to the first snapshot.
 pub fn memory_and_start(runtime: &Runtime) {
     println!("memory: users with ids of 36 bytes, each key with a TTL of an hour");
-    println!("| live users | daemon's memory | per user | start to ready | daemon's CPU for it |");
-    println!("|---|---|---|---|---|");
+    println!(
+        "| live users | daemon's memory | per user | start to ready | daemon's CPU for it | start to a client's whole snapshot |"
+    );
+    println!("|---|---|---|---|---|---|");
     let mut empty = 0;
     for users in [0, 100_000, 1_000_000] {
         let redis = Redis::start();
@@ -27,8 +34,28 @@ pub fn memory_and_start(runtime: &Runtime) {
                 empty = memory;
             }
             let each = (memory.saturating_sub(empty)).checked_div(users as u64).unwrap_or(0);
-            println!("| {users} | {} MB | {each} B | {took:.2} s | {cpu:.2} s |", memory / 1_000_000);
+            drop(daemon);
+            let whole = whole_snapshot(&redis).await;
+            println!(
+                "| {users} | {} MB | {each} B | {took:.2} s | {cpu:.2} s | {whole:.2} s |",
+                memory / 1_000_000
+            );
         });
+    }
+}
+
+/// Seconds from the start of a daemon until a client that watches everybody from the first moment on has them all.
+async fn whole_snapshot(redis: &Redis) -> f64 {
+    let began = Instant::now();
+    let daemon = Daemon::launch(&["--redis", &redis.url()]);
+    let mut socket = until("it listens", async || Socket::try_connect(daemon.port).await).await;
+    socket.send(json!({"type": "watch", "all": true})).await;
+    loop {
+        let message = socket.ws.next().await.expect("the connection stays").expect("a message");
+        let Message::Text(text) = message else { continue };
+        if text.starts_with(r#"{"type":"snapshot""#) && text.ends_with(r#""more":false}"#) {
+            return began.elapsed().as_secs_f64();
+        }
     }
 }
 

@@ -125,6 +125,9 @@ impl Detector {
         if !self.asks.due.is_empty() && room(&self.asks, false, due) {
             batch = self.make_batch(now, false);
         }
+        if self.asks.learn.is_empty() && room(&self.asks, true, learn) {
+            self.next_unasked();
+        }
         if batch.is_none() && !self.asks.learn.is_empty() && room(&self.asks, true, learn) {
             batch = self.make_batch(now, true);
         }
@@ -337,6 +340,11 @@ impl Detector {
 }
 
 impl Slot {
+    /// Its TTL was never told, nor when it was set; nor is it the end of a grant.
+    pub(super) fn deadline_is_guessed(&self) -> bool {
+        self.flags.has(Flags::LEARN) && !self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED)
+    }
+
     /// Learns the TTL from an answer that tells `left`. Says whether it is another than was known.
     ///
     /// Too short a TTL costs one more question, too long a one makes the next offline late. So a

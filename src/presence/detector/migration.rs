@@ -78,8 +78,7 @@ struct Server {
 
 impl Server {
     fn new() -> Server {
-        let settings =
-            Settings { first_ttl_ms: TTL, batch_keys: 2, trusted_uptime_ms: u64::MAX, ..Settings::default() };
+        let settings = Settings { first_ttl_ms: TTL, batch_keys: 2, ..Settings::default() };
         Server {
             keys: BTreeMap::new(),
             events: VecDeque::new(),

@@ -253,6 +253,8 @@ pub struct Detector {
     asks: Asks,
     pass: Option<Pass>,
     pass_number: u8,
+    /// From which slot on keys that the first pass found are still to be asked for.
+    unasked: Option<u32>,
     run: Option<String>,
     up: bool,
     restart_said: bool,
@@ -280,6 +282,7 @@ impl Detector {
             asks: Asks::default(),
             pass: None,
             pass_number: 0,
+            unasked: None,
             run: None,
             up: false,
             restart_said: false,
@@ -487,7 +490,8 @@ impl Detector {
                 }
             }
             End::Expired => {
-                if slot.deadline.since(now) > SAME_TTL_MS && slot.deadline != Time::NEVER {
+                let sooner = slot.deadline.since(now) > SAME_TTL_MS && slot.deadline != Time::NEVER;
+                if sooner && !slot.deadline_is_guessed() {
                     self.surprised();
                 }
                 self.kill(at, now, Reason::Expired);
@@ -538,13 +542,17 @@ impl Detector {
 
     fn kill(&mut self, at: u32, now: Time, reason: Reason) {
         let slot = &mut self.slots[at];
+        let guessed = slot.deadline_is_guessed();
         slot.flags.put(Flags::LIVE, false);
         slot.flags.put(Flags::GRANTED, false);
         self.counts.keys -= 1;
         if slot.deadline == Time::NEVER {
             self.counts.immortal -= 1;
         }
-        let in_time = slot.deadline.since(now) <= SAME_TTL_MS;
+        if guessed {
+            slot.deadline = now;
+        }
+        let in_time = slot.deadline.since(now) <= SAME_TTL_MS && !guessed;
         self.out.push_back(Output::Changed(Change {
             key: slot.key.clone(),
             live: false,

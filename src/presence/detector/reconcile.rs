@@ -11,8 +11,8 @@
 //! A sweep is a pass for servers that do not tell of each `set`. It follows no gap, so it asks for less: keys that
 //! are live and named it leaves to their deadlines.
 
-use super::{Detector, Flags, Output};
-use crate::presence::{Reason, Time};
+use super::{Detector, Flags, Output, Slot};
+use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES, Reason, Time};
 use std::collections::HashSet;
 
 /// No further page is read while so many keys of the last ones wait to be asked.
@@ -24,6 +24,9 @@ const GRANTS_PER_MS: u64 = 20;
 
 /// So many ends are noted while a first pass reads; after more of them it asks for every name that follows.
 const ENDS_MOST: usize = 65_536;
+
+/// No key is longer, in bytes.
+const KEY_MOST: usize = MAX_USER_BYTES + 1 + MAX_SESSION_BYTES;
 
 /// One pass under way.
 #[derive(Clone)]
@@ -67,8 +70,9 @@ impl Detector {
         self.up = true;
         self.restart_said = false;
         self.begin_pass(now);
+        let trusted = self.settings.trusted_uptime_ms.max(self.settings.first_ttl_ms);
         if let Some(pass) = self.pass.as_mut().filter(|_| self.slots.len() == 0)
-            && young.is_some_and(|uptime_ms| uptime_ms >= self.settings.trusted_uptime_ms)
+            && young.is_some_and(|uptime_ms| uptime_ms >= trusted)
         {
             pass.first = Some(First::default());
         }
@@ -86,6 +90,7 @@ impl Detector {
     pub(super) fn fall(&mut self) {
         self.up = false;
         self.pass = None;
+        self.unasked = None;
         self.drop_asks();
     }
 
@@ -145,6 +150,7 @@ impl Detector {
 
     pub(super) fn begin_pass(&mut self, now: Time) {
         self.missed = now;
+        self.unasked = None;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
         self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: false, first: None });
@@ -205,6 +211,9 @@ impl Detector {
     /// An end came: a page of a first pass that still names the key may be older.
     pub(super) fn note_end(&mut self, name: &[u8]) {
         let Some(first) = self.pass.as_mut().and_then(|pass| pass.first.as_mut()) else { return };
+        if name.len() > KEY_MOST {
+            return;
+        }
         if first.ended.len() < ENDS_MOST {
             first.ended.insert(name.to_vec());
         } else {
@@ -225,6 +234,7 @@ impl Detector {
         slot.pass = self.pass_number;
         if !slot.flags.has(Flags::LIVE) {
             slot.deadline = now.plus(first_ttl);
+            slot.flags.put(Flags::LEARN, true);
             // Not before that, if its TTL is the one that is assumed.
             let last_seen = now.minus(first_ttl);
             slot.last_seen = last_seen;
@@ -232,22 +242,44 @@ impl Detector {
         }
     }
 
-    /// All pages of a first pass are read: one of the keys that they named is asked for first, in the name of the
-    /// pass, and then the others.
+    /// All pages of a first pass are read: one of the keys that they named is asked for now, in the name of the pass,
+    /// and the others when nothing else is to be asked.
     fn ask_for_ttls(&mut self) {
-        let mut closes = true;
-        for at in 0..self.slots.end() {
-            let Some(slot) = self.slots.get(at) else { continue };
-            if !slot.flags.has(Flags::LIVE) || self.waits(at) || slot.filed != 0 {
-                continue;
-            }
-            if std::mem::take(&mut closes) {
-                self.join_pass(at);
+        let live = |at: &u32| self.slots.get(*at).is_some_and(|slot| slot.flags.has(Flags::LIVE));
+        let named = (0..self.slots.end()).find(|&at| self.has_no_place(at));
+        // Where all were set meanwhile, any of those does.
+        let closing = named.or_else(|| {
+            let mut others = (0..self.slots.end()).filter(live);
+            others.find(|&at| !self.slots[at].flags.has(Flags::PASS))
+        });
+        if let Some(at) = closing {
+            self.join_pass(at);
+            if !self.waits(at) {
                 self.ask_first(at);
-            } else {
-                self.ask_later(at);
             }
         }
+        self.unasked = named;
+    }
+
+    /// Is it live, and will nobody look at it again but for [`next_unasked`](Detector::next_unasked)?
+    pub(super) fn has_no_place(&self, at: u32) -> bool {
+        let placed = |slot: &Slot| slot.filed != 0 || self.waits(at);
+        self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE) && !placed(slot))
+    }
+
+    /// Queues the next of the keys that a first pass found and that have not been asked for.
+    pub(super) fn next_unasked(&mut self) {
+        let Some(from) = self.unasked else { return };
+        let mut left = self.settings.batch_keys;
+        let mut at = from;
+        while at < self.slots.end() && left > 0 {
+            if self.has_no_place(at) {
+                self.ask_later(at);
+                left -= 1;
+            }
+            at += 1;
+        }
+        self.unasked = Some(at).filter(|&at| at < self.slots.end());
     }
 
     /// The keys that we hold and the scan did not name.
@@ -277,7 +309,8 @@ impl Detector {
         slot.pass = self.pass_number;
         slot.flags.put(Flags::PASS, true);
         // The last `set` may have been among what was missed, so the answer does not tell the TTL.
-        slot.flags.put(Flags::HEARD, slot.flags.has(Flags::HEARD) && pass.sweeps);
+        let missed = !pass.sweeps && pass.first.is_none();
+        slot.flags.put(Flags::HEARD, slot.flags.has(Flags::HEARD) && !missed);
         pass.open += 1;
     }
 

@@ -335,6 +335,11 @@ fn the_first_snapshot_of_a_server_that_has_long_been_running_waits_for_no_ttls()
         &format!("{met}; 102 answered a=20; 103 expired b; 104 set c; 105 open; 106 del c"),
         &format!("{said}; 102 reconciled; 103 -b Expired at 103 seen 71; 106 -c Deleted at 106 seen 104"),
     );
+    // Of one who leaves before that, only that is known.
+    check(
+        &format!("{met}; 102 answered a=20; 200 expired b"),
+        &format!("{said}; 102 reconciled; 200 -b Expired at 200 seen 71"),
+    );
     // A gap before that: the next comparison asks for all.
     check(
         &format!("{met}; 102 gap; 102 next; 102 next; 103 page a; 104 answered a=20 b=- c=7"),
@@ -346,6 +351,10 @@ fn the_first_snapshot_of_a_server_that_has_long_been_running_waits_for_no_ttls()
 fn a_page_that_names_a_key_whose_end_was_heard_before_is_not_taken_at_its_word() {
     check(
         "100 met r; 101 del a; 102 page a b; 103 answered b=20; 104 answered a=-",
+        "102 +b Reconciled seen 72; 102 ask b; 102 ask a; 104 reconciled",
+    );
+    check(
+        "100 met r; 101 doubted a; 102 page a b; 103 answered b=20; 104 answered a=-",
         "102 +b Reconciled seen 72; 102 ask b; 102 ask a; 104 reconciled",
     );
     // Also when nothing else is there.
@@ -370,6 +379,51 @@ fn the_first_snapshot_is_whole_once_all_that_its_pages_count_in_has_come_by() {
         "100 met r; 101 page a; 102 open; 103 del a; 104 set a; 105 answers a=29; 106 close",
         "101 +a Reconciled seen 71; 101 ask a; 103 -a Deleted at 103 seen 71; 104 +a Heartbeat seen 104; \
          106 ask a; 106 reconciled",
+    );
+}
+
+#[test]
+fn a_first_snapshot_of_keys_that_were_all_set_meanwhile_is_closed_by_a_question_too() {
+    check(
+        "100 met r; 100 set a; 101 page a; 102 open; 103 del a; 104 set a; 105 answers a=29; 106 close",
+        "100 +a Heartbeat seen 100; 100 ask a; 103 -a Deleted at 103 seen 100; 104 +a Heartbeat seen 104; \
+         106 ask a; 106 reconciled",
+    );
+    check(
+        "100 met r; 100 set a; 101 answered a=29; 102 page a; 103 answered a=27",
+        "100 +a Heartbeat seen 100; 100 ask a; 102 ask a; 103 reconciled",
+    );
+}
+
+#[test]
+fn the_ttls_of_a_first_snapshot_are_asked_for_when_nothing_else_is() {
+    let settings = Settings {
+        first_ttl_ms: 30,
+        trusted_uptime_ms: u64::MAX,
+        batch_keys: 1,
+        learn_batches: 1,
+        ..Settings::default()
+    };
+    // Who comes is asked for first, and who is thrown away has a deadline already.
+    check_with(
+        settings,
+        "100 met r; 101 page a b c d; 102 set z; 103 evicted c; 104 answered a=20; 105 answered b=20; \
+         106 answered z=26; 107 answered d=60; 132 due; 134 due",
+        "101 +a Reconciled seen 71; 101 +b Reconciled seen 71; 101 +c Reconciled seen 71; \
+         101 +d Reconciled seen 71; 101 ask a; 101 ask b; 102 +z Heartbeat seen 102; 104 reconciled; \
+         105 ask z; 106 ask d; 132 ask a; 132 ask b; 132 ask z; 134 ask c",
+    );
+}
+
+#[test]
+fn who_leaves_before_the_ttl_is_known_is_no_sign_that_ttls_change() {
+    let settings = Settings { first_ttl_ms: 30_000, trusted_uptime_ms: u64::MAX, ..Settings::default() };
+    check_with(
+        settings,
+        "100 met r; 101 page a b; 102 answered a=20000; 105 expired b; 106 answered b=-; 200 set c; \
+         201 answered c=29999; 300 set c",
+        "101 +a Reconciled seen 0; 101 +b Reconciled seen 0; 101 ask a; 101 ask b; 102 reconciled; \
+         105 -b Expired at 105 seen 0; 200 +c Heartbeat seen 200; 200 ask c",
     );
 }
 
