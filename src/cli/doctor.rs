@@ -407,7 +407,8 @@ fn clock(facts: &Facts) -> Finding {
     let Some((ahead, unsure)) = facts.clock_ms else {
         return Finding::ok("clock", "not known: TIME is forbidden");
     };
-    let apart = format!("the server's clock is {ahead} ms ahead of this machine's, ± {unsure} ms");
+    let side = if ahead < 0 { "behind" } else { "ahead of" };
+    let apart = format!("the server's clock is {} ms {side} this machine's, ± {unsure} ms", ahead.abs());
     if ahead.abs() - unsure <= CLOCK_MS {
         return Finding::ok("clock", apart);
     }

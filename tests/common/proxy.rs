@@ -1,4 +1,5 @@
-//! A TCP proxy that can stop forwarding without closing anything, as a cable that is pulled.
+//! A TCP proxy that can stop forwarding without closing anything, as a cable that is pulled, or make a server say another
+//! thing than it does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,12 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn to(port: u16) -> Proxy {
+        Proxy::saying(port, ["", ""]).await
+    }
+
+    /// One whose server says the second text for the first, which is as long.
+    pub async fn saying(port: u16, instead: [&'static str; 2]) -> Proxy {
+        assert_eq!(instead[0].len(), instead[1].len());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let own = listener.local_addr().expect("its address").port();
         let cut = Arc::new(AtomicBool::new(false));
@@ -24,8 +31,8 @@ impl Proxy {
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
                 // A connection that was open when the cable was pulled stays dead for good.
                 let dead = Arc::new(AtomicBool::new(silent.load(Ordering::Relaxed)));
-                tokio::spawn(carry(near_in, far_out, silent.clone(), dead.clone()));
-                tokio::spawn(carry(far_in, near_out, silent.clone(), dead));
+                tokio::spawn(carry(near_in, far_out, silent.clone(), dead.clone(), ["", ""]));
+                tokio::spawn(carry(far_in, near_out, silent.clone(), dead, instead));
             }
         });
         Proxy { port: own, cut, task }
@@ -48,6 +55,7 @@ async fn carry(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     cut: Arc<AtomicBool>,
     dead: Arc<AtomicBool>,
+    [old, new]: [&str; 2],
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -67,6 +75,10 @@ async fn carry(
                 return;
             }
             continue;
+        }
+        let found = buffer[..read].windows(old.len().max(1)).position(|bytes| bytes == old.as_bytes());
+        if let Some(at) = found {
+            buffer[at..at + new.len()].copy_from_slice(new.as_bytes());
         }
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;

@@ -3,7 +3,8 @@
 use super::cli::{ended, keybeat};
 use crate::common::cluster::Cluster;
 use crate::common::free_port;
-use crate::common::redis::{Redis, Reply, fill};
+use crate::common::proxy::Proxy;
+use crate::common::redis::{Redis, Reply, fill, info};
 use crate::common::until;
 use serde_json::Value;
 use std::process::Command;
@@ -84,6 +85,24 @@ async fn each_setting_that_is_wrong_is_found_and_its_mend_mends_it() {
         assert!(finding["cause"].as_str().expect("a text").contains(word), "{finding}");
         mend(&redis, finding);
         assert_eq!(wrong(&doctor(&redis.url()).await.1), [], "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_and_one_whose_clock_is_wrong_are_found() {
+    let redis = Redis::start();
+    let version = info(&redis, "server")["redis_version"].clone();
+    let text: &'static str = format!("redis_version:{version}").leak();
+    let old: &'static str = text.replace(&format!(":{version}"), &format!(":5{}", &version[1..])).leak();
+    let proxy = Proxy::saying(redis.port, [text, old]).await;
+    let (code, findings) = doctor(&format!("redis://127.0.0.1:{}", proxy.port)).await;
+    assert_eq!((code, wrong(&findings)), (Some(1), vec![("version", "fatal")]), "{findings:?}");
+    assert!(of(&findings, "version")["cause"].as_str().expect("a text").contains("Redis 5."), "{findings:?}");
+    for (clock, word) in [("+5s", "ms ahead of"), ("-5s", "ms behind")] {
+        let redis = Redis::with_clock(clock);
+        let (code, findings) = doctor(&redis.url()).await;
+        assert_eq!((code, wrong(&findings)), (Some(0), vec![("clock", "warning")]), "{findings:?}");
+        assert!(of(&findings, "clock")["cause"].as_str().expect("a text").contains(word), "{findings:?}");
     }
 }
 
