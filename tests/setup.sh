@@ -41,8 +41,6 @@ bench)
     ;;
 test)
     need redis-server redis-server
-    # A server whose clock is wrong.
-    need faketime faketime
     # The console, and the JavaScript client where Node is new enough.
     need 'chromium chromium-driver' chromedriver
     need nodejs node

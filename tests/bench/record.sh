@@ -20,10 +20,11 @@ keybeat=${CARGO_TARGET_DIR:-target}/release/keybeat
     git diff --quiet HEAD -- src tests Cargo.toml || commit="$commit, with changes"
     echo
     echo "Commit $commit; $(nproc) cores of$(sed -n 's/^model name.*:/ /p' /proc/cpuinfo | head -1 | tr -s ' '), Linux $(uname -r | cut -d. -f1,2),"
-    echo "$(redis-server --version | cut -d' ' -f1-3), at most $(ulimit -n) open files a process. Command: \`bash tests/bench/record.sh $part\`."
+    echo "$(redis-server --version | cut -d' ' -f1-3), at most $(ulimit -n) open files a process. Command: \`bash tests/bench/record.sh${part:+ $part}\`."
 } >"$tables"
 "$keybeat" bench ${part#keybeat} | tee -a "$tables"
 if [ -z "$part" ]; then
+    echo | tee -a "$tables"
     cargo bench --locked --bench bench | tee -a "$tables"
 fi
 echo >>"$tables"

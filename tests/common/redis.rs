@@ -15,8 +15,6 @@ pub struct Redis {
     child: Option<Child>,
     kind: Kind,
     args: Vec<String>,
-    /// How far its clock is from this machine's, for faketime.
-    clock: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -43,15 +41,6 @@ impl Redis {
         Redis::build(Kind::Ours, args)
     }
 
-    /// One whose clock goes wrong by so much, such as `+5s`.
-    pub fn with_clock(clock: &'static str) -> Redis {
-        let mut redis = Redis::start();
-        redis.kill();
-        redis.clock = Some(clock);
-        redis.run();
-        redis
-    }
-
     /// A Sentinel alone that watches `primary` under the name `it` and needs a second to call it down.
     pub fn sentinel(primary: &Redis) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
@@ -69,7 +58,7 @@ impl Redis {
 
     fn build_in(kind: Kind, args: &[&str], folder: TempDir) -> Redis {
         let args = args.iter().map(|arg| arg.to_string()).collect();
-        let mut redis = Redis { port: free_port(), folder, child: None, kind, args, clock: None };
+        let mut redis = Redis { port: free_port(), folder, child: None, kind, args };
         redis.run();
         redis
     }
@@ -87,12 +76,7 @@ impl Redis {
             Kind::Stock => (&[], &[]),
             Kind::Sentinel => (&["sentinel.conf"], &[]),
         };
-        let program: &[&str] = match &self.clock {
-            Some(clock) => &["faketime", "-f", clock, "redis-server"],
-            None => &["redis-server"],
-        };
-        let child = Command::new(program[0])
-            .args(&program[1..])
+        let child = Command::new("redis-server")
             .args(conf)
             .args(&self.args)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "redis.log"])
@@ -103,7 +87,7 @@ impl Redis {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server and faketime must be installed: see tests/setup.sh");
+            .expect("redis-server must be installed: see tests/setup.sh");
         self.child = Some(child);
         let end = Instant::now() + Duration::from_secs(10);
         loop {

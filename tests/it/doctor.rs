@@ -91,18 +91,20 @@ async fn each_setting_that_is_wrong_is_found_and_its_mend_mends_it() {
 #[tokio::test]
 async fn a_server_that_is_too_old_and_one_whose_clock_is_wrong_are_found() {
     let redis = Redis::start();
-    let version = info(&redis, "server")["redis_version"].clone();
-    let text: &'static str = format!("redis_version:{version}").leak();
-    let old: &'static str = text.replace(&format!(":{version}"), &format!(":5{}", &version[1..])).leak();
-    let proxy = Proxy::saying(redis.port, [text, old]).await;
-    let (code, findings) = doctor(&format!("redis://127.0.0.1:{}", proxy.port)).await;
-    assert_eq!((code, wrong(&findings)), (Some(1), vec![("version", "fatal")]), "{findings:?}");
-    assert!(of(&findings, "version")["cause"].as_str().expect("a text").contains("Redis 5."), "{findings:?}");
-    for (clock, word) in [("+5s", "ms ahead of"), ("-5s", "ms behind")] {
-        let redis = Redis::with_clock(clock);
-        let (code, findings) = doctor(&redis.url()).await;
-        assert_eq!((code, wrong(&findings)), (Some(0), vec![("clock", "warning")]), "{findings:?}");
-        assert!(of(&findings, "clock")["cause"].as_str().expect("a text").contains(word), "{findings:?}");
+    let version = &info(&redis, "server")["redis_version"];
+    let [new, old]: [&'static str; 2] = [version.clone(), format!("5{}", &version[1..])]
+        .map(|version| &*format!("redis_version:{version}").leak());
+    // The seconds of what TIME says.
+    let seconds = "*2\r\n$10\r\n1";
+    for (instead, code, wrongs, word) in [
+        ([new, old], 1, ("version", "fatal"), "Redis 5."),
+        ([seconds, "*2\r\n$10\r\n2"], 0, ("clock", "warning"), " ms ahead of this"),
+        ([seconds, "*2\r\n$10\r\n0"], 0, ("clock", "warning"), " ms behind this"),
+    ] {
+        let proxy = Proxy::saying(redis.port, instead).await;
+        let (ended, findings) = doctor(&format!("redis://127.0.0.1:{}", proxy.port)).await;
+        assert_eq!((ended, wrong(&findings)), (Some(code), vec![wrongs]), "{findings:?}");
+        assert!(of(&findings, wrongs.0)["cause"].as_str().expect("a text").contains(word), "{findings:?}");
     }
 }
 
