@@ -6,7 +6,7 @@ use super::door::{Peer, counted};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::presence::Key;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
@@ -172,6 +172,8 @@ impl App {
                     chunk.map_err(|_| Error::InvalidRequest("the body ended before its end".into()))?;
                 if bytes.len() + chunk.len() > most {
                     self.metrics.limited("body_bytes");
+                    drop((bytes, room));
+                    discard(&mut chunks, most).await;
                     return Err(Error::TooLarge(most));
                 }
                 let more = self.quotas.bodies.try_acquire_many(chunk.len() as u32).map_err(|_| {
@@ -191,5 +193,17 @@ impl App {
             self.metrics.limited("body_timeout");
             Err(Error::InvalidRequest(format!("the body did not come within {within:?}")))
         })
+    }
+}
+
+/// Reads on, and keeps nothing, until the body ends or `most` more bytes have come: who is still sending when the connection
+/// closes may never see the answer.
+async fn discard(chunks: &mut BodyDataStream, most: usize) {
+    let mut left = most;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        match left.checked_sub(chunk.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
