@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! a heartbeat: HTTP, WebSocket, CLI, or any program with a Redis client
-//!   → keyspace::store      SET presence:alice 1 EX 30 (pipelined)
+//!   → redis::writer      SET presence:alice 1 EX 30 (pipelined)
 //!   → Redis                the truth
-//!   → keyspace::link       one a primary: subscribed to set, expired, del, evicted, …; asks between two fences
-//!   → keyspace::event      a pure parser: channel and payload → evidence
-//!   → driver               the only owner of the detectors, the only caller of the clock; keyspace::cluster tells it
+//!   → redis::link       one a primary: subscribed to set, expired, del, evicted, …; asks between two fences
+//!   → redis::link::parser  a pure parser: channel and payload → evidence
+//!   → driver               the only owner of the detectors, the only caller of the clock; redis::cluster tells it
 //!                          which primaries there are
 //!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
 //!   → hub                  presence::Roster makes users of keys; one encoding, many receivers
@@ -22,7 +22,7 @@
 //!
 //! # The floors
 //!
-//! A file imports its own folder and lower floors, nothing else; `tests/it/floors.rs` reads the `use` lines.
+//! A file imports its own folder and lower floors, nothing else; `tests/it/docs/floors.rs` reads the `use` lines.
 //!
 //! ```text
 //! 6  main.rs    parse, run, exit code
@@ -33,7 +33,7 @@
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
 //!    supervisor.rs  what systemd is told: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
-//!    keyspace/  all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
+//!    redis/     all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
 //! 2  protocol.rs config.rs metrics.rs
 //!    traces.rs  what is traced, and with the feature otel, its way to a collector
 //! 1  error.rs   one typed error, with its code and status
@@ -66,10 +66,10 @@ pub mod config;
 pub mod driver;
 pub mod error;
 pub mod hub;
-pub mod keyspace;
 pub mod metrics;
 pub mod presence;
 pub mod protocol;
+pub mod redis;
 pub mod server;
 pub mod supervisor;
 pub mod traces;

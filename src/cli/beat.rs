@@ -1,12 +1,12 @@
 //! `keybeat beat`
 
 use super::{BeatArgs, Source, logging, progress, serve};
-use crate::keyspace::Names;
-use crate::keyspace::client::{Connection, Target};
-use crate::keyspace::cluster::{self, Followed};
-use crate::keyspace::event::Seal;
-use crate::keyspace::store::Store;
 use crate::metrics::Metrics;
+use crate::redis::Names;
+use crate::redis::cluster::{self, Followed};
+use crate::redis::link::parser::Seal;
+use crate::redis::target::{Connection, Target};
+use crate::redis::writer::Store;
 use anyhow::{Context, Result, anyhow};
 use fred::prelude::*;
 use std::process::ExitCode;

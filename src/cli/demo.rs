@@ -2,8 +2,8 @@
 
 use super::{DemoArgs, logging, serve};
 use crate::config::DEFAULT_LISTEN;
-use crate::keyspace::Names;
-use crate::keyspace::client::{Connection, Target};
+use crate::redis::Names;
+use crate::redis::target::{Connection, Target};
 use crate::server::Daemon;
 use anyhow::Result;
 use fred::prelude::*;

@@ -1,10 +1,10 @@
 //! `keybeat doctor`: whatever breaks presence at a Redis server, and the mend for each.
 
 use super::{DoctorArgs, logging, progress};
-use crate::keyspace::client::{Target, is_about_password};
-use crate::keyspace::cluster::{self, Node, SLOTS};
-use crate::keyspace::exam::{Facts, Keys, classes};
-use crate::keyspace::missing_classes;
+use crate::redis::cluster::{self, Node, SLOTS};
+use crate::redis::inspect::{Facts, Keys, classes};
+use crate::redis::missing_classes;
+use crate::redis::target::{Target, is_about_password};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use serde::Serialize;

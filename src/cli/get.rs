@@ -1,9 +1,9 @@
 //! `keybeat get`
 
 use super::{GetArgs, Source, logging, progress};
-use crate::keyspace::client::Target;
-use crate::keyspace::listing::Listing;
 use crate::protocol::UserObject;
+use crate::redis::scan::Listing;
+use crate::redis::target::Target;
 use anyhow::Result;
 use serde_json::json;
 use std::io::Write;

@@ -75,7 +75,7 @@ pub const BENCH: &str = "Examples:
 #[cfg(test)]
 mod tests {
     use crate::cli::Args;
-    use crate::keyspace::client::Target;
+    use crate::redis::target::Target;
     use clap::{Arg, Command, CommandFactory, Parser};
 
     /// What is typed: a line without its comment, and without what goes into a file.

@@ -1,7 +1,7 @@
 //! `keybeat ls`
 
 use super::{LsArgs, logging, progress};
-use crate::keyspace::listing::{Listing, LiveKey};
+use crate::redis::scan::{Listing, LiveKey};
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! Certificates: the daemon's own, and those for Redis.
 
 use crate::config::TlsFiles;
-use crate::keyspace::tls;
+use crate::redis::tls;
 use clap::Parser;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Where a daemon is, and the way there: TCP, with TLS over it for `https://`.
 
 use super::Error;
-use crate::keyspace::tls;
+use crate::redis::tls;
 use axum::http::Uri;
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;

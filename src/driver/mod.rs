@@ -9,11 +9,11 @@ pub use clock::Clock;
 pub use server::Template;
 
 use crate::hub::{Hub, Status};
-use crate::keyspace::cluster::Topology;
-use crate::keyspace::event::{Events, Item};
-use crate::keyspace::link::{Feed, Order};
 use crate::metrics::Metrics;
 use crate::presence::{Change, End, Input, Output, Reason, Time};
+use crate::redis::cluster::Topology;
+use crate::redis::link::parser::{Events, Item};
+use crate::redis::link::{Feed, Order};
 use crate::traces;
 use pulse::Pulse;
 use server::{CANARY_EVERY_MS, Server};

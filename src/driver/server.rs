@@ -1,9 +1,9 @@
 //! One server: its link and what is believed of it.
 
 use crate::hub::ServerState;
-use crate::keyspace::cluster::Node;
-use crate::keyspace::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
 use crate::presence::{Canary, Counts, Detector, ServerId, Settings, Sweeps, Time};
+use crate::redis::cluster::Node;
+use crate::redis::link::{Feeder, Link, Order, Place, Settings as LinkSettings};
 use crate::traces;
 use std::time::Duration;
 use tracing::Span;

@@ -2,9 +2,9 @@
 
 use super::Driver;
 use super::server::Server;
-use crate::keyspace::cluster::{Node, Redirection, Topology, slot};
-use crate::keyspace::link::{Feeder, Place};
 use crate::presence::{Answer, Input, Moved, Sweeps, Time};
+use crate::redis::cluster::{Node, Redirection, Topology, slot};
+use crate::redis::link::{Feeder, Place};
 use tracing::info;
 
 /// How often a server that left tries again to give its keys over, while slots have no owner.

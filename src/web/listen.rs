@@ -1,9 +1,9 @@
 //! From an open port to requests: connections, TLS, and how long either may take.
 
-use super::App;
-use super::door::Peer;
-use super::refusals::Refusal;
-use super::tls::Tls;
+use crate::web::app::App;
+use crate::web::limits::connections::Peer;
+use crate::web::limits::refusal_log::Refusal;
+use crate::web::tls::Tls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;

@@ -1,7 +1,7 @@
 //! The picture.
 
 use super::model::{Deadlines, Model, Stats, came};
-use crate::keyspace::listing::LiveKey;
+use crate::redis::scan::LiveKey;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

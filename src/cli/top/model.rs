@@ -1,7 +1,7 @@
 //! What the picture shows: taken in from the feeds, changed by keys, without a terminal.
 
-use crate::keyspace::listing::LiveKey;
 use crate::protocol::{RedisWord, State, TransitionObject};
+use crate::redis::scan::LiveKey;
 use anyhow::Result;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,0 +1,283 @@
+//! From what fred delivers to what the detector takes in: a pure parser, and a chunk of its results.
+
+use crate::presence::{BatchId, End, Input, Side};
+use crate::redis::names::{FENCE_OPERATION, Names};
+use std::hash::{BuildHasher, RandomState};
+
+/// What one message of the event stream says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A key was set.
+    Renewed,
+    /// A key came by another way.
+    Placed,
+    /// A key ended.
+    Ended(End),
+    /// A fence of a batch of questions.
+    Fence(BatchId, Side),
+    /// The daemon's own canary.
+    Canary,
+    /// A mark of the store's connection.
+    Mark(u64),
+}
+
+/// A mark of the daemon itself in the event stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Proves that a new subscription stands.
+    Hello,
+    /// One end of a batch of questions.
+    Fence(BatchId, Side),
+    /// The canary of a server that owns no key.
+    Canary,
+}
+
+/// Seals marks, so that one which another client has published is not taken for ours.
+///
+/// Whoever may subscribe to the channel can read every mark, and so a secret that all of them had in common;
+/// but each carries a code of its own (SipHash, under a key that never leaves the process), which cannot be
+/// told before the mark itself has been published. A mark sent again comes after the first and changes nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Seal(RandomState);
+
+impl Seal {
+    fn seal(&self, text: &str) -> String {
+        format!("{text}:{:016x}", self.0.hash_one(text))
+    }
+
+    fn open<'a>(&self, sealed: &'a str) -> Option<&'a str> {
+        let (text, _) = sealed.rsplit_once(':')?;
+        (self.seal(text) == sealed).then_some(text)
+    }
+
+    /// The payload of a mark that the store of the daemon called `daemon` sends.
+    pub fn store_mark(&self, daemon: &str, mark: u64) -> String {
+        self.seal(&format!("{daemon}:{mark}"))
+    }
+}
+
+/// Reads the stream of one connection. Marks name the connection and are sealed, so that neither
+/// another daemon's nor a forged one is taken for ours.
+#[derive(Debug, Clone)]
+pub struct Parser {
+    names: Names,
+    canary_key: Vec<u8>,
+    daemon: String,
+    stream: String,
+    seal: Seal,
+}
+
+/// What the stream's next message is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// Evidence: which, and the key without its prefix where it has one.
+    Evidence(Kind, &'a [u8]),
+    /// The new subscription stands.
+    Hello,
+    /// Nothing of ours: another prefix, another daemon.
+    Foreign,
+}
+
+impl Parser {
+    /// A parser for one connection, called `stream`, of the daemon called `daemon`.
+    pub fn new(names: Names, daemon: &str, stream: String, seal: Seal) -> Parser {
+        let canary_key = names.canary_key(daemon).into_bytes();
+        Parser { names, canary_key, daemon: daemon.to_owned(), stream, seal }
+    }
+
+    /// Reads one message: the operation that the channel names, and its payload.
+    pub fn parse<'a>(&self, operation: &str, payload: &'a [u8]) -> Parsed<'a> {
+        if operation == FENCE_OPERATION {
+            return self.parse_mark(payload);
+        }
+        if operation == "set" && self.is_canary(payload) {
+            return Parsed::Evidence(Kind::Canary, b"");
+        }
+        let kind = match operation {
+            "set" => Kind::Renewed,
+            "expired" => Kind::Ended(End::Expired),
+            "del" | "rename_from" | "move_from" => Kind::Ended(End::Deleted),
+            "evicted" => Kind::Ended(End::Evicted),
+            "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
+            _ => return Parsed::Foreign,
+        };
+        self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
+    }
+
+    /// A cluster's node has one with a number after it, whose slot is the node's.
+    pub(in crate::redis) fn is_canary(&self, payload: &[u8]) -> bool {
+        let rest = payload.strip_prefix(&self.canary_key[..]);
+        rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b':'))
+    }
+
+    /// The payload of a mark.
+    pub fn mark(&self, mark: Mark) -> String {
+        let stream = &self.stream;
+        self.seal.seal(&match mark {
+            Mark::Hello => format!("{stream}:h"),
+            Mark::Canary => format!("{stream}:k"),
+            Mark::Fence(batch, Side::Open) => format!("{stream}:{batch}:o"),
+            Mark::Fence(batch, Side::Close) => format!("{stream}:{batch}:c"),
+        })
+    }
+
+    fn parse_mark<'a>(&self, payload: &[u8]) -> Parsed<'a> {
+        let read = || {
+            let text = self.seal.open(std::str::from_utf8(payload).ok()?)?;
+            if let Some(mark) = text.strip_prefix(&self.daemon) {
+                let mark = mark.strip_prefix(':')?.parse().ok()?;
+                return Some(Parsed::Evidence(Kind::Mark(mark), b""));
+            }
+            let rest = text.strip_prefix(&self.stream)?;
+            let rest = rest.strip_prefix(':')?;
+            if rest == "h" {
+                return Some(Parsed::Hello);
+            }
+            if rest == "k" {
+                return Some(Parsed::Evidence(Kind::Canary, b""));
+            }
+            let (batch, side) = rest.split_once(':')?;
+            let side = match side {
+                "o" => Side::Open,
+                "c" => Side::Close,
+                _ => return None,
+            };
+            Some(Parsed::Evidence(Kind::Fence(batch.parse().ok()?, side), b""))
+        };
+        read().unwrap_or(Parsed::Foreign)
+    }
+}
+
+/// One item of a chunk.
+pub enum Item<'a> {
+    /// For the detector.
+    Input(Input<'a>),
+    /// The canary came back.
+    Canary,
+    /// A mark of the store came back.
+    Mark(u64),
+}
+
+/// A chunk of evidence in the order of the stream. The names lie in one buffer: they are copied out of
+/// fred's messages, each of which pins an 8 KB read buffer, without an allocation each.
+#[derive(Debug, Default)]
+pub struct Events {
+    bytes: Vec<u8>,
+    list: Vec<(Kind, u32)>,
+}
+
+impl Events {
+    /// Appends one piece of evidence.
+    pub fn push(&mut self, kind: Kind, name: &[u8]) {
+        self.bytes.extend_from_slice(name);
+        self.list.push((kind, self.bytes.len() as u32));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Each piece in turn.
+    pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        let mut start = 0;
+        self.list.iter().map(move |&(kind, end)| {
+            let name = &self.bytes[start..end as usize];
+            start = end as usize;
+            Item::Input(match kind {
+                Kind::Renewed => Input::Renewed(name),
+                Kind::Placed => Input::Placed(name),
+                Kind::Ended(end) => Input::Ended(name, end),
+                Kind::Fence(batch, side) => Input::Fence(batch, side),
+                Kind::Canary => return Item::Canary,
+                Kind::Mark(mark) => return Item::Mark(mark),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parser() -> Parser {
+        Parser::new(Names::new("presence:", 0), "d1", "s3cret".into(), Seal::default())
+    }
+
+    #[test]
+    fn each_operation_means_what_redis_means_by_it() {
+        let parser = parser();
+        for (operation, kind) in [
+            ("set", Kind::Renewed),
+            ("expired", Kind::Ended(End::Expired)),
+            ("del", Kind::Ended(End::Deleted)),
+            ("rename_from", Kind::Ended(End::Deleted)),
+            ("rename_to", Kind::Placed),
+            ("evicted", Kind::Ended(End::Evicted)),
+        ] {
+            let parsed = parser.parse(operation, b"presence:alice");
+            assert_eq!(parsed, Parsed::Evidence(kind, b"alice"), "{operation}");
+        }
+        assert_eq!(parser.parse("lpush", b"presence:alice"), Parsed::Foreign);
+        assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
+        let canary = Parsed::Evidence(Kind::Canary, b"");
+        assert_eq!(parser.parse("set", b"presence:#canary:d1"), canary);
+        assert_eq!(parser.parse("set", b"presence:#canary:d1:77"), Parsed::Evidence(Kind::Canary, b""));
+        for other in [&b"presence:#canary:d2"[..], b"presence:#canary:d1-x:3", b"presence:#canary:d"] {
+            assert_eq!(parser.parse("set", other), Parsed::Foreign);
+        }
+    }
+
+    #[test]
+    fn a_mark_without_the_secret_is_not_ours() {
+        let parser = parser();
+        for mark in
+            [Mark::Hello, Mark::Canary, Mark::Fence(7, Side::Open), Mark::Fence(u32::MAX, Side::Close)]
+        {
+            let expected = match mark {
+                Mark::Hello => Parsed::Hello,
+                Mark::Canary => Parsed::Evidence(Kind::Canary, b""),
+                Mark::Fence(batch, side) => Parsed::Evidence(Kind::Fence(batch, side), b""),
+            };
+            let payload = parser.mark(mark);
+            assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
+            // All that another mark shows is known to a forger, and the key is not.
+            let other = Parser { seal: Seal::default(), ..parser.clone() }.mark(mark);
+            let moved = payload
+                .replace(":7:", ":8:")
+                .replace(":h:", ":1:o:")
+                .replace(":k:", ":h:")
+                .replace(":c:", ":o:");
+            for forged in [payload.replace("s3cret", "guess"), other, moved] {
+                assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
+            }
+        }
+        let stored = parser.seal.store_mark("d1", 9);
+        let passed = Parsed::Evidence(Kind::Mark(9), &b""[..]);
+        assert_eq!(parser.parse(FENCE_OPERATION, stored.as_bytes()), passed);
+        for odd in ["s3cret", "s3cret:", "s3cret:x:o", "s3cret:1:x", "s3cret:-1:o", "s3creth"] {
+            assert_eq!(parser.parse(FENCE_OPERATION, odd.as_bytes()), Parsed::Foreign, "{odd}");
+            let sealed = parser.seal.seal(odd);
+            assert_eq!(parser.parse(FENCE_OPERATION, sealed.as_bytes()), Parsed::Foreign, "{odd}");
+        }
+        for forged in ["d1:9", "d1:18446744073709551615", "d1:9:0000000000000000"] {
+            assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(operation in ".*", payload in prop::collection::vec(any::<u8>(), 0..80)) {
+            let parser = parser();
+            parser.parse(&operation, &payload);
+            parser.parse(FENCE_OPERATION, &payload);
+            parser.parse("set", &payload);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The event stream of one server: what its channels publish, in the order in which it does.
+
+use crate::redis::resp::wire::{Commands, Wire, text};
+use crate::redis::target::Target;
+use anyhow::{Result, bail};
+use redis_protocol::resp2::types::RangeFrame;
+use std::ops::ControlFlow;
+
+/// What a user of Redis with an ACL lacks where nothing comes.
+pub(in crate::redis) const NEEDS: &str = "an ACL user needs +subscribe and &__keyevent@*";
+
+/// A subscription to the channels of one server.
+pub(in crate::redis) struct Stream(Wire);
+
+impl Stream {
+    /// Connects and asks for the channels. Whether the subscription stands is proven by what comes.
+    pub(in crate::redis) async fn subscribe(target: &Target, channels: &[String]) -> Result<Stream> {
+        let mut wire = Wire::open(target, "keybeat-events").await?;
+        let command: Vec<&str> =
+            ["SUBSCRIBE"].into_iter().chain(channels.iter().map(String::as_str)).collect();
+        wire.send(&Commands::one(&command)).await?;
+        Ok(Stream(wire))
+    }
+
+    /// Waits for the next messages and hands over each: the operation that its channel names, and its payload.
+    /// What comes after the one at which `take` breaks stays for the next call, as does everything if this one is
+    /// dropped while it waits.
+    ///
+    /// # Errors
+    /// The connection was lost, or the server refuses the subscription.
+    pub(in crate::redis) async fn read(
+        &mut self,
+        mut take: impl FnMut(&str, &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut any = false;
+        loop {
+            self.0.each(|frame, bytes| {
+                let Some((operation, payload)) = message(&frame, bytes)? else { return Ok(true) };
+                any = true;
+                Ok(take(operation, payload).is_continue())
+            })?;
+            if any {
+                return Ok(());
+            }
+            self.0.fill().await?;
+        }
+    }
+}
+
+/// What a frame says if it is a message of a channel of keyspace events.
+fn message<'a>(frame: &RangeFrame, bytes: &'a [u8]) -> Result<Option<(&'a str, &'a [u8])>> {
+    use RangeFrame::{Array, BulkString, Error};
+    match frame {
+        Array(parts) => {
+            let [BulkString(kind), BulkString(channel), BulkString(payload)] = &parts[..] else {
+                return Ok(None);
+            };
+            if &bytes[kind.0..kind.1] != b"message" {
+                return Ok(None);
+            }
+            let channel = std::str::from_utf8(&bytes[channel.0..channel.1]).unwrap_or_default();
+            let operation = channel.split_once("__:").map(|(_, operation)| operation);
+            Ok(operation.map(|operation| (operation, &bytes[payload.0..payload.1])))
+        }
+        Error(why) => bail!("the server refused the subscription: {}; {NEEDS}", text(bytes, *why)),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis_protocol::resp2::decode::decode_range;
+    use tokio::io::AsyncWriteExt;
+
+    const ENDED: &[u8] = b"*3\r\n$7\r\nmessage\r\n$18\r\n__keyevent@0__:del\r\n$1\r\n";
+
+    /// A stream, and its server's end.
+    fn stream(room: usize) -> (Stream, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(room);
+        (Stream(Wire::over(ours)), theirs)
+    }
+
+    async fn take(stream: &mut Stream, most: usize) -> Result<String> {
+        let mut names = String::new();
+        let look = |operation: &str, payload: &[u8]| {
+            assert_eq!(operation, "del");
+            names += std::str::from_utf8(payload).unwrap();
+            if names.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        stream.read(look).await?;
+        Ok(names)
+    }
+
+    #[tokio::test]
+    async fn messages_come_whole_and_in_order_however_they_are_cut() {
+        for room in 1..90 {
+            let (mut stream, mut server) = stream(room);
+            let server = tokio::spawn(async move {
+                for name in "abcdefg".bytes() {
+                    server.write_all(&[ENDED, &[name], b"\r\n"].concat()).await.unwrap();
+                }
+            });
+            let mut names = String::new();
+            while names.len() < 7 {
+                names += &take(&mut stream, 3).await.unwrap();
+            }
+            assert_eq!(names, "abcdefg", "{room} bytes at a time");
+            server.await.unwrap();
+            let lost = take(&mut stream, 1).await.unwrap_err().to_string();
+            assert_eq!(lost, "the server closed it");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_stays() {
+        let (mut stream, mut server) = stream(4096);
+        for name in "abcde".bytes() {
+            server.write_all(&[ENDED, &[name], b"\r\n"].concat()).await.unwrap();
+        }
+        let mut shares = Vec::new();
+        for _ in 0..3 {
+            shares.push(take(&mut stream, 2).await.unwrap());
+        }
+        assert_eq!(shares, ["ab", "cd", "e"]);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_loses_nothing() {
+        let (mut stream, mut server) = stream(4096);
+        server.write_all(ENDED).await.unwrap();
+        let early = tokio::time::timeout(std::time::Duration::from_millis(1), take(&mut stream, 1)).await;
+        assert!(early.is_err(), "half a message is none");
+        server.write_all(b"a\r\n").await.unwrap();
+        assert_eq!(take(&mut stream, 1).await.unwrap(), "a");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_stream_of_messages_is_an_error() {
+        for (told, why) in [
+            (&b"-NOPERM no channel\r\n"[..], "NOPERM"),
+            (b"HTTP/1.1 400 Bad Request\r\n", "does not speak RESP"),
+        ] {
+            let (mut stream, mut server) = stream(4096);
+            server.write_all(told).await.unwrap();
+            let error = take(&mut stream, 1).await.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let (mut stream, mut server) = stream(1 << 20);
+        let endless = async { while server.write_all(&[b'$'; 4096]).await.is_ok() {} };
+        let (error, ()) = tokio::join!(async move { take(&mut stream, 1).await.unwrap_err() }, endless);
+        assert!(error.to_string().contains("so long a name"), "{error}");
+    }
+
+    fn read(bytes: &[u8]) -> Result<Option<(&str, &[u8])>> {
+        let (frame, length) = decode_range(bytes).unwrap().expect("it is whole");
+        assert_eq!(length, bytes.len());
+        message(&frame, bytes)
+    }
+
+    #[test]
+    fn only_a_message_is_one() {
+        let expired = b"*3\r\n$7\r\nmessage\r\n$22\r\n__keyevent@0__:expired\r\n$5\r\na\r\n\xff!\r\n";
+        assert_eq!(
+            read(expired).unwrap(),
+            Some(("expired", &b"a\r\n\xff!"[..])),
+            "a name may have any bytes"
+        );
+        let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$18\r\n__keyevent@0__:set\r\n:1\r\n";
+        assert_eq!(read(subscribed).unwrap(), None);
+        assert_eq!(read(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n").unwrap(), None);
+        assert_eq!(read(b"+PONG\r\n").unwrap(), None);
+        let refused = read(b"-NOPERM no channel\r\n").unwrap_err().to_string();
+        assert!(refused.contains("refused the subscription: NOPERM no channel; an ACL user"), "{refused}");
+    }
+}

@@ -1,0 +1,119 @@
+//! What keys and channels are called in one Redis database.
+
+/// The names in one Redis database: which keys are presence, and which channels tell of them.
+#[derive(Debug, Clone)]
+pub struct Names {
+    prefix: String,
+    db: u8,
+}
+
+/// After the prefix this marks a key of the daemon itself. No user's name can begin so.
+const OWN_MARK: u8 = b'#';
+
+/// The operations that make or end a key (REDIS documents them under "keyspace notifications").
+/// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
+/// was renewed so. The class letters that they need are [`CLASSES`].
+const OPERATIONS: [&str; 10] = [
+    "set",
+    "expired",
+    "del",
+    "evicted",
+    "rename_from",
+    "rename_to",
+    "restore",
+    "copy_to",
+    "move_from",
+    "move_to",
+];
+
+/// What `notify-keyspace-events` must have: keyevents of string, generic, expired and evicted.
+pub const CLASSES: &str = "E$gxe";
+
+/// The operation of the channel on which the daemon publishes its fences. The channel begins like a
+/// keyevent channel, so that one rule of an ACL (`&__keyevent@*`) covers both.
+pub(super) const FENCE_OPERATION: &str = "keybeat-fence";
+
+impl Names {
+    /// The names of database `db` with `prefix`.
+    pub fn new(prefix: &str, db: u8) -> Names {
+        Names { prefix: prefix.to_owned(), db }
+    }
+
+    /// The Redis key of a presence key.
+    pub fn redis_key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// The key without its prefix; `None` for a key that is not presence, or the daemon's own.
+    pub fn strip<'a>(&self, redis_key: &'a [u8]) -> Option<&'a [u8]> {
+        let name = redis_key.strip_prefix(self.prefix.as_bytes())?;
+        (name.first() != Some(&OWN_MARK)).then_some(name)
+    }
+
+    /// The pattern of `SCAN … MATCH` for keys whose rest matches `pattern`, itself a glob.
+    pub fn scan_pattern(&self, pattern: &str) -> String {
+        let mut glob = String::with_capacity(self.prefix.len() + pattern.len());
+        for c in self.prefix.chars() {
+            if "*?[]\\^-".contains(c) {
+                glob.push('\\');
+            }
+            glob.push(c);
+        }
+        glob + pattern
+    }
+
+    /// The key that the daemon called `daemon` renews to prove the event stream.
+    pub fn canary_key(&self, daemon: &str) -> String {
+        format!("{}{}canary:{daemon}", self.prefix, OWN_MARK as char)
+    }
+
+    /// All channels to subscribe to, the fences' last: once a fence comes, the others stand too.
+    pub fn channels(&self) -> Vec<String> {
+        OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
+    }
+
+    /// The channel of the fences.
+    pub fn fence_channel(&self) -> String {
+        self.channel(FENCE_OPERATION)
+    }
+
+    fn channel(&self, operation: &str) -> String {
+        format!("__keyevent@{}__:{operation}", self.db)
+    }
+}
+
+/// The classes of [`CLASSES`] that a server's setting lacks; `A` stands for many.
+pub fn missing_classes(setting: &str) -> String {
+    let has =
+        |class: char| setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class));
+    CLASSES.chars().filter(|&class| !has(class)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_with_the_prefix_are_presence_and_own_keys_are_not() {
+        let names = Names::new("presence:", 3);
+        assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
+        assert_eq!(names.strip(b"other:alice"), None);
+        assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
+        assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
+        assert_eq!(names.channels()[0], "__keyevent@3__:set");
+    }
+
+    #[test]
+    fn a_prefix_with_glob_characters_means_itself() {
+        assert_eq!(Names::new("p[1]*:", 0).scan_pattern("a*"), r"p\[1\]\*:a*");
+    }
+
+    #[test]
+    fn classes_are_added_only_where_they_are_missing() {
+        for (setting, missing) in
+            [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
+        {
+            assert_eq!(missing_classes(setting), missing, "{setting}");
+        }
+    }
+}

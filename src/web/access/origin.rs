@@ -1,0 +1,208 @@
+//! Which web pages may speak to the daemon.
+//!
+//! A browser lets any page open a WebSocket or send a request to any address, a loopback one too, and says in
+//! the header Origin which page it was. Programs that are no browsers send none, and pass.
+
+use crate::error::{Error, shown};
+use crate::web::app::Shared;
+use crate::web::failure::Failure;
+use anyhow::{Result, bail};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+use std::time::Duration;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// How long a browser may keep the answer to its preflight.
+const PREFLIGHT: Duration = Duration::from_secs(600);
+
+/// The pages that may speak to the daemon beside its own.
+#[derive(Debug, Clone, Default)]
+pub struct Origins {
+    /// Those that were named, in the way in which browsers write them.
+    named: Vec<String>,
+    any: bool,
+    /// Whoever is let in could be any page: the daemon asks for no tokens and listens on a loopback address.
+    guard_host: bool,
+}
+
+impl Origins {
+    /// Reads what `--allow-origin` names. With `guard_host` the name under which the daemon is spoken to counts too.
+    pub fn new(named: &[String], guard_host: bool) -> Result<Origins> {
+        let any = named.iter().any(|origin| origin == "*");
+        let named = named.iter().filter(|origin| *origin != "*").map(|origin| normal(origin));
+        Ok(Origins { named: named.collect::<Result<_>>()?, any, guard_host })
+    }
+
+    /// An error if the request comes from a page that may not.
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
+        if self.any {
+            return Ok(());
+        }
+        let text = |name| headers.get(name).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
+        let host = text(header::HOST).or_else(|| uri.authority().map(|authority| authority.as_str().into()));
+        if let Some(host) = host.as_deref().filter(|_| self.guard_host)
+            && !is_local(host)
+            && !self.named.iter().any(|origin| host_of(origin).eq_ignore_ascii_case(host))
+        {
+            // A page whose name was made to lead here after it was loaded has itself for its own origin.
+            return Err(Error::ForbiddenOrigin { origin: shown(host) });
+        }
+        match text(header::ORIGIN) {
+            None => Ok(()),
+            Some(origin) if self.allows(&origin, host.as_deref()) => Ok(()),
+            Some(origin) => Err(Error::ForbiddenOrigin { origin: shown(&origin) }),
+        }
+    }
+
+    fn allows(&self, origin: &str, host: Option<&str>) -> bool {
+        let own = origin.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
+        let is_own = own.zip(host).is_some_and(|((_, from), host)| from.eq_ignore_ascii_case(host));
+        is_own || self.named.iter().any(|named| named.eq_ignore_ascii_case(origin))
+    }
+
+    /// What tells a browser that the pages which were named may read the answers.
+    pub fn cors(&self) -> CorsLayer {
+        let origins = if self.any {
+            AllowOrigin::any()
+        } else {
+            AllowOrigin::list(self.named.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        };
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+            .expose_headers([header::RETRY_AFTER])
+            .max_age(PREFLIGHT)
+    }
+}
+
+/// An origin as browsers write it: scheme and host, a port unless it is the scheme's, no path.
+fn normal(origin: &str) -> Result<String> {
+    let read = || -> Option<String> {
+        let uri: Uri = origin.parse().ok()?;
+        let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
+        let authority = uri.authority()?;
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+            return None;
+        }
+        let own = if scheme == "https" { 443 } else { 80 };
+        let port = authority.port_u16().filter(|&port| port != own);
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{scheme}://{}{port}", authority.host().to_ascii_lowercase()))
+    };
+    match read() {
+        Some(origin) => Ok(origin),
+        None => {
+            bail!("--allow-origin {} is no origin; write https://HOST or https://HOST:PORT", shown(origin))
+        }
+    }
+}
+
+fn host_of(origin: &str) -> &str {
+    origin.split_once("://").map_or(origin, |(_, host)| host)
+}
+
+/// Is this Host a name that nobody else can make lead here: an IP address, a name below `localhost`, or one
+/// without a dot, which nobody can register?
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let name = name.to_ascii_lowercase();
+    bare.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !(name.is_empty() || name.contains('.'))
+}
+
+/// Lets a request pass unless it comes from a page that may not speak to the daemon.
+pub async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
+    match app.origins.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => Failure(error).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(origins: &Origins, host: &str, origin: Option<&str>) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+        }
+        origins.check(&Uri::from_static("/v1/ws"), &headers).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_the_daemon_itself_and_of_a_named_origin_passes() {
+        let named = ["https://app.example.com".into(), "http://Other.example:80/".into()];
+        let origins = Origins::new(&named, false).unwrap();
+        for (host, origin, passes) in [
+            ("keybeat.example:7400", None, true),
+            ("keybeat.example:7400", Some("http://keybeat.example:7400"), true),
+            ("keybeat.example", Some("https://keybeat.example"), true),
+            ("keybeat.example:7400", Some("http://keybeat.example"), false),
+            ("keybeat.example:7400", Some("http://keybeat.example:7401"), false),
+            ("keybeat.example:7400", Some("ftp://keybeat.example:7400"), false),
+            ("keybeat.example:7400", Some("https://app.example.com"), true),
+            ("keybeat.example:7400", Some("https://app.example.com.evil.example"), false),
+            ("keybeat.example:7400", Some("https://app.example.com:444"), false),
+            ("keybeat.example:7400", Some("http://app.example.com"), false),
+            ("keybeat.example:7400", Some("http://other.example"), true),
+            ("keybeat.example:7400", Some("null"), false),
+            ("keybeat.example:7400", Some(""), false),
+        ] {
+            assert_eq!(check(&origins, host, origin), passes, "{host} {origin:?}");
+        }
+        let any = Origins::new(&["*".into()], true).unwrap();
+        assert!(check(&any, "whatever", Some("null")));
+    }
+
+    #[test]
+    fn where_everyone_is_let_in_the_host_counts_too() {
+        let origins = Origins::new(&["https://app.example.com:8443".into()], true).unwrap();
+        for (host, passes) in [
+            ("127.0.0.1:7400", true),
+            ("localhost:7400", true),
+            ("LOCALHOST", true),
+            ("keybeat:7400", true),
+            ("a.localhost:80", true),
+            ("[::1]:7400", true),
+            ("app.example.com:8443", true),
+            ("evil.example:7400", false),
+            ("127.0.0.1.evil.example:7400", false),
+            ("localhost.evil.example", false),
+            ("", false),
+        ] {
+            let own = format!("http://{host}");
+            assert_eq!(check(&origins, host, None), passes, "{host}");
+            assert_eq!(check(&origins, host, Some(&own)), passes, "{host}: a page whose name leads here");
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused_at_the_start() {
+        for bad in
+            ["example.com", "https://", "https://a/b", "https://a?b", "ftp://a", "null", "", "https://u@a"]
+        {
+            assert!(Origins::new(&[bad.into()], false).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_page_passes_but_its_own_host(host in "[a-z.:0-9\\[\\]]{0,20}", origin in "(https?://)?[ -~]{0,24}") {
+            let origins = Origins::new(&[], false).unwrap();
+            let own = ["http://", "https://"].iter().any(|scheme| {
+                origin.strip_prefix(scheme).is_some_and(|from| from.eq_ignore_ascii_case(&host))
+            });
+            prop_assert_eq!(check(&origins, &host, Some(&origin)), own);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Liveness, readiness and metrics.
+
+use crate::web::app::Shared;
+use crate::web::describe::openapi::OfPage;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// Does the daemon live?
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "daemon",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain"), OfPage)
+)]
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Does the daemon follow Redis?
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "daemon",
+    responses(
+        (status = 200, description = "It does: every server is subscribed, compared and proven", body = String,
+            content_type = "text/plain"),
+        (status = 503, description = "It does not, and why", body = String, content_type = "text/plain"),
+        OfPage
+    )
+)]
+pub async fn readyz(State(app): Shared) -> Response {
+    let status = app.hub.status().borrow().clone();
+    if status.up {
+        return "ready\n".into_response();
+    }
+    let text = format!("not ready: {}\n", status.cause);
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+/// Counts, for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "daemon",
+    responses(
+        (status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"),
+        OfPage
+    )
+)]
+pub async fn metrics(State(app): Shared) -> Response {
+    let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content)], app.metrics.render()).into_response()
+}

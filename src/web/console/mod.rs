@@ -1,0 +1,104 @@
+//! The pages, which are the console and the description, and their parts, all within the program: nothing is loaded
+//! from elsewhere.
+
+use crate::error::{Error, shown};
+use crate::web::describe::openapi::{OfPage, OfPart};
+use crate::web::failure::Failure;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+/// Where the parts are, below which nothing tells of users.
+pub const FOLDER: &str = "/console/";
+
+const CONSOLE: &str = include_str!("index.html");
+const DOCS: &str = include_str!("../docs/index.html");
+const CLIENT: &str = include_str!("keybeat.js");
+
+/// The parts by their names: each page's style and scripts; what a script does is said at its head.
+const PARTS: [(&str, &str); 10] = [
+    ("console.css", include_str!("console.css")),
+    ("charts.js", include_str!("charts.js")),
+    ("console.js", include_str!("console.js")),
+    ("details.js", include_str!("details.js")),
+    ("grid.js", include_str!("grid.js")),
+    ("health.js", include_str!("health.js")),
+    ("roster.js", include_str!("roster.js")),
+    ("tools.js", include_str!("tools.js")),
+    ("docs.css", include_str!("../docs/docs.css")),
+    ("docs.js", include_str!("../docs/docs.js")),
+];
+
+/// The live console
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "daemon",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"), OfPage)
+)]
+pub async fn page() -> Response {
+    file("index.html", CONSOLE)
+}
+
+/// This description, for people
+#[utoipa::path(
+    get,
+    path = "/docs",
+    tag = "daemon",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"), OfPage)
+)]
+pub async fn docs() -> Response {
+    file("index.html", DOCS)
+}
+
+/// The JavaScript client
+///
+/// An ES module, for pages of our own origin and of those that are named.
+#[utoipa::path(
+    get,
+    path = "/keybeat.js",
+    tag = "daemon",
+    responses((status = 200, description = "A module", body = String, content_type = "text/javascript"), OfPage)
+)]
+pub async fn client() -> Response {
+    file("keybeat.js", CLIENT)
+}
+
+/// A part of the console or of the description's page: a style or a script
+#[utoipa::path(
+    get,
+    path = "/console/{part}",
+    tag = "daemon",
+    params(("part" = String, Path, description = "The part's name", example = "console.css")),
+    responses(
+        (status = 200, description = "The part", content(
+            (String = "text/css"),
+            (String = "text/javascript")
+        )),
+        OfPart
+    )
+)]
+pub async fn part(name: Result<Path<String>, PathRejection>) -> Response {
+    let name = match name {
+        Ok(Path(name)) => name,
+        Err(why) => {
+            let why = format!("the path cannot be read: {}", why.body_text());
+            return Failure(Error::InvalidRequest(why)).into_response();
+        }
+    };
+    match PARTS.iter().find(|(part, _)| *part == name) {
+        Some((name, text)) => file(name, text),
+        None => Failure(Error::NotFound(shown(&format!("{FOLDER}{name}")))).into_response(),
+    }
+}
+
+fn file(name: &str, text: &'static str) -> Response {
+    let kind = match name.rsplit_once('.') {
+        Some((_, "js")) => "text/javascript; charset=utf-8",
+        Some((_, "css")) => "text/css; charset=utf-8",
+        _ => "text/html; charset=utf-8",
+    };
+    // Asked for anew each time: the parts of two versions would not fit together.
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text).into_response()
+}

@@ -1,0 +1,4 @@
+//! OpenAPI and AsyncAPI.
+
+pub mod asyncapi;
+pub mod openapi;

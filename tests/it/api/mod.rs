@@ -1,0 +1,10 @@
+//! Requests and answers.
+
+pub(crate) mod http;
+mod logs;
+mod schemathesis;
+#[cfg(feature = "otel")]
+mod traces;
+#[cfg(not(feature = "otel"))]
+mod traces_absent;
+mod users;

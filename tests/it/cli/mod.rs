@@ -1,0 +1,6 @@
+//! Commands and what they print.
+
+mod commands;
+mod terminal;
+mod top;
+pub(crate) mod usage;

@@ -1,0 +1,144 @@
+//! `keybeat top` on a terminal: what it shows, and how it leaves.
+
+use crate::cli::usage::{ended, keybeat};
+use crate::common::daemon::Daemon;
+use crate::common::free_port;
+use crate::common::redis::Redis;
+use crate::common::terminal::{BEFORE, Terminal, is_green};
+use crate::common::tokens::Issuer;
+
+const KEYBEAT: &str = env!("CARGO_BIN_EXE_keybeat");
+
+/// `keybeat top` with these arguments.
+fn top(columns: u16, lines: u16, args: &[&str]) -> Terminal {
+    Terminal::run(columns, lines, &[], &[&[KEYBEAT, "top"], args].concat())
+}
+
+/// The line of a transition.
+fn tells(screen: &str, state: &str, user: &str, reason: &str) -> bool {
+    let words = [state, user, reason];
+    screen
+        .lines()
+        .any(|line| line.split_whitespace().collect::<Vec<_>>().windows(3).any(|found| found == words))
+}
+
+/// It ended so, and has given the screen back as it was.
+async fn left(terminal: &Terminal, code: u8) -> String {
+    let screen = terminal.shows(&format!("exit code {code}")).await;
+    assert!(screen.contains(BEFORE) && !screen.contains("keybeat top  "), "{screen}");
+    screen
+}
+
+#[tokio::test]
+async fn a_user_whom_redis_alone_brings_is_on_the_screen_until_q() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let top = top(100, 30, &["--url", &daemon.url("")]);
+    let screen = top.shows("live, Redis up").await;
+    assert!(!screen.contains(BEFORE), "it has the screen for itself: {screen}");
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    top.until("alice has come", |screen| {
+        tells(screen, "online", "alice", "heartbeat") && screen.contains("users online 1")
+    })
+    .await;
+    redis.call(&["DEL", "presence:alice"]);
+    let gone =
+        |screen: &str| tells(screen, "offline", "alice", "deleted") && screen.contains("users online 0");
+    top.until("alice has gone", gone).await;
+    // Too narrow for two lists, and too low for a chart: what counts is still there.
+    top.resize(48, 12);
+    top.until("it is drawn anew", |screen| {
+        gone(screen) && !screen.contains("deadlines") && !screen.contains("transitions per second")
+    })
+    .await;
+    top.resize(120, 40);
+    top.until("it is drawn anew", |screen| {
+        gone(screen) && screen.contains("soonest deadlines") && screen.contains("transitions per second")
+    })
+    .await;
+    top.press(&["q"]);
+    left(&top, 0).await;
+}
+
+#[tokio::test]
+async fn that_no_daemon_is_there_is_said_and_one_that_comes_is_shown() {
+    let redis = Redis::start();
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let top = top(180, 24, &["--url", &url]);
+    top.shows(&format!("not connected: no daemon answers at {url}")).await;
+    top.shows("start one (keybeat serve)").await;
+    let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+    top.shows("live, Redis up").await;
+    redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
+    top.until("bob has come", |screen| tells(screen, "online", "bob", "heartbeat")).await;
+    daemon.kill();
+    // What was told stays.
+    top.until("the daemon is gone", |screen| {
+        screen.contains("not connected: ") && tells(screen, "online", "bob", "heartbeat")
+    })
+    .await;
+    top.press(&["C-c"]);
+    left(&top, 0).await;
+}
+
+#[tokio::test]
+async fn whoever_is_refused_gets_the_screen_back_with_the_reason_on_it() {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let url = daemon.url("");
+    let refused = top(160, 24, &["--url", &url]);
+    assert!(left(&refused, 1).await.contains("--token-file"));
+    let token = issuer.write("token", &issuer.token("alice", &["bob"]));
+    let refused = top(160, 24, &["--url", &url, "--token-file", &token]);
+    let why = left(&refused, 1).await;
+    assert!(why.contains("keybeat: ") && why.contains("refused"), "{why}");
+}
+
+#[tokio::test]
+async fn straight_from_redis_the_soonest_deadlines_are_listed_and_a_filter_keeps_to_names() {
+    let redis = Redis::start();
+    for (user, seconds) in [("late", "900"), ("soon#tab", "60"), ("lasting", "3000")] {
+        redis.call(&["SET", &format!("presence:{user}"), "1", "EX", seconds]);
+    }
+    let top = top(100, 24, &["--redis", &redis.url()]);
+    let order = |screen: &str, users: &[&str]| {
+        let at: Vec<_> = users.iter().map(|user| screen.find(&format!(" s  {user}"))).collect();
+        at.iter().all(Option::is_some) && at.is_sorted()
+    };
+    top.until("they are in order", |screen| {
+        screen.contains("soonest deadlines, of 3 keys") && order(screen, &["soon#tab", "late", "lasting"])
+    })
+    .await;
+    redis.call(&["SET", "presence:new", "1", "EX", "30"]);
+    top.until("a new one is the first", |screen| {
+        order(screen, &["new", "soon#tab", "late"]) && tells(screen, "online", "new", "heartbeat")
+    })
+    .await;
+    // A q that is typed is a letter of a name.
+    top.press(&["/", "q", "BSpace", "l", "A", "Enter"]);
+    top.until("only names with la are shown", |screen| {
+        order(screen, &["late", "lasting"]) && !screen.contains("soon#") && !screen.contains(" s  new")
+    })
+    .await;
+    top.press(&["Escape"]);
+    top.until("all are shown again", |screen| order(screen, &["new", "soon#tab", "late", "lasting"])).await;
+    top.press(&["q"]);
+    left(&top, 0).await;
+}
+
+#[tokio::test]
+async fn it_is_coloured_unless_no_color_forbids_it_and_draws_on_nothing_but_a_terminal() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let url = daemon.url("");
+    for (env, coloured) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
+        let top = Terminal::run(100, 24, env, &[KEYBEAT, "top", "--url", &url]);
+        top.shows("live, Redis up").await;
+        let painted = top.painted();
+        assert_eq!(is_green(&painted), coloured, "{painted:?}");
+    }
+    let ran = ended(keybeat(&["top", "--url", &url])).await;
+    assert_eq!((ran.code, &*ran.out), (Some(1), ""), "{ran:?}");
+    assert!(ran.err.contains("there is none; use keybeat watch --json"), "{}", ran.err);
+}

@@ -1,0 +1,192 @@
+//! The files of examples/deploy say what is true of the daemon: paths, ports, flags, variables and metrics.
+
+use crate::cli::usage::{ended, keybeat};
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use crate::common::{free_port, until};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::process::Command;
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn shipped(name: &str) -> String {
+    let path = project().join("examples/deploy").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// The documents of a file of YAML.
+fn documents(name: &str) -> Vec<Value> {
+    let text = shipped(name);
+    let read = |document| Value::deserialize(document).unwrap_or_else(|why| panic!("{name}: {why}"));
+    serde_yaml_ng::Deserializer::from_str(&text).map(read).collect()
+}
+
+/// The words of a text that begin so, up to what cannot be in a name.
+fn words(text: &str, begins: &str, inside: fn(char) -> bool) -> BTreeSet<String> {
+    let at = text.match_indices(begins).filter(|(at, _)| !text[..*at].ends_with(inside));
+    at.map(|(at, _)| text[at..].split(|c| !inside(c)).next().expect("a word").to_owned()).collect()
+}
+
+async fn help(command: &str) -> String {
+    let ran = ended(keybeat(&[command, "--help"])).await;
+    assert_eq!(ran.code, Some(0));
+    ran.out
+}
+
+#[test]
+fn every_file_of_yaml_and_json_can_be_read() {
+    for (name, count) in [
+        ("compose.yaml", 1),
+        ("envoy.yaml", 1),
+        ("alerts.yml", 1),
+        ("kubernetes.yaml", 3),
+        ("kubernetes-sidecar.yaml", 1),
+    ] {
+        assert_eq!(documents(name).len(), count, "{name}");
+    }
+    serde_json::from_str::<Value>(&shipped("grafana.json")).expect("JSON");
+}
+
+#[tokio::test]
+async fn flags_and_variables_that_the_files_name_are_those_of_the_daemon() {
+    let (serve, check) = (help("serve").await, help("healthcheck").await);
+    let known = words(&serve, "KEYBEAT_", |c| c.is_ascii_uppercase() || c == '_');
+    for name in ["Dockerfile", "compose.yaml", "kubernetes.yaml", "keybeat.default", "keybeat.service"] {
+        let named = words(&shipped(name), "KEYBEAT_", |c| c.is_ascii_uppercase() || c == '_');
+        // In a comment, what such names begin with.
+        let unknown: Vec<_> =
+            named.iter().filter(|name| *name != "KEYBEAT_" && !known.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{name} names {unknown:?}, which keybeat serve --help does not");
+    }
+    let containers = |document: &Value, at: &str| {
+        document.pointer(at).and_then(Value::as_array).cloned().expect("containers")
+    };
+    let deployed = containers(&documents("kubernetes.yaml")[0], "/spec/template/spec/containers").remove(0);
+    let sidecar = containers(&documents("kubernetes-sidecar.yaml")[0], "/spec/containers").remove(1);
+    let flags = |value: &Value| -> Vec<String> {
+        let all = value.as_array().expect("a list").iter().filter_map(Value::as_str);
+        all.filter(|word| word.starts_with("--")).map(str::to_owned).collect()
+    };
+    for (words, help) in [
+        (&deployed["args"], &serve),
+        (&sidecar["args"], &serve),
+        (&sidecar["livenessProbe"]["exec"]["command"], &check),
+        (&sidecar["readinessProbe"]["exec"]["command"], &check),
+    ] {
+        for flag in flags(words) {
+            assert!(
+                help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")),
+                "{flag} is no flag"
+            );
+        }
+    }
+    assert!(
+        shipped("Dockerfile").contains(r#"CMD ["keybeat", "healthcheck", "--url", "http://127.0.0.1:7400"]"#)
+    );
+    assert!(check.contains("--url "), "{check}");
+}
+
+#[tokio::test]
+async fn probes_and_checks_ask_for_what_is_there() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let deployed = documents("kubernetes.yaml").remove(0);
+    let template = &deployed["spec"]["template"];
+    let container = &template["spec"]["containers"][0];
+    let annotations = &template["metadata"]["annotations"];
+    let port = &container["ports"][0];
+    let listen = container["args"].as_array().expect("a list").iter().filter_map(Value::as_str);
+    assert!(listen.clone().any(|word| word == format!("0.0.0.0:{}", port["containerPort"])), "{container}");
+    assert_eq!(annotations["prometheus.io/port"], port["containerPort"].to_string());
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        let asked = &container[probe]["httpGet"];
+        assert_eq!((&asked["path"], &asked["port"]), (&json!(path), &port["name"]));
+    }
+    assert!(shipped("haproxy.cfg").contains("httpchk GET /readyz\n"));
+    assert!(shipped("envoy.yaml").contains("http_health_check: { path: /readyz }"));
+    for path in ["/healthz", "/readyz", annotations["prometheus.io/path"].as_str().expect("a path")] {
+        daemon.get(path).await;
+    }
+    let url = format!("http://127.0.0.1:{}", daemon.port);
+    for args in [&["healthcheck", "--url", &*url][..], &["healthcheck", "--ready", "--url", &url]] {
+        assert_eq!(ended(keybeat(args)).await.code, Some(0), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_that_alerts_and_dashboard_ask_for_are_counted() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let inside = |c: char| c.is_ascii_lowercase() || c == '_';
+    let asked = &words(&(shipped("alerts.yml") + &shipped("grafana.json")), "keybeat_", inside);
+    assert!(asked.len() > 15, "{asked:?}");
+    // What is counted by cause is there once there was a cause.
+    redis.set_unheard("presence:bob");
+    let page = [("origin", "https://evil.example")];
+    assert!(crate::common::tokens::try_socket(&daemon, "", &page).await.is_err());
+    let mut socket = daemon.socket("").await;
+    socket.send_text(&" ".repeat(65 * 1024)).await;
+    until(&format!("all of {asked:?} are there"), async || {
+        let (_, text) = daemon.call("GET", "/metrics", None).await;
+        let there = words(text.as_str()?, "keybeat_", inside);
+        let missing: Vec<_> = asked.difference(&there).collect();
+        eprintln!("missing: {missing:?}");
+        missing.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Runs a program of this machine in the project's folder, to its end.
+async fn run(program: &str, args: &[&str], target: &Path) {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(project()).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
+    let ran = ended(command).await;
+    assert_eq!(ran.code, Some(0), "{program} {args:?}: {ran:?}");
+}
+
+/// As `make deb` does, but for the release: the binary is the one that was built for the tests.
+#[tokio::test]
+async fn the_package_is_made_and_installed_into_a_folder_and_its_daemon_runs_from_there() {
+    let made = tempfile::tempdir().expect("a folder");
+    let (release, root) = (made.path().join("release"), made.path().join("root"));
+    std::fs::create_dir(&release).expect("a folder");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_keybeat"), release.join("keybeat")).expect("a link");
+    let built = concat!("KEYBEAT=", env!("CARGO_BIN_EXE_keybeat"));
+    run("make", &["--no-print-directory", "deb-files", built], made.path()).await;
+    let package = made.path().join("keybeat.deb");
+    let package = package.to_str().expect("a text");
+    run("cargo", &["deb", "--locked", "--no-build", "--fast", "--output", package], made.path()).await;
+
+    let database = root.join("var/lib/dpkg");
+    std::fs::create_dir_all(database.join("updates")).expect("a folder");
+    std::fs::write(database.join("status"), "").expect("a file");
+    let folder = root.to_str().expect("a text");
+    if rustix::process::geteuid().is_root() {
+        // What it depends on is on the machine, not in the folder.
+        let place = format!("--root={folder}");
+        run("dpkg", &[&place, "--force-depends", "--log=/dev/null", "--install", package], made.path()).await;
+    } else {
+        run("dpkg-deb", &["--extract", package, folder], made.path()).await;
+    }
+    for file in ["usr/share/man/man1/keybeat-serve.1.gz", "usr/share/bash-completion/completions/keybeat"] {
+        assert!(root.join(file).exists(), "{file} is not in the package");
+    }
+    let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/keybeat.service")).expect("a unit");
+    assert!(unit.contains("\nExecStart=/usr/bin/keybeat serve\n"), "{unit}");
+    let settings = std::fs::read_to_string(root.join("etc/default/keybeat")).expect("its settings");
+    assert!(settings.contains("\nKEYBEAT_REDIS=redis://127.0.0.1:6379\n"), "{settings}");
+
+    let redis = Redis::start();
+    let installed = root.join("usr/bin/keybeat");
+    let (port, url) = (free_port(), redis.url());
+    let daemon = Daemon::launch_program(&installed, port, &[], &[("KEYBEAT_REDIS", &*url)]);
+    daemon.ready().await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    daemon.until_state("alice", "online").await;
+}

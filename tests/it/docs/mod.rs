@@ -1,0 +1,4 @@
+//! Documents and the structure of the source.
+
+mod floors;
+mod texts;

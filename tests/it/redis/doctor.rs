@@ -1,0 +1,296 @@
+//! `keybeat doctor`, on servers that are set wrong in each of the ways that it knows.
+
+use crate::cli::usage::{ended, keybeat};
+use crate::common::cluster::Cluster;
+use crate::common::free_port;
+use crate::common::proxy::Proxy;
+use crate::common::redis::{Redis, Reply, fill, info};
+use crate::common::until;
+use serde_json::Value;
+use std::process::Command;
+
+/// The findings by `--json`, and the exit code.
+pub async fn doctor(url: &str) -> (Option<i32>, Vec<Value>) {
+    let ran = ended(keybeat(&["doctor", "--json", "--redis", url])).await;
+    assert_eq!(ran.err, "", "{ran:?}");
+    let findings: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}")))
+        .collect();
+    for finding in &findings {
+        let fine = finding["severity"] == "ok";
+        assert_eq!(finding["mend"].is_null(), fine, "whatever is wrong has a mend: {finding}");
+        assert!(!finding["cause"].as_str().expect("a text").is_empty(), "{finding}");
+    }
+    (ran.code, findings)
+}
+
+fn of<'a>(findings: &'a [Value], check: &str) -> &'a Value {
+    findings
+        .iter()
+        .find(|finding| finding["check"] == check)
+        .unwrap_or_else(|| panic!("no {check}: {findings:?}"))
+}
+
+/// Those that are not as they should be: check and severity.
+fn wrong(findings: &[Value]) -> Vec<(&str, &str)> {
+    findings
+        .iter()
+        .filter(|finding| finding["severity"] != "ok")
+        .map(|finding| {
+            (finding["check"].as_str().expect("a text"), finding["severity"].as_str().expect("a text"))
+        })
+        .collect()
+}
+
+/// Does what a finding says, at this server.
+fn mend(redis: &Redis, finding: &Value) {
+    let command = finding["mend"].as_str().expect("a mend");
+    let at = command.replace("redis-cli ", &format!("redis-cli -p {} ", redis.port));
+    let ran = Command::new("sh").args(["-c", &at]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success() && !said.contains("ERR"), "{at}: {said}");
+}
+
+#[tokio::test]
+async fn a_server_with_our_settings_is_fine_and_left_as_it_was() {
+    let redis = Redis::start();
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
+    assert_eq!(redis.call(&["KEYS", "*"]), Reply::List(vec![]), "nothing is left behind");
+    let ran = ended(keybeat(&["doctor", "--redis", &redis.url()])).await;
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), findings.len()), "{ran:?}");
+    assert!(ran.out.contains("7.") || ran.out.contains("Valkey"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn each_setting_that_is_wrong_is_found_and_its_mend_mends_it() {
+    for (args, found) in [
+        (&["--notify-keyspace-events", ""][..], ("events", "warning", "E$gxe")),
+        (&["--notify-keyspace-events", "Ex"], ("events", "warning", "$g")),
+        (
+            &["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"],
+            ("eviction", "warning", "volatile-ttl"),
+        ),
+        (&["--client-output-buffer-limit", "pubsub 1mb 1mb 60"], ("buffers", "warning", "1 MiB")),
+        (&["--client-output-buffer-limit", "pubsub 32mb 8mb 60"], ("buffers", "note", "32 MiB")),
+        (&["--hz", "500"], ("lag", "note", "500")),
+    ] {
+        let redis = Redis::with(args);
+        let (check, severity, word) = found;
+        let (code, findings) = doctor(&redis.url()).await;
+        assert_eq!((code, wrong(&findings)), (Some(0), vec![(check, severity)]), "{args:?}");
+        let finding = of(&findings, check);
+        assert!(finding["cause"].as_str().expect("a text").contains(word), "{finding}");
+        mend(&redis, finding);
+        assert_eq!(wrong(&doctor(&redis.url()).await.1), [], "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_and_one_whose_clock_is_wrong_are_found() {
+    let redis = Redis::start();
+    let version = &info(&redis, "server")["redis_version"];
+    let [new, old]: [&'static str; 2] = [version.clone(), format!("5{}", &version[1..])]
+        .map(|version| &*format!("redis_version:{version}").leak());
+    // The seconds of what TIME says.
+    let seconds = "*2\r\n$10\r\n1";
+    for (instead, code, wrongs, word) in [
+        ([new, old], 1, ("version", "fatal"), "Redis 5."),
+        ([seconds, "*2\r\n$10\r\n2"], 0, ("clock", "warning"), " ms ahead of this"),
+        ([seconds, "*2\r\n$10\r\n0"], 0, ("clock", "warning"), " ms behind this"),
+    ] {
+        let proxy = Proxy::saying(redis.port, instead).await;
+        let (ended, findings) = doctor(&format!("redis://127.0.0.1:{}", proxy.port)).await;
+        assert_eq!((ended, wrong(&findings)), (Some(code), vec![wrongs]), "{findings:?}");
+        assert!(of(&findings, wrongs.0)["cause"].as_str().expect("a text").contains(word), "{findings:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_a_restart_would_undo_is_found() {
+    let redis = Redis::start();
+    std::fs::write(redis.folder().join("redis.conf"), "hz 10\n").expect("its file");
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("restart", "note")]));
+    mend(&redis, of(&findings, "restart"));
+    assert_eq!(wrong(&doctor(&redis.url()).await.1), []);
+    let stock = Redis::stock();
+    let (_, findings) = doctor(&stock.url()).await;
+    assert_eq!(wrong(&findings), [("events", "warning"), ("restart", "note"), ("buffers", "note")]);
+    assert!(of(&findings, "restart")["cause"].as_str().expect("a text").contains("without a file"));
+}
+
+/// What docs/OPERATING.md says are the fewest rights that work.
+const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set \
+                      +del +pttl +scan";
+
+/// A user with these rights, and the URL with which it comes.
+fn user(redis: &Redis, rights: &str) -> String {
+    let words = ["ACL", "SETUSER", "keybeat", "reset", "on", ">secret"];
+    let words: Vec<&str> = words.into_iter().chain(rights.split_whitespace()).collect();
+    assert_eq!(redis.call(&words), Reply::text("OK"), "{rights}");
+    format!("redis://keybeat:secret@127.0.0.1:{}", redis.port)
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_are_fatal_and_the_fewest_that_work_are_enough() {
+    let redis = Redis::start();
+    let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("config", "note")]), "{findings:?}");
+    for (without, check, word) in [
+        ("+pttl", "rights", "+pttl"),
+        ("+set", "rights", "+set"),
+        ("+scan", "rights", "+scan"),
+        ("+publish", "rights", "+publish"),
+        ("+del", "rights", "+del"),
+        ("~presence:*", "rights", "+set"),
+        ("+subscribe", "events", "+subscribe"),
+        ("&__keyevent@*", "events", "&__keyevent@*"),
+    ] {
+        let (code, findings) = doctor(&user(&redis, &RIGHTS.replace(without, ""))).await;
+        assert_eq!(code, Some(1), "without {without}: {findings:?}");
+        let finding = of(&findings, check);
+        assert_eq!(finding["severity"], "fatal", "without {without}: {finding}");
+        assert!(finding.to_string().contains(word), "without {without}: {finding}");
+        assert!(!findings.iter().any(|finding| finding.to_string().contains("secret")));
+    }
+}
+
+#[tokio::test]
+async fn events_that_are_missing_are_fatal_where_the_daemon_may_not_add_them() {
+    let redis = Redis::with(&["--notify-keyspace-events", "Ex"]);
+    // It may not even see the setting: what does not come tells.
+    let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
+    assert_eq!((code, &of(&findings, "events")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    let cause = of(&findings, "events")["cause"].as_str().expect("a text");
+    assert!(cause.contains("set") && cause.contains("del") && !cause.contains("expired"), "{cause}");
+    let (code, findings) = doctor(&user(&redis, &format!("{RIGHTS} +config|get"))).await;
+    assert_eq!((code, &of(&findings, "events")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    mend(&redis, of(&findings, "events"));
+    let (code, findings) = doctor(&user(&redis, &format!("{RIGHTS} +config|get"))).await;
+    assert_eq!((code, &of(&findings, "events")["severity"]), (Some(0), &"ok".into()), "{findings:?}");
+}
+
+#[tokio::test]
+async fn keys_that_never_end_and_keys_of_another_type_are_found() {
+    let redis = Redis::start();
+    fill(&redis, "presence:u", 1_500);
+    redis.call(&["SET", "other:x", "1"]);
+    redis.call(&["SET", "presence:o'neil", "1"]);
+    redis.call(&["HSET", "presence:hash", "x", "1"]);
+    redis.call(&["EXPIRE", "presence:hash", "100"]);
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!(
+        (code, wrong(&findings)),
+        (Some(0), vec![("ttl", "warning"), ("types", "warning")]),
+        "{findings:?}"
+    );
+    for (check, words) in [("ttl", ["1 of 1502", "o'neil"]), ("types", ["1 of 1502", "hash"])] {
+        let finding = of(&findings, check);
+        assert!(
+            words.iter().all(|word| finding["cause"].as_str().expect("a text").contains(word)),
+            "{finding}"
+        );
+    }
+    mend(&redis, of(&findings, "ttl"));
+    redis.call(&["DEL", "presence:hash"]);
+    assert_eq!(wrong(&doctor(&redis.url()).await.1), []);
+}
+
+#[tokio::test]
+async fn a_replica_is_fatal_and_a_primary_with_one_is_told_what_is_not_copied() {
+    let primary = Redis::start();
+    let replica = Redis::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
+    until("it is attached", async || {
+        let info = primary.call(&["INFO", "replication"]);
+        info.as_text().contains("connected_slaves:1").then_some(())
+    })
+    .await;
+    let (code, findings) = doctor(&replica.url()).await;
+    let finding = of(&findings, "role");
+    assert_eq!((code, &finding["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    assert_eq!(finding["mend"], format!("--redis redis://127.0.0.1:{}", primary.port));
+    let (code, findings) = doctor(&primary.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("replicas", "note")]), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_serve_every_slot_is_fatal() {
+    let redis = Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, &of(&findings, "cluster")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    assert_eq!(redis.call(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), Reply::text("OK"));
+    until("it is whole", async || {
+        redis.call(&["CLUSTER", "INFO"]).as_text().contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let (code, findings) = doctor(&redis.url()).await;
+    assert_eq!((code, &of(&findings, "cluster")["severity"]), (Some(0), &"ok".into()), "{findings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_primary_of_a_cluster_is_examined_and_the_mend_names_it() {
+    let cluster = Cluster::start(3, 0).await;
+    let (code, findings) = doctor(&cluster.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
+    let checks = |name: &str| findings.iter().filter(|finding| finding["check"] == name).count();
+    assert_eq!(["coverage", "cluster", "events", "types"].map(checks), [1, 3, 3, 3]);
+    // Set wrong at one of them.
+    let node = &cluster.nodes[1];
+    let port = node.port.to_string();
+    node.call(&["CONFIG", "SET", "notify-keyspace-events", "Ex"]);
+    let (code, findings) = doctor(&cluster.url()).await;
+    assert_eq!((code, wrong(&findings)), (Some(0), vec![("events", "warning")]));
+    let finding = findings.iter().find(|finding| finding["check"] == "events" && !finding["mend"].is_null());
+    let finding = finding.expect("it is wrong");
+    assert!(finding["server"].as_str().expect("a name").contains(&port), "{finding}");
+    let command = finding["mend"].as_str().expect("a mend");
+    assert!(command.contains(&format!("-p {port} ")), "{command}");
+    let ran = Command::new("sh").args(["-c", command]).output().expect("a shell");
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(wrong(&doctor(&cluster.url()).await.1), []);
+    let (code, findings) = doctor(&node.url()).await;
+    let mend = &of(&findings, "cluster")["mend"];
+    assert_eq!((code, mend.as_str()), (Some(0), Some("--redis redis-cluster://HOST:PORT")), "{findings:?}");
+    // In words, each has its head.
+    let ran = ended(keybeat(&["doctor", "--redis", &cluster.url()])).await;
+    let heads =
+        cluster.nodes.iter().filter(|node| ran.out.contains(&format!("\nredis://127.0.0.1:{}\n", node.port)));
+    assert_eq!(heads.count(), 3, "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_a_part_that_is_gone_is_fatal() {
+    let mut cluster = Cluster::start(3, 0).await;
+    for node in &cluster.nodes {
+        node.call(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    cluster.nodes[2].kill();
+    let port = cluster.nodes[2].port.to_string();
+    let (code, findings) = doctor(&cluster.url()).await;
+    let gone = of(&findings, "connection");
+    assert_eq!((code, &gone["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
+    assert!(gone["server"].as_str().expect("a name").contains(&port), "{gone}");
+    assert_eq!(
+        findings.iter().filter(|finding| finding["check"] == "events").count(),
+        2,
+        "the others are examined"
+    );
+    let (code, findings) = doctor("redis-cluster://127.0.0.1:1").await;
+    assert_eq!((code, wrong(&findings)), (Some(1), vec![("connection", "fatal")]));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_a_finding_too() {
+    let (code, findings) = doctor(&format!("redis://127.0.0.1:{}", free_port())).await;
+    assert_eq!((code, wrong(&findings)), (Some(1), vec![("connection", "fatal")]));
+    let redis = Redis::start();
+    redis.call(&["CONFIG", "SET", "requirepass", "secret"]);
+    for url in [redis.url(), redis.url().replace("://", "://:wrong@")] {
+        let (code, findings) = doctor(&url).await;
+        let mend = &of(&findings, "connection")["mend"];
+        assert_eq!((code, mend.as_str()), (Some(1), Some("--redis redis://USER:PASSWORD@HOST:PORT")));
+    }
+}

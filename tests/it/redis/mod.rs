@@ -1,0 +1,7 @@
+//! Servers, clusters and their faults.
+
+mod cluster;
+mod degraded;
+pub(crate) mod doctor;
+mod faults;
+mod lifecycle;

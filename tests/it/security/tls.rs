@@ -1,0 +1,181 @@
+//! TLS, on either side.
+
+use crate::common::certificates::Authority;
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, signal};
+use crate::common::{free_port, until};
+use futures_util::{SinkExt, StreamExt};
+use std::path::Path;
+use std::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Message;
+
+/// The answer to a GET over this connection.
+async fn get(mut stream: TlsStream<TcpStream>, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("a text");
+    answer
+}
+
+/// Waits until the daemon is ready, over TLS.
+async fn ready(authority: &Authority, daemon: &Daemon) {
+    until(&format!("it is ready: {}", daemon.log()), async || {
+        let stream = authority.connect(daemon.port).await.ok()?;
+        get(stream, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn http_and_websocket_by_tls_and_a_new_certificate_without_a_restart() {
+    let (redis, authority) = (Redis::start(), Authority::new());
+    let [cert, key] = authority.issue("server");
+    let daemon = Daemon::launch(&["--redis", &redis.url(), "--tls-cert", &cert, "--tls-key", &key]);
+    ready(&authority, &daemon).await;
+    let stream = authority.connect(daemon.port).await.expect("a handshake");
+    let url = format!("wss://127.0.0.1:{}/v1/ws?user=alice", daemon.port);
+    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("a socket");
+    let hello = socket.next().await.expect("a message").expect("a message");
+    assert!(hello.to_text().expect("text").contains("hello"), "{hello}");
+    // Without TLS there is nothing to be had, and nothing breaks.
+    let mut plain = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
+    let mut answer = Vec::new();
+    plain.read_to_end(&mut answer).await.ok();
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    // A certificate of another authority, read at a hangup: the old socket goes on.
+    let other = Authority::new();
+    std::fs::copy(&other.issue("server")[0], &cert).expect("a file");
+    signal(daemon.pid(), "HUP");
+    until("it says that they do not fit", async || daemon.log().contains("stays: ").then_some(())).await;
+    assert!(authority.connect(daemon.port).await.is_ok(), "the old one stays");
+    std::fs::copy(other.path("server.key"), &key).expect("a file");
+    signal(daemon.pid(), "HUP");
+    until("the new one is shown", async || other.connect(daemon.port).await.ok()).await;
+    assert!(authority.connect(daemon.port).await.is_err(), "the old one is gone");
+    socket.send(Message::text(r#"{"type":"watch","users":["alice"]}"#)).await.expect("it reads");
+    let snapshot = socket.next().await.expect("a message").expect("a message");
+    assert!(snapshot.to_text().expect("text").contains("snapshot"), "{snapshot}");
+    assert!(!daemon.log().contains("PRIVATE KEY"));
+}
+
+#[tokio::test]
+async fn redis_by_tls_with_a_certificate_of_our_own() {
+    let authority = Authority::new();
+    let [server_cert, server_key] = authority.issue("redis");
+    let [cert, key] = authority.issue("keybeat");
+    let port = free_port();
+    let ca = authority.path("ca.pem");
+    let args = [
+        ["--tls-port", &port.to_string()],
+        ["--tls-cert-file", &server_cert],
+        ["--tls-key-file", &server_key],
+        ["--tls-ca-cert-file", &ca],
+    ];
+    let redis = Redis::with(&args.concat());
+    let url = format!("rediss://127.0.0.1:{port}");
+    let daemon =
+        Daemon::with(&["--redis", &url, "--redis-ca", &ca, "--redis-cert", &cert, "--redis-key", &key]).await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "30"]);
+    daemon.until_state("alice", "online").await;
+    assert_eq!(daemon.call("PUT", "/v1/users/bob/heartbeat", None).await.0, 204);
+    daemon.until_state("bob", "online").await;
+    let get = |args: &[&str]| {
+        let mut get = Command::new("timeout");
+        get.args(["20", env!("CARGO_BIN_EXE_keybeat"), "get", "alice", "--redis"]).args(args);
+        let ran = get.output().expect("keybeat was built");
+        (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
+    };
+    assert_eq!(get(&[&url, "--redis-ca", &ca, "--redis-cert", &cert, "--redis-key", &key]).0, Some(0));
+    let stranger = Authority::new();
+    let [strange_cert, strange_key] = stranger.issue("keybeat");
+    for args in [
+        &[&*url, "--redis-ca", &ca][..],
+        &[&url, "--redis-ca", &ca, "--redis-cert", &strange_cert, "--redis-key", &strange_key],
+        &[&url, "--redis-ca", &stranger.path("ca.pem"), "--redis-cert", &cert, "--redis-key", &key],
+        &[&url, "--redis-ca", "/nowhere/ca"],
+        &[&redis.url(), "--redis-ca", &ca],
+    ] {
+        let (code, said) = get(args);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert!(!said.contains("PRIVATE KEY") && !said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn there_is_one_tls_provider_in_the_tree() {
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let lock = std::fs::read_to_string(lock).expect("a text");
+    let has = |name: &str| lock.contains(&format!("name = \"{name}\"\n"));
+    assert!(has("ring") && has("rustls"));
+    for other in ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls", "boring"] {
+        assert!(!has(other), "{other} is in the tree beside ring");
+    }
+}
+
+/// A command that speaks to a daemon: its exit code and all that it said.
+fn command(args: &[&str]) -> (Option<i32>, String) {
+    let ran = Command::new("timeout").args(["20", env!("CARGO_BIN_EXE_keybeat")]).args(args).output();
+    let ran = ran.expect("keybeat was built");
+    let said = [ran.stdout, ran.stderr].concat();
+    (ran.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_speak_tls_and_to_nobody_whom_they_cannot_trust() {
+    let (redis, authority, stranger) = (Redis::start(), Authority::new(), Authority::new());
+    let [cert, key] = authority.issue("server");
+    let token = authority.path("token");
+    std::fs::write(&token, "token-of-the-backend\n").expect("a file");
+    let args = ["--redis", &redis.url(), "--tls-cert", &cert, "--tls-key", &key, "--service-token", &token];
+    let daemon = Daemon::launch(&args);
+    ready(&authority, &daemon).await;
+    let url = format!("https://127.0.0.1:{}", daemon.port);
+    let [ca, other] = [authority.path("ca.pem"), stranger.path("ca.pem")];
+    let trusting = ["--url", &url, "--ca", &ca, "--token-file", &token];
+    let with = |args: &[&str], more: &[&str]| command(&[args, more].concat());
+    assert_eq!(with(&["beat", "alice"], &trusting), (Some(0), String::new()));
+    until("the heartbeat has come", async || (with(&["get", "alice"], &trusting).0 == Some(0)).then_some(()))
+        .await;
+    assert_eq!(with(&["healthcheck", "--ready"], &trusting[..4]), (Some(0), "ready\n".into()));
+    let mut watch = crate::cli::usage::keybeat(&[&["watch", "bob", "--json"][..], &trusting].concat());
+    let mut watch = watch.spawn().expect("keybeat was built");
+    let mut out = String::new();
+    let mut stdout = tokio::io::BufReader::new(watch.stdout.take().expect("piped"));
+    // It prints what comes after its snapshot: bob comes and goes until it does.
+    let printed = tokio::io::AsyncBufReadExt::read_line(&mut stdout, &mut out);
+    tokio::select! {
+        read = printed => drop(read.expect("a line")),
+        () = async { loop {
+            redis.call(&["SET", "presence:bob", "1", "EX", "30"]);
+            tokio::task::yield_now().await;
+            redis.call(&["DEL", "presence:bob"]);
+            tokio::task::yield_now().await;
+        }} => {}
+    }
+    assert!(out.contains("\"bob\""), "{out}");
+    watch.kill().await.expect("its own child");
+    for (more, word) in [
+        (&["--url", &url, "--ca", &other, "--token-file", &token][..], "--ca"),
+        (&["--url", &url, "--token-file", &token], "--ca"),
+        (&["--url", &url, "--ca", "/nowhere/ca", "--token-file", &token], "/nowhere/ca"),
+        (&["--url", &daemon.url(""), "--ca", &ca], "https://"),
+        (&["--url", &daemon.url("")], "--url"),
+    ] {
+        let (code, said) = with(&["get", "alice"], more);
+        assert_eq!((code, said.contains(word)), (Some(1), true), "{more:?}: {said}");
+    }
+    for more in [&["--ca", &*other][..], &[]] {
+        let (code, said) = with(&["watch", "--url", &url], more);
+        assert_eq!(
+            (code, said.contains("not trusted") || said.contains("no certificate")),
+            (Some(1), true),
+            "{said}"
+        );
+    }
+    assert!(!daemon.log().contains("token-of-the-backend"));
+}

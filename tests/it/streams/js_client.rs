@@ -1,0 +1,283 @@
+//! The JavaScript client, as the daemon serves it, in Node. A machine without a Node that has WebSockets runs
+//! none of this.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, fill};
+use crate::common::tokens::{Issuer, call};
+use crate::common::{PATIENCE, free_port, until};
+use serde_json::{Value, json};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+const FLAG: &str = "--experimental-websocket";
+
+struct Client {
+    _node: Child,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// Is there a Node that has WebSockets? Of version 20 it has them behind a flag, from 22 on by itself.
+fn node() -> bool {
+    let node = std::process::Command::new("node")
+        .args([FLAG, "-e", "new WebSocket('ws://127.0.0.1:1').close()"])
+        .output();
+    let there = node.is_ok_and(|ran| ran.status.success());
+    if !there {
+        eprintln!("there is no Node with WebSockets here, so the JavaScript client is not tested");
+    }
+    there
+}
+
+impl Client {
+    fn start(daemon: &Daemon, options: Value) -> Client {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/streams/client.mjs");
+        let mut node = Command::new("node")
+            .args([FLAG, "--no-warnings", script, &daemon.url(""), &options.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node is there");
+        let (stdin, stdout) = (node.stdin.take().expect("piped"), node.stdout.take().expect("piped"));
+        Client { _node: node, stdin, lines: BufReader::new(stdout).lines() }
+    }
+
+    async fn send(&mut self, call: &str, args: Value) {
+        let line = format!("{}\n", json!({"call": call, "args": args}));
+        self.stdin.write_all(line.as_bytes()).await.expect("it reads");
+    }
+
+    /// Calls a method, and gives what it answered; nothing else is told before.
+    async fn call(&mut self, call: &str, args: Value) -> Value {
+        self.send(call, args).await;
+        self.next("answer").await
+    }
+
+    async fn any(&mut self) -> (String, Value) {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("waited in vain for a line");
+        let line = line.expect("a text").expect("node goes on");
+        let mut event: Value = serde_json::from_str(&line).unwrap_or_else(|why| panic!("{why}: {line}"));
+        (event["type"].as_str().expect("a text").to_owned(), event["detail"].take())
+    }
+
+    /// The next event, which has to be of this type; that of Redis may come in between.
+    async fn next(&mut self, kind: &str) -> Value {
+        loop {
+            let (found, detail) = self.any().await;
+            if found == kind {
+                return detail;
+            }
+            assert_eq!(found, "redis", "waiting for {kind}: {detail}");
+        }
+    }
+
+    async fn state(&mut self, state: &str) -> Value {
+        let detail = self.next("state").await;
+        assert_eq!(detail["state"], state, "{detail}");
+        detail
+    }
+
+    /// Connected, with nobody watched.
+    async fn live(daemon: &Daemon, options: Value) -> Client {
+        let mut client = Client::start(daemon, options);
+        client.state("connecting").await;
+        client.state("live").await;
+        client
+    }
+
+    async fn change(&mut self, user: &str, state: &str) -> Value {
+        let detail = self.next("change").await;
+        assert_eq!((&detail["user"], &detail["state"]), (&json!(user), &json!(state)), "{detail}");
+        detail
+    }
+}
+
+fn come(redis: &Redis, user: &str) {
+    redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "60"]);
+}
+
+fn go(redis: &Redis, user: &str) {
+    redis.call(&["DEL", &format!("presence:{user}")]);
+}
+
+#[tokio::test]
+async fn who_is_watched_is_known_until_he_is_not_watched() {
+    if !node() {
+        return;
+    }
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    come(&redis, "bob");
+    daemon.until_state("bob", "online").await;
+    let mut client = Client::live(&daemon, json!({})).await;
+    assert_eq!(client.call("watch", json!([["alice", "bob", "o\"\\é 💚"]])).await, Value::Null);
+    client.change("alice", "offline").await;
+    assert!(client.change("bob", "online").await["since_ms"].is_u64());
+    client.change("o\"\\é 💚", "offline").await;
+    come(&redis, "carol");
+    come(&redis, "o\"\\é 💚");
+    client.change("o\"\\é 💚", "online").await;
+    go(&redis, "bob");
+    assert!(client.change("bob", "offline").await["last_seen_ms"].is_u64());
+    assert_eq!(client.call("get", json!(["bob"])).await["state"], "offline");
+    client.call("unwatch", json!([["bob"]])).await;
+    come(&redis, "bob");
+    come(&redis, "alice");
+    client.change("alice", "online").await;
+    assert_eq!(client.call("get", json!(["bob"])).await, Value::Null);
+    assert_eq!(client.call("users", json!([])).await, json!(["alice", "o\"\\é 💚"]));
+}
+
+#[tokio::test]
+async fn what_was_missed_while_the_daemon_was_away_is_told_once() {
+    if !node() {
+        return;
+    }
+    let redis = Redis::start();
+    let port = free_port();
+    let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+    daemon.ready().await;
+    for user in ["stays", "goes"] {
+        come(&redis, user);
+        daemon.until_state(user, "online").await;
+    }
+    let mut named = Client::live(&daemon, json!({})).await;
+    let mut all = Client::live(&daemon, json!({})).await;
+    named.call("watch", json!([["stays", "goes", "comes"]])).await;
+    for (user, state) in [("stays", "online"), ("goes", "online"), ("comes", "offline")] {
+        named.change(user, state).await;
+    }
+    all.call("watchAll", json!([])).await;
+    let mut here =
+        [all.next("change").await["user"].to_string(), all.next("change").await["user"].to_string()];
+    here.sort();
+    assert_eq!(here, ["\"goes\"", "\"stays\""]);
+    daemon.kill();
+    for client in [&mut named, &mut all] {
+        assert!(client.state("waiting").await["retry_ms"].as_f64().expect("a time") <= 15_000.0);
+    }
+    go(&redis, "goes");
+    come(&redis, "comes");
+    let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+    for client in [&mut named, &mut all] {
+        let mut changes = Vec::new();
+        loop {
+            match client.any().await {
+                (kind, detail) if kind == "state" && detail["state"] == "live" => break,
+                (kind, detail) if kind == "change" => {
+                    changes.push(format!("{} {}", detail["user"], detail["state"]))
+                }
+                (kind, _) => assert!(kind == "state" || kind == "redis", "{kind}"),
+            }
+        }
+        changes.sort();
+        assert_eq!(changes, [r#""comes" "online""#, r#""goes" "offline""#]);
+    }
+    go(&redis, "stays");
+    named.change("stays", "offline").await;
+    all.change("stays", "offline").await;
+    assert_eq!(all.call("users", json!([])).await, json!(["comes"]));
+    all.send("unwatchAll", json!([])).await;
+    all.next("answer").await;
+    assert_eq!(all.call("users", json!([])).await, json!([]));
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn many_names_are_asked_for_in_messages_that_the_daemon_takes() {
+    if !node() {
+        return;
+    }
+    let redis = Redis::start();
+    fill(&redis, "presence:é-", 2_000);
+    let daemon = Daemon::start(&redis).await;
+    let mut client = Client::live(&daemon, json!({})).await;
+    let users: Vec<String> = (0..2_000)
+        .map(|i| format!("é-{i}"))
+        .chain((0..200).map(|i| format!("{i}{}", "é".repeat(120))))
+        .collect();
+    client.send("watch", json!([users])).await;
+    client.next("answer").await;
+    let mut online = 0;
+    for _ in &users {
+        online += usize::from(client.next("change").await["state"] == "online");
+    }
+    assert_eq!(online, 2_000);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_in_place_and_one_that_is_no_good_ends_it() {
+    if !node() {
+        return;
+    }
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let script = call(&daemon, "GET", "/keybeat.js", None, &[]).await;
+    assert_eq!(
+        (script.status, &script.headers["content-type"]),
+        (200, &"text/javascript; charset=utf-8".parse().expect("a value"))
+    );
+    let wrong = Issuer::new().token("alice", &["bob"]);
+    for (options, word) in [
+        (json!({}), "unauthorized"),
+        (json!({"token": wrong}), "invalid_token"),
+        (json!({"token": "a b"}), "invalid_token"),
+    ] {
+        let mut client = Client::start(&daemon, options);
+        client.state("connecting").await;
+        let reason = client.state("stopped").await["reason"].to_string();
+        assert!(reason.contains(word), "{reason}");
+    }
+    let short = issuer.token_for("alice", &["bob"], 1);
+    let mut fixed = Client::live(&daemon, json!({"token": short})).await;
+    let mut renewing =
+        Client::live(&daemon, json!({"tokens": [short, issuer.token("alice", &["bob"])]})).await;
+    assert!(fixed.state("stopped").await["reason"].to_string().contains("token_expired"));
+    // The other lives on: its first token has run out at the same time.
+    renewing.call("watch", json!([["carol"]])).await;
+    assert_eq!(renewing.next("refused").await["code"], "forbidden");
+    renewing.call("watch", json!([["bob"]])).await;
+    renewing.change("bob", "offline").await;
+    // What was refused is not asked for again.
+    renewing.send("reconnect", json!([])).await;
+    renewing.state("connecting").await;
+    renewing.next("answer").await;
+    renewing.state("live").await;
+    come(&redis, "bob");
+    renewing.change("bob", "online").await;
+}
+
+#[tokio::test]
+async fn its_own_user_is_online_until_it_leaves_or_closes() {
+    if !node() {
+        return;
+    }
+    let mut redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let mut client = Client::live(&daemon, json!({"user": "al ice", "session": "phone"})).await;
+    let keys = |redis: &Redis, wanted: &'static [&'static str]| {
+        let held = redis.presence_keys();
+        (held == wanted).then_some(())
+    };
+    until("it is online", async || keys(&redis, &["presence:al ice#phone"])).await;
+    assert_eq!(client.call("leave", json!([])).await, true);
+    until("it has left", async || keys(&redis, &[])).await;
+    assert_eq!(client.call("heartbeat", json!([])).await, true);
+    until("it is back", async || keys(&redis, &["presence:al ice#phone"])).await;
+    client.send("close", json!([])).await;
+    assert_eq!(client.state("stopped").await["reason"], "closed");
+    client.next("answer").await;
+    until("it has gone", async || keys(&redis, &[])).await;
+    client.send("reconnect", json!([])).await;
+    client.state("connecting").await;
+    client.next("answer").await;
+    client.state("live").await;
+    redis.kill();
+    assert_eq!(client.next("redis").await["redis"], "down");
+    redis.run();
+    assert_eq!(client.next("redis").await["redis"], "up");
+}

@@ -1,0 +1,10 @@
+//! WebSocket, Server-Sent Events, clients and the console.
+
+mod churn;
+mod console;
+mod console_sight;
+mod events;
+mod js_client;
+mod rust_client;
+mod slow;
+pub(crate) mod socket;

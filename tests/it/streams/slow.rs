@@ -1,0 +1,200 @@
+//! Clients that read slowly, or not at all: what becomes of them, and that nobody else feels it.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use crate::common::socket::Socket;
+use crate::streams::socket::{Known, one, start, watch};
+use serde_json::json;
+use tokio::net::TcpSocket;
+
+/// A socket whose client takes in little before the daemon has to wait.
+async fn narrow(daemon: &Daemon) -> Socket {
+    let tcp = TcpSocket::new_v4().expect("a socket");
+    tcp.set_recv_buffer_size(4096).expect("a small buffer");
+    let stream = tcp.connect(([127, 0, 0, 1], daemon.port).into()).await.expect("the daemon listens");
+    let url = format!("ws://127.0.0.1:{}/v1/ws", daemon.port);
+    let plain = tokio_tungstenite::MaybeTlsStream::Plain(stream);
+    let (ws, _) = tokio_tungstenite::client_async(url, plain).await.expect("the daemon accepts");
+    let mut socket = Socket { ws };
+    assert_eq!(socket.next().await["type"], "hello");
+    socket
+}
+
+/// Lets users with long names come and go so many times, the last time come.
+async fn flap_times(redis: Redis, users: &[String], times: usize) -> Redis {
+    let keys: Vec<String> = users.iter().map(|user| format!("presence:{user}")).collect();
+    let flapping = tokio::task::spawn_blocking(move || {
+        let mut client = redis.client();
+        let set: Vec<_> = keys.iter().map(|key| vec!["SET", key, "1"]).collect();
+        let both: Vec<_> = keys.iter().map(|key| vec!["DEL", key]).chain(set.clone()).collect();
+        client.pipeline(&set);
+        (1..times).for_each(|_| drop(client.pipeline(&both)));
+        redis
+    });
+    flapping.await.expect("flapping ends")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_client_keeps_its_connection_and_ends_with_the_right_states() {
+    let (redis, daemon) = start().await;
+    let users: Vec<String> = (0..8).map(|i| format!("{i}{}", "x".repeat(200))).collect();
+    let mut slow = narrow(&daemon).await;
+    slow.send(json!({"type": "watch", "users": users})).await;
+    slow.send(json!({"type": "watch", "users": ["last"]})).await;
+    let mut known = Known::default();
+    known.take(&slow.next().await);
+    known.take(&slow.next().await);
+    // It reads nothing now.
+    let redis = flap_times(redis, &users, 2_000).await;
+    redis.call(&["DEL", &format!("presence:{}", users[0])]);
+    redis.call(&["SET", "presence:last", "1"]);
+    daemon.until_state("last", "online").await;
+    daemon.until_state(&users[0], "offline").await;
+    let mut told = 0;
+    while !known.0["last"] {
+        let message = slow.next().await;
+        told += message["transitions"].as_array().map_or(0, Vec::len);
+        known.take(&message);
+    }
+    slow.send(json!({"type": "watch", "users": users})).await;
+    let mut fresh = Known::default();
+    loop {
+        let message = slow.next().await;
+        if message["type"] == "snapshot" {
+            fresh.take(&message);
+            break;
+        }
+        known.take(&message);
+    }
+    known.0.remove("last");
+    assert_eq!(known.0, fresh.0);
+    assert!(users.iter().all(|user| known.0[user] != (*user == users[0])), "{:?}", known.0);
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    let metrics = metrics.as_str().expect("a text");
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix("keybeat_conflated_changes_total "));
+    let dropped: usize = dropped.expect("the metric").parse().expect("a number");
+    assert!(dropped > 1_000 && told < 31_000, "it was not slow: {told} told, {dropped} dropped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lossless_client_that_falls_behind_is_closed_with_4008() {
+    let (redis, daemon) = start().await;
+    let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
+    let mut slow = narrow(&daemon).await;
+    slow.send(json!({"type": "watch", "all": true, "lossless": true})).await;
+    let mut known = Known::default();
+    known.snapshot(&slow.snapshot().await);
+    let redis = flap_times(redis, &users, 1_300).await;
+    redis.call(&["SET", "presence:last", "1"]);
+    daemon.until_state("last", "online").await;
+    let closed = loop {
+        match slow.next_or_close().await {
+            Ok(message) => known.take(&message),
+            Err(closed) => break closed,
+        }
+    };
+    assert_eq!(closed.0, 4008, "{}", closed.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_that_waits_closes_the_slowest_with_1013_and_nobody_else() {
+    let redis = Redis::start();
+    let daemon =
+        Daemon::with(&["--redis", &redis.url(), "--mailbox-mib", "1", "--max-watches-per-socket", "40000"])
+            .await;
+    // More than the kernel's buffers take.
+    let users: Vec<String> = (0..40_000).map(|i| format!("{i:0>200}")).collect();
+    let mut slow = narrow(&daemon).await;
+    for some in users.chunks(300) {
+        slow.send(json!({"type": "watch", "users": some})).await;
+        assert_eq!(slow.next().await["type"], "snapshot");
+    }
+    let mut other = watch(&daemon, &["last"]).await;
+    let redis = flap_times(redis, &users, 1).await;
+    redis.call(&["SET", "presence:last", "1"]);
+    assert_eq!(one(&mut other).await["state"], "online");
+    let closed = loop {
+        if let Err(closed) = slow.next_or_close().await {
+            break closed;
+        }
+    };
+    assert_eq!(closed.0, 1013, "{}", closed.1);
+}
+
+/// What the daemon has put into the kernel for these clients and they have not taken, in bytes.
+fn queued(daemon: &Daemon, clients: &[Socket]) -> Vec<u64> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let ports: Vec<String> = clients.iter().map(|client| format!(":{:04X}", client.local_port())).collect();
+    let ours = format!(":{:04X}", daemon.port);
+    let of = |port: &String| {
+        let line = table.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, remote, _, queues, ..] = fields[..] else { return None };
+            (local.ends_with(&ours) && remote.ends_with(port)).then(|| queues.to_owned())
+        });
+        let queues = line.expect("the connection is listed");
+        u64::from_str_radix(queues.split(':').next().expect("tx:rx"), 16).expect("hex")
+    };
+    ports.iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_never_read_cost_a_change_a_user_and_nobody_else_misses_one() {
+    let (redis, daemon) = start().await;
+    let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
+    let mut stuck = Vec::new();
+    for watch in [json!({"type": "watch", "all": true}), json!({"type": "watch", "users": users})] {
+        for _ in 0..3 {
+            let mut client = narrow(&daemon).await;
+            client.send(watch.clone()).await;
+            client.snapshot().await;
+            stuck.push(client);
+        }
+    }
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        let mut reader = daemon.socket("").await;
+        reader.send(json!({"type": "watch", "all": true, "lossless": true})).await;
+        reader.snapshot().await;
+        readers.push(tokio::spawn(all_until_last(reader)));
+    }
+    let times = 300;
+    let redis = flap_times(redis, &users, times).await;
+    redis.call(&["SET", "presence:last", "1"]);
+    for reader in readers {
+        assert_eq!(reader.await.expect("a reader"), users.len() * (2 * times - 1));
+    }
+    // A change a user, and what the kernel has for them is bounded too, though 9 MB were told to each reader.
+    let metric = async |name: &str| {
+        let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+        let line = metrics
+            .as_str()
+            .expect("a text")
+            .lines()
+            .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
+        line.expect("the metric").parse::<usize>().expect("a number")
+    };
+    assert!(metric("keybeat_conflated_changes_total ").await > 50_000, "they were not stuck");
+    assert!(metric("keybeat_mailbox_bytes ").await < stuck.len() * users.len() * 1_000);
+    for queued in queued(&daemon, &stuck) {
+        assert!(queued < 256 * 1024, "{queued} bytes wait in the kernel for one client");
+    }
+    assert_eq!(daemon.get("/v1/stats").await["sockets"], stuck.len());
+    for mut client in stuck {
+        let mut known = Known::default();
+        while !known.0.values().all(|&online| online) || known.0.len() < users.len() {
+            known.take(&client.next().await);
+        }
+    }
+}
+
+/// Reads until the user `last` comes: how many transitions of others it was told, none twice and none missing.
+async fn all_until_last(mut reader: Socket) -> usize {
+    let (mut known, mut told) = (Known::default(), 0);
+    while !known.0.contains_key("last") {
+        let message = reader.next().await;
+        told += message["transitions"].as_array().map_or(0, Vec::len);
+        known.take(&message);
+    }
+    told - 1
+}
