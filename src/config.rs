@@ -1,65 +1,65 @@
-//! The settings of a daemon, as they were decided after the command line was read.
+//! The settings of a daemon, as decided after the command line was parsed, and every default.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The port at which a daemon listens by default: what `--listen` and the commands' `--url` assume.
+/// The default of `--listen`, and the daemon that commands use without `--url`.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7400";
-/// Where presence keys start by default.
+/// The default of `--prefix`.
 pub const DEFAULT_PREFIX: &str = "presence:";
-/// The TTL of a heartbeat by default.
-pub const DEFAULT_TTL: &str = "30s";
-/// The Redis that the commands which need one assume.
+/// The default of `--ttl`, for the daemon and for `keybeat beat`.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// The Redis that `ls` and `doctor` use without `--redis`.
 pub const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379";
 
-/// What `keybeat serve` runs with.
+/// The settings of `keybeat serve`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// HTTP and WebSocket.
+    /// Address of HTTP and WebSocket.
     pub listen: SocketAddr,
-    /// Presence keys start so.
+    /// Prefix of presence keys.
     pub prefix: String,
-    /// The TTL that the daemon writes, and the first guess of other programs' TTLs.
+    /// TTL that the daemon writes; also the first guess of the TTL that other programs write.
     pub ttl: Duration,
-    /// Add missing classes to `notify-keyspace-events`.
+    /// Whether to add missing classes to `notify-keyspace-events`.
     pub configure_redis: bool,
-    /// Deadline probes.
+    /// Whether to send deadline probes.
     pub probes: bool,
-    /// Who may do what.
+    /// Who may read and write.
     pub access: Access,
-    /// Speak TLS, with this certificate.
+    /// Certificate for TLS; without one the daemon serves plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// The limits below.
+    /// Limits of queues and requests.
     pub limits: Limits,
 }
 
-/// A certificate and its key, in PEM.
+/// A certificate and its private key, in PEM.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
-    /// The certificate, and what leads from it to an authority.
+    /// The certificate, followed by its intermediate certificates.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key.
     pub key: PathBuf,
 }
 
-/// Who may do what. With neither key nor service token everyone may do everything.
+/// Who may read and write. Without a key and without a service token there is no authentication.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// What verifies clients' tokens: a secret, public keys in PEM, or a JWKS.
+    /// Verifies clients' tokens: a secret, public keys in PEM, or a JWKS.
     pub jwt_key: Option<PathBuf>,
-    /// What a token's `aud` must name.
+    /// A token's `aud` must contain this.
     pub audience: Option<String>,
-    /// What a token's `iss` must be.
+    /// A token's `iss` must equal this.
     pub issuer: Option<String>,
-    /// The bearer tokens of backends, one a line.
+    /// Bearer tokens of backends, one per line.
     pub service_token: Option<PathBuf>,
-    /// Web pages of other origins that may speak to the daemon, such as `https://example.com`; `*` is any.
+    /// Origins of web pages that may call the daemon, such as `https://example.com`; `*` allows any origin.
     pub origins: Vec<String>,
 }
 
 impl Access {
-    /// May everyone do everything?
+    /// Whether requests need no token.
     pub fn is_open(&self) -> bool {
         self.jwt_key.is_none() && self.service_token.is_none()
     }
@@ -68,71 +68,76 @@ impl Access {
 /// The limits of queues and requests, each with its outcome.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Sockets; one more is a 503.
+    /// Open WebSockets; further upgrades get 503.
     pub sockets: usize,
-    /// Sockets of one address; one more is a 429.
+    /// Open WebSockets per client address; further upgrades get 429.
     pub sockets_per_address: usize,
-    /// Connections that are no sockets; one more is a 503.
+    /// Open connections, WebSockets excluded; further ones get 503.
     pub connections: usize,
-    /// Connections of one address that are no sockets; one more is a 429.
+    /// Open connections per client address, WebSockets excluded; further ones get 429.
     pub connections_per_address: usize,
-    /// How long a TLS handshake, and the headers of a request, may take; then the connection is closed.
+    /// Time for a TLS handshake and for the headers of a request; after it the daemon closes the connection.
     pub handshake_timeout: Duration,
-    /// How long a request's body may take; then it is an error.
+    /// Time for a request's body; after it the request fails with 400.
     pub body_timeout: Duration,
-    /// Bytes of all bodies that are being read; more is a 503.
+    /// Memory for all request bodies that are being read, in bytes; further requests get 503.
     pub bodies_bytes: usize,
-    /// Frames that a socket may send each second, ten times as many at once; more closes it with 4029.
+    /// Frames per second of one socket, with bursts of ten times as many; above it the socket is closed with 4029.
     pub messages_per_second: u32,
-    /// Wrong tokens that one address may show each second, ten times as many at once; more is a 429.
+    /// Wrong tokens per second of one address, with bursts of ten times as many; above it they get 429.
     pub wrong_tokens_per_second: u32,
-    /// Heartbeats that a client's token may send each second, ten times as many at once; more is a 429.
+    /// Heartbeats per second of one client's token, with bursts of ten times as many; above it they get 429.
     pub heartbeats_per_second: u32,
-    /// Live keys that a client's token may have set through the daemon; one more is a 429.
+    /// Live keys that one client's token may set through the daemon; further keys get 429.
     pub keys_per_token: usize,
-    /// Requests to Redis under way; one more is a 503.
+    /// Requests that wait for Redis at the same time; further ones get 503.
     pub redis_requests: usize,
-    /// Users in one request; more is an error.
+    /// Users in one request; a request with more gets 400.
     pub users_per_request: usize,
-    /// Users that one socket may watch by name; more is an error.
+    /// Users that one socket may watch by name; a `watch` beyond it gets an `error`.
     pub watches_per_socket: usize,
-    /// Bytes of one WebSocket message; a longer one closes the socket with 1009.
+    /// Size of one WebSocket message, in bytes; a longer one closes the socket with 1009.
     pub message_bytes: usize,
-    /// Bytes of a request's body; more is a 413. Room for 10,000 of the longest names.
+    /// Size of a request's body, in bytes; a longer one gets 413. The default holds 10,000 of the longest names.
     pub body_bytes: usize,
-    /// Pending transitions of a lossless socket; more closes it with 4008.
+    /// Pending transitions of a lossless socket; above it the socket is closed with 4008.
     pub lossless_pending: usize,
-    /// What all sockets' mailboxes may hold together, in bytes; beyond it the largest are closed with 1013.
+    /// Memory for the mailboxes of all sockets, in bytes; above it the largest are closed with 1013.
     pub mailbox_bytes: usize,
-    /// Users offline whose last heartbeat is remembered; the longest ago are forgotten.
+    /// Offline users whose last heartbeat is kept; above it the oldest are forgotten.
     pub remembered_users: usize,
-    /// How long a canary may be under way before its stream counts as dead.
+    /// Time for the event of the daemon's canary key to arrive; after it the event stream counts as dead.
     pub canary: Duration,
+}
+
+impl Limits {
+    /// The default of each limit. `--help` and the OpenAPI document read them here.
+    pub const DEFAULT: Limits = Limits {
+        sockets: 100_000,
+        sockets_per_address: 20_000,
+        connections: 8_192,
+        connections_per_address: 4_096,
+        handshake_timeout: Duration::from_secs(15),
+        body_timeout: Duration::from_secs(10),
+        bodies_bytes: 256 * 1024 * 1024,
+        messages_per_second: 100,
+        wrong_tokens_per_second: 10,
+        heartbeats_per_second: 20,
+        keys_per_token: 64,
+        redis_requests: 1_024,
+        users_per_request: 10_000,
+        watches_per_socket: 10_000,
+        message_bytes: 64 * 1024,
+        body_bytes: 4 * 1024 * 1024,
+        lossless_pending: 100_000,
+        mailbox_bytes: 256 * 1024 * 1024,
+        remembered_users: 262_144,
+        canary: Duration::from_secs(1),
+    };
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            sockets: 100_000,
-            sockets_per_address: 20_000,
-            connections: 8_192,
-            connections_per_address: 4_096,
-            handshake_timeout: Duration::from_secs(15),
-            body_timeout: Duration::from_secs(10),
-            bodies_bytes: 256 * 1024 * 1024,
-            messages_per_second: 100,
-            wrong_tokens_per_second: 10,
-            heartbeats_per_second: 20,
-            keys_per_token: 64,
-            redis_requests: 1_024,
-            users_per_request: 10_000,
-            watches_per_socket: 10_000,
-            message_bytes: 64 * 1024,
-            body_bytes: 4 * 1024 * 1024,
-            lossless_pending: 100_000,
-            mailbox_bytes: 256 * 1024 * 1024,
-            remembered_users: 262_144,
-            canary: Duration::from_secs(1),
-        }
+        Limits::DEFAULT
     }
 }

@@ -1,11 +1,11 @@
-//! What a client did wrong or what stands in the way, with its code on the wire and HTTP status.
+//! The errors that clients receive, each with its code on the wire and its HTTP status.
 
 use crate::presence::NameError;
 
-/// An error that a client is told: over HTTP with [`status`](Error::status), over WebSocket as an
-/// `error` message. Its text names what was wrong, with which value, and what to do.
+/// An error that a client receives: over HTTP with [`status`](Error::status), over WebSocket as an
+/// `error` message. Its text says what is wrong, with which value, and how to fix it.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the texts say it
+#[allow(missing_docs)] // the texts describe the variants
 pub enum Error {
     #[error("the user name {name} {why}")]
     InvalidUser { name: String, why: NameError },
@@ -17,17 +17,17 @@ pub enum Error {
     InvalidJson(String),
     #[error("{0}")]
     InvalidRequest(String),
-    #[error("{count} users in one request; at most {most} are allowed, send the rest in another")]
+    #[error("the request has {count} users; the limit is {most}, send the others in another request")]
     TooManyUsers { count: usize, most: usize },
     #[error(
-        "this would make {count} watched users; a socket may watch {most}, or all with {{\"type\":\"watch\",\"all\":true}}"
+        "the socket would watch {count} users; the limit is {most}, or watch everybody with {{\"type\":\"watch\",\"all\":true}}"
     )]
     TooManyWatches { count: usize, most: usize },
-    #[error("the body has more than {0} bytes; send it in several requests")]
+    #[error("the body is longer than {0} bytes; split it into several requests")]
     TooLarge(usize),
-    #[error("there is nothing at {0}; see the list of requests in docs/REFERENCE.md")]
+    #[error("there is nothing at {0}; docs/REFERENCE.md lists all requests")]
     NotFound(String),
-    #[error("{method} is not possible at {path}; see the list of requests in docs/REFERENCE.md")]
+    #[error("{path} does not allow {method}; docs/REFERENCE.md lists all requests")]
     MethodNotAllowed { method: String, path: String },
     #[error("{0}")]
     Unauthorized(String),
@@ -35,21 +35,19 @@ pub enum Error {
     InvalidToken(String),
     #[error("{0}")]
     Forbidden(String),
-    #[error(
-        "web pages of {origin} may not speak to this daemon; whoever runs it allows them with --allow-origin ORIGIN"
-    )]
+    #[error("origin {origin} is not allowed; the operator adds it with --allow-origin")]
     ForbiddenOrigin { origin: String },
-    /// A limit of this client, with its code: the client slows down.
+    /// A limit of this client, with its code: the client must slow down.
     #[error("{1}")]
     TooMany(&'static str, String),
-    /// A limit of the daemon, with its code: it is not the client's doing.
+    /// A limit of the whole daemon, with its code: the client did nothing wrong.
     #[error("{1}")]
     Busy(&'static str, String),
-    #[error("this socket speaks for nobody: connect with ?user=NAME, or name the user in the heartbeat")]
+    #[error("this socket has no user; connect with ?user=NAME, or name the user in the heartbeat")]
     NoUser,
-    #[error("Redis is unreachable, nothing was written: {0}")]
+    #[error("Redis is unreachable and nothing was written: {0}")]
     RedisUnavailable(String),
-    #[error("the first comparison with Redis is not done yet, so nobody's state is known; see /readyz")]
+    #[error("the daemon has not read Redis completely yet; retry when /readyz returns 200")]
     NotReady,
 }
 
@@ -58,42 +56,101 @@ pub const MIN_TTL_MS: u64 = 100;
 /// The longest TTL that the daemon writes: one day, in milliseconds.
 pub const MAX_TTL_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// The codes on the wire. Programs depend on them, so they never change.
+#[allow(missing_docs)] // each is its own text
+pub mod code {
+    pub const INVALID_USER: &str = "invalid_user";
+    pub const INVALID_SESSION: &str = "invalid_session";
+    pub const INVALID_TTL: &str = "invalid_ttl";
+    pub const INVALID_JSON: &str = "invalid_json";
+    pub const INVALID_REQUEST: &str = "invalid_request";
+    pub const TOO_MANY_USERS: &str = "too_many_users";
+    pub const TOO_MANY_WATCHES: &str = "too_many_watches";
+    pub const NO_USER: &str = "no_user";
+    pub const UNAUTHORIZED: &str = "unauthorized";
+    pub const INVALID_TOKEN: &str = "invalid_token";
+    pub const FORBIDDEN: &str = "forbidden";
+    pub const FORBIDDEN_ORIGIN: &str = "forbidden_origin";
+    pub const NOT_FOUND: &str = "not_found";
+    pub const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
+    pub const TOO_LARGE: &str = "too_large";
+    pub const TOO_MANY_HEARTBEATS: &str = "too_many_heartbeats";
+    pub const TOO_MANY_SESSIONS: &str = "too_many_sessions";
+    pub const TOO_MANY_WRONG_TOKENS: &str = "too_many_wrong_tokens";
+    pub const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
+    pub const TOO_MANY_SOCKETS: &str = "too_many_sockets";
+    pub const REDIS_UNAVAILABLE: &str = "redis_unavailable";
+    pub const NOT_READY: &str = "not_ready";
+    pub const BUSY: &str = "busy";
+}
+
+/// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
+/// rows: 429 for the limit per address, 503 for the limit of the daemon.
+const STATUSES: [(&str, u16); 25] = [
+    (code::INVALID_USER, 400),
+    (code::INVALID_SESSION, 400),
+    (code::INVALID_TTL, 400),
+    (code::INVALID_JSON, 400),
+    (code::INVALID_REQUEST, 400),
+    (code::TOO_MANY_USERS, 400),
+    (code::TOO_MANY_WATCHES, 400),
+    (code::NO_USER, 400),
+    (code::UNAUTHORIZED, 401),
+    (code::INVALID_TOKEN, 401),
+    (code::FORBIDDEN, 403),
+    (code::FORBIDDEN_ORIGIN, 403),
+    (code::NOT_FOUND, 404),
+    (code::METHOD_NOT_ALLOWED, 405),
+    (code::TOO_LARGE, 413),
+    (code::TOO_MANY_HEARTBEATS, 429),
+    (code::TOO_MANY_SESSIONS, 429),
+    (code::TOO_MANY_WRONG_TOKENS, 429),
+    (code::TOO_MANY_CONNECTIONS, 429),
+    (code::TOO_MANY_SOCKETS, 429),
+    (code::REDIS_UNAVAILABLE, 503),
+    (code::NOT_READY, 503),
+    (code::BUSY, 503),
+    (code::TOO_MANY_CONNECTIONS, 503),
+    (code::TOO_MANY_SOCKETS, 503),
+];
+
+/// The codes that HTTP answers with this status can have.
+pub fn codes(status: u16) -> impl Iterator<Item = &'static str> {
+    let of_http = |code: &&str| *code != code::NO_USER;
+    STATUSES.iter().filter(move |(_, of)| *of == status).map(|(code, _)| *code).filter(of_http)
+}
+
 impl Error {
-    /// The code on the wire; programs decide by it.
+    /// The code on the wire, on which programs depend.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::InvalidUser { .. } => "invalid_user",
-            Error::InvalidSession { .. } => "invalid_session",
-            Error::InvalidTtl(_) => "invalid_ttl",
-            Error::InvalidJson(_) => "invalid_json",
-            Error::InvalidRequest(_) => "invalid_request",
-            Error::TooManyUsers { .. } => "too_many_users",
-            Error::TooManyWatches { .. } => "too_many_watches",
-            Error::TooLarge(_) => "too_large",
-            Error::NotFound(_) => "not_found",
-            Error::MethodNotAllowed { .. } => "method_not_allowed",
-            Error::Unauthorized(_) => "unauthorized",
-            Error::InvalidToken(_) => "invalid_token",
-            Error::Forbidden(_) => "forbidden",
-            Error::ForbiddenOrigin { .. } => "forbidden_origin",
+            Error::InvalidUser { .. } => code::INVALID_USER,
+            Error::InvalidSession { .. } => code::INVALID_SESSION,
+            Error::InvalidTtl(_) => code::INVALID_TTL,
+            Error::InvalidJson(_) => code::INVALID_JSON,
+            Error::InvalidRequest(_) => code::INVALID_REQUEST,
+            Error::TooManyUsers { .. } => code::TOO_MANY_USERS,
+            Error::TooManyWatches { .. } => code::TOO_MANY_WATCHES,
+            Error::TooLarge(_) => code::TOO_LARGE,
+            Error::NotFound(_) => code::NOT_FOUND,
+            Error::MethodNotAllowed { .. } => code::METHOD_NOT_ALLOWED,
+            Error::Unauthorized(_) => code::UNAUTHORIZED,
+            Error::InvalidToken(_) => code::INVALID_TOKEN,
+            Error::Forbidden(_) => code::FORBIDDEN,
+            Error::ForbiddenOrigin { .. } => code::FORBIDDEN_ORIGIN,
             Error::TooMany(code, _) | Error::Busy(code, _) => code,
-            Error::NoUser => "no_user",
-            Error::RedisUnavailable(_) => "redis_unavailable",
-            Error::NotReady => "not_ready",
+            Error::NoUser => code::NO_USER,
+            Error::RedisUnavailable(_) => code::REDIS_UNAVAILABLE,
+            Error::NotReady => code::NOT_READY,
         }
     }
 
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Error::Unauthorized(_) | Error::InvalidToken(_) => 401,
-            Error::Forbidden(_) | Error::ForbiddenOrigin { .. } => 403,
-            Error::NotFound(_) => 404,
-            Error::MethodNotAllowed { .. } => 405,
-            Error::TooLarge(_) => 413,
             Error::TooMany(..) => 429,
-            Error::RedisUnavailable(_) | Error::NotReady | Error::Busy(..) => 503,
-            _ => 400,
+            Error::Busy(..) => 503,
+            _ => STATUSES.iter().find(|(code, _)| *code == self.code()).map_or(500, |(_, status)| *status),
         }
     }
 
@@ -108,7 +165,7 @@ impl Error {
     }
 }
 
-/// A value as it can stand in a message: quoted, control characters escaped, cut after 40 characters.
+/// A value for use in a message: quoted, control characters escaped, cut after 40 characters.
 pub fn shown(value: &str) -> String {
     let cut: String = value.chars().take(40).collect();
     let more = if cut.len() < value.len() { "…" } else { "" };
@@ -120,9 +177,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_names_the_value_and_shows_it_safely() {
+    fn message_quotes_and_escapes_the_value() {
         let error = Error::user("al\nice", NameError::Control);
         assert_eq!(error.to_string(), r#"the user name "al\nice" must not contain control characters"#);
         assert!(shown(&"x".repeat(1000)).len() < 50);
+    }
+
+    #[test]
+    fn every_error_has_a_status_for_its_code() {
+        let text = String::new;
+        let all = [
+            (Error::InvalidTtl(1), 400),
+            (Error::TooManyWatches { count: 2, most: 1 }, 400),
+            (Error::NoUser, 400),
+            (Error::Unauthorized(text()), 401),
+            (Error::ForbiddenOrigin { origin: text() }, 403),
+            (Error::NotFound(text()), 404),
+            (Error::MethodNotAllowed { method: text(), path: text() }, 405),
+            (Error::TooLarge(1), 413),
+            (Error::TooMany(code::TOO_MANY_SOCKETS, text()), 429),
+            (Error::Busy(code::TOO_MANY_SOCKETS, text()), 503),
+            (Error::NotReady, 503),
+        ];
+        for (error, status) in all {
+            assert_eq!(error.status(), status, "{}", error.code());
+            assert!(codes(status).any(|code| code == error.code()) != matches!(error, Error::NoUser));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Who may do what: the flags of the daemon, and the tokens of the commands that speak to one.
+//! Authentication: the flags of the daemon, and the tokens of the commands that call a daemon.
 
 use super::Usage;
 use crate::config::Access;
@@ -9,33 +9,37 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing::warn;
 
-/// The environment variable that holds a token itself.
+/// The environment variable that contains a token, not the name of a file.
 const TOKEN: &str = "KEYBEAT_TOKEN";
 
 #[derive(Parser, Clone)]
 pub struct AccessArgs {
-    /// Everyone may do everything [default: only on a loopback address, with neither key nor service token]
+    /// Disable authentication: everyone may read and write everything
+    /// [default: only on a loopback --listen without --jwt-key and --service-token]
     #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     no_auth: bool,
-    /// Verifies clients' tokens: an HS256 secret, public keys in PEM (RSA, P-256, Ed25519), or a JWKS
+    /// File that verifies clients' tokens: an HS256 secret, public keys in PEM (RSA, P-256, Ed25519), or a JWKS
     #[arg(long, env = "KEYBEAT_JWT_KEY", value_name = "FILE")]
     jwt_key: Option<PathBuf>,
-    /// What the aud of a client's token has to name
+    /// Required audience: the aud of a client's token must contain it
     #[arg(long, env = "KEYBEAT_JWT_AUDIENCE", value_name = "TEXT", requires = "jwt_key")]
     jwt_audience: Option<String>,
-    /// What the iss of a client's token has to be
+    /// Required issuer: the iss of a client's token must equal it
     #[arg(long, env = "KEYBEAT_JWT_ISSUER", value_name = "TEXT", requires = "jwt_key")]
     jwt_issuer: Option<String>,
-    /// The bearer tokens of backends, which may do everything: one a line
+    /// File with bearer tokens of backends, one per line; each may read and write everything
     #[arg(long, env = "KEYBEAT_SERVICE_TOKEN", value_name = "FILE")]
     service_token: Option<PathBuf>,
-    /// Web pages of another origin that may speak to the daemon: https://HOST; several with commas; * is any
+    /// Origins of web pages that may call the daemon, such as https://app.example; several separated by commas; * allows any
     #[arg(long, env = "KEYBEAT_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allow_origin: Vec<String>,
 }
 
 impl AccessArgs {
-    /// What was meant, or why the daemon must not start so.
+    /// Who may read and write.
+    ///
+    /// # Errors
+    /// [`Usage`] if the daemon must not start like this.
     pub fn access(&self, listen: SocketAddr) -> Result<Access> {
         let access = Access {
             jwt_key: self.jwt_key.clone(),
@@ -45,44 +49,47 @@ impl AccessArgs {
             origins: self.allow_origin.clone(),
         };
         if self.no_auth && !access.is_open() {
-            let text = "--no-auth lets everyone do everything, and --jwt-key or --service-token ask for tokens; \
-                        give one or the other";
+            let text = "--no-auth disables authentication, but --jwt-key or --service-token requires tokens; \
+                        remove one of them";
             bail!(Usage(text.into()));
         }
         if access.is_open() && !listen.ip().is_loopback() {
             if !self.no_auth {
                 bail!(Usage(format!(
-                    "{listen} is not a loopback address, so others could read and write everybody's presence. \
-                     Listen on 127.0.0.1; or ask for tokens: --jwt-key FILE, --service-token FILE; or, where \
-                     something in front keeps others out, say so: --no-auth"
+                    "--listen {listen} is not a loopback address, so anyone on the network could read and write \
+                     everybody's presence. Listen on 127.0.0.1, require tokens (--jwt-key FILE, \
+                     --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
                 )));
             }
             warn!(
-                "--no-auth on {listen}: whoever reaches this address may read and write everybody's presence"
+                "--no-auth on {listen}: anyone who can reach this address may read and write everybody's presence"
             );
         }
         Ok(access)
     }
 }
 
-/// The token of a command that speaks to a daemon. Never an argument: the process list shows those.
+/// The token of a command that calls a daemon. It is never an argument, because the process list shows arguments.
 #[derive(Parser, Clone)]
 pub struct TokenArgs {
-    /// A file with the token for the daemon; KEYBEAT_TOKEN in the environment is a token itself
+    /// File with the token for the daemon; KEYBEAT_TOKEN in the environment is the token itself
     #[arg(long, env = "KEYBEAT_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Show none.
+    /// Send no token.
     #[arg(skip)]
     silent: bool,
 }
 
 impl TokenArgs {
-    /// No token, whatever the environment holds.
+    /// No token, whatever the environment contains.
     pub fn none() -> TokenArgs {
         TokenArgs { token_file: None, silent: true }
     }
 
-    /// Reads the token, anew each time: a file may be renewed.
+    /// Reads the token, each time again: another program may have renewed the file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn token(&self) -> Result<Option<String>> {
         if self.silent {
             return Ok(None);

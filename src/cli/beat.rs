@@ -1,4 +1,4 @@
-//! `keybeat beat`
+//! `keybeat beat`: heartbeats, once or repeatedly.
 
 use super::{BeatArgs, Source, logging, progress, serve};
 use crate::metrics::Metrics;
@@ -18,9 +18,10 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let sender = Sender::new(&args).await?;
     if let Some(every) = args.every {
-        if every >= args.ttl {
+        if every >= *args.ttl {
             eprintln!(
-                "keybeat: --every {every:?} is not shorter than --ttl {:?}: the users will blink",
+                "keybeat: --every {every:?} is not shorter than --ttl {:?}, so the users go offline between heartbeats; \
+                 shorten --every",
                 args.ttl
             );
         }
@@ -29,7 +30,7 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
             let mut ticks = tokio::time::interval(every);
             loop {
                 ticks.tick().await;
-                // One that fails is said, and the next may not: whoever beats outlives a restart.
+                // A heartbeat that fails is printed; the next one may succeed after a restart of Redis or the daemon.
                 if let Err(why) = sender.beat(&args).await {
                     eprintln!("keybeat: {why:#}");
                 }
@@ -62,16 +63,16 @@ impl Sender {
     async fn redis(args: &BeatArgs, target: &Target) -> Result<Sender> {
         let names = Names::new(&args.source.prefix, target.db());
         if target.cluster_seeds().is_some() {
-            // A cluster that is not there is an error now, too.
+            // A cluster that is unreachable now is an error, too.
             cluster::primaries(target).await?;
             let followed = cluster::follow(target);
             let servers = (followed.topology.clone(), watch::channel(target.clone()).1);
             let nobody = (String::new(), Seal::default());
-            let store = Store::new(servers, names, nobody, args.ttl, Arc::new(Metrics::new()));
+            let store = Store::new(servers, names, nobody, *args.ttl, Arc::new(Metrics::new()));
             return Ok(Sender::Cluster { store: Box::new(store), _followed: followed });
         }
         let connection = match args.every {
-            // Once: a Redis that is not there is an error now.
+            // For a single heartbeat, a Redis that is unreachable now is an error.
             None => target.connect().await?,
             Some(_) => target.persistent()?,
         };
@@ -81,11 +82,11 @@ impl Sender {
     async fn beat(&self, args: &BeatArgs) -> Result<()> {
         match self {
             Sender::Daemon(daemon) => {
-                progress::waiting_for(&daemon.shown(), daemon.beat(&args.users, args.ttl)).await?;
+                progress::waiting_for(&daemon.shown(), daemon.beat(&args.users, *args.ttl)).await?;
             }
             Sender::Redis(connection, names) => {
                 for key in &args.users {
-                    set(connection, names.redis_key(key.as_str()), args.ttl).await?;
+                    set(connection, names.redis_key(key.as_str()), *args.ttl).await?;
                 }
             }
             Sender::Cluster { store, .. } => {
@@ -100,5 +101,5 @@ impl Sender {
 async fn set(connection: &Connection, name: String, ttl: Duration) -> Result<()> {
     let expire = Some(Expiration::PX(ttl.as_millis() as i64));
     let set: Result<(), _> = connection.client().set(name, 1, expire, None, false).await;
-    set.context("the heartbeat was not written")
+    set.context("cannot write the heartbeat")
 }

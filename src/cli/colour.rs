@@ -1,13 +1,13 @@
-//! Colours, where there is a terminal that shows them.
+//! Colours on a terminal.
 
 use std::io::IsTerminal;
 
-/// Is standard output a terminal, and does nobody say that it shall have no colours (<https://no-color.org>)?
+/// Whether standard output is a terminal and `NO_COLOR` allows colours (<https://no-color.org>).
 pub fn wanted() -> bool {
     std::io::stdout().is_terminal() && !forbidden()
 }
 
-/// Does `NO_COLOR` forbid them?
+/// Whether `NO_COLOR` forbids colours.
 pub fn forbidden() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

@@ -1,4 +1,4 @@
-//! A daemon as the commands speak to it.
+//! HTTP requests of the commands to a daemon.
 
 use super::access::TokenArgs;
 use super::address::{AddressArgs, advised};
@@ -16,12 +16,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// How long an answer may take.
+/// Time limit of a request.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The longest answer that is read, in bytes: room for 10,000 users with the longest names.
+/// Maximum size of an answer, in bytes: holds 10,000 users with the longest names.
 const MOST: usize = 16 * 1024 * 1024;
 
-/// Where a daemon is, and how to ask it.
+/// A daemon and how to reach it.
 pub struct Daemon {
     address: Address,
     trust: Option<TlsConnector>,
@@ -29,7 +29,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon that was named, or the one that would listen here.
+    /// The daemon that `--url` names, or the one at the default address.
+    ///
+    /// # Errors
+    /// The CA certificates cannot be read.
     pub fn new(args: &AddressArgs, token: TokenArgs) -> Result<Daemon> {
         let local = || Address::parse(&format!("http://{DEFAULT_LISTEN}")).map_err(|why| anyhow!(why));
         let address = args.url.clone().map_or_else(local, Ok)?;
@@ -37,12 +40,12 @@ impl Daemon {
         Ok(Daemon { address, trust, token })
     }
 
-    /// Its address.
+    /// The address, for messages.
     pub fn shown(&self) -> String {
         self.address.to_string()
     }
 
-    /// A client of its WebSocket.
+    /// Connects a client to the WebSocket of the daemon.
     pub fn client(&self) -> Result<Client> {
         let token = self.token.clone();
         Client::builder(self.address.clone())
@@ -52,7 +55,7 @@ impl Daemon {
             .map_err(advised)
     }
 
-    /// A new connection to it.
+    /// Opens a new connection.
     async fn connect(&self) -> Result<Box<dyn Stream>> {
         self.address.connect(self.trust.as_ref()).await.map_err(advised)
     }
@@ -60,10 +63,10 @@ impl Daemon {
     /// The state of each of these users.
     pub async fn query(&self, users: &[String]) -> Result<Vec<UserObject>> {
         let mut objects = Vec::new();
-        for some in users.chunks(Limits::default().users_per_request) {
+        for some in users.chunks(Limits::DEFAULT.users_per_request) {
             let body = self.post("/v1/users/query", json!({ "users": some })).await?;
             let answer: QueryAnswer =
-                serde_json::from_slice(&body).context("the daemon's answer cannot be read")?;
+                serde_json::from_slice(&body).context("cannot parse the answer of the daemon")?;
             objects.extend(answer.users);
         }
         Ok(objects)
@@ -74,13 +77,13 @@ impl Daemon {
         let ttl_ms = ttl.as_millis() as u64;
         let item = |key: &Key| json!({"user": key.user(), "session": key.session(), "ttl_ms": ttl_ms});
         let items: Vec<Value> = keys.iter().map(item).collect();
-        for some in items.chunks(Limits::default().users_per_request) {
+        for some in items.chunks(Limits::DEFAULT.users_per_request) {
             self.post("/v1/heartbeats", json!({ "users": some })).await?;
         }
         Ok(())
     }
 
-    /// The token to show, if there is one.
+    /// The token to send, if there is one.
     pub fn token(&self) -> Result<Option<String>> {
         self.token.token()
     }
@@ -89,7 +92,10 @@ impl Daemon {
         self.ask(Method::POST, path, Some(body)).await
     }
 
-    /// The answer's body; an error where the daemon refuses.
+    /// Sends a request and returns the body of the answer.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or it refuses the request.
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Vec<u8>> {
         let (status, bytes) = self.call(method, path, body).await?;
         if status.is_success() {
@@ -99,10 +105,10 @@ impl Daemon {
         let answer: Value = serde_json::from_str(&text).unwrap_or_default();
         let message = answer["error"]["message"].as_str().unwrap_or(&text);
         let hint = if status == 401 { "; name a file with a token: --token-file FILE" } else { "" };
-        bail!("the daemon at {} refused: {message} ({status}){hint}", self.address)
+        bail!("the daemon at {} refused the request: {message} ({status}){hint}", self.address)
     }
 
-    /// One request on a connection of its own: commands ask seldom.
+    /// Sends one request on its own connection; commands send few requests.
     pub async fn call(
         &self,
         method: Method,
@@ -121,11 +127,12 @@ impl Daemon {
             }
             None => Body::empty(),
         };
-        let request = request.body(body).context("the token cannot be a header")?;
+        let request =
+            request.body(body).context("the token contains characters that an HTTP header cannot contain")?;
         let stream = self.connect().await?;
         let answered = timeout(ANSWER, exchange(stream, request)).await;
         answered.map_err(|_| advised(Error::Silent { address: self.shown(), after: ANSWER }))?.with_context(
-            || format!("{} did not answer as a daemon does; name one: --url http://HOST:PORT", self.address),
+            || format!("{} is not a keybeat daemon; name one: --url http://HOST:PORT", self.address),
         )
     }
 }

@@ -1,4 +1,4 @@
-//! `keybeat demo`: people who come, stay, fall silent, say goodbye, and come back.
+//! `keybeat demo`: simulated users who go online, go silent, leave and return.
 
 use super::{DemoArgs, logging, serve};
 use crate::config::DEFAULT_LISTEN;
@@ -20,13 +20,13 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let mut config = args.daemon.config()?;
     if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {
-        tracing::warn!("{DEFAULT_LISTEN} is taken; taking a free port");
+        tracing::warn!("{DEFAULT_LISTEN} is in use; listening on a free port instead");
         config.listen.set_port(0);
     }
     let names = Names::new(&config.prefix, 0);
     let daemon = Daemon::bind(config, None).await?;
     println!(
-        "{} simulated users; see who is online at {}://{}",
+        "{} simulated users; open the console at {}://{}",
         args.users,
         daemon.scheme(),
         daemon.address()?
@@ -40,14 +40,14 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a simulated user does next.
+/// The next action of a simulated user.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Next {
     Beat,
     Return,
 }
 
-/// One loop for all: the next action of each user waits in a heap.
+/// One loop for all users: a heap holds the next action of each.
 async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
     let connection = target.persistent()?;
     let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
@@ -57,7 +57,7 @@ async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
         sleep_until(at).await;
         let key = names.redis_key(&name(user));
         let (at, next) = match (next, fastrand::u32(..100)) {
-            // Falls silent: nothing is sent, the TTL does it.
+            // The user goes silent: Redis expires the key.
             (Next::Beat, 0..4) => (soon(20_000) + TTL, Next::Return),
             (Next::Beat, 4..6) => {
                 end(&connection, key).await;
@@ -84,7 +84,7 @@ async fn beat(connection: &Connection, key: String) {
 async fn end(connection: &Connection, key: String) {
     let deleted: Result<(), _> = connection.client().del(key).await;
     if let Err(why) = deleted {
-        tracing::warn!("a simulated goodbye failed: {why}");
+        tracing::warn!("a simulated leave failed: {why}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! `keybeat doctor`: whatever breaks presence at a Redis server, and the mend for each.
+//! `keybeat doctor`: checks of a Redis server for everything that breaks presence, with a fix for each problem.
 
 use super::{DoctorArgs, logging, progress};
 use crate::redis::cluster::{self, Node, SLOTS};
@@ -11,13 +11,13 @@ use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// The first version that speaks RESP3, which keybeat needs.
+/// The first major version of Redis with RESP3, which keybeat requires.
 const OLDEST: u64 = 6;
-/// Clocks that are further apart make the times on the wire hard to compare, in milliseconds.
+/// A larger difference between the clocks makes times on the wire hard to compare, in milliseconds.
 const CLOCK_MS: i64 = 1_000;
-/// The stock limit of what a subscriber may have before it: 32 MiB.
+/// The default output buffer limit of a subscriber: 32 MiB.
 const STOCK_BUFFER: u64 = 32 * 1024 * 1024;
-/// Keys that one round of the active expiry looks at, with effort 1; each step of effort adds a quarter.
+/// Keys that one round of active expiry checks at effort 1; each further step of effort adds a quarter.
 const KEYS_PER_ROUND: u64 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -29,16 +29,16 @@ enum Severity {
     Fatal,
 }
 
-/// What one check has found.
+/// The result of one check.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
-    /// Which node of a cluster.
+    /// The node of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<String>,
     check: &'static str,
     severity: Severity,
     cause: String,
-    /// The command that mends it, or what to do.
+    /// The command that fixes the problem, or what to do. Programs read this field name, so it stays.
     mend: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Finding {
         Finding { server: None, check, severity, cause: cause.into(), mend: Some(mend.into()) }
     }
 
-    /// The same of one node of a cluster, and its mend to be done there.
+    /// The same result for one node of a cluster; its fix addresses that node.
     fn at(self, node: &Node) -> Finding {
         let (host, port) = node.addresses.first().and_then(|at| at.rsplit_once(':')).unwrap_or_default();
         let there = format!("redis-cli -h {host} -p {port} ");
@@ -68,7 +68,7 @@ impl Finding {
 pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
-    let bar = progress::step(&format!("asking {}", target.shown()));
+    let bar = progress::step(&format!("checking {}", target.shown()));
     let findings = look_at(&target, &args.redis.prefix, &bar).await;
     bar.finish_and_clear();
     print(&findings, args.json)?;
@@ -76,7 +76,7 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Of a cluster: each primary by itself, for a setting can be wrong at one of them.
+/// Checks each primary of a cluster separately, because a setting can be wrong on one of them.
 async fn look_at(target: &Target, prefix: &str, bar: &ProgressBar) -> Vec<Finding> {
     let topology = match cluster::primaries(target).await {
         Ok(topology) => topology,
@@ -94,8 +94,8 @@ async fn look_at(target: &Target, prefix: &str, bar: &ProgressBar) -> Vec<Findin
 }
 
 async fn look_at_node(node: &Node, prefix: &str, bar: &ProgressBar) -> Vec<Finding> {
-    let say = |what: &str| bar.set_message(format!("{}: {what}", node.shown()));
-    match Facts::read(node, prefix, say).await {
+    let show = |what: &str| bar.set_message(format!("{}: {what}", node.shown()));
+    match Facts::read(node, prefix, show).await {
         Ok(facts) => examine(&facts),
         Err(why) => vec![unreachable(&why)],
     }
@@ -106,7 +106,7 @@ fn unreachable(why: &anyhow::Error) -> Finding {
     let mend = if is_about_password(&cause) {
         "--redis redis://USER:PASSWORD@HOST:PORT"
     } else {
-        "start it: redis-server ./redis.conf; or name another: --redis URL"
+        "start it: redis-server ./redis.conf; or name another one: --redis URL"
     };
     Finding::new("connection", Severity::Fatal, cause, mend)
 }
@@ -115,7 +115,7 @@ fn coverage(missing: usize, primaries: usize) -> Finding {
     if missing == 0 {
         return Finding::ok("coverage", format!("{primaries} primaries own all {SLOTS} slots"));
     }
-    let cause = format!("{missing} of {SLOTS} slots have no owner: heartbeats of their users fail");
+    let cause = format!("{missing} of {SLOTS} slots have no owner; heartbeats of users in these slots fail");
     Finding::new("coverage", Severity::Fatal, cause, "redis-cli --cluster fix HOST:PORT")
 }
 
@@ -140,7 +140,7 @@ fn print(findings: &[Finding], as_json: bool) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// All checks, in the order in which one would mend.
+/// All checks, in the order in which to fix the problems.
 fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![version(facts), role(facts), cluster(facts)];
     if !facts.can_be_tried() {
@@ -159,11 +159,16 @@ fn version(facts: &Facts) -> Finding {
     };
     let major = version.split('.').next().and_then(|major| major.parse::<u64>().ok());
     match major {
-        None => Finding::new("version", Severity::Fatal, "INFO does not tell it", "ACL SETUSER USER +info"),
+        None => Finding::new(
+            "version",
+            Severity::Fatal,
+            "INFO does not report the version",
+            "redis-cli ACL SETUSER USER +info",
+        ),
         Some(major) if major < OLDEST => Finding::new(
             "version",
             Severity::Fatal,
-            format!("{name} {version} does not speak RESP3, which keybeat needs"),
+            format!("{name} {version} does not support RESP3, which keybeat requires"),
             format!("install Redis {OLDEST} or newer, or Valkey"),
         ),
         Some(_) => Finding::ok("version", format!("{name} {version}")),
@@ -178,59 +183,68 @@ fn role(facts: &Facts) -> Finding {
     Finding::new(
         "role",
         Severity::Fatal,
-        format!("it is a replica of {primary}; a replica takes no heartbeats and expires nothing by itself"),
+        format!(
+            "the server is a replica of {primary}; a replica accepts no heartbeats and expires no keys by itself"
+        ),
         format!("--redis redis://{primary}"),
     )
 }
 
 fn cluster(facts: &Facts) -> Finding {
     if facts.field("cluster_enabled") != "1" {
-        return Finding::ok("cluster", "it is no part of a cluster");
+        return Finding::ok("cluster", "the server is not part of a cluster");
     }
     let of = |name: &str| facts.cluster.get(name).map_or("", String::as_str);
     let (state, slots) = (of("cluster_state"), of("cluster_slots_ok"));
     if state != "ok" {
         let cause = format!(
-            "its cluster is {state}, with {slots} of 16384 slots served: heartbeats of the others fail"
+            "the state of the cluster is {state}; {slots} of {SLOTS} slots are served, heartbeats in the other slots fail"
         );
         return Finding::new("cluster", Severity::Fatal, cause, "redis-cli --cluster fix HOST:PORT");
     }
     let primaries = of("cluster_size");
     match facts.slots {
         Some(0) => {
-            return Finding::ok("cluster", "it owns no slot of its cluster, so nothing more was tried");
+            return Finding::ok(
+                "cluster",
+                "the server owns no slot of its cluster; the remaining checks were skipped",
+            );
         }
         Some(slots) => {
             return Finding::ok(
                 "cluster",
-                format!("it owns {slots} slots of a cluster of {primaries} primaries"),
+                format!("the server owns {slots} slots of a cluster with {primaries} primaries"),
             );
         }
         None if primaries == "1" => {
-            return Finding::ok("cluster", "it is the only primary of its cluster, and holds every key");
+            return Finding::ok(
+                "cluster",
+                "the server is the only primary of its cluster and holds every key",
+            );
         }
         None => {}
     }
     let cause = format!(
-        "it is one of {primaries} primaries of a cluster; each tells only of the keys that it holds, and nothing more was tried"
+        "the server is one of {primaries} primaries of a cluster; each sends events only for its own keys; the remaining \
+         checks were skipped"
     );
     Finding::new("cluster", Severity::Warning, cause, "--redis redis-cluster://HOST:PORT")
 }
 
 fn rights(facts: &Facts) -> Finding {
     if facts.forbidden.is_empty() {
-        return Finding::ok("rights", "every command that keybeat needs is allowed");
+        return Finding::ok("rights", "the user may run every command that keybeat needs");
     }
     let rights = facts.forbidden.join(" ");
     Finding::new(
         "rights",
         Severity::Fatal,
-        format!("this user lacks {rights}, or the keys or channels for it"),
+        format!("the user lacks {rights}, or access to the keys or channels for it"),
         format!("redis-cli ACL SETUSER USER '~presence:*' '&__keyevent@*' {rights}"),
     )
 }
 
-/// The command that sets what is missing.
+/// The command that adds the missing classes.
 fn set_classes(held: &str, missing: &str) -> String {
     format!("redis-cli CONFIG SET notify-keyspace-events '{held}{missing}'")
 }
@@ -244,64 +258,66 @@ fn events(facts: &Facts) -> Finding {
             Finding::new(
                 "events",
                 Severity::Warning,
-                format!("{cause}; keybeat serve adds it when it starts"),
+                format!("{cause}; keybeat serve adds them when it starts"),
                 mend,
             )
         } else {
-            Finding::new("events", Severity::Fatal, format!("{cause}, and this user may not set it"), mend)
+            Finding::new("events", Severity::Fatal, format!("{cause}; the user may not set it"), mend)
         };
     }
-    let unheard: Vec<&str> = ["set", "expired", "del", "keybeat-fence"]
+    let missed: Vec<&str> = ["set", "expired", "del", "keybeat-fence"]
         .into_iter()
         .filter(|name| !facts.heard.contains(*name))
         .collect();
-    if unheard.is_empty() {
-        return Finding::ok("events", "a key of our own came, expired and was deleted, and each was told");
+    if missed.is_empty() {
+        return Finding::ok(
+            "events",
+            "the server sent an event for each change of a test key: set, expired, deleted",
+        );
     }
-    let told = format!("what was done to a key of our own was not told: {}", unheard.join(", "));
-    if unheard.contains(&"keybeat-fence") {
+    let cause = format!("the server sent no event for these changes of a test key: {}", missed.join(", "));
+    if missed.contains(&"keybeat-fence") {
         let mend = "redis-cli ACL SETUSER USER '&__keyevent@*' +subscribe +publish";
         return Finding::new(
             "events",
             Severity::Fatal,
-            format!("{told}; the subscription does not stand"),
+            format!("{cause}; the subscription receives nothing"),
             mend,
         );
     }
-    Finding::new("events", Severity::Fatal, told, set_classes("", classes()))
+    Finding::new("events", Severity::Fatal, cause, set_classes("", classes()))
 }
 
-/// A setting that is not in the file is gone after a restart.
+/// Whether the event classes survive a restart: a setting that is not in the file is lost.
 fn events_after_restart(facts: &Facts) -> Finding {
     const CHECK: &str = "restart";
     let severity = if facts.may_set { Severity::Note } else { Severity::Warning };
-    let again = if facts.may_set {
-        "; keybeat serve sets them again"
-    } else {
-        ", and this user may not set them again"
-    };
+    let again =
+        if facts.may_set { "; keybeat serve sets them again" } else { "; the user may not set them again" };
     let path = facts.field("config_file");
     if path.is_empty() {
         let cause = format!(
-            "the server was started without a file, so settings made since are gone after a restart{again}"
+            "the server was started without a configuration file, so it loses its settings at a restart{again}"
         );
-        return Finding::new(CHECK, severity, cause, "start it with one: redis-server ./redis.conf");
+        return Finding::new(CHECK, severity, cause, "start it with a file: redis-server ./redis.conf");
     }
     match facts.in_file.as_deref().map(missing_classes) {
         None => Finding::new(
             CHECK,
             Severity::Note,
             format!(
-                "{path} cannot be read here, so it is not known whether the events are told after a restart"
+                "cannot read {path} on this machine, so it is unknown whether the server sends events after a restart"
             ),
-            format!("look there for: notify-keyspace-events {}", classes()),
+            format!("check that the file contains: notify-keyspace-events {}", classes()),
         ),
-        Some(missing) if missing.is_empty() => Finding::ok(CHECK, format!("{path} has the events too")),
+        Some(missing) if missing.is_empty() => {
+            Finding::ok(CHECK, format!("{path} sets the event classes, too"))
+        }
         Some(missing) => Finding::new(
             CHECK,
             severity,
             format!(
-                "in {path} notify-keyspace-events lacks {missing:?}: after a restart the events are not told{again}"
+                "notify-keyspace-events in {path} lacks {missing:?}, so the server sends no such events after a restart{again}"
             ),
             "redis-cli CONFIG REWRITE",
         ),
@@ -310,30 +326,30 @@ fn events_after_restart(facts: &Facts) -> Finding {
 
 fn configuring(facts: &Facts) -> Finding {
     if facts.settings.is_some() && facts.may_set {
-        return Finding::ok("config", "CONFIG GET and CONFIG SET are allowed");
+        return Finding::ok("config", "the user may run CONFIG GET and CONFIG SET");
     }
     Finding::new(
         "config",
         Severity::Note,
-        "CONFIG is forbidden, so keybeat cannot see or add event classes; settings below were not all checked",
+        "the user may not run CONFIG, so keybeat cannot read or add event classes; some settings below were not checked",
         "redis-cli ACL SETUSER USER '+config|get' '+config|set'; or start keybeat with --configure-redis false",
     )
 }
 
 fn eviction(facts: &Facts) -> Finding {
     let (Some(most), Some(policy)) = (facts.setting("maxmemory"), facts.setting("maxmemory-policy")) else {
-        return Finding::ok("eviction", "not known: CONFIG GET is forbidden");
+        return Finding::ok("eviction", "unknown: the user may not run CONFIG GET");
     };
     match (most, policy) {
         (_, "noeviction") => {
-            Finding::ok("eviction", "noeviction: full memory is an error for whoever writes")
+            Finding::ok("eviction", "noeviction: when memory is full, writes fail and no key is evicted")
         }
-        ("0", policy) => Finding::ok("eviction", format!("{policy}, but memory has no limit")),
+        ("0", policy) => Finding::ok("eviction", format!("{policy}, but maxmemory is 0 (no limit)")),
         (_, policy) => Finding::new(
             "eviction",
             Severity::Warning,
             format!(
-                "{policy}: when memory is full the server throws presence keys away, and their users blink"
+                "{policy}: when memory is full, the server evicts presence keys and their users go offline until the next heartbeat"
             ),
             "redis-cli CONFIG SET maxmemory-policy noeviction",
         ),
@@ -343,24 +359,25 @@ fn eviction(facts: &Facts) -> Finding {
 fn buffers(facts: &Facts) -> Finding {
     const MEND: &str = "redis-cli CONFIG SET client-output-buffer-limit 'pubsub 256mb 64mb 60'";
     let Some(text) = facts.setting("client-output-buffer-limit") else {
-        return Finding::ok("buffers", "not known: CONFIG GET is forbidden");
+        return Finding::ok("buffers", "unknown: the user may not run CONFIG GET");
     };
     let mut words = text.split_whitespace().skip_while(|word| *word != "pubsub").skip(1);
     let [hard, soft] =
         [words.next(), words.next()].map(|word| word.and_then(|word| word.parse::<u64>().ok()));
     let (Some(hard), Some(soft)) = (hard, soft) else {
-        return Finding::ok("buffers", format!("not known: {text:?} has no pubsub"));
+        return Finding::ok("buffers", format!("unknown: {text:?} has no pubsub"));
     };
     let mib = |bytes: u64| bytes / 1024 / 1024;
-    // 94 bytes an event, measured.
+    // Measured: 94 bytes per event.
     let events = if hard == 0 { soft } else { hard } / 94;
     match hard {
-        0 if soft == 0 => Finding::ok("buffers", "a subscriber may fall behind without limit"),
+        0 if soft == 0 => Finding::ok("buffers", "the output buffer of a subscriber has no limit"),
         1..STOCK_BUFFER => Finding::new(
             "buffers",
             Severity::Warning,
             format!(
-                "a subscriber that is {} MiB behind, about {events} events, is cut off; keybeat then has to compare all keys",
+                "the server disconnects a subscriber that is {} MiB (about {events} events) behind; keybeat must then reconcile \
+                 all keys",
                 mib(hard)
             ),
             MEND,
@@ -368,18 +385,20 @@ fn buffers(facts: &Facts) -> Finding {
         STOCK_BUFFER => Finding::new(
             "buffers",
             Severity::Note,
-            format!("the stock limit: a subscriber that is 32 MiB behind, about {events} events, is cut off"),
+            format!(
+                "the default limit: the server disconnects a subscriber that is 32 MiB (about {events} events) behind"
+            ),
             MEND,
         ),
         hard => Finding::ok(
             "buffers",
-            format!("a subscriber may be {} MiB behind, about {events} events", mib(hard)),
+            format!("a subscriber may be {} MiB (about {events} events) behind", mib(hard)),
         ),
     }
 }
 
-/// How long the server itself takes to notice an expiry: a pass over all keys with a TTL, of which a round
-/// looks at some, `hz` times a second. (Measured on Redis 7.0 to 8.2 and Valkey 9.)
+/// The time in seconds in which active expiry checks all keys with a TTL once. It checks some keys in each round and
+/// runs `hz` rounds per second. (Measured on Redis 7.0 to 8.2 and Valkey 9.)
 fn pass_s(expiring: u64, hz: u64, effort: u64) -> f64 {
     let per_round = KEYS_PER_ROUND + KEYS_PER_ROUND / 4 * effort.saturating_sub(1);
     expiring as f64 / (per_round * hz.max(1)) as f64
@@ -387,85 +406,90 @@ fn pass_s(expiring: u64, hz: u64, effort: u64) -> f64 {
 
 fn lag(facts: &Facts) -> Finding {
     let number = |name: &str| facts.setting(name).and_then(|text| text.parse::<u64>().ok());
-    let Some(hz) = number("hz") else { return Finding::ok("lag", "not known: CONFIG GET is forbidden") };
+    let Some(hz) = number("hz") else {
+        return Finding::ok("lag", "unknown: the user may not run CONFIG GET");
+    };
     let (expiring, effort) = (facts.expiring(), number("active-expire-effort").unwrap_or(1));
     let pass = pass_s(expiring, hz, effort);
     let cause = format!(
-        "with {expiring} keys, hz {hz} and effort {effort} the server by itself notices an expiry after {:.1} s in the middle \
-         and {pass:.1} s at worst",
+        "with {expiring} keys, hz {hz} and effort {effort}, the server alone expires a key {:.1} s (median) to {pass:.1} s \
+         (maximum) after its deadline",
         pass / 2.0
     );
     if hz > 100 {
         let cause =
-            format!("{cause}; so high an hz costs CPU, and with keybeat's deadline probes it is not needed");
+            format!("{cause}; such a high hz costs CPU and is unnecessary with keybeat's deadline probes");
         return Finding::new("lag", Severity::Note, cause, "redis-cli CONFIG SET hz 10");
     }
-    Finding::ok("lag", format!("{cause}; keybeat's deadline probes make it milliseconds"))
+    Finding::ok("lag", format!("{cause}; keybeat's deadline probes reduce this to milliseconds"))
 }
 
 fn clock(facts: &Facts) -> Finding {
     let Some((ahead, unsure)) = facts.clock_ms else {
-        return Finding::ok("clock", "not known: TIME is forbidden");
+        return Finding::ok("clock", "unknown: the user may not run TIME");
     };
     let side = if ahead < 0 { "behind" } else { "ahead of" };
-    let apart = format!("the server's clock is {} ms {side} this machine's, ± {unsure} ms", ahead.abs());
+    let apart =
+        format!("the server's clock is {} ms {side} this machine's clock (± {unsure} ms)", ahead.abs());
     if ahead.abs() - unsure <= CLOCK_MS {
         return Finding::ok("clock", apart);
     }
     let cause =
-        format!("{apart}; keys set with EXAT or PXAT by programs here last longer or shorter than they mean");
-    Finding::new("clock", Severity::Warning, cause, "timedatectl set-ntp true, on both machines")
+        format!("{apart}; keys that programs here set with EXAT or PXAT expire too early or too late");
+    Finding::new("clock", Severity::Warning, cause, "timedatectl set-ntp true (on both machines)")
 }
 
 fn replicas(facts: &Facts) -> Finding {
     match facts.field("connected_slaves") {
         "" | "0" => Finding::ok(
             "replicas",
-            "none: if this server is lost, so is who was online until the next heartbeat",
+            "none: if this server is lost, its users are offline until their next heartbeat",
         ),
         count => Finding::new(
             "replicas",
             Severity::Note,
-            format!("{count}; a replica that becomes the primary has settings of its own, event classes too"),
+            format!("{count}; a replica that becomes primary uses its own settings, event classes included"),
             format!("on each replica: {}", set_classes("", classes())),
         ),
     }
 }
 
-/// "12 of 300 presence keys" and what follows of the one named first.
+/// "12 of 300 presence keys"; for a sample "12 of 300 sampled presence keys".
 fn some_of(keys: &Keys, count: usize) -> String {
-    let all = if keys.all { "" } else { " that were looked at" };
-    format!("{count} of {} presence keys{all}", keys.asked)
+    let sampled = if keys.all { "" } else { "sampled " };
+    format!("{count} of {} {sampled}presence keys", keys.asked)
 }
 
 fn immortal(keys: &Keys) -> Finding {
     let Some(first) = keys.immortal.first() else {
-        return Finding::ok("ttl", format!("each of {} presence keys has a TTL", keys.asked));
+        return Finding::ok("ttl", format!("all {} presence keys that were checked have a TTL", keys.asked));
     };
     let some = some_of(keys, keys.immortal.len());
     let cause =
-        format!("{some} have no TTL, such as {first:?}: their users are online until the keys are deleted");
+        format!("{some} have no TTL, such as {first:?}; their users stay online until the keys are deleted");
     Finding::new("ttl", Severity::Warning, cause, format!("redis-cli EXPIRE {} 30", quoted(first)))
 }
 
 fn other_types(keys: &Keys) -> Finding {
     let Some((first, kind)) = keys.other.first() else {
-        return Finding::ok("types", format!("{} presence keys looked at are strings", keys.asked));
+        return Finding::ok(
+            "types",
+            format!("all {} presence keys that were checked are strings", keys.asked),
+        );
     };
     let some = some_of(keys, keys.other.len());
-    let cause = format!(
-        "{some} are no strings, such as the {kind} {first:?}: what is written into them is no heartbeat"
-    );
+    let cause =
+        format!("{some} are not strings, such as the {kind} {first:?}; writes into them are not heartbeats");
     let first = quoted(first);
     Finding::new(
         "types",
         Severity::Warning,
         cause,
-        format!("redis-cli DEL {first}; and for a heartbeat SET {first} 1 EX 30"),
+        format!("redis-cli DEL {first}; send heartbeats as SET {first} 1 EX 30"),
     )
 }
 
-/// A word as a shell takes it.
+/// A word in single quotes for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -476,24 +500,24 @@ mod tests {
     use std::collections::HashMap;
 
     #[test]
-    fn the_lag_follows_from_keys_hz_and_effort() {
-        // The measured p99, from 100,000 keys on: 0.01 % of them expire each second.
+    fn expiry_lag_follows_from_keys_hz_and_effort() {
+        // The measured p99 in seconds, from 100,000 keys on; 0.01 % of the keys expire per second.
         for (keys, hz, effort, measured) in [
             (100_000, 10, 1, 479.0),
             (100_000, 100, 1, 51.0),
             (100_000, 10, 10, 125.0),
             (1_000_000, 100, 1, 492.0),
         ] {
-            let told = pass_s(keys, hz, effort);
+            let computed = pass_s(keys, hz, effort);
             assert!(
-                (told / measured - 1.0).abs() < 0.25,
-                "{keys} {hz} {effort}: {told}, measured {measured}"
+                (computed / measured - 1.0).abs() < 0.25,
+                "{keys} {hz} {effort}: {computed}, measured {measured}"
             );
         }
     }
 
     #[test]
-    fn clocks_apart_are_told_unless_the_way_is_as_long() {
+    fn clock_difference_within_the_uncertainty_is_ok() {
         let at =
             |ahead, unsure| clock(&Facts { clock_ms: Some((ahead, unsure)), ..Facts::default() }).severity;
         assert_eq!([at(5, 1), at(-900, 1), at(3_000, 2_500)], [Severity::Ok; 3]);
@@ -501,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_too_old_is_fatal() {
+    fn old_version_is_fatal() {
         let of = |name: &str, version: &str| {
             let info = HashMap::from([(name.to_owned(), version.to_owned())]);
             version_severity(&Facts { info, ..Facts::default() })
@@ -518,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_that_is_not_whole_is_fatal() {
+    fn incomplete_cluster_is_fatal() {
         let of = |state: &str, size: &str| {
             let info = HashMap::from([("cluster_enabled".to_owned(), "1".to_owned())]);
             let cluster = [("cluster_state", state), ("cluster_size", size), ("cluster_slots_ok", "9")];
@@ -532,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_a_quote_stays_one_word_of_the_shell() {
+    fn quoted_name_stays_one_shell_word() {
         assert_eq!(quoted("presence:o'neil; rm"), r"'presence:o'\''neil; rm'");
     }
 }

@@ -1,4 +1,4 @@
-//! `keybeat get`
+//! `keybeat get`: the state of users.
 
 use super::{GetArgs, Source, logging, progress};
 use crate::protocol::UserObject;
@@ -10,6 +10,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+/// The exit code if any user is offline.
 const SOMEBODY_OFFLINE: u8 = 3;
 
 pub async fn run(args: GetArgs) -> Result<ExitCode> {
@@ -47,19 +48,19 @@ fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// How long ago, to the second.
+/// The time since `at_ms`, rounded down to seconds.
 fn ago(at_ms: u64) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let passed = now.saturating_sub(Duration::from_millis(at_ms));
     humantime::format_duration(Duration::from_secs(passed.as_secs())).to_string()
 }
 
-/// Redis itself knows neither since when nor the last heartbeat, only who is there.
+/// Prints the states from Redis, which knows who is online, but neither since when nor the last heartbeat.
 async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
     let listing = Listing::connect(target, &args.source.prefix).await?;
     let mut all_online = true;
     for user in &args.users {
-        // Whoever has no key without a session may have some among all the others.
+        // A user without a key that has no session may have keys with sessions.
         let bar = progress::keys(listing.size().await?);
         let keys = listing.of_user(user, |looked_at| bar.inc(looked_at as u64)).await?;
         drop(bar);

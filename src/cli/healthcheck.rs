@@ -1,4 +1,4 @@
-//! `keybeat healthcheck`: what a container's or a supervisor's check runs.
+//! `keybeat healthcheck`, for the health check of a container or supervisor.
 
 use super::access::TokenArgs;
 use super::daemon::Daemon;
@@ -9,13 +9,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub async fn run(args: HealthcheckArgs) -> Result<ExitCode> {
-    // What tells of life tells nothing of users, so it asks for no token.
+    // The health endpoints reveal nothing about users, so they need no token.
     let daemon = Daemon::new(&args.address, TokenArgs::none())?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let (status, body) = progress::waiting_for(&daemon.shown(), daemon.call(Method::GET, path, None)).await?;
     let text = String::from_utf8_lossy(&body);
     if !status.is_success() {
-        bail!("{path} says {status}: {}", text.trim());
+        bail!("{path} returned {status}: {}", text.trim());
     }
     writeln!(std::io::stdout(), "{}", text.trim())?;
     Ok(ExitCode::SUCCESS)

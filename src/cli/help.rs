@@ -1,21 +1,21 @@
-//! What stands below the arguments in each command's `--help`: how it is typed, each line tried by a test.
+//! The examples below the arguments in each command's `--help`. A test parses every line.
 
 pub const KEYBEAT: &str = "Examples:
-  keybeat demo                             # see it work, without a Redis of your own
-  keybeat doctor                           # what is in the way at your Redis
-  keybeat serve --redis redis://HOST:6379  # the daemon
-  keybeat get alice bob                    # who of them is online
-  keybeat COMMAND --help                   # all arguments of a command, with examples
+  keybeat demo                             # try it, without your own Redis
+  keybeat doctor                           # check your Redis
+  keybeat serve --redis redis://HOST:6379  # run the daemon
+  keybeat get alice bob                    # print who is online
+  keybeat COMMAND --help                   # print all arguments of a command, with examples
 
-Exit codes: 0 done, 1 it failed, 2 wrong usage; get: 3 if somebody is offline.";
+Exit codes: 0 success, 1 failure, 2 wrong usage; get: 3 if any user is offline.";
 
 pub const SERVE: &str = "Examples:
-  keybeat serve                                      # with a private Redis
-  keybeat serve --redis redis://127.0.0.1:6379/3     # follows database 3
+  keybeat serve                                      # start a private Redis
+  keybeat serve --redis redis://127.0.0.1:6379/3     # follow database 3
   keybeat serve --redis 'redis-sentinel://HOST:26379?sentinelServiceName=NAME'
   keybeat serve --redis redis-cluster://HOST:6379
   keybeat serve --listen 0.0.0.0:7400 --jwt-key secret.txt --service-token token.txt
-  keybeat serve --allow-origin https://app.example   # pages of that origin may ask";
+  keybeat serve --allow-origin https://app.example   # allow web pages of this origin";
 
 pub const DEMO: &str = "Examples:
   keybeat demo
@@ -23,7 +23,7 @@ pub const DEMO: &str = "Examples:
 
 pub const LS: &str = "Examples:
   keybeat ls
-  keybeat ls 'team-*' --sort ttl --limit 10          # whose heartbeat is due
+  keybeat ls 'team-*' --sort ttl --limit 10          # the next deadlines
   keybeat ls --json --redis redis://127.0.0.1:6379/3";
 
 pub const GET: &str = "Examples:
@@ -37,7 +37,8 @@ pub const WATCH: &str = "Examples:
   keybeat watch alice bob --json
   keybeat watch --redis redis://127.0.0.1:6379       # without a daemon";
 
-pub const TOP: &str = "Keys: q ends it; arrows and PgUp, PgDn scroll; / filters names, Esc shows all again.
+pub const TOP: &str =
+    "Keys: q quits; arrows, PgUp and PgDn scroll; / filters by name, Esc removes the filter.
 
 Examples:
   keybeat top
@@ -45,8 +46,8 @@ Examples:
   keybeat top --redis redis://127.0.0.1:6379         # without a daemon";
 
 pub const BEAT: &str = "Examples:
-  keybeat beat alice                                 # once, for 30 s
-  keybeat beat alice#phone bob --every 10s           # until stopped
+  keybeat beat alice                                 # one heartbeat, valid for 30 s
+  keybeat beat alice#phone bob --every 10s           # repeat until stopped
   keybeat beat alice --ttl 5m --redis redis://127.0.0.1:6379";
 
 pub const DOCTOR: &str = "Examples:
@@ -67,7 +68,7 @@ pub const HEALTHCHECK: &str = "Examples:
   keybeat healthcheck --ready --url http://127.0.0.1:7400";
 
 pub const BENCH: &str = "Examples:
-  keybeat bench                                      # all of it, on a daemon and a Redis of its own
+  keybeat bench                                      # everything, on its own daemon and Redis
   keybeat bench lag --users 10000
   keybeat bench fanout --watchers 200 --seconds 2s --json
   keybeat bench connections --clients 5000 --url http://127.0.0.1:7400";
@@ -78,8 +79,8 @@ mod tests {
     use crate::redis::target::Target;
     use clap::{Arg, Command, CommandFactory, Parser};
 
-    /// What is typed: a line without its comment, and without what goes into a file.
-    fn typed(line: &str) -> Vec<String> {
+    /// The words of a command line, without its comment and redirection.
+    fn words(line: &str) -> Vec<String> {
         let line = line.split(" # ").next().unwrap_or_default();
         let line = line.split(" > ").next().unwrap_or_default();
         line.split_whitespace().map(|word| word.replace('\'', "").replace("COMMAND", "ls")).collect()
@@ -94,20 +95,20 @@ mod tests {
     fn check(command: &Command, begins: &str) {
         let name = command.get_name();
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        assert!(about.len() > 10, "{name} does not say what it does");
+        assert!(about.len() > 10, "{name} has no description");
         for argument in command.get_arguments() {
             assert!(has_help(argument), "{name} {} has no help", argument.get_id());
         }
         let examples = examples(command);
         assert!(!examples.is_empty(), "{name} has no example");
         for line in examples {
-            assert!(line.starts_with(begins), "of another command than {name}: {line}");
-            let redis = typed(&line).into_iter().skip_while(|word| word != "--redis").nth(1);
+            assert!(line.starts_with(begins), "the example of {name} starts another command: {line}");
+            let redis = words(&line).into_iter().skip_while(|word| word != "--redis").nth(1);
             if let Some(url) = redis {
                 Target::parse(&url).unwrap_or_else(|why| panic!("{line}: {why:#}"));
             }
-            // That help was asked for is an "error" too.
-            let Err(why) = Args::try_parse_from(typed(&line)).map(|_| ()) else { continue };
+            // clap returns the requested help as an error too.
+            let Err(why) = Args::try_parse_from(words(&line)).map(|_| ()) else { continue };
             assert!(!why.use_stderr(), "{line}\n{why}");
         }
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_says_what_it_does_and_each_argument_and_its_examples_can_be_typed() {
+    fn every_command_has_help_and_valid_examples() {
         let mut command = Args::command();
         command.build();
         check(&command, "keybeat ");

@@ -1,63 +1,68 @@
-//! The limits of the daemon, each with its flag.
+//! The limits of the daemon, each with its flag. The defaults are in [`Limits::DEFAULT`].
 
-use super::duration;
+use super::values;
 use crate::config::Limits;
 use clap::Parser;
-use std::time::Duration;
+use humantime::Duration;
+
+const DEFAULT: Limits = Limits::DEFAULT;
+const MIB: usize = 1024 * 1024;
 
 #[derive(Parser, Clone)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Sockets; one more is refused with 503
-    #[arg(long, env = "KEYBEAT_MAX_SOCKETS", value_name = "N", default_value = "100000")]
+    /// Maximum open WebSockets; further upgrades get 503
+    #[arg(long, env = "KEYBEAT_MAX_SOCKETS", value_name = "N", default_value_t = DEFAULT.sockets)]
     max_sockets: usize,
-    /// Sockets of one address; one more is refused with 429
-    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_ADDRESS", value_name = "N", default_value = "20000")]
+    /// Maximum open WebSockets per client address; further upgrades get 429
+    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.sockets_per_address)]
     max_sockets_per_address: usize,
-    /// Connections that are no sockets; one more is refused with 503
-    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS", value_name = "N", default_value = "8192")]
+    /// Maximum open connections, WebSockets excluded; further ones get 503
+    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT.connections)]
     max_connections: usize,
-    /// Connections of one address that are no sockets; one more is refused with 429
-    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value = "4096")]
+    /// Maximum open connections per client address, WebSockets excluded; further ones get 429
+    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.connections_per_address)]
     max_connections_per_address: usize,
-    /// How long a TLS handshake, and the headers of a request, may take
-    #[arg(long, env = "KEYBEAT_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    /// Time for a TLS handshake and for the headers of a request; after it the connection is closed
+    #[arg(long, env = "KEYBEAT_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.handshake_timeout.into(), value_parser = duration)]
     handshake_timeout: Duration,
-    /// How long the body of a request may take
-    #[arg(long, env = "KEYBEAT_BODY_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    /// Time for the body of a request; after it the request gets 400
+    #[arg(long, env = "KEYBEAT_BODY_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.body_timeout.into(), value_parser = duration)]
     body_timeout: Duration,
-    /// A request's body; a longer one is refused with 413
-    #[arg(long, env = "KEYBEAT_MAX_BODY_BYTES", value_name = "BYTES", default_value = "4194304")]
+    /// Maximum size of a request's body in bytes; a longer one gets 413
+    #[arg(long, env = "KEYBEAT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = DEFAULT.body_bytes)]
     max_body_bytes: usize,
-    /// All bodies that are being read; one more is refused with 503
-    #[arg(long, env = "KEYBEAT_MAX_BODIES_BYTES", value_name = "BYTES", default_value = "268435456")]
+    /// Memory for all request bodies that are being read, in bytes; further requests get 503
+    #[arg(long, env = "KEYBEAT_MAX_BODIES_BYTES", value_name = "BYTES", default_value_t = DEFAULT.bodies_bytes)]
     max_bodies_bytes: usize,
-    /// A message of a socket; a longer one closes it with 1009
-    #[arg(long, env = "KEYBEAT_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value = "65536")]
+    /// Maximum size of a WebSocket message in bytes; a longer one closes the socket (1009)
+    #[arg(long, env = "KEYBEAT_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = DEFAULT.message_bytes)]
     max_message_bytes: usize,
-    /// Messages that a socket may send, ten times as many at once; more close it with 4029
-    #[arg(long, env = "KEYBEAT_MAX_MESSAGES_PER_SECOND", value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum messages per second of one socket, in bursts ten times as many; above it the socket is closed (4029)
+    #[arg(long, env = "KEYBEAT_MAX_MESSAGES_PER_SECOND", value_name = "N", default_value_t = DEFAULT.messages_per_second, value_parser = positive())]
     max_messages_per_second: u32,
-    /// Users that a socket may watch by name; more are an error
-    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value = "10000")]
+    /// Maximum users that one socket watches by name; a watch beyond it gets an error
+    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value_t = DEFAULT.watches_per_socket)]
     max_watches_per_socket: usize,
-    /// Mebibytes that changes may take which wait for slow sockets; beyond, the slowest are closed with 1013
-    #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Memory for queued changes of slow sockets, in MiB; above it, the sockets with the longest queues are closed (1013)
+    #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = positive())]
     mailbox_mib: u32,
-    /// Heartbeats of a client's token, ten times as many at once; more are refused with 429
-    #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum heartbeats per second of one client's token, in bursts ten times as many; further ones get 429
+    #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.heartbeats_per_second, value_parser = positive())]
     max_heartbeats_per_second: u32,
-    /// Wrong tokens of one address, ten times as many at once; more are refused with 429, right ones are not
-    #[arg(long, env = "KEYBEAT_MAX_WRONG_TOKENS_PER_SECOND", value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum wrong tokens per second of one client address, in bursts ten times as many; further wrong ones get
+    /// 429, valid ones are still accepted
+    #[arg(long, env = "KEYBEAT_MAX_WRONG_TOKENS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.wrong_tokens_per_second, value_parser = positive())]
     max_wrong_tokens_per_second: u32,
-    /// Live keys that a client's token may set; more are refused with 429
-    #[arg(long, env = "KEYBEAT_MAX_KEYS_PER_TOKEN", value_name = "N", default_value = "64")]
+    /// Maximum live keys that one client's token sets; further keys get 429
+    #[arg(long, env = "KEYBEAT_MAX_KEYS_PER_TOKEN", value_name = "N", default_value_t = DEFAULT.keys_per_token)]
     max_keys_per_token: usize,
-    /// How late the event of the daemon's own key may come; later, the event stream counts as dead and is begun anew
-    #[arg(long, env = "KEYBEAT_CANARY_LIMIT", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    /// Time for the event of the daemon's own canary key to arrive; after it the daemon treats the event stream as
+    /// dead, reconnects and reconciles
+    #[arg(long, env = "KEYBEAT_CANARY_LIMIT", value_name = "DURATION", default_value_t = DEFAULT.canary.into(), value_parser = duration)]
     canary_limit: Duration,
-    /// Requests to Redis under way; one more is refused with 503
-    #[arg(long, env = "KEYBEAT_MAX_REDIS_REQUESTS", value_name = "N", default_value = "1024")]
+    /// Maximum requests that wait for Redis at the same time; further ones get 503
+    #[arg(long, env = "KEYBEAT_MAX_REDIS_REQUESTS", value_name = "N", default_value_t = DEFAULT.redis_requests)]
     max_redis_requests: usize,
 }
 
@@ -68,22 +73,32 @@ impl LimitArgs {
             sockets_per_address: self.max_sockets_per_address,
             connections: self.max_connections,
             connections_per_address: self.max_connections_per_address,
-            handshake_timeout: self.handshake_timeout,
-            body_timeout: self.body_timeout,
+            handshake_timeout: self.handshake_timeout.into(),
+            body_timeout: self.body_timeout.into(),
             body_bytes: self.max_body_bytes,
             bodies_bytes: self.max_bodies_bytes,
             message_bytes: self.max_message_bytes,
             messages_per_second: self.max_messages_per_second,
             watches_per_socket: self.max_watches_per_socket,
-            mailbox_bytes: self.mailbox_mib as usize * 1024 * 1024,
+            mailbox_bytes: self.mailbox_mib as usize * MIB,
             heartbeats_per_second: self.max_heartbeats_per_second,
             wrong_tokens_per_second: self.max_wrong_tokens_per_second,
             keys_per_token: self.max_keys_per_token,
-            canary: self.canary_limit,
+            canary: self.canary_limit.into(),
             redis_requests: self.max_redis_requests,
-            ..Limits::default()
+            ..DEFAULT
         }
     }
+}
+
+/// A duration that clap can print as a default.
+fn duration(text: &str) -> Result<Duration, String> {
+    values::duration(text).map(Duration::from)
+}
+
+/// A number of at least 1: with 0 nothing would be allowed at all.
+fn positive() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
 }
 
 #[cfg(test)]
@@ -91,8 +106,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flags_have_the_limits_own_defaults() {
+    fn flags_have_the_default_limits() {
         let typed = LimitArgs::parse_from(["keybeat"]).limits();
-        assert_eq!(format!("{typed:?}"), format!("{:?}", Limits::default()));
+        assert_eq!(format!("{typed:?}"), format!("{DEFAULT:?}"));
     }
 }

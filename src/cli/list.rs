@@ -1,6 +1,7 @@
-//! `keybeat ls`
+//! `keybeat ls`: the live presence keys.
 
 use super::{LsArgs, logging, progress};
+use crate::config::DEFAULT_TTL;
 use crate::redis::scan::{Listing, LiveKey};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -10,16 +11,16 @@ use std::process::ExitCode;
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Sort {
-    /// The time left, shortest first
+    /// Time left, shortest first
     Ttl,
-    /// The name
+    /// User name
     User,
-    /// The last heartbeat, longest ago first
+    /// Last heartbeat, oldest first
     Age,
 }
 
-/// See [`crate::config::DEFAULT_TTL`].
-const USUAL_TTL_S: u64 = 30;
+/// The assumed TTL of keys whose age Redis does not report, in seconds.
+const USUAL_TTL_S: u64 = DEFAULT_TTL.as_secs();
 
 pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
@@ -44,15 +45,15 @@ fn sort(keys: &mut [LiveKey], by: Sort) {
     match by {
         Sort::User => {}
         Sort::Ttl => keys.sort_by_key(|key| key.left_ms.unwrap_or(u64::MAX)),
-        // Where Redis does not tell the age: of keys with one TTL, the oldest has the least left.
+        // Without an age: among keys of one TTL, the oldest has the least time left.
         Sort::Age => keys.sort_by_key(|key| (std::cmp::Reverse(key.idle_ms), key.left_ms)),
     }
 }
 
-/// A key's whole TTL, and whether it is a guess.
+/// The full TTL of a key in milliseconds, and whether it is a guess.
 ///
-/// Redis does not keep it. It is what is left and what has passed since the key was written, where Redis tells
-/// that. It does not for values such as `1`; then it is the usual 30 s, or, with more left, just that.
+/// Redis does not store the full TTL. It is the time left plus the time since the key was written. Redis does not
+/// report the latter for values such as `1`; then the guess is the default TTL, or the time left if that is longer.
 fn ttl_ms(key: &LiveKey) -> Option<(u64, bool)> {
     let left = key.left_ms?;
     Some(match key.idle_ms {
@@ -113,7 +114,7 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// How much of the TTL is left.
+/// A bar of 20 characters: the part of the TTL that is left.
 fn bar(key: &LiveKey) -> String {
     let (Some(left), Some((ttl, _))) = (key.left_ms, ttl_ms(key)) else { return String::new() };
     let full = (left * 20).div_ceil(ttl.max(1)).min(20) as usize;

@@ -1,4 +1,4 @@
-//! Logs on standard error.
+//! Logs, written to standard error.
 
 use crate::traces::{self, Layered, Traces};
 use anyhow::Result;
@@ -11,26 +11,28 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Format {
+    /// Text for people
     Text,
+    /// One JSON object per line
     Json,
 }
 
-/// A level, or what `RUST_LOG` takes for those who need it finer.
+/// A level, or a filter in the syntax of `RUST_LOG`.
 pub fn level(text: &str) -> Result<String, String> {
     EnvFilter::builder().parse(filter(text)).map_err(|why| why.to_string())?;
     Ok(text.to_owned())
 }
 
-/// A level is ours; of libraries only warnings are wanted, and of fred none: each of its errors comes
-/// to us as a result, and is said once, not with each attempt.
+/// The filter of a level: the level applies to keybeat, libraries log from `warn` on, and fred logs nothing, because
+/// keybeat receives each of its errors as a result and logs it once, not once per attempt.
 fn filter(text: &str) -> String {
     if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") }
 }
 
-/// Logs, and where the environment names a collector, traces.
+/// Starts the log, and traces if the environment names a collector.
 ///
 /// # Errors
-/// The collector's address cannot be used.
+/// The address of the collector cannot be used.
 pub fn start(format: Format, level: &str) -> Result<Traces> {
     let (traces, layer) = Traces::start()?;
     let layers: Vec<Layered> = std::iter::once(lines(format, level)).chain(layer).collect();
@@ -39,12 +41,12 @@ pub fn start(format: Format, level: &str) -> Result<Traces> {
     Ok(traces)
 }
 
-/// Lines in the log. Spans are for traces: a line says itself what it is about.
+/// The layer that writes log lines. It ignores spans: they are for traces, and every line is complete by itself.
 fn lines(format: Format, level: &str) -> Layered {
-    // The hint leaves it to the level to say that nobody asks for more.
-    let said =
+    // With the hint TRACE the level alone decides what is enabled.
+    let wanted =
         filter_fn(|of| !of.is_span() && !traces::said_once(of)).with_max_level_hint(LevelFilter::TRACE);
-    let filter = EnvFilter::new(filter(level)).and(said);
+    let filter = EnvFilter::new(filter(level)).and(wanted);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && !super::colour::forbidden());
@@ -54,12 +56,12 @@ fn lines(format: Format, level: &str) -> Layered {
     }
 }
 
-/// For commands whose output is for people: only what went wrong.
+/// Logs warnings and errors only, for commands that print a result.
 pub fn start_quiet() {
     tracing_subscriber::registry().with(lines(Format::Text, "warn")).init();
 }
 
-/// For a command that draws on the whole screen.
+/// Logs nothing, for a command that draws on the whole screen.
 pub fn start_silent() {
     tracing_subscriber::registry().with(lines(Format::Text, "off")).init();
 }

@@ -1,4 +1,4 @@
-//! `keybeat completions` and `keybeat man`: what clap knows of the commands, for shells and for man.
+//! `keybeat completions` and `keybeat man`, generated from the definitions of the arguments.
 
 use super::{Args, CompletionsArgs, ManArgs};
 use anyhow::{Context, Result};
@@ -8,18 +8,18 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Prints the completions of one shell.
+/// Prints the completion script of one shell.
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Args::command(), "keybeat", &mut script);
-    // Not straight to standard output: clap panics where its reader is gone.
+    // Not directly to standard output: clap panics if the reader has closed it.
     std::io::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a page for keybeat itself and one for each command, and prints their names.
+/// Writes one page for keybeat and one for each command, and prints their paths.
 pub fn man(args: &ManArgs) -> Result<ExitCode> {
-    let advice = || format!("{} cannot be written; name a folder", args.folder.display());
+    let advice = || format!("cannot write to {}; name a folder that is writable", args.folder.display());
     std::fs::create_dir_all(&args.folder).with_context(advice)?;
     let mut command = Args::command().disable_help_subcommand(true);
     command.build();

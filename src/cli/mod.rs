@@ -1,4 +1,4 @@
-//! What can be typed, and what it means.
+//! The commands and their arguments.
 
 mod access;
 mod address;
@@ -17,22 +17,23 @@ mod logging;
 mod manual;
 mod progress;
 mod serve;
+mod source;
 mod tls;
 mod top;
+mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_REDIS, DEFAULT_TTL};
-use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_TTL};
 use crate::presence::Key;
-use crate::redis::target::Target;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use source::{RedisArgs, Source, SourceArgs, redis};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Who is online, exactly and on time, from Redis keys with a TTL.
+/// Exact presence from Redis keys with a TTL: who is online, pushed over WebSockets
 #[derive(Parser)]
 #[command(
     version,
@@ -47,48 +48,49 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The daemon: follows a Redis and serves HTTP and WebSocket
+    /// Run the daemon: follow Redis, serve HTTP and WebSocket
     #[command(after_help = help::SERVE)]
     Serve(ServeArgs),
-    /// The daemon on a private Redis with simulated users
+    /// Run the daemon on a private Redis with simulated users
     #[command(after_help = help::DEMO)]
     Demo(DemoArgs),
-    /// The live presence keys, straight from Redis
+    /// List the live presence keys, directly from Redis
     #[command(after_help = help::LS)]
     Ls(LsArgs),
-    /// The state of users; exit code 0 if all are online, 3 if any is not
+    /// Print the state of users; exit code 0 if all are online, 3 if any is offline
     #[command(after_help = help::GET)]
     Get(GetArgs),
-    /// Prints transitions as they come, through restarts of daemon and Redis
+    /// Print transitions as they happen; reconnects after a restart of the daemon or of Redis
     #[command(after_help = help::WATCH)]
     Watch(WatchArgs),
-    /// A full-screen live view: users online, transitions per second, lag, the soonest deadlines
+    /// Show a full-screen live view: users online, transitions per second, lag, next deadlines
     #[command(after_help = help::TOP)]
     Top(TopArgs),
-    /// Sends heartbeats, once or until stopped
+    /// Send heartbeats, once or repeatedly
     #[command(after_help = help::BEAT)]
     Beat(BeatArgs),
-    /// Checks a Redis for whatever breaks presence, and says the mend; exit code 1 if something is fatal
+    /// Check a Redis server for everything that breaks presence and suggest a fix for each problem;
+    /// exit code 1 if a problem is fatal
     #[command(after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
-    /// Prints the completions of a shell
+    /// Print the completion script of a shell
     #[command(after_help = help::COMPLETIONS)]
     Completions(CompletionsArgs),
-    /// Writes the man pages into a folder
+    /// Write the man pages to a folder
     #[command(after_help = help::MAN)]
     Man(ManArgs),
-    /// Is a daemon alive? Exit code 0 if it is
+    /// Check whether a daemon is alive; exit code 0 if it is, 1 if not
     #[command(after_help = help::HEALTHCHECK)]
     Healthcheck(HealthcheckArgs),
-    /// What a daemon takes in, tells and holds, measured on one that runs or one started for it
+    /// Measure lag, heartbeats per second, fan-out and memory of a daemon
     #[command(after_help = help::BENCH)]
     Bench(BenchArgs),
 }
 
 #[derive(Parser, Clone)]
 struct ServeArgs {
-    /// Redis or Valkey: redis://HOST:PORT/DB, rediss://…, redis+unix:///PATH, redis-sentinel://…
-    /// [default: a private one is started]
+    /// Redis or Valkey URL: redis://HOST:PORT/DB, rediss://, redis+unix:///PATH, redis-sentinel:// or redis-cluster://
+    /// [default: start a private Redis]
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     #[command(flatten)]
@@ -99,22 +101,22 @@ struct ServeArgs {
 
 #[derive(Parser, Clone)]
 struct DaemonArgs {
-    /// HTTP and WebSocket
-    #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN, value_parser = listen)]
+    /// IP address and port for HTTP and WebSocket
+    #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN, value_parser = values::listen)]
     listen: SocketAddr,
-    /// Presence keys start so
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
+    /// Prefix of presence keys
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
     prefix: String,
-    /// The TTL of heartbeats that the daemon writes
-    #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value = DEFAULT_TTL, value_parser = ttl)]
-    ttl: Duration,
-    /// Add the missing classes to notify-keyspace-events, never removing one
+    /// TTL of the heartbeats that the daemon writes, 100ms to 1day
+    #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
+    ttl: humantime::Duration,
+    /// Add missing classes to notify-keyspace-events; never removes one
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     configure_redis: bool,
-    /// Which event says that a user came online; auto is set in this version
+    /// Event by which the daemon detects heartbeats; auto means set in this version
     #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
-    /// Deadline probes; off only to measure what they are worth
+    /// Send deadline probes; turn off only to measure their effect
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     probes: bool,
     #[command(flatten)]
@@ -123,87 +125,43 @@ struct DaemonArgs {
     tls: tls::TlsArgs,
     #[command(flatten)]
     limits: limits::LimitArgs,
-    /// How to log
+    /// Format of the log on standard error
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
-    /// What to log: error, warn, info, debug or trace
+    /// Log level: error, warn, info, debug or trace; or a filter as in RUST_LOG
     #[arg(long, env = "KEYBEAT_LOG", value_name = "LEVEL", default_value = "info", value_parser = logging::level)]
     log: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum EventsKind {
-    /// Every set
+    /// Every SET
     Set,
-    /// The best that this version can use
+    /// The best event that this version supports
     Auto,
 }
 
 #[derive(Parser)]
 struct DemoArgs {
-    /// Simulated users
+    /// Number of simulated users, 1 to 100000
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     users: u32,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
 
-/// Where a command finds Redis.
-#[derive(Parser)]
-struct RedisArgs {
-    /// Redis or Valkey
-    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, hide_env_values = true)]
-    redis: String,
-    #[command(flatten)]
-    redis_tls: tls::RedisTlsArgs,
-    /// Presence keys start so
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
-    prefix: String,
-}
-
-/// From where a command learns: a daemon, or Redis itself.
-#[derive(Parser)]
-struct SourceArgs {
-    #[command(flatten)]
-    address: address::AddressArgs,
-    /// Straight from Redis, without a daemon
-    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
-    redis: Option<String>,
-    /// Presence keys start so (with --redis)
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = prefix)]
-    prefix: String,
-    #[command(flatten)]
-    redis_tls: tls::RedisTlsArgs,
-    #[command(flatten)]
-    token: access::TokenArgs,
-}
-
-enum Source {
-    Daemon(daemon::Daemon),
-    Redis(Target),
-}
-
-impl SourceArgs {
-    fn source(&self) -> Result<Source> {
-        match (&self.address.url, &self.redis) {
-            (None, Some(redis)) => Ok(Source::Redis(self::redis(redis, &self.redis_tls)?)),
-            _ => Ok(Source::Daemon(daemon::Daemon::new(&self.address, self.token.clone())?)),
-        }
-    }
-}
-
 #[derive(Parser)]
 struct LsArgs {
-    /// Which keys, as a glob without the prefix: 'team-*'
+    /// Glob of key names without the prefix, such as 'team-*'
     #[arg(default_value = "*")]
     pattern: String,
-    /// What to sort by
+    /// Sort order
     #[arg(long, value_name = "FIELD", default_value = "user")]
     sort: list::Sort,
-    /// Print at most so many
+    /// Maximum number of keys to print; the total counts all
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -212,10 +170,10 @@ struct LsArgs {
 
 #[derive(Parser)]
 struct GetArgs {
-    /// Whose state
-    #[arg(required = true, value_name = "USER", value_parser = user)]
+    /// Users to print
+    #[arg(required = true, value_name = "USER", value_parser = values::user)]
     users: Vec<String>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -224,10 +182,10 @@ struct GetArgs {
 
 #[derive(Parser)]
 struct WatchArgs {
-    /// Whom to watch [default: everybody]
-    #[arg(value_name = "USER", value_parser = user)]
+    /// Users to watch [default: everybody]
+    #[arg(value_name = "USER", value_parser = values::user)]
     users: Vec<String>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -242,22 +200,22 @@ struct TopArgs {
 
 #[derive(Parser)]
 struct BeatArgs {
-    /// Whose heartbeat; alice#phone names a session
-    #[arg(required = true, value_name = "USER", value_parser = key)]
+    /// Users to send a heartbeat for; alice#phone names a session
+    #[arg(required = true, value_name = "USER", value_parser = values::key)]
     users: Vec<Key>,
-    /// Again and again, until stopped
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    /// Repeat at this interval until stopped; must be shorter than --ttl
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     every: Option<Duration>,
-    /// How long a heartbeat lasts
-    #[arg(long, value_name = "DURATION", default_value = DEFAULT_TTL, value_parser = ttl)]
-    ttl: Duration,
+    /// TTL of a heartbeat, 100ms to 1day
+    #[arg(long, value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
+    ttl: humantime::Duration,
     #[command(flatten)]
     source: SourceArgs,
 }
 
 #[derive(Parser)]
 struct DoctorArgs {
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -266,20 +224,20 @@ struct DoctorArgs {
 
 #[derive(Parser)]
 struct CompletionsArgs {
-    /// Which shell
+    /// Name of the shell
     shell: clap_complete::Shell,
 }
 
 #[derive(Parser)]
 struct ManArgs {
-    /// Where to; the folder is made if it is not there
+    /// Target folder; created if it does not exist
     #[arg(value_name = "FOLDER")]
     folder: std::path::PathBuf,
 }
 
 #[derive(Parser)]
 struct HealthcheckArgs {
-    /// Ask whether it follows Redis too, and so knows who is online (/readyz instead of /healthz)
+    /// Also check that the daemon follows Redis (/readyz instead of /healthz)
     #[arg(long)]
     ready: bool,
     #[command(flatten)]
@@ -288,32 +246,32 @@ struct HealthcheckArgs {
 
 #[derive(Parser)]
 struct BenchArgs {
-    /// What to measure [default: all]
+    /// What to measure [default: everything]
     #[arg(value_name = "WHAT")]
     what: Option<bench::What>,
-    /// A daemon that runs, which bench-… users then visit [default: one is started, on a Redis of its own]
+    /// Running daemon to measure; the bench creates users bench-… on it [default: start a daemon and a private Redis]
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     url: Option<Address>,
     #[command(flatten)]
     token: access::TokenArgs,
-    /// Users for lag and heartbeats
+    /// Number of users for lag and heartbeats
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
-    /// Sockets for connections, and for a user whom everybody watches
+    /// Number of sockets for connections, and for the fanout row in which all watch one user
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
-    /// Sockets of fanout that watch everybody, or 100 users each
+    /// Number of sockets for the other rows of fanout
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     watchers: u32,
-    /// How long each rate of fanout, and each row of heartbeats, is held
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    /// Duration of each rate of fanout and of each row of heartbeats
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     seconds: Duration,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// Does what was typed.
+/// Runs the command.
 pub async fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Serve(args) => serve::run(args).await,
@@ -332,12 +290,15 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl DaemonArgs {
-    /// The settings; an error where the daemon must not start with them.
+    /// The settings of the daemon.
+    ///
+    /// # Errors
+    /// [`Usage`] if the daemon must not start with these settings.
     fn config(&self) -> Result<Config> {
         Ok(Config {
             listen: self.listen,
             prefix: self.prefix.clone(),
-            ttl: self.ttl,
+            ttl: self.ttl.into(),
             configure_redis: self.configure_redis,
             probes: self.probes,
             access: self.access.access(self.listen)?,
@@ -347,107 +308,18 @@ impl DaemonArgs {
     }
 }
 
-/// What was typed cannot be meant: exit code 2.
+/// Wrong usage: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(String);
-
-/// Reads a Redis URL. Not as clap's value parser: clap would show it, password and all.
-fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
-    if !url.contains("://") {
-        // It may hold a password, and where it begins cannot be known.
-        let host = url.rsplit('@').next().unwrap_or_default();
-        let text = format!(
-            "the Redis URL that ends in {} has no scheme; write redis://[USER:PASSWORD@]HOST[:PORT][/DB]",
-            crate::error::shown(host)
-        );
-        bail!(Usage(text));
-    }
-    let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
-    target.with_tls(&tls.files())
-}
-
-/// A name is not looked up: it may stand for several addresses, of which some are open to all.
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let example = port.map_or(DEFAULT_LISTEN.to_owned(), |port| format!("127.0.0.1:{port}"));
-        format!("not IP:PORT with a port up to 65535; write it as {example} (for IPv6 as [::1]:PORT)")
-    })
-}
-
-/// A prefix is what keeps the daemon to keys of its own.
-fn prefix(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err(
-            "an empty one would take every key for presence, and overwrite it; write presence:".into()
-        );
-    }
-    Ok(text.to_owned())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
-    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration(text)?;
-    let allowed = Duration::from_millis(MIN_TTL_MS)..=Duration::from_millis(MAX_TTL_MS);
-    if allowed.contains(&ttl) { Ok(ttl) } else { Err("it must be from 100ms to 1day".into()) }
-}
-
-fn user(text: &str) -> Result<String, String> {
-    crate::presence::check_user(text).map_err(|why| format!("a user name {why}"))?;
-    Ok(text.to_owned())
-}
-
-fn key(text: &str) -> Result<Key, String> {
-    Key::parse(text.as_bytes()).map_err(|why| format!("a user or session name {why}"))
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
-    use proptest::prelude::*;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn clap_accepts_the_definitions() {
         Args::command().debug_assert();
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_typed_is_read_or_refused(text in ".{0,40}", number in "-?[0-9]{0,25}(ms|s|m|h|years| )?") {
-            for text in [&text, &number] {
-                if let Ok(duration) = super::duration(text) {
-                    prop_assert!(!duration.is_zero());
-                }
-                if let Ok(ttl) = super::ttl(text) {
-                    prop_assert!((MIN_TTL_MS..=MAX_TTL_MS).contains(&(ttl.as_millis() as u64)));
-                }
-                prop_assert_eq!(super::user(text).is_ok(), crate::presence::check_user(text).is_ok());
-                prop_assert_eq!(super::prefix(text).is_ok(), !text.is_empty());
-                if let Ok(key) = super::key(text) {
-                    prop_assert_eq!(key.as_str(), text);
-                }
-            }
-        }
-
-        #[test]
-        fn a_redis_url_is_read_or_refused_and_its_secret_is_not_shown(
-            scheme in "(redis|rediss|valkey|redis\\+unix|redis-sentinel|.{0,6})(://)?",
-            host in "[a-z0-9.:/\\[\\]?=&%-]{0,24}", any in ".{0,30}",
-        ) {
-            for url in [format!("{scheme}u:hunter2@{host}"), format!("{scheme}{any}")] {
-                let none = tls::RedisTlsArgs::parse_from(["keybeat"]);
-                let shown = match super::redis(&url, &none) {
-                    Ok(target) => target.shown().to_owned(),
-                    Err(why) => format!("{why:#}"),
-                };
-                prop_assert!(!shown.contains("hunter2"), "{}", shown);
-            }
-        }
     }
 }

@@ -1,17 +1,17 @@
-//! How far something has come that may last. It is drawn on standard error, and only where that is a terminal; when it
-//! is dropped it takes itself away.
+//! Progress of slow steps. It is drawn on standard error, only if that is a terminal, and disappears when it is
+//! dropped.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How often a step that tells nothing is drawn anew, so that it is seen to be alive.
+/// Redraw interval of a step without a known size.
 const TICK: Duration = Duration::from_millis(100);
-/// An answer within this needs no word about the wait.
+/// An answer within this time needs no progress.
 const SOON: Duration = Duration::from_secs(1);
 
 fn drawn(size: Option<u64>, template: &str) -> ProgressBar {
-    // indicatif draws nothing where standard error is no terminal.
+    // indicatif draws nothing if standard error is no terminal.
     let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
     let bar = bar.with_finish(ProgressFinish::AndClear);
     match ProgressStyle::with_template(template) {
@@ -20,24 +20,24 @@ fn drawn(size: Option<u64>, template: &str) -> ProgressBar {
     }
 }
 
-/// Of so many keys that are looked at.
+/// Progress of reading `size` keys.
 pub fn keys(size: u64) -> ProgressBar {
-    drawn(Some(size), "{bar:40} {human_pos} of {human_len} keys looked at, {eta} left")
+    drawn(Some(size), "{bar:40} {human_pos} of {human_len} keys read, {eta} left")
 }
 
-/// What is done now, and for how long; how much is left is not known.
+/// A step of unknown length: what it does, and for how long already.
 pub fn step(what: &str) -> ProgressBar {
     let bar = drawn(None, "{spinner} {wide_msg} {elapsed}").with_message(what.to_owned());
     bar.enable_steady_tick(TICK);
     bar
 }
 
-/// Does the work; once that lasts, shows for what it waits.
-pub async fn waiting_for<T>(whom: &str, work: impl Future<Output = T>) -> T {
+/// Does the work, and shows a step if it takes longer than a second.
+pub async fn waiting_for<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     if let Ok(done) = timeout(SOON, &mut work).await {
         return done;
     }
-    let _step = step(&format!("waiting for {whom}"));
+    let _step = step(&format!("waiting for {what}"));
     work.await
 }

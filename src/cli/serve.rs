@@ -1,4 +1,4 @@
-//! `keybeat serve`
+//! `keybeat serve`: the daemon.
 
 use super::{ServeArgs, logging};
 use crate::server::Daemon;
@@ -21,8 +21,8 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Has what is in files read again at each SIGHUP. Without such files the signal keeps its meaning, so that
-/// a daemon in a terminal ends with it.
+/// Reloads keys, tokens and certificates at each SIGHUP. Without such files the signal keeps its default action, so
+/// a daemon in a terminal ends with the terminal.
 pub fn reload_at_hangup(daemon: &Daemon) -> Result<()> {
     let Some(reload) = daemon.reload() else { return Ok(()) };
     let mut hangup = signal(SignalKind::hangup())?;
@@ -34,7 +34,7 @@ pub fn reload_at_hangup(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Done at the first SIGTERM or SIGINT.
+/// Completes at the first SIGTERM or SIGINT.
 pub fn stop_signal() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

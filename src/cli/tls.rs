@@ -1,4 +1,4 @@
-//! Certificates: the daemon's own, and those for Redis.
+//! Certificates of the daemon, and certificates for Redis.
 
 use crate::config::TlsFiles;
 use crate::redis::tls;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 #[derive(Parser, Clone)]
 pub struct TlsArgs {
-    /// Speak TLS with this certificate, and what leads from it to an authority, in PEM
+    /// Serve HTTPS with this certificate, followed by its intermediate certificates, in PEM
     #[arg(long, env = "KEYBEAT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The certificate's private key in PEM
+    /// Private key of --tls-cert, in PEM
     #[arg(long, env = "KEYBEAT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
@@ -24,13 +24,13 @@ impl TlsArgs {
 
 #[derive(Parser, Clone)]
 pub struct RedisTlsArgs {
-    /// Who has signed the certificate of a rediss:// server, in PEM [default: the system's authorities]
+    /// CA certificates for a rediss:// server, in PEM [default: the system's CA certificates]
     #[arg(long, env = "KEYBEAT_REDIS_CA", value_name = "FILE")]
     redis_ca: Option<PathBuf>,
-    /// Our certificate for a rediss:// server that asks for one, in PEM
+    /// Client certificate for a rediss:// server that requires one, in PEM
     #[arg(long, env = "KEYBEAT_REDIS_CERT", value_name = "FILE", requires = "redis_key")]
     redis_cert: Option<PathBuf>,
-    /// That certificate's private key in PEM
+    /// Private key of --redis-cert, in PEM
     #[arg(long, env = "KEYBEAT_REDIS_KEY", value_name = "FILE", requires = "redis_cert")]
     redis_key: Option<PathBuf>,
 }

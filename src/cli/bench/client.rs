@@ -1,4 +1,4 @@
-//! WebSocket clients by the thousand: they count what comes, and read only as much of it as that needs.
+//! Thousands of WebSocket clients. They count the messages and parse only what counting needs.
 
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,12 +8,12 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Loopback addresses from which the clients come. One has some 28,000 ports, and long before they run out
-/// the kernel is slow to find a free one: from 8,000 clients on it finds 100 a second.
+/// Loopback addresses from which the clients connect. One address has about 28,000 ports, and from 8,000 clients on the
+/// kernel finds only 100 free ports per second.
 const ADDRESSES: usize = 64;
-/// A pong without a payload, masked with zeros as a client's frames must be.
+/// A pong without payload, masked with zeros because frames of a client must be masked.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
-/// What comes before a number in the users' names; see [`name`].
+/// The text before the number in the users' names; see [`name`].
 const MARK: &[u8] = b"\"user\":\"bench-";
 
 /// The name of a simulated user.
@@ -21,31 +21,31 @@ pub fn name(user: usize) -> String {
     format!("bench-{user}")
 }
 
-/// What all clients together were told.
+/// The counts of all clients together.
 pub struct Tally {
     began: Instant,
-    /// Transitions told, summed over clients.
-    pub told: AtomicU64,
-    /// Messages that brought them.
+    /// Transitions received, summed over all clients.
+    pub received: AtomicU64,
+    /// Messages that contained them.
     pub frames: AtomicU64,
-    /// Snapshots that are complete.
+    /// Complete snapshots.
     pub snapshots: AtomicU64,
     /// Clients whose connection has ended.
     pub ended: AtomicU64,
-    /// When each user's last change was known to be in Redis, in microseconds since the beginning.
+    /// Time of each user's last change in Redis, in microseconds since the start.
     pub changed: Vec<AtomicU64>,
     lags_us: std::sync::Mutex<Vec<u32>>,
-    /// The lag of each transition is noted, not only of the oldest of each message.
+    /// Whether to record the lag of each transition, not only of the first one of each message.
     each: bool,
 }
 
 impl Tally {
-    /// For users numbered below `users`.
+    /// A tally for users numbered below `users`.
     pub fn new(users: usize) -> Arc<Tally> {
         Tally::with(users, false)
     }
 
-    /// The same for few clients, which note the lag of each transition.
+    /// The same for few clients, which record the lag of each transition.
     pub fn of_each(users: usize) -> Arc<Tally> {
         Tally::with(users, true)
     }
@@ -54,7 +54,7 @@ impl Tally {
         Arc::new(Tally {
             each,
             began: Instant::now(),
-            told: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -63,12 +63,12 @@ impl Tally {
         })
     }
 
-    /// Microseconds since the beginning.
+    /// Microseconds since the start.
     pub fn now_us(&self) -> u64 {
         self.began.elapsed().as_micros() as u64
     }
 
-    /// The lags noted since the last call, in milliseconds, sorted.
+    /// The lags recorded since the last call, in milliseconds, sorted.
     pub fn take_lags(&self) -> Vec<f64> {
         let taken = std::mem::take(&mut *self.lags_us.lock().unwrap_or_else(|held| held.into_inner()));
         let mut lags: Vec<f64> = taken.into_iter().map(|us| f64::from(us) / 1000.0).collect();
@@ -76,7 +76,7 @@ impl Tally {
         lags
     }
 
-    fn note_lag(&self, user: usize) {
+    fn record_lag(&self, user: usize) {
         let Some(changed) = self.changed.get(user) else { return };
         let lag = self.now_us().saturating_sub(changed.load(Ordering::Relaxed));
         let mut lags = self.lags_us.lock().unwrap_or_else(|held| held.into_inner());
@@ -84,7 +84,7 @@ impl Tally {
     }
 }
 
-/// Where a daemon is, and what to show it.
+/// The address of a daemon, and the token for it.
 #[derive(Clone)]
 pub struct Place {
     pub at: SocketAddr,
@@ -94,19 +94,19 @@ pub struct Place {
 /// One client.
 pub struct Client {
     stream: TcpStream,
-    /// What came together with the answer to the upgrade.
+    /// Bytes that arrived together with the answer to the upgrade.
     rest: Vec<u8>,
 }
 
 impl Client {
-    /// The client with this number, connected, from a loopback address with ports to spare if the
-    /// daemon is on one. Each is known to the daemon as nobody.
+    /// Connects the client with this number, from its own loopback address if the daemon listens on loopback. The socket
+    /// has no user.
     pub async fn connect(address: &Place, number: usize) -> Result<Client> {
         let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         Client::over(socket, address, number).await
     }
 
-    /// One for which the kernel takes in little, so that who does not read it is waited for at once.
+    /// The same with a small receive buffer, so that the daemon must wait as soon as the client does not read.
     pub async fn narrow(address: &Place, number: usize) -> Result<Client> {
         let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_recv_buffer_size(4096)?;
@@ -117,7 +117,7 @@ impl Client {
         let daemon = address.at;
         if daemon.ip() == Ipv4Addr::LOCALHOST {
             let address = Ipv4Addr::new(127, 0, 0, (2 + number % ADDRESSES) as u8);
-            socket.bind((address, 0).into()).with_context(|| format!("no port is left at {address}"))?;
+            socket.bind((address, 0).into()).with_context(|| format!("{address} has no free port"))?;
         }
         let mut stream = socket.connect(daemon).await?;
         stream.set_nodelay(true)?;
@@ -140,7 +140,7 @@ impl Client {
         };
         if !head.starts_with(b"HTTP/1.1 101 ") {
             bail!(
-                "the daemon refused: {}",
+                "the daemon refused the upgrade: {}",
                 String::from_utf8_lossy(&head).lines().next().unwrap_or_default()
             );
         }
@@ -156,7 +156,7 @@ impl Client {
         Ok(self.stream.write_all(&frame).await?)
     }
 
-    /// Counts into the tally until the connection ends.
+    /// Counts received messages into the tally until the connection ends.
     pub async fn count(mut self, tally: Arc<Tally>) {
         let mut frames = Frames::default();
         frames.take(&std::mem::take(&mut self.rest), &tally);
@@ -181,30 +181,30 @@ impl Client {
 }
 
 thread_local! {
-    /// One buffer a thread: a client keeps nothing but where it stands.
+    /// One buffer per thread; a client keeps only its position in the stream.
     static READ: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 256 * 1024]);
 }
 
-/// What tells a message's kind and first user, and whether a snapshot's chunk is the last.
+/// Bytes that contain a message's kind and first user, and the end of the last chunk of a snapshot.
 const HEAD: usize = 256;
 const LAST_CHUNK: &[u8] = b"false}";
 
-/// Where a client stands in the stream of frames.
+/// A client's position in the stream of frames.
 #[derive(Default)]
 struct Frames {
-    /// What has come of a header.
+    /// The received part of a header.
     header: Vec<u8>,
-    /// Bytes of the payload still to come.
+    /// Bytes of the payload that are missing.
     left: u64,
-    /// How the payload begins and, so far, ends.
+    /// The beginning of the payload, and its end so far.
     head: Vec<u8>,
     tail: Vec<u8>,
-    /// Objects begun in this message.
+    /// JSON objects in this message.
     objects: u64,
 }
 
 impl Frames {
-    /// Takes in what was read; gives how many pings are to be answered.
+    /// Parses received bytes; returns the number of pings to answer.
     fn take(&mut self, mut bytes: &[u8], tally: &Tally) -> usize {
         let mut pings = 0;
         while !bytes.is_empty() {
@@ -244,19 +244,19 @@ impl Frames {
 
     fn end(&self, tally: &Tally) {
         if self.head.starts_with(br#"{"type":"transitions""#) {
-            // The names here have no brackets, so each but the message's own is a transition.
-            tally.told.fetch_add(self.objects - 1, Ordering::Relaxed);
+            // The names contain no braces, so each object except the message itself is a transition.
+            tally.received.fetch_add(self.objects - 1, Ordering::Relaxed);
             tally.frames.fetch_add(1, Ordering::Relaxed);
-            // The first is the one that waited longest.
+            // The first transition waited longest.
             let most = if tally.each { usize::MAX } else { 1 };
-            users(&self.head).take(most).for_each(|user| tally.note_lag(user));
+            users(&self.head).take(most).for_each(|user| tally.record_lag(user));
         } else if self.head.starts_with(br#"{"type":"snapshot""#) && self.tail == LAST_CHUNK {
             tally.snapshots.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The length that a whole header announces; `None` while it is not whole.
+/// The payload length in a header; `None` while the header is incomplete.
 fn header_length(header: &[u8]) -> Option<u64> {
     let short = *header.get(1)? & 0x7f;
     match short {
@@ -266,7 +266,7 @@ fn header_length(header: &[u8]) -> Option<u64> {
     }
 }
 
-/// The users of a message, in its order.
+/// The users in a message, in order.
 fn users(text: &[u8]) -> impl Iterator<Item = usize> {
     let marks = text.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
     marks.filter_map(|(at, _)| {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn transitions_are_counted_however_the_bytes_are_cut() {
+    fn transitions_are_counted_at_any_cut() {
         let text = |users: &[usize]| {
             let one = |user: &usize| format!(r#"{{"seq":1,"user":"bench-{user}","state":"online"}}"#);
             let all: Vec<String> = users.iter().map(one).collect();
@@ -300,8 +300,8 @@ mod tests {
             let tally = Tally::new(4);
             let mut frames = Frames::default();
             let pings: usize = stream.chunks(cut).map(|part| frames.take(part, &tally)).sum();
-            let told = tally.told.load(Ordering::Relaxed);
-            assert_eq!((pings, told, tally.frames.load(Ordering::Relaxed)), (1, 8, 3), "cut at {cut}");
+            let received = tally.received.load(Ordering::Relaxed);
+            assert_eq!((pings, received, tally.frames.load(Ordering::Relaxed)), (1, 8, 3), "cut at {cut}");
             let snapshots = tally.snapshots.load(Ordering::Relaxed);
             assert_eq!((tally.take_lags().len(), snapshots), (3, 1), "cut at {cut}");
         }

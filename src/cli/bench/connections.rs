@@ -1,4 +1,4 @@
-//! Many sockets: how soon they stand, what each costs, and how soon all are back when the daemon was lost.
+//! Many sockets: time to connect, memory per socket, and time to reconnect after the daemon was killed.
 
 use super::client::{Client, Tally, name};
 use super::report::{Report, known};
@@ -11,24 +11,25 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// Users whom each client watches.
+/// Users that each client watches.
 const WATCHED: usize = 100;
-/// What passing requests needed is given back.
+/// Time in which the daemon frees the memory of finished requests.
 const SETTLED: Duration = Duration::from_secs(1);
 
 pub async fn measure(site: &mut Site, report: &Report, count: usize) -> Result<()> {
-    report.head(&["connections", "sockets", "connected within", "daemon's memory per socket"]);
+    report.head(&["connections", "sockets", "time to connect", "daemon's memory per socket"]);
     for (what, among) in [
         ("idle", 0),
         ("each watches the same 100 users", WATCHED),
         ("each watches 100 of as many users", count),
     ] {
-        // So that no row lives on what another has left.
+        // A fresh daemon, so that no row reuses the memory of the row before.
         site.restart().await?;
         let (tally, before, began) = (Tally::new(0), site.memory(), Instant::now());
         let clients = crowd(site, count, |number| watch(number, among), &tally).await?;
         let expected = if among > 0 { count as u64 } else { 0 };
-        until("all have their snapshot", async || tally.snapshots.load(Relaxed) >= expected).await?;
+        until("all clients receive their snapshot", async || tally.snapshots.load(Relaxed) >= expected)
+            .await?;
         let seconds = began.elapsed().as_secs_f64();
         sleep(SETTLED).await;
         let each = site.memory().zip(before).map(|(after, before)| (after - before) / count as f64);
@@ -45,13 +46,13 @@ pub async fn measure(site: &mut Site, report: &Report, count: usize) -> Result<(
     Ok(())
 }
 
-/// A watch of 100 of so many users, from the client's own place on.
+/// A `watch` of 100 of `among` users, beginning at the client's number.
 fn watch(number: usize, among: usize) -> Option<String> {
     let users: Vec<String> = (0..WATCHED.min(among)).map(|i| name((number + i) % among)).collect();
     (among > 0).then(|| json!({"type": "watch", "users": users}).to_string())
 }
 
-/// All lose the daemon at once, and come back as the console does: with backoff and jitter.
+/// All clients lose the daemon at once and reconnect with backoff and jitter, as the console does.
 async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
     site.restart().await?;
     let tally = Tally::new(0);
@@ -61,7 +62,7 @@ async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
     }
     let all = async |times: u64| {
         let snapshots = async || tally.snapshots.load(Relaxed) >= times * count as u64;
-        until("all have their snapshot", snapshots).await
+        until("all clients receive their snapshot", snapshots).await
     };
     let began = Instant::now();
     all(1).await?;
@@ -74,8 +75,7 @@ async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
     let ready = began.elapsed().as_secs_f64();
     all(2).await?;
     let seconds = began.elapsed().as_secs_f64();
-    for (what, seconds) in
-        [("all connect at once", first), ("all lose the daemon at once, and are back", seconds)]
+    for (what, seconds) in [("all connect at once", first), ("the daemon is killed, all reconnect", seconds)]
     {
         report.row(
             json!({"bench": "connections", "what": what, "sockets": count, "seconds": seconds, "ready_seconds": ready}),
@@ -85,7 +85,7 @@ async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// A client that comes back whenever it is lost, waiting as the console does.
+/// A client that reconnects with the delays of the console.
 async fn stay(address: super::client::Place, number: usize, among: usize, tally: Arc<Tally>) {
     let mut attempt = 0;
     loop {

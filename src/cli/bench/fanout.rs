@@ -1,4 +1,4 @@
-//! Transitions told to many clients: how late, and at what cost.
+//! Transitions sent to many clients: lag, and the daemon's CPU per delivery.
 
 use super::client::{Client, Tally, name};
 use super::report::{Report, bar, known, ms, quantiles};
@@ -10,21 +10,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Users who come and go.
+/// Users who go online and offline.
 const USERS: usize = 1_000;
-/// Users whom a client watches that watches some by name.
+/// Users that a client watches by name.
 const WATCHED: usize = 100;
-/// Transitions a second.
+/// Transitions per second.
 const RATES: [f64; 4] = [1.0, 10.0, 100.0, 1_000.0];
-/// Clients that never read, transitions a second beside them, and how often that is measured with and without.
+/// Clients that never read, the rate in transitions per second next to them, and the number of runs with and without
+/// them.
 const STUCK: usize = 10;
 const BESIDE: f64 = 1_000.0;
 const PAIRS: usize = 3;
-/// Transitions under way where they are made as fast as they are told.
+/// Undelivered transitions at the highest rate.
 const AHEAD: u64 = 500;
 /// Transitions in one pipeline.
 const AT_ONCE: usize = 100;
-/// How often the user whom all watch comes or goes.
+/// Transitions of the one user that all clients watch.
 const FLIPS: usize = 20;
 const EVERYBODY: &str = r#"{"type":"watch","all":true,"lossless":true}"#;
 
@@ -33,7 +34,7 @@ pub struct Sizes {
     pub watchers: usize,
     /// Clients that all watch one user.
     pub crowd: usize,
-    /// How long each rate is held.
+    /// Duration of each rate.
     pub lasts: Duration,
 }
 
@@ -44,7 +45,7 @@ pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<(
         "transitions/s",
         "deliveries/s",
         "lost",
-        "a message",
+        "per message",
         "p50",
         "p99",
         "max",
@@ -55,8 +56,8 @@ pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<(
     for rate in RATES {
         group.row(site, report, "all watch everybody, lossless", Some(rate), lasts).await?;
     }
-    let most = group.row(site, report, "the same, as fast as it goes", None, lasts).await?;
-    group.row(site, report, "the same, at half of that", Some(most / 2.0), lasts).await?;
+    let most = group.row(site, report, "the same, as fast as possible", None, lasts).await?;
+    group.row(site, report, "the same, at half that rate", Some(most / 2.0), lasts).await?;
     group.beside_stuck(site, report, lasts).await?;
     drop(group);
     site.restart().await?;
@@ -71,28 +72,28 @@ pub async fn measure(site: &mut Site, report: &Report, sizes: Sizes) -> Result<(
     one_user(site, report, all).await
 }
 
-/// Clients that stand and have their snapshot.
+/// Connected clients that have received their snapshot.
 struct Group {
     tally: Arc<Tally>,
     _clients: tokio::task::JoinSet<()>,
     count: usize,
-    /// Clients that are told each user's transitions.
+    /// The number of clients that receive each user's transitions.
     each: Vec<u64>,
 }
 
-/// What was measured at one rate.
+/// The result at one rate.
 struct Run {
-    /// Transitions a second.
+    /// Transitions per second.
     rate: f64,
-    /// The same, for each client that was told.
+    /// Deliveries per second: transitions times receiving clients.
     deliveries: f64,
-    /// Deliveries that did not come.
+    /// Deliveries that did not arrive.
     lost: u64,
-    /// Transitions in a message.
+    /// Transitions per message.
     packed: f64,
-    /// Milliseconds: the middle, the 99th of a hundred, the largest.
+    /// Lag in milliseconds: median, 99th percentile, maximum.
     quantiles: [f64; 3],
-    /// The daemon's CPU for a delivery, where it is known.
+    /// The daemon's CPU per delivery in microseconds, if it is known.
     cpu_us: Option<f64>,
 }
 
@@ -106,11 +107,11 @@ impl Group {
         let tally = Tally::new(USERS);
         let clients = crowd(site, count, |number| Some(message(number)), &tally).await?;
         let snapshots = async || tally.snapshots.load(Relaxed) >= count as u64;
-        until("all have their snapshot", snapshots).await?;
+        until("all clients receive their snapshot", snapshots).await?;
         Ok(Group { tally, _clients: clients, count, each })
     }
 
-    /// Measures one rate, or as many transitions as the clients take in, and tells it; gives the rate reached.
+    /// Measures one rate (`None`: as fast as the clients receive), prints the row and returns the rate reached.
     async fn row(
         &self,
         site: &Site,
@@ -120,21 +121,21 @@ impl Group {
         lasts: Duration,
     ) -> Result<f64> {
         let run = self.run(site, rate, lasts).await?;
-        self.tell(report, what, &run);
+        self.print(report, what, &run);
         Ok(run.rate)
     }
 
-    /// Measures one rate, or as many transitions as the clients take in.
+    /// Measures one rate (`None`: as fast as the clients receive).
     async fn run(&self, site: &Site, rate: Option<f64>, lasts: Duration) -> Result<Run> {
         let tally = &self.tally;
         tally.take_lags();
-        let (told, frames) = (tally.told.load(Relaxed), tally.frames.load(Relaxed));
+        let (received, frames) = (tally.received.load(Relaxed), tally.frames.load(Relaxed));
         let (cpu, began) = (site.cpu(), Instant::now());
-        let (made, expected) = self.drive(site, rate, lasts, told).await?;
-        let all_told = async || tally.told.load(Relaxed) - told >= expected;
-        let lost = match until("all is told", all_told).await {
+        let (made, expected) = self.drive(site, rate, lasts, received).await?;
+        let all_arrived = async || tally.received.load(Relaxed) - received >= expected;
+        let lost = match until("all transitions arrive", all_arrived).await {
             Ok(()) => 0,
-            Err(_) => expected - (tally.told.load(Relaxed) - told),
+            Err(_) => expected - (tally.received.load(Relaxed) - received),
         };
         let seconds = began.elapsed().as_secs_f64();
         let cpu_us = site.cpu().zip(cpu).map(|(after, before)| (after - before) / expected as f64 * 1e6);
@@ -148,7 +149,7 @@ impl Group {
         })
     }
 
-    fn tell(&self, report: &Report, what: &str, run: &Run) {
+    fn print(&self, report: &Report, what: &str, run: &Run) {
         let Run { rate, deliveries, lost, packed, quantiles: [p50, p99, max], cpu_us } = *run;
         report.row(
             json!({"bench": "fanout", "what": what, "watchers": self.count, "transitions_per_second": rate,
@@ -169,7 +170,8 @@ impl Group {
         );
     }
 
-    /// The same rate without clients that never read and beside some, in turn; of each the run with the middle p99.
+    /// Measures the same rate without and with clients that never read, in turn, and prints the run with the median p99
+    /// of each.
     async fn beside_stuck(&self, site: &Site, report: &Report, lasts: Duration) -> Result<()> {
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
         let conflated = async || site.counter("keybeat_conflated_changes_total").await;
@@ -180,20 +182,31 @@ impl Group {
             beside.push(self.run(site, Some(BESIDE), lasts).await?);
             drop(stuck);
         }
-        ensure!(conflated().await? > before, "the clients that never read took in all the same");
-        for (runs, what) in
-            [(&mut alone, ""), (&mut beside, &*format!(", {STUCK} more watch all by name and never read"))]
-        {
+        ensure!(
+            conflated().await? > before,
+            "the kernel buffered everything for the clients that never read, so they did not slow the daemon down"
+        );
+        for (runs, what) in [
+            (&mut alone, ""),
+            (&mut beside, &*format!(", next to {STUCK} that watch all by name and never read")),
+        ] {
             runs.sort_by(|one, other| one.quantiles[1].total_cmp(&other.quantiles[1]));
-            let what = format!("all watch everybody, lossless, the middle of {PAIRS} in turn{what}");
-            self.tell(report, &what, &runs[PAIRS / 2]);
+            let what = format!("all watch everybody, lossless, median of {PAIRS} runs{what}");
+            self.print(report, &what, &runs[PAIRS / 2]);
         }
         Ok(())
     }
 
-    /// Makes transitions for a while; says how many, and to how many clients. It ends as it began, with nobody online.
-    async fn drive(&self, site: &Site, rate: Option<f64>, lasts: Duration, told: u64) -> Result<(u64, u64)> {
-        // All come and all go within the time.
+    /// Makes transitions for a while; returns the number of transitions and of expected deliveries. It starts and ends with
+    /// nobody online.
+    async fn drive(
+        &self,
+        site: &Site,
+        rate: Option<f64>,
+        lasts: Duration,
+        received: u64,
+    ) -> Result<(u64, u64)> {
+        // All users go online and offline within the time.
         let round = rate.map_or(USERS, |rate| ((rate * lasts.as_secs_f64() / 2.0) as usize).clamp(1, USERS));
         let bar = bar("transitions", lasts.as_millis() as u64);
         let (began, mut made, mut expected, mut user, mut come) = (Instant::now(), 0_u64, 0_u64, 0, true);
@@ -203,8 +216,8 @@ impl Group {
                 Some(rate) => ((began.elapsed().as_secs_f64() * rate) as u64 + 1).saturating_sub(made),
                 None => {
                     let ahead = self.each[0] * AHEAD;
-                    let behind = async || expected < self.tally.told.load(Relaxed) - told + ahead;
-                    until("the clients are told", behind).await?;
+                    let behind = async || expected < self.tally.received.load(Relaxed) - received + ahead;
+                    until("the clients receive transitions", behind).await?;
                     AT_ONCE as u64
                 }
             };
@@ -226,7 +239,7 @@ impl Group {
     }
 }
 
-/// Clients that watch all users by name, ask for more than the kernel takes in for them, and never read.
+/// Clients that watch all users by name, request more than the kernel buffers for them, and never read.
 async fn stuck(site: &Site, number: usize) -> Result<Vec<Client>> {
     let watch = |users: Vec<String>| json!({"type": "watch", "users": users}).to_string();
     let (all, long) =
@@ -243,17 +256,17 @@ async fn stuck(site: &Site, number: usize) -> Result<Vec<Client>> {
     Ok(clients)
 }
 
-/// One user whom everybody watches comes and goes: from the change until the last client is told.
+/// One user that all clients watch: the time from each change until the last client has received it.
 async fn one_user(site: &Site, report: &Report, count: usize) -> Result<()> {
     let watch = json!({"type": "watch", "users": [name(0)]}).to_string();
     let group = Group::connect(site, count, |_| watch.clone(), vec![count as u64]).await?;
     let (mut lasts, mut all) = (Vec::new(), Vec::new());
     let cpu = site.cpu();
     for flip in 0..FLIPS {
-        let told = group.tally.told.load(Relaxed);
+        let received = group.tally.received.load(Relaxed);
         site.change(&group.tally, &[0], flip % 2 == 0).await?;
-        let done = async || group.tally.told.load(Relaxed) - told >= count as u64;
-        until("all are told", done).await?;
+        let done = async || group.tally.received.load(Relaxed) - received >= count as u64;
+        until("all clients receive the transition", done).await?;
         let lags = group.tally.take_lags();
         lasts.extend(lags.last().copied());
         all.extend(lags);
@@ -263,7 +276,10 @@ async fn one_user(site: &Site, report: &Report, count: usize) -> Result<()> {
     lasts.sort_by(f64::total_cmp);
     all.sort_by(f64::total_cmp);
     let [[p50, p99, _], [last, _, latest]] = [quantiles(&all), quantiles(&lasts)];
-    let what = format!("all watch one user, {FLIPS} times; the last has it after {} at the median", ms(last));
+    let what = format!(
+        "all watch one user, {FLIPS} transitions; the last client receives it after {} (median)",
+        ms(last)
+    );
     report.row(
         json!({"bench": "fanout", "what": "all watch one user", "watchers": count, "lost": 0, "p50_ms": p50,
             "p99_ms": p99, "max_ms": latest, "last_ms": last, "cpu_us": cpu_us}),

@@ -1,4 +1,4 @@
-//! Heartbeats of users who are online already: how many a daemon takes in, and what each costs it.
+//! Heartbeats of users who are online already: rate, and the daemon's CPU per heartbeat.
 
 use super::report::{Report, bar, known};
 use super::{Site, until};
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 /// Heartbeats in one pipeline or request.
 const TOGETHER: usize = 500;
-/// Pipelines or requests under way.
+/// Concurrent pipelines or requests.
 const WRITERS: usize = 4;
 const TTL: Duration = Duration::from_secs(600);
 
 pub async fn measure(site: &Site, report: &Report, users: usize, lasts: Duration) -> Result<()> {
-    report.head(&["heartbeats", "users", "written/s", "events taken in", "gaps", "daemon's CPU each"]);
+    report.head(&["heartbeats", "users", "written/s", "events received", "gaps", "daemon's CPU each"]);
     let all: Vec<usize> = (0..users).collect();
     for some in all.chunks(TOGETHER) {
         site.beat(some, TTL).await?;
@@ -24,15 +24,15 @@ pub async fn measure(site: &Site, report: &Report, users: usize, lasts: Duration
         row(site, report, &all, lasts, true).await?;
     }
     row(site, report, &all, lasts, false).await?;
-    // What is measured next finds nobody online.
+    // The next measurement starts with nobody online.
     for some in all.chunks(TOGETHER) {
         site.end(some).await?;
     }
     settled(site).await
 }
 
-async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, straight: bool) -> Result<()> {
-    let what = if straight { "SET, straight to Redis" } else { "POST /v1/heartbeats" };
+async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, direct: bool) -> Result<()> {
+    let what = if direct { "SET, directly to Redis" } else { "POST /v1/heartbeats" };
     let (before, cpu, began) = (site.stats().await?, site.cpu(), Instant::now());
     let bar = bar(what, lasts.as_millis() as u64);
     let writers = (0..WRITERS).map(|writer| {
@@ -42,7 +42,7 @@ async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, str
             while began.elapsed() < lasts {
                 let Some(some) = some.next() else { break };
                 bar.set_position(began.elapsed().as_millis() as u64);
-                if straight {
+                if direct {
                     site.beat(some, TTL).await?;
                 } else {
                     site.beat_by_http(some, TTL).await?;
@@ -57,9 +57,9 @@ async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, str
     bar.finish_and_clear();
     settled(site).await?;
     let after = site.stats().await?;
-    let grown = |name: &str| count(&after[name]) - count(&before[name]);
+    let growth = |name: &str| count(&after[name]) - count(&before[name]);
     let gaps = all(&after["gaps"]) - all(&before["gaps"]);
-    let (events, rate) = (grown("events"), written as f64 / seconds);
+    let (events, rate) = (growth("events"), written as f64 / seconds);
     let share = events as f64 / written.max(1) as f64;
     let cpu_us = site.cpu().zip(cpu).map(|(after, before)| (after - before) / written.max(1) as f64 * 1e6);
     report.row(
@@ -77,7 +77,7 @@ async fn row(site: &Site, report: &Report, users: &[usize], lasts: Duration, str
     Ok(())
 }
 
-/// The gaps of all causes.
+/// The number of gaps of all causes.
 fn all(causes: &serde_json::Value) -> u64 {
     causes.as_object().map_or(0, |causes| causes.values().map(count).sum())
 }
@@ -86,10 +86,10 @@ fn count(value: &serde_json::Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-/// Waits until the daemon has taken in what was written: until its count of events stands still.
+/// Waits until the daemon has processed all events: until their count stops growing.
 async fn settled(site: &Site) -> Result<()> {
     let mut last = u64::MAX;
-    until("all events are taken in", async || {
+    until("the daemon processes all events", async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let Ok(stats) = site.stats().await else { return false };
         std::mem::replace(&mut last, count(&stats["events"])) == last

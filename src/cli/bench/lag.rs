@@ -1,4 +1,4 @@
-//! From the fact to a client that watches everybody.
+//! The time from a change to its message at a client that watches everybody.
 
 use super::client::{Client, Tally};
 use super::report::{Report, bar, ms, quantiles};
@@ -9,27 +9,27 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Users who come, go and fall silent one by one, at most.
+/// Maximum users that change one by one.
 const FEW: usize = 1_000;
-/// Between two of them.
+/// Pause between two of them.
 const PAUSE: Duration = Duration::from_millis(2);
-/// The TTL of those who fall silent.
+/// TTL of users who go silent one by one.
 const TTL: Duration = Duration::from_secs(2);
-/// The TTL of those who do so all at once: so much, and so much more for each, to have the time to write it.
+/// TTL of users who go silent in the same second: a base, plus the time to write each key.
 const TTL_OF_MANY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_micros(60));
 const TOGETHER: usize = 1_000;
 
 pub async fn measure(site: &Site, report: &Report, users: usize) -> Result<()> {
-    report.head(&["lag", "users", "told", "p50", "p99", "max"]);
+    report.head(&["lag", "users", "received", "p50", "p99", "max"]);
     let few = users.min(FEW);
     let tally = Tally::of_each(users);
     let mut client = Client::connect(&site.address, 0).await?;
     client.send(r#"{"type":"watch","all":true}"#).await?;
     let _client = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(client.count(tally.clone())));
-    until("it has its snapshot", async || tally.snapshots.load(Relaxed) > 0).await?;
+    until("the client receives its snapshot", async || tally.snapshots.load(Relaxed) > 0).await?;
     for (what, come) in [("online, after the SET was sent", true), ("offline, after the DEL was sent", false)]
     {
-        let told = tally.told.load(Relaxed);
+        let received = tally.received.load(Relaxed);
         let bar = bar(what, few as u64);
         for user in 0..few {
             site.change(&tally, &[user], come).await?;
@@ -37,7 +37,7 @@ pub async fn measure(site: &Site, report: &Report, users: usize) -> Result<()> {
             sleep(PAUSE).await;
         }
         bar.finish_and_clear();
-        row(report, &tally, what, few, told).await?;
+        row(report, &tally, what, few, received).await?;
     }
     one_by_one(site, report, &tally, few).await?;
     all_at_once(site, report, &tally, users).await
@@ -45,29 +45,29 @@ pub async fn measure(site: &Site, report: &Report, users: usize) -> Result<()> {
 
 async fn one_by_one(site: &Site, report: &Report, tally: &Tally, few: usize) -> Result<()> {
     let what = "offline, one by one, after the deadline";
-    let (told, bar) = (tally.told.load(Relaxed), bar(what, few as u64));
+    let (received, bar) = (tally.received.load(Relaxed), bar(what, few as u64));
     for user in 0..few {
-        // From the deadline on, as early as it can be: that the lag is rather told too long.
+        // The earliest possible deadline, so the lags are rather too long than too short.
         tally.changed[user].store(tally.now_us() + TTL.as_micros() as u64, Relaxed);
         site.beat(&[user], TTL).await?;
         bar.inc(1);
         sleep(PAUSE).await;
     }
     bar.finish_and_clear();
-    // Each came and went; those who came had their deadline still before them, and their lag is no lag.
-    row(report, tally, what, few, told + few as u64).await
+    // Each user goes online and offline; only the second transition, after the deadline, has a lag.
+    row(report, tally, what, few, received + few as u64).await
 }
 
 async fn all_at_once(site: &Site, report: &Report, tally: &Tally, users: usize) -> Result<()> {
     let what = "offline, all in the same second, after the deadline";
-    let told = tally.told.load(Relaxed);
+    let received = tally.received.load(Relaxed);
     let ttl = TTL_OF_MANY.0 + TTL_OF_MANY.1 * users as u32;
     let began = Instant::now();
     let at_us = tally.now_us() + ttl.as_micros() as u64;
     let all: Vec<usize> = (0..users).collect();
     let bar = bar(what, users as u64);
     for some in all.chunks(TOGETHER) {
-        // Spread over one second, in the order in which they were written.
+        // Deadlines are spread over one second, in the order of the writes.
         let within = Duration::from_secs(1).mul_f64(some[0] as f64 / users as f64);
         let left = ttl.saturating_sub(began.elapsed()) + within;
         some.iter().for_each(|&user| {
@@ -78,15 +78,15 @@ async fn all_at_once(site: &Site, report: &Report, tally: &Tally, users: usize) 
     }
     bar.finish_and_clear();
     sleep_until(began + ttl).await;
-    row(report, tally, what, users, told + users as u64).await
+    row(report, tally, what, users, received + users as u64).await
 }
 
-/// Waits for the rest of so many that are told after `told`, and writes the row.
-async fn row(report: &Report, tally: &Tally, what: &str, users: usize, told: u64) -> Result<()> {
-    let all = async || tally.told.load(Relaxed) >= told + users as u64;
-    until("all are told", all).await?;
+/// Waits until `users` more transitions than `received` have arrived, and prints the row.
+async fn row(report: &Report, tally: &Tally, what: &str, users: usize, received: u64) -> Result<()> {
+    let all = async || tally.received.load(Relaxed) >= received + users as u64;
+    until("all transitions arrive", all).await?;
     let lags = tally.take_lags();
-    // Whoever came before going has no lag that counts: it was told before its deadline.
+    // Transitions to online arrived before the deadline; their lag does not count.
     let lags = &lags[lags.len().saturating_sub(users)..];
     let [p50, p99, max] = quantiles(lags);
     report.row(

@@ -1,4 +1,4 @@
-//! `keybeat bench`: what a daemon holds and how fast it tells, measured by clients of its own.
+//! `keybeat bench`: the load and the latency of a daemon, measured with real clients.
 
 mod client;
 mod connections;
@@ -19,23 +19,23 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// Files that a process needs beside one for each client.
+/// Open files of a process apart from one per client.
 const OTHER_FILES: u64 = 200;
 /// Clients that connect at the same time.
 const CONNECTING: usize = 200;
-/// How long something may take before the bench gives up.
+/// Time limit of each step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is measured.
+/// The parts of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum What {
-    /// From the fact to a client: who comes, who goes, who falls silent, many in the same second
+    /// Time from a change to a client's message: SET, DEL, deadline, many deadlines in one second
     Lag,
-    /// Heartbeats taken in: how many a second, and what each costs the daemon
+    /// Heartbeats per second, and the daemon's CPU per heartbeat
     Heartbeats,
-    /// Transitions told to many clients: lag and CPU
+    /// Transitions sent to many clients: lag, and the daemon's CPU per delivery
     Fanout,
-    /// Sockets: how soon they stand, what each costs in memory, and how soon all are back after a loss
+    /// Many sockets: time to connect, memory per socket, time to reconnect after the daemon was killed
     Connections,
 }
 
@@ -69,14 +69,14 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each client is an open file here, and one in the daemon.
+/// Checks the limit of open files: each client needs one here and one in the daemon.
 fn check_files(clients: u64) -> Result<()> {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let may = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     match may {
         Some(may) if may < clients + OTHER_FILES => bail!(
-            "{clients} clients need {} open files and this process may have {may}; raise it: ulimit -n {}, or take fewer: \
+            "{clients} clients need {} open files, but the limit is {may}; raise it (ulimit -n {}) or use fewer clients: \
              --clients {}",
             clients + OTHER_FILES,
             clients + OTHER_FILES,
@@ -86,19 +86,22 @@ fn check_files(clients: u64) -> Result<()> {
     }
 }
 
-/// Waits until `check` says yes.
+/// Waits until `check` returns true.
+///
+/// # Errors
+/// It does not within [`PATIENCE`].
 async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !check().await {
         if Instant::now() > end {
-            bail!("{PATIENCE:?} were not enough until {what}");
+            bail!("gave up after {PATIENCE:?} of waiting until {what}");
         }
         sleep(Duration::from_millis(2)).await;
     }
     Ok(())
 }
 
-/// Connects clients, a few hundred at a time, each of which asks for its message and then counts.
+/// Connects `count` clients, a few hundred at a time. Each sends its message, if any, and then counts what it receives.
 async fn crowd(
     site: &Site,
     count: usize,

@@ -1,4 +1,4 @@
-//! The daemon that is measured: one that runs, or one of our own on a Redis of our own.
+//! The daemon that is measured: a running one, or one that the bench starts on a private Redis.
 
 use super::client::{Place, Tally, name};
 use super::until;
@@ -20,11 +20,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::process::{Child, Command};
 
-/// What the keys live for that nobody renews.
+/// TTL of keys that are not renewed.
 const LONG: Duration = Duration::from_secs(3600);
-/// Requests under way to a daemon whose Redis we do not know.
+/// Concurrent requests to a daemon whose Redis is unknown.
 const REQUESTS: usize = 32;
-/// Clock ticks a second on Linux, in which the CPU of a process is counted.
+/// Clock ticks per second on Linux, the unit of CPU times in `/proc`.
 const TICKS: f64 = 100.0;
 
 pub struct Site {
@@ -41,10 +41,15 @@ struct Own {
 }
 
 impl Site {
-    /// A daemon that runs.
+    /// A running daemon.
+    ///
+    /// # Errors
+    /// It uses TLS, cannot be reached, or refuses the token.
     pub async fn running(url: &Address, token: &TokenArgs) -> Result<Site> {
         if url.is_secure() {
-            bail!("{url} speaks TLS, which is not measured; name it as http://HOST:PORT, without TLS");
+            bail!(
+                "{url} uses TLS, which bench does not support; name a daemon without TLS: http://HOST:PORT"
+            );
         }
         let host = url.host();
         let mut found = tokio::net::lookup_host(&host).await?;
@@ -56,7 +61,10 @@ impl Site {
         Ok(site)
     }
 
-    /// A daemon of our own.
+    /// Starts a daemon on a private Redis.
+    ///
+    /// # Errors
+    /// One of them does not start.
     pub async fn own() -> Result<Site> {
         let embedded = Embedded::start().await?;
         let at = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -75,7 +83,7 @@ impl Site {
         self.own.is_some()
     }
 
-    /// Kills a daemon of our own and starts it again; does nothing to another.
+    /// Kills and restarts the daemon, if the bench has started it.
     pub async fn restart(&mut self) -> Result<()> {
         let Some(own) = &mut self.own else { return Ok(()) };
         own.daemon.kill().await?;
@@ -83,9 +91,9 @@ impl Site {
         self.ready().await
     }
 
-    /// Kills a daemon of our own.
+    /// Kills the daemon, which the bench must have started.
     pub async fn kill(&mut self) -> Result<()> {
-        let own = self.own.as_mut().context("the daemon is not our own")?;
+        let own = self.own.as_mut().context("the bench has not started this daemon")?;
         Ok(own.daemon.kill().await?)
     }
 
@@ -110,14 +118,14 @@ impl Site {
         std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
     }
 
-    /// Resident memory of a daemon of our own, in bytes.
+    /// Resident memory of the daemon in bytes, if the bench has started it.
     pub fn memory(&self) -> Option<f64> {
         let status = self.own_file("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
     }
 
-    /// Seconds of CPU of a daemon of our own so far.
+    /// CPU seconds of the daemon so far, if the bench has started it.
     pub fn cpu(&self) -> Option<f64> {
         let stat = self.own_file("stat")?;
         let after = stat.rsplit_once(')')?.1;
@@ -125,13 +133,13 @@ impl Site {
         Some(ticks.sum::<Result<f64, _>>().ok()? / TICKS)
     }
 
-    /// The daemon's counts.
+    /// The answer of `/v1/stats`.
     pub async fn stats(&self) -> Result<Json> {
         let text = self.http.ask(Method::GET, "/v1/stats", None).await?;
-        serde_json::from_slice(&text).context("the daemon's answer cannot be read")
+        serde_json::from_slice(&text).context("cannot parse the answer of the daemon")
     }
 
-    /// A counter of the metrics; 0 where the daemon has none such.
+    /// A counter of `/metrics`; 0 if the daemon does not report it.
     pub async fn counter(&self, name: &str) -> Result<f64> {
         let text = self.http.ask(Method::GET, "/metrics", None).await?;
         let text = String::from_utf8_lossy(&text);
@@ -139,14 +147,14 @@ impl Site {
         Ok(value.unwrap_or(0.0))
     }
 
-    /// Lets users come or go.
+    /// Makes users go online or offline.
     pub async fn change(&self, tally: &Tally, users: &[usize], come: bool) -> Result<()> {
-        // Early by the way to Redis: lags are rather told too long.
+        // This is before the write reaches Redis, so the lags are rather too long than too short.
         users.iter().for_each(|&user| tally.changed[user].store(tally.now_us(), Relaxed));
         if come { self.beat(users, LONG).await } else { self.end(users).await }
     }
 
-    /// Deletes the users' keys, in one pipeline where the Redis is ours.
+    /// Deletes the users' keys, in one pipeline if the bench has started Redis.
     pub async fn end(&self, users: &[usize]) -> Result<()> {
         let Some(own) = &self.own else { return self.delete(users).await };
         let pipeline = own.redis.client().pipeline();
@@ -168,7 +176,7 @@ impl Site {
         Ok(())
     }
 
-    /// Heartbeats of users: straight to a Redis of our own, else through the daemon.
+    /// Sends heartbeats: directly to Redis if the bench has started it, else through the daemon.
     pub async fn beat(&self, users: &[usize], ttl: Duration) -> Result<()> {
         let Some(own) = &self.own else { return self.beat_by_http(users, ttl).await };
         let pipeline = own.redis.client().pipeline();
@@ -180,7 +188,7 @@ impl Site {
         Ok(())
     }
 
-    /// Heartbeats of users in one request.
+    /// Sends heartbeats through the daemon in one request.
     pub async fn beat_by_http(&self, users: &[usize], ttl: Duration) -> Result<()> {
         let beat = |&user: &usize| json!({"user": name(user), "ttl_ms": ttl.as_millis() as u64});
         let users: Vec<Json> = users.iter().map(beat).collect();
@@ -196,5 +204,5 @@ fn serve(embedded: &Embedded, at: SocketAddr) -> Result<Child> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .context("the daemon cannot be started")
+        .context("cannot start the daemon")
 }

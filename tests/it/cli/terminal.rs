@@ -65,7 +65,7 @@ async fn who_waits_for_a_daemon_that_says_nothing_is_told_so_and_then_what_to_do
     for other in &others {
         other.shows(&format!("waiting for {url}")).await;
     }
-    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; start it again");
+    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; restart it");
     for other in &others {
         let screen = other.shows("exit code 1").await;
         assert!(screen.replace('\n', "").contains(&failure) && !screen.contains("waiting for"), "{screen}");

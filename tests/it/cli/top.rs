@@ -67,7 +67,7 @@ async fn that_no_daemon_is_there_is_said_and_one_that_comes_is_shown() {
     let url = format!("http://127.0.0.1:{port}");
     let top = top(180, 24, &["--url", &url]);
     top.shows(&format!("not connected: no daemon answers at {url}")).await;
-    top.shows("start one (keybeat serve)").await;
+    top.shows("start a daemon (keybeat serve)").await;
     let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
     top.shows("live, Redis up").await;
     redis.call(&["SET", "presence:bob", "1", "EX", "60"]);

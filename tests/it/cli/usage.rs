@@ -582,9 +582,9 @@ async fn wrong_usage_ends_with_2_and_says_what_is_right() {
         (&["beat", "alice", "--every", "0s"], &["--every"]),
         (&["beat", "alice", "--ttl", "1ms"], &["--ttl", "100ms"]),
         (&["beat", "alice", "--ttl=-5s"], &["--ttl"]),
-        (&["serve", "--listen", "localhost"], &["--listen", "'localhost'", "as 127.0.0.1:7400"]),
-        (&["serve", "--listen", "localhost:7401"], &["'localhost:7401'", "as 127.0.0.1:7401"]),
-        (&["serve", "--listen", ":7401"], &["':7401'", "as 127.0.0.1:7401"]),
+        (&["serve", "--listen", "localhost"], &["--listen", "'localhost'", "write 127.0.0.1:7400"]),
+        (&["serve", "--listen", "localhost:7401"], &["'localhost:7401'", "write 127.0.0.1:7401"]),
+        (&["serve", "--listen", ":7401"], &["':7401'", "write 127.0.0.1:7401"]),
         (&["serve", "--listen", "::1"], &["'::1'", "[::1]:PORT"]),
         (&["serve", "--listen", "127.0.0.1:99999"], &["'127.0.0.1:99999'", "up to 65535"]),
         (&["serve", "--ttl", "fast"], &["fast", "10s"]),
@@ -691,7 +691,7 @@ async fn a_daemon_that_says_nothing_is_a_failure_after_10_s_and_watch_says_it_on
         .map(|args| [args, &["--url", &url]].concat());
     let [get, beat, check] = commands.each_ref().map(|args| run(args));
     let (get, beat, check) = tokio::join!(get, beat, check);
-    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; start it again");
+    let failure = format!("{url} did not answer within 10s: it is stopped, or no daemon; restart it");
     for ran in [get, beat, check] {
         assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(1), "", 1), "{ran:?}");
         assert!(ran.err.contains(&failure) && ran.err.contains("--url http://HOST:PORT"), "{ran:?}");

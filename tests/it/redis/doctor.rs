@@ -119,7 +119,9 @@ async fn a_setting_that_a_restart_would_undo_is_found() {
     let stock = Redis::stock();
     let (_, findings) = doctor(&stock.url()).await;
     assert_eq!(wrong(&findings), [("events", "warning"), ("restart", "note"), ("buffers", "note")]);
-    assert!(of(&findings, "restart")["cause"].as_str().expect("a text").contains("without a file"));
+    assert!(
+        of(&findings, "restart")["cause"].as_str().expect("a text").contains("without a configuration file")
+    );
 }
 
 /// What docs/OPERATING.md says are the fewest rights that work.

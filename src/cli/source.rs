@@ -1,0 +1,97 @@
+//! Where a command gets its data: from a daemon, or from Redis itself.
+
+use super::{Usage, access, address, daemon, tls, values};
+use crate::config::{DEFAULT_PREFIX, DEFAULT_REDIS};
+use crate::redis::target::Target;
+use anyhow::{Result, bail};
+use clap::Parser;
+
+/// The Redis of a command that needs no daemon.
+#[derive(Parser)]
+pub struct RedisArgs {
+    /// Redis or Valkey URL: redis://, rediss://, redis+unix://, redis-sentinel:// or redis-cluster://
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, hide_env_values = true)]
+    pub redis: String,
+    #[command(flatten)]
+    pub redis_tls: tls::RedisTlsArgs,
+    /// Prefix of presence keys
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
+    pub prefix: String,
+}
+
+/// The daemon or the Redis of a command that can use both.
+#[derive(Parser)]
+pub struct SourceArgs {
+    #[command(flatten)]
+    pub address: address::AddressArgs,
+    /// Read from this Redis, without a daemon
+    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
+    pub redis: Option<String>,
+    /// Prefix of presence keys; used only with --redis
+    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
+    pub prefix: String,
+    #[command(flatten)]
+    pub redis_tls: tls::RedisTlsArgs,
+    #[command(flatten)]
+    pub token: access::TokenArgs,
+}
+
+/// What the arguments of [`SourceArgs`] mean.
+pub enum Source {
+    Daemon(daemon::Daemon),
+    Redis(Target),
+}
+
+impl SourceArgs {
+    /// The source that the arguments name.
+    ///
+    /// # Errors
+    /// A URL or a certificate cannot be used.
+    pub fn source(&self) -> Result<Source> {
+        match (&self.address.url, &self.redis) {
+            (None, Some(url)) => Ok(Source::Redis(redis(url, &self.redis_tls)?)),
+            _ => Ok(Source::Daemon(daemon::Daemon::new(&self.address, self.token.clone())?)),
+        }
+    }
+}
+
+/// Parses a Redis URL. This is no value parser of clap: clap would print the URL with its password.
+///
+/// # Errors
+/// [`Usage`] if the URL cannot be parsed; the text hides the password.
+pub fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
+    if !url.contains("://") {
+        // The text may contain a password, and it is unknown where the password begins.
+        let host = url.rsplit('@').next().unwrap_or_default();
+        let text = format!(
+            "the Redis URL that ends in {} has no scheme; write redis://[USER:PASSWORD@]HOST[:PORT][/DB]",
+            crate::error::shown(host)
+        );
+        bail!(Usage(text));
+    }
+    let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
+    target.with_tls(&tls.files())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn redis_urls_never_show_their_password(
+            scheme in "(redis|rediss|valkey|redis\\+unix|redis-sentinel|.{0,6})(://)?",
+            host in "[a-z0-9.:/\\[\\]?=&%-]{0,24}", any in ".{0,30}",
+        ) {
+            for url in [format!("{scheme}u:hunter2@{host}"), format!("{scheme}{any}")] {
+                let none = tls::RedisTlsArgs::parse_from(["keybeat"]);
+                let shown = match super::redis(&url, &none) {
+                    Ok(target) => target.shown().to_owned(),
+                    Err(why) => format!("{why:#}"),
+                };
+                prop_assert!(!shown.contains("hunter2"), "{}", shown);
+            }
+        }
+    }
+}

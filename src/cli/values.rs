@@ -1,0 +1,75 @@
+//! Parsers of single values: text in, a value or the reason for the refusal out.
+
+use crate::config::DEFAULT_LISTEN;
+use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
+use crate::presence::Key;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// An IP address and port. Host names are refused: one name may stand for several addresses, some of them public.
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let example = port.map_or(DEFAULT_LISTEN.to_owned(), |port| format!("127.0.0.1:{port}"));
+        format!("not IP:PORT with a port up to 65535; write {example}, or [::1]:PORT for IPv6")
+    })
+}
+
+/// A prefix of keys. It keeps the daemon away from all other keys, so it cannot be empty.
+pub fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(
+            "an empty prefix would make every key of the database a presence key; write presence:".into()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// A duration with its unit, longer than zero.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
+    if duration.is_zero() { Err("the duration must be longer than 0".into()) } else { Ok(duration) }
+}
+
+/// The TTL of a heartbeat.
+pub fn ttl(text: &str) -> Result<humantime::Duration, String> {
+    let ttl = duration(text)?;
+    let allowed = Duration::from_millis(MIN_TTL_MS)..=Duration::from_millis(MAX_TTL_MS);
+    if allowed.contains(&ttl) { Ok(ttl.into()) } else { Err("the TTL must be from 100ms to 1day".into()) }
+}
+
+/// A user name.
+pub fn user(text: &str) -> Result<String, String> {
+    crate::presence::check_user(text).map_err(|why| format!("a user name {why}"))?;
+    Ok(text.to_owned())
+}
+
+/// A user name, optionally with `#` and a session name.
+pub fn key(text: &str) -> Result<Key, String> {
+    Key::parse(text.as_bytes()).map_err(|why| format!("a user or session name {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(text in ".{0,40}", number in "-?[0-9]{0,25}(ms|s|m|h|years| )?") {
+            for text in [&text, &number] {
+                if let Ok(duration) = super::duration(text) {
+                    prop_assert!(!duration.is_zero());
+                }
+                if let Ok(ttl) = super::ttl(text) {
+                    prop_assert!((MIN_TTL_MS..=MAX_TTL_MS).contains(&(ttl.as_millis() as u64)));
+                }
+                prop_assert_eq!(super::user(text).is_ok(), crate::presence::check_user(text).is_ok());
+                prop_assert_eq!(super::prefix(text).is_ok(), !text.is_empty());
+                if let Ok(key) = super::key(text) {
+                    prop_assert_eq!(key.as_str(), text);
+                }
+            }
+        }
+    }
+}
