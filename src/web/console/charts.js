@@ -1,4 +1,4 @@
-/** Small charts of the last two minutes, or of as much as is known, drawn by hand, with their axes in words. */
+/** Small charts of the last two minutes, or less if less is known, with labelled axes. */
 
 import { $, make, number, setAttribute, setText, short, span } from './tools.js';
 
@@ -15,13 +15,13 @@ export class Chart {
   #labels;
   #options;
   #second = thisSecond();
-  /** A list of values a second, the one that runs last; null where nothing is known. */
+  /** One list of values per second, the current second last; null where nothing is known. */
   samples = [];
 
   /**
-   * @param {string} id of the element that it fills
-   * @param {{ title: string, series?: string[], fromZero?: boolean, counts?: boolean }} options `counts`: seconds start from
-   *   zero and are added to, else the value of a second is the last that was set
+   * @param {string} id of the element that the chart fills
+   * @param {{ title: string, series?: string[], fromZero?: boolean, counts?: boolean }} options `counts`: each second starts
+   *   at zero and add() increases it; else the value of a second is the last one that was set
    */
   constructor(id, options) {
     this.#options = { series: [''], ...options };
@@ -45,7 +45,7 @@ export class Chart {
     this.#box.append(drawing);
   }
 
-  /** Moves on to the second that runs; what was not sampled meanwhile is not known. */
+  /** Advances to the current second; seconds without a sample are unknown. */
   roll() {
     const second = thisSecond(), steps = Math.min(second - this.#second, SECONDS + 1);
     this.#second = second;
@@ -54,7 +54,7 @@ export class Chart {
     this.samples = this.samples.slice(-SECONDS - 2);
   }
 
-  /** From now on it is known. */
+  /** Starts counting: from now on the values are known. */
   begin() { if (!this.samples.length) this.samples.push([0]); }
 
   add(n) {
@@ -69,13 +69,13 @@ export class Chart {
     else this.samples.push(values);
   }
 
-  /** The values of whole seconds, the latest last. */
+  /** The values of complete seconds, the latest last. */
   get whole() { return this.#options.counts ? this.samples.slice(0, -1) : this.samples.slice(-SECONDS - 1); }
 
   draw() {
     const whole = this.whole, known = whole.filter(Boolean).flat().filter(Number.isFinite);
     this.#box.classList.toggle('empty', known.length < 2);
-    if (known.length < 2) return setAttribute(this.#box, 'aria-label', `${this.#options.title}: not yet known`);
+    if (known.length < 2) return setAttribute(this.#box, 'aria-label', `${this.#options.title}: no data yet`);
     const [low, high] = this.#range(Math.min(...known), Math.max(...known));
     const width = Math.max(LEAST_SECONDS, whole.length - 1), from = width - whole.length + 1;
     setAttribute(this.#svg, 'viewBox', `0 0 ${width} ${HEIGHT}`);
@@ -121,7 +121,7 @@ export class Chart {
   }
 }
 
-/** The next of 1, 2, 5, 10, 20, … */
+/** The smallest of 1, 2, 5, 10, 20, … that is at least `value`. */
 function ceiling(value) {
   if (value <= 0) return 1;
   const size = 10 ** Math.floor(Math.log10(value));

@@ -1,4 +1,4 @@
-/** The console: follows everybody, and hands what it hears to the grid, the charts, the feed, and the daemon's health. */
+/** The console: watches everybody, and passes changes to the grid, the charts, the feed and the health panel. */
 
 import { Keybeat } from '/keybeat.js';
 import { Chart } from './charts.js';
@@ -8,15 +8,15 @@ import { renderHealth, renderReady } from './health.js';
 import { LEFT_MS, Roster } from './roster.js';
 import { $, clock, fold, make, number, plural, setSkew, setText, short } from './tools.js';
 
-const FEED_ROWS = 200;                  // elements in the page at most
-const RENDER_MS = 100, FLOOD_MS = 400;  // changes are drawn at most this often; in a flood no one could read more
+const FEED_ROWS = 200;                  // maximum elements in the page
+const RENDER_MS = 100, FLOOD_MS = 400;  // minimum time between redraws; in a flood people cannot read more
 const FLOOD = 200;                      // transitions per second
 const POLL_MS = 2000, ANSWER_MS = 3000;
 
-// ---- What is known
+// ---- State
 const roster = new Roster();
-let haveView = false;                   // a snapshot was shown
-const latest = [];                      // of the feed, the newest first
+let haveView = false;                   // a snapshot has arrived
+const latest = [];                      // transitions of the feed, newest first
 
 const details = new Details(roster, askUser, (user) => latest.filter((one) => one.user === user));
 const grid = new Grid(roster, (user, byKey) => details.open(user, byKey));
@@ -51,7 +51,7 @@ function render() {
   renderDue = false;
   lastRender = performance.now();
   roster.pick();
-  renderWords(); // before the grid, whose place they may take
+  renderWords(); // before the grid, because the texts may replace it
   grid.draw();
   renderFeed();
   details.draw();
@@ -61,17 +61,17 @@ function render() {
 function renderWords() {
   const { needle, kind, held, matches } = roster, size = roster.users.size;
   if (haveView) setText($('online'), number.format(size));
-  const among = kind === 'left' ? plural(matches, 'user') + ' left while this page was open' : `${number.format(matches)} came in the last minute`;
+  const among = kind === 'left' ? plural(matches, 'user') + ' went offline while this page was open' : `${number.format(matches)} went online in the last minute`;
   const all = kind === 'online' ? 'Newest first' : among;
   setText($('matches'), !haveView ? '' : needle ? `${number.format(matches)} of ${number.format(kind === 'left' ? roster.left.size : size)} match` : all);
   $('release').hidden = !held;
-  if (held) setText($('release'), held.came || held.left ? `${number.format(held.came)} came, ${number.format(held.left)} left since: show` : 'Held: back to the newest');
+  if (held) setText($('release'), held.came || held.left ? `Paused: ${number.format(held.came)} came, ${number.format(held.left)} left since. Show` : 'Paused. Back to the newest');
   const empty = haveView && !size && kind === 'online' && !needle && !roster.shown.length;
   $('empty').hidden = !empty;
   const nobody = haveView && !empty && !roster.shown.length;
   $('nobody').hidden = !nobody;
   if (!nobody) return;
-  setText($('nobody-words'), needle ? 'No one here matches.' : 'No one yet.');
+  setText($('nobody-words'), needle ? 'No user matches.' : 'No users yet.');
   $('look-up').hidden = !needle;
   setText($('look-up'), `Look up ${$('filter').value.trim()}`);
 }
@@ -83,7 +83,7 @@ function addToFeed(entry) {
   unseen.push(entry);
   latest.unshift(entry);
   if (latest.length > FEED_ROWS) latest.length = FEED_ROWS;
-  if (unseen.length > 2 * FEED_ROWS) unseen = unseen.slice(-FEED_ROWS); // a hidden page draws nothing: nor may it hoard
+  if (unseen.length > 2 * FEED_ROWS) unseen = unseen.slice(-FEED_ROWS); // a hidden page draws nothing, so the list needs a limit
 }
 
 function renderFeed() {
@@ -94,7 +94,7 @@ function renderFeed() {
 }
 
 function feedRow(entry) {
-  if (entry.gap) return make('li', 'soft', 'Reconnected: changes in between are not listed');
+  if (entry.gap) return make('li', 'soft', 'Reconnected. Transitions before this are not listed');
   const row = make('li', entry.state), name = make('bdi', 'name', entry.user), dot = make('span', 'dot');
   name.title = entry.user;
   dot.setAttribute('aria-hidden', 'true');
@@ -123,13 +123,13 @@ async function poll() {
     setSkew(Date.parse(answer.headers.get('date')) + 500 - Date.now()); // the header has whole seconds
     const stats = answer.ok ? await answer.json() : {};
     renderStats(stats);
-    // A status message that came after the question is newer than the answer.
-    if (stats.redis?.status && redisHeard < asked) setRedis(stats.redis.status, redisSince);
+    // A status message that arrived after the request is newer than the answer.
+    if (stats.redis?.status && redisStatusAt < asked) setRedis(stats.redis.status, redisSince);
     if (answer.ok && polls++ % 3 === 0) await refreshSessions();
     renderReady(await (await ask('/readyz')).text());
     await details.refresh();
   } catch {
-    if (++unanswered >= 3) keybeat?.reconnect(); // its other end vanished: by itself it would look open for minutes
+    if (++unanswered >= 3) keybeat?.reconnect(); // the daemon vanished: without this the connection would look open for minutes
   } finally {
     polling = false;
   }
@@ -147,7 +147,7 @@ function renderStats(stats) {
   renderHealth(stats);
 }
 
-/** A second session of a user is no transition, so those in sight are asked for from time to time. */
+/** A second session of a user is no transition, so the page queries visible users from time to time. */
 async function refreshSessions() {
   const names = grid.inSight;
   if (!names.length) return;
@@ -160,7 +160,7 @@ async function refreshSessions() {
   renderSoon();
 }
 
-/** What the daemon knows of one user; in a body, since a path cannot hold every name. */
+/** The daemon's object of one user. The name is in the body, because a path cannot contain every name. */
 async function askUser(user) {
   const answer = await ask('/v1/users/query', { users: [user] });
   return answer.ok ? (await answer.json()).users[0] : null;
@@ -168,16 +168,16 @@ async function askUser(user) {
 
 // ---- The connection
 let keybeat = null, phase = 'connecting'; // connecting, live, waiting, stopped
-let redis = 'up', redisSince = null, redisHeard = -Infinity;
+let redis = 'up', redisSince = null, redisStatusAt = -Infinity;
 let token = '', stopReason = '', retryAt = 0;
 let askedReady = false;                 // in this outage
 
-/** What a reason of the client's means here. */
+/** Texts for the client's reasons to stop. */
 const STOPPED = {
-  unauthorized: 'A valid token is needed',
-  invalid_token: 'A valid token is needed',
-  token_expired: 'Token expired: a new one is needed',
-  forbidden: 'Not allowed: this token may not watch everyone',
+  unauthorized: 'A valid token is required',
+  invalid_token: 'A valid token is required',
+  token_expired: 'The token has expired. A new one is required',
+  forbidden: 'Not allowed: this token may not watch everybody',
 };
 
 function connect() {
@@ -185,20 +185,20 @@ function connect() {
   token = new URLSearchParams(location.hash.slice(1)).get('token') ?? ''; // after the #, so that no server logs it
   [redis, redisSince, unanswered] = ['up', null, 0];
   const mine = new Keybeat({ token });
-  const on = (type, hear) => mine.addEventListener(type, ({ detail }) => { if (mine === keybeat) hear(detail); });
-  on('state', hearState);
+  const on = (type, handle) => mine.addEventListener(type, ({ detail }) => { if (mine === keybeat) handle(detail); });
+  on('state', handleState);
   on('snapshot', takeSnapshot);
   on('transitions', (transitions) => { if (phase === 'live') applyTransitions(transitions); });
-  on('redis', (told) => {
-    redisHeard = performance.now();
-    setRedis(told.redis, told.since_ms);
+  on('redis', (status) => {
+    redisStatusAt = performance.now();
+    setRedis(status.redis, status.since_ms);
   });
   on('refused', ({ code, message }) => giveUp(STOPPED[code] ?? `The daemon refused: ${message}`, code in STOPPED));
   keybeat = mine;
   mine.watchAll();
 }
 
-function hearState({ state, reason, retry_ms }) {
+function handleState({ state, reason, retry_ms }) {
   if (state === 'stopped') {
     const code = reason.split(':')[0];
     return giveUp(STOPPED[code] ?? reason, code in STOPPED);
@@ -215,7 +215,7 @@ function hearState({ state, reason, retry_ms }) {
   poll();
 }
 
-/** Without a connection /readyz may still say why; each attempt's own request says so again, so once an outage is enough. */
+/** Without a connection, /readyz may still know the cause. Once per outage is enough. */
 async function askReady() {
   askedReady = true;
   renderReady(await ask('/readyz').then((answer) => answer.text(), () => null));
@@ -250,7 +250,7 @@ function setRedis(status, since) {
   renderState();
 }
 
-// ---- The connection's state, told by shape and words
+// ---- The state of the connection, as shape and text
 const SHAPES = { // disc, ring, triangle, diamond, cross
   live: 'M8 1a7 7 0 1 1 0 14A7 7 0 1 1 8 1z',
   connecting: 'M8 1a7 7 0 1 1 0 14A7 7 0 1 1 8 1zm0 3a4 4 0 1 0 0 8a4 4 0 1 0 0-8z',
@@ -264,7 +264,7 @@ function describeState() {
   if (phase === 'waiting') return ['waiting', 'Reconnecting'];
   if (phase === 'stopped') return ['stopped', stopReason];
   if (redis === 'down') return ['down', `Redis down${redisSince ? ` since ${clock.format(redisSince)}` : ''}`];
-  if (redis === 'reconciling') return ['down', 'Redis is back and being compared'];
+  if (redis === 'reconciling') return ['down', 'Redis is back, reconciling'];
   return ['live', 'Live'];
 }
 
@@ -275,7 +275,7 @@ function renderState() {
   $('pill').querySelector('path').setAttribute('d', SHAPES[shape]);
   setText($('words'), words);
   setText($('countdown'), phase === 'waiting' ? ` in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s` : '');
-  setText($('warning'), stale ? '. What is shown may be stale' : '');
+  setText($('warning'), stale ? '. The data may be stale' : '');
   document.body.classList.toggle('stale', stale);
 }
 
@@ -288,7 +288,7 @@ function tick() {
   for (const chart of Object.values(charts)) chart.draw();
   renderRate();
   if (haveView) document.title = `${number.format(roster.users.size)} online${stale ? ' (stale)' : ''} · keybeat`;
-  if (roster.kind === 'recent') renderSoon(); // who is no longer new
+  if (roster.kind === 'recent') renderSoon(); // users stop being new
   else grid.draw();
   details.draw();
 }
@@ -322,7 +322,7 @@ function keyOnPage(event) {
   } else if (event.key === 'Escape') escape();
 }
 
-/** One step back: out of the details, then out of the search, then to the newest. */
+/** One step back: close the details, then clear the search, then return to the newest. */
 function escape() {
   if (details.close()) return;
   if ($('filter').value) {
@@ -331,19 +331,19 @@ function escape() {
   } else release();
 }
 
-/** From the search on: down into the grid, or the one who was looked for. */
+/** Keys in the search field: Down enters the grid, Enter opens the first match. */
 function keyInFilter(event) {
   if (event.key === 'ArrowDown' && roster.shown.length) {
     event.preventDefault();
     grid.focus();
   } else if (event.key === 'Enter' && $('filter').value.trim()) {
-    event.preventDefault(); // else it would press the button that gets the focus
+    event.preventDefault(); // otherwise it would press the button that gets the focus
     roster.pick();
     details.open(roster.shown[0]?.user ?? $('filter').value.trim(), true);
   }
 }
 
-/** The token goes behind the #, so that a reload keeps it and no server logs it. */
+/** Puts the token after the #, so that a reload keeps it and no server logs it. */
 function useToken(event) {
   event.preventDefault();
   location.hash = new URLSearchParams({ token: $('token').value.trim() });
@@ -352,10 +352,10 @@ function useToken(event) {
 
 function copy({ target }) {
   const code = target.previousElementSibling;
-  getSelection().selectAllChildren(code); // where a page may not write to the clipboard, Ctrl+C does
-  const say = (text) => { target.textContent = text; };
-  Promise.resolve(navigator.clipboard?.writeText(code.textContent)).then(() => say(navigator.clipboard ? 'Copied' : 'Selected'), () => say('Selected'));
-  setTimeout(say, 1500, 'Copy');
+  getSelection().selectAllChildren(code); // if the page may not write to the clipboard, Ctrl+C works
+  const show = (text) => { target.textContent = text; };
+  Promise.resolve(navigator.clipboard?.writeText(code.textContent)).then(() => show(navigator.clipboard ? 'Copied' : 'Selected'), () => show('Selected'));
+  setTimeout(show, 1500, 'Copy');
 }
 
 const pollIfLive = () => { if (phase === 'live') poll(); };
@@ -364,7 +364,7 @@ $('filter').addEventListener('input', setFilter);
 $('filter').addEventListener('keydown', keyInFilter);
 $('kinds').addEventListener('change', setFilter);
 $('release').addEventListener('click', release);
-$('users').addEventListener('scroll', renderSoon, { passive: true }); // held or no longer
+$('users').addEventListener('scroll', renderSoon, { passive: true }); // scrolling may hold or release the list
 $('users').addEventListener('keydown', renderSoon);
 $('look-up').addEventListener('click', () => details.open($('filter').value.trim(), true));
 document.querySelectorAll('.command button').forEach((button) => button.addEventListener('click', copy));
@@ -375,5 +375,5 @@ document.addEventListener('visibilitychange', pollIfLive);
 setInterval(pollIfLive, POLL_MS);
 setInterval(tick, 1000);
 setInterval(() => { if (phase === 'waiting') renderState(); }, 250);
-setFilter(); // a reload keeps what was typed
+setFilter(); // a reload keeps the search text
 connect();

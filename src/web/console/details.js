@@ -1,4 +1,4 @@
-/** One user in full: state, sessions, since, last seen, and what this page has seen of the user. */
+/** The details of one user: state, sessions, since, last seen, and the transitions that this page has received. */
 
 import { $, clock, instant, make, now_ms, plural, setText, span } from './tools.js';
 
@@ -16,8 +16,8 @@ export class Details {
 
   /**
    * @param {import('./roster.js').Roster} roster
-   * @param {(user: string) => Promise<object | null>} ask the daemon's object of a user
-   * @param {(user: string) => object[]} feed the transitions of a user, the latest first
+   * @param {(user: string) => Promise<object | null>} ask returns the daemon's user object
+   * @param {(user: string) => object[]} feed returns the transitions of a user, the latest first
    */
   constructor(roster, ask, feed) {
     [this.#roster, this.#ask, this.#feed] = [roster, ask, feed];
@@ -51,7 +51,7 @@ export class Details {
     this.#grid.draw();
   }
 
-  /** Asks the daemon: a second session is no transition, and who left before the page was opened is not in it. */
+  /** Queries the daemon: a second session is no transition, and the page does not know users who left before it was opened. */
   async refresh() {
     const { user } = this;
     if (user === null) return;
@@ -78,7 +78,7 @@ export class Details {
   #lastSeen(online, left) {
     if (online) return 'now';
     const seen = left?.lastSeen ?? this.#object?.last_seen_ms;
-    return seen ? `${instant(seen)} (${span(now_ms() - seen)} ago)` : 'not since the daemon was started';
+    return seen ? `${instant(seen)} (${span(now_ms() - seen)} ago)` : 'not since the daemon started';
   }
 
   #changes() {

@@ -1,14 +1,14 @@
-/** The users as a grid of which only what is in sight is in the page, so that 100,000 are no more work than 100. */
+/** The users as a grid. Only visible rows are in the page, so 100,000 users cost no more than 100. */
 
 import { $, make, now_ms, setAttribute, setText, span, instant, plural } from './tools.js';
 
-/** A row with the gap below it, and the least width of a cell with the gap beside it. */
+/** Height of a row with the gap below it, and minimum width of a cell with the gap next to it. */
 const ROW_PX = 44, CELL_PX = 184, GAP_PX = 8;
-/** Rows drawn above and below what is in sight. */
+/** Rows drawn above and below the visible ones. */
 const SPARE = 3;
-/** Browsers can lay out no more; who is further down is found by name. */
+/** Maximum height that browsers can lay out; users further down are found by name. */
 const MOST_PX = 15_000_000;
-/** How long one who came is marked. */
+/** How long a user who went online is marked. */
 const NEW_MS = 2000;
 
 export class Grid {
@@ -19,9 +19,9 @@ export class Grid {
   #rows = new Map();  // row number -> its element
   #columns = 1;
   #height = 0;
-  #active = -1;       // which cell the keys have chosen
+  #active = -1;       // the cell selected with the keyboard
   #due = false;
-  /** Whose details are open. */
+  /** The user whose details are open. */
   opened = null;
 
   /** @param {import('./roster.js').Roster} roster @param {(user: string, byKey: boolean) => void} open */
@@ -35,14 +35,14 @@ export class Grid {
     new ResizeObserver(() => this.draw()).observe(this.#box);
   }
 
-  /** The names in sight. */
+  /** The visible names. */
   get inSight() {
     return [...this.#rows.values()].flatMap(({ children }) => [...children].map((cell) => cell.dataset.user).filter(Boolean));
   }
 
   focus() { this.#box.focus({ preventScroll: true }); }
 
-  /** To the newest, and on with what happens. */
+  /** Scrolls to the newest user and follows changes again. */
   release() {
     this.#box.scrollTop = 0;
     this.#choose(-1);
@@ -61,7 +61,7 @@ export class Grid {
     if (before && !this.#roster.held) this.#roster.pick();
   }
 
-  /** Draws the rows in sight. */
+  /** Draws the visible rows. */
   draw() {
     const { shown } = this.#roster;
     const columns = Math.max(1, Math.floor((this.#sheet.clientWidth + GAP_PX) / CELL_PX));
@@ -80,7 +80,7 @@ export class Grid {
     setAttribute(this.#box, 'aria-activedescendant', active);
   }
 
-  /** Rows that went out of sight serve for those that came into it. */
+  /** Reuses the elements of rows that are no longer visible. */
   #place(first, end) {
     const free = [];
     for (const [row, element] of this.#rows) {
@@ -139,7 +139,7 @@ export class Grid {
   }
 
   #age(one) {
-    if (document.body.classList.contains('stale')) return ''; // what is stale does not age
+    if (document.body.classList.contains('stale')) return ''; // stale data does not age
     if (one.gone === null) return span(now_ms() - one.since);
     return this.#roster.kind === 'left' && one.lastSeen ? instant(one.lastSeen) : 'left';
   }
@@ -165,7 +165,7 @@ export class Grid {
   }
 
   #move(step, last) {
-    if (this.#active < 0) { // the first key chooses where to begin: with whom is open, else with what is in sight
+    if (this.#active < 0) { // the first key starts at the user whose details are open, else at the first visible user
       const opened = this.#roster.shown.findIndex(({ user }) => user === this.opened);
       const inSight = Math.ceil(this.#box.scrollTop / ROW_PX) * this.#columns;
       return this.#choose(Number.isFinite(step) ? Math.min(Math.max(opened, inSight), last) : step > 0 ? last : 0);

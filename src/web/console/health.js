@@ -1,13 +1,13 @@
-/** How the daemon and its Redis servers are: from /v1/stats, and from /readyz, which needs no token. */
+/** The health of the daemon and its Redis servers: from /v1/stats, and from /readyz, which needs no token. */
 
 import { $, clock, make, number, plural, setText, span } from './tools.js';
 
-/** Shapes that tell the states apart without their hue. */
+/** Shapes that distinguish the states without colour. */
 const MARKS = { up: '●', ready: '●', reconciling: '◆', down: '▲', 'not ready': '▲' };
 
 const sum = (counts) => Object.values(counts ?? {}).reduce((all, n) => all + n, 0);
 
-/** `2: 1 lagged, 1 lost connection`, or what is said of none. */
+/** `2: 1 stalled, 1 lost connection`, or `none`. */
 function byCause(total, counts) {
   if (!total) return 'none';
   const parts = Object.entries(counts ?? {}).filter(([, n]) => n > 0).sort(([, a], [, b]) => b - a);
@@ -20,13 +20,13 @@ function setState(element, state, words = state) {
   setText(element, `${MARKS[state] ?? '○'} ${words}`);
 }
 
-/** What /readyz says; nothing where no daemon answers. */
+/** Shows the body of /readyz; `null` means that no daemon answered. */
 export function renderReady(text) {
   const ready = text?.trim() === 'ready';
   setState($('health-ready'), ready ? 'ready' : 'not ready', text === null ? 'no daemon answers' : text.trim());
 }
 
-/** The answer of /v1/stats; fields that it does not have are left out. */
+/** Shows the answer of /v1/stats; missing fields are left out. */
 export function renderHealth(stats) {
   const { uptime_ms, sockets, watchers, redis = {}, gaps, repairs, repairs_by_cause, keys_without_ttl } = stats;
   const daemon = [
@@ -34,19 +34,19 @@ export function renderHealth(stats) {
     Number.isFinite(sockets) && plural(sockets, 'socket'),
     Number.isFinite(watchers) && plural(watchers, 'watcher'),
   ];
-  setText($('health-daemon'), daemon.filter(Boolean).join(', ') || 'not known');
+  setText($('health-daemon'), daemon.filter(Boolean).join(', ') || 'unknown');
   renderRedis(redis);
-  setText($('health-gaps'), gaps ? byCause(sum(gaps), gaps) : 'not known');
-  setText($('health-repairs'), Number.isFinite(repairs) ? byCause(repairs, repairs_by_cause) : 'not known');
+  setText($('health-gaps'), gaps ? byCause(sum(gaps), gaps) : 'unknown');
+  setText($('health-repairs'), Number.isFinite(repairs) ? byCause(repairs, repairs_by_cause) : 'unknown');
   $('health-immortal').parentElement.hidden = !keys_without_ttl;
-  if (keys_without_ttl) setText($('health-immortal'), `${number.format(keys_without_ttl)}: these users never go offline by themselves`);
+  if (keys_without_ttl) setText($('health-immortal'), `${number.format(keys_without_ttl)}: their users stay online until the keys are deleted`);
 }
 
 function renderRedis({ status, since_ms, cause, mode, swept_servers, servers }) {
   const since = since_ms ? ` since ${clock.format(since_ms)}` : '';
-  setState($('health-redis'), status ?? 'not known', `${status ?? 'not known'}${since}${status !== 'up' && cause ? `: ${cause}` : ''}`);
-  const told = { events: 'told by events', sweeps: `looked for by sweeps${swept_servers ? ` at ${plural(swept_servers, 'server')}` : ''}` };
-  setText($('health-mode'), told[mode] ?? mode ?? 'not known');
+  setState($('health-redis'), status ?? 'unknown', `${status ?? 'unknown'}${since}${status !== 'up' && cause ? `: ${cause}` : ''}`);
+  const sources = { events: 'events', sweeps: `polling${swept_servers ? ` of ${plural(swept_servers, 'server')}` : ''}` };
+  setText($('health-mode'), sources[mode] ?? mode ?? 'unknown');
   $('health-servers').hidden = !servers?.length;
   $('health-servers').tBodies[0].replaceChildren(...(servers ?? []).map(serverRow));
 }
@@ -54,7 +54,7 @@ function renderRedis({ status, since_ms, cause, mode, swept_servers, servers }) 
 function serverRow({ name, state, mode, gaps }) {
   const row = make('tr'), head = make('th', '', name ?? ''), stateCell = make('td');
   head.scope = 'row';
-  setState(stateCell, state ?? 'not known');
+  setState(stateCell, state ?? 'unknown');
   row.append(head, stateCell, make('td', '', mode ?? ''), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
   return row;
 }

@@ -1,12 +1,12 @@
-/** Who is online, in the order in which they came, and which of them are to be shown. */
+/** The users online, in the order in which they went online, and which of them to show. */
 
 import { fold, now_ms } from './tools.js';
 
-/** How long one who left is still seen, fading. */
+/** How long a user who went offline stays visible, fading. */
 export const LEFT_MS = 700;
-/** Who came within so long is listed as new. */
+/** How long a user counts as new. */
 const RECENT_MS = 60_000;
-/** So many of those who left are remembered. */
+/** Maximum number of offline users to remember. */
 const LEFT_MOST = 10_000;
 
 /**
@@ -16,20 +16,20 @@ const LEFT_MOST = 10_000;
 export class Roster {
   /** @type {Map<string, One>} */
   users = new Map();
-  /** Those who left while the page was open, the latest last. @type {Map<string, One>} */
+  /** Users who went offline while the page was open, the latest last. @type {Map<string, One>} */
   left = new Map();
-  /** What is to be seen, the newest first, and how many of it are no more than fading. @type {One[]} */
+  /** The users to show, newest first, and how many of them are only fading. @type {One[]} */
   shown = [];
   fading = 0;
-  /** While somebody reads further down, the list stays as it is: who came and left since then. */
+  /** While the reader has scrolled down, the list is held: the numbers of users who came and left since then. */
   held = null;
-  /** What was typed, folded; and which users: `online`, `recent` or `left`. */
+  /** The search text, folded, and the kind of users: `online`, `recent` or `left`. */
   needle = '';
   kind = 'online';
-  #order = []; // by `since`; those who left are taken out when the list is picked
+  #order = []; // by `since`; pick() removes users who left
   #sorted = true;
 
-  /** Takes a snapshot of everybody in place of what was known. */
+  /** Replaces everything with a snapshot of everybody. */
   replace(objects) {
     const before = this.users;
     this.users = new Map();
@@ -43,7 +43,7 @@ export class Roster {
     this.#sorted = false;
   }
 
-  /** Takes in what the daemon told, in its order. */
+  /** Applies a transition; transitions must come in order. */
   apply({ user, state, since_ms, last_seen_ms }) {
     const before = this.users.get(user);
     this.users.delete(user);
@@ -64,22 +64,22 @@ export class Roster {
     if (this.left.size > LEFT_MOST) this.left.delete(this.left.keys().next().value);
   }
 
-  /** What is known now of one who is shown. */
+  /** The current record of a user who is shown. */
   current(one) { return this.users.get(one.user) ?? one; }
 
-  /** Whether nothing may move under the reader's eyes. */
+  /** Holds or releases the list, so that nothing moves while the reader reads. */
   hold(held) {
     if (!held) this.held = null;
     else this.held ??= { came: 0, left: 0 };
   }
 
-  /** Picks what is to be shown; nothing while it is held. */
+  /** Picks the users to show; does nothing while the list is held. */
   pick() {
     if (this.held) return;
     const now = performance.now();
     const stays = (one) => one.gone === null || (now - one.gone < LEFT_MS && !this.users.has(one.user));
     this.#order = this.#order.filter(stays);
-    if (!this.#sorted) this.#order.sort((a, b) => a.since - b.since); // mostly sorted already, which makes it one pass
+    if (!this.#sorted) this.#order.sort((a, b) => a.since - b.since); // mostly sorted already, so this is one pass
     this.#sorted = true;
     this.#show(this.kind === 'left' ? [...this.left.values()] : this.#order);
   }
@@ -97,6 +97,6 @@ export class Roster {
     }
   }
 
-  /** How many of those shown are there now. */
+  /** The number of users shown, without the fading ones. */
   get matches() { return this.shown.length - this.fading; }
 }

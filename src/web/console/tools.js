@@ -1,4 +1,4 @@
-/** What the parts of the console share: words for numbers and times, and hands on the page. */
+/** Shared helpers of the console: texts for numbers and times, and changes of the page. */
 
 export const $ = (id) => document.getElementById(id);
 export const number = new Intl.NumberFormat('en');
@@ -7,12 +7,12 @@ const day = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: '
 
 export const plural = (n, word) => `${number.format(n)} ${word}${n === 1 ? '' : 's'}`;
 export const short = (n) => (n < 100 ? n.toFixed(1) : number.format(Math.round(n)));
-/** For comparing names as people type them. */
+/** Folds a name for case-insensitive search. */
 export const fold = (text) => text.normalize('NFKC').toLowerCase();
 
 let skew_ms = 0;
 
-/** How far the daemon's clock is ahead of this one; less than two seconds is jitter. */
+/** Sets how far the daemon's clock is ahead of this one; less than two seconds counts as jitter. */
 export function setSkew(ms) {
   skew_ms = Math.abs(ms) > 2000 ? ms : 0;
 }
@@ -20,20 +20,20 @@ export function setSkew(ms) {
 /** The daemon's clock, in milliseconds since the epoch. */
 export const now_ms = () => Date.now() + skew_ms;
 
-/** A stretch of time in its largest unit. */
+/** A duration in its largest unit. */
 export function span(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000));
   const [size, unit] = [[86_400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']].find(([size]) => seconds >= size) ?? [1, 's'];
   return `${Math.floor(seconds / size)} ${unit}`;
 }
 
-/** An instant as the clock shows it, with its date if that is another than today's. */
+/** A time of day, with the date if it is not today. */
 export function instant(ms) {
   const today = new Date(ms).toDateString() === new Date().toDateString();
   return (today ? clock : day).format(ms);
 }
 
-/** Touches the page only where something changed. */
+/** Changes the page only where the text differs. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,10 +1,10 @@
-/** The page at /docs: what /openapi.json says, to read, and a GET to try. */
+/** The page at /docs: renders /openapi.json and sends GET requests for a try. */
 
-/** The description, once it is read. */
+/** The OpenAPI document, once it is loaded. */
 let api;
 const METHODS = ['get', 'put', 'post', 'delete'];
 
-/** An element with what is in it; texts are never markup. */
+/** An element with attributes and children; texts are never markup. */
 function el(name, attributes, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes ?? {})) element.setAttribute(key, value);
@@ -24,13 +24,13 @@ function prose(text) {
 
 const paragraphs = (text) => text.split('\n\n').map((one) => el('p', {}, prose(one)));
 
-/** What a reference leads to. */
+/** The target of a reference. */
 function resolve(thing) {
   if (!thing?.$ref) return thing;
   return thing.$ref.slice(2).split('/').reduce((at, key) => at?.[key.replaceAll('~1', '/').replaceAll('~0', '~')], api);
 }
 
-/** A schema in a few words, with links to those that have a name. */
+/** A short text for a schema, with links to named schemas. */
 function words(schema) {
   if (!schema) return 'nothing';
   if (schema.$ref) {
@@ -51,39 +51,39 @@ function words(schema) {
 
 function limits(schema) {
   const { minimum, maximum, minLength, maxLength, maxItems, pattern } = schema;
-  const said = [];
-  if (minimum !== undefined || maximum !== undefined) said.push(maximum === undefined ? `at least ${minimum}` : `${minimum} to ${maximum}`);
-  if (maxLength !== undefined) said.push(`${minLength ?? 0} to ${maxLength} characters`);
-  if (maxItems !== undefined) said.push(`at most ${maxItems}`);
-  if (pattern) said.push(pattern);
-  return said.length ? `, ${said.join(', ')}` : null;
+  const parts = [];
+  if (minimum !== undefined || maximum !== undefined) parts.push(maximum === undefined ? `at least ${minimum}` : `${minimum} to ${maximum}`);
+  if (maxLength !== undefined) parts.push(`${minLength ?? 0} to ${maxLength} characters`);
+  if (maxItems !== undefined) parts.push(`at most ${maxItems}`);
+  if (pattern) parts.push(pattern);
+  return parts.length ? `, ${parts.join(', ')}` : null;
 }
 
 function section(title, pairs) {
   if (!pairs.length) return null;
-  const list = el('dl', {}, ...pairs.flatMap(([term, ...said]) => [el('dt', {}, el('code', {}, term)), el('dd', {}, ...said)]));
+  const list = el('dl', {}, ...pairs.flatMap(([term, ...texts]) => [el('dt', {}, el('code', {}, term)), el('dd', {}, ...texts)]));
   return el('section', {}, el('h3', {}, title), list);
 }
 
-function operation(path, method, said) {
-  const parameters = (said.parameters ?? []).map(resolve);
-  const body = resolve(said.requestBody);
-  const told = said.description ? paragraphs(said.description) : [];
-  const inside = el('div', {}, ...told,
+function operation(path, method, spec) {
+  const parameters = (spec.parameters ?? []).map(resolve);
+  const body = resolve(spec.requestBody);
+  const description = spec.description ? paragraphs(spec.description) : [];
+  const inside = el('div', {}, ...description,
     section('Parameters', parameters.map((one) => [
       one.name, `${one.in}${one.required ? ', required' : ''}: `, words(one.schema), one.description ? el('div', { class: 'soft' }, prose(one.description)) : null,
     ])),
-    body ? section('Body', Object.entries(body.content).map(([kind, { schema }]) => [kind, body.required === false ? 'may be left out: ' : '', words(schema)])) : null,
-    section('Answers', Object.entries(said.responses).map(([status, answer]) => {
+    body ? section('Body', Object.entries(body.content).map(([kind, { schema }]) => [kind, body.required === false ? 'optional: ' : '', words(schema)])) : null,
+    section('Responses', Object.entries(spec.responses).map(([status, answer]) => {
       const { description, content } = resolve(answer);
       const shape = Object.entries(content ?? {}).map(([kind, { schema }]) => el('div', { class: 'soft' }, `${kind}: `, words(schema)));
       return [status, prose(description), ...shape];
     })),
-    section('Security', (said.security ?? []).flatMap((one) => Object.keys(one)).map((name) => [
+    section('Security', (spec.security ?? []).flatMap((one) => Object.keys(one)).map((name) => [
       name, prose(api.components.securitySchemes[name].description),
     ])),
-    method === 'get' && said.tags?.[0] !== 'streams' ? trial(path, parameters) : null);
-  const summary = el('summary', {}, el('code', { class: 'method' }, method.toUpperCase()), el('code', { class: 'path' }, path), el('span', { class: 'soft' }, said.summary ?? ''));
+    method === 'get' && spec.tags?.[0] !== 'streams' ? trial(path, parameters) : null);
+  const summary = el('summary', {}, el('code', { class: 'method' }, method.toUpperCase()), el('code', { class: 'path' }, path), el('span', { class: 'soft' }, spec.summary ?? ''));
   return el('details', { class: 'card', 'data-operation': `${method} ${path}` }, summary, inside);
 }
 
@@ -120,7 +120,7 @@ function trial(path, parameters) {
 
 function schemaCard(name, schema) {
   const pairs = Object.entries(schema.properties ?? {}).map(([key, value]) => [
-    key, schema.required?.includes(key) ? '' : 'may be left out: ', words(value), value.description ? el('div', { class: 'soft' }, prose(value.description)) : null,
+    key, schema.required?.includes(key) ? '' : 'optional: ', words(value), value.description ? el('div', { class: 'soft' }, prose(value.description)) : null,
   ]);
   const inside = el('div', {},
     ...(schema.description ? paragraphs(schema.description) : []),
@@ -128,7 +128,7 @@ function schemaCard(name, schema) {
   return el('details', { class: 'card', id: `schema-${name}` }, el('summary', {}, el('code', {}, name)), inside);
 }
 
-/** Opens the card that the address names. */
+/** Opens the card that the URL names. */
 function follow() {
   const card = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (card?.matches('details')) { card.open = true; card.scrollIntoView(); }
@@ -147,9 +147,9 @@ async function show() {
     return el('section', {}, el('h2', {}, tag.description ?? tag.name), ...some);
   });
   const schemas = Object.entries(api.components.schemas).map(([name, schema]) => schemaCard(name, schema));
-  main.replaceChildren(...groups, el('section', {}, el('h2', {}, 'Shapes'), ...schemas));
+  main.replaceChildren(...groups, el('section', {}, el('h2', {}, 'Schemas'), ...schemas));
   addEventListener('hashchange', follow);
   follow();
 }
 
-show().catch((why) => { document.getElementById('state').textContent = `The description cannot be read: ${why.message}`; });
+show().catch((why) => { document.getElementById('state').textContent = `Cannot load the API description: ${why.message}`; });

@@ -83,13 +83,13 @@ async fn it_asks_for_a_token_where_one_is_needed_and_takes_it() {
         assert_eq!(browser.run(&script).await, "", "nothing of it is in what servers log");
     };
     browser.shows(ASKS, json!(true)).await;
-    browser.shows(WORDS, json!("A valid token is needed")).await;
+    browser.shows(WORDS, json!("A valid token is required")).await;
     assert_eq!(browser.run(WIDE).await, false, "nothing is cut off");
     give(&Issuer::new().token("alice", &["*"])).await;
-    browser.shows(WORDS, json!("A valid token is needed")).await;
+    browser.shows(WORDS, json!("A valid token is required")).await;
     browser.shows(ASKS, json!(true)).await;
     give(&issuer.token("alice", &["bob"])).await;
-    browser.shows(WORDS, json!("Not allowed: this token may not watch everyone")).await;
+    browser.shows(WORDS, json!("Not allowed: this token may not watch everybody")).await;
     give(&issuer.sign(&json!({"watch": "*", "exp": crate::common::tokens::now_s() + 60}))).await;
     browser.shows(NAMES, json!(["bob"])).await;
     assert_eq!(browser.run(ASKS).await, false);
@@ -173,7 +173,7 @@ async fn the_keys_search_and_choose_and_open_a_user() {
     browser.press("/nobody").await;
     browser.shows(CELLS, json!([])).await;
     browser.press(ENTER).await;
-    let unknown = json!(["nobody", "offline", "none", "not since the daemon was started"]);
+    let unknown = json!(["nobody", "offline", "none", "not since the daemon started"]);
     browser.shows(DETAILS, unknown).await;
     browser.run("document.querySelector('#kinds [value=left]').click()").await;
     browser
@@ -191,7 +191,7 @@ async fn it_shows_how_the_daemon_and_its_redis_are() {
     browser.open(&daemon.url("/")).await;
     browser.shows(&text("health-ready"), json!("● ready")).await;
     browser.shows(&text("health-gaps"), json!("none")).await;
-    assert_eq!(browser.run(&text("health-mode")).await, "told by events");
+    assert_eq!(browser.run(&text("health-mode")).await, "events");
     redis.kill();
     browser.shows(STATE, json!("down")).await;
     says(&browser, "warning", "may be stale").await;
