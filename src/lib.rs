@@ -1,47 +1,49 @@
-//! keybeat tells, exactly and on time, who is online: one truth (Redis), one belief (the detector), one
-//! view (the hub). Data passes them once, in that order, so each fault has one place to live.
+//! keybeat reports exactly and on time who is online: one truth (Redis), one belief (the detectors), one view (the
+//! hub). Data flows through them in that order, so each fault belongs to one part.
 //!
 //! # The way of the data
 //!
 //! ```text
 //! a heartbeat: HTTP, WebSocket, CLI, or any program with a Redis client
-//!   → redis::writer      SET presence:alice 1 EX 30 (pipelined)
+//!   → redis::writer        SET presence:alice 1 EX 30 (pipelined)
 //!   → Redis                the truth
-//!   → redis::link       one a primary: subscribed to set, expired, del, evicted, …; asks between two fences
+//!   → redis::link          one per primary: subscribes to set, expired, del, evicted, …; asks between two fences
 //!   → redis::link::parser  a pure parser: channel and payload → evidence
-//!   → driver               the only owner of the detectors, the only caller of the clock; redis::cluster tells it
-//!                          which primaries there are
+//!   → driver               a loop: passes events and the time to the detectors, sends their questions to the links;
+//!                          redis::cluster reports which primaries exist
 //!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
-//!   → hub                  presence::Roster makes users of keys; one encoding, many receivers
-//!   → hub::log             one log for all who watch everybody; for others and for slow readers
+//!   → hub                  presence::Roster turns keys into users; each transition is encoded once
+//!   → hub::log             one log for all clients that watch everybody; all other clients, and slow ones, have a
 //!     presence::Mailbox    one pending change per watched user, the newest
-//!   → web::socket          one WebSocket's life, what its token allows → web::wire → the client
+//!   → web::stream          WebSocket and Server-Sent Events → the client
 //! ```
 //!
-//! A heartbeat never touches the hub, not even on its own daemon: there is no second road to a socket.
+//! A heartbeat never touches the hub, not even on its own daemon: it takes effect only through Redis.
 //!
 //! # The floors
 //!
-//! A file imports its own folder and lower floors, nothing else; `tests/it/docs/floors.rs` reads the `use` lines.
+//! A file imports its own folder and lower floors, nothing else; `tests/it/docs/floors.rs` checks the `use` lines.
 //!
 //! ```text
 //! 6  main.rs    parse, run, exit code
-//!    cli/       what can be typed
+//!    cli/       the commands and their arguments
 //! 5  server.rs  the one place where the parts are joined
-//! 4  driver/    the loop around the detectors, and how keys pass from one to another
-//!    client/    the other end of the WebSocket: connects again, and tells only what changed
-//!    web/       HTTP, WebSocket, Server-Sent Events, the console's page; who is let in (auth, origin), and how much (door, quota)
-//!    supervisor.rs  what systemd is told: ready, alive, stopping
+//! 4  driver/    the loop around the detectors, and how keys move from one detector to another
+//!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
+//!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/)
+//!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
-//!    redis/     all of Redis: names, events, links, a cluster's nodes, commands, a private server, what the doctor reads
-//! 2  protocol.rs config.rs metrics.rs
-//!    traces.rs  what is traced, and with the feature otel, its way to a collector
+//!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor
+//! 2  protocol   messages and bodies, the only place that knows JSON
+//!    config.rs  settings and their defaults
+//!    metrics.rs counters, by name
+//!    traces.rs  spans, and with the feature otel their export to a collector
 //! 1  error.rs   one typed error, with its code and status
-//! 0  presence/  the pure core: no clock, task, lock, socket or error
+//! 0  presence/  the pure core: no clock, task, lock, socket or log
 //! ```
 //!
-//! The detector speaks of keys, the roster of users: a user's keys may lie on several servers, each with a
-//! detector of its own, and only where they come together is it known whether the user is online.
+//! Detectors know keys, the roster knows users: a user's keys may lie on several servers, each with its own detector.
+//! Only the roster, which sees all keys, knows whether the user is online.
 //!
 //! # Invariants, as absences
 //!
@@ -49,14 +51,14 @@
 //! - No answer is believed that an event may have overtaken (see [`presence::Detector`]).
 //! - No queue without a limit, and a named outcome when it is full.
 //! - No lock held across an await.
-//! - No silent loss: whatever drops an event says "gap" and is reconciled.
+//! - No silent loss: whatever drops an event reports a gap, and the gap is reconciled.
 //!
 //! # Words
 //!
-//! *Heartbeat*: any write that renews a key's TTL. *Session*: one device of a user; a key each. *Deadline*: when
-//! Redis' own TTL runs out. *Probe*: a question at the deadline. *Fence*: a mark around questions that comes
-//! back in the event stream. *Gap*: a stretch in which events may have been missed. *Reconcile*: compare with
-//! Redis and say exactly what was missed. *Grant*: one TTL for keys whose absence proves nothing.
+//! *Heartbeat*: any write that renews a key's TTL. *Session*: one device of a user, with its own key. *Deadline*: the
+//! time at which Redis' TTL of a key ends. *Probe*: a question at the deadline. *Fence*: a mark around questions that
+//! returns in the event stream. *Gap*: a period in which events may have been missed. *Reconcile*: compare with Redis
+//! and report exactly what was missed. *Grant*: one TTL for keys whose absence proves nothing.
 
 #![forbid(unsafe_code)]
 

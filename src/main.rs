@@ -1,4 +1,4 @@
-//! Parse, run, exit code.
+//! Parses the arguments, runs the command, returns the exit code.
 
 #![forbid(unsafe_code)]
 
@@ -7,21 +7,21 @@ use keybeat::cli::{Args, Usage, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // One TLS provider for all, before anything asks for one.
+    // One TLS provider for the whole process, installed before its first use.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
-        eprintln!("keybeat: another TLS provider was installed first; this is a bug");
+        eprintln!("keybeat: another TLS provider is already installed; this is a bug");
         return ExitCode::FAILURE;
     }
     let args = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
-        // The event reader needs a worker of its own beside whatever else is busy.
+        // At least two workers, so that the event reader runs while other tasks are busy.
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
         Err(why) => {
-            eprintln!("keybeat: the runtime cannot start: {why}");
+            eprintln!("keybeat: cannot start the runtime: {why}");
             return ExitCode::FAILURE;
         }
     };
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// Whoever read our output has read enough.
+/// Whether the reader of our output has closed it, as `head` does. That is no failure.
 fn is_broken_pipe(why: &anyhow::Error) -> bool {
     let io = why.root_cause().downcast_ref::<std::io::Error>();
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)

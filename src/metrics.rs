@@ -1,4 +1,4 @@
-//! What is counted, by name, for `/metrics` and `/v1/stats`.
+//! Counters and gauges, by name, for `/metrics` and `/v1/stats`.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -23,7 +23,7 @@ pub struct To {
     pub to: &'static str,
 }
 
-/// Handles of everything that is counted; the names are in [`Metrics::new`].
+/// Handles of all metrics; the names are in [`Metrics::new`].
 #[allow(missing_docs)]
 pub struct Metrics {
     registry: Registry,
@@ -62,7 +62,7 @@ pub struct Lag {
     recent: Mutex<VecDeque<f64>>,
 }
 
-/// Counters by cause, and which causes there were.
+/// Counters by cause, and the causes that occurred.
 struct ByCause {
     counters: Family<Cause, Counter>,
     causes: Mutex<BTreeSet<&'static str>>,
@@ -87,10 +87,10 @@ impl ByCause {
     }
 }
 
-/// How many of the latest lags the percentiles are taken of.
+/// The number of latest lags that percentiles are computed from.
 const RECENT: usize = 10_000;
 
-/// Percentiles of the latest 10,000 lags in milliseconds; `None` where there was none yet.
+/// Percentiles of the latest [`RECENT`] lags in milliseconds; `None` before the first lag.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 #[allow(missing_docs)]
 pub struct Percentiles {
@@ -102,13 +102,13 @@ pub struct Percentiles {
 
 impl Lag {
     fn new() -> Lag {
-        // From half a millisecond to 16 s; without probes a lag of minutes falls beyond.
+        // From 0.5 ms to 16 s; without probes, lags of minutes exceed the last bucket.
         let buckets =
             [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0];
         Lag { histogram: Histogram::new(buckets), recent: Mutex::default() }
     }
 
-    /// Takes in one lag.
+    /// Records one lag.
     pub fn observe_ms(&self, ms: f64) {
         self.histogram.observe(ms / 1000.0);
         let mut recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -139,19 +139,19 @@ impl Metrics {
         let r = &mut registry;
         let transitions = Family::<To, Counter>::default();
         r.register("transitions", "Users who went online or offline", transitions.clone());
-        // One statement each: the first guard held over the second call would block it for ever.
+        // Two statements, because the guard of the first call would block the second call forever.
         let went_online = transitions.get_or_create(&To { to: "online" }).clone();
         let went_offline = transitions.get_or_create(&To { to: "offline" }).clone();
         let (detection_lag, event_lag) = (Lag::new(), Lag::new());
         r.register_with_unit(
             "detection_lag",
-            "From the end of a key's TTL to the transition",
+            "Time from the end of a key's TTL to the transition",
             Unit::Seconds,
             detection_lag.histogram.clone(),
         );
         r.register_with_unit(
             "event_lag",
-            "From the daemon's own canary SET to its event",
+            "Time from the SET of the daemon's canary key to its event",
             Unit::Seconds,
             event_lag.histogram.clone(),
         );
@@ -159,44 +159,52 @@ impl Metrics {
             users_online: gauge(r, "users_online", "Users with at least one live key"),
             sessions: gauge(r, "sessions", "Live presence keys"),
             sockets: gauge(r, "sockets", "Open WebSockets"),
-            watchers: gauge(r, "watchers", "Open WebSockets that watch somebody"),
+            watchers: gauge(r, "watchers", "Open WebSockets that watch at least one user"),
             event_streams: gauge(r, "event_streams", "Open streams of Server-Sent Events"),
-            ready: gauge(r, "ready", "1 while every Redis server is subscribed, compared and proven"),
+            ready: gauge(
+                r,
+                "ready",
+                "1 while every Redis server is subscribed, reconciled and its event stream verified",
+            ),
             immortal_keys: gauge(
                 r,
                 "keys_without_ttl",
-                "Live presence keys without a TTL: online until deleted",
+                "Live presence keys without a TTL; their users stay online until the keys are deleted",
             ),
             swept_servers: gauge(
                 r,
                 "swept_servers",
-                "Redis servers that do not tell each key which is set or deleted, so that keys are looked for by SCAN",
+                "Redis servers that do not send all events, so that the daemon polls their keys with SCAN",
             ),
             went_online,
             went_offline,
-            events: counter(r, "events", "Keyspace events taken in"),
-            probes: counter(r, "probes", "Keys asked for since their deadline had passed"),
-            lookups: counter(r, "lookups", "Keys asked for since they had appeared, or after a gap"),
-            overtaken: counter(r, "overtaken_answers", "Answers that an event had overtaken, not believed"),
-            invalid_keys: counter(r, "invalid_keys", "Events of keys whose name cannot be a user's"),
-            heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon itself has written"),
+            events: counter(r, "events", "Keyspace events received"),
+            probes: counter(r, "probes", "Keys queried because their deadline had passed"),
+            lookups: counter(r, "lookups", "Keys queried because they were new, or after a gap"),
+            overtaken: counter(
+                r,
+                "overtaken_answers",
+                "Answers that were discarded because an event may have overtaken them",
+            ),
+            invalid_keys: counter(r, "invalid_keys", "Events of keys whose name is not a valid user name"),
+            heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon has written"),
             repairs: ByCause::new(family(
                 r,
                 "repairs",
-                "Keys found by a comparison to have come or gone unseen, by the cause of the gap",
+                "Keys whose change was found only by reconciling, by the cause of the gap",
             )),
-            gaps: ByCause::new(family(r, "gaps", "Stretches in which events may have been missed")),
+            gaps: ByCause::new(family(r, "gaps", "Periods in which events may have been missed, by cause")),
             conflated: counter(r, "conflated_changes", "Pending changes of slow sockets that cancelled out"),
-            too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed since they fell behind"),
-            limits_reached: family(r, "limits_reached", "Times that a limit turned somebody away, by limit"),
-            reloads: family(r, "reloads", "Times that keys and certificates were read again, by outcome"),
+            too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed because they fell behind"),
+            limits_reached: family(r, "limits_reached", "Refusals because a limit was reached, by limit"),
+            reloads: family(r, "reloads", "Reloads of keys and certificates, by outcome"),
             crowded: counter(
                 r,
                 "crowded_sockets",
-                "Sockets closed since all mailboxes together held too much",
+                "Sockets closed because all mailboxes together exceeded their memory limit",
             ),
-            mailbox_bytes: gauge(r, "mailbox_bytes", "What waits for slow sockets, in bytes of memory"),
-            request_errors: family(r, "request_errors", "Requests and messages that were refused"),
+            mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of queued changes for slow sockets, in bytes"),
+            request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,
             event_lag,
             registry,
@@ -207,7 +215,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::new();
         if let Err(why) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            tracing::error!("metrics cannot be written: {why}");
+            tracing::error!("cannot encode the metrics: {why}");
         }
         text
     }
@@ -217,27 +225,27 @@ impl Metrics {
         self.gaps.inc(cause);
     }
 
-    /// How many gaps there were, by cause.
+    /// The number of gaps, by cause.
     pub fn gaps_by_cause(&self) -> BTreeMap<&'static str, u64> {
         self.gaps.counts()
     }
 
-    /// Counts a key whose change was found only by the comparison after a gap of this cause.
+    /// Counts a key whose change was found only by reconciling after a gap of this cause.
     pub fn repair(&self, cause: &'static str) {
         self.repairs.inc(cause);
     }
 
-    /// How many keys had to be repaired, by the gap's cause.
+    /// The number of repaired keys, by the cause of the gap.
     pub fn repairs_by_cause(&self) -> BTreeMap<&'static str, u64> {
         self.repairs.counts()
     }
 
-    /// Counts somebody turned away by a limit.
+    /// Counts a refusal because a limit was reached.
     pub fn limited(&self, limit: &str) {
         self.limits_reached.get_or_create(&Cause { cause: limit.into() }).inc();
     }
 
-    /// Counts a reading of keys and certificates.
+    /// Counts a reload of keys and certificates.
     pub fn reloaded(&self, done: bool) {
         let outcome = if done { "done" } else { "failed" };
         self.reloads.get_or_create(&Cause { cause: outcome.into() }).inc();
@@ -278,17 +286,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_latest_lags() {
+    fn percentiles_cover_the_latest_lags() {
         let lag = Lag::new();
         assert_eq!(lag.percentiles(), Percentiles { p50: None, p99: None, max: None, count: 0 });
         (0..RECENT + 101).for_each(|i| lag.observe_ms(i as f64));
-        let told = lag.percentiles();
-        assert_eq!((told.count, told.max), (RECENT, Some(10_100.0)));
-        assert_eq!(told.p50, Some(5_101.0));
+        let recent = lag.percentiles();
+        assert_eq!((recent.count, recent.max), (RECENT, Some(10_100.0)));
+        assert_eq!(recent.p50, Some(5_101.0));
     }
 
     #[test]
-    fn the_text_has_names_and_units() {
+    fn metrics_text_has_names_and_units() {
         let metrics = Metrics::new();
         metrics.gap("stalled");
         assert_eq!(metrics.gaps_by_cause(), BTreeMap::from([("stalled", 1)]));

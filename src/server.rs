@@ -32,18 +32,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
-/// How long open requests and sockets have to end, of the 5 s that a stop may take.
+/// Time for open requests and sockets to end, out of the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Connections that may wait until they are taken. The kernel allows at most `net.core.somaxconn` of them (4,096 by
-/// default), and drops the first packet of one more: its client tries again only after a second. With the usual
-/// 128, clients that come 200 at a time are served at 400 a second.
+/// Connections that may wait to be accepted. The kernel limits the number to `net.core.somaxconn` (4,096 by default) and
+/// drops the first packet of each further connection; its client retries only after a second. With the usual 128,
+/// clients that connect 200 at a time are served at 400 per second.
 const BACKLOG: u32 = 65_535;
 
-/// How long Redis has to take the last word.
+/// Time to delete the daemon's own keys from Redis.
 const CLEAR: Duration = Duration::from_millis(500);
 
-/// A daemon whose port is open and whose Redis is running.
+/// A daemon that has opened its port and, if needed, started its private Redis.
 pub struct Daemon {
     config: Config,
     listener: TcpListener,
@@ -57,6 +57,9 @@ pub struct Daemon {
 
 impl Daemon {
     /// Opens the port and, if no Redis is named, starts a private one.
+    ///
+    /// # Errors
+    /// A key or certificate cannot be read, the port cannot be opened, or the private Redis does not start.
     pub async fn bind(config: Config, named: Option<Target>) -> Result<Daemon> {
         let gate = Arc::new(Gate::new(config.access.clone())?);
         let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
@@ -64,15 +67,15 @@ impl Daemon {
         let guard_host = !gate.asks() && config.listen.ip().is_loopback();
         let origins = Origins::new(&config.access.origins, guard_host)?;
         let listener = listen(config.listen).with_context(|| {
-            format!("cannot listen on {}; name another address with --listen HOST:PORT", config.listen)
+            format!("cannot listen on {}; name another address with --listen IP:PORT", config.listen)
         })?;
         let (target, embedded) = match named {
             Some(target) => (target, None),
             None => {
                 let embedded = Embedded::start().await?;
                 warn!(
-                    "no --redis URL: a private Redis was started at {}. Its data are private to this daemon and end with it. \
-                     To use a real one: keybeat serve --redis redis://HOST:6379",
+                    "no --redis URL: started a private Redis at {}. Its data belong to this daemon and are lost when it stops. \
+                     To use your own Redis: keybeat serve --redis redis://HOST:6379",
                     embedded.url()
                 );
                 (embedded.target()?, Some(embedded))
@@ -90,22 +93,22 @@ impl Daemon {
         })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// What its address begins with.
+    /// The scheme of its URL.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// The Redis it uses, for a program that is to write heartbeats there.
+    /// The Redis of the daemon, for programs that write heartbeats there.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// What reads keys and certificates again, while it serves; none if there are none.
+    /// A function that reloads keys, tokens and certificates while the daemon serves; `None` if there are none.
     pub fn reload(&self) -> Option<impl Fn() + Send + 'static + use<>> {
         let (gate, tls, metrics) = (self.gate.clone(), self.tls.clone(), self.metrics.clone());
         let any = gate.asks() || tls.is_some();
@@ -113,13 +116,16 @@ impl Daemon {
             let done = gate.reload().and_then(|()| tls.as_ref().map_or(Ok(()), |tls| tls.reload()));
             metrics.reloaded(done.is_ok());
             match done {
-                Ok(()) => info!("keys, tokens and certificates were read again"),
-                Err(why) => error!("what was read before stays: {why:#}"),
+                Ok(()) => info!("keys, tokens and certificates were reloaded"),
+                Err(why) => error!("keys, tokens and certificates were not all reloaded: {why:#}"),
             }
         })
     }
 
-    /// Serves until `shutdown` is done, then tells the clients and ends.
+    /// Serves until `shutdown` completes, then closes the clients' connections and returns.
+    ///
+    /// # Errors
+    /// The listener fails.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
         let Belief { hub, names, daemon, seal, followed, primary, pulse, driver } =
@@ -151,7 +157,7 @@ impl Daemon {
         let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
         shutdown.await;
         supervisor::tell(Word::Stopping).await;
-        info!("stopping: no new clients, and those here are told to go");
+        info!("stopping: no new clients, closing open connections");
         stop.cancel();
         sockets.close();
         let drained = async {
@@ -160,11 +166,11 @@ impl Daemon {
         };
         match tokio::time::timeout(DRAIN, drained).await {
             Ok(served) => served?,
-            Err(_) => warn!("some clients had not gone after {DRAIN:?}"),
+            Err(_) => warn!("some connections were still open after {DRAIN:?}"),
         }
         drop(driver);
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
-            tracing::debug!("the canary's key stays for its hour");
+            tracing::debug!("could not delete the canary key; Redis expires it within an hour");
         }
         if let Some(embedded) = embedded {
             embedded.stop().await;
@@ -173,7 +179,7 @@ impl Daemon {
     }
 }
 
-/// Opens the port, with room for everybody who comes back at once.
+/// Opens the port, with a backlog for many clients that reconnect at once.
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -181,30 +187,30 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Each connection is an open file, and many systems begin with 1,024 of them though they allow more.
+/// Raises the limit of open files to the maximum. Each connection is an open file, and many systems start with 1,024.
 fn raise_open_files() {
     let mut limits = getrlimit(Resource::Nofile);
     limits.current = limits.maximum;
     if let Err(why) = setrlimit(Resource::Nofile, limits) {
-        tracing::debug!("the limit of open files stays: {why}");
+        tracing::debug!("cannot raise the limit of open files: {why}");
     }
 }
 
-/// What a program needs to believe what Redis says: the hub, and the task that keeps it true.
+/// The hub, and the task that keeps it equal to Redis.
 pub struct Belief {
-    /// Who is online.
+    /// The view of who is online.
     pub hub: Arc<Hub>,
     names: Names,
     daemon: String,
     seal: Seal,
     followed: Followed,
     primary: watch::Receiver<Target>,
-    /// The signs of life of the driver's loop.
+    /// The time of the driver's last turn, as its sign of life.
     pulse: watch::Receiver<Time>,
     driver: AbortOnDropHandle<()>,
 }
 
-/// Begins to follow a Redis.
+/// Starts to follow a Redis.
 pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belief {
     let clock = Clock::start();
     let hub = Arc::new(Hub::with_mailboxes(

@@ -1,8 +1,8 @@
-//! What is traced: requests, what they write to Redis, and gaps until they are compared. Where no traces are sent
-//! nobody takes the spans, and each costs a branch.
+//! Spans of requests, of their writes to Redis, and of gaps until they are reconciled. Without an export nothing records
+//! the spans, and each costs a branch.
 //!
-//! Names of fields are OpenTelemetry's semantic conventions for HTTP and databases; those of gaps are the log's.
-//! No user, token, path or query is in them.
+//! Field names follow OpenTelemetry's semantic conventions for HTTP and databases; those of gaps are the names in the
+//! log. No span contains a user, token, path or query.
 
 #[cfg_attr(not(feature = "otel"), path = "traces/absent.rs")]
 mod export;
@@ -16,28 +16,28 @@ use tracing::field::Empty;
 use tracing::{Metadata, Span, info_span};
 use tracing_subscriber::{Layer, Registry};
 
-/// Something that takes what is logged and traced.
+/// A layer that receives log lines or spans.
 pub type Layered = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// The address of a collector: the first that is set, as OpenTelemetry says.
+/// The variables with the address of a collector. The first one that is set counts, as OpenTelemetry specifies.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
-/// The variable that names a collector and what it says, unless another forbids traces.
+/// The variable that names a collector, and its value, unless another variable disables traces.
 fn collector() -> Option<(&'static str, String)> {
-    let said = |name| std::env::var(name).unwrap_or_default();
-    if said("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true") || said("OTEL_TRACES_EXPORTER") == "none" {
+    let value = |name| std::env::var(name).unwrap_or_default();
+    if value("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true") || value("OTEL_TRACES_EXPORTER") == "none" {
         return None;
     }
-    ENDPOINTS.into_iter().map(|name| (name, said(name))).find(|(_, address)| !address.is_empty())
+    ENDPOINTS.into_iter().map(|name| (name, value(name))).find(|(_, address)| !address.is_empty())
 }
 
-/// Is this said by the exporter with each batch that fails? It is said once here, in better words.
+/// Whether the exporter logs this for every failed batch. `sender.rs` logs the failure once instead.
 pub fn said_once(of: &Metadata) -> bool {
     of.name().starts_with("Export.Failed")
         || matches!(of.name(), "BatchSpanProcessor.ExportError" | "BatchSpanProcessor.Shutdown.Timeout")
 }
 
-/// The span of a request, within the caller's trace where the headers name one (`traceparent`).
+/// The span of a request, in the caller's trace if the headers name one (`traceparent`).
 pub fn request(method: &Method, route: Option<&str>, headers: &HeaderMap) -> Span {
     let method = known(method);
     let span = info_span!(
@@ -54,7 +54,7 @@ pub fn request(method: &Method, route: Option<&str>, headers: &HeaderMap) -> Spa
     span
 }
 
-/// Whoever makes up methods does not make up names of spans.
+/// The method, or `_OTHER` for an unknown one: clients must not be able to create span names.
 fn known(method: &Method) -> &str {
     match *method {
         Method::GET | Method::POST | Method::PUT | Method::DELETE | Method::HEAD | Method::OPTIONS => {
@@ -64,7 +64,7 @@ fn known(method: &Method) -> &str {
     }
 }
 
-/// How the request of this span was answered.
+/// Records the status of the answer.
 pub fn answered(span: &Span, status: StatusCode) {
     span.record("http.response.status_code", status.as_u16());
     if status.is_server_error() {
@@ -72,12 +72,12 @@ pub fn answered(span: &Span, status: StatusCode) {
     }
 }
 
-/// What this span is about has failed.
+/// Marks the span as failed.
 pub fn failed(span: &Span) {
     span.record("otel.status_code", "ERROR");
 }
 
-/// The span of so many commands that a request has Redis do. What sockets write is nobody's request: no span.
+/// The span of the commands that a request sends to Redis. Heartbeats of sockets belong to no request and get no span.
 pub fn write(commands: usize) -> Span {
     if Span::current().is_none() {
         return Span::none();
@@ -91,12 +91,12 @@ pub fn write(commands: usize) -> Span {
     )
 }
 
-/// The span of a gap of this server, until it has been compared with Redis.
+/// The span of a gap of this server, until it is reconciled.
 pub fn gap(server: &str, cause: &str) -> Span {
     info_span!(parent: None, "gap", server, cause, repaired = Empty, keys = Empty)
 }
 
-/// The server of this gap has been compared with Redis.
+/// Records the result of reconciling.
 pub fn compared(gap: &Span, repaired: u64, keys: u64) {
     gap.record("repaired", repaired);
     gap.record("keys", keys);

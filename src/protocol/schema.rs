@@ -1,5 +1,5 @@
-//! Shapes that only the descriptions of the interface name: what JSON Schema is told of texts, of numbers with
-//! limits, and of what is read or written without a type of its own.
+//! JSON Schemas for the OpenAPI and AsyncAPI documents that no Rust type provides: names, numbers with limits, and
+//! answers that the daemon writes without a type.
 
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES};
@@ -8,14 +8,14 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFo
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// Neither a `#` nor a control character (Unicode's Cc).
+/// No `#` and no control character (Unicode category Cc).
 const NAME: &str = r"^[^#\u0000-\u001f\u007f-\u009f]+$";
 
-/// JSON Schema counts characters, and the daemon bytes: a name of other letters than ASCII's has room for fewer.
+/// JSON Schema counts characters, the daemon counts bytes: a non-ASCII name may have fewer characters.
 fn name(what: &str, most: usize, example: &str) -> RefOr<Schema> {
     let text = format!(
-        "{what}: 1 to {most} bytes of UTF-8, neither a `#` nor a control character. The limit is of bytes, so a name of \
-         other letters than ASCII's may have fewer characters."
+        "{what}: 1 to {most} bytes of UTF-8 without `#` and control characters. The limit counts bytes, so a non-ASCII \
+         name may have fewer characters."
     );
     ObjectBuilder::new()
         .schema_type(Type::String)
@@ -27,23 +27,23 @@ fn name(what: &str, most: usize, example: &str) -> RefOr<Schema> {
         .into()
 }
 
-/// A user's name.
+/// A user name.
 pub struct User;
 
 impl PartialSchema for User {
     fn schema() -> RefOr<Schema> {
-        name("A user's name", MAX_USER_BYTES, "alice")
+        name("A user name", MAX_USER_BYTES, "alice")
     }
 }
 
 impl ToSchema for User {}
 
-/// A session's name.
+/// A session name.
 pub struct Session;
 
 impl PartialSchema for Session {
     fn schema() -> RefOr<Schema> {
-        name("The name of one device or tab of a user", MAX_SESSION_BYTES, "phone")
+        name("A session name, for one device or tab of a user", MAX_SESSION_BYTES, "phone")
     }
 }
 
@@ -59,7 +59,7 @@ impl PartialSchema for TtlMs {
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
             .minimum(Some(MIN_TTL_MS))
             .maximum(Some(MAX_TTL_MS))
-            .description(Some("The TTL in milliseconds; left out, it is the daemon's own."))
+            .description(Some("TTL in milliseconds; the default is the daemon's --ttl."))
             .examples([30_000])
             .into()
     }
@@ -67,21 +67,21 @@ impl PartialSchema for TtlMs {
 
 impl ToSchema for TtlMs {}
 
-/// What ties a message to its answer: a number or a text of the client's choice.
+/// A number or text that the client chooses; the answer repeats it.
 pub struct MessageId;
 
 impl PartialSchema for MessageId {
     fn schema() -> RefOr<Schema> {
         let number = ObjectBuilder::new().schema_type(Type::Number);
         let text = ObjectBuilder::new().schema_type(Type::String);
-        let what = "What ties a message to its answer: a number or a text of the client's choice.";
+        let what = "A number or text that the client chooses; the answer repeats it.";
         OneOfBuilder::new().item(number).item(text).description(Some(what)).examples([1]).into()
     }
 }
 
 impl ToSchema for MessageId {}
 
-/// A heartbeat among many.
+/// One heartbeat of a request with several.
 pub fn heartbeat_item() -> RefOr<Schema> {
     let user = || RefOr::Ref(Ref::from_schema_name("User"));
     let object = ObjectBuilder::new()
@@ -89,7 +89,7 @@ pub fn heartbeat_item() -> RefOr<Schema> {
         .required("user")
         .property("session", or_null("Session"))
         .property("ttl_ms", or_null("TtlMs"));
-    let what = "A user, or a user with a session and perhaps a TTL.";
+    let what = "A user name, or an object with user, session and TTL.";
     OneOfBuilder::new().item(user()).item(object).description(Some(what)).into()
 }
 
@@ -98,7 +98,7 @@ fn or_null(name: &str) -> RefOr<Schema> {
     OneOfBuilder::new().item(null).item(RefOr::<Schema>::Ref(Ref::from_schema_name(name))).into()
 }
 
-/// Counts and lag percentiles of this run of the daemon.
+/// Counts and lag percentiles since the daemon started.
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct Stats {
@@ -115,19 +115,19 @@ pub struct Stats {
     pub heartbeats: u64,
     pub probes: u64,
     pub lookups: u64,
-    /// By cause.
+    /// Number of gaps by cause.
     pub gaps: BTreeMap<String, u64>,
     pub repairs: u64,
     pub repairs_by_cause: BTreeMap<String, u64>,
     pub keys_without_ttl: i64,
-    /// From the deadline until the transition.
+    /// Time from a deadline to its transition.
     pub lag_ms: Percentiles,
-    /// From the write of the daemon's own key until its event.
+    /// Time from the write of the daemon's canary key to its event.
     pub event_lag_ms: Percentiles,
     pub redis: RedisStats,
 }
 
-/// Since the start.
+/// Since the daemon started.
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct Transitions {
@@ -135,7 +135,7 @@ pub struct Transitions {
     pub offline: u64,
 }
 
-/// Of the latest values, in milliseconds; null before the first.
+/// Percentiles of the latest values, in milliseconds; null before the first value.
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct Percentiles {
@@ -148,14 +148,14 @@ pub struct Percentiles {
     pub count: u64,
 }
 
-/// How Redis is followed.
+/// The state of Redis.
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct RedisStats {
     #[schema(inline)]
     pub status: super::RedisWord,
     pub since_ms: u64,
-    /// What is in the way; empty if nothing is.
+    /// The cause if the status is down, else empty.
     pub cause: String,
     #[schema(inline)]
     pub mode: Mode,
@@ -163,7 +163,7 @@ pub struct RedisStats {
     pub servers: Vec<ServerStats>,
 }
 
-/// One of the servers.
+/// The state of one Redis server.
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct ServerStats {
@@ -177,7 +177,7 @@ pub struct ServerStats {
     pub gaps: u64,
 }
 
-/// How keys are found: told by events, or at some server looked for.
+/// How the daemon learns of changes: from events, or, on at least one server, by polling with SCAN (`sweeps`).
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(missing_docs)]

@@ -1,4 +1,4 @@
-//! In place of the export where the program was built without it.
+//! Stands in for the export if the program was built without the feature `otel`.
 
 use super::{Layered, collector};
 use anyhow::Result;
@@ -9,7 +9,7 @@ use tracing::{Span, warn};
 pub struct Traces;
 
 impl Traces {
-    /// Nothing.
+    /// Does nothing.
     ///
     /// # Errors
     /// None.
@@ -17,16 +17,16 @@ impl Traces {
         Ok((Traces, None))
     }
 
-    /// Says it to whoever waits for traces.
+    /// Warns if the environment names a collector.
     pub fn begun(&self) {
         if let Some((name, _)) = collector() {
             warn!(
-                "{name} is set, but this keybeat was built without traces; to have them: cargo build --release --features otel"
+                "{name} is set, but this keybeat was built without traces; build it with: cargo build --release --features otel"
             );
         }
     }
 
-    /// Nothing.
+    /// Does nothing.
     pub async fn end(self) {}
 }
 

@@ -1,5 +1,5 @@
-//! Spans to a collector, by OTLP over HTTP with protobuf. All that can be set is OpenTelemetry's own environment:
-//! `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_SCHEDULE_DELAY` and the rest.
+//! Export of spans to a collector by OTLP over HTTP with protobuf. The settings are OpenTelemetry's own variables:
+//! `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_SCHEDULE_DELAY` and others.
 
 use super::sender::Sender;
 use super::{Layered, collector};
@@ -20,11 +20,11 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 
-/// How long the last batch of a daemon that stops may take: what the 5 s of a stop leave.
+/// Time limit of the last batch when the daemon stops: the rest of the 5 s of a stop.
 const LAST: Duration = Duration::from_secs(1);
 
-/// A running export, if the environment asks for one. At most 2,048 spans wait (`OTEL_BSP_MAX_QUEUE_SIZE`); what
-/// does not fit is dropped: the log says when that begins, and at the end how many there were.
+/// A running export, if the environment names a collector. At most 2,048 spans are queued (`OTEL_BSP_MAX_QUEUE_SIZE`);
+/// further ones are dropped. The log reports the first drop, and at the end the number of drops.
 pub struct Traces(Option<Export>);
 
 struct Export {
@@ -33,10 +33,10 @@ struct Export {
 }
 
 impl Traces {
-    /// An export to the collector that the environment names, and the layer that feeds it.
+    /// Starts the export to the collector that the environment names; returns it with the layer that feeds it.
     ///
     /// # Errors
-    /// The address is not one that can be used.
+    /// The address of the collector cannot be used.
     pub fn start() -> Result<(Traces, Option<Layered>)> {
         let Some((name, address)) = collector() else { return Ok((Traces(None), None)) };
         let to = place(&address).with_context(|| format!("{name} is {address:?}"))?;
@@ -56,19 +56,19 @@ impl Traces {
         Ok((Traces(Some(Export { provider, to })), Some(layer)))
     }
 
-    /// Says where traces go, once there is a log.
+    /// Logs where traces are sent; called once the log has started.
     pub fn begun(&self) {
         if let Some(Export { to, .. }) = &self.0 {
-            info!(to, "traces are sent");
+            info!(to, "sending traces");
         }
     }
 
-    /// Sends what waits. Within 1 s.
+    /// Sends the queued spans, within 1 s.
     pub async fn end(self) {
         let Some(Export { provider, to }) = self.0 else { return };
         let ended = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)).await;
         if let Ok(Err(why)) = ended {
-            warn!(to, "the last traces were not sent: {why}");
+            warn!(to, "could not send the last traces: {why}");
         }
     }
 }
@@ -78,7 +78,9 @@ fn place(address: &str) -> Result<String> {
     let uri: Uri = address.parse().unwrap_or_default();
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(host)) => Ok(format!("{host}:{}", uri.port_u16().unwrap_or(80))),
-        _ => bail!("traces go by plain HTTP to a collector near by; name it as http://127.0.0.1:4318"),
+        _ => {
+            bail!("traces are sent by plain HTTP only; name a local collector, such as http://127.0.0.1:4318")
+        }
     }
 }
 
@@ -98,7 +100,7 @@ fn resource() -> Resource {
 pub(super) fn join(span: &Span, headers: &HeaderMap) {
     if headers.contains_key("traceparent") {
         let parent = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
-        // An error where the span is not taken: there is no export.
+        // This fails only without an export, where the span is not recorded.
         span.set_parent(parent).ok();
     }
 }

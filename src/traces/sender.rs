@@ -1,6 +1,6 @@
-//! Batches of spans on their way to the collector.
+//! The HTTP client that sends batches of spans to the collector.
 //!
-//! Of its own: the exporter's clients bring HTTP/2 or a second TLS into the tree.
+//! It replaces the exporter's own clients, which depend on HTTP/2 or a second TLS library.
 
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
@@ -19,12 +19,12 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-/// How long an attempt may take.
+/// Time limit of an attempt.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The longest answer that is read, in bytes: it says at most what was wrong.
+/// Maximum size of an answer, in bytes; it contains at most an error message.
 const MOST: usize = 64 * 1024;
 
-/// Sends on the daemon's runtime: batches are made on a thread without one.
+/// Sends on the daemon's runtime, because the exporter's thread has none.
 #[derive(Debug)]
 pub(super) struct Sender {
     to: Arc<str>,
@@ -33,7 +33,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// One to this host and port.
+    /// A client for this host and port.
     pub(super) fn new(to: String) -> Sender {
         Sender { to: to.into(), runtime: Handle::current(), failing: Arc::default() }
     }
@@ -51,39 +51,39 @@ impl HttpClient for Sender {
         let sent = self.runtime.spawn(async move {
             let answer = timeout(ANSWER, exchange(&to, request)).await;
             let answer = answer.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {ANSWER:?}")));
-            tell(&to, &failing, &answer);
+            log(&to, &failing, &answer);
             answer
         });
         Box::pin(async move { Ok(sent.await??) })
     }
 }
 
-/// One request on a connection of its own: there is one every few seconds.
+/// Sends one request on its own connection; there is one every few seconds.
 async fn exchange(to: &str, request: Request<Bytes>) -> Result<Response<Bytes>> {
     let stream = TcpStream::connect(to).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().context("the collector's address has no path")?;
+    let path = head.uri.path_and_query().context("the address of the collector has no path")?;
     head.uri = Uri::from(path.clone());
     head.headers.insert(header::HOST, HeaderValue::from_str(to)?);
     let (head, body) = sender.send_request(Request::from_parts(head, Body::from(body))).await?.into_parts();
     Ok(Response::from_parts(head, to_bytes(Body::new(body), MOST).await?))
 }
 
-/// Says it once when batches begin to fail, and when they no longer do.
-fn tell(to: &str, failing: &AtomicBool, answer: &Result<Response<Bytes>>) {
+/// Logs once when batches start to fail, and once when they succeed again.
+fn log(to: &str, failing: &AtomicBool, answer: &Result<Response<Bytes>>) {
     let why = match answer {
         Ok(answer) if answer.status().is_success() => None,
-        Ok(answer) => Some(format!("it answered {}", answer.status())),
+        Ok(answer) => Some(format!("the collector returned {}", answer.status())),
         Err(why) => Some(format!("{why:#}")),
     };
     let before = failing.swap(why.is_some(), Ordering::Relaxed);
     match why {
         Some(why) if !before => {
-            warn!(to, "traces cannot be sent, and are lost until they can: {why}");
+            warn!(to, "cannot send traces; they are lost until the collector accepts them: {why}");
         }
-        None if before => info!(to, "traces are sent again"),
+        None if before => info!(to, "sending traces again"),
         _ => {}
     }
 }

@@ -218,7 +218,7 @@ async fn what_waits_is_sent_at_sigterm_and_sockets_beat_without_spans() {
 async fn is_not_disturbed(place: u16) {
     let (redis, collector) = (Redis::start(), Collector { port: place, ..Collector::default() });
     let daemon = collector.daemon(&redis).await;
-    until("it is said", async || daemon.log().contains("traces cannot be sent").then_some(())).await;
+    until("it is said", async || daemon.log().contains("cannot send traces").then_some(())).await;
     let began = Instant::now();
     for _ in 0..100 {
         assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
@@ -256,13 +256,13 @@ async fn a_collector_that_refuses_is_named_once_and_once_more_when_it_takes_them
     })
     .await;
     let count = |text: &str| daemon.log().matches(text).count();
-    assert_eq!(count("traces cannot be sent"), 1, "{}", daemon.log());
+    assert_eq!(count("cannot send traces"), 1, "{}", daemon.log());
     assert!(daemon.log().contains("503"), "{}", daemon.log());
     assert_eq!((count("ERROR"), count("xport")), (0, 0), "nor in others' words: {}", daemon.log());
     collector.refuses.store(false, Ordering::SeqCst);
     until("they are sent again", async || {
         daemon.get("/v1/stats").await;
-        (count("traces are sent again") == 1).then_some(())
+        (count("sending traces again") == 1).then_some(())
     })
     .await;
 }

@@ -300,7 +300,7 @@ async fn a_key_that_stays_in_the_set_keeps_its_sockets() {
     let (mut socket, _) = socket_as(&daemon, &issuer.token("alice", &["bob"]), "").await;
     issuer.write("jwks.json", &json!({"keys": [second, first]}).to_string());
     signal(daemon.pid(), "HUP");
-    until("it has read them", async || daemon.log().contains("read again").then_some(())).await;
+    until("it has read them", async || daemon.log().contains("reloaded").then_some(())).await;
     socket.send(json!({"type": "watch", "users": ["bob"]})).await;
     assert_eq!(socket.snapshot().await.len(), 1);
     issuer.write("jwks.json", &json!({"keys": [second]}).to_string());
