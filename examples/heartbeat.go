@@ -1,9 +1,9 @@
-// Keeps a user online until it is stopped, then says goodbye. Go 1.18 or newer alone, nothing to fetch:
+// Keeps a user online until it is stopped, then goes offline at once. Needs only Go 1.18 or newer:
 //
 //	go run heartbeat.go alice
-//	go run heartbeat.go alice phone      # a session: one device of alice's
+//	go run heartbeat.go alice phone      # with a session, one device of alice
 //
-// KEYBEAT_URL names another daemon than http://127.0.0.1:7400, KEYBEAT_TOKEN is a token for it.
+// KEYBEAT_URL is the URL of the daemon (default http://127.0.0.1:7400), KEYBEAT_TOKEN a token for it.
 package main
 
 import (
@@ -68,11 +68,11 @@ func main() {
 
 	stopped := make(chan os.Signal, 1)
 	signal.Notify(stopped, os.Interrupt, syscall.SIGTERM)
-	fmt.Println(user, "is kept online; end it with Ctrl-C")
+	fmt.Println(user, "is kept online; stop with Ctrl-C")
 	for ticks := time.NewTicker(every); ; {
-		// One that is not taken is said, and the next may be.
+		// Print a failure and go on: the next heartbeat may succeed.
 		if err := call("PUT", path+"/heartbeat", body); err != nil {
-			fmt.Fprintln(os.Stderr, "a heartbeat was not taken:", err)
+			fmt.Fprintln(os.Stderr, "a heartbeat failed:", err)
 		}
 		select {
 		case <-ticks.C:

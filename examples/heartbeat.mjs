@@ -1,9 +1,9 @@
-// Keeps a user online until it is stopped, then says goodbye. Node 18 or newer alone, nothing to install:
+// Keeps a user online until it is stopped, then goes offline at once. Needs only Node 18 or newer:
 //
 //     node heartbeat.mjs alice
-//     node heartbeat.mjs alice phone       // a session: one device of alice's
+//     node heartbeat.mjs alice phone       // with a session, one device of alice
 //
-// KEYBEAT_URL names another daemon than http://127.0.0.1:7400, KEYBEAT_TOKEN is a token for it.
+// KEYBEAT_URL is the URL of the daemon (default http://127.0.0.1:7400), KEYBEAT_TOKEN a token for it.
 
 const TTL_MS = 30_000;
 const EVERY_MS = TTL_MS / 3; // so that two may be lost
@@ -23,8 +23,8 @@ async function call(method, url, body) {
 async function heartbeat() {
   try {
     await call('PUT', `${url}/heartbeat`, { session, ttl_ms: TTL_MS });
-  } catch (why) { // the next one may arrive
-    console.error('a heartbeat was not taken:', why.cause?.message ?? why.message);
+  } catch (why) { // the next one may succeed
+    console.error('a heartbeat failed:', why.cause?.message ?? why.message);
   }
 }
 
@@ -34,6 +34,6 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
     await call('DELETE', url + (session ? `?session=${encodeURIComponent(session)}` : ''));
   });
 }
-console.log(`${user} is kept online; end it with Ctrl-C`);
+console.log(`${user} is kept online; stop with Ctrl-C`);
 const beats = setInterval(heartbeat, EVERY_MS);
 await heartbeat();

@@ -1,11 +1,11 @@
 <?php
-// Keeps a user online until it is stopped, then says goodbye. PHP 8 on a command line alone, nothing to install:
+// Keeps a user online until it is stopped, then goes offline at once. Needs only PHP 8 on a command line:
 //
 //     php heartbeat.php alice
-//     php heartbeat.php alice phone        # a session: one device of alice's
+//     php heartbeat.php alice phone        # with a session, one device of alice
 //
-// In an application that answers requests, one heartbeat() in each of a user who is logged in is all.
-// KEYBEAT_URL names another daemon than http://127.0.0.1:7400, KEYBEAT_TOKEN is a token for it.
+// In a web application, call heartbeat() in each request of a user who is logged in; nothing else is needed.
+// KEYBEAT_URL is the URL of the daemon (default http://127.0.0.1:7400), KEYBEAT_TOKEN a token for it.
 
 const TTL_MS = 30_000;
 const EVERY_S = TTL_MS / 1000 / 3; // so that two may be lost
@@ -34,14 +34,14 @@ function heartbeat(string $url, ?string $session): void
 {
     try {
         call('PUT', "$url/heartbeat", ['session' => $session, 'ttl_ms' => TTL_MS]);
-    } catch (RuntimeException $why) { // the next one may arrive
-        fwrite(STDERR, "a heartbeat was not taken: {$why->getMessage()}\n");
+    } catch (RuntimeException $why) { // the next one may succeed
+        fwrite(STDERR, "a heartbeat failed: {$why->getMessage()}\n");
     }
 }
 
 $signals = [SIGINT, SIGTERM];
-pcntl_sigprocmask(SIG_BLOCK, $signals); // they are waited for below
-echo "$user is kept online; end it with Ctrl-C\n";
+pcntl_sigprocmask(SIG_BLOCK, $signals); // the loop below waits for them
+echo "$user is kept online; stop with Ctrl-C\n";
 do {
     heartbeat($url, $session);
 } while (pcntl_sigtimedwait($signals, $info, EVERY_S) === -1);

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Keeps a user online until it is stopped, then says goodbye. Python 3 alone, nothing to install:
+"""Keeps a user online until it is stopped, then goes offline at once. Needs only Python 3:
 
     python3 heartbeat.py alice
-    python3 heartbeat.py alice phone        # a session: one device of alice's
+    python3 heartbeat.py alice phone        # with a session, one device of alice
 
-KEYBEAT_URL names another daemon than http://127.0.0.1:7400, KEYBEAT_TOKEN is a token for it.
+KEYBEAT_URL is the URL of the daemon (default http://127.0.0.1:7400), KEYBEAT_TOKEN a token for it.
 """
 
 import json
@@ -36,14 +36,14 @@ def call(method, url, body=None):
 def heartbeat():
     try:
         call("PUT", path + "/heartbeat", {"session": session, "ttl_ms": TTL_MS})
-    except OSError as why:  # the next one may arrive
-        print("a heartbeat was not taken:", why, file=sys.stderr)
+    except OSError as why:  # the next one may succeed
+        print("a heartbeat failed:", why, file=sys.stderr)
 
 
 stopped = threading.Event()
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: stopped.set())
-print(f"{user} is kept online; end it with Ctrl-C", flush=True)
+print(f"{user} is kept online; stop with Ctrl-C", flush=True)
 while True:
     heartbeat()
     if stopped.wait(EVERY_S):

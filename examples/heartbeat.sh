@@ -1,11 +1,11 @@
 #!/bin/sh
-# Keeps a user online until it is stopped, then says goodbye. A shell and curl alone:
+# Keeps a user online until it is stopped, then goes offline at once. Needs only a shell and curl:
 #
 #     sh heartbeat.sh alice
-#     sh heartbeat.sh alice phone          # a session: one device of alice's
+#     sh heartbeat.sh alice phone          # with a session, one device of alice
 #
-# KEYBEAT_URL names another daemon than http://127.0.0.1:7400, KEYBEAT_TOKEN is a token for it. Names go into the address
-# and into JSON as they are: letters, digits and hyphens need no care.
+# KEYBEAT_URL is the URL of the daemon (default http://127.0.0.1:7400), KEYBEAT_TOKEN a token for it. The names are not
+# escaped in the URL and in JSON, so use only letters, digits and hyphens.
 set -eu
 
 every_s=10
@@ -29,11 +29,11 @@ goodbye() {
 nap=
 trap goodbye INT TERM
 
-echo "$user is kept online; end it with Ctrl-C"
+echo "$user is kept online; stop with Ctrl-C"
 while :; do
-    # One that is not taken is said by curl, and the next may be.
+    # curl prints a failure; go on, because the next heartbeat may succeed.
     call -X PUT "$url/heartbeat" -d "{${session:+\"session\":\"$session\",}\"ttl_ms\":$ttl_ms}" || :
-    # A signal ends the wait, and not the sleep: in the foreground it would have to wait for that.
+    # A signal interrupts wait at once; it would not interrupt a sleep in the foreground.
     sleep "$every_s" &
     nap=$!
     wait "$nap" || :

@@ -185,14 +185,14 @@ async fn contacts_have_green_dots_through_restarts_of_daemon_and_redis() {
     let carol = row("<i>carol", false, "last seen just now");
     browser.shows(ROWS, json!([bob, carol, row("alice", false, "offline")])).await;
     daemon.kill();
-    browser.shows(STATUS, json!("not connected; trying again in N s")).await;
+    browser.shows(STATUS, json!("not connected; reconnecting in N s")).await;
     redis.call(&["SET", "presence:alice", "1", "EX", "600"]);
     let daemon = launch(&redis);
     daemon.ready().await;
     browser.shows(STATUS, json!("live")).await;
     browser.shows(COUNT, json!("2 of 3 online")).await;
     redis.kill();
-    browser.shows(STATUS, json!("Redis is away: this may be out of date")).await;
+    browser.shows(STATUS, json!("Redis is down: the list may be stale")).await;
     browser.shows("return document.body.className", json!("stale")).await;
     redis.run();
     browser.shows(STATUS, json!("live")).await;
