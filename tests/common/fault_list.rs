@@ -201,7 +201,7 @@ async fn a_planned_failover() -> Outcome {
 async fn in_a_cluster(primaries: usize, replicas: usize) -> (World, Cluster) {
     let cluster = Cluster::start(primaries, replicas).await;
     let url = cluster.url();
-    (World::beside(cluster.ports(), &["--redis", &url]).await, cluster)
+    (World::at_ports(cluster.ports(), &["--redis", &url]).await, cluster)
 }
 
 async fn a_primary_of_a_cluster_killed_and_its_replica_promoted() -> Outcome {

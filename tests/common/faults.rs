@@ -99,11 +99,11 @@ impl World {
     /// A world on this Redis, with a daemon with these arguments.
     pub async fn new(redis: Redis, args: &[&str]) -> World {
         let ports = vec![redis.port];
-        World { redis: Some(redis), ..World::beside(ports, args).await }
+        World { redis: Some(redis), ..World::at_ports(ports, args).await }
     }
 
     /// A world on Redis servers at these ports.
-    pub async fn beside(ports: Vec<u16>, args: &[&str]) -> World {
+    pub async fn at_ports(ports: Vec<u16>, args: &[&str]) -> World {
         // The guess is right, because a fault may come before the daemon has read the TTLs.
         let daemon = Daemon::with(&[args, &["--ttl", "4s"]].concat()).await;
         let view = Arc::new(Mutex::new(View::default()));
