@@ -17,7 +17,7 @@ check: ## Format, lints and unit tests
 
 SECONDS ?= 60
 soak: ## Run the simulation with fresh random seeds: make soak SECONDS=600
-	KEYBEAT_SIM_SECONDS=$(SECONDS) cargo test --locked --test sim fresh -- --nocapture
+	KEYBEAT_SIM_SECONDS=$(SECONDS) cargo test --locked --features otel --test sim fresh -- --nocapture
 
 deny: ## Check the licences, bans and sources of all dependencies
 	@bash tests/run.sh deny

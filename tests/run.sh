@@ -72,6 +72,9 @@ tests() {
 
 build() { show cargo test --no-run --locked --features otel "$@"; }
 
+# A test runs the examples. With the profile of the tests they share its dependencies.
+examples() { show cargo build --profile test --examples --locked --features otel; }
+
 lints() { show cargo clippy --all-targets --locked --features otel -- -D warnings; }
 
 # The crate without its optional feature. The test target keeps the dependencies those of the other checks.
@@ -120,9 +123,10 @@ test)
     part "documentation" documentation
     installed
     part "dependencies" deny
-    part "integration: build" build --examples --test it
-    part "integration tests" tests "--examples --test it" without
-    part "browsers, schemathesis, package" tests "--examples --test it" only
+    part "integration: build" build --test it
+    part "examples: build" examples
+    part "integration tests" tests "--test it" without
+    part "browsers, schemathesis, package" tests "--test it" only
     ;;
 *)
     echo "run: $1 is not a list of checks; take test, check or deny" >&2

@@ -64,3 +64,9 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[test]
+fn no_port_is_drawn_twice() {
+    let port = free_port();
+    assert!(!reserve(port), "the port {port} is not reserved");
+}
