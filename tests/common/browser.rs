@@ -1,4 +1,4 @@
-//! A headless Chromium, led by chromedriver as a person would lead it.
+//! A headless Chromium, controlled through chromedriver.
 
 use super::{PATIENCE, free_port, until};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Keys as WebDriver names them: <https://www.w3.org/TR/webdriver2/#keyboard-actions>.
+/// Keys by their WebDriver codes: <https://www.w3.org/TR/webdriver2/#keyboard-actions>.
 pub const ENTER: &str = "\u{E007}";
 pub const ESCAPE: &str = "\u{E00C}";
 pub const LEFT: &str = "\u{E012}";
@@ -19,18 +19,20 @@ pub struct Browser {
     port: u16,
     driver: Child,
     session: String,
-    /// The browser itself.
+    /// The browser's process; `driver` is chromedriver.
     pid: Option<u32>,
     http: reqwest::Client,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// One with a window of this size.
+    /// Starts a browser with a window of this size in pixels.
     pub async fn start(width: u32, height: u32) -> Browser {
         let (port, profile) = (free_port(), tempfile::tempdir().expect("a folder"));
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
+            // Chromium leaves files in the temporary folder; its profile is deleted with the browser.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -49,18 +51,19 @@ impl Browser {
             format!("--window-size={width},{height}"),
             format!("--user-data-dir={folder}"),
         ];
-        let kept = json!({"browser": "WARNING"});
-        let wanted = json!({"goog:chromeOptions": {"args": args}, "goog:loggingPrefs": kept});
-        let wanted = json!({"capabilities": {"alwaysMatch": wanted}});
-        let begun = browser.ask("session", wanted).await;
-        browser.pid = begun["capabilities"]["goog:processID"].as_u64().and_then(|pid| pid.try_into().ok());
-        assert!(browser.pid.is_some(), "{begun}");
+        let levels = json!({"browser": "WARNING"});
+        let options = json!({"goog:chromeOptions": {"args": args}, "goog:loggingPrefs": levels});
+        let capabilities = json!({"capabilities": {"alwaysMatch": options}});
+        let started = browser.post("session", capabilities).await;
+        let pid = started["capabilities"]["goog:processID"].as_u64();
+        browser.pid = pid.and_then(|pid| pid.try_into().ok());
+        assert!(browser.pid.is_some(), "{started}");
         browser.session =
-            begun["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {begun}")).to_owned();
+            started["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {started}")).to_owned();
         browser
     }
 
-    async fn ask(&self, path: &str, body: Value) -> Value {
+    async fn post(&self, path: &str, body: Value) -> Value {
         let url = format!("http://127.0.0.1:{}/{path}", self.port);
         let answer = self.http.post(url).json(&body).send().await.expect("chromedriver answers");
         let mut answer: Value = answer.json().await.expect("JSON");
@@ -68,43 +71,43 @@ impl Browser {
     }
 
     pub async fn open(&self, url: &str) {
-        let done = self.ask(&format!("session/{}/url", self.session), json!({"url": url})).await;
+        let done = self.post(&format!("session/{}/url", self.session), json!({"url": url})).await;
         assert!(done.is_null(), "{url}: {done}");
     }
 
-    /// What a function's body returns in the page.
+    /// Runs a function's body in the page and returns its result.
     pub async fn run(&self, script: &str) -> Value {
         let path = format!("session/{}/execute/sync", self.session);
-        self.ask(&path, json!({"script": script, "args": []})).await
+        self.post(&path, json!({"script": script, "args": []})).await
     }
 
-    /// Sets what the page's media queries see, such as `("prefers-color-scheme", "dark")`.
+    /// Sets the media features of the page, such as `("prefers-color-scheme", "dark")`.
     pub async fn media(&self, features: &[(&str, &str)]) {
         let features: Vec<_> =
             features.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
         let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
-        let done = self.ask(&format!("session/{}/goog/cdp/execute", self.session), command).await;
+        let done = self.post(&format!("session/{}/goog/cdp/execute", self.session), command).await;
         assert_eq!(done, json!({}));
     }
 
-    /// What the browser has complained of since this was last asked, breaches of a page's policy among it.
+    /// The browser's warnings and errors since the last call, such as violations of a page's policy.
     pub async fn complaints(&self) -> Vec<Value> {
-        let logged = self.ask(&format!("session/{}/se/log", self.session), json!({"type": "browser"})).await;
+        let logged = self.post(&format!("session/{}/se/log", self.session), json!({"type": "browser"})).await;
         logged.as_array().unwrap_or_else(|| panic!("no log: {logged}")).clone()
     }
 
-    /// Types into whatever has the focus; keys without a letter have a code of WebDriver's, such as [`ENTER`].
+    /// Types into the focused element. Keys without a letter have a WebDriver code, such as [`ENTER`].
     pub async fn press(&self, keys: &str) {
         let each = keys.chars().flat_map(|key| {
             [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
         });
         let keyboard = json!({"type": "key", "id": "keyboard", "actions": each.collect::<Vec<_>>()});
         let done =
-            self.ask(&format!("session/{}/actions", self.session), json!({"actions": [keyboard]})).await;
+            self.post(&format!("session/{}/actions", self.session), json!({"actions": [keyboard]})).await;
         assert!(done.is_null(), "{keys:?}: {done}");
     }
 
-    /// Waits until a function's body returns this.
+    /// Waits until a function's body returns `wanted`.
     pub async fn shows(&self, script: &str, wanted: Value) {
         let mut last = Value::Null;
         let end = tokio::time::Instant::now() + PATIENCE;
@@ -117,10 +120,10 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver's end alone would leave its browser behind.
+        // Killing only chromedriver would leave its browser running.
         if let Some(pid) = self.pid {
             super::redis::signal(pid, "TERM");
-            // It is the driver's child and not ours, so it cannot be waited for in any other way.
+            // The browser is chromedriver's child, so this process cannot wait for it by its id.
             let end = Instant::now() + Duration::from_secs(5);
             while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! A certificate authority that lives as long as its test.
+//! A certificate authority for one test.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -19,7 +19,7 @@ impl Authority {
     pub fn new() -> Authority {
         let folder = tempfile::tempdir().expect("a folder");
         let mut params = CertificateParams::new(vec![]).expect("parameters");
-        // Another name than its children's, or OpenSSL takes them for signed by themselves.
+        // With the name of its children, OpenSSL would regard them as self-signed.
         params.distinguished_name.push(DnType::CommonName, "an authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -32,7 +32,7 @@ impl Authority {
         self.folder.path().join(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// Writes NAME.pem and NAME.key: a certificate for 127.0.0.1.
+    /// Writes NAME.pem and NAME.key, a certificate for 127.0.0.1, and returns both paths.
     pub fn issue(&self, name: &str) -> [String; 2] {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec!["127.0.0.1".into()]).expect("parameters");
@@ -43,7 +43,7 @@ impl Authority {
         paths
     }
 
-    /// A connection that trusts this authority alone.
+    /// Opens a TLS connection that trusts only this authority.
     pub async fn connect(&self, port: u16) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         roots

@@ -1,7 +1,7 @@
-//! People who beat, fall silent, log out and return at random, and what Redis itself said of each.
+//! Users who send heartbeats, fall silent, log out and return at random, and Redis' replies for each of them.
 //!
-//! `SET … GET` tells with every heartbeat whether the key was still there, and `DEL` whether it had
-//! been. So the true transitions are known exactly, whatever the timing.
+//! With every heartbeat `SET … GET` returns whether the key was still live, and `DEL` returns whether it was.
+//! So the test knows the true transitions exactly, whatever the timing.
 
 use super::redis::{Client, Redis, Reply};
 use super::socket::Socket;
@@ -10,13 +10,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A transition as it happened or as it was told.
+/// A transition as it happened, or as a client received it.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     pub online: bool,
-    /// Happened: when, in milliseconds since the epoch, as early as it can have been. Told: arrival.
+    /// Happened: the earliest possible time. Received: the arrival. In milliseconds since the epoch.
     pub at_ms: f64,
-    /// Happened by running out, not by a command.
+    /// The TTL ran out; no command deleted the key.
     pub expired: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Crowd {
 struct Person {
     name: String,
     ttl_ms: u64,
-    /// When the key runs out, if it is believed live.
+    /// When the key expires, in milliseconds since the epoch, unless it is known to be gone.
     deadline: Option<f64>,
     steps: Vec<Step>,
 }
@@ -42,7 +42,7 @@ pub fn precise_now_ms() -> f64 {
 
 impl Person {
     fn new(i: usize) -> Person {
-        // Some have two devices, and TTLs differ as programs do.
+        // Programs use different TTLs.
         let ttl_ms = [700, 1000, 1500, 2000, 2345][i % 5];
         Person { name: format!("user-{i}"), ttl_ms, deadline: None, steps: Vec::new() }
     }
@@ -63,7 +63,7 @@ impl Person {
         let before = client.call(&["SET", &self.key(), "1", "PX", &ttl, "GET"]);
         if before == Reply::Nil {
             self.ran_out();
-            // Told from the SET's return on.
+            // A client may receive it from the return of the SET on.
             self.steps.push(Step { online: true, at_ms: precise_now_ms(), expired: false });
         }
         self.deadline = Some(sent + self.ttl_ms as f64);
@@ -79,7 +79,7 @@ impl Person {
     }
 }
 
-/// Lets a crowd live for its time, then lets everybody run out. Blocking.
+/// Runs a crowd for its time, then lets every key expire. Blocks its thread.
 pub fn live(redis: &Redis, crowd: Crowd) -> History {
     let mut client = redis.client();
     let mut people: Vec<Person> = (0..crowd.users).map(Person::new).collect();
@@ -95,14 +95,14 @@ pub fn live(redis: &Redis, crowd: Crowd) -> History {
         let person = &mut people[i];
         let ttl = person.ttl_ms;
         let next = match fastrand::u32(..100) {
-            // Silent: perhaps for so short that the key is renewed just in time, perhaps for good.
+            // Silent: either renewed just in time, or expired.
             0..8 => fastrand::u64(ttl / 2..ttl * 3),
             8..10 => {
                 person.leave(&mut client);
                 fastrand::u64(..3000)
             }
             10..12 => {
-                // Out and in again within a moment.
+                // Logs out and in again at once.
                 person.leave(&mut client);
                 person.beat(&mut client);
                 ttl / 3
@@ -126,24 +126,23 @@ pub fn live(redis: &Redis, crowd: Crowd) -> History {
         .collect()
 }
 
-/// Takes in what a socket that watches everybody is told of the crowd, until `steps` have come or nothing
-/// more comes for a while.
+/// Collects the transitions that a socket receives, until `done` is over and a second passes without a message.
 pub async fn listen(mut socket: Socket, done: impl Future<Output = ()>) -> History {
-    let mut told = History::new();
+    let mut received = History::new();
     tokio::pin!(done);
     let mut ended = false;
     loop {
         let message = tokio::select! {
             message = socket.next() => message,
             () = &mut done, if !ended => { ended = true; continue }
-            // After the end nothing should come at all; what does is told too.
-            () = tokio::time::sleep(Duration::from_secs(1)), if ended => return told,
+            // After the end no message should come. The second shows one that does.
+            () = tokio::time::sleep(Duration::from_secs(1)), if ended => return received,
         };
         let arrived = precise_now_ms();
         let transitions = message["transitions"].as_array().unwrap_or_else(|| panic!("{message}"));
         for transition in transitions {
             let user = transition["user"].as_str().expect("a name").to_owned();
-            told.entry(user).or_default().push(read(transition, arrived));
+            received.entry(user).or_default().push(read(transition, arrived));
         }
     }
 }
@@ -153,26 +152,26 @@ fn read(transition: &Value, arrived: f64) -> Step {
     Step { online, at_ms: arrived, expired: transition["reason"] == "expired" }
 }
 
-/// What is wrong with what was told, if anything: lost, invented, twice.
-pub fn differences(happened: &History, told: &History) -> Vec<String> {
+/// The errors in the received transitions: lost, invented or repeated ones. One line per user.
+pub fn differences(happened: &History, received: &History) -> Vec<String> {
     let states = |steps: &Vec<Step>| -> Vec<bool> { steps.iter().map(|step| step.online).collect() };
     let mut wrong = Vec::new();
     for (user, steps) in happened {
-        let (expected, got) = (states(steps), told.get(user).map(states).unwrap_or_default());
+        let (expected, got) = (states(steps), received.get(user).map(states).unwrap_or_default());
         if expected != got {
-            wrong.push(format!("{user}: happened {expected:?}, told {got:?}"));
+            wrong.push(format!("{user}: happened {expected:?}, received {got:?}"));
         }
     }
-    let unknown = told.keys().filter(|user| !happened.contains_key(*user));
-    wrong.extend(unknown.map(|user| format!("{user}: told, but nobody's")));
+    let unknown = received.keys().filter(|user| !happened.contains_key(*user));
+    wrong.extend(unknown.map(|user| format!("{user}: received, but no such user")));
     wrong
 }
 
-/// Milliseconds from what happened to its arrival: (offline by expiry, offline by DEL, online).
-pub fn lags(happened: &History, told: &History) -> [Vec<f64>; 3] {
+/// Milliseconds from each transition to its arrival, sorted: offline by expiry, offline by DEL, online.
+pub fn lags(happened: &History, received: &History) -> [Vec<f64>; 3] {
     let mut lags: [Vec<f64>; 3] = Default::default();
     for (user, steps) in happened {
-        for (was, is) in steps.iter().zip(told.get(user).into_iter().flatten()) {
+        for (was, is) in steps.iter().zip(received.get(user).into_iter().flatten()) {
             let kind = if was.online {
                 2
             } else if was.expired {

@@ -1,4 +1,4 @@
-//! A Redis Cluster on free ports, and a client that follows its redirections.
+//! A Redis Cluster on free ports, and a client that follows its redirects.
 
 use super::free_port;
 use super::redis::{Client, Redis, Reply};
@@ -8,12 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 
 const SLOTS: u16 = 16_384;
 
-/// Primaries, each with its share of the slots, and replicas.
+/// Primaries, each with an equal share of the slots, then replicas.
 pub struct Cluster {
     pub nodes: Vec<Redis>,
 }
 
-/// A node that belongs to no cluster yet; a primary is called down after a second.
+/// Starts a node outside of any cluster. In a cluster it counts as down after one second.
 fn node() -> (Redis, u16) {
     let bus = free_port();
     let args = [
@@ -40,7 +40,7 @@ fn field(node: &Redis, name: &str) -> Option<String> {
 }
 
 impl Cluster {
-    /// So many primaries, and a replica of each of the first `replicas` of them.
+    /// Starts `primaries` primaries, and one replica for each of the first `replicas` of them.
     pub async fn start(primaries: usize, replicas: usize) -> Cluster {
         let made: Vec<(Redis, u16)> = (0..primaries + replicas).map(|_| node()).collect();
         let bus: Vec<u16> = made.iter().map(|(_, bus)| *bus).collect();
@@ -73,7 +73,7 @@ impl Cluster {
         self.nodes[0].call(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
     }
 
-    /// Waits until each node knows all, and calls the cluster well.
+    /// Waits until each node knows all nodes and reports the cluster as ok.
     async fn agreed(&self, nodes: usize) {
         until("all nodes know each other", async || {
             let knows = |node: &Redis| {
@@ -85,7 +85,7 @@ impl Cluster {
         .await;
     }
 
-    /// One more primary, without slots.
+    /// Adds a primary without slots and returns its index.
     pub async fn add(&mut self) -> usize {
         let (node, bus) = node();
         self.meet(node.port, bus);
@@ -116,7 +116,7 @@ impl Cluster {
         }
     }
 
-    /// The ports of those that answer.
+    /// The ports of all nodes.
     pub fn ports(&self) -> Vec<u16> {
         self.nodes.iter().map(|node| node.port).collect()
     }
@@ -127,13 +127,13 @@ impl Cluster {
         format!("redis-cluster://127.0.0.1:{}?{}", self.nodes[0].port, nodes.join("&"))
     }
 
-    /// The slot of a key, by a node's word.
+    /// The slot of a key, as a node computes it.
     pub fn slot(&self, key: &str) -> u16 {
         self.nodes[0].call(&["CLUSTER", "KEYSLOT", key]).number() as u16
     }
 }
 
-/// The keys under `presence:` that primaries hold now.
+/// The users and sessions whose keys the primaries at these ports hold now.
 pub fn held(ports: &[u16]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for &port in ports {
@@ -149,7 +149,7 @@ pub fn held(ports: &[u16]) -> BTreeSet<String> {
     all
 }
 
-/// Writes keys one after the other to whichever node takes them.
+/// Sends writes to the node that owns each key.
 pub struct Writer {
     ports: Vec<u16>,
     clients: HashMap<u16, Client>,
@@ -161,7 +161,7 @@ impl Writer {
         Writer { ports, clients: HashMap::new(), owners: HashMap::new() }
     }
 
-    /// Sends each command, whose second word is its key; whether all were done.
+    /// Sends commands whose second word is their key. True if every command succeeded.
     pub fn send(&mut self, commands: &[Vec<String>]) -> bool {
         let mut groups: HashMap<u16, Vec<Vec<String>>> = HashMap::new();
         for command in commands {
@@ -205,7 +205,7 @@ impl Writer {
         replies
     }
 
-    /// Goes where the reply points to, if it does.
+    /// Follows a redirect in the reply. True if the command succeeded.
     fn settle(&mut self, command: &[String], port: u16, reply: Reply) -> bool {
         let Reply::Error(why) = reply else {
             self.owners.insert(command[1].clone(), port);

@@ -1,4 +1,4 @@
-//! `keybeat serve` as a process, as users run it.
+//! `keybeat serve` as a process.
 
 use super::socket::Socket;
 use super::{PATIENCE, free_port, redis, until};
@@ -18,34 +18,34 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// One on this Redis that is ready.
+    /// Starts a daemon on this Redis and waits until it is ready.
     pub async fn start(redis: &redis::Redis) -> Daemon {
         Daemon::with(&["--redis", &redis.url()]).await
     }
 
-    /// One with these arguments that is ready.
+    /// Starts a daemon with these arguments and waits until it is ready.
     pub async fn with(args: &[&str]) -> Daemon {
         let daemon = Daemon::launch(args);
         daemon.ready().await;
         daemon
     }
 
-    /// One with these arguments, ready or not.
+    /// Starts a daemon with these arguments without waiting.
     pub fn launch(args: &[&str]) -> Daemon {
         Daemon::launch_at(free_port(), args)
     }
 
-    /// One at this port.
+    /// Starts a daemon at this port without waiting.
     pub fn launch_at(port: u16, args: &[&str]) -> Daemon {
         Daemon::launch_in(port, args, &[])
     }
 
-    /// One at this port with more in its environment.
+    /// The same, with variables added to its environment.
     pub fn launch_in(port: u16, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
         Daemon::launch_program(Path::new(env!("CARGO_BIN_EXE_keybeat")), port, args, environment)
     }
 
-    /// The same, with another binary than the one that was built.
+    /// The same, with another binary.
     pub fn launch_program(program: &Path, port: u16, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
         let mut child = Command::new(program)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
@@ -58,10 +58,10 @@ impl Daemon {
             .spawn()
             .expect("the daemon was built");
         let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, kept) = (child.stderr.take().expect("piped"), log.clone());
+        let (stderr, lines) = (child.stderr.take().expect("piped"), log.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = kept.lock().expect("no panic with it");
+                let mut log = lines.lock().expect("not poisoned");
                 log.push_str(&line);
                 log.push('\n');
             }
@@ -79,10 +79,10 @@ impl Daemon {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().expect("no panic with it").clone()
+        self.log.lock().expect("not poisoned").clone()
     }
 
-    /// Waits until /readyz says so.
+    /// Waits until /readyz is 200.
     pub async fn ready(&self) {
         until(&format!("/readyz is 200; log:\n{}", self.log()), async || {
             let answer = self.http.get(self.url("/readyz")).send().await.ok()?;
@@ -91,7 +91,7 @@ impl Daemon {
         .await;
     }
 
-    /// Waits until /readyz says no, and gives its cause.
+    /// Waits until /readyz is 503 and returns its text, which contains the cause.
     pub async fn not_ready(&self) -> String {
         until("/readyz is 503", async || {
             let answer = self.http.get(self.url("/readyz")).send().await.ok()?;
@@ -105,7 +105,7 @@ impl Daemon {
         self.send(method, path, body.map(|body| body.to_string())).await
     }
 
-    /// A request with a body that need not be JSON.
+    /// Sends a request with any body. Returns the status and the body, as a JSON string if it is not JSON.
     pub async fn send(&self, method: &str, path: &str, body: Option<String>) -> (u16, Value) {
         let method = method.parse().expect("a method");
         let mut request = self.http.request(method, self.url(path));
@@ -124,7 +124,7 @@ impl Daemon {
         body
     }
 
-    /// Waits until the daemon says that a user is in this state.
+    /// Waits until the daemon reports this state of a user, and returns the user object.
     pub async fn until_state(&self, user: &str, state: &str) -> Value {
         until(&format!("{user} is {state}"), async || {
             let object = self.get(&format!("/v1/users/{user}")).await;
@@ -133,7 +133,7 @@ impl Daemon {
         .await
     }
 
-    /// A socket, past its hello.
+    /// Opens a socket and reads its hello.
     pub async fn socket(&self, query: &str) -> Socket {
         let mut socket = Socket::connect(self.port, query).await;
         let hello = socket.next().await;
@@ -141,7 +141,7 @@ impl Daemon {
         socket
     }
 
-    /// A socket that watches everybody, past its snapshot.
+    /// Opens a socket that watches everybody, and reads its snapshot.
     pub async fn watch_all(&self) -> (Socket, Vec<Value>) {
         let mut socket = self.socket("").await;
         socket.send(json!({"type": "watch", "all": true, "lossless": true, "id": 1})).await;
@@ -149,7 +149,7 @@ impl Daemon {
         (socket, users)
     }
 
-    /// SIGTERM, then how it ended and how long that took.
+    /// Sends SIGTERM. Returns the exit status and the time until the exit.
     pub fn stop(mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
         redis::signal(self.child.id(), "TERM");
@@ -157,7 +157,7 @@ impl Daemon {
         (status, began.elapsed())
     }
 
-    /// kill -9.
+    /// Sends SIGKILL and waits.
     pub fn kill(mut self) {
         self.child.kill().expect("its own child");
         self.child.wait().expect("its own child");
@@ -168,7 +168,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if self.child.try_wait().ok().flatten().is_none() {
             let ended = self.child.kill().and_then(|()| self.child.wait());
-            assert!(ended.is_ok(), "the daemon could not be ended");
+            assert!(ended.is_ok(), "cannot kill the daemon");
         }
         if std::thread::panicking() {
             eprintln!("--- the daemon's log:\n{}", self.log());

@@ -1,8 +1,8 @@
-//! A fault, and what clients saw of it.
+//! A world in which a fault happens, and what a client sees of the fault.
 //!
-//! 300 users beat all the time, 300 more fall silent around the fault, and one client watches everybody, from
-//! daemon to daemon if need be. Whatever breaks, nobody steady may be seen offline, and everybody who fell
-//! silent has to be, once.
+//! 300 steady users send heartbeats all the time, 300 more fall silent around the fault, and one client watches
+//! everybody, also on a restarted daemon. Whatever breaks, the client must see no steady user offline, and every
+//! silent user offline exactly once.
 
 use super::cluster::{Writer, held};
 use super::daemon::Daemon;
@@ -20,11 +20,11 @@ pub const USERS: usize = 300;
 pub const TTL: Duration = Duration::from_secs(4);
 const BEAT_EVERY: Duration = Duration::from_millis(800);
 
-/// What a client that watches everybody has seen.
+/// The view of a client that watches everybody.
 #[derive(Default)]
 pub struct View {
     pub online: BTreeSet<String>,
-    /// How often each user was seen to go offline, and to come online after having been seen before.
+    /// How often the client saw each user go offline, and come online.
     pub offline: HashMap<String, u32>,
     pub back: HashMap<String, u32>,
     pub wrong: Vec<String>,
@@ -35,13 +35,13 @@ impl View {
         let changed = if online { self.online.insert(user.into()) } else { self.online.remove(user) };
         if !changed {
             self.wrong
-                .push(format!("{user} was told twice to be {}", if online { "online" } else { "offline" }));
+                .push(format!("{user} was {} twice in a row", if online { "online" } else { "offline" }));
         }
         let counts = if online { &mut self.back } else { &mut self.offline };
         *counts.entry(user.to_owned()).or_default() += 1;
     }
 
-    /// After a reconnection: what differs has happened meanwhile.
+    /// Takes the snapshot after a reconnect: differences are transitions during the interruption.
     fn reset(&mut self, users: BTreeSet<String>) {
         for user in self.online.difference(&users).cloned().collect::<Vec<_>>() {
             self.set(&user, false);
@@ -58,9 +58,9 @@ pub struct Outcome {
     pub steady_blinks: Vec<String>,
     pub dead_not_once: Vec<String>,
     pub wrong: Vec<String>,
-    /// From the end of the fault until the daemon was ready and believed what Redis held.
+    /// From the end of the fault until the daemon was ready and its view equalled Redis.
     pub equal_after: Duration,
-    /// From the end of the fault until the last of the silent users was seen offline.
+    /// From the end of the fault until the client saw the last silent user offline.
     pub said_after: Duration,
 }
 
@@ -69,13 +69,13 @@ impl Outcome {
         assert!(self.wrong.is_empty(), "{:?}", self.wrong);
         assert!(
             self.steady_blinks.is_empty(),
-            "{} steady users blinked: {:?}",
+            "{} steady users were seen offline: {:?}",
             self.steady_blinks.len(),
             &self.steady_blinks[..self.steady_blinks.len().min(5)]
         );
         assert!(
             self.dead_not_once.is_empty(),
-            "{} silent users were not seen offline once: {:?}",
+            "{} silent users were not seen offline exactly once: {:?}",
             self.dead_not_once.len(),
             &self.dead_not_once[..self.dead_not_once.len().min(5)]
         );
@@ -87,7 +87,7 @@ pub struct World {
     redis: Option<Redis>,
     pub daemon: Option<Daemon>,
     pub daemon_port: u16,
-    /// Where heartbeats go: another server after a failover, any of these in a cluster.
+    /// Ports that receive heartbeats: another one after a failover, any of several in a cluster.
     pub beat_ports: Arc<Mutex<Vec<u16>>>,
     pub view: Arc<Mutex<View>>,
     steady: Arc<AtomicBool>,
@@ -96,15 +96,15 @@ pub struct World {
 }
 
 impl World {
-    /// On this Redis, with a daemon that has these arguments.
+    /// A world on this Redis, with a daemon with these arguments.
     pub async fn new(redis: Redis, args: &[&str]) -> World {
         let ports = vec![redis.port];
-        World { redis: Some(redis), ..World::beside(ports, args).await }
+        World { redis: Some(redis), ..World::at_ports(ports, args).await }
     }
 
-    /// On Redis servers at these ports.
-    pub async fn beside(ports: Vec<u16>, args: &[&str]) -> World {
-        // The first guess is right: a fault may come before the TTLs are learnt.
+    /// A world on Redis servers at these ports.
+    pub async fn at_ports(ports: Vec<u16>, args: &[&str]) -> World {
+        // The guess is right, because a fault may come before the daemon has read the TTLs.
         let daemon = Daemon::with(&[args, &["--ttl", "4s"]].concat()).await;
         let view = Arc::new(Mutex::new(View::default()));
         let watcher = tokio::spawn(watch(daemon.port, view.clone()));
@@ -131,46 +131,46 @@ impl World {
         World::new(redis, &["--redis", &url]).await
     }
 
-    /// The one server.
+    /// The server of a world with one server.
     pub fn redis(&mut self) -> &mut Redis {
         self.redis.as_mut().expect("a world of one server")
     }
 
-    /// Where heartbeats go from now on.
+    /// Sends heartbeats to these ports from now on.
     pub fn beat_at(&self, ports: Vec<u16>) {
-        *self.beat_ports.lock().expect("no panic with it") = ports;
+        *self.beat_ports.lock().expect("not poisoned") = ports;
     }
 
     pub fn view(&self) -> std::sync::MutexGuard<'_, View> {
-        self.view.lock().expect("no panic with it")
+        self.view.lock().expect("not poisoned")
     }
 
-    /// The half that is to die sends its last heartbeat about now.
+    /// Stops the heartbeats of the users who are to fall silent.
     pub fn silence(&self) {
         self.dying.store(false, Ordering::Relaxed);
     }
 
-    /// After the fault: waits until all is said and equal, and some more, then says what was seen.
+    /// After the fault: waits until the views are equal and one TTL longer, then returns what the client saw.
     pub async fn outcome(self) -> Outcome {
         let ended = Instant::now();
         let daemon = self.daemon.as_ref().expect("a daemon runs again");
         daemon.ready().await;
-        until("the daemon believes what Redis holds", async || {
+        until("the daemon's view equals Redis", async || {
             let believed = believed(daemon).await;
-            // Heartbeats go on between the two looks, so one of them may be a moment ahead.
-            let ports = self.beat_ports.lock().expect("no panic with it").clone();
+            // Heartbeats continue between the two reads, so one read may be slightly ahead.
+            let ports = self.beat_ports.lock().expect("not poisoned").clone();
             (believed == held(&ports)).then_some(())
         })
         .await;
         let equal_after = ended.elapsed();
-        until("the client has seen the silent users go", async || {
+        until("the client sees all silent users offline", async || {
             let view = self.view();
             let gone = (0..USERS).all(|i| !view.online.contains(&format!("dying-{i}")));
             gone.then_some(())
         })
         .await;
         let said_after = ended.elapsed();
-        // One more TTL, in which whoever is wrongly believed dead or alive would show.
+        // Within one more TTL a wrong belief about any user would show.
         tokio::time::sleep(TTL).await;
         self.steady.store(false, Ordering::Relaxed);
         let view = self.view();
@@ -192,7 +192,7 @@ async fn believed(daemon: &Daemon) -> BTreeSet<String> {
     users.iter().map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// Beats for one half of the users while the flag is up, through every outage.
+/// Sends the heartbeats of one half of the users while the returned flag is true, through every outage.
 fn beat(name: &'static str, ports: Arc<Mutex<Vec<u16>>>) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(true));
     let (goes_on, ttl) = (flag.clone(), TTL.as_millis().to_string());
@@ -203,7 +203,7 @@ fn beat(name: &'static str, ports: Arc<Mutex<Vec<u16>>>) -> Arc<AtomicBool> {
         let mut at = Vec::new();
         let mut writer = Writer::new(Vec::new());
         while goes_on.load(Ordering::Relaxed) {
-            let now = ports.lock().expect("no panic with it").clone();
+            let now = ports.lock().expect("not poisoned").clone();
             if at != now {
                 writer = Writer::new(now.clone());
                 at = now;
@@ -215,7 +215,7 @@ fn beat(name: &'static str, ports: Arc<Mutex<Vec<u16>>>) -> Arc<AtomicBool> {
     flag
 }
 
-/// Watches everybody for ever, connecting again whenever the daemon is gone.
+/// Watches everybody for ever, and reconnects when the daemon is gone.
 async fn watch(port: u16, view: Arc<Mutex<View>>) {
     loop {
         if let Some(mut socket) = Socket::try_connect(port).await {
@@ -229,7 +229,7 @@ async fn watch(port: u16, view: Arc<Mutex<View>>) {
 async fn follow(socket: &mut Socket, view: &Mutex<View>) {
     let mut users = BTreeSet::new();
     while let Some(message) = socket.next_if_open().await {
-        let mut view = view.lock().expect("no panic with it");
+        let mut view = view.lock().expect("not poisoned");
         if let Some(some) = message["users"].as_array() {
             users.extend(some.iter().map(|user| user["user"].as_str().expect("a name").to_owned()));
             if message["more"] == false {

@@ -1,6 +1,6 @@
-//! Real servers for tests and benches, on free ports and in folders of their own, ended by their own ids.
+//! Real servers for tests and benches. Each has its own free port and folder, and is stopped by its own process id.
 
-#![allow(dead_code)] // each user of this module needs a part of it
+#![allow(dead_code)] // each test or bench uses a part of this module
 
 pub mod browser;
 pub mod certificates;
@@ -15,26 +15,37 @@ pub mod socket;
 pub mod terminal;
 pub mod tokens;
 
-use std::collections::BTreeSet;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long an event may be awaited before a test fails.
+/// How long a test waits for an event before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port that nobody has now, each time another.
+/// A port that is free and that no other test process draws while this one runs.
 ///
-/// Below those that the kernel gives to whoever names none (32768 and up on Linux), so that nobody
-/// takes it while the server that a test has ended there is down.
+/// The ports lie below those that the kernel gives to clients (32768 and up on Linux), so no client
+/// takes a port while a test has stopped the server there.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(10_000..32_000);
-        let is_free = std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if is_free && GIVEN.lock().expect("no panic with it").insert(port) {
+        if reserve(port) && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// Reserves a port until this process ends. False if another test process, or this one, has reserved it.
+///
+/// The reservation is an abstract Unix socket whose name contains the port. The kernel knows the name in
+/// every process and frees it when the process ends, however it ends. No file is left behind.
+fn reserve(port: u16) -> bool {
+    static RESERVED: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
+    let name = SocketAddr::from_abstract_name(format!("keybeat-test-port-{port}")).expect("a short name");
+    let Ok(socket) = UnixDatagram::bind_addr(&name) else { return false };
+    RESERVED.lock().expect("not poisoned").push(socket);
+    true
 }
 
 /// Milliseconds since the epoch.
@@ -42,14 +53,20 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64
 }
 
-/// Waits until `check` gives something, asking again every few milliseconds.
+/// Calls `check` every few milliseconds until it returns a value.
 pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain for: {what}");
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[test]
+fn no_port_is_drawn_twice() {
+    let port = free_port();
+    assert!(!reserve(port), "the port {port} is not reserved");
 }

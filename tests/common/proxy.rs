@@ -1,5 +1,5 @@
-//! A TCP proxy that can stop forwarding without closing anything, as a cable that is pulled, or make a server say another
-//! thing than it does.
+//! A TCP proxy. It can stop forwarding without closing a connection, like a pulled cable, or replace a text of
+//! the server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ impl Proxy {
         Proxy::saying(port, ["", ""]).await
     }
 
-    /// One whose server says the second text for the first, which is as long.
+    /// A proxy that replaces the first text in the server's answers with the second, of the same length.
     pub async fn saying(port: u16, instead: [&'static str; 2]) -> Proxy {
         assert_eq!(instead[0].len(), instead[1].len());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -29,7 +29,7 @@ impl Proxy {
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                // A connection that was open when the cable was pulled stays dead for good.
+                // A connection that was open when the cable was pulled stays dead.
                 let dead = Arc::new(AtomicBool::new(silent.load(Ordering::Relaxed)));
                 tokio::spawn(carry(near_in, far_out, silent.clone(), dead.clone(), ["", ""]));
                 tokio::spawn(carry(far_in, near_out, silent.clone(), dead, instead));
@@ -38,7 +38,7 @@ impl Proxy {
         Proxy { port: own, cut, task }
     }
 
-    /// Pulls the cable, or plugs it in: what was open stays dead, what is new goes through.
+    /// Pulls the cable, or plugs it in again. Open connections stay dead, new connections work.
     pub fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::Relaxed);
     }
@@ -70,7 +70,7 @@ async fn carry(
             dead.store(true, Ordering::Relaxed);
         }
         if dead.load(Ordering::Relaxed) {
-            // Neither forwarded nor closed, for as long as the other side believes in it.
+            // Neither forward nor close, until the other side closes the connection.
             if read == 0 {
                 return;
             }

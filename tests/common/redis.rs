@@ -1,4 +1,4 @@
-//! A redis-server with the settings of ./redis.conf, and a small client that is not the one under test.
+//! A redis-server, and a small client that is independent of the one under test.
 
 use super::free_port;
 use std::collections::HashMap;
@@ -26,22 +26,22 @@ enum Kind {
 }
 
 impl Redis {
-    /// One as it comes, without ./redis.conf.
+    /// Starts a server with stock settings, without ./redis.conf.
     pub fn stock() -> Redis {
         Redis::build(Kind::Stock, &["--save", ""])
     }
 
-    /// One with the settings that keybeat recommends.
+    /// Starts a server with the settings that keybeat recommends, ./redis.conf.
     pub fn start() -> Redis {
         Redis::with(&[])
     }
 
-    /// One with more arguments, such as `--notify-keyspace-events ""`.
+    /// The same, with more arguments, such as `--notify-keyspace-events ""`.
     pub fn with(args: &[&str]) -> Redis {
         Redis::build(Kind::Ours, args)
     }
 
-    /// A Sentinel alone that watches `primary` under the name `it` and needs a second to call it down.
+    /// Starts a single Sentinel that monitors `primary` as `it` and reports it down after one second.
     pub fn sentinel(primary: &Redis) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
         let conf = format!(
@@ -63,9 +63,9 @@ impl Redis {
         redis
     }
 
-    /// Starts it, again after [`kill`](Redis::kill): same port, same folder.
+    /// Starts the server, also after [`kill`](Redis::kill), with the same port and folder.
     pub fn run(&mut self) {
-        // A copy: a Sentinel makes the server rewrite its file.
+        // A copy, because a Sentinel makes the server rewrite its file.
         let conf = self.folder.path().join("redis.conf");
         if !conf.exists() {
             let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/redis.conf");
@@ -98,7 +98,7 @@ impl Redis {
             if answers {
                 return;
             }
-            assert!(Instant::now() < end, "redis-server does not answer; it said: {}", self.log());
+            assert!(Instant::now() < end, "redis-server does not answer; its log: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -119,7 +119,7 @@ impl Redis {
         self.child.as_ref().expect("it runs").id()
     }
 
-    /// kill -9.
+    /// Sends SIGKILL and waits.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("its own child");
@@ -136,12 +136,12 @@ impl Redis {
         Client::connect(self.port)
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub fn client(&self) -> Client {
         self.try_client().expect("redis-server runs")
     }
 
-    /// The presence keys, without those of a daemon itself, sorted.
+    /// The presence keys, sorted, without the daemon's own keys.
     pub fn presence_keys(&self) -> Vec<String> {
         let keys = self.call(&["KEYS", "presence:*"]).list();
         let names = keys.iter().map(Reply::as_text).filter(|key| !key.starts_with("presence:#"));
@@ -150,7 +150,7 @@ impl Redis {
         names
     }
 
-    /// Ends all subscriptions and sets a key, in one transaction, so that nobody can hear of it.
+    /// Closes all subscriptions and sets a key in one transaction, so that no subscriber receives the event.
     pub fn set_unheard(&self, key: &str) {
         let mut client = self.client();
         let set = ["SET", key, "1", "EX", "60"];
@@ -159,7 +159,7 @@ impl Redis {
         }
     }
 
-    /// One command on a connection of its own.
+    /// Sends one command on a new connection.
     pub fn call(&self, command: &[&str]) -> Reply {
         self.client().call(command)
     }
@@ -171,14 +171,14 @@ impl Drop for Redis {
     }
 }
 
-/// Sends a signal to a process that the test has started.
+/// Sends a signal to a process that the test started.
 pub fn signal(pid: u32, name: &str) {
-    // The shell's own kill: a slim system has no program of that name.
+    // The shell's built-in kill, because a slim system has no program of that name.
     let done = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
     assert!(done.is_ok_and(|status| status.success()), "kill -{name} {pid}");
 }
 
-/// What Redis answers.
+/// A reply of Redis.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     Text(String),
@@ -232,12 +232,12 @@ impl Client {
         self.try_call(command).expect("Redis answers")
     }
 
-    /// What a subscription brings next.
+    /// The next message of a subscription.
     pub fn next_push(&mut self) -> Option<Vec<Reply>> {
         self.read().map(Reply::list)
     }
 
-    /// What MONITOR brings next.
+    /// The next line of MONITOR.
     pub fn next_line(&mut self) -> Option<String> {
         self.line()
     }
@@ -249,7 +249,7 @@ impl Client {
         self.read()
     }
 
-    /// Many commands in one write; all replies, unless the connection is lost.
+    /// Sends commands in one write and returns all replies. None if the connection is lost.
     pub fn try_replies<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Option<Vec<Reply>> {
         let mut bytes = Vec::new();
         for command in commands {
@@ -259,7 +259,7 @@ impl Client {
         commands.iter().map(|_| self.read()).collect()
     }
 
-    /// Many commands in one write; all replies.
+    /// Sends commands in one write and returns all replies.
     pub fn pipeline<S: AsRef<str>>(&mut self, commands: &[Vec<S>]) -> Vec<Reply> {
         self.try_replies(commands).expect("Redis answers")
     }
@@ -302,7 +302,7 @@ fn encode<S: AsRef<str>>(bytes: &mut Vec<u8>, command: &[S]) {
     }
 }
 
-/// Sets so many keys that live for an hour: `prefix` and a number.
+/// Sets `keys` keys with a TTL of an hour, named `prefix` and a number.
 pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
     let mut client = redis.client();
     for first in (0..keys).step_by(10_000) {
@@ -313,7 +313,7 @@ pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
     }
 }
 
-/// The fields of an INFO section.
+/// Reads the fields of an INFO section.
 pub fn info(redis: &Redis, section: &str) -> HashMap<String, String> {
     let reply = redis.call(&["INFO", section]);
     let lines = reply.as_text().lines().filter_map(|line| line.split_once(':'));

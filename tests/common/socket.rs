@@ -1,4 +1,4 @@
-//! A WebSocket client, as a browser would be one.
+//! A WebSocket client.
 
 use super::PATIENCE;
 use futures_util::{SinkExt, StreamExt};
@@ -15,7 +15,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// `query` is what follows `/v1/ws`, such as `?user=alice`.
+    /// Connects. `query` follows `/v1/ws`, such as `?user=alice`.
     pub async fn connect(port: u16, query: &str) -> Socket {
         let mut request = format!("ws://127.0.0.1:{port}/v1/ws{query}").into_client_request().expect("a URL");
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("keybeat.v1"));
@@ -24,7 +24,7 @@ impl Socket {
         Socket { ws }
     }
 
-    /// The client's port.
+    /// The client's own port.
     pub fn local_port(&self) -> u16 {
         match self.ws.get_ref() {
             tokio_tungstenite::MaybeTlsStream::Plain(stream) => {
@@ -50,13 +50,13 @@ impl Socket {
         }
     }
 
-    /// A socket, if a daemon is there.
+    /// Connects. None if no daemon answers.
     pub async fn try_connect(port: u16) -> Option<Socket> {
         let (ws, _) = tokio_tungstenite::connect_async(format!("ws://127.0.0.1:{port}/v1/ws")).await.ok()?;
         Some(Socket { ws })
     }
 
-    /// The next JSON message, or nothing once the connection has ended.
+    /// The next JSON message. None if the connection has ended.
     pub async fn next_if_open(&mut self) -> Option<Value> {
         loop {
             match self.ws.next().await? {
@@ -67,7 +67,7 @@ impl Socket {
         }
     }
 
-    /// The next JSON message, however long it takes.
+    /// The next JSON message, without a time limit.
     pub async fn next_patiently(&mut self) -> Value {
         loop {
             match self.ws.next().await {
@@ -80,10 +80,10 @@ impl Socket {
 
     /// The next JSON message, or the code and reason of the close.
     pub async fn next_or_close(&mut self) -> Result<Value, (u16, String)> {
-        // One end for the whole wait: pings come for ever.
+        // One deadline for the whole wait, because pings keep coming.
         let end = Instant::now() + PATIENCE;
         loop {
-            let message = timeout_at(end, self.ws.next()).await.expect("waited in vain for a message");
+            let message = timeout_at(end, self.ws.next()).await.expect("no message in time");
             match message {
                 Some(Ok(Message::Text(text))) => {
                     return Ok(serde_json::from_str(&text).expect("JSON"));
@@ -98,7 +98,7 @@ impl Socket {
         }
     }
 
-    /// The users of a whole snapshot; whatever comes between its chunks is a failure.
+    /// The users of a whole snapshot. Panics if another message comes between its chunks.
     pub async fn snapshot(&mut self) -> Vec<Value> {
         let mut users = Vec::new();
         loop {
@@ -113,7 +113,7 @@ impl Socket {
         }
     }
 
-    /// The transitions of the next `transitions` message; a `status` on the way is passed over.
+    /// The transitions of the next `transitions` message. Skips `status` messages.
     pub async fn transitions(&mut self) -> Vec<Value> {
         loop {
             let message = self.next().await;

@@ -1,4 +1,4 @@
-//! A terminal without a window: tmux with a socket of its own, read as a person would read it.
+//! A terminal without a window: tmux with its own socket.
 
 use super::PATIENCE;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-/// What stands on the screen before the program begins, and again once it has given the screen back.
+/// The text on the screen before the program starts, and again after a full-screen program has ended.
 pub const BEFORE: &str = "the screen before";
 
 pub struct Terminal {
@@ -14,11 +14,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// One of so many columns and lines, in which a program runs. After its end `exit code N` is on the screen.
+    /// Runs a program in a terminal of this size. After its end the screen shows `exit code N`.
     pub fn run(columns: u16, lines: u16, env: &[(&str, &str)], program: &[&str]) -> Terminal {
         let terminal = Terminal { folder: tempfile::tempdir().expect("a folder") };
         let (columns, lines) = (columns.to_string(), lines.to_string());
-        // After it a shell waits, so that the screen stays; it ends with its terminal.
+        // Then the shell waits for input, so that the screen stays. It ends with its terminal.
         let script = format!(r#"echo "{BEFORE}"; "$@"; echo "exit code $?"; read -r _"#);
         let mut args = vec!["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines];
         args.extend(["sh", "-c", &script, "sh"]);
@@ -41,17 +41,17 @@ impl Terminal {
         String::from_utf8(done.stdout).expect("UTF-8")
     }
 
-    /// What stands on it.
+    /// The text on the screen.
     pub fn screen(&self) -> String {
         self.tmux(&[], &["capture-pane", "-p"])
     }
 
-    /// The same, with the sequences that colour it.
+    /// The text on the screen with its colour sequences.
     pub fn painted(&self) -> String {
         self.tmux(&[], &["capture-pane", "-p", "-e"])
     }
 
-    /// Presses keys: letters, or such as `Enter` and `C-c`.
+    /// Presses keys: letters, or names such as `Enter` and `C-c`.
     pub fn press(&self, keys: &[&str]) {
         self.tmux(&[], &[&["send-keys"], keys].concat());
     }
@@ -61,7 +61,7 @@ impl Terminal {
         self.tmux(&[], &["resize-window", "-x", &columns, "-y", &lines]);
     }
 
-    /// Waits until the screen is as it shall be, and gives it.
+    /// Waits until `check` accepts the screen, and returns the screen.
     pub async fn until(&self, what: &str, check: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -69,25 +69,25 @@ impl Terminal {
             if check(&screen) {
                 return screen;
             }
-            assert!(Instant::now() < end, "waited in vain until {what}; the screen:\n{}", screen.trim_end());
+            assert!(Instant::now() < end, "not in time: {what}; the screen:\n{}", screen.trim_end());
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Waits until this text stands on the screen.
+    /// Waits until the screen contains this text, and returns the screen.
     pub async fn shows(&self, text: &str) -> String {
         self.until(&format!("the screen shows {text:?}"), |screen| screen.contains(text)).await
     }
 }
 
-/// Is something green there? Of the sixteen colours by its number, or of 256.
+/// True if the text contains green, of the 16 or of the 256 colours.
 pub fn is_green(painted: &str) -> bool {
     ["\u{1b}[32m", "\u{1b}[38;5;2m"].iter().any(|green| painted.contains(green))
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It and what runs in it; it may have ended by itself.
+        // Ends tmux and its program. tmux may have ended already.
         let socket = self.folder.path().join("tmux");
         drop(Command::new("tmux").arg("-S").arg(socket).arg("kill-server").output());
     }

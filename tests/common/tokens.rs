@@ -1,4 +1,4 @@
-//! An issuer of tokens, and whoever shows them to a daemon.
+//! An issuer of tokens, and requests and sockets that use them.
 
 use super::PATIENCE;
 use super::daemon::Daemon;
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{self};
 
-/// Signs with a secret that it keeps in a file.
+/// Signs tokens with a secret in a file.
 pub struct Issuer {
     folder: TempDir,
     secret: String,
@@ -30,7 +30,7 @@ impl Issuer {
         issuer
     }
 
-    /// Takes another secret, in the same file.
+    /// Replaces the secret in the file.
     pub fn rotate(&mut self) {
         self.secret = format!("secret-{:032x}", fastrand::u128(..));
         std::fs::write(self.key_file(), format!("{}\n", self.secret)).expect("a file");
@@ -48,7 +48,7 @@ impl Issuer {
         self.folder.path().join(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// A file beside the key's.
+    /// Writes a file to the folder of the key file and returns its path.
     pub fn write(&self, name: &str, text: &str) -> String {
         std::fs::write(self.path(name), text).expect("a file");
         self.path(name)
@@ -63,7 +63,7 @@ impl Issuer {
             .expect("a token")
     }
 
-    /// A token of `user` that may watch these, good for `seconds`.
+    /// A token of `user` that may watch `watch` and expires after `seconds`.
     pub fn token_for(&self, user: &str, watch: &[&str], seconds: u64) -> String {
         self.sign(&json!({"sub": user, "watch": watch, "exp": now_s() + seconds}))
     }
@@ -87,7 +87,7 @@ impl Answer {
     }
 }
 
-/// A request with headers of one's own.
+/// Sends a request with extra headers.
 pub async fn call(
     daemon: &Daemon,
     method: &str,
@@ -109,12 +109,12 @@ pub async fn call(
     Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
 }
 
-/// A request with a token.
+/// Sends a request with a token.
 pub async fn call_as(daemon: &Daemon, token: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
     call(daemon, method, path, body, &[("authorization", &format!("Bearer {token}"))]).await
 }
 
-/// The handshake of a WebSocket with headers of one's own.
+/// A WebSocket handshake with extra headers.
 pub fn handshake(daemon: &Daemon, query: &str, headers: &[(&str, &str)]) -> Request {
     let url = format!("ws://127.0.0.1:{}/v1/ws{query}", daemon.port);
     let mut request = url.into_client_request().expect("a URL");
@@ -126,7 +126,7 @@ pub fn handshake(daemon: &Daemon, query: &str, headers: &[(&str, &str)]) -> Requ
     request
 }
 
-/// A socket, or the status and code with which it was refused.
+/// Opens a socket. The error is the status and code of the refusal.
 pub async fn try_socket(
     daemon: &Daemon,
     query: &str,
@@ -147,7 +147,7 @@ pub async fn try_socket(
     }
 }
 
-/// A socket with a token, past its hello, which is given too.
+/// Opens a socket with a token. Returns the socket and its hello.
 pub async fn socket_as(daemon: &Daemon, token: &str, query: &str) -> (Socket, Value) {
     let bearer = format!("Bearer {token}");
     let mut socket = try_socket(daemon, query, &[("authorization", &bearer)])

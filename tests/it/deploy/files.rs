@@ -142,26 +142,25 @@ async fn metrics_that_alerts_and_dashboard_ask_for_are_counted() {
     .await;
 }
 
-/// Runs a program of this machine in the project's folder, to its end.
-async fn run(program: &str, args: &[&str], target: &Path) {
+/// Runs a program in the project's folder to its end and returns its standard output.
+async fn run(program: &str, args: &[&str]) -> String {
     let mut command = Command::new(program);
-    command.args(args).current_dir(project()).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
+    command.args(args).current_dir(project()).stdin(Stdio::null());
+    // The tests' binary is large, and its package lives for seconds.
+    command.env("DPKG_DEB_COMPRESSOR_TYPE", "none");
     let ran = ended(command).await;
     assert_eq!(ran.code, Some(0), "{program} {args:?}: {ran:?}");
+    ran.out
 }
 
-/// As `make deb` does, but for the release: the binary is the one that was built for the tests.
+/// Builds the package as `make deb` does, but from the binary of the tests.
 #[tokio::test]
 async fn the_package_is_made_and_installed_into_a_folder_and_its_daemon_runs_from_there() {
     let made = tempfile::tempdir().expect("a folder");
-    let (release, root) = (made.path().join("release"), made.path().join("root"));
-    std::fs::create_dir(&release).expect("a folder");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_keybeat"), release.join("keybeat")).expect("a link");
-    let built = concat!("KEYBEAT=", env!("CARGO_BIN_EXE_keybeat"));
-    run("make", &["--no-print-directory", "deb-files", built], made.path()).await;
-    let package = made.path().join("keybeat.deb");
-    let package = package.to_str().expect("a text");
-    run("cargo", &["deb", "--locked", "--no-build", "--fast", "--output", package], made.path()).await;
+    let root = made.path().join("root");
+    let output = made.path().to_str().expect("a text");
+    let package = run("tests/deb.sh", &[env!("CARGO_BIN_EXE_keybeat"), output]).await;
+    let package = package.trim();
 
     let database = root.join("var/lib/dpkg");
     std::fs::create_dir_all(database.join("updates")).expect("a folder");
@@ -170,9 +169,9 @@ async fn the_package_is_made_and_installed_into_a_folder_and_its_daemon_runs_fro
     if rustix::process::geteuid().is_root() {
         // What it depends on is on the machine, not in the folder.
         let place = format!("--root={folder}");
-        run("dpkg", &[&place, "--force-depends", "--log=/dev/null", "--install", package], made.path()).await;
+        run("dpkg", &[&place, "--force-depends", "--log=/dev/null", "--install", package]).await;
     } else {
-        run("dpkg-deb", &["--extract", package, folder], made.path()).await;
+        run("dpkg-deb", &["--extract", package, folder]).await;
     }
     for file in ["usr/share/man/man1/keybeat-serve.1.gz", "usr/share/bash-completion/completions/keybeat"] {
         assert!(root.join(file).exists(), "{file} is not in the package");
