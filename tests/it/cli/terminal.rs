@@ -1,4 +1,4 @@
-//! What commands show on a terminal and nowhere else: colours, and how far they have come.
+//! Output on a terminal only: colours and progress.
 
 use crate::cli::usage::{ended, keybeat};
 use crate::common::daemon::Daemon;
@@ -10,7 +10,7 @@ use std::net::TcpListener;
 const KEYBEAT: &str = env!("CARGO_BIN_EXE_keybeat");
 
 #[tokio::test]
-async fn doctor_says_what_it_is_at_while_that_lasts_and_then_only_what_it_has_found() {
+async fn doctor_shows_progress_then_only_results() {
     let redis = Redis::start();
     let url = redis.url();
     redis.signal("STOP");
@@ -24,7 +24,7 @@ async fn doctor_says_what_it_is_at_while_that_lasts_and_then_only_what_it_has_fo
 }
 
 #[tokio::test]
-async fn ls_shows_how_many_keys_it_has_looked_at() {
+async fn ls_shows_the_number_of_keys_read() {
     let redis = Redis::start();
     fill(&redis, "presence:user-", 100_000);
     let url = redis.url();
@@ -35,7 +35,7 @@ async fn ls_shows_how_many_keys_it_has_looked_at() {
 }
 
 #[tokio::test]
-async fn watch_is_coloured_unless_no_color_forbids_it() {
+async fn watch_obeys_no_color() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     for (env, coloured) in [(&[][..], true), (&[("NO_COLOR", "1")], false)] {
@@ -55,8 +55,8 @@ async fn watch_is_coloured_unless_no_color_forbids_it() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_daemon_that_says_nothing_is_told_so_and_then_what_to_do() {
-    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port"); // it takes connections, and none is answered
+async fn waiting_for_a_silent_daemon_is_shown() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port"); // it accepts connections and never answers
     let url = format!("http://{}", silent.local_addr().expect("its address"));
     let run = |args: &[&str]| Terminal::run(120, 12, &[], &[&[KEYBEAT], args, &["--url", &url]].concat());
     let watch = run(&["watch", "alice"]);

@@ -1,4 +1,4 @@
-//! `keybeat top` on a terminal: what it shows, and how it leaves.
+//! `keybeat top` on a terminal: what it shows, and how it ends.
 
 use crate::cli::usage::{ended, keybeat};
 use crate::common::daemon::Daemon;
@@ -22,7 +22,7 @@ fn tells(screen: &str, state: &str, user: &str, reason: &str) -> bool {
         .any(|line| line.split_whitespace().collect::<Vec<_>>().windows(3).any(|found| found == words))
 }
 
-/// It ended so, and has given the screen back as it was.
+/// It ended with this code and restored the screen.
 async fn left(terminal: &Terminal, code: u8) -> String {
     let screen = terminal.shows(&format!("exit code {code}")).await;
     assert!(screen.contains(BEFORE) && !screen.contains("keybeat top  "), "{screen}");
@@ -30,7 +30,7 @@ async fn left(terminal: &Terminal, code: u8) -> String {
 }
 
 #[tokio::test]
-async fn a_user_whom_redis_alone_brings_is_on_the_screen_until_q() {
+async fn users_of_redis_are_shown_until_q() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let top = top(100, 30, &["--url", &daemon.url("")]);
@@ -45,7 +45,7 @@ async fn a_user_whom_redis_alone_brings_is_on_the_screen_until_q() {
     let gone =
         |screen: &str| tells(screen, "offline", "alice", "deleted") && screen.contains("users online 0");
     top.until("alice has gone", gone).await;
-    // Too narrow for two lists, and too low for a chart: what counts is still there.
+    // Too narrow for two lists and too low for a chart: the essentials remain.
     top.resize(48, 12);
     top.until("it is drawn anew", |screen| {
         gone(screen) && !screen.contains("deadlines") && !screen.contains("transitions per second")
@@ -61,7 +61,7 @@ async fn a_user_whom_redis_alone_brings_is_on_the_screen_until_q() {
 }
 
 #[tokio::test]
-async fn that_no_daemon_is_there_is_said_and_one_that_comes_is_shown() {
+async fn missing_daemon_is_shown_until_it_starts() {
     let redis = Redis::start();
     let port = free_port();
     let url = format!("http://127.0.0.1:{port}");
@@ -73,7 +73,7 @@ async fn that_no_daemon_is_there_is_said_and_one_that_comes_is_shown() {
     redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
     top.until("bob has come", |screen| tells(screen, "online", "bob", "heartbeat")).await;
     daemon.kill();
-    // What was told stays.
+    // Earlier transitions stay.
     top.until("the daemon is gone", |screen| {
         screen.contains("not connected: ") && tells(screen, "online", "bob", "heartbeat")
     })
@@ -83,7 +83,7 @@ async fn that_no_daemon_is_there_is_said_and_one_that_comes_is_shown() {
 }
 
 #[tokio::test]
-async fn whoever_is_refused_gets_the_screen_back_with_the_reason_on_it() {
+async fn refusal_restores_the_screen_with_reason() {
     let (redis, issuer) = (Redis::start(), Issuer::new());
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
     let url = daemon.url("");
@@ -96,7 +96,7 @@ async fn whoever_is_refused_gets_the_screen_back_with_the_reason_on_it() {
 }
 
 #[tokio::test]
-async fn straight_from_redis_the_soonest_deadlines_are_listed_and_a_filter_keeps_to_names() {
+async fn redis_source_lists_deadlines_and_filters() {
     let redis = Redis::start();
     for (user, seconds) in [("late", "900"), ("soon#tab", "60"), ("lasting", "3000")] {
         redis.call(&["SET", &format!("presence:{user}"), "1", "EX", seconds]);
@@ -115,7 +115,7 @@ async fn straight_from_redis_the_soonest_deadlines_are_listed_and_a_filter_keeps
         order(screen, &["new", "soon#tab", "late"]) && tells(screen, "online", "new", "heartbeat")
     })
     .await;
-    // A q that is typed is a letter of a name.
+    // While the filter is typed, q is a letter.
     top.press(&["/", "q", "BSpace", "l", "A", "Enter"]);
     top.until("only names with la are shown", |screen| {
         order(screen, &["late", "lasting"]) && !screen.contains("soon#") && !screen.contains(" s  new")
@@ -128,7 +128,7 @@ async fn straight_from_redis_the_soonest_deadlines_are_listed_and_a_filter_keeps
 }
 
 #[tokio::test]
-async fn it_is_coloured_unless_no_color_forbids_it_and_draws_on_nothing_but_a_terminal() {
+async fn top_obeys_no_color_and_needs_a_terminal() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let url = daemon.url("");

@@ -1,4 +1,4 @@
-//! The house keeps its floors: a file imports its own folder and lower floors, nothing else.
+//! A file imports its own folder and lower floors, nothing else.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 fn floor(module: &str) -> Option<u32> {
     Some(match module {
         "presence" => 0,
-        // The typed error stands below its neighbours, since the protocol says how it is told.
+        // The typed error is below the protocol, which encodes it.
         "error" => 1,
         "protocol" | "config" | "metrics" | "traces" => 2,
         "hub" | "redis" => 3,
@@ -38,7 +38,7 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn a_file_imports_its_own_folder_and_lower_floors_nothing_else() {
+fn files_import_only_lower_floors() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut files, mut broken, mut seen) = (Vec::new(), Vec::new(), 0);
     rust_files(&src, &mut files);

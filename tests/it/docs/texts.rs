@@ -1,5 +1,5 @@
-//! The documents are true as far as a machine can tell: links lead to a file of this folder, and where they name one,
-//! to a heading in it; and what can be set and what is counted is described.
+//! The documents agree with the program: links lead to files and headings that exist, and every setting and metric is
+//! documented.
 
 use keybeat::metrics::Metrics;
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(root().join("docs").join(name)).expect("a page of the book")
 }
 
-/// README.md, what lies beside it, the book, and the examples.
+/// README.md and the other pages next to it, docs/ and examples/.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in [root().to_owned(), root().join("docs"), root().join("examples")] {
@@ -28,7 +28,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The lines that are prose: neither in a fence nor, within a line, in a code span.
+/// The lines of prose, without code blocks and code spans.
 fn prose(text: &str) -> impl Iterator<Item = (usize, String)> {
     let mut fenced = false;
     text.lines().enumerate().filter_map(move |(at, line)| {
@@ -40,7 +40,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, String)> {
     })
 }
 
-/// What `[text](target)` and `![text](target)` point to.
+/// The targets of `[text](target)` and `![text](target)`.
 fn targets(line: &str) -> impl Iterator<Item = &str> {
     let ends = line.match_indices("](").map(|(at, mark)| &line[at + mark.len()..]);
     ends.filter_map(|rest| rest.split([')', ' ']).next())
@@ -67,7 +67,7 @@ fn anchors(text: &str) -> Vec<String> {
     found
 }
 
-/// What is wrong with a link of `document`; nothing if it leads elsewhere than into this folder.
+/// What is wrong with a link of `document`; `None` for links to other sites.
 fn broken(document: &Path, target: &str) -> Option<String> {
     if target.contains("://") || target.starts_with("mailto:") {
         return None;
@@ -78,17 +78,18 @@ fn broken(document: &Path, target: &str) -> Option<String> {
         path => document.parent().expect("a folder").join(path),
     };
     if !file.exists() {
-        return Some("there is no such file".into());
+        return Some("the file does not exist".into());
     }
     if anchor.is_empty() {
         return None;
     }
     let text = std::fs::read_to_string(&file).ok()?;
-    (!anchors(&text).iter().any(|found| found == anchor)).then(|| format!("no heading there is #{anchor}"))
+    (!anchors(&text).iter().any(|found| found == anchor))
+        .then(|| format!("the file has no heading #{anchor}"))
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_to_a_heading() {
+fn links_lead_to_files_and_headings() {
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for document in documents() {
         let text = std::fs::read_to_string(&document).expect("a text");
@@ -107,7 +108,7 @@ fn every_link_leads_to_a_file_and_to_a_heading() {
 }
 
 #[test]
-fn the_index_of_the_book_names_each_of_its_pages() {
+fn index_lists_every_page() {
     let index = page("README.md");
     for document in documents().iter().filter(|path| path.parent() == Some(&root().join("docs"))) {
         let name = document.file_name().and_then(|name| name.to_str()).expect("a name");
@@ -116,7 +117,7 @@ fn the_index_of_the_book_names_each_of_its_pages() {
 }
 
 #[test]
-fn each_argument_of_the_daemon_is_in_the_settings() {
+fn settings_list_every_argument() {
     let asked = Command::new(env!("CARGO_BIN_EXE_keybeat")).args(["serve", "--help"]).output();
     let help = String::from_utf8(asked.expect("keybeat serve --help").stdout).expect("text");
     let settings = page("SETTINGS.md");
@@ -130,9 +131,9 @@ fn each_argument_of_the_daemon_is_in_the_settings() {
 }
 
 #[test]
-fn each_metric_is_described() {
+fn every_metric_is_documented() {
     let metrics = Metrics::new();
-    // A family is not told before something is counted in it.
+    // A family is not rendered before its first count.
     metrics.gap("test");
     metrics.repair("test");
     metrics.limited("test");

@@ -1,0 +1,167 @@
+//! `keybeat watch`, through restarts of the daemon and of Redis.
+
+use crate::cli::usage::{Running, gist, until_watchers};
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use crate::common::{PATIENCE, until};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+#[tokio::test]
+async fn watch_prints_transitions_of_a_daemon() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    redis.call(&["SET", "presence:bob", "1"]);
+    daemon.until_state("bob", "online").await;
+    let url = daemon.url("");
+    let mut plain = Running::start(&["watch", "--url", &url]);
+    let mut some = Running::start(&["watch", "alice", "zoe", "--json", "--url", &url]);
+    until_watchers(&daemon, 2).await;
+    redis.call(&["DEL", "presence:bob"]);
+    redis.call(&["SET", "presence:alice", "1", "PX", "200"]);
+    for expected in
+        [["offline", "bob", "deleted"], ["online", "alice", "heartbeat"], ["offline", "alice", "expired"]]
+    {
+        let line = plain.line().await;
+        assert!(expected.iter().all(|word| line.contains(word)), "{expected:?}: {line}");
+        assert!(line.starts_with("20") && !line.contains('\u{1b}'), "a time, no colour: {line:?}");
+    }
+    let (online, offline) = (some.json().await, some.json().await);
+    assert_eq!(
+        (&online["user"], &online["state"], &online["reason"]),
+        (&json!("alice"), &json!("online"), &json!("heartbeat"))
+    );
+    assert!(online["at_ms"].is_u64() && online["since_ms"].is_u64() && online["seq"].is_u64(), "{online}");
+    assert_eq!(
+        (&offline["user"], &offline["state"], &offline["reason"]),
+        (&json!("alice"), &json!("offline"), &json!("expired"))
+    );
+    for mut watch in [plain, some] {
+        watch.terminate();
+        assert_eq!((watch.wait().await.code(), &*watch.err()), (Some(0), ""));
+    }
+}
+
+/// Puts users online until the watch prints one of them: then it is active. Later steps skip the other lines.
+async fn stands(watch: &mut Running, redis: &Redis) {
+    let mut tries = 0..;
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        redis.call(&[
+            "SET",
+            &format!("presence:ready-{}", tries.next().expect("endless")),
+            "1",
+            "PX",
+            "100000",
+        ]);
+        if let Ok(line) = timeout(std::time::Duration::from_millis(50), watch.lines.next_line()).await {
+            line.expect("text").expect("it goes on");
+            // Once one more user is printed, all earlier ones were printed or in the snapshot.
+            redis.call(&["SET", "presence:ready-last", "1", "PX", "100000"]);
+            while !watch.line().await.contains("ready-last") {}
+            return;
+        }
+    }
+    panic!("it never printed anything: {}", watch.err());
+}
+
+#[tokio::test]
+async fn watch_prints_transitions_of_redis() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence:bob", "1"]);
+    let mut watch = Running::start(&["watch", "--json", "--redis", &redis.url()]);
+    stands(&mut watch, &redis).await;
+    redis.call(&["DEL", "presence:bob"]);
+    redis.call(&["SET", "presence:alice", "1", "PX", "200"]);
+    for expected in
+        [["bob", "offline", "deleted"], ["alice", "online", "heartbeat"], ["alice", "offline", "expired"]]
+    {
+        let transition = watch.json().await;
+        assert_eq!(
+            ["user", "state", "reason"].map(|name| transition[name].as_str().expect("a text")),
+            expected
+        );
+    }
+    watch.terminate();
+    assert_eq!((watch.wait().await.code(), &*watch.err()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn watch_survives_daemon_restart_exactly() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let (port, url) = (daemon.port, daemon.url(""));
+    redis.call(&["SET", "presence:alice", "1"]);
+    redis.call(&["SET", "presence:dave", "1"]);
+    daemon.until_state("dave", "online").await;
+    let mut all = Running::start(&["watch", "--json", "--url", &url]);
+    let mut some =
+        Running::start(&["watch", "alice", "bob", "carol", "dave", "zoe", "--json", "--url", &url]);
+    until_watchers(&daemon, 2).await;
+    redis.call(&["SET", "presence:carol", "1"]);
+    for watch in [&mut all, &mut some] {
+        assert_eq!(watch.gists(1).await, [gist("carol", "online")]);
+    }
+    daemon.kill();
+    until("it is said", async || (!all.err().is_empty() && !some.err().is_empty()).then_some(())).await;
+    // Alice goes offline, bob online, carol offline and online, zoe online and offline; dave stays online.
+    redis.call(&["DEL", "presence:alice", "presence:carol"]);
+    redis.call(&["MSET", "presence:bob", "1", "presence:carol", "1", "presence:zoe", "1"]);
+    redis.call(&["DEL", "presence:zoe"]);
+    let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+    daemon.ready().await;
+    until_watchers(&daemon, 2).await;
+    redis.call(&["DEL", "presence:dave"]);
+    for mut watch in [all, some] {
+        assert_eq!(
+            watch.gists(2).await,
+            [gist("alice", "offline"), gist("bob", "online")],
+            "{}",
+            watch.err()
+        );
+        assert_eq!(watch.gists(1).await, [gist("dave", "offline")], "and nothing else before it");
+        watch.terminate();
+        assert_eq!(watch.wait().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn watch_survives_redis_restart_exactly() {
+    let mut redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let mut by_daemon = Running::start(&["watch", "--json", "--url", &daemon.url("")]);
+    until_watchers(&daemon, 1).await;
+    let mut direct = Running::start(&["watch", "--json", "--redis", &redis.url()]);
+    stands(&mut direct, &redis).await;
+    while !by_daemon.line().await.contains("ready-last") {}
+    for user in ["alice", "bob", "carol"] {
+        redis.call(&["SET", &format!("presence:{user}"), "1", "PX", "900"]);
+        redis.call(&["SET", &format!("presence:{user}#tab"), "1", "PX", "800"]);
+    }
+    for watch in [&mut by_daemon, &mut direct] {
+        assert_eq!(watch.gists(3).await, ["alice", "bob", "carol"].map(|user| gist(user, "online")));
+    }
+    // The daemon learns the TTLs right after the first heartbeats, but does not report when. With unknown TTLs the grant
+    // after the restart would be the first guess, 30 s.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    redis.kill();
+    redis.run();
+    // Bob and carol return, dave is new; nobody renews the other keys.
+    for user in ["bob", "carol", "dave"] {
+        redis.call(&["SET", &format!("presence:{user}"), "1", "PX", "100000"]);
+    }
+    for watch in [&mut by_daemon, &mut direct] {
+        assert_eq!(
+            watch.gists(2).await,
+            [gist("alice", "offline"), gist("dave", "online")],
+            "{}",
+            watch.err()
+        );
+    }
+    redis.call(&["DEL", "presence:bob"]);
+    for mut watch in [by_daemon, direct] {
+        assert_eq!(watch.gists(1).await, [gist("bob", "offline")], "and nothing else before it");
+        watch.terminate();
+        assert_eq!(watch.wait().await.code(), Some(0));
+    }
+}
