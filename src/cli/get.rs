@@ -1,11 +1,13 @@
 //! `keybeat get`: the state of users.
 
 use super::{GetArgs, Source, logging, progress};
+use crate::presence::Key;
 use crate::protocol::UserObject;
-use crate::redis::scan::Listing;
+use crate::redis::scan::{Listing, LiveKey};
 use crate::redis::target::Target;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::json;
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -58,20 +60,38 @@ fn ago(at_ms: u64) -> String {
 /// Prints the states from Redis, which knows who is online, but neither since when nor the last heartbeat.
 async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
     let listing = Listing::connect(target, &args.source.prefix).await?;
-    let mut all_online = true;
+    let online = online(&listing, &args.users).await?;
+    let mut out = std::io::stdout().lock();
     for user in &args.users {
-        // A user without a key that has no session may have keys with sessions.
-        let bar = progress::keys(listing.size().await?);
-        let keys = listing.of_user(user, |looked_at| bar.inc(looked_at as u64)).await?;
-        drop(bar);
-        all_online &= !keys.is_empty();
-        let state = if keys.is_empty() { "offline" } else { "online" };
-        let mut out = std::io::stdout().lock();
+        let state = if online.contains(user) { "online" } else { "offline" };
         if args.json {
             writeln!(out, "{}", json!({"user": user, "state": state}))?;
         } else {
             writeln!(out, "{user}: {state}")?;
         }
     }
-    Ok(all_online)
+    Ok(args.users.iter().all(|user| online.contains(user)))
+}
+
+/// Those of `users` who are online. It reads the keyspace at most once, and only if a user has no key without a session:
+/// such a user may have keys with sessions.
+async fn online(listing: &Listing, users: &[String]) -> Result<HashSet<String>> {
+    let keys: Result<Vec<Key>, _> = users.iter().map(|user| Key::new(user, None)).collect();
+    let keys = keys.map_err(|why| anyhow!("{why}"))?;
+    let name = |live: LiveKey| live.key.user().to_owned();
+    let mut online: HashSet<String> = listing.look_up(keys).await?.into_iter().map(name).collect();
+    let missing: HashSet<&str> =
+        users.iter().map(|user| &**user).filter(|user| !online.contains(*user)).collect();
+    if missing.is_empty() {
+        return Ok(online);
+    }
+    let bar = progress::keys(listing.size().await.ok());
+    let progress = |read: usize| bar.inc(read as u64);
+    let found = match missing.iter().next() {
+        Some(user) if missing.len() == 1 => listing.of_user(user, progress).await?,
+        _ => listing.read("*#*", progress).await?,
+    };
+    let found: Vec<String> = found.into_iter().map(name).filter(|user| missing.contains(&**user)).collect();
+    online.extend(found);
+    Ok(online)
 }

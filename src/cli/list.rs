@@ -19,6 +19,9 @@ pub enum Sort {
     Age,
 }
 
+/// Maximum width of a column of names, in characters; a longer name widens only its own row.
+const WIDEST: usize = 32;
+
 /// The assumed TTL of keys whose age Redis does not report, in seconds.
 const USUAL_TTL_S: u64 = DEFAULT_TTL.as_secs();
 
@@ -26,7 +29,7 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
     let listing = Listing::connect(&target, &args.redis.prefix).await?;
-    let bar = progress::keys(listing.size().await?);
+    let bar = progress::keys(listing.size().await.ok());
     let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
     bar.finish_and_clear();
     sort(&mut keys, args.sort);
@@ -80,7 +83,8 @@ fn print_json(keys: &[LiveKey]) -> Result<()> {
 fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let bars = std::io::stdout().is_terminal();
-    let width = |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).max(least);
+    let width =
+        |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).clamp(least, WIDEST);
     let user = width(|key| key.key.user().chars().count(), 4);
     let session = width(|key| key.key.session().map_or(0, |name| name.chars().count()), 7);
     if !keys.is_empty() {
@@ -105,7 +109,7 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
         write!(out, ", {} shown", keys.len())?;
     }
     if without > 0 {
-        write!(out, "; {without} without a TTL stay online until they are deleted")?;
+        write!(out, "; {without} without a TTL (online until deleted)")?;
     }
     if total == 0 {
         write!(out, " under {:?} that match {:?}", args.redis.prefix, args.pattern)?;

@@ -20,8 +20,9 @@ fn drawn(size: Option<u64>, template: &str) -> ProgressBar {
     }
 }
 
-/// Progress of reading `size` keys.
-pub fn keys(size: u64) -> ProgressBar {
+/// Progress of reading keys; `size` is their number, if it is known.
+pub fn keys(size: Option<u64>) -> ProgressBar {
+    let Some(size) = size else { return drawn(None, "{spinner} {human_pos} keys read, {elapsed}") };
     drawn(Some(size), "{bar:40} {human_pos} of {human_len} keys read, {eta} left")
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod listing;
+mod settings;
 mod sources;
 mod terminal;
 mod top;
