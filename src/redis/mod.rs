@@ -9,6 +9,7 @@ mod resp;
 pub mod scan;
 pub mod target;
 pub mod tls;
+mod url;
 pub mod writer;
 
 pub use names::{CLASSES, Names, missing_classes};

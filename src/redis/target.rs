@@ -1,6 +1,7 @@
 //! Connections to Redis: one way to read a URL, one way to connect.
 
 use crate::redis::tls::TlsFiles;
+use crate::redis::url;
 use anyhow::{Context, Result, anyhow, bail};
 use fred::prelude::*;
 use fred::types::config::{PerformanceConfig, Server, ServerConfig, UnresponsiveConfig};
@@ -31,38 +32,10 @@ impl Target {
     /// spelling of one.
     pub fn parse(url: &str) -> Result<Target> {
         let shown = redacted(url);
-        let read = || -> Result<Config> {
-            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-            let Some(scheme) = scheme else { bail!("it has no scheme") };
-            let scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis");
-            let known = [
-                "redis",
-                "rediss",
-                "redis+unix",
-                "unix",
-                "redis-sentinel",
-                "rediss-sentinel",
-                "redis-cluster",
-                "rediss-cluster",
-            ];
-            if !known.contains(&scheme.as_str()) {
-                bail!("its scheme is not known");
-            }
-            let rest = &url[url.find("://").unwrap_or(0)..];
-            let config = Config::from_url(&format!("{scheme}{rest}"))?;
-            // fred does not look at the path there.
-            let path = url.split('?').next().and_then(|place| place.splitn(4, '/').nth(3));
-            if config.server.is_clustered() && path.is_some_and(|db| !db.is_empty() && db != "0") {
-                bail!("a cluster has only database 0");
-            }
-            Ok(config)
-        };
-        let config = read().with_context(|| {
-            format!(
-                "the Redis URL {shown} cannot be read; write redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss://…, \
-                 redis+unix:///PATH, redis-sentinel://HOST:PORT?sentinelServiceName=NAME or redis-cluster://HOST:PORT"
-            )
-        })?;
+        let checked = url::check(url).with_context(|| format!("the Redis URL {shown} is not valid"))?;
+        let config = Config::from_url(&checked.url)
+            .with_context(|| format!("the Redis URL {shown} cannot be parsed; {}", url::FORMS))?;
+        let config = Config { database: checked.db.or(config.database), ..config };
         Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
     }
 
@@ -303,7 +276,7 @@ mod tests {
         let mut seeds = cluster.cluster_seeds().unwrap();
         seeds.sort();
         assert_eq!(seeds, [("h".into(), 1), ("i".into(), 2)]);
-        for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", "redis-cluster://h/3", ""] {
+        for bad in ["localhost:6379", "http://x", "redis://:x@h:99999", ""] {
             let message = format!("{:#}", Target::parse(bad).unwrap_err());
             assert!(message.contains("write redis://"), "{message}");
         }

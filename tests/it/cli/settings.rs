@@ -11,6 +11,42 @@ async fn run(args: &[&str], environment: &[(&str, &str)]) -> Ran {
 }
 
 #[tokio::test]
+async fn faulty_redis_urls_name_their_fault() {
+    for (url, words) in [
+        ("redis://127.0.0.1:1?db=3", &["?db=", "redis://HOST/3"][..]),
+        ("redis://127.0.0.1:1?timeout=5", &["timeout"]),
+        ("redis://:hunt#er2@127.0.0.1:1", &["percent-encode", "%23"]),
+        ("redis://:hunt/er2@127.0.0.1:1", &["percent-encode", "%2F"]),
+        ("redis://:hunt?er2@127.0.0.1:1", &["percent-encode", "%3F"]),
+    ] {
+        let ran = run(&["ls", "--redis", url], &[]).await;
+        assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{url}: {ran:?}");
+        assert!(words.iter().all(|word| ran.err.contains(word)), "{url}: {}", ran.err);
+        assert!(
+            !ran.err.contains("hunt") && !ran.err.contains("er2"),
+            "{url} shows its password: {}",
+            ran.err
+        );
+    }
+}
+
+#[tokio::test]
+async fn unix_urls_work_and_choose_a_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("redis.sock").display().to_string();
+    let redis = Redis::with(&["--unixsocket", &socket]);
+    let mut client = redis.client();
+    client.call(&["SELECT", "3"]);
+    client.call(&["SET", "presence:alice", "1"]);
+    for scheme in ["unix", "redis+unix", "valkey+unix"] {
+        for (query, found) in [("", false), ("?db=3", true)] {
+            let ran = run(&["ls", "--redis", &format!("{scheme}://{socket}{query}")], &[]).await;
+            assert_eq!((ran.code, ran.out.contains("alice")), (Some(0), found), "{scheme} {query}: {ran:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn get_of_many_offline_users_scans_once() {
     let redis = Redis::start();
     fill(&redis, "presence:u", 5_000);
