@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use clap::Parser;
-use keybeat::cli::{Args, Usage, run};
+use keybeat::cli::{Usage, parse, run};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,7 +12,11 @@ fn main() -> ExitCode {
         eprintln!("keybeat: another TLS provider is already installed; this is a bug");
         return ExitCode::FAILURE;
     }
-    let args = Args::parse();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let args = match parse(&words) {
+        Ok(args) => args,
+        Err(why) => return why.print(&words),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         // At least two workers, so that the event reader runs while other tasks are busy.
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))

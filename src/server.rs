@@ -74,7 +74,7 @@ impl Daemon {
             None => {
                 let embedded = Embedded::start().await?;
                 warn!(
-                    "no --redis URL: started a private Redis at {}. Its data belong to this daemon and are lost when it stops. \
+                    "started a private Redis at {}; its data belong to this daemon and are lost when it stops. \
                      To use your own Redis: keybeat serve --redis redis://HOST:6379",
                     embedded.url()
                 );

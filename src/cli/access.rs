@@ -1,9 +1,8 @@
 //! Authentication: the flags of the daemon, and the tokens of the commands that call a daemon.
 
-use super::Usage;
+use super::{Usage, environment, values};
 use crate::config::Access;
 use anyhow::{Context, Result, bail};
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ const TOKEN: &str = "KEYBEAT_TOKEN";
 pub struct AccessArgs {
     /// Disable authentication: everyone may read and write everything
     /// [default: only on a loopback --listen without --jwt-key and --service-token]
-    #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = values::boolean)]
     no_auth: bool,
     /// File that verifies clients' tokens: an HS256 secret, public keys in PEM (RSA, P-256, Ed25519), or a JWKS
     #[arg(long, env = "KEYBEAT_JWT_KEY", value_name = "FILE")]
@@ -100,7 +99,7 @@ impl TokenArgs {
                     .with_context(|| format!("--token-file {} cannot be read", path.display()))?;
                 Ok(Some(text.trim().to_owned()))
             }
-            None => Ok(std::env::var(TOKEN).ok().filter(|token| !token.is_empty())),
+            None => Ok(environment::value(TOKEN)?),
         }
     }
 }

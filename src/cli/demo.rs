@@ -17,6 +17,11 @@ const TTL: Duration = Duration::from_secs(5);
 const BEAT_EVERY: Duration = Duration::from_millis(1_700);
 
 pub async fn run(args: DemoArgs) -> Result<ExitCode> {
+    let format = args.daemon.log_format;
+    logging::result(format, demo(args).await)
+}
+
+async fn demo(args: DemoArgs) -> Result<ExitCode> {
     let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let mut config = args.daemon.config()?;
     if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {

@@ -11,10 +11,11 @@ Exit codes: 0 success, 1 failure, 2 wrong usage; get: 3 if any user is offline."
 
 pub const SERVE: &str = "Examples:
   keybeat serve                                      # start a private Redis
+  keybeat serve --listen 0.0.0.0:7400 --redis redis://HOST:6379 --no-auth   # behind a proxy
   keybeat serve --redis redis://127.0.0.1:6379/3     # follow database 3
   keybeat serve --redis 'redis-sentinel://HOST:26379?sentinelServiceName=NAME'
   keybeat serve --redis redis-cluster://HOST:6379
-  keybeat serve --listen 0.0.0.0:7400 --jwt-key secret.txt --service-token token.txt
+  keybeat serve --listen 0.0.0.0:7400 --redis redis://HOST:6379 --jwt-key secret.txt
   keybeat serve --allow-origin https://app.example   # allow web pages of this origin";
 
 pub const DEMO: &str = "Examples:
@@ -42,8 +43,7 @@ pub const TOP: &str =
 
 Examples:
   keybeat top
-  keybeat top --url http://127.0.0.1:7400 --redis redis://127.0.0.1:6379   # with the soonest deadlines
-  keybeat top --redis redis://127.0.0.1:6379         # without a daemon";
+  keybeat top --redis redis://127.0.0.1:6379         # without a daemon, with the next deadlines";
 
 pub const BEAT: &str = "Examples:
   keybeat beat alice                                 # one heartbeat, valid for 30 s

@@ -1,9 +1,14 @@
 //! Logs, written to standard error.
 
+use super::Usage;
 use crate::traces::{self, Layered, Traces};
 use anyhow::Result;
 use clap::ValueEnum;
+use serde_json::json;
+use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::SystemTime;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -54,6 +59,36 @@ fn lines(format: Format, level: &str) -> Layered {
         Format::Text => lines.with_target(false).with_filter(filter).boxed(),
         Format::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     }
+}
+
+/// The result of a daemon; with JSON logs, an error becomes a line of the log and an exit code.
+pub fn result(format: Format, result: Result<ExitCode>) -> Result<ExitCode> {
+    match (format, result) {
+        (Format::Json, Err(why)) => {
+            eprintln!("{}", json_line(&format!("{why:#}")));
+            Ok(if why.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE })
+        }
+        (_, result) => result,
+    }
+}
+
+/// Whether the command line or the environment selects JSON logs. For errors that prevent parsing them.
+pub fn wants_json(words: &[OsString]) -> bool {
+    let typed = words
+        .iter()
+        .position(|word| word == "--log-format")
+        .map(|at| words.get(at + 1) == Some(&"json".into()));
+    let typed = typed.or_else(|| words.iter().any(|word| word == "--log-format=json").then_some(true));
+    let serves = words.get(1).is_some_and(|word| word == "serve" || word == "demo");
+    serves
+        && typed
+            .unwrap_or_else(|| std::env::var_os("KEYBEAT_LOG_FORMAT").is_some_and(|format| format == "json"))
+}
+
+/// An error as a line of the JSON log.
+pub fn json_line(message: &str) -> String {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    json!({"timestamp": timestamp, "level": "ERROR", "message": message, "target": "keybeat"}).to_string()
 }
 
 /// Logs warnings and errors only, for commands that print a result.

@@ -8,6 +8,7 @@ mod colour;
 mod daemon;
 mod demo;
 mod doctor;
+mod environment;
 mod get;
 mod healthcheck;
 mod help;
@@ -28,6 +29,7 @@ use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_TTL};
 use crate::presence::Key;
 use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+pub use environment::parse;
 use source::{RedisArgs, Source, SourceArgs, redis};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -89,8 +91,8 @@ enum Command {
 
 #[derive(Parser, Clone)]
 struct ServeArgs {
-    /// Redis or Valkey URL: redis://HOST:PORT/DB, rediss://, redis+unix:///PATH, redis-sentinel:// or redis-cluster://
-    /// [default: start a private Redis]
+    /// Redis or Valkey URL: redis://HOST:PORT/DB, rediss://, redis+unix:///PATH, redis-sentinel:// or redis-cluster://;
+    /// "private" starts a private Redis [default: private, if --listen is a loopback address]
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     #[command(flatten)]
@@ -110,27 +112,28 @@ struct DaemonArgs {
     /// TTL of the heartbeats that the daemon writes, 100ms to 1day
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
     ttl: humantime::Duration,
-    /// Add missing classes to notify-keyspace-events; never removes one
-    #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    /// Whether to add missing classes to notify-keyspace-events; none is ever removed
+    #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     configure_redis: bool,
     /// Event by which the daemon detects heartbeats; auto means set in this version
     #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
-    /// Send deadline probes; turn off only to measure their effect
-    #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    /// Whether to send deadline probes; turn them off only to measure their effect
+    #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     probes: bool,
     #[command(flatten)]
     access: access::AccessArgs,
     #[command(flatten)]
     tls: tls::TlsArgs,
-    #[command(flatten)]
-    limits: limits::LimitArgs,
     /// Format of the log on standard error
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
     /// Log level: error, warn, info, debug or trace; or a filter as in RUST_LOG
     #[arg(long, env = "KEYBEAT_LOG", value_name = "LEVEL", default_value = "info", value_parser = logging::level)]
     log: String,
+    // The last field: its heading in --help applies to all that follow.
+    #[command(flatten)]
+    limits: limits::LimitArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -312,6 +315,19 @@ impl DaemonArgs {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(String);
+
+impl Args {
+    /// The source of a command that reads from a daemon or from Redis.
+    fn source_mut(&mut self) -> Option<&mut SourceArgs> {
+        match &mut self.command {
+            Command::Get(args) => Some(&mut args.source),
+            Command::Watch(args) => Some(&mut args.source),
+            Command::Top(args) => Some(&mut args.source),
+            Command::Beat(args) => Some(&mut args.source),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,16 +1,25 @@
 //! `keybeat serve`: the daemon.
 
-use super::{ServeArgs, logging};
+use super::{ServeArgs, Usage, logging};
+use crate::redis::target::Target;
 use crate::server::Daemon;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+/// The value of `--redis` that starts a private Redis.
+const PRIVATE: &str = "private";
+
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
+    let format = args.daemon.log_format;
+    logging::result(format, serve(args).await)
+}
+
+async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let config = args.daemon.config()?;
-    let redis = args.redis.as_deref().map(|url| super::redis(url, &args.redis_tls)).transpose()?;
+    let redis = named_redis(&args)?;
     let daemon = Daemon::bind(config, redis).await?;
     info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
     reload_at_hangup(&daemon)?;
@@ -19,6 +28,28 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     ran?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The Redis that the arguments name; `None` for a private one.
+///
+/// # Errors
+/// [`Usage`] where a private Redis would be started by mistake: a daemon for others would lose all presence when it
+/// stops, and an empty variable was meant to name a Redis.
+fn named_redis(args: &ServeArgs) -> Result<Option<Target>> {
+    let listen = args.daemon.listen;
+    match args.redis.as_deref() {
+        Some(PRIVATE) => Ok(None),
+        Some(url) => super::redis(url, &args.redis_tls).map(Some),
+        None if std::env::var_os("KEYBEAT_REDIS").is_some() => bail!(Usage(format!(
+            "KEYBEAT_REDIS is set but empty; name a Redis, unset the variable, or start a private Redis with --redis \
+             {PRIVATE}"
+        ))),
+        None if !listen.ip().is_loopback() => bail!(Usage(format!(
+            "no Redis is named, and --listen {listen} is not a loopback address; name a Redis with --redis URL, or start \
+             a private Redis with --redis {PRIVATE}"
+        ))),
+        None => Ok(None),
+    }
 }
 
 /// Reloads keys, tokens and certificates at each SIGHUP. Without such files the signal keeps its default action, so

@@ -24,8 +24,8 @@ pub struct RedisArgs {
 pub struct SourceArgs {
     #[command(flatten)]
     pub address: address::AddressArgs,
-    /// Read from this Redis, without a daemon
-    #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
+    /// Use this Redis directly, without a daemon; KEYBEAT_REDIS in the environment does not select it
+    #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// Prefix of presence keys; used only with --redis
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
@@ -43,14 +43,30 @@ pub enum Source {
 }
 
 impl SourceArgs {
+    /// Decides between a daemon and Redis, by which of `--url` and `--redis` was typed.
+    ///
+    /// # Errors
+    /// Both were typed.
+    pub fn decide(&mut self, url_typed: bool, redis_typed: bool) -> Result<(), Usage> {
+        if url_typed && redis_typed {
+            let text = "--url reads from a daemon and --redis from Redis; use only one of them";
+            return Err(Usage(text.into()));
+        }
+        if redis_typed {
+            // Its value came from KEYBEAT_URL.
+            self.address.url = None;
+        }
+        Ok(())
+    }
+
     /// The source that the arguments name.
     ///
     /// # Errors
     /// A URL or a certificate cannot be used.
     pub fn source(&self) -> Result<Source> {
-        match (&self.address.url, &self.redis) {
-            (None, Some(url)) => Ok(Source::Redis(redis(url, &self.redis_tls)?)),
-            _ => Ok(Source::Daemon(daemon::Daemon::new(&self.address, self.token.clone())?)),
+        match &self.redis {
+            Some(url) => Ok(Source::Redis(redis(url, &self.redis_tls)?)),
+            None => Ok(Source::Daemon(daemon::Daemon::new(&self.address, self.token.clone())?)),
         }
     }
 }

@@ -25,6 +25,15 @@ pub fn prefix(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A boolean: true, false, 1, 0, yes, no, on or off, in any case.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match &*text.to_ascii_lowercase() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("write true, false, 1, 0, yes, no, on or off".into()),
+    }
+}
+
 /// A duration with its unit, longer than zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
@@ -53,6 +62,19 @@ pub fn key(text: &str) -> Result<Key, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn booleans_are_eight_words_in_any_case() {
+        for (text, expected) in [("TRUE", true), ("1", true), ("Yes", true), ("on", true)] {
+            assert_eq!(boolean(text), Ok(expected), "{text}");
+        }
+        for (text, expected) in [("False", false), ("0", false), ("NO", false), ("off", false)] {
+            assert_eq!(boolean(text), Ok(expected), "{text}");
+        }
+        for text in ["", "none", "null", "disabled", "never", "t", "f", "2", " true", "\"false\""] {
+            assert!(boolean(text).is_err(), "{text:?}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -1,13 +1,105 @@
 //! Settings: values from the environment, Redis URLs, and which source a command uses.
 
 use crate::cli::usage::{Ran, ended, keybeat};
+use crate::common::daemon::Daemon;
+use crate::common::free_port;
 use crate::common::redis::{Redis, Reply, fill, info};
+use serde_json::Value;
 
 /// A command with variables in its environment, run until it ends.
 async fn run(args: &[&str], environment: &[(&str, &str)]) -> Ran {
     let mut command = keybeat(args);
     command.envs(environment.iter().copied());
     ended(command).await
+}
+
+/// `keybeat serve` with these arguments ends with 2, and names each word.
+async fn serve_is_refused(args: &[&str], environment: &[(&str, &str)], words: &[&str]) {
+    let ran = run(&[&["serve"], args].concat(), environment).await;
+    assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{args:?} {environment:?}: {ran:?}");
+    for word in words {
+        assert!(ran.err.contains(word), "{args:?} {environment:?} lacks {word:?}: {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn malformed_variables_are_refused_by_name() {
+    let open = ["--listen", "0.0.0.0:0", "--redis", "redis://127.0.0.1:1"];
+    for value in ["\"false\"", "'false'", "false\r", " false", "false ", "none", "disabled", "\"\""] {
+        serve_is_refused(&open, &[("KEYBEAT_NO_AUTH", value)], &["KEYBEAT_NO_AUTH"]).await;
+    }
+    for (name, value, words) in [
+        ("KEYBEAT_PREFIX", "\"presence:\"", &["quotes"][..]),
+        ("KEYBEAT_REDIS", "redis://u:hunter2@h\r", &["carriage return"]),
+        ("KEYBEAT_TTL", "30s ", &["space"]),
+        ("KEYBEAT_TTL", "fast", &["fast", "10s"]),
+        ("KEYBEAT_PROBES", "maybe", &["maybe", "true", "off"]),
+        ("KEYBEAT_LOG_FORMAT", "xml", &["xml", "json"]),
+    ] {
+        serve_is_refused(&[], &[(name, value)], &[&[name], words].concat()).await;
+    }
+    let ran = run(&["get", "alice"], &[("KEYBEAT_TOKEN", "'hunter2'")]).await;
+    assert!(ran.code == Some(2) && ran.err.contains("KEYBEAT_TOKEN"), "{ran:?}");
+    let ran = run(&["serve"], &[("KEYBEAT_REDIS", "'redis://u:hunter2@h'")]).await;
+    assert!(ran.err.contains("KEYBEAT_REDIS") && !ran.err.contains("hunter2"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn arguments_win_over_malformed_variables() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence:alice", "1"]);
+    let malformed = [("KEYBEAT_PREFIX", "\"presence:\""), ("KEYBEAT_TTL", "fast")];
+    let ran = run(&["ls", "--prefix", "presence:", "--redis", &redis.url()], &malformed).await;
+    assert!(ran.code == Some(0) && ran.out.contains("alice"), "{ran:?}");
+    assert_eq!(run(&["completions", "bash"], &malformed).await.code, Some(0), "it uses no variable");
+}
+
+#[tokio::test]
+async fn empty_variables_count_as_not_set() {
+    let redis = Redis::start();
+    let help = run(&["serve", "--help"], &[]).await.out;
+    let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+    let empty: Vec<(&str, &str)> =
+        names.filter(|name| *name != "KEYBEAT_REDIS").map(|name| (name, "")).collect();
+    assert!(empty.len() > 30, "only {empty:?} found in {help}");
+    let port = free_port();
+    let daemon = Daemon::launch_in(port, &["--redis", &redis.url()], &empty);
+    daemon.ready().await;
+    let ran =
+        run(&["get", "alice", "--url", &daemon.url("")], &[("KEYBEAT_TOKEN", ""), ("KEYBEAT_CA", "")]).await;
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+}
+
+#[tokio::test]
+async fn private_redis_starts_only_on_purpose() {
+    let public = ["--listen", "0.0.0.0:0", "--no-auth"];
+    serve_is_refused(&public, &[], &["--redis URL", "--redis private", "0.0.0.0:0"]).await;
+    serve_is_refused(&[], &[("KEYBEAT_REDIS", "")], &["KEYBEAT_REDIS is set but empty", "--redis private"])
+        .await;
+    let port = free_port();
+    let daemon = Daemon::launch_in(port, &["--redis", "private"], &[("KEYBEAT_REDIS", "")]);
+    daemon.ready().await;
+    assert!(daemon.log().contains("started a private Redis"), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn only_a_typed_redis_replaces_the_daemon() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence:alice", "1"]);
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    let url = redis.url();
+    let variables = [("KEYBEAT_REDIS", &*url), ("KEYBEAT_URL", &*nowhere)];
+    for command in [&["get", "alice"][..], &["beat", "alice"]] {
+        let ran = run(command, &variables).await;
+        assert!(ran.code == Some(1) && ran.err.contains(&nowhere), "{command:?} asks the daemon: {ran:?}");
+        let ran = run(&[command, &["--redis", &url]].concat(), &variables).await;
+        assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{command:?} asks Redis: {ran:?}");
+        let both = [command, &["--redis", &url, "--url", &nowhere]].concat();
+        let ran = run(&both, &[]).await;
+        assert!(ran.code == Some(2) && ran.err.contains("--url") && ran.err.contains("--redis"), "{ran:?}");
+    }
+    let ran = run(&["ls"], &variables).await;
+    assert!(ran.code == Some(0) && ran.out.contains("alice"), "ls reads KEYBEAT_REDIS: {ran:?}");
 }
 
 #[tokio::test]
@@ -86,4 +178,31 @@ async fn long_name_widens_only_its_own_row() {
     let lines: Vec<&str> = ran.out.lines().collect();
     assert!(lines[0].len() < 80 && lines[1].len() < 80, "{ran:?}");
     assert!(lines[2].starts_with(&long), "the name is complete: {ran:?}");
+}
+
+#[tokio::test]
+async fn json_logs_include_failures_at_the_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let redis = ["--redis", "redis://127.0.0.1:1"];
+    let listen = [&["serve", "--listen", &address][..], &redis].concat();
+    let json = [("KEYBEAT_LOG_FORMAT", "json")];
+    for (args, environment, code, word) in [
+        (&[&listen[..], &["--log-format", "json"]].concat()[..], &[][..], 1, &*address),
+        (&listen, &json, 1, &address),
+        (&["serve", "--redis", "nonsense", "--log-format=json"], &[], 2, "nonsense"),
+        (&["serve", "--nonsense"], &json, 2, "--nonsense"),
+        (&["serve"], &[json[0], ("KEYBEAT_TTL", "fast")], 2, "KEYBEAT_TTL"),
+        (&["serve"], &[json[0], ("KEYBEAT_TTL", "'30s'")], 2, "KEYBEAT_TTL"),
+    ] {
+        let ran = run(args, environment).await;
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
+        let lines: Vec<Value> = ran
+            .err
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{args:?}: {why}: {line}")))
+            .collect();
+        let message = lines.last().expect("a line")["message"].as_str().expect("a text");
+        assert!(message.contains(word), "{args:?}: {message}");
+    }
 }

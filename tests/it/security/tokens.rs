@@ -407,7 +407,7 @@ fn a_daemon_that_would_let_everyone_in_does_not_start() {
         (&["--listen", "127.0.0.1:0", "--no-auth", "--jwt-key", &key], 2, &["--no-auth", "--jwt-key"]),
         (&["--listen", "127.0.0.1:0", "--jwt-audience", "x"], 2, &["--jwt-key"]),
         (
-            &["--listen", "0.0.0.0:0", "--jwt-key", "/nowhere/key"],
+            &["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"],
             1,
             &["/nowhere/key", "cannot be read", "openssl rand"],
         ),
