@@ -80,6 +80,9 @@ lints() { show cargo clippy --all-targets --locked --features otel -- -D warning
 # The crate without its optional feature. The test target keeps the dependencies those of the other checks.
 without_otel() { show cargo clippy --lib --bins --test it --locked -- -D warnings; }
 
+# The Rust client as an application builds it: without the daemon and without the dependencies of the tests.
+client_alone() { show cargo check --no-default-features --features client --locked; }
+
 # The examples keep the dependencies those of the other checks.
 documentation() { RUSTDOCFLAGS="-D warnings" show cargo doc --no-deps --lib --examples --locked --features otel; }
 
@@ -120,6 +123,7 @@ test)
     part "core: unit tests and simulation" tests "--lib --test sim"
     part "lints" lints
     part "lints without the feature otel" without_otel
+    part "client without the daemon" client_alone
     part "documentation" documentation
     installed
     part "dependencies" deny
