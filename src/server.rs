@@ -19,7 +19,7 @@ use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
-use crate::web::listen::{self, Server};
+use crate::web::listen::{self, Port};
 use crate::web::tls::Tls;
 use crate::web::{self, app::App};
 use anyhow::{Context, Result};
@@ -147,7 +147,7 @@ impl Daemon {
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();
-        let server = Server {
+        let port = Port {
             connections: app.doors.connections.clone(),
             refusals: app.refusals.clone(),
             metrics: app.metrics.clone(),
@@ -156,7 +156,7 @@ impl Daemon {
             tls,
             routes: web::routes(app.clone(), origins),
         };
-        let serve = tokio::spawn(listen::serve(listener, server));
+        let serve = tokio::spawn(listen::serve(listener, port));
         supervisor::tell(Word::Ready).await;
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.status(), wanted, supervisor::tell);

@@ -38,7 +38,7 @@ const BACKLOG: u32 = 65_535;
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
 /// What serving a port needs.
-pub struct Server {
+pub struct Port {
     /// Counts connections.
     pub connections: Arc<Door>,
     /// Logs refusals.
@@ -64,20 +64,20 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop`, then lets the requests under way finish.
-pub async fn serve(listener: TcpListener, server: Server) {
-    let (server, connections) = (Arc::new(server), TaskTracker::new());
+pub async fn serve(listener: TcpListener, port: Port) {
+    let (port, connections) = (Arc::new(port), TaskTracker::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = server.stop.cancelled() => break,
+            () = port.stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, address)) => server.admit(&connections, stream, address),
+            Ok((stream, address)) => port.admit(&connections, stream, address),
             Err(why) if is_of_one_connection(&why) => {
                 debug!("a connection broke before it was accepted: {why}")
             }
             Err(why) => {
-                server.metrics.limited("open_files");
+                port.metrics.limited("open_files");
                 debug!("no connection can be accepted: {why}");
                 sleep(OUT_OF_FILES).await;
             }
@@ -104,9 +104,9 @@ fn tune(stream: &TcpStream) {
     }
 }
 
-impl Server {
+impl Port {
     /// Serves a connection in a task of its own, or refuses it at the limit of connections.
-    fn admit(self: &Arc<Server>, connections: &TaskTracker, stream: TcpStream, address: SocketAddr) {
+    fn admit(self: &Arc<Port>, connections: &TaskTracker, stream: TcpStream, address: SocketAddr) {
         let place = match self.connections.enter(address.ip()) {
             Ok(place) => place,
             Err(error) => {
@@ -119,10 +119,10 @@ impl Server {
             }
         };
         tune(&stream);
-        let server = self.clone();
+        let port = self.clone();
         connections.spawn(async move {
             debug!(%address, "connection opened");
-            server.handshake(stream, address).await;
+            port.handshake(stream, address).await;
             // Also when the connection has become a socket, which has a place of its own.
             drop(place);
         });

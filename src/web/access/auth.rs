@@ -5,7 +5,7 @@
 use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
-use crate::web::access::token::{Grant, Keys, LEEWAY_S, Pattern, Rules};
+use crate::web::access::token::{Grant, KeySet, LEEWAY_S, Pattern, Rules};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
@@ -117,7 +117,7 @@ pub struct Gate {
 
 /// What the files hold.
 struct Loaded {
-    keys: Option<Keys>,
+    keys: Option<KeySet>,
     /// The service tokens as tags under a key of this process. Comparing tags takes the same time however many bytes
     /// are right, and the daemon does not keep the tokens themselves.
     service: Vec<hmac::Tag>,
@@ -128,7 +128,7 @@ impl Loaded {
         let rules = Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
         let keys = access.jwt_key.as_deref().map(|path| {
             let file = read(path, "--jwt-key", "make a secret: openssl rand -hex 32")?;
-            Keys::parse(&file, rules).with_context(|| format!("--jwt-key {}", path.display()))
+            KeySet::parse(&file, rules).with_context(|| format!("--jwt-key {}", path.display()))
         });
         let service = access.service_token.as_deref().map(|path| {
             let file =

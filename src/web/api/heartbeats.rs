@@ -1,6 +1,6 @@
 //! Heartbeats and goodbyes.
 
-use super::request::{self, Answer, Asked, UserName};
+use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS};
 use crate::protocol::{HeartbeatBody, HeartbeatItem, HeartbeatsBody, schema};
 use crate::web::access::auth::Pass;
@@ -28,7 +28,7 @@ pub async fn heartbeat(
     pass: Pass,
     UserName(user): UserName,
     body: Body,
-) -> Answer<StatusCode> {
+) -> Reply<StatusCode> {
     pass.check_speak(&user)?;
     let body: HeartbeatBody = request::optional_body(&app, body).await?;
     let key = key(&user, body.session.as_deref())?;
@@ -50,7 +50,7 @@ pub async fn heartbeat(
     responses((status = 204, description = "The keys are set"), OfBody),
     security(("bearer" = []))
 )]
-pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Answer<StatusCode> {
+pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<StatusCode> {
     let body: HeartbeatsBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
     let read = |item: &HeartbeatItem| {
@@ -87,8 +87,8 @@ pub async fn end(
     State(app): Shared,
     pass: Pass,
     UserName(user): UserName,
-    query: Asked<EndQuery>,
-) -> Answer<StatusCode> {
+    query: QueryString<EndQuery>,
+) -> Reply<StatusCode> {
     pass.check_speak(&user)?;
     let session = request::query(query)?.session;
     let key = key(&user, session.as_deref())?;
@@ -112,7 +112,7 @@ pub async fn end(
     responses((status = 204, description = "The keys are deleted, or did not exist"), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn end_query(app: Shared, pass: Pass, query: Asked<EndQuery>) -> Answer<StatusCode> {
+pub async fn end_query(app: Shared, pass: Pass, query: QueryString<EndQuery>) -> Reply<StatusCode> {
     end(app, pass, UserName("query".into()), query).await
 }
 

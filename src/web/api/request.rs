@@ -11,10 +11,10 @@ use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
 /// What a handler answers.
-pub type Answer<T> = Result<T, Failure>;
+pub type Reply<T> = Result<T, Failure>;
 
 /// A query that the handler reads with [`query`], so that an unreadable one gets our own error.
-pub type Asked<T> = Result<Query<T>, QueryRejection>;
+pub type QueryString<T> = Result<Query<T>, QueryRejection>;
 
 /// The user in the path, checked.
 pub struct UserName(pub String);
@@ -32,7 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for UserName {
 }
 
 /// Reads the query string. Error: `invalid_request`.
-pub fn query<T>(asked: Asked<T>) -> Result<T, Error> {
+pub fn query<T>(asked: QueryString<T>) -> Result<T, Error> {
     let Query(query) = asked.map_err(|why| {
         Error::InvalidRequest(format!("the query string cannot be read: {}", why.body_text()))
     })?;

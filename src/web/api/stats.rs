@@ -1,6 +1,6 @@
 //! Counts and lag percentiles as JSON.
 
-use super::request::Answer;
+use super::request::Reply;
 use crate::hub::ServerState;
 use crate::protocol::schema;
 use crate::web::access::auth::Pass;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
     responses((status = 200, description = "Counts since this daemon started", body = schema::Stats), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn stats(State(app): Shared, pass: Pass) -> Answer<Json<Value>> {
+pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
     // The counts concern everybody.
     pass.check_watch_all()?;
     let (users, sessions) = app.hub.count();

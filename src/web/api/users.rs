@@ -1,6 +1,6 @@
 //! Who is online: one user, several, or all page by page.
 
-use super::request::{self, Answer, Asked, UserName};
+use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, shown};
 use crate::hub::Cursor;
 use crate::presence::{Name, check_user};
@@ -27,7 +27,7 @@ const LIST_MOST: usize = 10_000;
     responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Answer<Json<UserObject>> {
+pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<Json<UserObject>> {
     pass.check_watch(&user)?;
     let stale = app.known()?;
     Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
@@ -41,7 +41,7 @@ pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> A
     responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn user_query(app: Shared, pass: Pass) -> Answer<Json<UserObject>> {
+pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
     user(app, pass, UserName("query".into())).await
 }
 
@@ -56,7 +56,7 @@ pub async fn user_query(app: Shared, pass: Pass) -> Answer<Json<UserObject>> {
     responses((status = 200, description = "The users' states", body = QueryAnswer), OfBody),
     security(("bearer" = []))
 )]
-pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Answer<Json<QueryAnswer>> {
+pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<QueryAnswer>> {
     let body: QueryBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
     for user in &body.users {
@@ -128,7 +128,7 @@ impl ListQuery {
     responses((status = 200, description = "One page", body = ListAnswer), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn list(State(app): Shared, pass: Pass, query: Asked<ListQuery>) -> Answer<Json<ListAnswer>> {
+pub async fn list(State(app): Shared, pass: Pass, query: QueryString<ListQuery>) -> Reply<Json<ListAnswer>> {
     pass.check_watch_all()?;
     let query = request::query(query)?;
     let (online, limit, from) = (query.online()?, query.limit()?, query.cursor()?);
