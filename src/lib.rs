@@ -39,6 +39,7 @@
 //!    metrics.rs counters, by name
 //!    traces.rs  spans, and with the feature otel their export to a collector
 //! 1  error.rs   one typed error, with its code and status
+//!    lock.rs    locks a mutex, also after a panic
 //! 0  presence/  the pure core: no clock, task, lock, socket or log
 //! ```
 //!
@@ -68,6 +69,7 @@ pub mod config;
 pub mod driver;
 pub mod error;
 pub mod hub;
+pub mod lock;
 pub mod metrics;
 pub mod presence;
 pub mod protocol;

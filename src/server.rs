@@ -15,9 +15,11 @@ use crate::redis::writer::Store;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
+use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
+use crate::web::listen::{self, Port};
 use crate::web::tls::Tls;
 use crate::web::{self, app::App};
 use anyhow::{Context, Result};
@@ -26,7 +28,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -34,11 +36,6 @@ use tracing::{error, info, warn};
 
 /// Time for open requests and sockets to end, out of the 5 s that a stop may take.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// Connections that may wait to be accepted. The kernel limits the number to `net.core.somaxconn` (4,096 by default) and
-/// drops the first packet of each further connection; its client retries only after a second. With the usual 128,
-/// clients that connect 200 at a time are served at 400 per second.
-const BACKLOG: u32 = 65_535;
 
 /// Time to delete the daemon's own keys from Redis.
 const CLEAR: Duration = Duration::from_millis(500);
@@ -64,9 +61,9 @@ impl Daemon {
         let gate = Arc::new(Gate::new(config.access.clone())?);
         let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
         raise_open_files();
-        let guard_host = !gate.asks() && config.listen.ip().is_loopback();
+        let guard_host = !gate.requires_tokens() && config.listen.ip().is_loopback();
         let origins = Origins::new(&config.access.origins, guard_host)?;
-        let listener = listen(config.listen).with_context(|| {
+        let listener = listen::open(config.listen).with_context(|| {
             format!("cannot listen on {}; name another address with --listen IP:PORT", config.listen)
         })?;
         let (target, embedded) = match named {
@@ -111,7 +108,7 @@ impl Daemon {
     /// A function that reloads keys, tokens and certificates while the daemon serves; `None` if there are none.
     pub fn reload(&self) -> Option<impl Fn() + Send + 'static + use<>> {
         let (gate, tls, metrics) = (self.gate.clone(), self.tls.clone(), self.metrics.clone());
-        let any = gate.asks() || tls.is_some();
+        let any = gate.requires_tokens() || tls.is_some();
         any.then_some(move || {
             let done = gate.reload().and_then(|()| tls.as_ref().map_or(Ok(()), |tls| tls.reload()));
             metrics.reloaded(done.is_ok());
@@ -137,10 +134,10 @@ impl Daemon {
             hub,
             store,
             gate,
-            origins,
             doors: Doors::new(&config.limits, &metrics),
-            quotas: Quotas::new(&config.limits),
-            refusals: Refusals::new(),
+            quotas: Arc::new(Quotas::new(&config.limits, &metrics)),
+            bodies: Bodies::new(&config.limits, &metrics),
+            refusals: Arc::new(Refusals::new()),
             metrics,
             limits: config.limits,
             stop: stop.clone(),
@@ -150,7 +147,16 @@ impl Daemon {
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();
-        let serve = tokio::spawn(web::listen::serve(listener, tls, app.clone(), web::routes(app.clone())));
+        let port = Port {
+            connections: app.doors.connections.clone(),
+            refusals: app.refusals.clone(),
+            metrics: app.metrics.clone(),
+            handshake_timeout: app.limits.handshake_timeout,
+            stop: stop.clone(),
+            tls,
+            routes: web::routes(app.clone(), origins),
+        };
+        let serve = tokio::spawn(listen::serve(listener, port));
         supervisor::tell(Word::Ready).await;
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.status(), wanted, supervisor::tell);
@@ -177,14 +183,6 @@ impl Daemon {
         }
         Ok(())
     }
-}
-
-/// Opens the port, with a backlog for many clients that reconnect at once.
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// Raises the limit of open files to the maximum. Each connection is an open file, and many systems start with 1,024.

@@ -1,6 +1,6 @@
 //! Errors as responses.
 
-use crate::error::Error;
+use crate::error::{Error, code::TOO_MANY_WRONG_TOKENS};
 use crate::protocol::{ErrorBody, ErrorDetail};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,27 +14,30 @@ impl From<Error> for Failure {
     }
 }
 
-/// The code of a refusal, for the counter.
+/// An extension of the response: the code of the refusal, for counter and log.
 #[derive(Clone)]
 pub(super) struct Refused(pub(super) &'static str);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let Failure(error) = self;
-        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let detail = ErrorDetail { code: error.code(), message: error.to_string() };
+        let (status, code) = (error.status(), error.code());
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = ErrorDetail { code, message: error.to_string() };
         let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
-        response.extensions_mut().insert(Refused(error.code()));
-        if status == StatusCode::PAYLOAD_TOO_LARGE || error.code() == "too_many_wrong_tokens" {
-            // The rest of the body stays unread, so nothing can follow on this connection; whoever tries tokens
-            // has to make a new one for each.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.extensions_mut().insert(Refused(code));
+        let mut set = |name, value| {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        };
+        if status == StatusCode::PAYLOAD_TOO_LARGE || code == TOO_MANY_WRONG_TOKENS {
+            // The rest of a large body stays unread, so no request can follow on this connection. A client that guesses
+            // tokens has to open a new connection for each guess.
+            set(header::CONNECTION, "close");
         }
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        match status {
+            StatusCode::UNAUTHORIZED => set(header::WWW_AUTHENTICATE, "Bearer"),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => set(header::RETRY_AFTER, "1"),
+            _ => {}
         }
         response
     }

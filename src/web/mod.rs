@@ -1,4 +1,15 @@
-//! HTTP and WebSocket: what each path answers.
+//! HTTP and WebSocket: which handler answers which path, and what every request passes first.
+//!
+//! The floors of this folder, from low to high; `tests/it/docs/floors.rs` checks them:
+//!
+//! ```text
+//! mod.rs      routes, and the layers around them
+//! api/ stream/   what a request does: heartbeats, users, stats, health | WebSocket, Server-Sent Events
+//! app.rs      what handlers share, and the way of a write
+//! access/     who may: tokens, origins           middleware.rs  span, counter and log line of a request
+//! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
+//! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
+//! ```
 
 pub mod access;
 mod api;
@@ -12,16 +23,18 @@ mod middleware;
 mod stream;
 pub mod tls;
 
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::presence::NameError;
-use access::{auth, origin};
-use api::health;
+use access::auth::{self, Guard};
+use access::origin::{self, Origins};
+use api::{health, heartbeats, stats, users};
 use app::App;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::{Extension, Router};
 use describe::openapi::{self, Documents, Head};
 use failure::Failure;
+use middleware::Observer;
 use std::sync::Arc;
 use stream::recorder::Recorder;
 use stream::{sse, websocket};
@@ -29,9 +42,28 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// All paths.
-pub fn routes(app: Arc<App>) -> Router {
-    let (router, mut document) = OpenApiRouter::with_openapi(Head::openapi())
+/// All paths. A request passes the layers from the last one that is added to the first.
+pub fn routes(app: Arc<App>, origins: Origins) -> Router {
+    let (router, mut document) = handlers().split_for_parts();
+    openapi::finish(&mut document);
+    let (metrics, refusals) = (app.metrics.clone(), app.refusals.clone());
+    let guard = Guard { gate: app.gate.clone(), quotas: app.quotas.clone(), is_public };
+    let origins = Arc::new(origins);
+    router
+        .layer(Extension(Arc::new(Documents::new(&document))))
+        .layer(Extension(Arc::new(Recorder::new())))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(guard, auth::authenticate))
+        // Before the tokens: a browser's preflight has none.
+        .layer(origins.cors())
+        .layer(from_fn_with_state(origins, origin::guard))
+        .layer(from_fn_with_state(Observer { metrics, refusals }, middleware::observe))
+        .with_state(app)
+}
+
+fn handlers() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(console::page))
         .routes(routes!(console::docs))
         .routes(routes!(console::client))
@@ -41,36 +73,43 @@ pub fn routes(app: Arc<App>) -> Router {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
-        .routes(routes!(api::list))
-        // A user may be called so too.
-        .routes(routes!(api::query, api::user_query, api::end_query))
-        .routes(routes!(api::user, api::end))
-        .routes(routes!(api::heartbeat))
-        .routes(routes!(api::heartbeats))
-        .routes(routes!(api::stats))
+        .routes(routes!(users::list))
+        // A user may be called "query" too.
+        .routes(routes!(users::query, users::user_query, heartbeats::end_query))
+        .routes(routes!(users::user, heartbeats::end))
+        .routes(routes!(heartbeats::heartbeat))
+        .routes(routes!(heartbeats::heartbeats))
+        .routes(routes!(stats::stats))
         .routes(routes!(sse::stream))
         .routes(routes!(websocket::upgrade))
-        .split_for_parts();
-    openapi::finish(&mut document);
-    router
-        .layer(Extension(Arc::new(Documents::new(&document))))
-        .layer(Extension(Arc::new(Recorder::new())))
-        .fallback(|request: Request| async move {
-            let path = request.uri().path();
-            // A path without the user's name, which no route takes.
-            if path == "/v1/users/" || path.starts_with("/v1/users//") {
-                return Failure(Error::user("", NameError::Empty));
-            }
-            Failure(Error::NotFound(crate::error::shown(path)))
-        })
-        .method_not_allowed_fallback(|request: Request| async move {
-            let path = crate::error::shown(request.uri().path());
-            Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
-        })
-        .layer(from_fn_with_state(app.clone(), auth::authenticate))
-        // Before the tokens: a browser's preflight has none.
-        .layer(app.origins.cors())
-        .layer(from_fn_with_state(app.clone(), origin::guard))
-        .layer(from_fn_with_state(app.clone(), middleware::count_refused))
-        .with_state(app)
+}
+
+/// The paths that need no token, because they reveal nothing about users: the pages and their parts, health, metrics and the
+/// descriptions.
+fn is_public(path: &str) -> bool {
+    path.starts_with(console::FOLDER)
+        || matches!(
+            path,
+            "/" | "/keybeat.js"
+                | "/docs"
+                | "/openapi.json"
+                | "/asyncapi.json"
+                | "/healthz"
+                | "/readyz"
+                | "/metrics"
+        )
+}
+
+async fn not_found(request: Request) -> Failure {
+    let path = request.uri().path();
+    // A path with an empty user name matches no route.
+    if path == "/v1/users/" || path.starts_with("/v1/users//") {
+        return Failure(Error::user("", NameError::Empty));
+    }
+    Failure(Error::NotFound(shown(path)))
+}
+
+async fn method_not_allowed(request: Request) -> Failure {
+    let path = shown(request.uri().path());
+    Failure(Error::MethodNotAllowed { method: request.method().to_string(), path })
 }

@@ -1,6 +1,7 @@
 //! TLS of the daemon's own port.
 
 use crate::config::TlsFiles;
+use crate::lock::lock;
 use anyhow::{Context, Result, ensure};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// The certificate and what is made of it; read again by [`reload`](Tls::reload).
+/// The certificate of the daemon's port; [`reload`](Tls::reload) reads it again.
 pub struct Tls {
     files: TlsFiles,
     config: Mutex<Arc<ServerConfig>>,
@@ -25,16 +26,16 @@ impl Tls {
         Ok(Tls { files, config })
     }
 
-    /// Reads them again, for connections from now on; if that fails, what was read before stays.
+    /// Reads certificate and key again, for connections from now on. On an error the old ones stay in use.
     pub fn reload(&self) -> Result<()> {
         let config = Arc::new(read(&self.files)?);
-        *self.config.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
+        *lock(&self.config) = config;
         Ok(())
     }
 
     /// The handshake of one connection.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.config.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let config = lock(&self.config).clone();
         TlsAcceptor::from(config).accept(stream).await
     }
 }
@@ -43,12 +44,12 @@ fn read(files: &TlsFiles) -> Result<ServerConfig> {
     let (cert, key) = (&files.cert, &files.key);
     let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.with_context(|| {
-        format!("--tls-cert {} cannot be read; it has to be a file with a certificate in PEM", cert.display())
+        format!("--tls-cert {} cannot be read; it must be a file with a certificate in PEM", cert.display())
     })?;
     ensure!(!chain.is_empty(), "--tls-cert {} has no certificate in PEM", cert.display());
     let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
         format!(
-            "--tls-key {} has no private key in PEM that can be read; it has to be that of the certificate",
+            "--tls-key {} has no readable private key in PEM; it must be the key of the certificate",
             key.display()
         )
     })?;
@@ -56,7 +57,7 @@ fn read(files: &TlsFiles) -> Result<ServerConfig> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?;
+        .with_context(|| format!("{} and {} do not belong together", cert.display(), key.display()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

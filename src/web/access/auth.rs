@@ -1,14 +1,14 @@
 //! Who a request speaks for, and what that allows.
 //!
-//! Everything that is not named in `is_public` needs a pass: a route that forgets to ask for one is
-//! closed, not open.
+//! Every path needs a pass unless [`Guard::is_public`] names it, so a route that forgets to ask for one is closed, not open.
 
 use crate::config::Access;
 use crate::error::{Error, shown};
-use crate::web::access::token::{Grant, Keys, LEEWAY_S, Pattern, Rules};
-use crate::web::app::{App, Shared};
+use crate::lock::lock;
+use crate::web::access::token::{Grant, KeySet, LEEWAY_S, Pattern, Rules};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
+use crate::web::limits::quota::Quotas;
 use anyhow::{Context, Result, anyhow, ensure};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -23,11 +23,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
-/// What comes before a token among the subprotocols of a WebSocket.
+/// Precedes the token in a WebSocket's list of subprotocols.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
-/// The most service tokens: the old and the new while they are changed.
+/// Service tokens in one file: room for old and new ones during a rotation.
 const MAX_SERVICE_TOKENS: usize = 16;
-/// A shorter service token could be guessed by trying.
+/// The shortest service token, in bytes: a shorter one could be guessed.
 const SERVICE_TOKEN_BYTES: usize = 16;
 
 /// What a request or a socket may do.
@@ -36,9 +36,9 @@ pub struct Pass(Arc<Holder>);
 
 #[derive(Debug)]
 enum Holder {
-    /// The daemon asks for no tokens.
+    /// The daemon requires no tokens.
     Anyone,
-    /// A backend, which may do everything.
+    /// A backend, which may do everything; with the tag of its service token.
     Service(hmac::Tag),
     /// A client with a token.
     Client(Grant),
@@ -54,7 +54,7 @@ impl Pass {
         self.grant()?.user.as_ref()
     }
 
-    /// The client's token, if it is one's.
+    /// What a client's token allows; none for a backend, and where the daemon requires no tokens.
     pub fn grant(&self) -> Option<&Grant> {
         match &*self.0 {
             Holder::Client(grant) => Some(grant),
@@ -62,18 +62,17 @@ impl Pass {
         }
     }
 
-    /// An error unless it may know everybody's state.
+    /// An error unless the pass allows to watch everybody.
     pub fn check_watch_all(&self) -> Result<(), Error> {
         match self.grant() {
             Some(grant) if !grant.watch.contains(&Pattern::All) => Err(Error::Forbidden(
-                "the token does not allow to watch everybody; its claim watch would have to list \"*\""
-                    .into(),
+                "the token does not allow to watch everybody; its claim watch must list \"*\"".into(),
             )),
             _ => Ok(()),
         }
     }
 
-    /// An error unless it may know the state of this user.
+    /// An error unless the pass allows to watch this user.
     pub fn check_watch(&self, user: &str) -> Result<(), Error> {
         match self.grant() {
             Some(grant) if !grant.watch.iter().any(|pattern| pattern.covers(user)) => {
@@ -86,11 +85,11 @@ impl Pass {
         }
     }
 
-    /// An error unless it may send heartbeats and goodbyes for this user.
+    /// An error unless the pass allows heartbeats and goodbyes of this user.
     pub fn check_speak(&self, user: &str) -> Result<(), Error> {
         match self.grant() {
             Some(grant) if grant.user.as_deref() != Some(user) => Err(Error::Forbidden(format!(
-                "the token does not allow to speak for {}; a client speaks for its token's sub alone",
+                "the token does not allow to speak for {}; a client speaks only for the sub of its token",
                 shown(user)
             ))),
             _ => Ok(()),
@@ -103,48 +102,48 @@ impl<S: Send + Sync> FromRequestParts<S> for Pass {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Pass, Failure> {
         let pass = parts.extensions.get::<Pass>().cloned();
-        pass.ok_or_else(|| Failure(Error::Unauthorized("this request was let through without a pass".into())))
+        pass.ok_or_else(|| Failure(Error::Unauthorized("this request has no pass".into())))
     }
 }
 
-/// The door: which tokens it knows, and who is let in.
+/// Checks tokens against the keys and service tokens of the files.
 pub struct Gate {
     access: Access,
     tags: hmac::Key,
-    held: Mutex<Arc<Held>>,
-    /// How often the keys were read.
+    loaded: Mutex<Arc<Loaded>>,
+    /// How often the files were read again.
     changed: watch::Sender<u64>,
 }
 
-/// What is read from the files.
-struct Held {
-    keys: Option<Keys>,
-    /// The service tokens as tags under a key of this process: to compare tags takes the same time
-    /// whatever is right in them, and the tokens themselves are not kept.
+/// What the files hold.
+struct Loaded {
+    keys: Option<KeySet>,
+    /// The service tokens as tags under a key of this process. Comparing tags takes the same time however many bytes
+    /// are right, and the daemon does not keep the tokens themselves.
     service: Vec<hmac::Tag>,
 }
 
-impl Held {
-    fn read(access: &Access, tags: &hmac::Key) -> Result<Held> {
+impl Loaded {
+    fn read(access: &Access, tags: &hmac::Key) -> Result<Loaded> {
         let rules = Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
         let keys = access.jwt_key.as_deref().map(|path| {
-            let file = read(path, "--jwt-key", "a secret is made so: openssl rand -hex 32")?;
-            Keys::parse(&file, rules).with_context(|| format!("--jwt-key {}", path.display()))
+            let file = read(path, "--jwt-key", "make a secret: openssl rand -hex 32")?;
+            KeySet::parse(&file, rules).with_context(|| format!("--jwt-key {}", path.display()))
         });
         let service = access.service_token.as_deref().map(|path| {
             let file =
-                String::from_utf8(read(path, "--service-token", "a token is made so: openssl rand -hex 32")?)
-                    .with_context(|| format!("--service-token {} is not a text", path.display()))?;
+                String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
+                    .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
             service_tags(&file, tags).with_context(|| format!("--service-token {}", path.display()))
         });
-        Ok(Held { keys: keys.transpose()?, service: service.transpose()?.unwrap_or_default() })
+        Ok(Loaded { keys: keys.transpose()?, service: service.transpose()?.unwrap_or_default() })
     }
 }
 
 fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| {
         format!(
-            "{flag} {} cannot be read; it has to be there, readable by who runs this; {advice}",
+            "{flag} {} cannot be read; the file must exist and be readable by the daemon's user; {advice}",
             path.display()
         )
     })
@@ -155,64 +154,64 @@ impl Gate {
     pub fn new(access: Access) -> Result<Gate> {
         let tags = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| anyhow!("the system gives no random numbers"))?;
-        let held = Held::read(&access, &tags)?;
-        if let Some(keys) = &held.keys {
+        let loaded = Loaded::read(&access, &tags)?;
+        if let Some(keys) = &loaded.keys {
             tracing::info!("clients' tokens are verified by {}", keys.algorithms());
         }
-        Ok(Gate { access, tags, held: Mutex::new(Arc::new(held)), changed: watch::Sender::new(0) })
+        Ok(Gate { access, tags, loaded: Mutex::new(Arc::new(loaded)), changed: watch::Sender::new(0) })
     }
 
-    /// Reads the files again; if that fails, what was read before stays.
+    /// Reads the files again. On an error the gate keeps what it had.
     pub fn reload(&self) -> Result<()> {
-        let held = Arc::new(Held::read(&self.access, &self.tags)?);
-        *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = held;
+        let loaded = Arc::new(Loaded::read(&self.access, &self.tags)?);
+        *lock(&self.loaded) = loaded;
         self.changed.send_modify(|count| *count += 1);
         Ok(())
     }
 
-    /// Changes whenever the keys were read again.
+    /// Changes each time the files were read again.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Does the daemon ask for tokens?
-    pub fn asks(&self) -> bool {
+    /// Does the daemon require tokens?
+    pub fn requires_tokens(&self) -> bool {
         !self.access.is_open()
     }
 
-    /// Is a pass still good: not run out, and its key not taken away?
+    /// Is a pass still good: its token has not expired, and its key or service token is still in the files?
     pub fn still_good(&self, pass: &Pass) -> bool {
-        let held = self.held();
+        let loaded = self.loaded();
         match &*pass.0 {
             Holder::Anyone => true,
-            Holder::Service(tag) => held.service.iter().any(|other| other.as_ref() == tag.as_ref()),
+            Holder::Service(tag) => loaded.service.iter().any(|other| other.as_ref() == tag.as_ref()),
             Holder::Client(grant) => {
-                let known = held.keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
+                let known = loaded.keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
                 known && now_s() < grant.expires.saturating_add(LEEWAY_S)
             }
         }
     }
 
-    /// What this token allows.
+    /// What this token allows. Error: `invalid_token`.
     pub fn check(&self, token: &str) -> Result<Pass, Error> {
-        let held = self.held();
-        // All are compared, whichever fits.
+        let loaded = self.loaded();
+        // Compares with all of them, so that the time does not show which one fits.
         let fits = |tag: &&hmac::Tag| hmac::verify(&self.tags, token.as_bytes(), tag.as_ref()).is_ok();
-        if let Some(tag) = held.service.iter().filter(fits).last() {
+        if let Some(tag) = loaded.service.iter().filter(fits).last() {
             return Ok(Pass::new(Holder::Service(*tag)));
         }
-        let Some(keys) = &held.keys else {
+        let Some(keys) = &loaded.keys else {
             return Err(Error::InvalidToken(
-                "it is not the service token, and clients' tokens are not known here".into(),
+                "it is not a service token, and this daemon accepts no clients' tokens".into(),
             ));
         };
         let grant = keys.verify(token, now_s()).map_err(|why| Error::InvalidToken(why.to_string()))?;
         Ok(Pass::new(Holder::Client(grant)))
     }
 
-    /// What this request may do.
+    /// What this request may do. Errors: `unauthorized` without a token, `invalid_token` with a wrong one.
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Pass, Error> {
-        if !self.asks() {
+        if !self.requires_tokens() {
             return Ok(Pass::new(Holder::Anyone));
         }
         match presented(method, uri, headers)? {
@@ -223,8 +222,8 @@ impl Gate {
         }
     }
 
-    fn held(&self) -> Arc<Held> {
-        self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    fn loaded(&self) -> Arc<Loaded> {
+        lock(&self.loaded).clone()
     }
 }
 
@@ -235,7 +234,7 @@ fn service_tags(file: &str, key: &hmac::Key) -> Result<Vec<hmac::Tag>> {
     let shortest = lines.iter().map(|line| line.len()).min().unwrap_or_default();
     ensure!(
         shortest >= SERVICE_TOKEN_BYTES,
-        "it has a token of {shortest} bytes, which could be guessed; make one: openssl rand -hex 32"
+        "it has a token of {shortest} bytes, which could be guessed; make a longer one: openssl rand -hex 32"
     );
     Ok(lines.iter().map(|line| hmac::sign(key, line.as_bytes())).collect())
 }
@@ -245,14 +244,13 @@ pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The token that a request carries: in the header Authorization, as a second subprotocol, or in the query
-/// of a GET.
+/// The token of a request: from the header Authorization, the subprotocols, or the query of a GET.
 fn presented(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<String>, Error> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     match (all.next(), all.next()) {
         (Some(value), None) => return bearer(value.as_bytes()).map(Some),
         (Some(_), Some(_)) => {
-            return Err(Error::Unauthorized("there are two headers Authorization; send one".into()));
+            return Err(Error::Unauthorized("there are two Authorization headers; send one".into()));
         }
         (None, _) => {}
     }
@@ -274,45 +272,44 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
     let parts = text.and_then(|text| text.trim().split_once(' '));
     match parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
         Some((_, token)) => Ok(token.trim().to_owned()),
-        None => Err(Error::Unauthorized("the header has to be Authorization: Bearer TOKEN".into())),
+        None => Err(Error::Unauthorized("the Authorization header must be: Bearer TOKEN".into())),
     }
 }
 
-/// What tells nothing of users: the page itself and its parts, whether the daemon lives, its counts and its description.
-fn is_public(path: &str) -> bool {
-    path.starts_with(crate::web::console::FOLDER)
-        || matches!(
-            path,
-            "/" | "/keybeat.js"
-                | "/docs"
-                | "/openapi.json"
-                | "/asyncapi.json"
-                | "/healthz"
-                | "/readyz"
-                | "/metrics"
-        )
+/// What [`authenticate`] needs.
+#[derive(Clone)]
+pub struct Guard {
+    /// Checks tokens.
+    pub gate: Arc<Gate>,
+    /// Counts wrong tokens per address.
+    pub quotas: Arc<Quotas>,
+    /// The paths that need no token.
+    pub is_public: fn(&str) -> bool,
 }
 
-/// Lets a request in, with its pass, or not.
-pub async fn authenticate(State(app): Shared, mut request: Request, next: Next) -> Response {
-    if is_public(request.uri().path()) {
+/// Gives a request its pass, or refuses it.
+pub async fn authenticate(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    if (guard.is_public)(request.uri().path()) {
         return next.run(request).await;
     }
-    match app.gate.admit(request.method(), request.uri(), request.headers()) {
+    match guard.gate.admit(request.method(), request.uri(), request.headers()) {
         Ok(pass) => {
             request.extensions_mut().insert(pass);
             next.run(request).await
         }
-        Err(error) => Failure(wrong(&app, &request, error)).into_response(),
+        Err(error) => Failure(guard.count(&request, error)).into_response(),
     }
 }
 
-/// The answer to whoever has shown a wrong token. An address that shows many is told to wait, and loses its
-/// connection; a right token is taken from it all the same, since many clients may share one address.
-fn wrong(app: &App, request: &Request, error: Error) -> Error {
-    let peer = request.extensions().get::<Peer>();
-    match (&error, peer) {
-        (Error::InvalidToken(_), Some(peer)) => app.take_wrong_token(*peer).err().unwrap_or(error),
-        _ => error,
+impl Guard {
+    /// The answer to a request without a pass. An address that sends many wrong tokens gets 429 and loses its connection.
+    /// A right token from that address still passes, because many clients may share one address.
+    fn count(&self, request: &Request, error: Error) -> Error {
+        match (&error, request.extensions().get()) {
+            (Error::InvalidToken(_), Some(&Peer(address))) => {
+                self.quotas.take_wrong_token(address).err().unwrap_or(error)
+            }
+            _ => error,
+        }
     }
 }

@@ -1,4 +1,6 @@
-//! Who may: tokens, origins, what a token allows.
+//! Who may do what: tokens, what a token allows, and the origins of web pages.
+//!
+//! These files do not know `App`: each guard gets the few parts that it needs.
 
 pub mod auth;
 pub mod origin;

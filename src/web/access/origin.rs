@@ -1,10 +1,9 @@
-//! Which web pages may speak to the daemon.
+//! Which web pages may send requests.
 //!
-//! A browser lets any page open a WebSocket or send a request to any address, a loopback one too, and says in
-//! the header Origin which page it was. Programs that are no browsers send none, and pass.
+//! A browser lets any page send a request or open a WebSocket to any address, loopback included. It names the page's
+//! origin in the header Origin. Programs other than browsers send no Origin, and pass.
 
 use crate::error::{Error, shown};
-use crate::web::app::Shared;
 use crate::web::failure::Failure;
 use anyhow::{Result, bail};
 use axum::extract::{Request, State};
@@ -12,31 +11,33 @@ use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long a browser may keep the answer to its preflight.
+/// How long a browser may cache the answer to its preflight.
 const PREFLIGHT: Duration = Duration::from_secs(600);
 
-/// The pages that may speak to the daemon beside its own.
+/// The origins whose pages may send requests, besides the daemon's own.
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
-    /// Those that were named, in the way in which browsers write them.
+    /// The origins of `--allow-origin`, written as browsers write them.
     named: Vec<String>,
+    /// `--allow-origin '*'`.
     any: bool,
-    /// Whoever is let in could be any page: the daemon asks for no tokens and listens on a loopback address.
+    /// Check the header Host too: the daemon requires no tokens and listens on a loopback address.
     guard_host: bool,
 }
 
 impl Origins {
-    /// Reads what `--allow-origin` names. With `guard_host` the name under which the daemon is spoken to counts too.
+    /// Reads the values of `--allow-origin`. With `guard_host` the header Host must be a local name or one of them.
     pub fn new(named: &[String], guard_host: bool) -> Result<Origins> {
         let any = named.iter().any(|origin| origin == "*");
         let named = named.iter().filter(|origin| *origin != "*").map(|origin| normal(origin));
         Ok(Origins { named: named.collect::<Result<_>>()?, any, guard_host })
     }
 
-    /// An error if the request comes from a page that may not.
+    /// An error if the request comes from a page whose origin is not allowed.
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
         if self.any {
             return Ok(());
@@ -47,7 +48,7 @@ impl Origins {
             && !is_local(host)
             && !self.named.iter().any(|origin| host_of(origin).eq_ignore_ascii_case(host))
         {
-            // A page whose name was made to lead here after it was loaded has itself for its own origin.
+            // DNS rebinding: the page's own name resolves to this daemon now, so Origin and Host are equal.
             return Err(Error::ForbiddenOrigin { origin: shown(host) });
         }
         match text(header::ORIGIN) {
@@ -63,7 +64,7 @@ impl Origins {
         is_own || self.named.iter().any(|named| named.eq_ignore_ascii_case(origin))
     }
 
-    /// What tells a browser that the pages which were named may read the answers.
+    /// The CORS headers, which allow browsers to show the answers to pages of these origins.
     pub fn cors(&self) -> CorsLayer {
         let origins = if self.any {
             AllowOrigin::any()
@@ -79,7 +80,7 @@ impl Origins {
     }
 }
 
-/// An origin as browsers write it: scheme and host, a port unless it is the scheme's, no path.
+/// An origin as browsers write it: scheme and host, the port unless it is the scheme's default, no path.
 fn normal(origin: &str) -> Result<String> {
     let read = || -> Option<String> {
         let uri: Uri = origin.parse().ok()?;
@@ -96,7 +97,10 @@ fn normal(origin: &str) -> Result<String> {
     match read() {
         Some(origin) => Ok(origin),
         None => {
-            bail!("--allow-origin {} is no origin; write https://HOST or https://HOST:PORT", shown(origin))
+            bail!(
+                "--allow-origin {} is not an origin; write https://HOST or https://HOST:PORT",
+                shown(origin)
+            )
         }
     }
 }
@@ -105,7 +109,7 @@ fn host_of(origin: &str) -> &str {
     origin.split_once("://").map_or(origin, |(_, host)| host)
 }
 
-/// Is this Host a name that nobody else can make lead here: an IP address, a name below `localhost`, or one
+/// Is this Host a name that an attacker cannot point at this machine: an IP address, a name below `localhost`, or a name
 /// without a dot, which nobody can register?
 fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
@@ -117,9 +121,9 @@ fn is_local(host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !(name.is_empty() || name.contains('.'))
 }
 
-/// Lets a request pass unless it comes from a page that may not speak to the daemon.
-pub async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
-    match app.origins.check(request.uri(), request.headers()) {
+/// Refuses requests of pages whose origin is not allowed.
+pub async fn guard(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
+    match origins.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => Failure(error).into_response(),
     }
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_the_daemon_itself_and_of_a_named_origin_passes() {
+    fn own_and_allowed_origins_pass() {
         let named = ["https://app.example.com".into(), "http://Other.example:80/".into()];
         let origins = Origins::new(&named, false).unwrap();
         for (host, origin, passes) in [
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn where_everyone_is_let_in_the_host_counts_too() {
+    fn host_is_checked_where_no_token_is_required() {
         let origins = Origins::new(&["https://app.example.com:8443".into()], true).unwrap();
         for (host, passes) in [
             ("127.0.0.1:7400", true),
@@ -182,12 +186,12 @@ mod tests {
         ] {
             let own = format!("http://{host}");
             assert_eq!(check(&origins, host, None), passes, "{host}");
-            assert_eq!(check(&origins, host, Some(&own)), passes, "{host}: a page whose name leads here");
+            assert_eq!(check(&origins, host, Some(&own)), passes, "{host}: its own page");
         }
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_at_the_start() {
+    fn invalid_origin_fails_at_start() {
         for bad in
             ["example.com", "https://", "https://a/b", "https://a?b", "ftp://a", "null", "", "https://u@a"]
         {
@@ -197,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_page_passes_but_its_own_host(host in "[a-z.:0-9\\[\\]]{0,20}", origin in "(https?://)?[ -~]{0,24}") {
+        fn only_the_own_host_passes(host in "[a-z.:0-9\\[\\]]{0,20}", origin in "(https?://)?[ -~]{0,24}") {
             let origins = Origins::new(&[], false).unwrap();
             let own = ["http://", "https://"].iter().any(|scheme| {
                 origin.strip_prefix(scheme).is_some_and(|from| from.eq_ignore_ascii_case(&host))

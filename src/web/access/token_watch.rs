@@ -1,4 +1,4 @@
-//! What a socket may do, for as long as its token lasts.
+//! What a socket or stream may do while its token is valid.
 
 use crate::config::Limits;
 use crate::error::{Error, shown};
@@ -11,28 +11,29 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// How long before its token runs out a client is warned; of a token that has less left, at half of it.
+/// How long before its token expires a client gets a warning; if less time is left, at half of it.
 const WARN: Duration = Duration::from_secs(60);
-/// The wall clock may be set: it is looked at again at least so often.
+/// The longest time between two looks at the wall clock, because somebody may set it.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// How often a socket may ask for what its token does not allow, or show a wrong one, before it is closed.
+/// Requests that a token does not allow, and wrong tokens, before the daemon closes the socket.
 const FORBIDDEN_MOST: u32 = 16;
-/// The reason of that close.
+/// The reason in that close.
 pub const FORBIDDEN: &str = "forbidden: the token does not allow this";
 
-/// A socket's pass and what was said of it.
+/// A socket's pass, when to check it again, and how often the socket broke its rules.
 pub struct Permit {
     pass: Pass,
-    /// When the wall clock is to be looked at.
+    /// When to look at the wall clock again.
     due: Option<Instant>,
-    /// Seconds since the epoch; none once the client was warned.
+    /// When to warn the client, in seconds since the epoch; none after the warning.
     warn_at: Option<u64>,
+    /// Refusals that the token caused.
     forbidden: u32,
     messages: DefaultDirectRateLimiter,
 }
 
 impl Permit {
-    /// The permit of a socket that has just shown `pass`.
+    /// The permit of a socket that opens with `pass`.
     pub fn new(pass: Pass, limits: &Limits) -> Permit {
         let messages = RateLimiter::direct(per_second(limits.messages_per_second));
         let mut permit = Permit { pass, due: None, warn_at: None, forbidden: 0, messages };
@@ -52,22 +53,22 @@ impl Permit {
     fn plan(&mut self, now: u64) {
         self.due = self.pass.grant().map(|grant| {
             let next = self.warn_at.unwrap_or(grant.expires.saturating_add(LEEWAY_S));
-            // The second that runs counts as a whole one.
+            // The current second counts as a whole one.
             Instant::now() + Duration::from_secs(next.saturating_sub(now)).min(LOOK_AGAIN)
         });
     }
 
-    /// What the socket has shown.
+    /// The current pass.
     pub fn pass(&self) -> &Pass {
         &self.pass
     }
 
-    /// Takes account of a message that came; false if it is one too many.
+    /// Counts a message of the client; false if it is one too many.
     pub fn allows_another(&self) -> bool {
         self.messages.check().is_ok()
     }
 
-    /// Waits until the token has to be looked at again; for ever where there is none.
+    /// Waits until the token has to be checked again; without a token it waits forever.
     pub async fn due(&self) {
         match self.due {
             Some(due) => sleep_until(due).await,
@@ -75,7 +76,7 @@ impl Permit {
         }
     }
 
-    /// Plans the next look, and gives the warning if it is time for it.
+    /// Plans the next check, and returns the warning if it is due.
     pub fn warning(&mut self) -> Option<ServerMessage> {
         let now = now_s();
         let warn = self.warn_at.take_if(|at| now >= *at).is_some();
@@ -83,7 +84,7 @@ impl Permit {
         warn.then(|| self.word(None, TokenWord::Expiring))
     }
 
-    /// The answer to a renewal.
+    /// The answer to a renewed token.
     pub fn renewed(&self, id: Option<Value>) -> ServerMessage {
         self.word(id, TokenWord::Renewed)
     }
@@ -93,7 +94,7 @@ impl Permit {
         ServerMessage::Token { id, state, expires_ms }
     }
 
-    /// Does the token allow what this message asks for?
+    /// An error unless the token allows what this message asks for.
     pub fn check(&self, message: &ClientMessage) -> Result<(), Error> {
         match message {
             ClientMessage::Watch { users, all, .. } => {
@@ -103,7 +104,7 @@ impl Permit {
                 users.iter().flatten().try_for_each(|user| self.pass.check_watch(user))
             }
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
-            // Of the socket's own user, or of what it was allowed before.
+            // These concern the socket's own user, or what was allowed before.
             ClientMessage::Heartbeat { user: None }
             | ClientMessage::Leave
             | ClientMessage::Unwatch { .. }
@@ -111,8 +112,8 @@ impl Permit {
         }
     }
 
-    /// Takes another pass, which has to allow all that the socket does: to speak for whom it speaks, and to
-    /// watch whom it watches.
+    /// Replaces the pass. Error: the new pass does not allow what the socket does, which is to speak for `speaks` and to
+    /// watch `watched`, or everybody if `all`.
     pub fn renew<'a>(
         &mut self,
         pass: Pass,
@@ -123,9 +124,9 @@ impl Permit {
         if let Some(grant) = pass.grant()
             && grant.user.as_deref() != speaks
         {
-            // No other user: what was done so far was done in the name of the first.
+            // A socket cannot change its user: it has already acted in that user's name.
             self.forbidden = FORBIDDEN_MOST;
-            let whom = speaks.map_or("nobody".into(), shown);
+            let whom = speaks.map_or("no user".into(), shown);
             return Err(Error::Forbidden(format!(
                 "this socket speaks for {whom}, and the new token has another sub"
             )));
@@ -139,7 +140,7 @@ impl Permit {
         Ok(())
     }
 
-    /// Counts a refusal; true once there were too many that the token is the reason of.
+    /// Counts a refusal; true after too many that the token caused.
     pub fn gives_up(&mut self, error: &Error) -> bool {
         if matches!(error, Error::Forbidden(_) | Error::InvalidToken(_)) {
             self.forbidden += 1;

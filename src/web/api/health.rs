@@ -6,26 +6,26 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// Does the daemon live?
+/// Liveness
 #[utoipa::path(
     get,
     path = "/healthz",
     tag = "daemon",
-    responses((status = 200, description = "It does", body = String, content_type = "text/plain"), OfPage)
+    responses((status = 200, description = "The daemon runs", body = String, content_type = "text/plain"), OfPage)
 )]
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Does the daemon follow Redis?
+/// Readiness
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "daemon",
     responses(
-        (status = 200, description = "It does: every server is subscribed, compared and proven", body = String,
+        (status = 200, description = "Ready: every Redis server is subscribed, reconciled and its event stream verified", body = String,
             content_type = "text/plain"),
-        (status = 503, description = "It does not, and why", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not ready, with the cause", body = String, content_type = "text/plain"),
         OfPage
     )
 )]
@@ -38,7 +38,7 @@ pub async fn readyz(State(app): Shared) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-/// Counts, for Prometheus
+/// Metrics for Prometheus
 #[utoipa::path(
     get,
     path = "/metrics",

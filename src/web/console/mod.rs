@@ -1,5 +1,5 @@
-//! The pages, which are the console and the description, and their parts, all within the program: nothing is loaded
-//! from elsewhere.
+//! The pages: the console and the documentation, with their styles and scripts. All are compiled into the daemon; a page
+//! loads nothing from elsewhere.
 
 use crate::error::{Error, shown};
 use crate::web::describe::openapi::{OfPage, OfPart};
@@ -9,14 +9,14 @@ use axum::extract::rejection::PathRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-/// Where the parts are, below which nothing tells of users.
+/// The path of the parts. They reveal nothing about users, so they need no token.
 pub const FOLDER: &str = "/console/";
 
 const CONSOLE: &str = include_str!("index.html");
 const DOCS: &str = include_str!("../docs/index.html");
 const CLIENT: &str = include_str!("keybeat.js");
 
-/// The parts by their names: each page's style and scripts; what a script does is said at its head.
+/// Name and text of each part. The head of a script describes what it does.
 const PARTS: [(&str, &str); 10] = [
     ("console.css", include_str!("console.css")),
     ("charts.js", include_str!("charts.js")),
@@ -41,7 +41,7 @@ pub async fn page() -> Response {
     file("index.html", CONSOLE)
 }
 
-/// This description, for people
+/// The documentation of this interface, as a page
 #[utoipa::path(
     get,
     path = "/docs",
@@ -54,7 +54,7 @@ pub async fn docs() -> Response {
 
 /// The JavaScript client
 ///
-/// An ES module, for pages of our own origin and of those that are named.
+/// An ES module, for pages of the daemon's own origin and of the origins in `--allow-origin`.
 #[utoipa::path(
     get,
     path = "/keybeat.js",
@@ -65,7 +65,7 @@ pub async fn client() -> Response {
     file("keybeat.js", CLIENT)
 }
 
-/// A part of the console or of the description's page: a style or a script
+/// A style or script of the console or of the documentation page
 #[utoipa::path(
     get,
     path = "/console/{part}",
@@ -99,6 +99,6 @@ fn file(name: &str, text: &'static str) -> Response {
         Some((_, "css")) => "text/css; charset=utf-8",
         _ => "text/html; charset=utf-8",
     };
-    // Asked for anew each time: the parts of two versions would not fit together.
+    // The browser revalidates each time: parts of two versions would not fit together.
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text).into_response()
 }

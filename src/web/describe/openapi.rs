@@ -1,9 +1,11 @@
-//! The descriptions of the interface, for machines; for people a page reads them.
+//! The OpenAPI description of the HTTP interface.
 //!
-//! Handlers are described beside themselves (`#[utoipa::path]`), and the router is made of the same descriptions, so
-//! that none can be forgotten. Here is what they share.
+//! Each handler has its own description (`#[utoipa::path]`), and the router is built from these descriptions, so no handler
+//! can lack one. This file has what they share.
 
+use crate::error;
 use crate::protocol::ErrorBody;
+use crate::web::describe::asyncapi;
 use axum::Extension;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,45 +21,44 @@ use utoipa::{IntoResponses, Modify, OpenApi};
 const ABOUT: &str = "Who is online, from Redis keys with a TTL.
 
 Times are integers, milliseconds since the Unix epoch; their names end in `_ms`. Programs decide by the `code` of an \
-error; its message names what was wrong, the value, and what to do. A path that is not listed here is answered by 404 \
-`not_found`, a method that is not by 405 `method_not_allowed`.
+error; its message names what is wrong, the value, and how to fix it. A path that is not listed here gets 404 \
+`not_found`, a method that is not listed gets 405 `method_not_allowed`.
 
-Where the daemon runs with `--jwt-key` or `--service-token`, requests for users need a token. Where it runs with neither, \
-none is needed. The messages of the WebSocket are described in [/asyncapi.json](/asyncapi.json).";
+If the daemon runs with `--jwt-key` or `--service-token`, requests about users need a token. If it runs with neither, \
+no request needs one. [/asyncapi.json](/asyncapi.json) describes the messages of the WebSocket.";
 
-/// What the descriptions of the handlers are added to.
+/// The head of the document; the handlers add their descriptions to it.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "keybeat", description = ABOUT),
     servers((url = "/", description = "This daemon")),
     tags(
         (name = "users", description = "Heartbeats in, states out"),
-        (name = "streams", description = "Changes as they come"),
-        (name = "daemon", description = "How it is, and what it is"),
+        (name = "streams", description = "Changes when they happen"),
+        (name = "daemon", description = "Its health, its counts, its pages and descriptions"),
     ),
-    // Every refusal has it.
+    // The body of every refusal.
     components(schemas(ErrorBody)),
-    modifiers(&Shared)
+    modifiers(&Common)
 )]
 pub struct Head;
 
 /// Security schemes and the answers that many requests have in common.
-struct Shared;
+struct Common;
 
-impl Modify for Shared {
+impl Modify for Common {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_default();
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
             .description(Some(
-                "A client's JSON Web Token, or a backend's service token. A WebSocket may carry it as a second subprotocol \
-                 too: `bearer.TOKEN`.",
+                "A client's JSON Web Token, or a backend's service token. A WebSocket may also send it as a second subprotocol: \
+                 `bearer.TOKEN`.",
             ))
             .build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-        let what =
-            "The same token, for an EventSource or a WebSocket of a browser, which cannot send a header.";
+        let what = "The same token, for a browser's EventSource or WebSocket, which cannot send a header.";
         let query = ApiKey::Query(ApiKeyValue::with_description("token", what));
         components.add_security_scheme("token", SecurityScheme::ApiKey(query));
         for (name, described) in refusals() {
@@ -66,7 +67,7 @@ impl Modify for Shared {
     }
 }
 
-/// Says what the descriptions of the handlers cannot.
+/// Adds what the descriptions of the handlers cannot express.
 pub fn finish(document: &mut utoipa::openapi::OpenApi) {
     let heartbeat =
         document.paths.paths.get_mut("/v1/users/{user}/heartbeat").and_then(|path| path.put.as_mut());
@@ -76,64 +77,36 @@ pub fn finish(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// A refusal: its name, its status, what it means, and the codes of its errors.
-type Refusal = (&'static str, u16, &'static str, &'static [&'static str]);
-
-const REFUSALS: [Refusal; 8] = [
-    (
-        "BadRequest",
-        400,
-        "The request breaks a rule",
-        &[
-            "invalid_user",
-            "invalid_session",
-            "invalid_ttl",
-            "invalid_json",
-            "invalid_request",
-            "too_many_users",
-            "too_many_watches",
-        ],
-    ),
-    ("Unauthorized", 401, "No token, or one that is not accepted", &["unauthorized", "invalid_token"]),
-    (
-        "Forbidden",
-        403,
-        "The token, or the web page's origin, does not allow it",
-        &["forbidden", "forbidden_origin"],
-    ),
-    ("NotFound", 404, "There is nothing at this path", &["not_found"]),
-    ("MethodNotAllowed", 405, "The path has no such method", &["method_not_allowed"]),
-    ("TooLarge", 413, "The body is over the limit, 4 MiB by default", &["too_large"]),
+/// The refusals: the name in the document, the HTTP status, the meaning. Their codes are in [`error::codes`].
+const REFUSALS: [(&str, u16, &str); 8] = [
+    ("BadRequest", 400, "The request breaks a rule"),
+    ("Unauthorized", 401, "No token, or one that is not accepted"),
+    ("Forbidden", 403, "The token, or the web page's origin, does not allow it"),
+    ("NotFound", 404, "There is nothing at this path"),
+    ("MethodNotAllowed", 405, "The path has no such method"),
+    ("TooLarge", 413, "The body is over the limit, 4 MiB by default"),
     (
         "TooMany",
         429,
-        "A limit of this client. A connection that is one too many is told the status alone, without a body",
-        &[
-            "too_many_heartbeats",
-            "too_many_sessions",
-            "too_many_wrong_tokens",
-            "too_many_connections",
-            "too_many_sockets",
-        ],
+        "A limit of this client. A connection above the limit gets the status alone, without a body",
     ),
     (
         "Unavailable",
         503,
-        "Redis cannot be reached, and nothing was written; or it is not compared yet; or a limit of the daemon. A \
-         connection that is one too many is told the status alone, without a body",
-        &["redis_unavailable", "not_ready", "busy", "too_many_connections", "too_many_sockets"],
+        "Redis is unreachable and nothing was written; or the daemon has not compared itself with Redis yet; or a limit of \
+         the daemon. A connection above the limit gets the status alone, without a body",
     ),
 ];
 
 fn refusals() -> impl Iterator<Item = (&'static str, Described)> {
-    REFUSALS.iter().map(|(name, status, what, codes)| {
-        let code = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes.iter().copied()));
+    REFUSALS.iter().map(|&(name, status, what)| {
+        let code = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(error::codes(status)));
         let detail = ObjectBuilder::new().property("code", code);
         let body = AllOfBuilder::new()
             .item(Ref::from_schema_name("ErrorBody"))
             .item(ObjectBuilder::new().property("error", detail));
         let content = ContentBuilder::new().schema(Some(body)).build();
-        let described = ResponseBuilder::new().description(*what).content("application/json", content);
+        let described = ResponseBuilder::new().description(what).content("application/json", content);
         let text = ObjectBuilder::new().schema_type(Type::String);
         let described = match status {
             401 => described.header("www-authenticate", HeaderBuilder::new().schema(Some(text)).build()),
@@ -141,7 +114,7 @@ fn refusals() -> impl Iterator<Item = (&'static str, Described)> {
             429 | 503 => described.header("retry-after", HeaderBuilder::new().schema(Some(text)).build()),
             _ => described,
         };
-        (*name, described.build())
+        (name, described.build())
     })
 }
 
@@ -151,7 +124,7 @@ fn refused(statuses: &[u16]) -> BTreeMap<String, RefOr<Described>> {
     among.map(|(name, status, ..)| (status.to_string(), Ref::from_response_name(*name).into())).collect()
 }
 
-/// How a request for what everybody may know is refused.
+/// The refusals of a request that needs no token.
 pub struct OfPage;
 
 impl IntoResponses for OfPage {
@@ -160,7 +133,7 @@ impl IntoResponses for OfPage {
     }
 }
 
-/// How a request for a part of a page is refused.
+/// The refusals of a request for a part of a page.
 pub struct OfPart;
 
 impl IntoResponses for OfPart {
@@ -169,7 +142,7 @@ impl IntoResponses for OfPart {
     }
 }
 
-/// How a request for users is refused.
+/// The refusals of a request about users.
 pub struct OfQuestion;
 
 impl IntoResponses for OfQuestion {
@@ -178,7 +151,7 @@ impl IntoResponses for OfQuestion {
     }
 }
 
-/// How a request with a body is refused.
+/// The refusals of a request about users with a body.
 pub struct OfBody;
 
 impl IntoResponses for OfBody {
@@ -187,40 +160,42 @@ impl IntoResponses for OfBody {
     }
 }
 
-/// The texts of both descriptions.
+/// Both documents as text.
 pub struct Documents {
     open: String,
     asynchronous: String,
 }
 
 impl Documents {
-    /// Writes them, once the router is made.
+    /// Encodes both documents, after the router is built.
     pub fn new(document: &utoipa::openapi::OpenApi) -> Documents {
-        let open = serde_json::to_string(document).expect("names are texts, and nothing in it can fail");
-        Documents { open, asynchronous: crate::web::describe::asyncapi::document().to_string() }
+        let open =
+            serde_json::to_string(document).expect("its keys are strings, and no serializer in it fails");
+        Documents { open, asynchronous: asyncapi::document().to_string() }
     }
 }
 
-type Held = Extension<Arc<Documents>>;
+/// The extractor of the documents.
+type Encoded = Extension<Arc<Documents>>;
 
-/// This description
+/// This document
 #[utoipa::path(
     get,
     path = "/openapi.json",
     tag = "daemon",
     responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json"), OfPage)
 )]
-pub async fn openapi(Extension(documents): Held) -> Response {
+pub async fn openapi(Extension(documents): Encoded) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], documents.open.clone()).into_response()
 }
 
-/// The description of the WebSocket's messages
+/// The messages of the WebSocket
 #[utoipa::path(
     get,
     path = "/asyncapi.json",
     tag = "daemon",
     responses((status = 200, description = "AsyncAPI 3.0", body = Object, content_type = "application/json"), OfPage)
 )]
-pub async fn asyncapi(Extension(documents): Held) -> Response {
+pub async fn asyncapi(Extension(documents): Encoded) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], documents.asynchronous.clone()).into_response()
 }

@@ -1,29 +1,34 @@
-//! How many may come in: counted in all and by address, each with a limit and a named outcome.
+//! How many connections and sockets may be open: in all and per address, each with a limit and a named outcome.
 
 use crate::config::Limits;
-use crate::error::Error;
+use crate::error::{Error, code};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
-/// Whose connection a request came by.
+/// The address that a request's connection came from.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
-/// The counts of connections and of sockets. A connection that becomes a socket is no longer counted as one.
+/// The counts of connections and of sockets. A connection that becomes a socket counts as a socket only.
 pub struct Doors {
-    /// Connections that are no sockets: half-open, idle, or with a request under way.
+    /// Connections that are not sockets: half-open, idle, or with a request under way.
     pub connections: Arc<Door>,
     /// Sockets.
     pub sockets: Arc<Door>,
 }
 
-/// One door.
+/// One count with its two limits.
 pub struct Door {
+    /// What is counted, for texts and metrics.
     what: &'static str,
+    /// The code at either limit.
     code: &'static str,
+    /// At most so many in all.
     most: usize,
+    /// At most so many per address.
     most_each: usize,
     inside: Mutex<Inside>,
     metrics: Arc<Metrics>,
@@ -35,7 +40,7 @@ struct Inside {
     each: HashMap<IpAddr, usize>,
 }
 
-/// A place that was taken; dropped, it is free again.
+/// A place behind a door; dropping it frees the place.
 pub struct Place {
     door: Arc<Door>,
     address: IpAddr,
@@ -51,20 +56,20 @@ impl Doors {
         Doors {
             connections: door(
                 "connections",
-                "too_many_connections",
+                code::TOO_MANY_CONNECTIONS,
                 limits.connections,
                 limits.connections_per_address,
             ),
-            sockets: door("sockets", "too_many_sockets", limits.sockets, limits.sockets_per_address),
+            sockets: door("sockets", code::TOO_MANY_SOCKETS, limits.sockets, limits.sockets_per_address),
         }
     }
 }
 
 impl Door {
-    /// Takes a place, if there is one.
+    /// Takes a place for `address`. Error: 503 at the limit of all, 429 at the limit of one address.
     pub fn enter(self: &Arc<Door>, address: IpAddr) -> Result<Place, Error> {
         let address = counted(address);
-        let mut inside = self.inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut inside = lock(&self.inside);
         let Inside { all, each } = &mut *inside;
         let (what, most, most_each) = (self.what, self.most, self.most_each);
         if *all >= most {
@@ -75,7 +80,8 @@ impl Door {
         let own = each.entry(address).or_default();
         if *own >= most_each {
             self.metrics.limited(&format!("{what}_per_address"));
-            let text = format!("your address has {most_each} {what}, which is the limit of one; close some");
+            let text =
+                format!("your address has {most_each} {what}, which is the limit of one address; close some");
             return Err(Error::TooMany(self.code, text));
         }
         *own += 1;
@@ -85,7 +91,7 @@ impl Door {
 }
 
 impl Place {
-    /// Whose it is, as it is counted.
+    /// The address that the place counts for, see [`counted`].
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -93,7 +99,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut inside = self.door.inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut inside = lock(&self.door.inside);
         inside.all -= 1;
         if let Some(own) = inside.each.get_mut(&self.address) {
             *own -= 1;
@@ -104,11 +110,11 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address: of IPv6 a network of 64 bits, which one household has.
+/// What counts as one address. For IPv6 it is a network of 64 bits, because one household has that many addresses.
 pub fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
-        IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
     }
 }
 
@@ -117,21 +123,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_door_lets_in_again_once_somebody_has_left() {
+    fn full_door_admits_again_after_a_place_is_dropped() {
         let limits = Limits { sockets: 3, sockets_per_address: 2, ..Limits::default() };
         let door = Doors::new(&limits, &Arc::new(Metrics::new())).sockets;
         let [a, b]: [IpAddr; 2] = ["10.0.0.1", "2001:db8::1"].map(|text| text.parse().unwrap());
         let neighbour: IpAddr = "2001:db8::ffff".parse().unwrap();
         let first = door.enter(a).unwrap();
         let _second = door.enter(a).unwrap();
-        assert!(matches!(door.enter(a), Err(Error::TooMany("too_many_sockets", _))));
+        assert!(matches!(door.enter(a), Err(Error::TooMany(code::TOO_MANY_SOCKETS, _))));
         let third = door.enter(b).unwrap();
-        assert!(matches!(door.enter(b), Err(Error::Busy("too_many_sockets", _))));
+        assert!(matches!(door.enter(b), Err(Error::Busy(code::TOO_MANY_SOCKETS, _))));
         drop(first);
         let _fourth = door.enter(neighbour).unwrap();
         drop(third);
         assert!(door.enter(neighbour).is_ok());
-        let inside = door.inside.lock().unwrap();
-        assert_eq!((inside.all, inside.each.len()), (2, 2), "a network of IPv6 is one address");
+        let inside = lock(&door.inside);
+        assert_eq!((inside.all, inside.each.len()), (2, 2), "an IPv6 network is one address");
     }
 }

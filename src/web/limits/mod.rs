@@ -1,5 +1,8 @@
-//! How much: connections, quotas, and the log of refusals.
+//! How much a client may have: connections, sockets, heartbeats, sessions, bodies; and the log of refusals.
+//!
+//! These files know neither `App` nor passes: a limit gets the address or the user that it counts.
 
+pub mod bodies;
 pub mod connections;
 pub mod quota;
 pub mod refusal_log;

@@ -1,39 +1,41 @@
-//! What one token may do how often, and how much of everything may be under way.
+//! Quotas: how often one user's tokens may do something, and how much of it may be under way at once.
 
 use crate::config::Limits;
-use crate::error::Error;
+use crate::error::{Error, code};
+use crate::lock::lock;
+use crate::metrics::Metrics;
 use crate::presence::Key;
-use crate::web::access::auth::Pass;
-use axum::body::BodyDataStream;
-use futures_util::StreamExt;
+use crate::web::limits::connections::counted;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// After so many heartbeats the entries that have run out are thrown away.
-pub const SWEEP: usize = 4_096;
+/// After so many heartbeats, or at so many addresses, the entries that no longer count are dropped.
+const CLEAN_UP_AFTER: usize = 4_096;
 
-/// What is counted for each client's token: by its sub, so that a new token does not begin anew.
+/// The quotas. A client counts by its token's `sub`, so a new token does not reset them.
 pub struct Quotas {
     heartbeats: DefaultKeyedRateLimiter<Arc<str>>,
-    pub(in crate::web) wrong_tokens: DefaultKeyedRateLimiter<IpAddr>,
-    keys: Mutex<Keys>,
+    wrong_tokens: DefaultKeyedRateLimiter<IpAddr>,
+    held: Mutex<HeldKeys>,
     most_keys: usize,
-    pub(in crate::web) redis: Semaphore,
-    pub(in crate::web) bodies: Semaphore,
+    redis: Semaphore,
+    metrics: Arc<Metrics>,
 }
 
+/// The keys that each user has set, and until when each lives.
 #[derive(Default)]
-struct Keys {
+struct HeldKeys {
     of: HashMap<Arc<str>, HashMap<Key, Instant>>,
+    /// Keys counted since the last clean-up.
     taken: usize,
 }
 
-/// So many a second, and ten seconds' worth at once.
+/// `most` per second, and ten times as many at once.
 pub fn per_second(most: u32) -> Quota {
     let most = NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN);
     Quota::per_second(most).allow_burst(most.saturating_mul(NonZeroU32::MIN.saturating_add(9)))
@@ -41,84 +43,104 @@ pub fn per_second(most: u32) -> Quota {
 
 impl Quotas {
     /// Quotas with these limits.
-    pub fn new(limits: &Limits) -> Quotas {
+    pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Quotas {
         Quotas {
             heartbeats: RateLimiter::keyed(per_second(limits.heartbeats_per_second)),
             wrong_tokens: RateLimiter::keyed(per_second(limits.wrong_tokens_per_second)),
-            keys: Mutex::default(),
+            held: Mutex::default(),
             most_keys: limits.keys_per_token,
             redis: Semaphore::new(limits.redis_requests),
-            bodies: Semaphore::new(limits.bodies_bytes),
+            metrics: metrics.clone(),
         }
     }
 
-    /// Takes account of keys that a client wants to set for so long; whoever is no client has no quota.
-    pub(in crate::web) fn take(
+    /// Counts heartbeats of `user` for keys that live for their own TTL in milliseconds, or else for `ttl`. Error: 429, and
+    /// none of the keys may be set. Without a `user` there is no quota.
+    pub fn take(
         &self,
-        pass: &Pass,
+        user: Option<&Arc<str>>,
         keys: &[(Key, Option<u64>)],
         ttl: Duration,
     ) -> Result<(), Error> {
-        let Some(user) = pass.user() else { return Ok(()) };
+        let Some(user) = user else { return Ok(()) };
         if keys.iter().any(|_| self.heartbeats.check_key(user).is_err()) {
-            let text = "more heartbeats than one token may send; a third of the TTL is often enough";
-            return Err(Error::TooMany("too_many_heartbeats", text.into()));
+            self.metrics.limited("heartbeats");
+            let text = "more heartbeats than one token may send; one per third of the TTL is enough";
+            return Err(Error::TooMany(code::TOO_MANY_HEARTBEATS, text.into()));
         }
         let now = Instant::now();
-        let mut held = self.keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut held = lock(&self.held);
         held.taken += keys.len();
-        if held.taken > SWEEP {
-            held.sweep(now);
+        if held.taken > CLEAN_UP_AFTER {
+            held.clean_up(now);
             self.heartbeats.retain_recent();
         }
         let own = held.of.entry(user.clone()).or_default();
         own.retain(|_, until| *until > now);
         for (key, ttl_ms) in keys {
             if own.len() >= self.most_keys && !own.contains_key(key) {
+                self.metrics.limited("sessions");
                 let most = self.most_keys;
                 let text = format!("one token may keep {most} sessions; end one, or wait for its TTL");
-                return Err(Error::TooMany("too_many_sessions", text));
+                return Err(Error::TooMany(code::TOO_MANY_SESSIONS, text));
             }
             own.insert(key.clone(), now + ttl_ms.map_or(ttl, Duration::from_millis));
         }
         Ok(())
     }
 
-    /// A key that a socket keeps counts for as long as it does.
-    pub(in crate::web) fn renew(&self, pass: &Pass, key: &Key, ttl: Duration) {
-        let Some(user) = pass.user() else { return };
-        let mut held = self.keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Counts a key for one more `ttl`, whatever the quota says: a socket that is already open keeps its key.
+    pub fn renew(&self, user: Option<&Arc<str>>, key: &Key, ttl: Duration) {
+        let Some(user) = user else { return };
+        let mut held = lock(&self.held);
         held.of.entry(user.clone()).or_default().insert(key.clone(), Instant::now() + ttl);
     }
 
-    pub(in crate::web) fn give_back(&self, keys: &[Key]) {
-        let mut held = self.keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Stops counting keys that were deleted.
+    pub fn give_back(&self, keys: &[Key]) {
+        let mut held = lock(&self.held);
         for key in keys {
             if let Some(own) = held.of.get_mut(key.user()) {
                 own.remove(key);
             }
         }
     }
+
+    /// Counts a wrong token from this address. Error: 429, it was one too many.
+    pub fn take_wrong_token(&self, address: IpAddr) -> Result<(), Error> {
+        if self.wrong_tokens.len() > CLEAN_UP_AFTER {
+            self.wrong_tokens.retain_recent();
+        }
+        self.wrong_tokens.check_key(&counted(address)).map_err(|_| {
+            self.metrics.limited("wrong_tokens");
+            let text =
+                "this address has sent too many tokens that are not accepted; wait, then send a new token";
+            Error::TooMany(code::TOO_MANY_WRONG_TOKENS, text.into())
+        })
+    }
+
+    /// A turn at Redis. Error: 503, too many requests to Redis are under way.
+    pub fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.redis.try_acquire().map_err(|_| {
+            self.metrics.limited("redis_requests");
+            let text = "too many requests to Redis are under way; try again in a moment";
+            Error::Busy(code::BUSY, text.into())
+        })
+    }
+
+    /// Waits for a turn at Redis. At most one caller per socket may do so, so that the waiters have a limit. None: no turn will
+    /// come, which does not happen while the daemon runs.
+    pub async fn wait_for_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.redis.acquire().await.ok()
+    }
 }
 
-impl Keys {
-    fn sweep(&mut self, now: Instant) {
+impl HeldKeys {
+    fn clean_up(&mut self, now: Instant) {
         self.taken = 0;
         self.of.retain(|_, own| {
             own.retain(|_, until| *until > now);
             !own.is_empty()
         });
-    }
-}
-
-/// Reads on, and keeps nothing, until the body ends or `most` more bytes have come: who is still sending when the connection
-/// closes may never see the answer.
-pub async fn discard(chunks: &mut BodyDataStream, most: usize) {
-    let mut left = most;
-    while let Some(Ok(chunk)) = chunks.next().await {
-        match left.checked_sub(chunk.len()) {
-            Some(rest) => left = rest,
-            None => return,
-        }
     }
 }

@@ -9,7 +9,6 @@ use crate::presence::check_user;
 use crate::protocol::{self, RedisWord, ServerMessage, UserObject, schema};
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::Permit;
-use crate::web::api::known;
 use crate::web::app::{App, Shared};
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
@@ -75,7 +74,7 @@ pub async fn stream(
 ) -> Result<Response, Failure> {
     let asked = Asked::parse(uri.query().unwrap_or_default())?;
     asked.check(&app, &pass)?;
-    let stale = known(&app)?;
+    let stale = app.known()?;
     recorder.begin(&app.hub, &app.stop);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let opened = Opened { number: app.number(), address, at: Instant::now() };
@@ -394,7 +393,7 @@ impl Drop for Stream {
         let lasted_ms = at.elapsed().as_millis() as u64;
         debug!(stream = number, %address, end = self.why, lasted_ms, "stream closed");
         if self.ended && self.why != "going_away" {
-            self.app.refusals.say(&Refusal { address, route: "/v1/events", code: self.why, status: 0 });
+            self.app.refusals.log(&Refusal { address, route: "/v1/events", code: self.why, status: 0 });
         }
     }
 }

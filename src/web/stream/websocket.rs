@@ -2,12 +2,12 @@
 
 use crate::error::Error;
 use crate::hub::{Overflow, Status, Watcher};
+use crate::lock::lock;
 use crate::presence::{Key, check_user};
 use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close, schema};
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::{self as permit, Permit};
-use crate::web::api;
-use crate::web::app::{App, Shared};
+use crate::web::app::{self, App, Shared};
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::connections::{Peer, Place};
@@ -90,7 +90,7 @@ pub async fn upgrade(
             Some(user) => {
                 pass.check_speak(user)?;
                 let own = || format!("ws-{:012x}", fastrand::u64(..1 << 48));
-                Some(api::key(user, Some(&who.session.unwrap_or_else(own)))?)
+                Some(app::key(user, Some(&who.session.unwrap_or_else(own)))?)
             }
         };
         let ws = ws.map_err(|Failure(error)| error)?;
@@ -245,7 +245,7 @@ impl Socket {
         let (address, lasted_ms) = (self.place.address(), self.opened.elapsed().as_millis() as u64);
         debug!(socket = self.number, %address, code, end = name, lasted_ms, "socket closed");
         if matches!(end, End::Close(code, _) if !matches!(*code, close::GOING_AWAY | close::NO_PONG)) {
-            self.app.refusals.say(&Refusal { address, route: ROUTE, code: name, status: code });
+            self.app.refusals.log(&Refusal { address, route: ROUTE, code: name, status: code });
         }
     }
 
@@ -488,7 +488,7 @@ impl Socket {
     async fn heartbeat(&mut self, user: Option<String>) -> Result<(), Error> {
         let own = self.key.as_ref().map(Key::user);
         let key = match user {
-            Some(other) if own != Some(&other) => api::key(&other, None)?,
+            Some(other) if own != Some(&other) => app::key(&other, None)?,
             _ => {
                 self.beats = true;
                 self.key.clone().ok_or(Error::NoUser)?
@@ -516,7 +516,7 @@ impl Socket {
     /// Two sockets can keep one key: a page that is loaded again, while its old socket is still there.
     fn hold_key(&self) {
         if let Some(key) = &self.key {
-            let mut held = self.app.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut held = lock(&self.app.held);
             *held.entry(key.clone()).or_default() += 1;
         }
     }
@@ -524,7 +524,7 @@ impl Socket {
     /// Whether this was the last socket that keeps the key.
     fn release_key(&self) -> bool {
         let Some(key) = &self.key else { return true };
-        let mut held = self.app.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut held = lock(&self.app.held);
         let left = held.get_mut(key).map_or(0, |count| {
             *count -= 1;
             *count
@@ -590,7 +590,7 @@ impl Socket {
     async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
         let (code, status) = (error.code(), error.status());
         self.app.metrics.refused(code);
-        self.app.refusals.say(&Refusal { address: self.place.address(), route: ROUTE, code, status });
+        self.app.refusals.log(&Refusal { address: self.place.address(), route: ROUTE, code, status });
         self.send(ServerMessage::error(id, &error).encode()).await
     }
 

@@ -1,66 +1,121 @@
-//! A file imports its own folder and lower floors, nothing else.
+//! The floors of `src/`: a file imports its own folder and lower floors, nothing else. The same holds between the rooms of a
+//! folder, and there is no import circle.
 
-use std::path::{Path, PathBuf};
+use super::imports::{Import, Module, Tree};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-/// The floor of a module, by its first name.
-fn floor(module: &str) -> Option<u32> {
-    Some(match module {
-        "presence" => 0,
-        // The typed error is below the protocol, which encodes it.
-        "error" => 1,
-        "protocol" | "config" | "metrics" | "traces" => 2,
-        "hub" | "redis" => 3,
-        "driver" | "web" | "client" | "supervisor" => 4,
-        "server" => 5,
-        "cli" | "main" => 6,
-        _ => return None,
-    })
+/// The top folders and files, from the lowest floor to the highest.
+const FLOORS: [&str; 7] = [
+    "presence",
+    // The error type is below the protocol, which sends its codes.
+    "error lock",
+    "protocol config metrics traces",
+    "hub redis",
+    "driver web client supervisor",
+    "server",
+    "cli main",
+];
+
+/// The rooms of a folder, from the lowest floor to the highest. The folder's mod.rs is `mod`; without a line of its own it is
+/// above all rooms.
+const ROOMS: [(&str, &[&str]); 3] = [
+    ("presence", &["time", "mod", "slots deadlines canary mailbox sweeps", "roster detector"]),
+    ("redis", &["names tls", "target", "resp", "cluster", "scan", "link", "inspect writer private"]),
+    ("web", &["failure tls describe", "limits console", "access middleware listen", "app", "api stream"]),
+];
+
+/// In these folders a file may not even import the mod.rs that declares it.
+const STRICT: [&str; 1] = ["web"];
+
+fn tree() -> Tree {
+    Tree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
-fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            rust_files(&path, files);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            files.push(path);
-        }
-    }
+fn floor(floors: &[&str], room: &str) -> Option<usize> {
+    floors.iter().position(|rooms| rooms.split(' ').any(|other| other == room))
 }
 
-/// The modules of this crate that a line names: `use crate::hub::Hub` or `crate::error::shown(…)`.
-fn named(line: &str) -> impl Iterator<Item = &str> {
-    let code = line.split("//").next().unwrap_or(line);
-    code.match_indices("crate::").map(move |(at, word)| {
-        let rest = &code[at + word.len()..];
-        rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest)
-    })
+fn line(tree: &Tree, import: &Import) -> String {
+    format!("{} imports {}", tree.path(&import.from), tree.path(&import.to))
 }
 
 #[test]
-fn files_import_only_lower_floors() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut files, mut broken, mut seen) = (Vec::new(), Vec::new(), 0);
-    rust_files(&src, &mut files);
-    for file in files {
-        let inside = file.strip_prefix(&src).expect("below src");
-        let own =
-            inside.iter().next().and_then(|first| first.to_str()).expect("a name").trim_end_matches(".rs");
-        let Some(level) = floor(own) else { continue };
-        let text = std::fs::read_to_string(&file).expect("a text");
-        for (i, line) in text.lines().enumerate() {
-            for module in named(line).filter(|&module| module != own) {
-                seen += 1;
-                if floor(module).is_none_or(|other| other >= level) {
-                    broken.push(format!("{}:{}: {}", inside.display(), i + 1, line.trim()));
-                }
+fn file_imports_own_folder_and_lower_floors() {
+    let tree = tree();
+    let top = |module: &Module| module.first().and_then(|name| floor(&FLOORS, name));
+    let between = |import: &Import| !import.from.is_empty() && import.from.first() != import.to.first();
+    let imports: Vec<Import> = tree.imports().into_iter().filter(between).collect();
+    assert!(imports.len() > 50, "only {} imports between folders: the test reads nothing", imports.len());
+    let broken: Vec<String> = imports
+        .iter()
+        .filter(|import| match (top(&import.from), top(&import.to)) {
+            (Some(from), Some(to)) => to >= from,
+            _ => true,
+        })
+        .map(|import| line(&tree, import))
+        .collect();
+    assert!(broken.is_empty(), "these imports lead to the same floor or up:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn rooms_of_a_folder_import_lower_rooms() {
+    let tree = tree();
+    let mut broken = Vec::new();
+    for (folder, floors) in ROOMS {
+        let room = |module: &Module| module.get(1).map_or("mod".to_owned(), String::clone);
+        let level = |room: &str| floor(floors, room).or((room == "mod").then_some(floors.len()));
+        let inside = |module: &&Module| module.first().is_some_and(|name| name == folder);
+        let rooms: BTreeSet<String> = tree.modules().filter(inside).map(room).collect();
+        let unknown = rooms.iter().filter(|room| level(room).is_none());
+        broken.extend(unknown.map(|room| format!("{folder}/{room} has no floor in ROOMS")));
+        let gone = floors.iter().flat_map(|rooms| rooms.split(' ')).filter(|&room| !rooms.contains(room));
+        broken.extend(gone.map(|room| format!("ROOMS has {folder}/{room}, which does not exist")));
+        for import in tree.imports() {
+            let (from, to) = (room(&import.from), room(&import.to));
+            if inside(&&import.from) && inside(&&import.to) && from != to && level(&to) >= level(&from) {
+                broken.push(line(&tree, &import));
             }
         }
     }
-    assert!(seen > 50, "only {seen} imports found: the test reads nothing");
     assert!(
         broken.is_empty(),
-        "a file imports its own folder and lower floors, nothing else:\n{}",
+        "a room imports lower rooms of its folder, nothing else:\n{}",
         broken.join("\n")
     );
+}
+
+#[test]
+fn files_import_each_other_without_circles() {
+    let tree = tree();
+    // A file may use what the mod.rs that declares it defines, for example to implement its type.
+    let counts = |import: &Import| {
+        let is_own_mod = import.from.len() > import.to.len() && import.from.starts_with(&import.to);
+        !is_own_mod || import.from.first().is_some_and(|folder| STRICT.contains(&folder.as_str()))
+    };
+    let mut reached: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    let imports: Vec<Import> = tree.imports().into_iter().filter(counts).collect();
+    for Import { from, to } in &imports {
+        reached.entry(from.clone()).or_default().insert(to.clone());
+    }
+    let direct = reached.clone();
+    loop {
+        let further = |to: &BTreeSet<Module>| {
+            to.iter().filter_map(|next| direct.get(next)).flatten().cloned().collect()
+        };
+        let before: usize = reached.values().map(BTreeSet::len).sum();
+        for to in reached.values_mut() {
+            let more: Vec<Module> = further(to);
+            to.extend(more);
+        }
+        if reached.values().map(BTreeSet::len).sum::<usize>() == before {
+            break;
+        }
+    }
+    let circles: Vec<String> = imports
+        .iter()
+        .filter(|import| reached.get(&import.to).is_some_and(|to| to.contains(&import.from)))
+        .map(|import| line(&tree, import))
+        .collect();
+    assert!(circles.is_empty(), "these imports form circles:\n{}", circles.join("\n"));
 }

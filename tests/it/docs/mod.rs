@@ -1,4 +1,5 @@
 //! Documents and the structure of the source.
 
 mod floors;
+mod imports;
 mod texts;

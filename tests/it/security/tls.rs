@@ -51,7 +51,8 @@ async fn http_and_websocket_by_tls_and_a_new_certificate_without_a_restart() {
     let other = Authority::new();
     std::fs::copy(&other.issue("server")[0], &cert).expect("a file");
     signal(daemon.pid(), "HUP");
-    until("it says that they do not fit", async || daemon.log().contains("stays: ").then_some(())).await;
+    until("it says that they do not fit", async || daemon.log().contains("not all reloaded: ").then_some(()))
+        .await;
     assert!(authority.connect(daemon.port).await.is_ok(), "the old one stays");
     std::fs::copy(other.path("server.key"), &key).expect("a file");
     signal(daemon.pid(), "HUP");

@@ -1,0 +1,159 @@
+//! What a client's token (JSON Web Token) says, and the rules for its claims. The time is an argument, so tests can check each
+//! rule.
+
+mod keys;
+#[cfg(test)]
+mod tests;
+
+pub use keys::KeySet;
+
+use crate::presence::check_user;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// How far the clocks of issuer and daemon may differ, in seconds.
+pub const LEEWAY_S: u64 = 5;
+/// The longest token, in bytes: common servers accept headers of this size.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Identifies a key across reloads: a digest of it.
+pub type Fingerprint = [u8; 32];
+
+/// What a verified token allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The user that it speaks for.
+    pub user: Option<Arc<str>>,
+    /// The users that it may watch.
+    pub watch: Vec<Pattern>,
+    /// When it expires, in seconds since the epoch.
+    pub expires: u64,
+    /// The key that verified it.
+    pub key: Fingerprint,
+}
+
+/// Why a token is not accepted. The text completes "the token is not accepted: …".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Invalid {
+    #[error("it is not a JSON Web Token, or has more than {MAX_TOKEN_BYTES} bytes")]
+    Malformed,
+    #[error("its alg is not the algorithm of the daemon's key")]
+    Algorithm,
+    #[error("its kid names no key of this daemon")]
+    UnknownKey,
+    #[error("its header has crit, which this daemon does not support")]
+    Critical,
+    #[error("its signature is wrong; another key signed it, or it was changed")]
+    Signature,
+    #[error(
+        "its claims cannot be read; exp and nbf must be numbers, sub and iss strings, aud and watch lists of strings"
+    )]
+    Claims,
+    #[error("it has no exp, and every token must expire")]
+    NoExpiry,
+    #[error("it has expired; get a new one")]
+    Expired,
+    #[error("it is not valid yet (nbf)")]
+    NotYet,
+    #[error("its aud does not contain the required audience")]
+    Audience,
+    #[error("its iss is not the required issuer")]
+    Issuer,
+    #[error("its sub is not a valid user name")]
+    User,
+}
+
+/// The claims that the daemon's settings require.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// A value that `aud` must contain.
+    pub audience: Option<String>,
+    /// The value of `iss`.
+    pub issuer: Option<String>,
+}
+
+/// Users that a token may watch: everybody, names with a prefix, or one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// `*`
+    All,
+    /// `team-*`
+    Prefix(Box<str>),
+    /// `alice`
+    Exact(Box<str>),
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Pattern {
+        match text.strip_suffix('*') {
+            Some("") => Pattern::All,
+            Some(prefix) => Pattern::Prefix(prefix.into()),
+            None => Pattern::Exact(text.into()),
+        }
+    }
+
+    /// Does it cover this user? Names are compared byte by byte: é of one code point is not é of two.
+    pub fn covers(&self, user: &str) -> bool {
+        match self {
+            Pattern::All => true,
+            Pattern::Prefix(prefix) => user.starts_with(&**prefix),
+            Pattern::Exact(name) => user == &**name,
+        }
+    }
+}
+
+/// The claims that the daemon reads.
+#[derive(Debug, Default, Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    iss: Option<String>,
+    aud: Option<Texts>,
+    watch: Option<Texts>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Texts {
+    fn list(&self) -> &[String] {
+        match self {
+            Texts::One(text) => std::slice::from_ref(text),
+            Texts::Many(texts) => texts,
+        }
+    }
+}
+
+impl Rules {
+    fn grant(&self, claims: Claims, now: u64, key: Fingerprint) -> Result<Grant, Invalid> {
+        let expires = claims.exp.ok_or(Invalid::NoExpiry)?;
+        // In whole seconds: NaN, and a time before 1970, become 0.
+        let expires = expires as u64;
+        if now >= expires.saturating_add(LEEWAY_S) {
+            return Err(Invalid::Expired);
+        }
+        if claims.nbf.is_some_and(|nbf| nbf as u64 > now + LEEWAY_S) {
+            return Err(Invalid::NotYet);
+        }
+        if let Some(audience) = &self.audience
+            && !claims.aud.as_ref().is_some_and(|aud| aud.list().contains(audience))
+        {
+            return Err(Invalid::Audience);
+        }
+        if self.issuer.is_some() && claims.iss != self.issuer {
+            return Err(Invalid::Issuer);
+        }
+        if let Some(user) = &claims.sub {
+            check_user(user).map_err(|_| Invalid::User)?;
+        }
+        let watch = claims.watch.as_ref().map_or(&[][..], Texts::list);
+        let watch = watch.iter().map(|text| Pattern::parse(text)).collect();
+        Ok(Grant { user: claims.sub.map(Arc::from), watch, expires, key })
+    }
+}

@@ -1,0 +1,324 @@
+//! Tests of tokens, their claims and the keys that verify them.
+
+use super::keys::{MAX_KEYS, SECRET_BYTES};
+use super::*;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const NOW: u64 = 1_800_000_000;
+
+fn signed_with(header: &Header, claims: &Value, secret: &[u8]) -> String {
+    encode(header, claims, &EncodingKey::from_secret(secret)).unwrap()
+}
+
+fn signed(claims: &Value) -> String {
+    signed_with(&Header::default(), claims, SECRET)
+}
+
+fn keys() -> KeySet {
+    KeySet::parse(SECRET, Rules::default()).unwrap()
+}
+
+fn good() -> Value {
+    json!({"sub": "alice", "exp": NOW + 60, "watch": ["bob", "team-*"]})
+}
+
+/// The valid claims, with one changed.
+fn with(name: &str, value: Value) -> Value {
+    let mut claims = good();
+    claims[name] = value;
+    claims
+}
+
+fn verify(claims: &Value) -> Result<Grant, Invalid> {
+    keys().verify(&signed(claims), NOW)
+}
+
+#[test]
+fn valid_token_has_user_watch_and_expiry() {
+    let grant = verify(&good()).unwrap();
+    assert_eq!((grant.user.as_deref(), grant.expires), (Some("alice"), NOW + 60));
+    assert_eq!(grant.watch, [Pattern::Exact("bob".into()), Pattern::Prefix("team-".into())]);
+    assert!(keys().has(&grant.key));
+    let nobody = verify(&json!({"exp": NOW + 60})).unwrap();
+    assert_eq!((nobody.user, nobody.watch), (None, vec![]));
+}
+
+#[test]
+fn token_must_expire_and_is_valid_until_then() {
+    assert_eq!(verify(&json!({"sub": "alice"})), Err(Invalid::NoExpiry));
+    assert_eq!(verify(&with("exp", Value::Null)), Err(Invalid::NoExpiry));
+    for (exp, good) in [(NOW + 1, true), (NOW - LEEWAY_S + 1, true), (NOW - LEEWAY_S, false), (0, false)] {
+        assert_eq!(verify(&with("exp", json!(exp))).is_ok(), good, "{exp}");
+    }
+    for odd in [json!(-1), json!(-1e300), json!(0.5)] {
+        assert_eq!(verify(&with("exp", odd.clone())), Err(Invalid::Expired), "{odd}");
+    }
+    for odd in [json!("9999999999"), json!([1]), json!(true), json!({})] {
+        assert_eq!(verify(&with("exp", odd.clone())), Err(Invalid::Claims), "{odd}");
+    }
+    assert!(verify(&with("exp", json!(1e300))).is_ok());
+}
+
+#[test]
+fn token_is_refused_before_nbf() {
+    for (nbf, good) in [(NOW - 9, true), (NOW + LEEWAY_S, true), (NOW + LEEWAY_S + 1, false)] {
+        assert_eq!(verify(&with("nbf", json!(nbf))).is_ok(), good, "{nbf}");
+    }
+    assert_eq!(verify(&with("nbf", json!(NOW + 60))), Err(Invalid::NotYet));
+}
+
+#[test]
+fn audience_and_issuer_are_checked_where_required() {
+    let rules = Rules { audience: Some("presence".into()), issuer: Some("us".into()) };
+    let keys = KeySet::parse(SECRET, rules).unwrap();
+    let verify = |aud: Value, iss: Value| {
+        let claims = json!({"sub": "alice", "exp": NOW + 60, "aud": aud, "iss": iss});
+        keys.verify(&signed(&claims), NOW).map(|_| ())
+    };
+    assert_eq!(verify(json!("presence"), json!("us")), Ok(()));
+    assert_eq!(verify(json!(["chat", "presence"]), json!("us")), Ok(()));
+    for aud in [json!("chat"), json!(["chat"]), json!([]), Value::Null, json!("presence2")] {
+        assert_eq!(verify(aud, json!("us")), Err(Invalid::Audience));
+    }
+    for iss in [json!("them"), json!(""), Value::Null] {
+        assert_eq!(verify(json!("presence"), iss), Err(Invalid::Issuer));
+    }
+    assert!(super::tests::verify(&with("aud", json!("whoever"))).is_ok(), "not required");
+}
+
+#[test]
+fn sub_must_be_a_valid_user_name() {
+    for sub in ["", "al#ice", "al\nice", &"x".repeat(257)] {
+        assert_eq!(verify(&with("sub", json!(sub))), Err(Invalid::User), "{sub:?}");
+    }
+    assert_eq!(verify(&with("sub", json!(7))), Err(Invalid::Claims));
+}
+
+#[test]
+fn foreign_or_moved_signature_is_refused() {
+    let token = signed(&good());
+    let other = signed_with(&Header::default(), &good(), b"another secret, as long as the first");
+    assert_eq!(keys().verify(&other, NOW), Err(Invalid::Signature));
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let (header, _) = message.split_once('.').unwrap();
+    let (_, forged) = other.rsplit_once('.').unwrap();
+    assert_eq!(keys().verify(&format!("{message}."), NOW), Err(Invalid::Signature));
+    assert_eq!(keys().verify(&format!("{message}.{forged}"), NOW), Err(Invalid::Signature));
+    let mallory = signed(&with("sub", json!("mallory")));
+    let payload = mallory.split('.').nth(1).unwrap();
+    let moved = format!("{header}.{payload}.{signature}");
+    assert_eq!(keys().verify(&moved, NOW), Err(Invalid::Signature));
+}
+
+#[test]
+fn key_decides_the_algorithm() {
+    for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+        let token = signed_with(&Header::new(algorithm), &good(), SECRET);
+        assert_eq!(keys().verify(&token, NOW), Err(Invalid::Algorithm));
+    }
+    // alg none, in several spellings, with and without a signature.
+    let payload = signed(&good()).split('.').nth(1).unwrap().to_owned();
+    for header in ["eyJhbGciOiJub25lIn0", "eyJhbGciOiJOb25lIn0", "eyJhbGciOiIifQ", "e30"] {
+        for signature in ["", "AAAA"] {
+            let token = format!("{header}.{payload}.{signature}");
+            assert!(keys().verify(&token, NOW).is_err(), "{token}");
+        }
+    }
+    // A token signed with the public key as if it were an HS256 secret: the classic attack on JWT.
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let pem = pair.public_key_pem();
+    let keys = KeySet::parse(pem.as_bytes(), Rules::default()).unwrap();
+    for secret in [pem.as_bytes(), pem.trim().as_bytes()] {
+        let token = signed_with(&Header::default(), &good(), secret);
+        assert_eq!(keys.verify(&token, NOW), Err(Invalid::Algorithm));
+    }
+}
+
+#[test]
+fn critical_header_is_refused() {
+    let header = Header { crit: Some(vec!["exp".into()]), ..Header::default() };
+    assert_eq!(keys().verify(&signed_with(&header, &good(), SECRET), NOW), Err(Invalid::Critical));
+}
+
+#[test]
+fn too_long_token_is_refused() {
+    let token = signed(&with("watch", json!(["x".repeat(MAX_TOKEN_BYTES)])));
+    assert_eq!(keys().verify(&token, NOW), Err(Invalid::Malformed));
+}
+
+#[test]
+fn each_kind_of_key_verifies_its_own_tokens() {
+    let rsa = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+    let private = rsa::pkcs8::EncodePrivateKey::to_pkcs8_pem(&rsa, Default::default()).unwrap();
+    let public = |key: &rsa::RsaPrivateKey| {
+        rsa::pkcs8::EncodePublicKey::to_public_key_pem(&key.to_public_key(), Default::default()).unwrap()
+    };
+    let rsa_key = EncodingKey::from_rsa_pem(private.as_bytes()).unwrap();
+    let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let ec_key = EncodingKey::from_ec_pem(ec.serialize_pem().as_bytes()).unwrap();
+    let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    // The library reads only the shorter form of RFC 5958, which is the first 48 bytes.
+    let ed_key = EncodingKey::from_ed_der(&short_ed(&ed.serialize_der()));
+    let all = [
+        (public(&rsa), Algorithm::RS256, &rsa_key),
+        (ec.public_key_pem(), Algorithm::ES256, &ec_key),
+        (ed.public_key_pem(), Algorithm::EdDSA, &ed_key),
+    ];
+    let both = KeySet::parse(format!("{}{}", all[0].0, all[2].0).as_bytes(), Rules::default()).unwrap();
+    for (i, (pem, algorithm, key)) in all.iter().enumerate() {
+        let keys = KeySet::parse(pem.as_bytes(), Rules::default()).unwrap();
+        assert_eq!(keys.algorithms(), format!("{algorithm:?}"));
+        let token = encode(&Header::new(*algorithm), &good(), key).unwrap();
+        assert!(keys.verify(&token, NOW).is_ok(), "{algorithm:?}");
+        for (j, (other, _, _)) in all.iter().enumerate().filter(|&(j, _)| i != j) {
+            let other = KeySet::parse(other.as_bytes(), Rules::default()).unwrap();
+            assert_eq!(other.verify(&token, NOW), Err(Invalid::Algorithm), "{i} with {j}");
+        }
+        assert_eq!(both.verify(&token, NOW).is_ok(), i != 1, "two keys in one file");
+    }
+    let small = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 1024).unwrap();
+    for (bad, why) in [
+        (public(&small), "2048"),
+        (private.to_string(), "private"),
+        (rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem(), "P-256"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(), "CERTIFICATE"),
+        (String::new(), "empty"),
+        ("x".repeat(SECRET_BYTES - 1), "31 bytes"),
+        (ed.public_key_pem().repeat(MAX_KEYS + 1), "at most 64"),
+        ("{}".into(), "JWKS"),
+        (r#"{"keys":[]}"#.into(), "no key"),
+    ] {
+        let Err(error) = KeySet::parse(bad.as_bytes(), Rules::default()) else { panic!("{why}") };
+        assert!(format!("{error:#}").contains(why), "{error:#}");
+    }
+}
+
+/// A PKCS#8 of an Ed25519 key without its public half.
+fn short_ed(der: &[u8]) -> Vec<u8> {
+    let seed = der.windows(2).position(|two| two == [0x04, 0x20]).unwrap() + 2;
+    let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    [&head, &der[seed..seed + 32]].concat()
+}
+
+#[test]
+fn jwks_selects_keys_by_id_and_skips_others() {
+    use base64_url as b64;
+    let jwks = json!({"keys": [
+        {"kty": "oct", "kid": "old", "k": b64(SECRET), "alg": "HS256"},
+        {"kty": "oct", "kid": "new", "k": b64(b"the new secret has thirty-two b.")},
+        {"kty": "oct", "kid": "strong", "k": b64(SECRET), "alg": "HS512"},
+        {"kty": "RSA", "kid": "enc", "use": "enc", "n": b64(&[7; 256]), "e": "AQAB"},
+        {"kty": "RSA", "kid": "weak", "n": b64(&[7; 128]), "e": "AQAB"},
+        {"kty": "oct", "kid": "short", "k": b64(b"too short a secret")},
+    ]});
+    let keys = KeySet::parse(jwks.to_string().as_bytes(), Rules::default()).unwrap();
+    assert_eq!(keys.algorithms(), "HS256, HS256");
+    let token = |kid: Option<&str>, secret: &[u8]| {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::default() };
+        signed_with(&header, &good(), secret)
+    };
+    assert!(keys.verify(&token(Some("old"), SECRET), NOW).is_ok());
+    assert!(keys.verify(&token(None, b"the new secret has thirty-two b."), NOW).is_ok());
+    assert_eq!(keys.verify(&token(Some("new"), SECRET), NOW), Err(Invalid::Signature));
+    assert_eq!(keys.verify(&token(Some("gone"), SECRET), NOW), Err(Invalid::UnknownKey));
+}
+
+fn base64_url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+    let bits: Vec<u8> = bits.collect();
+    let digit = |six: &[u8]| six.iter().fold(0, |n, bit| n << 1 | bit) << (6 - six.len());
+    bits.chunks(6).map(|six| char::from(DIGITS[usize::from(digit(six))])).collect()
+}
+
+#[test]
+fn pattern_compares_names_byte_by_byte() {
+    for (pattern, user, covers) in [
+        ("*", "whoever", true),
+        ("alice", "alice", true),
+        ("alice", "alice2", false),
+        ("alice", "Alice", false),
+        ("team-*", "team-a", true),
+        ("team-*", "team", false),
+        ("te*m", "team", false),
+        ("te*m", "te*m", true),
+        ("é", "e\u{301}", false),
+        ("", "alice", false),
+    ] {
+        assert_eq!(Pattern::parse(pattern).covers(user), covers, "{pattern} {user}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_key_files_and_tokens_never_panic(
+        file in prop::collection::vec(any::<u8>(), 0..200),
+        text in "(-----BEGIN PUBLIC KEY-----\n|\\{\"keys\":\\[)?.{0,80}",
+        token in "[A-Za-z0-9_.\\-]{0,120}",
+        any_token in ".{0,60}",
+    ) {
+        drop(KeySet::parse(&file, Rules::default()));
+        drop(KeySet::parse(text.as_bytes(), Rules::default()));
+        prop_assert!(keys().verify(&token, NOW).is_err());
+        prop_assert!(keys().verify(&any_token, NOW).is_err());
+    }
+
+    #[test]
+    fn token_with_one_changed_byte_is_refused(at in 0..400usize, to in "[A-Za-z0-9_.\\-]") {
+        let token = signed(&good());
+        let at = at % token.len();
+        let changed = format!("{}{to}{}", &token[..at], &token[at + 1..]);
+        // The last digit has unused bits, which must be 0.
+        if changed != token {
+            prop_assert!(keys().verify(&changed, NOW).is_err(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn token_is_valid_from_nbf_to_exp(
+        exp in NOW - 100..NOW + 100, nbf in proptest::option::of(NOW - 100..NOW + 100),
+    ) {
+        let claims = json!({"sub": "alice", "exp": exp, "nbf": nbf});
+        let good = NOW < exp + LEEWAY_S && nbf.is_none_or(|nbf| nbf <= NOW + LEEWAY_S);
+        prop_assert_eq!(verify(&claims).is_ok(), good);
+    }
+
+    #[test]
+    fn arbitrary_claims_are_read_or_refused(
+        name in "sub|exp|nbf|iss|aud|watch", value in any_json(),
+    ) {
+        if let Ok(grant) = verify(&with(&name, value)) {
+            prop_assert!(grant.user.is_none_or(|user| check_user(&user).is_ok()));
+        }
+    }
+
+    #[test]
+    fn patterns_cover_what_the_model_covers(user in ".{1,20}", list in prop::collection::vec(".{0,8}", 0..6)) {
+        let covered = list.iter().any(|text| Pattern::parse(text).covers(&user));
+        let model = list.iter().any(|text| {
+            *text == user || text.ends_with('*') && user.as_bytes().starts_with(&text.as_bytes()[..text.len() - 1])
+        });
+        // A name that itself ends with * is covered as a prefix.
+        prop_assert_eq!(covered, model);
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,20}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((".{0,5}", inner), 0..4)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}

@@ -1,0 +1,71 @@
+//! Reads what requests carry: the user in the path, the query, the JSON body.
+
+use crate::error::Error;
+use crate::presence::check_user;
+use crate::web::app::App;
+use crate::web::failure::Failure;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+/// What a handler answers.
+pub type Reply<T> = Result<T, Failure>;
+
+/// A query that the handler reads with [`query`], so that an unreadable one gets our own error.
+pub type QueryString<T> = Result<Query<T>, QueryRejection>;
+
+/// The user in the path, checked.
+pub struct UserName(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for UserName {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<UserName, Failure> {
+        let Path(user) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|why| Error::InvalidRequest(format!("the path cannot be read: {}", why.body_text())))?;
+        check_user(&user).map_err(|why| Error::user(&user, why))?;
+        Ok(UserName(user))
+    }
+}
+
+/// Reads the query string. Error: `invalid_request`.
+pub fn query<T>(asked: QueryString<T>) -> Result<T, Error> {
+    let Query(query) = asked.map_err(|why| {
+        Error::InvalidRequest(format!("the query string cannot be read: {}", why.body_text()))
+    })?;
+    Ok(query)
+}
+
+/// Reads a JSON body. Errors: `invalid_json`, `invalid_request`, and those of [`Bodies`](crate::web::limits::bodies).
+pub async fn body<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Error> {
+    parse(&app.bodies.read(body).await?)
+}
+
+/// The same, where the client may leave the body out.
+pub async fn optional_body<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Error> {
+    let bytes = app.bodies.read(body).await?;
+    parse(if bytes.is_empty() { b"{}" } else { &bytes })
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        // serde would read a list as an object, in the order of its fields.
+        return Err(Error::InvalidRequest("the body must be a JSON object, not a list".into()));
+    }
+    serde_json::from_slice(text).map_err(|why| {
+        if why.is_data() {
+            Error::InvalidRequest(format!("the body does not have the fields of this request: {why}"))
+        } else {
+            Error::InvalidJson(format!("the body is not JSON: {why}"))
+        }
+    })
+}
+
+/// An error if one request names more users than it may.
+pub fn check_count(app: &App, count: usize) -> Result<(), Error> {
+    let most = app.limits.users_per_request;
+    if count > most { Err(Error::TooManyUsers { count, most }) } else { Ok(()) }
+}

@@ -1,0 +1,67 @@
+//! Counts and lag percentiles as JSON.
+
+use super::request::Reply;
+use crate::hub::ServerState;
+use crate::protocol::schema;
+use crate::web::access::auth::Pass;
+use crate::web::app::Shared;
+use crate::web::describe::openapi::OfQuestion;
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+/// Counts and lag percentiles
+#[utoipa::path(
+    get,
+    path = "/v1/stats",
+    tag = "daemon",
+    responses((status = 200, description = "Counts since this daemon started", body = schema::Stats), OfQuestion),
+    security(("bearer" = []))
+)]
+pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
+    // The counts concern everybody.
+    pass.check_watch_all()?;
+    let (users, sessions) = app.hub.count();
+    let status = app.hub.status().borrow().clone();
+    let metrics = &app.metrics;
+    Ok(Json(json!({
+        "epoch": app.hub.epoch(),
+        "seq": app.hub.seq(),
+        "uptime_ms": app.started.elapsed().as_millis() as u64,
+        "users_online": users,
+        "sessions": sessions,
+        "sockets": metrics.sockets.get(),
+        "watchers": metrics.watchers.get(),
+        "transitions": {"online": metrics.went_online.get(), "offline": metrics.went_offline.get()},
+        "events": metrics.events.get(),
+        "heartbeats": metrics.heartbeats.get(),
+        "probes": metrics.probes.get(),
+        "lookups": metrics.lookups.get(),
+        "gaps": metrics.gaps_by_cause(),
+        "repairs": metrics.repairs_by_cause().values().sum::<u64>(),
+        "repairs_by_cause": metrics.repairs_by_cause(),
+        "keys_without_ttl": metrics.immortal_keys.get(),
+        "lag_ms": metrics.detection_lag.percentiles(),
+        "event_lag_ms": metrics.event_lag.percentiles(),
+        "redis": {
+            "status": if status.up { "up" } else { "down" },
+            "since_ms": status.since.as_ms(),
+            "cause": status.cause,
+            // How the daemon finds keys: by events, or by polling on at least one server.
+            "mode": if metrics.swept_servers.get() == 0 { "events" } else { "sweeps" },
+            "swept_servers": metrics.swept_servers.get(),
+            "servers": app.hub.servers().iter().map(server_state).collect::<Vec<_>>(),
+        },
+    })))
+}
+
+fn server_state(server: &ServerState) -> Value {
+    json!({
+        "name": server.name,
+        "state": if server.up { "up" } else { "down" },
+        "cause": server.cause,
+        "mode": if server.sweeps { "sweeps" } else { "events" },
+        "keys": server.keys,
+        "gaps": server.gaps,
+    })
+}

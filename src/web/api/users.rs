@@ -1,0 +1,140 @@
+//! Who is online: one user, several, or all page by page.
+
+use super::request::{self, QueryString, Reply, UserName};
+use crate::error::{Error, shown};
+use crate::hub::Cursor;
+use crate::presence::{Name, check_user};
+use crate::protocol::{ListAnswer, QueryAnswer, QueryBody, State as Wanted, UserObject, schema};
+use crate::web::access::auth::Pass;
+use crate::web::app::Shared;
+use crate::web::describe::openapi::{OfBody, OfQuestion};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use serde::Deserialize;
+
+/// Users in one page, where the request names no limit.
+const LIST_DEFAULT: usize = 1_000;
+/// The most users in one page.
+const LIST_MOST: usize = 10_000;
+
+/// Is this user online?
+#[utoipa::path(
+    get,
+    path = "/v1/users/{user}",
+    tag = "users",
+    params(("user" = schema::User, Path)),
+    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    security(("bearer" = []))
+)]
+pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<Json<UserObject>> {
+    pass.check_watch(&user)?;
+    let stale = app.known()?;
+    Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
+}
+
+/// Is the user called "query" online?
+#[utoipa::path(
+    get,
+    path = "/v1/users/query",
+    tag = "users",
+    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    security(("bearer" = []))
+)]
+pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
+    user(app, pass, UserName("query".into())).await
+}
+
+/// Which of these users are online?
+///
+/// At most 10,000 users. The answer keeps their order.
+#[utoipa::path(
+    post,
+    path = "/v1/users/query",
+    tag = "users",
+    request_body = QueryBody,
+    responses((status = 200, description = "The users' states", body = QueryAnswer), OfBody),
+    security(("bearer" = []))
+)]
+pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<QueryAnswer>> {
+    let body: QueryBody = request::body(&app, body).await?;
+    request::check_count(&app, body.users.len())?;
+    for user in &body.users {
+        check_user(user).map_err(|why| Error::user(user, why))?;
+        pass.check_watch(user)?;
+    }
+    let stale = app.known()?;
+    let seq = app.hub.seq();
+    let object = |user: &String| UserObject::new(user, app.hub.get(user), stale);
+    let users = body.users.iter().map(object).collect();
+    Ok(Json(QueryAnswer { users, seq, epoch: app.hub.epoch().to_owned() }))
+}
+
+/// The query of a list.
+#[derive(Deserialize)]
+pub struct ListQuery {
+    state: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+impl ListQuery {
+    /// Does it ask for those online?
+    fn online(&self) -> Result<bool, Error> {
+        match self.state.as_deref() {
+            None | Some("online") => Ok(true),
+            Some("offline") => Ok(false),
+            Some(other) => {
+                let other = shown(other);
+                Err(Error::InvalidRequest(format!("state is {other}; it must be online or offline")))
+            }
+        }
+    }
+
+    fn limit(&self) -> Result<usize, Error> {
+        let limit = self.limit.unwrap_or(LIST_DEFAULT);
+        if (1..=LIST_MOST).contains(&limit) {
+            return Ok(limit);
+        }
+        Err(Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")))
+    }
+
+    fn cursor(&self) -> Result<Cursor, Error> {
+        match self.cursor.as_deref() {
+            None | Some("") => Ok(Cursor::default()),
+            Some(text) => Cursor::parse(text).ok_or_else(|| {
+                let text = shown(text);
+                Error::InvalidRequest(format!(
+                    "cursor is {text}; it must be the next_cursor of the page before"
+                ))
+            }),
+        }
+    }
+}
+
+/// All users who are online, page by page
+///
+/// With `state=offline`: the users who went offline last, as far as the daemon remembers them.
+#[utoipa::path(
+    get,
+    path = "/v1/users",
+    tag = "users",
+    params(
+        ("state" = inline(Option<Wanted>), Query, description = "Default: `online`"),
+        ("limit" = Option<usize>, Query, description = "Users in one page. Default: 1,000", minimum = 1, maximum = 10_000),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before",
+            pattern = "^(([0-9]|[1-5][0-9]|6[0-3])-[0-9]{1,9})?$", max_length = 12, example = "0-0"),
+    ),
+    responses((status = 200, description = "One page", body = ListAnswer), OfQuestion),
+    security(("bearer" = []))
+)]
+pub async fn list(State(app): Shared, pass: Pass, query: QueryString<ListQuery>) -> Reply<Json<ListAnswer>> {
+    pass.check_watch_all()?;
+    let query = request::query(query)?;
+    let (online, limit, from) = (query.online()?, query.limit()?, query.cursor()?);
+    let stale = app.known()?;
+    let (users, next) = app.hub.page(from, limit, online);
+    let object = |(user, presence): (Name, _)| UserObject::new(&user, presence, stale);
+    let users = users.into_iter().map(object).collect();
+    Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
+}
