@@ -1,44 +1,44 @@
-//! What one reader still has to be told.
+//! The changes that wait for one reader.
 //!
-//! It conflates: at most one pending change a user, the newest, and none that leads back to what the
-//! reader already knows. Since a user's transitions alternate, a second pending change always cancels
-//! the first.
+//! The mailbox conflates: at most one pending change per user, the newest, and none that leads back to
+//! the state that the reader knows. A user's transitions alternate, so a second pending change always
+//! cancels the first.
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::LazyLock;
 
-/// Up to so many, looking at each is as fast as a table and needs none.
+/// Up to this many changes, a linear search is as fast as a table.
 const FEW: usize = 8;
 
-/// What a place in the queue and its entry in the table cost, in bytes, at their fullest.
+/// Upper bound in bytes for one place in the queue and its entry in the table.
 const PLACE_BYTES: usize = 40;
 
-/// One for all mailboxes, so that none has to carry its own.
+/// All mailboxes share one hasher; an own one would cost each mailbox 8 bytes or more.
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
-/// What can wait in a mailbox.
+/// A change that a mailbox can queue.
 pub trait Pending {
-    /// Whose change it is.
+    /// The user's name.
     fn user(&self) -> &str;
-    /// What it costs in memory, in bytes, if nobody else holds it.
+    /// Its memory in bytes, if no other mailbox shares it.
     fn bytes(&self) -> usize;
 }
 
-/// What became of a change.
+/// The outcome of [`Mailbox::push`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits to be read.
+    /// The change waits for the reader.
     Queued,
-    /// It and the one that waited lead back to what the reader knows: neither waits now.
+    /// The change and the pending one cancel each other: neither waits now.
     Cancelled,
 }
 
-/// The pending changes of one reader. An empty one holds no memory.
+/// The pending changes of one reader. An empty mailbox holds no heap memory.
 pub struct Mailbox<T> {
     queue: VecDeque<Option<T>>,
-    /// Where a user's pending change stands, counted from the first ever pushed; only beyond a few.
+    /// Each user's place in the queue, counted from the first change ever pushed. Empty up to [`FEW`] changes.
     places: HashTable<u64>,
     popped: u64,
     pending: usize,
@@ -52,22 +52,22 @@ impl<T: Pending> Default for Mailbox<T> {
 }
 
 impl<T: Pending> Mailbox<T> {
-    /// How many changes wait.
+    /// The number of pending changes.
     pub fn len(&self) -> usize {
         self.pending
     }
 
-    /// Does none wait?
+    /// Whether no change is pending.
     pub fn is_empty(&self) -> bool {
         self.pending == 0
     }
 
-    /// What the pending changes cost in memory, in bytes, if nobody else holds them.
+    /// The memory of the pending changes in bytes, if no other mailbox shares them.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Puts in a change.
+    /// Queues a change, or cancels it against the user's pending one.
     pub fn push(&mut self, change: T) -> Pushed {
         if self.forget(change.user()) {
             return Pushed::Cancelled;
@@ -83,7 +83,7 @@ impl<T: Pending> Mailbox<T> {
         Pushed::Queued
     }
 
-    /// Takes the oldest change.
+    /// Takes the oldest pending change.
     pub fn pop(&mut self) -> Option<T> {
         loop {
             let entry = self.queue.front_mut()?.take();
@@ -93,13 +93,13 @@ impl<T: Pending> Mailbox<T> {
             self.queue.pop_front();
             self.popped += 1;
             if let Some(change) = entry {
-                self.let_go(&change);
+                self.uncount(&change);
                 return Some(change);
             }
         }
     }
 
-    /// Forgets what waits for a user; says whether something did.
+    /// Drops the pending change of a user. Returns whether there was one.
     pub fn forget(&mut self, user: &str) -> bool {
         let Some(at) = self.find(user) else {
             return false;
@@ -108,12 +108,12 @@ impl<T: Pending> Mailbox<T> {
             return false;
         };
         self.drop_place(at, user);
-        self.let_go(&change);
+        self.uncount(&change);
         self.trim();
         true
     }
 
-    /// Keeps only the changes for whose user `keep` says so.
+    /// Drops the changes of all users for whom `keep` returns false.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         let dropped: Vec<T> = self
             .queue
@@ -125,10 +125,10 @@ impl<T: Pending> Mailbox<T> {
             return;
         }
         self.compact();
-        dropped.iter().for_each(|change| self.let_go(change));
+        dropped.iter().for_each(|change| self.uncount(change));
     }
 
-    /// Forgets everything.
+    /// Drops all changes and frees the memory.
     pub fn clear(&mut self) {
         *self = Mailbox::default();
     }
@@ -146,8 +146,8 @@ impl<T: Pending> Mailbox<T> {
         self.queue.get((place - self.popped) as usize).unwrap_or(&None)
     }
 
-    /// Counts a change that no longer waits; the last one takes all memory with it.
-    fn let_go(&mut self, change: &T) {
+    /// Uncounts a change that no longer waits. After the last one, frees the memory.
+    fn uncount(&mut self, change: &T) {
         self.pending -= 1;
         self.bytes -= PLACE_BYTES + change.bytes();
         if self.pending == 0 {
@@ -181,8 +181,8 @@ impl<T: Pending> Mailbox<T> {
         }
     }
 
-    /// Cancelled places are given back once they outnumber the pending ones, so that a user who
-    /// flaps for hours before a reader who never reads costs no memory.
+    /// Frees cancelled places once they outnumber the pending ones. Otherwise a user who flaps for
+    /// hours would fill the mailbox of a reader that never reads.
     fn trim(&mut self) {
         if self.queue.len() >= 32 && self.queue.len() >= self.pending * 2 {
             self.compact();
@@ -223,22 +223,22 @@ mod tests {
     ];
 
     proptest! {
-        /// Against the obvious model: what the reader knows, and what is true.
+        /// Compares with an obvious model: the state that the reader knows, and the true state.
         #[test]
-        fn a_reader_who_catches_up_knows_the_truth(
+        fn reader_that_catches_up_knows_all(
             among in 1usize..24,
             steps in prop::collection::vec((0usize..24, 0usize..30), 0..600),
         ) {
             let mut mailbox = Mailbox::default();
             let (mut truth, mut known) = ([false; 24], [false; 24]);
             let mut read = |mailbox: &mut Mailbox<Change>| {
-                let told = mailbox.pop();
-                if let Some(Change(user, state)) = &told {
+                let popped = mailbox.pop();
+                if let Some(Change(user, state)) = &popped {
                     let user = USERS.iter().position(|other| other == user).unwrap();
-                    assert_ne!(known[user], *state, "a reader is told only what it does not know");
+                    assert_ne!(known[user], *state, "the reader knows this state already");
                     known[user] = *state;
                 }
-                (told.is_some(), known)
+                (popped.is_some(), known)
             };
             for (user, action) in steps {
                 let user = user % among;
@@ -247,20 +247,20 @@ mod tests {
                 } else {
                     truth[user] = !truth[user];
                     mailbox.push(Change(USERS[user], truth[user]));
-                    prop_assert!(mailbox.len() <= among, "one pending change a user");
-                    prop_assert!(mailbox.queue.len() <= 2 * 32, "and no memory beside");
+                    prop_assert!(mailbox.len() <= among, "one pending change per user");
+                    prop_assert!(mailbox.queue.len() <= 2 * 32, "cancelled places are freed");
                 }
                 let bytes = mailbox.queue.iter().flatten().count() * (PLACE_BYTES + 1);
                 prop_assert_eq!(mailbox.bytes(), bytes);
             }
             while read(&mut mailbox).0 {}
             prop_assert_eq!(read(&mut mailbox).1, truth);
-            prop_assert_eq!((mailbox.bytes(), mailbox.queue.capacity()), (0, 0), "empty, it holds no memory");
+            prop_assert_eq!((mailbox.bytes(), mailbox.queue.capacity()), (0, 0), "an empty mailbox holds no memory");
         }
     }
 
     #[test]
-    fn users_no_longer_watched_are_not_reported() {
+    fn unwatched_users_are_dropped() {
         let mut mailbox = Mailbox::default();
         USERS.iter().for_each(|&user| assert_eq!(mailbox.push(Change(user, true)), Pushed::Queued));
         assert!(mailbox.forget("a"));

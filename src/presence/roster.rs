@@ -1,24 +1,22 @@
-//! Keys to users: a user is online while at least one of the user's keys is live, on whatever server.
+//! Keys to users: a user is online while at least one of the user's keys is live, on any server.
 
-use super::slots::Slots;
+use super::table::{Named, Table};
 use super::{Change, Key, Name, Time, Transition};
-use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 
-/// What is known of a user.
+/// The state of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// At least one key is live.
     Online {
-        /// Since when.
+        /// The start of the presence.
         since: Time,
-        /// How many keys.
+        /// The number of live keys.
         sessions: u32,
     },
-    /// None is; `None` where the user was never seen, or so long ago that it was forgotten.
+    /// No key is live.
     Offline {
-        /// The last heartbeat.
+        /// The last heartbeat; `None` if the roster never saw the user or forgot the user.
         last_seen: Option<Time>,
     },
 }
@@ -26,13 +24,13 @@ pub enum Presence {
 struct User {
     name: Name,
     sessions: u32,
-    /// The name's hash, so that a table which grows need not look at each name.
+    /// See [`Named::kept_hash`].
     hash: u32,
-    /// Online: since when. Offline: since when too, which tells one absence from the next.
+    /// The last transition. While the user is offline it identifies the absence.
     since: Time,
     /// The last heartbeat of the sessions that have ended.
     last_seen: Time,
-    /// The live keys that name a session; most users have none, so it is one word for them.
+    /// The live keys that name a session. Most users have none, so the field is one word.
     #[allow(clippy::box_collection)]
     named: Option<Box<Vec<Key>>>,
 }
@@ -46,7 +44,7 @@ impl User {
 
     fn drop_named(&mut self, key: &Key) {
         let Some(named) = &mut self.named else { return };
-        // One of them: a key that moves is held for a moment on both servers.
+        // Remove one entry only: while a key moves, two servers hold it.
         if let Some(at) = named.iter().position(|other| other == key) {
             named.remove(at);
         }
@@ -64,20 +62,23 @@ impl User {
     }
 }
 
-/// A table takes a place from the low bits of a hash and a tag from the highest.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
+impl Named for User {
+    fn name(&self) -> &[u8] {
+        self.name.as_bytes()
+    }
+
+    fn kept_hash(&self) -> Option<u32> {
+        Some(self.hash)
+    }
 }
 
 /// The users of one or many servers.
 pub struct Roster {
-    hasher: DefaultHashBuilder,
-    table: HashTable<u32>,
-    users: Slots<User>,
+    users: Table<User>,
     online: usize,
     sessions: u64,
-    /// Users who went offline, the longest ago first, to be forgotten in that order. An entry
-    /// counts only while its user is still in that absence.
+    /// Users who went offline, oldest absence first. The roster forgets them in this order. An entry
+    /// is valid only while its user is still in that absence.
     gone: VecDeque<(u32, Time)>,
     remember: usize,
 }
@@ -86,9 +87,7 @@ impl Roster {
     /// An empty roster that remembers the last heartbeats of at most `remember` users offline.
     pub fn new(remember: usize) -> Roster {
         Roster {
-            hasher: DefaultHashBuilder::default(),
-            table: HashTable::new(),
-            users: Slots::new(),
+            users: Table::new(),
             online: 0,
             sessions: 0,
             gone: VecDeque::new(),
@@ -96,22 +95,22 @@ impl Roster {
         }
     }
 
-    /// How many users are online.
+    /// The number of online users.
     pub fn online(&self) -> usize {
         self.online
     }
 
-    /// How many keys are live.
+    /// The number of live keys.
     pub fn sessions(&self) -> u64 {
         self.sessions
     }
 
-    /// What is known of a user.
+    /// The state of a user.
     pub fn get(&self, user: &str) -> Presence {
         self.find(user).map_or(Presence::Offline { last_seen: None }, |at| self.users[at].presence())
     }
 
-    /// A user's name as it is held here, if the user is known.
+    /// The roster's copy of a user's name, if the roster knows the user.
     pub fn name(&self, user: &str) -> Option<Name> {
         self.find(user).map(|at| self.users[at].name.clone())
     }
@@ -122,9 +121,10 @@ impl Roster {
         named.cloned().unwrap_or_default()
     }
 
-    /// The users in slots from `from` on, online or remembered, and where to go on.
+    /// Passes up to `most` users to `take`, online or remembered offline ones, starting at slot `from`.
+    /// Returns the slot where the next page starts.
     ///
-    /// Whoever is there all the time is given exactly once, since a user keeps the slot.
+    /// A user who stays throughout all pages is passed exactly once, since a user keeps the slot.
     pub fn page(
         &self,
         from: u32,
@@ -149,19 +149,13 @@ impl Roster {
         None
     }
 
-    /// Takes in the change of a key; the transition, if it makes its user come or go.
+    /// Applies the change of a key. Returns the user's transition if the change causes one.
     pub fn apply(&mut self, change: &Change) -> Option<Transition> {
         if change.live { self.came(change) } else { self.went(change) }
     }
 
     fn find(&self, user: &str) -> Option<u32> {
-        let hash = self.hash(user);
-        let is_it = |&at: &u32| self.users[at].hash == hash && &*self.users[at].name == user;
-        self.table.find(spread(hash), is_it).copied()
-    }
-
-    fn hash(&self, user: &str) -> u32 {
-        self.hasher.hash_one(user) as u32
+        self.users.find(user.as_bytes())
     }
 
     fn came(&mut self, change: &Change) -> Option<Transition> {
@@ -209,18 +203,14 @@ impl Roster {
     }
 
     fn add(&mut self, change: &Change) -> u32 {
-        let hash = self.hash(change.key.user());
-        let at = self.users.insert(User {
+        self.users.insert(change.key.user().as_bytes(), |hash| User {
             name: change.key.shared_user(),
             sessions: 0,
             hash,
             since: Time::default(),
             last_seen: Time::default(),
             named: None,
-        });
-        let users = &self.users;
-        self.table.insert_unique(spread(hash), at, |&at| spread(users[at].hash));
-        at
+        })
     }
 
     fn forget(&mut self) {
@@ -233,9 +223,6 @@ impl Roster {
             };
             if user.sessions > 0 || user.since != since {
                 continue;
-            }
-            if let Ok(entry) = self.table.find_entry(spread(user.hash), |&other| other == at) {
-                entry.remove();
             }
             self.users.remove(at);
         }
@@ -259,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_online_from_the_first_session_to_the_last() {
+    fn user_is_online_until_last_session_ends() {
         let mut roster = Roster::new(10);
         assert!(roster.apply(&change("a#phone", true, 10, 10)).unwrap().online);
         assert_eq!(roster.apply(&change("a#tab", true, 20, 20)), None);
@@ -274,17 +261,17 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_moves_is_held_twice_for_a_moment_and_nobody_sees_it() {
+    fn moving_key_counts_twice_without_transition() {
         let mut roster = Roster::new(10);
         assert!(roster.apply(&change("a#phone", true, 10, 10)).is_some());
-        assert_eq!(roster.apply(&change("a#phone", true, 20, 10)), None, "adopted by the new owner");
-        assert_eq!(roster.apply(&change("a#phone", false, 20, 10)), None, "let go by the old one");
+        assert_eq!(roster.apply(&change("a#phone", true, 20, 10)), None, "the new owner adopted it");
+        assert_eq!(roster.apply(&change("a#phone", false, 20, 10)), None, "the old owner dropped it");
         assert_eq!(roster.get("a"), Presence::Online { since: Time::from_ms(10), sessions: 1 });
-        assert_eq!(roster.keys("a").len(), 1, "still known by name");
+        assert_eq!(roster.keys("a").len(), 1, "the session name stays");
     }
 
     #[test]
-    fn whoever_left_longest_ago_is_forgotten_first() {
+    fn oldest_absence_is_forgotten_first() {
         let mut roster = Roster::new(2);
         for (i, user) in ["a", "b", "a", "c", "d"].iter().enumerate() {
             let at = i as u64 * 10;
@@ -296,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_give_everybody_once() {
+    fn pages_return_each_user_once() {
         let mut roster = Roster::new(10);
         for i in 0..2500 {
             roster.apply(&change(&format!("u{i}"), true, 1, 1));

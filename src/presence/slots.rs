@@ -1,9 +1,11 @@
-//! Numbered slots in chunks: a number stays valid until its slot is freed, and growing neither
-//! copies nor doubles what is there (a `Vec` of 1,000,001 slots would hold 2,000,000).
+//! Numbered slots in chunks: a number stays valid until its slot is freed.
+//!
+//! The crate `slab` is one `Vec`, which copies everything when it grows and then reserves twice the
+//! memory: 1,000,001 users would pay for 2,000,000. Chunks reserve at most 1,023 slots too many.
 
 const CHUNK: usize = 1024;
 
-/// A store of `T` by slot number.
+/// Values by slot number.
 #[derive(Clone)]
 pub struct Slots<T> {
     chunks: Vec<Vec<Option<T>>>,
@@ -16,12 +18,12 @@ impl<T> Slots<T> {
         Slots { chunks: Vec::new(), free: Vec::new(), len: 0 }
     }
 
-    /// How many slots are taken.
+    /// The number of taken slots.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// One past the highest number ever given.
+    /// One past the highest number ever assigned.
     pub fn end(&self) -> u32 {
         match self.chunks.last() {
             None => 0,
@@ -29,11 +31,7 @@ impl<T> Slots<T> {
         }
     }
 
-    #[cfg(test)]
-    pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.chunks.iter().flatten().flatten()
-    }
-
+    /// Stores a value and returns its number.
     pub fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if let Some(at) = self.free.pop() {
@@ -50,6 +48,7 @@ impl<T> Slots<T> {
         at
     }
 
+    /// Takes a value out; its number may be assigned again.
     pub fn remove(&mut self, at: u32) -> Option<T> {
         let taken = self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)?.take();
         if taken.is_some() {
@@ -71,7 +70,7 @@ impl<T> Slots<T> {
 impl<T> std::ops::Index<u32> for Slots<T> {
     type Output = T;
 
-    /// The slot of a number that is known to be taken.
+    /// The value of a number that is known to be taken.
     fn index(&self, at: u32) -> &T {
         self.get(at).expect("a slot number is used only while its slot is taken")
     }
@@ -80,5 +79,21 @@ impl<T> std::ops::Index<u32> for Slots<T> {
 impl<T> std::ops::IndexMut<u32> for Slots<T> {
     fn index_mut(&mut self, at: u32) -> &mut T {
         self.get_mut(at).expect("a slot number is used only while its slot is taken")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freed_number_is_assigned_again() {
+        let mut slots = Slots::new();
+        let numbers: Vec<u32> = (0..2_000).map(|value| slots.insert(value)).collect();
+        assert_eq!(numbers, (0..2_000).collect::<Vec<_>>());
+        assert_eq!((slots.remove(1_500), slots.remove(1_500)), (Some(1_500), None));
+        assert_eq!((slots.len(), slots.get(1_500)), (1_999, None));
+        assert_eq!((slots.insert(7), slots[1_500]), (1_500, 7));
+        assert_eq!((slots.len(), slots.end()), (2_000, 2_000));
     }
 }

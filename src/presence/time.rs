@@ -1,9 +1,9 @@
-//! One integer for deadlines and the wire.
+//! One type for every instant: deadlines, events and the wire.
 
 use std::fmt;
 
-/// Milliseconds since the Unix epoch, on a clock that only grows: the wall clock read once at the
-/// start, monotonic after that, so that a step of the wall clock moves no deadline.
+/// Milliseconds since the Unix epoch, on a clock that never goes back: the driver reads the wall
+/// clock once at start and the monotonic clock after that. A step of the wall clock moves no deadline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
@@ -11,7 +11,7 @@ impl Time {
     /// Later than every instant: the deadline of a key without a TTL.
     pub const NEVER: Time = Time(u64::MAX);
 
-    /// The instant so many milliseconds after the Unix epoch.
+    /// The instant `ms` milliseconds after the Unix epoch.
     pub const fn from_ms(ms: u64) -> Time {
         Time(ms)
     }
@@ -21,17 +21,17 @@ impl Time {
         self.0
     }
 
-    /// So many milliseconds later; never past [`Time::NEVER`].
+    /// `ms` milliseconds later, at most [`Time::NEVER`].
     pub const fn plus(self, ms: u64) -> Time {
         Time(self.0.saturating_add(ms))
     }
 
-    /// So many milliseconds earlier; never before the epoch.
+    /// `ms` milliseconds earlier, at least the epoch.
     pub const fn minus(self, ms: u64) -> Time {
         Time(self.0.saturating_sub(ms))
     }
 
-    /// Milliseconds from `earlier` to here, 0 where that lies later.
+    /// Milliseconds from `earlier` to this instant; 0 if `earlier` is later.
     pub const fn since(self, earlier: Time) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -1,53 +1,77 @@
-//! After a gap: compare what is held with what Redis holds.
+//! The comparison with Redis after a gap.
 //!
-//! A pass reads the names by SCAN and asks for each; then it asks for every key that it holds and
-//! the scan did not name. So each verdict of a pass is an answer between two fences, like any other.
+//! A pass reads all names by SCAN and asks for each. Then it asks for every live key that the scan did not name. So
+//! each verdict of a pass is an answer between two fences, like any other answer.
 //!
-//! The first pass, of a server that has long been running, takes a page's names as live at once and asks for their
-//! TTLs when it is over: nothing was heard before that a gap could have hidden, so SCAN and the events since tell
-//! who is there. A name whose end was heard since it began is asked for, as the page may be older; and one question
-//! that follows the last page closes the pass, for its fence comes after all that the pages can count in.
+//! The first pass of a server that has been up for long believes the names of a page at once, and asks for their TTLs
+//! when it is over: no earlier event could be missing, so SCAN and the events since then say who is there. A name
+//! whose end came since the pass began is asked for, since the page may be older. One question after the last page
+//! closes the pass: its fence comes after every event that the pages may include.
 //!
-//! A sweep is a pass for servers that do not tell of each `set`. It follows no gap, so it asks for less: keys that
-//! are live and named it leaves to their deadlines.
+//! A sweep is a pass for servers that do not report each `set`. It follows no gap, so it asks for less: live keys that
+//! the scan names keep their deadlines.
 
-use super::{Detector, Flags, Output, Slot};
-use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES, Reason, Time};
+use super::Detector;
+use super::messages::Output;
+use crate::presence::Time;
+use crate::presence::key::MAX_KEY_BYTES;
 use std::collections::HashSet;
 
-/// No further page is read while so many keys of the last ones wait to be asked.
+/// While more questions than this wait, no further page is read.
 const WAITING_MOST: usize = 4096;
 
-/// Grants of an outage end no faster than this, in keys a millisecond: 20,000 a second, so that those who did
-/// not come back are not said in one burst.
-const GRANTS_PER_MS: u64 = 20;
-
-/// So many ends are noted while a first pass reads; after more of them it asks for every name that follows.
+/// The number of ends that a first pass notes. After more of them it asks for every further name.
 const ENDS_MOST: usize = 65_536;
-
-/// No key is longer, in bytes.
-const KEY_MOST: usize = MAX_USER_BYTES + 1 + MAX_SESSION_BYTES;
 
 /// One pass under way.
 #[derive(Clone)]
 pub(super) struct Pass {
-    /// The cursor of the page to be read next; `None` while one is under way or all are read.
+    /// The cursor of the next page; `None` while a page is under way, and after the last one.
     cursor: Option<u64>,
+    /// All pages were read.
     read: bool,
-    /// Keys asked for by this pass and not answered yet.
+    /// Keys that this pass asked for and that are not answered.
     open: usize,
-    pub(super) sweeps: bool,
-    /// Of a first pass.
-    first: Option<First>,
+    kind: Kind,
 }
 
-/// What a first pass takes the names of its pages by.
-#[derive(Clone, Default)]
-struct First {
-    /// Names whose end was heard since it began.
-    ended: HashSet<Vec<u8>>,
-    /// They were too many to note: names are asked for.
-    asks: bool,
+#[derive(Clone)]
+enum Kind {
+    /// After a gap: asks for every key.
+    Compares,
+    /// The first pass of a server that has been up for long: believes names.
+    First(Ends),
+    /// No gap: asks only about differences.
+    Sweeps,
+}
+
+/// The ends that came since a first pass began.
+#[derive(Clone)]
+enum Ends {
+    Noted(HashSet<Vec<u8>>),
+    /// Too many to note: every name is asked for.
+    TooMany,
+}
+
+impl Pass {
+    fn new(kind: Kind) -> Pass {
+        Pass { cursor: Some(0), read: false, open: 0, kind }
+    }
+
+    /// Whether it is a sweep.
+    pub(super) fn sweeps(&self) -> bool {
+        matches!(self.kind, Kind::Sweeps)
+    }
+
+    /// Whether the names of its pages are questions, or at least may be.
+    fn asks_for_names(&self) -> bool {
+        !matches!(self.kind, Kind::First(Ends::Noted(_)))
+    }
+
+    /// Whether a page proves that this key is live.
+    fn believes(&self, name: &[u8]) -> bool {
+        matches!(&self.kind, Kind::First(Ends::Noted(ended)) if !ended.contains(name))
+    }
 }
 
 #[cfg(test)]
@@ -62,31 +86,29 @@ impl Pass {
 }
 
 impl Detector {
+    /// The server is up: begins a pass, and grants what the outage calls for.
     pub(super) fn rise(&mut self, now: Time, run: &str, flushed: bool, uptime_ms: u64) {
         let other = self.run.as_deref().is_some_and(|before| before != run);
-        // Before the first connection whatever can have happened to the server has.
+        // Before the first connection, anything may have happened to the server.
         let young = self.run.is_none().then_some(uptime_ms);
         self.run = Some(run.to_owned());
         self.up = true;
-        self.restart_said = false;
+        self.restart_sent = false;
         self.begin_pass(now);
         let trusted = self.settings.trusted_uptime_ms.max(self.settings.first_ttl_ms);
-        if let Some(pass) = self.pass.as_mut().filter(|_| self.slots.len() == 0)
+        if let Some(pass) = self.pass.as_mut().filter(|_| self.table.len() == 0)
             && young.is_some_and(|uptime_ms| uptime_ms >= trusted)
         {
-            pass.first = Some(First::default());
+            pass.kind = Kind::First(Ends::Noted(HashSet::new()));
         }
-        // Else what a pass that was cut short had to grant, this one has.
-        if let Some(renewable) = if other { Some(0) } else { young } {
-            self.renewable_ms = renewable;
-        }
-        // What is live before the first connection was adopted from a server that left.
+        self.grants.rise(if other { Some(0) } else { young });
+        // A key that is live before the first connection was adopted from a server that left.
         if other || flushed || young.is_some() {
-            self.granted = 0;
             self.grant_all(now);
         }
     }
 
+    /// The server is out of reach.
     pub(super) fn fall(&mut self) {
         self.up = false;
         self.pass = None;
@@ -94,83 +116,27 @@ impl Detector {
         self.drop_asks();
     }
 
-    /// A server with another run id, or one that was flushed, may have lost keys whose users could
-    /// not renew them meanwhile: each has one TTL from now, and its turn.
-    fn grant_all(&mut self, now: Time) {
-        for at in 0..self.slots.end() {
-            if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
-                self.grant_in_turn(at, now);
-            }
-        }
-    }
-
-    /// A key that was not known, found on a server that came back with what it had saved: its user may not have
-    /// been able to renew it for most of its TTL.
-    pub(super) fn grant_found(&mut self, at: u32, now: Time) {
-        if self.renewable_ms < self.ttl_or_first(at) {
-            self.grant_in_turn(at, now);
-        }
-    }
-
-    /// One TTL, and up to another one more, so that the grants of one outage do not all end at once.
-    pub(super) fn grant_in_turn(&mut self, at: u32, now: Time) {
-        let turn = self.granted / GRANTS_PER_MS % self.ttl_or_first(at).max(1);
-        self.granted += 1;
-        self.grant(at, now.plus(turn));
-    }
-
-    fn ttl_or_first(&self, at: u32) -> u64 {
-        let ttl = u64::from(self.slots[at].ttl);
-        if ttl == 0 { self.settings.first_ttl_ms } else { ttl }
-    }
-
-    /// Its absence proves nothing before one TTL from `start`.
-    pub(super) fn grant(&mut self, at: u32, start: Time) {
-        let until = start.plus(self.ttl_or_first(at));
-        let slot = &mut self.slots[at];
-        if slot.deadline == Time::NEVER {
-            slot.deadline = until;
-            self.counts.immortal -= 1;
-        }
-        slot.deadline = slot.deadline.max(until);
-        slot.flags.grant();
-    }
-
-    /// Compares, but no key that has a TTL ends for its absence. One without lives only by being there.
-    pub(super) fn replaced(&mut self, now: Time) {
-        for at in 0..self.slots.end() {
-            let held = self.slots.get(at);
-            if held.is_some_and(|slot| slot.flags.has(Flags::LIVE) && slot.deadline != Time::NEVER) {
-                self.doubt_heard(at);
-                self.thrown_away(at, now);
-            }
-        }
-        self.begin_pass(now);
-    }
-
+    /// Begins a comparison. A pass under way is dropped with its questions.
     pub(super) fn begin_pass(&mut self, now: Time) {
         self.missed = now;
         self.unasked = None;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: false, first: None });
+        self.pass = Some(Pass::new(Kind::Compares));
     }
 
+    /// Begins a sweep, unless a pass is under way.
     pub(super) fn begin_sweep(&mut self) {
         if self.pass.is_none() {
             self.pass_number = self.pass_number.wrapping_add(1);
-            self.pass = Some(Pass { cursor: Some(0), read: false, open: 0, sweeps: true, first: None });
+            self.pass = Some(Pass::new(Kind::Sweeps));
         }
     }
 
-    pub(super) fn sweeps(&self) -> bool {
-        self.pass.as_ref().is_some_and(|pass| pass.sweeps)
-    }
-
+    /// The next page to read, unless too many questions wait.
     pub(super) fn next_scan(&mut self) -> Option<Output> {
         let pass = self.pass.as_mut()?;
-        let asks = pass.first.as_ref().is_none_or(|first| first.asks);
-        if asks && self.asks.learning() >= WAITING_MOST {
+        if pass.asks_for_names() && self.asks.learning() >= WAITING_MOST {
             return None;
         }
         let cursor = pass.cursor.take()?;
@@ -178,28 +144,18 @@ impl Detector {
     }
 
     pub(super) fn page(&mut self, now: Time, number: u8, names: Vec<Vec<u8>>, next: u64) {
-        // A page that was still on its way when a new gap began another pass.
-        if self.pass.is_none() || number != self.pass_number {
+        // A page of an earlier pass may arrive after a gap.
+        if number != self.pass_number {
             return;
         }
-        let sweeps = self.sweeps();
         for name in names {
-            if self.is_trusted(&name) {
-                self.found_live(now, &name);
-                continue;
-            }
-            let Some(at) = self.find_or_make(now, &name) else { continue };
-            if sweeps && self.slots[at].flags.has(Flags::LIVE) {
-                self.slots[at].pass = number;
-            } else {
-                self.enter_pass(at);
-            }
+            self.take_name(now, &name);
         }
         if next == 0 {
-            if self.pass.as_ref().is_some_and(|pass| pass.first.is_some()) {
-                self.ask_for_ttls();
-            } else {
-                self.ask_the_rest();
+            match self.pass.as_ref().map(|pass| &pass.kind) {
+                None => {}
+                Some(Kind::First(_)) => self.ask_for_ttls(),
+                Some(_) => self.ask_for_unnamed(),
             }
         }
         if let Some(pass) = &mut self.pass {
@@ -208,131 +164,120 @@ impl Detector {
         }
     }
 
-    /// An end came: a page of a first pass that still names the key may be older.
+    /// A page names a key.
+    fn take_name(&mut self, now: Time, name: &[u8]) {
+        let Some(pass) = &self.pass else { return };
+        let (believed, sweeps) = (pass.believes(name), pass.sweeps());
+        let Some(at) = self.find_or_make(now, name) else { return };
+        let (number, first_ttl) = (self.pass_number, self.settings.first_ttl_ms);
+        if believed {
+            self.table[at].named_by_pass(number);
+            self.apply(at, |slot| slot.found(now, first_ttl));
+        } else if sweeps && self.table[at].is_live() {
+            self.table[at].named_by_pass(number);
+        } else {
+            self.enter_pass(at);
+        }
+    }
+
+    /// An end came. A page of a first pass that still names the key may be older.
     pub(super) fn note_end(&mut self, name: &[u8]) {
-        let Some(first) = self.pass.as_mut().and_then(|pass| pass.first.as_mut()) else { return };
-        if name.len() > KEY_MOST {
+        let Some(Kind::First(ends)) = self.pass.as_mut().map(|pass| &mut pass.kind) else { return };
+        let Ends::Noted(ended) = ends else { return };
+        if name.len() > MAX_KEY_BYTES {
             return;
         }
-        if first.ended.len() < ENDS_MOST {
-            first.ended.insert(name.to_vec());
+        if ended.len() < ENDS_MOST {
+            ended.insert(name.to_vec());
         } else {
-            *first = First { asks: true, ..First::default() };
+            *ends = Ends::TooMany;
         }
     }
 
-    fn is_trusted(&self, name: &[u8]) -> bool {
-        let first = self.pass.as_ref().and_then(|pass| pass.first.as_ref());
-        first.is_some_and(|first| !first.asks && !first.ended.contains(name))
-    }
-
-    /// A page of a first pass names the key.
-    fn found_live(&mut self, now: Time, name: &[u8]) {
-        let Some(at) = self.find_or_make(now, name) else { return };
-        let first_ttl = self.settings.first_ttl_ms;
-        let slot = &mut self.slots[at];
-        slot.pass = self.pass_number;
-        if !slot.flags.has(Flags::LIVE) {
-            slot.deadline = now.plus(first_ttl);
-            slot.flags.put(Flags::LEARN, true);
-            // Not before that, if its TTL is the one that is assumed.
-            let last_seen = now.minus(first_ttl);
-            slot.last_seen = last_seen;
-            self.revive(at, now, last_seen, Reason::Reconciled);
-        }
-    }
-
-    /// All pages of a first pass are read: one of the keys that they named is asked for now, in the name of the pass,
-    /// and the others when nothing else is to be asked.
+    /// The last page of a first pass was read: asks for one key on behalf of the pass, and for the others when no other
+    /// question waits.
     fn ask_for_ttls(&mut self) {
-        let live = |at: &u32| self.slots.get(*at).is_some_and(|slot| slot.flags.has(Flags::LIVE));
-        let named = (0..self.slots.end()).find(|&at| self.has_no_place(at));
-        // Where all were set meanwhile, any of those does.
+        let live = |at: &u32| self.table.get(*at).is_some_and(|slot| slot.is_live());
+        let named = (0..self.table.end()).find(|&at| self.has_no_place(at));
+        // If events have set all keys in the meantime, any of them closes the pass.
         let closing = named.or_else(|| {
-            let mut others = (0..self.slots.end()).filter(live);
-            others.find(|&at| !self.slots[at].flags.has(Flags::PASS))
+            let mut others = (0..self.table.end()).filter(live);
+            others.find(|&at| !self.table[at].in_pass())
         });
         if let Some(at) = closing {
             self.join_pass(at);
-            if !self.waits(at) {
+            if !self.table[at].waits() {
                 self.ask_first(at);
             }
         }
         self.unasked = named;
     }
 
-    /// Is it live, and will nobody look at it again but for [`next_unasked`](Detector::next_unasked)?
-    pub(super) fn has_no_place(&self, at: u32) -> bool {
-        let placed = |slot: &Slot| slot.filed != 0 || self.waits(at);
-        self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE) && !placed(slot))
+    /// Whether a key is live and only [`next_unasked`](Detector::next_unasked) will check it again.
+    fn has_no_place(&self, at: u32) -> bool {
+        self.table.get(at).is_some_and(|slot| slot.is_live() && !slot.is_filed() && !slot.waits())
     }
 
-    /// Queues the next of the keys that a first pass found and that have not been asked for.
+    /// Queues the next keys that a first pass found and that have not been asked for.
     pub(super) fn next_unasked(&mut self) {
         let Some(from) = self.unasked else { return };
         let mut left = self.settings.batch_keys;
         let mut at = from;
-        while at < self.slots.end() && left > 0 {
+        while at < self.table.end() && left > 0 {
             if self.has_no_place(at) {
                 self.ask_later(at);
                 left -= 1;
             }
             at += 1;
         }
-        self.unasked = Some(at).filter(|&at| at < self.slots.end());
+        self.unasked = Some(at).filter(|&at| at < self.table.end());
     }
 
-    /// The keys that we hold and the scan did not name.
-    fn ask_the_rest(&mut self) {
-        for at in 0..self.slots.end() {
-            if self.slots.get(at).is_some_and(|slot| slot.flags.has(Flags::LIVE)) {
+    /// Asks for the live keys that the scan did not name.
+    fn ask_for_unnamed(&mut self) {
+        for at in 0..self.table.end() {
+            if self.table.get(at).is_some_and(|slot| slot.is_live()) {
                 self.enter_pass(at);
             }
         }
     }
 
-    /// Asks for a key in the name of this pass, once.
+    /// Asks for a key on behalf of this pass, once.
     fn enter_pass(&mut self, at: u32) {
-        if self.slots[at].pass == self.pass_number {
+        if self.table[at].known_to_pass(self.pass_number) {
             return;
         }
         self.join_pass(at);
-        // One that is asked already since the gap is answered since the gap.
-        if !self.waits(at) {
+        // A question that already waits was queued after the gap, so its answer is newer than the gap.
+        if !self.table[at].waits() {
             self.ask_later(at);
         }
     }
 
     fn join_pass(&mut self, at: u32) {
         let Some(pass) = &mut self.pass else { return };
-        let slot = &mut self.slots[at];
-        slot.pass = self.pass_number;
-        slot.flags.put(Flags::PASS, true);
-        // The last `set` may have been among what was missed, so the answer does not tell the TTL.
-        let missed = !pass.sweeps && pass.first.is_none();
-        slot.flags.put(Flags::HEARD, slot.flags.has(Flags::HEARD) && !missed);
+        let missed = matches!(pass.kind, Kind::Compares);
+        self.table[at].join_pass(self.pass_number, missed);
         pass.open += 1;
     }
 
-    /// The key was answered, or an event since the gap has said more than an answer could. Says
-    /// whether the pass waited for it.
+    /// The key was answered. Returns whether the pass waited for it.
     pub(super) fn leave_pass(&mut self, at: u32) -> bool {
-        let flags = &mut self.slots[at].flags;
-        let in_pass = flags.has(Flags::PASS);
-        flags.put(Flags::PASS, false);
+        let in_pass = self.table[at].leave_pass();
         if let Some(pass) = self.pass.as_mut().filter(|_| in_pass) {
             pass.open -= 1;
         }
         in_pass
     }
 
+    /// Ends the pass once all pages are read and all questions answered.
     pub(super) fn end_pass(&mut self) -> Option<Output> {
-        let sweeps = self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?.sweeps;
+        let sweeps = self.pass.as_ref().filter(|pass| pass.read && pass.open == 0)?.sweeps();
         self.pass = None;
         if sweeps {
             return Some(Output::Swept);
         }
-        self.renewable_ms = u64::MAX;
+        self.grants.settle();
         Some(Output::Reconciled)
     }
 }

@@ -405,7 +405,7 @@ proptest! {
         cluster.wait(TTL * 6);
         let [believed, held] = cluster.believed_and_held();
         prop_assert_eq!((believed, held), (vec![], vec![]));
-        let keys = cluster.servers.each_ref().map(|server| (server.detector.slots.len(), server.detector.table.len()));
+        let keys = cluster.servers.each_ref().map(|server| (server.detector.table.len(), server.detector.table.places()));
         prop_assert_eq!(keys, [(0, 0), (0, 0)]);
     }
 }

@@ -202,35 +202,35 @@ impl Run {
     fn audit(&self) {
         let detector = &self.detector;
         let (mut live, mut immortal, mut open) = (0, 0, 0);
-        for at in 0..detector.slots.end() {
-            let Some(slot) = detector.slots.get(at) else { continue };
+        for at in 0..detector.table.end() {
+            let Some(slot) = detector.table.get(at) else { continue };
             self.audit_slot(at, slot);
-            assert_eq!(self.said.get(&slot.key).copied().unwrap_or(false), slot.flags.has(Flags::LIVE));
-            live += u64::from(slot.flags.has(Flags::LIVE));
-            immortal += u64::from(slot.flags.has(Flags::LIVE) && slot.deadline == Time::NEVER);
-            open += usize::from(slot.flags.has(Flags::PASS));
+            assert_eq!(self.said.get(slot.key()).copied().unwrap_or(false), slot.is_live());
+            live += u64::from(slot.is_live());
+            immortal += u64::from(slot.is_immortal());
+            open += usize::from(slot.in_pass());
         }
         assert_eq!((detector.counts.keys, detector.counts.immortal), (live, immortal));
         assert_eq!(self.said.values().filter(|live| **live).count() as u64, live);
-        assert_eq!(detector.table.len(), detector.slots.len());
+        assert_eq!(detector.table.places(), detector.table.len());
         assert_eq!(detector.pass.as_ref().map_or(0, Pass::open), open, "what a pass waits for");
     }
 
     /// A live key has a place that will look at it again, one that is not has its question.
     fn audit_slot(&self, at: u32, slot: &Slot) {
         let detector = &self.detector;
-        let [queued, batched] = detector.asks.places(at, slot.batch);
-        assert_eq!(queued, usize::from(slot.flags.has(Flags::QUEUED)), "{:?} in the queues", slot.key);
-        assert_eq!(batched, usize::from(slot.batch != 0), "{:?} in its batch", slot.key);
+        let [queued, batched] = detector.asks.places(at, slot.batch());
+        assert_eq!(queued, usize::from(slot.is_queued()), "{:?} in the queues", slot.key());
+        assert_eq!(batched, usize::from(slot.batch() != 0), "{:?} in its batch", slot.key());
         let waits = queued + batched;
-        assert!(waits <= 1, "{:?} is asked for twice", slot.key);
-        if !slot.flags.has(Flags::LIVE) {
-            assert_eq!(waits, 1, "{:?} is dead and its slot was not given back", slot.key);
+        assert!(waits <= 1, "{:?} is asked for twice", slot.key());
+        if !slot.is_live() {
+            assert_eq!(waits, 1, "{:?} is dead and its slot was not given back", slot.key());
         } else if detector.up && waits == 0 {
-            let filed = slot.filed != 0 && detector.deadlines.has(at, slot.filed);
+            let filed = slot.is_filed() && detector.deadlines.has(at, slot.filed());
             let unasked = detector.unasked.is_some_and(|from| at >= from);
-            let awaits_pass = detector.pass.as_ref().is_some_and(|pass| !pass.sweeps && !pass.is_read());
-            assert!(filed || unasked || awaits_pass, "nobody will look at {:?} again", slot.key);
+            let awaits_pass = detector.pass.as_ref().is_some_and(|pass| !pass.sweeps() && !pass.is_read());
+            assert!(filed || unasked || awaits_pass, "nobody will look at {:?} again", slot.key());
         }
     }
 }

@@ -190,7 +190,7 @@ impl World {
             }
             if self.detector.counts().keys == 0 && self.keys.is_empty() {
                 assert!(self.owed.is_empty(), "done, but never said: {:?}", self.owed);
-                assert_eq!(self.detector.slots.len(), 0, "a slot was not given back");
+                assert_eq!(self.detector.table.len(), 0, "a slot was not given back");
                 return;
             }
             self.now += 1;
@@ -203,11 +203,10 @@ impl World {
         (operations, self.now, &self.keys, &self.owed, &self.stream).hash(&mut hash);
         (&self.questions, &self.answers, self.detector.asks.waiting()).hash(&mut hash);
         for key in KEYS {
-            let slot = self.detector.find(key.as_bytes()).map(|at| &self.detector.slots[at]);
-            let facts = slot.map(|s| (s.deadline, s.last_seen, s.ttl, s.filed, s.batch, s.flags.0));
-            facts.hash(&mut hash);
+            let at = self.detector.table.find(key.as_bytes());
+            at.map(|at| self.detector.table[at].facts()).hash(&mut hash);
         }
-        (self.detector.checks, self.detector.missed, self.detector.asks.fingerprint()).hash(&mut hash);
+        (&self.detector.checks, self.detector.missed, self.detector.asks.fingerprint()).hash(&mut hash);
         self.detector.deadlines.next().hash(&mut hash);
         hash.finish()
     }

@@ -315,7 +315,7 @@ fn the_grants_of_an_outage_end_one_after_the_other() {
     }
     detector.handle(at(1), Input::Down);
     detector.handle(at(100), Input::Up { run: "r2", flushed: false, uptime_ms: u64::MAX });
-    let ends: Vec<u64> = detector.slots.values().map(|slot| slot.deadline.as_ms()).collect();
+    let ends: Vec<u64> = detector.table.values().map(|slot| slot.deadline().as_ms()).collect();
     let count = |end: u64| ends.iter().filter(|&&other| other == end).count();
     // 20 a millisecond would need 50 ms, so they share the 30 ms of one TTL: 40 in the first 20 of them.
     assert_eq!((130..160).map(count).sum::<usize>(), KEYS, "never before one TTL, nor after two");
@@ -609,8 +609,8 @@ fn slots_are_given_back() {
             }
         }
     }
-    assert_eq!((detector.slots.len(), detector.table.len()), (0, 0));
-    assert!(detector.slots.end() < 10, "{} slots for one key at a time", detector.slots.end());
+    assert_eq!((detector.table.len(), detector.table.places()), (0, 0));
+    assert!(detector.table.end() < 10, "{} slots for one key at a time", detector.table.end());
 }
 
 /// Live at 0 with a TTL of 30.

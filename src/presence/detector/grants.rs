@@ -1,0 +1,93 @@
+//! Grants: absence proves nothing while users could not renew their keys.
+//!
+//! A server that restarted, failed over or was flushed may have lost keys, and its users could not renew them in
+//! the meantime. An evicted key was removed by Redis. A granted key stays live for one TTL from now; then the
+//! detector asks once more.
+
+use super::Detector;
+use crate::presence::Time;
+
+/// Grants of one outage end no faster than this, in keys per millisecond (20,000 per second), so that the users who
+/// did not return do not go offline in one burst.
+const GRANTS_PER_MS: u64 = 20;
+
+/// The grants of one server.
+#[derive(Clone)]
+pub(super) struct Grants {
+    /// Grants since the last outage.
+    given: u64,
+    /// For how long users could certainly renew the keys that the pass finds, in milliseconds.
+    renewable_ms: u64,
+}
+
+impl Default for Grants {
+    fn default() -> Grants {
+        Grants { given: 0, renewable_ms: u64::MAX }
+    }
+}
+
+impl Grants {
+    /// The server came up. `renewable_ms`, if known, is how long users could renew; otherwise the value of a pass that
+    /// was interrupted stays.
+    pub(super) fn rise(&mut self, renewable_ms: Option<u64>) {
+        self.renewable_ms = renewable_ms.unwrap_or(self.renewable_ms);
+    }
+
+    /// Every key was compared: the outage is over.
+    pub(super) fn settle(&mut self) {
+        self.renewable_ms = u64::MAX;
+    }
+}
+
+impl Detector {
+    /// A server with another run id, or one that was flushed, may have lost any key: grants all.
+    pub(super) fn grant_all(&mut self, now: Time) {
+        self.grants.given = 0;
+        for at in 0..self.table.end() {
+            if self.table.get(at).is_some_and(|slot| slot.is_live()) {
+                self.grant_in_turn(at, now);
+            }
+        }
+    }
+
+    /// A pass found a key that was not known. If the server loaded it from its disk, its user may have been unable
+    /// to renew it.
+    pub(super) fn grant_found(&mut self, at: u32, now: Time) {
+        if self.grants.renewable_ms < self.table[at].ttl_or(self.settings.first_ttl_ms) {
+            self.grant_in_turn(at, now);
+        }
+    }
+
+    /// Grants one TTL, plus up to one more so that the grants of one outage end one after the other.
+    pub(super) fn grant_in_turn(&mut self, at: u32, now: Time) {
+        let ttl = self.table[at].ttl_or(self.settings.first_ttl_ms);
+        let turn = self.grants.given / GRANTS_PER_MS % ttl.max(1);
+        self.grants.given += 1;
+        self.apply(at, |slot| {
+            slot.grant(now.plus(turn).plus(ttl));
+            None
+        });
+    }
+
+    /// Redis removed the key, not its user.
+    pub(super) fn throw_away(&mut self, at: u32, now: Time) {
+        let first_ttl = self.settings.first_ttl_ms;
+        self.apply(at, |slot| {
+            slot.throw_away(now, first_ttl);
+            None
+        });
+    }
+
+    /// The keyspace was replaced: compares, but no key that has a TTL ends because it is absent. A key without a TTL
+    /// has no deadline to wait for.
+    pub(super) fn replaced(&mut self, now: Time) {
+        for at in 0..self.table.end() {
+            let Some(slot) = self.table.get_mut(at) else { continue };
+            if slot.is_live() && !slot.is_immortal() {
+                slot.distrust_before(self.missed);
+                self.throw_away(at, now);
+            }
+        }
+        self.begin_pass(now);
+    }
+}

@@ -1,0 +1,107 @@
+//! Keys that move between the servers of a cluster. Each server has its own detector.
+//!
+//! The server that a key leaves sends `del`, although no user left; asked, it answers MOVED or ASK. Then the detector
+//! of the new owner adopts the key first, and this one drops it afterwards, so the roster always counts at least one
+//! key of a user who keeps sending heartbeats. A move is atomic for a key (it is at the new owner before the old one
+//! disowns it), so the new owner's answer decides.
+
+use super::messages::{Moved, Output, ServerId};
+use super::probes::LOOK_AGAIN_MS;
+use super::Detector;
+use crate::presence::{Reason, Time};
+use std::collections::HashMap;
+
+/// Which server disowned each adopted key before it was adopted here. Empty unless slots move, so it costs a slot
+/// nothing.
+#[derive(Clone, Default)]
+pub(super) struct Origins(HashMap<u32, ServerId>);
+
+impl Origins {
+    pub(super) fn note(&mut self, at: u32, from: ServerId) {
+        self.0.insert(at, from);
+    }
+
+    /// The key is confirmed here, or gone.
+    pub(super) fn forget(&mut self, at: u32) {
+        if !self.0.is_empty() {
+            self.0.remove(&at);
+        }
+    }
+
+    pub(super) fn of(&self, at: u32) -> Option<ServerId> {
+        self.0.get(&at).copied()
+    }
+}
+
+impl Detector {
+    /// `del` in a cluster: asks whether the key was deleted or moved.
+    pub(super) fn doubted(&mut self, name: &[u8]) {
+        let Some(at) = self.table.find(name) else { return };
+        self.touch(at);
+        let slot = &mut self.table[at];
+        if !slot.is_live() {
+            return;
+        }
+        slot.doubt();
+        if !slot.waits() {
+            self.ask_first(at);
+        }
+    }
+
+    /// Whether a key that has not arrived at the new owner of a slot is gone. That is so only if the server `left`,
+    /// which the slot leaves, had disowned it before. Otherwise that server may still have the key: it never sent it,
+    /// the slot returns to it, or the slot came by a third server.
+    pub(super) fn proves_absence(&self, at: u32, left: ServerId) -> bool {
+        let slot = &self.table[at];
+        slot.is_adopted() && !slot.is_moved() && left != 0 && self.origins.of(at) == Some(left)
+    }
+
+    /// The answer was MOVED or ASK, or that the key has not arrived (`not_yet`).
+    pub(super) fn apply_moved(&mut self, at: u32, now: Time, not_yet: bool) {
+        let slot = &mut self.table[at];
+        if !slot.is_live() {
+            return self.free(at);
+        }
+        let at_once = slot.disown();
+        slot.file_under(at, &mut self.deadlines, now.plus(LOOK_AGAIN_MS), now);
+        if at_once {
+            self.out.push_back(Output::Moved(slot.handover(not_yet)));
+        }
+    }
+
+    /// Takes over a key as live, and asks for it.
+    pub(super) fn adopt(&mut self, now: Time, moved: &Moved, from: ServerId) {
+        let found = self.table.find(moved.key.as_bytes());
+        let at = found.unwrap_or_else(|| self.make(now, moved.key.clone()));
+        self.origins.note(at, from);
+        self.apply(at, |slot| slot.adopt(now, moved));
+        // While the server is down, the pass that follows will ask.
+        if self.up && !self.table[at].waits() {
+            self.ask_later(at);
+        }
+    }
+
+    /// Drops a key that another detector adopted, unless it was renewed here since it was handed over.
+    pub(super) fn let_go(&mut self, now: Time, name: &[u8]) {
+        let Some(at) = self.table.find(name) else { return };
+        if self.table[at].is_moved() {
+            self.end(at, now, Reason::Reconciled);
+        }
+    }
+
+    /// Hands over all keys. A server that is down may have lost them while its users could not renew them, so each
+    /// gets a grant.
+    pub(super) fn retire(&mut self, now: Time) {
+        for at in 0..self.table.end() {
+            if !self.table.get(at).is_some_and(|slot| slot.is_live()) {
+                continue;
+            }
+            if !self.up {
+                self.grant_in_turn(at, now);
+            }
+            let slot = &mut self.table[at];
+            slot.give_up();
+            self.out.push_back(Output::Moved(slot.handover(false)));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What goes into a detector and what comes out.
+
+use crate::presence::{Change, Key, Time};
+
+/// Identifies one batch of questions; never 0.
+pub type BatchId = u32;
+
+/// Identifies a server among those of one driver; 0 is none of them.
+pub type ServerId = u8;
+
+/// One of the two fences of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Published before the first question.
+    Open,
+    /// Published after the last question.
+    Close,
+}
+
+/// Redis' answer to the question for the TTL of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// −2: the key does not exist.
+    Absent,
+    /// −1: the key has no TTL.
+    NoTtl,
+    /// The rest of the TTL, in milliseconds.
+    Left(u64),
+    /// MOVED or ASK: another server owns the key's slot, so this one cannot know.
+    Moved,
+    /// −2 from a server that imports the slot, which answered MOVED first and then this to ASKING: either the key
+    /// is gone, or the named server, which the slot leaves, still has it. A link that never sends ASKING reports
+    /// [`Answer::Moved`] until the slot has its new owner.
+    NotYet(ServerId),
+}
+
+/// How an event ended a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// `expired`: the TTL ran out.
+    Expired,
+    /// `del` and similar events: a program removed the key.
+    Deleted,
+    /// `evicted`: Redis was short of memory. The user did not leave.
+    Evicted,
+}
+
+/// One piece of evidence. Names are keys without their prefix, as the bytes that Redis sent.
+#[derive(Debug, Clone)]
+pub enum Input<'a> {
+    /// `set`: the key is live, with the TTL that its program uses.
+    Renewed(&'a [u8]),
+    /// Another command created the key (`restore`, `rename_to`, `copy_to`), with any TTL.
+    Placed(&'a [u8]),
+    /// The key is gone.
+    Ended(&'a [u8], End),
+    /// A fence came back in the event stream.
+    Fence(BatchId, Side),
+    /// Redis' answers to a batch, in the order of the questions.
+    Answers(BatchId, Vec<Answer>),
+    /// The subscription to the server is active and verified.
+    Up {
+        /// The server's run id.
+        run: &'a str,
+        /// The server's data was flushed while the daemon was not connected.
+        flushed: bool,
+        /// The server's uptime in milliseconds; `u64::MAX` if it is unknown or if the server started without data.
+        /// It matters for the first server that a detector meets: users need time to renew keys that the server
+        /// loaded from its disk.
+        uptime_ms: u64,
+    },
+    /// Events may be missing although the server is connected.
+    Gap,
+    /// FLUSHALL, FLUSHDB or SWAPDB replaced the keyspace without an event. The users did not leave: a missing key
+    /// keeps its user online until the last heartbeat's deadline.
+    Replaced,
+    /// The server is out of reach: no verdicts until it is up again.
+    Down,
+    /// Poll for keys that no event reports, on a server that sends no `set` events, or no keyspace events at all.
+    ///
+    /// A sweep is not a gap: the server stays settled, and events stay valid. SCAN names the keys; the detector asks
+    /// for those that it does not know and for those that SCAN did not name. So within one sweep a new user is online
+    /// and a deleted one offline; the probe at the deadline still finds users who fall silent.
+    /// Ignored while another sweep or a comparison runs. It ends with [`Output::Swept`]; the caller decides when
+    /// the next one starts.
+    Sweep,
+    /// A page of the scan that [`Output::Scan`] asked for: its number, its names, and the next cursor
+    /// (0 after the last page).
+    Page(u8, Vec<Vec<u8>>, u64),
+    /// `del` of a key that may have moved to another server of the cluster. It is no verdict, so the detector asks.
+    Doubted(&'a [u8]),
+    /// The detector of the named server handed this key over. Valid whether the server is up or down.
+    Adopted(&'a Moved, ServerId),
+    /// Another detector has adopted the key that [`Output::Moved`] named.
+    LetGo(&'a [u8]),
+    /// The server leaves the cluster: hand over all its keys.
+    Retired,
+    /// Time has passed.
+    Due,
+}
+
+/// What a detector has found out, or wants the caller to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// A key came or went.
+    Changed(Change),
+    /// Ask Redis for these keys' TTLs, between two fences.
+    Ask(BatchId, Vec<Key>),
+    /// Read the page at this cursor for the scan of this number.
+    Scan(u8, u64),
+    /// The server no longer owns the key. Give it to the detector of the new owner ([`Input::Adopted`]), drain that
+    /// detector, and only then confirm to this one ([`Input::LetGo`]). So the user always has a key. If the new owner
+    /// is unknown, do nothing: the detector repeats this output every half second.
+    Moved(Moved),
+    /// Every key was compared with Redis since the last gap.
+    Reconciled,
+    /// The sweep is complete, and all its questions are answered.
+    Swept,
+    /// The stream is dead even if its socket is open: subscribe again.
+    Restart,
+}
+
+/// The state of a key that another server owns now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// The key.
+    pub key: Key,
+    /// The last heartbeat known.
+    pub last_seen: Time,
+    /// When its TTL or its grant ends.
+    pub deadline: Time,
+    /// Its TTL in milliseconds, 0 if unknown.
+    pub ttl_ms: u32,
+    /// Absence proves nothing until the deadline.
+    pub granted: bool,
+    /// The key has not arrived yet, or is gone: a receiver that disowns it hands it back without delay.
+    pub not_yet: bool,
+}

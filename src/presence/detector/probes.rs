@@ -1,0 +1,289 @@
+//! Questions to Redis, and the fence rule that says what an answer is worth.
+//!
+//! Answers and events come on different connections, so an answer alone does not say which events it includes. Each
+//! batch of questions therefore travels between two fences that come back in the event stream. An answer is applied
+//! when the closing fence arrives, and only if no event for its key came between the two fences. Otherwise the
+//! detector asks again where it still needs to.
+
+use super::Detector;
+use super::LONGEST_TTL_MS;
+use super::messages::{Answer, BatchId, Output, Side};
+use super::slot::Absence;
+use super::ttl::Left;
+use crate::presence::{Reason, Time};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The pause before a key that was set without a TTL, or that its server disowns, is asked for again, in milliseconds.
+pub(super) const LOOK_AGAIN_MS: u64 = 500;
+
+/// The questions that wait, and the batches under way.
+#[derive(Clone, Default)]
+pub(super) struct Asks {
+    due: VecDeque<u32>,
+    learn: VecDeque<u32>,
+    batches: BTreeMap<BatchId, Batch>,
+    last: BatchId,
+}
+
+#[derive(Clone)]
+struct Batch {
+    sent: Time,
+    slots: Vec<u32>,
+    learns: bool,
+    open: bool,
+    closed: bool,
+    answers: Option<(Time, Vec<Answer>)>,
+}
+
+impl Asks {
+    pub(super) fn waiting(&self) -> usize {
+        self.due.len() + self.learn.len()
+    }
+
+    /// The batches under way, for tests that compare states.
+    #[cfg(test)]
+    pub(super) fn fingerprint(&self) -> Vec<(BatchId, bool, bool, bool)> {
+        let batches = self.batches.iter();
+        batches.map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some())).collect()
+    }
+
+    /// How often a slot is in the queues, and in the batch of this number, for tests that count.
+    #[cfg(test)]
+    pub(super) fn places(&self, at: u32, batch: BatchId) -> [usize; 2] {
+        let queued = self.due.iter().chain(&self.learn).filter(|&&other| other == at).count();
+        let slots = self.batches.get(&batch).map_or(&[][..], |batch| &batch.slots);
+        [queued, slots.iter().filter(|&&other| other == at).count()]
+    }
+
+    pub(super) fn learning(&self) -> usize {
+        self.learn.len()
+    }
+
+    /// When the oldest batch under way was sent. Numbers grow, except for one wrap in years; then the result is late
+    /// once.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        self.batches.values().next().map(|batch| batch.sent)
+    }
+
+    fn has_room(&self, learns: bool, most: usize) -> bool {
+        self.batches.values().filter(|batch| batch.learns == learns).count() < most
+    }
+}
+
+impl Detector {
+    /// Queues a question that cannot wait: a deadline has passed, or a deletion is in doubt.
+    pub(super) fn ask_first(&mut self, at: u32) {
+        self.table[at].enqueue();
+        self.asks.due.push_back(at);
+    }
+
+    /// Queues a question that yields to the urgent ones.
+    pub(super) fn ask_later(&mut self, at: u32) {
+        self.table[at].enqueue();
+        self.asks.learn.push_back(at);
+    }
+
+    /// An event for the key came: an answer under way may not include it.
+    pub(super) fn touch(&mut self, at: u32) {
+        let batch = self.table[at].batch();
+        if batch != 0 && self.asks.batches.get(&batch).is_some_and(|batch| batch.open) {
+            self.table[at].overtake();
+        }
+    }
+
+    /// The next batch to send, if one may be sent.
+    pub(super) fn next_batch(&mut self, now: Time) -> Option<Output> {
+        let (due, learn) = (self.settings.due_batches, self.settings.learn_batches);
+        let mut batch = None;
+        if !self.asks.due.is_empty() && self.asks.has_room(false, due) {
+            batch = self.make_batch(now, false);
+        }
+        if self.asks.learn.is_empty() && self.asks.has_room(true, learn) {
+            self.next_unasked();
+        }
+        if batch.is_none() && !self.asks.learn.is_empty() && self.asks.has_room(true, learn) {
+            batch = self.make_batch(now, true);
+        }
+        batch
+    }
+
+    /// The next batch of a queue; `None` if no question in it is needed any more.
+    fn make_batch(&mut self, now: Time, learns: bool) -> Option<Output> {
+        let id = self.asks.last.checked_add(1).unwrap_or(1);
+        let (mut slots, mut keys) = (Vec::new(), Vec::new());
+        while slots.len() < self.settings.batch_keys {
+            let queue = if learns { &mut self.asks.learn } else { &mut self.asks.due };
+            let Some(at) = queue.pop_front() else { break };
+            let slot = &mut self.table[at];
+            slot.dequeue();
+            if !slot.is_live() && !slot.in_pass() {
+                self.free(at);
+                continue;
+            }
+            // Renewed while it waited: its deadline lies ahead.
+            if !learns && !slot.in_pass() && slot.deadline() >= now && !slot.is_doubted() {
+                self.look_after(at, now);
+                continue;
+            }
+            slot.send_in(id);
+            slots.push(at);
+            keys.push(slot.key().clone());
+        }
+        if slots.is_empty() {
+            return None;
+        }
+        let count = slots.len() as u64;
+        if learns {
+            self.counts.lookups += count
+        } else {
+            self.counts.probes += count
+        }
+        self.asks.last = id;
+        let batch = Batch { sent: now, slots, learns, open: false, closed: false, answers: None };
+        self.asks.batches.insert(id, batch);
+        Some(Output::Ask(id, keys))
+    }
+
+    pub(super) fn fence(&mut self, now: Time, id: BatchId, side: Side) {
+        let Some(batch) = self.asks.batches.get_mut(&id) else { return };
+        match side {
+            Side::Open => batch.open = true,
+            Side::Close => batch.closed = true,
+        }
+        self.finish_batch(now, id);
+    }
+
+    pub(super) fn answers(&mut self, now: Time, id: BatchId, answers: Vec<Answer>) {
+        let Some(batch) = self.asks.batches.get_mut(&id) else { return };
+        batch.answers = Some((now, answers));
+        self.finish_batch(now, id);
+    }
+
+    /// Applies a batch once both its closing fence and its answers have arrived.
+    fn finish_batch(&mut self, now: Time, id: BatchId) {
+        let ready = |batch: &Batch| batch.closed && batch.answers.is_some();
+        if !self.asks.batches.get(&id).is_some_and(ready) {
+            return;
+        }
+        let Some(batch) = self.asks.batches.remove(&id) else { return };
+        let Some((came, answers)) = batch.answers else { return };
+        // Without its opening fence a batch proves nothing: ask again.
+        let valid = batch.open && answers.len() == batch.slots.len();
+        for (i, &at) in batch.slots.iter().enumerate() {
+            let slot = &mut self.table[at];
+            let overtaken = slot.close_question();
+            // In a sweep no event would report a `set` that followed the end.
+            let end_only = overtaken && !slot.is_live() && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
+            if !valid || end_only {
+                self.ask_later(at);
+            } else if overtaken {
+                self.discard(at, now, answers[i]);
+            } else {
+                self.believe(at, now, answers[i], (batch.sent, came));
+            }
+        }
+    }
+
+    /// An event came between the fences, and it is newer than the answer.
+    fn discard(&mut self, at: u32, now: Time, answer: Answer) {
+        self.leave_pass(at);
+        self.counts.overtaken += 1;
+        let slot = &mut self.table[at];
+        // Whatever came since, the key was here when Redis answered. Without a deadline it is asked for again.
+        if matches!(answer, Answer::Left(_) | Answer::NoTtl) && !slot.is_immortal() {
+            slot.confirm();
+            self.origins.forget(at);
+        }
+        if self.table[at].is_live() { self.look_after(at, now) } else { self.free(at) }
+    }
+
+    /// No event came between the fences: the answer holds.
+    fn believe(&mut self, at: u32, now: Time, answer: Answer, (sent, came): (Time, Time)) {
+        let in_pass = self.leave_pass(at);
+        let absent = match answer {
+            Answer::Absent => true,
+            Answer::NotYet(left) => self.proves_absence(at, left),
+            _ => false,
+        };
+        // Every answer either confirms an adopted key or hands it on.
+        self.origins.forget(at);
+        match answer {
+            _ if absent => self.apply_absent(at, now, sent, in_pass),
+            Answer::NoTtl => self.apply_no_ttl(at, now),
+            Answer::Left(ms) => self.apply_left(at, now, Left { ms: ms.min(LONGEST_TTL_MS), sent, came }),
+            Answer::Absent | Answer::Moved => self.apply_moved(at, now, false),
+            Answer::NotYet(_) => self.apply_moved(at, now, true),
+        }
+    }
+
+    fn apply_absent(&mut self, at: u32, now: Time, sent: Time, in_pass: bool) {
+        let swept = in_pass && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
+        let slot = &mut self.table[at];
+        match slot.absence(now, sent) {
+            Absence::Known => self.free(at),
+            Absence::Deleted => self.end(at, now, Reason::Deleted),
+            // The grant may have ended since, but then the user may have returned since, too: the next question tells.
+            Absence::Granted => {
+                slot.rest();
+                self.file(at, now);
+            }
+            // Without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
+            Absence::Gone { ran_out } => {
+                let reason = match (ran_out, in_pass, swept) {
+                    (true, false, _) | (true, _, true) => Reason::Expired,
+                    (_, _, true) => Reason::Deleted,
+                    _ => Reason::Reconciled,
+                };
+                self.end(at, now, reason);
+            }
+        }
+    }
+
+    fn apply_no_ttl(&mut self, at: u32, now: Time) {
+        let reason = self.found_reason();
+        // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon,
+        // and then once per TTL.
+        let soon = self.table[at].silent_ms(now) < LOOK_AGAIN_MS;
+        let pause = if soon { LOOK_AGAIN_MS } else { self.settings.first_ttl_ms };
+        self.apply(at, |slot| {
+            slot.take_no_ttl(now);
+            (!slot.is_live()).then(|| slot.revive(now, reason))
+        });
+        self.table[at].file_under(at, &mut self.deadlines, now.plus(pause), now);
+    }
+
+    fn apply_left(&mut self, at: u32, now: Time, left: Left) {
+        let (missed, first_ttl, reason) = (self.missed, self.settings.first_ttl_ms, self.found_reason());
+        let was_live = self.table[at].is_live();
+        let mut changed = false;
+        self.apply(at, |slot| {
+            slot.distrust_before(missed);
+            changed = slot.take_ttl(now, left, first_ttl);
+            (!was_live).then(|| slot.revive(now, reason))
+        });
+        if changed {
+            self.checks.surprise();
+        }
+        if !was_live {
+            self.grant_found(at, now);
+        }
+        self.file(at, now);
+    }
+
+    /// Why a key that was not known is live.
+    fn found_reason(&self) -> Reason {
+        let sweeps = self.pass.as_ref().is_some_and(|pass| pass.sweeps());
+        if sweeps { Reason::Heartbeat } else { Reason::Reconciled }
+    }
+
+    /// Drops all batches and queues: their fences may be lost.
+    pub(super) fn drop_asks(&mut self) {
+        let last = self.asks.last;
+        let asks = std::mem::replace(&mut self.asks, Asks { last, ..Asks::default() });
+        let batched = asks.batches.into_values().flat_map(|batch| batch.slots);
+        for at in batched.chain(asks.due).chain(asks.learn) {
+            self.table[at].drop_question();
+            self.free(at);
+        }
+    }
+}

@@ -1,0 +1,618 @@
+//! One key: what the detector believes about it, in 40 bytes. Only this file reads or writes the flag bits; other
+//! files call verbs, which return what they changed.
+//!
+//! A slot is *asked* (not live, only a question is pending), or *live*. A live key can also be
+//! - *granted*: absence proves nothing until its deadline (evicted, server restarted or flushed);
+//! - *doubted*: a `del` arrived that may be a move to another server;
+//! - *adopted*: another detector handed it over, and no answer of this server has confirmed it;
+//! - *moved*: this server disowns it, and no other detector has adopted it.
+//!
+//! | event | asked | live | granted | doubted | adopted | moved |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | `set`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | → live | renewed, still adopted | → live |
+//! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
+//! | `del`: [`delete`](Slot::delete) | – | ends | ends | ends | → doubted | ends |
+//! | `del` in a cluster: [`doubt`](Slot::doubt) | – | → doubted | → doubted | – | → doubted | → doubted |
+//! | `evicted`, replaced: [`throw_away`](Slot::throw_away) | – | → granted | deadline kept or later | → granted | → granted, no doubt | → granted |
+//! | server restarted: [`grant`](Slot::grant) | – | → granted | deadline kept or later | → granted | → granted, no doubt | → granted |
+//! | answer: a TTL: [`take_ttl`](Slot::take_ttl) | → live, online | deadline learnt | deadline kept or later | → live | → live | → live |
+//! | answer: no TTL: [`take_no_ttl`](Slot::take_no_ttl) | → live, online | immortal | → live, immortal | → immortal | → immortal | → immortal |
+//! | answer: absent: [`absence`](Slot::absence) | freed | ends | kept until the deadline, then ends | ends: deleted | ends | ends |
+//! | answer: moved: [`disown`](Slot::disown) | freed | → moved, handed over | → moved, handed over | → moved, handed over | → moved, handed over in 500 ms | handed over again |
+//! | handed over to here: [`adopt`](Slot::adopt) | → adopted, online | → adopted | → adopted, granted | → adopted | stays | → adopted |
+//! | adopted elsewhere: [`is_moved`](Slot::is_moved) | – | – | – | – | – | ends |
+//! | its deadline passes: [`look`](Slot::look) | – | asked | asked | asked | asked | asked |
+//!
+//! "ends" is [`end`](Slot::end): offline, and freed unless a question is pending. A key that is both granted and
+//! adopted cannot be doubted. An answer counts only if no event came between its fences (see `probes.rs`).
+
+use super::deadlines::{Bucket, Deadlines};
+use super::messages::{BatchId, Moved};
+use super::ttl::{Left, Lesson, SAME_TTL_MS};
+use crate::presence::table::Named;
+use crate::presence::{Change, Key, Reason, Time};
+
+/// See the module's head.
+#[derive(Clone)]
+pub(super) struct Slot {
+    key: Key,
+    deadline: Time,
+    last_seen: Time,
+    /// The learnt TTL in milliseconds, 0 while it is unknown.
+    ttl: u32,
+    /// See [`Deadlines::file`].
+    filed: u32,
+    /// The batch that asks for it, 0 for none.
+    batch: BatchId,
+    flags: Flags,
+    /// The last pass that asked for it or found it named.
+    pass: u8,
+}
+
+/// The facts of a slot, packed.
+#[derive(Clone, Copy, Default)]
+struct Flags(u16);
+
+impl Flags {
+    const LIVE: u16 = 1;
+    /// It waits in a queue of questions.
+    const QUEUED: u16 = 2;
+    /// An event came after the opening fence of its batch.
+    const OVERTAKEN: u16 = 4;
+    /// Absence proves nothing until the deadline.
+    const GRANTED: u16 = 8;
+    /// `last_seen` is the arrival of a `set`.
+    const HEARD: u16 = 16;
+    /// Its program changes the TTL: each renewal is checked.
+    const VARIES: u16 = 32;
+    /// The pass waits for its answer.
+    const PASS: u16 = 64;
+    /// Its TTL is to be learnt.
+    const LEARN: u16 = 128;
+    /// A `del` came that may be a move.
+    const DOUBTED: u16 = 256;
+    /// The server disowns it, and no other detector has adopted it.
+    const MOVED: u16 = 512;
+    /// Another detector handed it over. No event ends it before an answer confirms it here, since the event may be
+    /// older than the move.
+    const ADOPTED: u16 = 1024;
+    /// The true TTL may be longer: `ttl` is only what an answer had left of it.
+    const LEAST: u16 = 2048;
+    /// The last two `set`s arrived, so the program does not renew by EXPIRE, which sends no event.
+    const BY_SET: u16 = 4096;
+    /// It was adopted from a server where it had not arrived: if this server disowns it too, it goes back without delay.
+    const EAGER: u16 = 8192;
+    /// It is to be asked for before its deadline.
+    const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
+    /// What concerns its question, which outlives the key.
+    const QUESTION: u16 = Flags::QUEUED | Flags::OVERTAKEN | Flags::PASS;
+
+    /// Whether one of these flags is set.
+    fn has(self, flag: u16) -> bool {
+        self.0 & flag != 0
+    }
+
+    fn put(&mut self, flag: u16, on: bool) {
+        if on { self.0 |= flag } else { self.0 &= !flag }
+    }
+}
+
+/// What an event did to a live key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The key ends.
+    Ends,
+    /// The event proves nothing; a question or a deadline decides.
+    Kept,
+}
+
+/// What an absent answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// The key was not live.
+    Known,
+    /// A `del` was in doubt: now it is certain.
+    Deleted,
+    /// The grant still ran when the question was sent.
+    Granted,
+    /// The key ended without an event; whether its deadline has passed.
+    Gone { ran_out: bool },
+}
+
+/// What to do with a slot when its bucket comes due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing: not live, a question is pending, or the entry is stale.
+    Away,
+    /// Ask, but other questions are more urgent.
+    AskLater,
+    /// Its deadline has passed: ask at once.
+    AskFirst,
+    /// It was renewed: file it again.
+    File,
+}
+
+impl Named for Slot {
+    fn name(&self) -> &[u8] {
+        self.key.as_bytes()
+    }
+}
+
+/// Questions and passes.
+impl Slot {
+    /// A slot that is not live yet. `pass` is any pass but the current one.
+    pub(super) fn new(key: Key, now: Time, pass: u8) -> Slot {
+        let flags = Flags::default();
+        Slot { key, deadline: now, last_seen: now, ttl: 0, filed: 0, batch: 0, flags, pass }
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whether a question for it is queued or sent.
+    pub(super) fn waits(&self) -> bool {
+        self.flags.has(Flags::QUEUED) || self.batch != 0
+    }
+
+    /// The batch that asks for it, 0 for none.
+    pub(super) fn batch(&self) -> BatchId {
+        self.batch
+    }
+
+    pub(super) fn enqueue(&mut self) {
+        self.flags.put(Flags::QUEUED, true);
+    }
+
+    pub(super) fn dequeue(&mut self) {
+        self.flags.put(Flags::QUEUED, false);
+    }
+
+    pub(super) fn send_in(&mut self, batch: BatchId) {
+        self.batch = batch;
+    }
+
+    /// An event came after the opening fence: the answer may not include it.
+    pub(super) fn overtake(&mut self) {
+        self.flags.put(Flags::OVERTAKEN, true);
+    }
+
+    /// Its batch was answered. Returns whether an event overtook the answer.
+    pub(super) fn close_question(&mut self) -> bool {
+        let overtaken = self.flags.has(Flags::OVERTAKEN);
+        self.batch = 0;
+        self.flags.put(Flags::OVERTAKEN, false);
+        overtaken
+    }
+
+    /// All questions are dropped.
+    pub(super) fn drop_question(&mut self) {
+        self.batch = 0;
+        self.flags.put(Flags::QUESTION, false);
+    }
+
+    /// The pass of this number waits for its answer. `missed` if events may be missing: then the last `set` need not
+    /// be the last that arrived, so the answer does not teach the TTL.
+    pub(super) fn join_pass(&mut self, pass: u8, missed: bool) {
+        self.pass = pass;
+        self.flags.put(Flags::PASS, true);
+        if missed {
+            self.flags.put(Flags::HEARD, false);
+        }
+    }
+
+    /// The pass of this number found it named and needs no answer.
+    pub(super) fn named_by_pass(&mut self, pass: u8) {
+        self.pass = pass;
+    }
+
+    /// Whether the pass of this number has asked for it or found it named.
+    pub(super) fn known_to_pass(&self, pass: u8) -> bool {
+        self.pass == pass
+    }
+
+    /// Whether the pass waits for its answer.
+    pub(super) fn in_pass(&self) -> bool {
+        self.flags.has(Flags::PASS)
+    }
+
+    /// The pass no longer waits for it. Returns whether it did.
+    pub(super) fn leave_pass(&mut self) -> bool {
+        let in_pass = self.in_pass();
+        self.flags.put(Flags::PASS, false);
+        in_pass
+    }
+}
+
+/// What is known of the key.
+impl Slot {
+    pub(super) fn is_live(&self) -> bool {
+        self.flags.has(Flags::LIVE)
+    }
+
+    /// Whether it is live without a TTL.
+    pub(super) fn is_immortal(&self) -> bool {
+        self.deadline == Time::NEVER
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.flags.has(Flags::DOUBTED)
+    }
+
+    pub(super) fn is_adopted(&self) -> bool {
+        self.flags.has(Flags::ADOPTED)
+    }
+
+    /// Whether it is live, disowned by this server, and not adopted by another detector.
+    pub(super) fn is_moved(&self) -> bool {
+        self.is_live() && self.flags.has(Flags::MOVED)
+    }
+
+    /// Whether a deadline bucket holds a valid entry.
+    pub(super) fn is_filed(&self) -> bool {
+        self.filed != 0
+    }
+
+    pub(super) fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    /// The TTL in milliseconds; `first_ttl` while it is unknown.
+    pub(super) fn ttl_or(&self, first_ttl: u64) -> u64 {
+        if self.ttl == 0 { first_ttl } else { u64::from(self.ttl) }
+    }
+
+    /// Whether it is to be asked for whatever its deadline says.
+    pub(super) fn must_ask(&self) -> bool {
+        self.flags.has(Flags::ASK)
+    }
+
+    /// Whether this renewal's TTL is to be checked; `all` if the renewals of all keys are.
+    pub(super) fn wants_check(&self, all: bool) -> bool {
+        self.flags.has(Flags::HEARD) && (all || self.flags.has(Flags::VARIES))
+    }
+
+    /// Whether the deadline is only a guess: no answer gave the TTL, no `set` gave its start, no grant set it.
+    fn deadline_is_guessed(&self) -> bool {
+        self.flags.has(Flags::LEARN) && !self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED)
+    }
+
+    /// Everything that a state comparison needs.
+    #[cfg(test)]
+    pub(super) fn facts(&self) -> (Time, Time, [u32; 3], u16) {
+        (self.deadline, self.last_seen, [self.ttl, self.filed, self.batch], self.flags.0)
+    }
+
+    /// The note of its deadline bucket.
+    #[cfg(test)]
+    pub(super) fn filed(&self) -> u32 {
+        self.filed
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_queued(&self) -> bool {
+        self.flags.has(Flags::QUEUED)
+    }
+}
+
+/// Events.
+impl Slot {
+    /// `set`, or another command (`placed`) created it. Returns the change if it was not live.
+    pub(super) fn renew(&mut self, now: Time, first_ttl: u64, placed: bool) -> Option<Change> {
+        if placed {
+            self.ttl = 0;
+            self.flags.put(Flags::LEAST, false);
+        }
+        let live = self.is_live();
+        let again = live && self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED);
+        let learn = self.ttl == 0 || self.flags.has(Flags::LEAST);
+        self.last_seen = now;
+        self.deadline = now.plus(self.ttl_or(first_ttl));
+        self.flags.put(Flags::GRANTED | Flags::DOUBTED | Flags::MOVED, false);
+        self.flags.put(Flags::BY_SET, again && !placed);
+        self.flags.put(Flags::HEARD, !placed);
+        self.flags.put(Flags::LEARN, learn);
+        (!live).then(|| self.revive(now, Reason::Heartbeat))
+    }
+
+    /// Events since `missed` may be missing: a `set` that arrived before it need not be the last.
+    pub(super) fn distrust_before(&mut self, missed: Time) {
+        if self.last_seen < missed {
+            self.flags.put(Flags::HEARD, false);
+        }
+    }
+
+    /// `expired` came for a live key.
+    pub(super) fn expire(&mut self) -> Verdict {
+        if self.is_adopted() {
+            // Without the doubt: an absent answer then ends it as expired.
+            self.put_doubt(false);
+            return Verdict::Kept;
+        }
+        // The copy that a restarted server had: the user may have been unable to renew it.
+        if self.flags.has(Flags::GRANTED) { Verdict::Kept } else { Verdict::Ends }
+    }
+
+    /// Whether `expired` at `now` shows that the program has changed the TTL.
+    pub(super) fn expires_early(&self, now: Time) -> bool {
+        self.deadline.since(now) > SAME_TTL_MS && !self.is_immortal() && !self.deadline_is_guessed()
+    }
+
+    /// `del` came for a live key, from a server that is not part of a cluster.
+    pub(super) fn delete(&mut self) -> Verdict {
+        if self.is_adopted() {
+            self.put_doubt(true);
+            return Verdict::Kept;
+        }
+        Verdict::Ends
+    }
+
+    /// `del` came for a live key that may have moved.
+    pub(super) fn doubt(&mut self) {
+        self.put_doubt(true);
+    }
+
+    /// An absent answer will mean a deletion. Where absence proves nothing, a `del` older than the move does not
+    /// either, whichever of the three (doubt, grant, adoption) comes last.
+    fn put_doubt(&mut self, on: bool) {
+        let proves = !(self.is_adopted() && self.flags.has(Flags::GRANTED));
+        self.flags.put(Flags::DOUBTED, on && proves);
+    }
+
+    /// Redis removed the key, not the user: it stays until the deadline of its last heartbeat.
+    pub(super) fn throw_away(&mut self, now: Time, first_ttl: u64) {
+        // A renewal by EXPIRE, or a `set` that was missed, may have moved the deadline: then one TTL from now.
+        let heard = self.flags.has(Flags::HEARD) && self.flags.has(Flags::BY_SET);
+        if !heard || self.deadline < now || self.is_immortal() {
+            self.extend(now.plus(self.ttl_or(first_ttl)));
+        }
+        self.put_grant();
+    }
+
+    /// Absence proves nothing before `until`, nor before a later deadline that it already has.
+    pub(super) fn grant(&mut self, until: Time) {
+        self.extend(until);
+        self.put_grant();
+    }
+
+    fn extend(&mut self, until: Time) {
+        self.deadline = if self.is_immortal() { until } else { self.deadline.max(until) };
+    }
+
+    fn put_grant(&mut self) {
+        self.flags.put(Flags::GRANTED, true);
+        self.put_doubt(self.is_doubted());
+    }
+}
+
+/// Answers.
+impl Slot {
+    /// An answer gave the rest of the TTL. Returns whether the TTL is another than was known. The caller
+    /// [revives](Slot::revive) a key that was not live.
+    pub(super) fn take_ttl(&mut self, now: Time, left: Left, first_ttl: u64) -> bool {
+        let changed = self.learn(left);
+        self.know_at_least(left.ms, first_ttl);
+        self.flags.put(Flags::ASK, false);
+        let heard = self.flags.has(Flags::HEARD);
+        let (low, high) = (left.sent.plus(left.ms), left.came.plus(left.ms));
+        let deadline = if heard { self.last_seen.plus(u64::from(self.ttl)).clamp(low, high) } else { low };
+        let granted = self.flags.has(Flags::GRANTED);
+        self.deadline = if granted { self.deadline.max(deadline) } else { deadline };
+        if !heard {
+            let renewed = deadline.minus(self.ttl_or(first_ttl)).min(now);
+            self.last_seen = if self.is_live() { self.last_seen.max(renewed) } else { renewed };
+        }
+        changed
+    }
+
+    /// Learns the TTL from an answer that follows a `set`.
+    fn learn(&mut self, left: Left) -> bool {
+        if !self.flags.has(Flags::HEARD) {
+            return false;
+        }
+        if self.ttl == 0 || self.flags.has(Flags::LEAST) {
+            // Without a question that followed a `set` there is nothing to learn from.
+            let learns = self.flags.has(Flags::LEARN);
+            if learns {
+                self.ttl = left.ttl(self.last_seen);
+                self.flags.put(Flags::LEAST, false);
+            }
+            self.flags.put(Flags::HEARD, learns);
+            return false;
+        }
+        match left.compare(self.ttl, self.last_seen) {
+            Lesson::Other(ttl) => {
+                self.ttl = ttl;
+                self.flags.put(Flags::VARIES, true);
+                return true;
+            }
+            // Not learnt from this answer. The next `set` is checked, which tells.
+            Lesson::Unsure => {
+                self.flags.put(Flags::VARIES, true);
+                self.flags.put(Flags::HEARD, false);
+            }
+            Lesson::Confirmed => self.flags.put(Flags::VARIES, false),
+            Lesson::Same => {}
+        }
+        false
+    }
+
+    /// A TTL is at least what an answer leaves of it. It is remembered although no `set` gave it, since a grant must
+    /// be as long as the pause between two heartbeats. The next `set` is checked, which tells the true one.
+    fn know_at_least(&mut self, left: u64, first_ttl: u64) {
+        if left > self.ttl_or(first_ttl) + SAME_TTL_MS {
+            self.flags.put(Flags::VARIES, self.ttl != 0);
+            self.ttl = left as u32;
+            self.flags.put(Flags::LEAST, true);
+            self.flags.put(Flags::HEARD, false);
+        }
+    }
+
+    /// An answer said that it has no TTL. The caller [revives](Slot::revive) a key that was not live.
+    pub(super) fn take_no_ttl(&mut self, now: Time) {
+        self.deadline = Time::NEVER;
+        self.flags.put(Flags::GRANTED | Flags::ASK, false);
+        if !self.is_live() {
+            self.last_seen = now;
+        }
+    }
+
+    /// For how long it has been silent, in milliseconds.
+    pub(super) fn silent_ms(&self, now: Time) -> u64 {
+        now.since(self.last_seen)
+    }
+
+    /// What an absent answer to a question sent at `sent` means.
+    pub(super) fn absence(&self, now: Time, sent: Time) -> Absence {
+        if !self.is_live() {
+            Absence::Known
+        } else if self.is_doubted() {
+            Absence::Deleted
+        } else if self.flags.has(Flags::GRANTED) && sent <= self.deadline {
+            Absence::Granted
+        } else {
+            Absence::Gone { ran_out: self.deadline < now }
+        }
+    }
+
+    /// Nothing more is to be asked before the deadline.
+    pub(super) fn rest(&mut self) {
+        self.flags.put(Flags::ASK, false);
+    }
+
+    /// An answer found it here, though an event overtook the answer.
+    pub(super) fn confirm(&mut self) {
+        self.flags.put(Flags::ADOPTED, false);
+    }
+
+    /// An answer said that another server owns it. Returns whether to hand it over at once: two servers that both
+    /// disown a key pass it on twice a second, not as fast as they answer.
+    pub(super) fn disown(&mut self) -> bool {
+        let passed_on = self.is_adopted() && !self.flags.has(Flags::EAGER);
+        self.flags.put(Flags::ASK | Flags::EAGER, false);
+        self.flags.put(Flags::MOVED, true);
+        !passed_on
+    }
+
+    /// A page of a first pass names it: live from now on, with the first TTL until its own is learnt. Returns the
+    /// change if it was not live.
+    pub(super) fn found(&mut self, now: Time, first_ttl: u64) -> Option<Change> {
+        if self.is_live() {
+            return None;
+        }
+        self.deadline = now.plus(first_ttl);
+        self.flags.put(Flags::LEARN, true);
+        // The last heartbeat is no earlier, if the TTL is the first one.
+        self.last_seen = now.minus(first_ttl);
+        Some(self.revive(now, Reason::Reconciled))
+    }
+}
+
+/// Moves between servers.
+impl Slot {
+    /// Another detector hands it over as live. Returns the change if it was not live here.
+    pub(super) fn adopt(&mut self, now: Time, moved: &Moved) -> Option<Change> {
+        self.flags.put(Flags::ADOPTED, true);
+        self.put_doubt(self.is_doubted());
+        self.flags.put(Flags::EAGER, moved.not_yet);
+        self.flags.put(Flags::MOVED, false);
+        // A pending answer may be older than the key's arrival.
+        self.flags.put(Flags::OVERTAKEN, self.batch != 0);
+        if self.is_live() {
+            self.last_seen = self.last_seen.max(moved.last_seen);
+            return None;
+        }
+        self.last_seen = moved.last_seen;
+        self.deadline = moved.deadline;
+        self.ttl = moved.ttl_ms;
+        self.flags.put(Flags::GRANTED, moved.granted && !self.is_immortal());
+        self.flags.put(Flags::LEAST, moved.ttl_ms != 0);
+        Some(self.revive(now, Reason::Reconciled))
+    }
+
+    /// Its server leaves the cluster.
+    pub(super) fn give_up(&mut self) {
+        self.flags.put(Flags::MOVED, true);
+    }
+
+    /// The state to hand over.
+    pub(super) fn handover(&self, not_yet: bool) -> Moved {
+        Moved {
+            key: self.key.clone(),
+            last_seen: self.last_seen,
+            deadline: self.deadline,
+            ttl_ms: self.ttl,
+            granted: self.flags.has(Flags::GRANTED),
+            not_yet,
+        }
+    }
+}
+
+/// Deadlines, and the two ends of a presence.
+impl Slot {
+    /// Files it under its deadline, if it has one.
+    pub(super) fn file(&mut self, at: u32, deadlines: &mut Deadlines, now: Time) {
+        if !self.is_immortal() {
+            self.file_under(at, deadlines, self.deadline.plus(1), now);
+        }
+    }
+
+    /// Files it under another instant than its deadline.
+    pub(super) fn file_under(&mut self, at: u32, deadlines: &mut Deadlines, due: Time, now: Time) {
+        deadlines.file(at, &mut self.filed, due, now);
+    }
+
+    /// Its bucket came due.
+    pub(super) fn look(&mut self, bucket: &Bucket, now: Time) -> Look {
+        if !bucket.holds(self.filed) {
+            return Look::Away;
+        }
+        self.filed = 0;
+        if self.waits() || !self.is_live() {
+            Look::Away
+        } else if self.is_immortal() || self.must_ask() {
+            Look::AskLater
+        } else if self.deadline >= now {
+            Look::File
+        } else {
+            Look::AskFirst
+        }
+    }
+
+    /// It is live from now on; `last_seen` is set before.
+    pub(super) fn revive(&mut self, now: Time, reason: Reason) -> Change {
+        self.flags.put(Flags::LIVE, true);
+        let (key, last_seen) = (self.key.clone(), self.last_seen.min(now));
+        Change { key, live: true, at: now, last_seen, reason, deadline: None }
+    }
+
+    /// It is no longer live. Only its question stays.
+    pub(super) fn end(&mut self, now: Time, reason: Reason) -> Change {
+        let guessed = self.deadline_is_guessed();
+        let deadline = if guessed { now } else { self.deadline.min(now) };
+        let in_time = reason == Reason::Expired && !guessed && self.deadline.since(now) <= SAME_TTL_MS;
+        let change = Change {
+            key: self.key.clone(),
+            live: false,
+            at: if reason == Reason::Deleted { now } else { deadline },
+            last_seen: self.last_seen.min(now),
+            reason,
+            deadline: in_time.then_some(deadline),
+        };
+        self.deadline = now;
+        self.ttl = 0;
+        self.filed = 0;
+        self.flags.0 &= Flags::QUESTION;
+        change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_takes_forty_bytes() {
+        assert_eq!(size_of::<Option<Slot>>(), 40);
+    }
+}
