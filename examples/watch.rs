@@ -1,18 +1,17 @@
-//! Prints the state of users, and each change of it, as a daemon tells them over its WebSocket:
+//! Prints the state of users and each change of it, as a daemon sends them over its WebSocket:
 //!
-//!     cargo run --example watch -- alice bob
+//!     cargo run --no-default-features --features client --example watch -- alice bob
 //!
-//! `KEYBEAT_URL` names another daemon than `http://127.0.0.1:7400`, `KEYBEAT_TOKEN` is a token for it. When the
-//! connection is lost the client comes back by itself, and tells what has changed meanwhile.
+//! `KEYBEAT_URL` is the daemon's address, by default `http://127.0.0.1:7400`; `KEYBEAT_TOKEN` is a token for it. The
+//! client reconnects after a lost connection and reports what changed in between.
 
-use anyhow::{Context, bail};
 use keybeat::client::{Client, Event};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let users: Vec<String> = std::env::args().skip(1).collect();
     if users.is_empty() {
-        bail!("name the users to watch");
+        return Err("name the users to watch".into());
     }
     let daemon = std::env::var("KEYBEAT_URL").unwrap_or_else(|_| "http://127.0.0.1:7400".into());
     let mut builder = Client::builder(daemon.parse()?);
@@ -22,14 +21,14 @@ async fn main() -> anyhow::Result<()> {
     let mut client = builder.connect()?;
     client.watch(users);
     loop {
-        match client.next().await.context("the daemon is not asked again")? {
-            // How things are with those of whom nothing was told before.
+        match client.next().await? {
+            // The state of users that the client reports for the first time.
             Event::Snapshot(users) => {
                 for user in users {
                     println!("{} is {}", user.user(), if user.online() { "online" } else { "offline" });
                 }
             }
-            // How they change from there.
+            // Every change after that.
             Event::Transitions(transitions) => {
                 for change in transitions {
                     println!("{} is {:?} ({:?})", change.user, change.state, change.reason);
@@ -37,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
             }
             Event::Status { redis, .. } => println!("Redis is {redis:?}"),
             Event::Waiting { why, retry } => eprintln!("{why}; trying again in {retry:.1?}"),
-            Event::Refused { message, .. } => bail!("the daemon refused: {message}"),
+            Event::Refused { message, .. } => return Err(format!("the daemon refused: {message}").into()),
             Event::Live => {}
         }
     }

@@ -34,17 +34,22 @@
 //!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor
-//! 2  protocol   messages and bodies, the only place that knows JSON
+//! 2  protocol/  messages and bodies, the only place that knows JSON
 //!    config.rs  settings and their defaults
 //!    metrics.rs counters, by name
 //!    traces.rs  spans, and with the feature otel their export to a collector
 //! 1  error.rs   one typed error, with its code and status
 //!    lock.rs    locks a mutex, also after a panic
+//!    certificates.rs  PEM files and the authorities to trust
 //! 0  presence/  the pure core: no clock, task, lock, socket or log
 //! ```
 //!
 //! Detectors know keys, the roster knows users: a user's keys may lie on several servers, each with its own detector.
 //! Only the roster, which sees all keys, knows whether the user is online.
+//!
+//! # Features
+//!
+//! `client` builds `protocol/`, `certificates.rs` and `client/` alone; `daemon` (default) adds everything else.
 //!
 //! # Invariants, as absences
 //!
@@ -63,20 +68,38 @@
 
 #![forbid(unsafe_code)]
 
-pub mod cli;
+#[cfg(feature = "client")]
+mod certificates;
+#[cfg(feature = "client")]
 pub mod client;
-pub mod config;
-pub mod driver;
-pub mod error;
-pub mod hub;
-pub mod lock;
-pub mod metrics;
-pub mod presence;
 pub mod protocol;
+
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod driver;
+#[cfg(feature = "daemon")]
+pub mod error;
+#[cfg(feature = "daemon")]
+pub mod hub;
+#[cfg(feature = "daemon")]
+pub mod lock;
+#[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
+pub mod presence;
+#[cfg(feature = "daemon")]
 pub mod redis;
+#[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
 pub mod supervisor;
+#[cfg(feature = "daemon")]
 pub mod traces;
+#[cfg(feature = "daemon")]
 pub mod web;
 
+#[cfg(feature = "client")]
 pub use client::Client;

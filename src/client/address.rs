@@ -1,8 +1,7 @@
-//! Where a daemon is, and the way there: TCP, with TLS over it for `https://`.
+//! A daemon's address, and the connection to it: TCP, with TLS for `https://`.
 
 use super::Error;
-use crate::redis::tls;
-use axum::http::Uri;
+use crate::certificates;
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
@@ -13,17 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::http::Uri;
 
-/// How long a connection may take to come about, its TLS handshake too.
+/// Time limit for connecting, TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A daemon's URL, as it was typed.
+/// A daemon's URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     secure: bool,
     host: String,
     port: u16,
-    /// What a proxy in front may want before `/v1`; without a slash at its end.
+    /// The path below which a proxy serves the daemon, without a slash at its end.
     path: String,
 }
 
@@ -44,12 +44,12 @@ impl Address {
         };
         let authority = uri.authority().filter(|part| !part.host().is_empty()).ok_or(advice)?;
         if authority.as_str().contains('@') {
-            return Err(format!("a token does not belong into it; {advice}"));
+            return Err(format!("a URL must not contain a token or a password; {advice}"));
         }
         if uri.query().is_some() {
-            return Err(format!("it has a query; {advice}"));
+            return Err(format!("the URL has a query; {advice}"));
         }
-        // `port_u16` is none for a port that is no number.
+        // `port_u16` is None when the port is not a number.
         let port = match authority.port_u16() {
             Some(port) => port,
             None if authority.as_str() == authority.host() => {
@@ -59,18 +59,18 @@ impl Address {
                     80
                 }
             }
-            None => return Err(format!("its port is not one from 0 to 65535; {advice}")),
+            None => return Err(format!("the port is not a number from 0 to 65535; {advice}")),
         };
         let path = uri.path().trim_end_matches('/').to_owned();
         Ok(Address { secure, host: authority.host().to_owned(), port, path })
     }
 
-    /// The value of the header Host.
+    /// The value of the `Host` header.
     pub fn host(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Does it speak TLS?
+    /// Whether the daemon is reached over TLS.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
@@ -86,19 +86,22 @@ impl Address {
         format!("{scheme}://{}{}", self.host(), self.path("/v1/ws"))
     }
 
-    /// Reads whom to trust: who has signed with the certificate in `ca`, a file that `option` has named, or the
-    /// system's authorities; none where the daemon speaks no TLS.
+    /// Reads the certificate authorities to trust: those in the file `ca`, which the user named with `option`, or else
+    /// the system's. Returns `None` for `http://`.
+    ///
+    /// # Errors
+    /// When the file has no certificate, when there is no authority at all, or when `ca` is given for `http://`.
     pub fn trust(&self, ca: Option<&Path>, option: &str) -> Result<Option<TlsConnector>, Error> {
         if !self.secure {
             return match ca {
                 None => Ok(None),
                 Some(ca) => Err(Error::Invalid(format!(
-                    "{option} {} means nothing for {self}, which speaks no TLS; write https://",
+                    "{option} {} has no effect for {self}, which does not use TLS; write https://",
                     ca.display()
                 ))),
             };
         }
-        let roots = tls::roots(ca, option).map_err(|why| Error::Invalid(format!("{why:#}")))?;
+        let roots = certificates::roots(ca, option).map_err(|why| Error::Invalid(why.to_string()))?;
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|why| Error::Invalid(why.to_string()))?
@@ -107,7 +110,10 @@ impl Address {
         Ok(Some(TlsConnector::from(Arc::new(config))))
     }
 
-    /// A new connection. `trust` is what [`trust`](Address::trust) has given.
+    /// Opens a connection. `trust` is the result of [`trust`](Address::trust).
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, is not trusted, or does not answer in time.
     pub async fn connect(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, Error> {
         let connected = timeout(CONNECT, self.reach(trust)).await;
         connected.unwrap_or_else(|_| Err(Error::Silent { address: self.to_string(), after: CONNECT }))
@@ -124,13 +130,13 @@ impl Address {
         };
         let Some(connector) = trust else { return Ok(Box::new(stream)) };
         let name = ServerName::try_from(bare.to_owned())
-            .map_err(|_| Error::Invalid(format!("{bare} cannot be the name in a certificate")))?;
+            .map_err(|_| Error::Invalid(format!("{bare} cannot be a name in a certificate")))?;
         match connector.connect(name, stream).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(why) if is_of_trust(&why) => Err(Error::Untrusted { address, why: why.to_string() }),
             Err(why) => Err(Error::NoDaemon {
                 address,
-                why: format!("it speaks no TLS that fits ({why}); is it an http:// one?"),
+                why: format!("the TLS handshake failed ({why}); is it an http:// address?"),
             }),
         }
     }
@@ -145,7 +151,8 @@ impl std::str::FromStr for Address {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Address, Error> {
-        Address::parse(text).map_err(|why| Error::Invalid(format!("{text:?} is no daemon's address: {why}")))
+        Address::parse(text)
+            .map_err(|why| Error::Invalid(format!("{text:?} is not the address of a daemon: {why}")))
     }
 }
 
@@ -162,7 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_address_is_read_with_the_port_of_its_scheme() {
+    fn address_has_the_port_of_its_scheme() {
         for (text, shown, ws) in [
             ("http://localhost:7400", "http://localhost:7400", "ws://localhost:7400/v1/ws"),
             ("https://keybeat.example", "https://keybeat.example:443", "wss://keybeat.example:443/v1/ws"),
@@ -175,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_daemons_address_is_refused_with_what_to_write() {
+    fn invalid_address_error_says_what_to_write() {
         for bad in [
             "",
             "localhost:7400",
@@ -196,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_typed_is_read_or_refused(text in "(https?://)?.{0,40}") {
+        fn any_text_parses_or_fails(text in "(https?://)?.{0,40}") {
             if let Ok(address) = Address::parse(&text) {
                 prop_assert_eq!(Address::parse(&address.to_string()).ok(), Some(address));
             }

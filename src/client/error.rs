@@ -1,56 +1,56 @@
-//! What may go wrong on the way to a daemon.
+//! Why the client cannot reach a daemon, or stops.
 
 use std::time::Duration;
 
-/// Why a daemon cannot be reached or will not be asked again. Its text names the address and the cause.
+/// Why a daemon cannot be reached, or why the client stopped. The text names the address and the cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What was given cannot be used: an address, a file, a name.
+    /// An argument is invalid: an address, a file, a name.
     #[error("{0}")]
     Invalid(String),
-    /// Nobody listens there.
+    /// Nothing listens at this address, or the connection was lost.
     #[error("no daemon answers at {address}: {why}")]
     Unreachable {
-        /// Where.
+        /// The daemon's address.
         address: String,
-        /// What the system says.
+        /// The cause.
         why: String,
     },
-    /// It listens and says nothing.
-    #[error("{address} did not answer within {after:?}: it is stopped, or no daemon")]
+    /// The connection was accepted, but no answer came.
+    #[error("{address} did not answer within {after:?}: it is stopped, or it is not a keybeat daemon")]
     Silent {
-        /// Where.
+        /// The daemon's address.
         address: String,
-        /// How long it was waited for.
+        /// How long the client waited.
         after: Duration,
     },
-    /// What answers is something else.
-    #[error("what answers at {address} is no daemon: {why}")]
+    /// Something other than a daemon answers.
+    #[error("what answers at {address} is not a keybeat daemon: {why}")]
     NoDaemon {
-        /// Where.
+        /// The daemon's address.
         address: String,
-        /// What it said or did.
+        /// What it answered.
         why: String,
     },
-    /// Its certificate is of nobody who is trusted.
+    /// The client does not trust the daemon's certificate.
     #[error("{address} shows a certificate that is not trusted: {why}")]
     Untrusted {
-        /// Where.
+        /// The daemon's address.
         address: String,
-        /// What is wrong with it.
+        /// Why the certificate is not trusted.
         why: String,
     },
-    /// The daemon lets nobody in with this token (HTTP 401 or 403, close code 4003).
+    /// The daemon does not accept this token (HTTP 401 or 403, close code 4003).
     #[error("the daemon refused: {0}")]
     Refused(String),
-    /// The token has run out, and there is no source of another (close code 4001).
-    #[error("the token has run out: {0}")]
+    /// The token has expired, and the client has no source of new tokens (close code 4001).
+    #[error("the token has expired: {0}")]
     TokenExpired(String),
-    /// A message was longer than the daemon allows; it would be again (close code 1009).
+    /// A message was longer than the daemon allows (close code 1009). The client would send the same message again.
     #[error("a message was longer than the daemon allows: {0}")]
     TooBig(String),
-    /// The client's task is gone: its runtime was shut down.
+    /// The client was closed, or its runtime was shut down.
     #[error("the client was closed")]
     Closed,
 }

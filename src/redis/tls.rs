@@ -1,12 +1,13 @@
 //! TLS to Redis, where the system's own authorities do not do.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::certificates::{certificates, roots};
+use anyhow::{Context, Result};
 use fred::types::config::{TlsConfig, TlsConnector};
+use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Files in PEM.
@@ -42,25 +43,4 @@ impl TlsFiles {
         };
         Ok(TlsConnector::from(config).into())
     }
-}
-
-/// Whom to trust: the authorities in the file that `flag` names, or else the system's own.
-pub fn roots(ca: Option<&Path>, flag: &str) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let authorities = match ca {
-        Some(ca) => certificates(ca, flag)?,
-        None => fred::rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(authorities);
-    if roots.is_empty() {
-        bail!("there is no certificate authority to trust; name one with {flag} FILE");
-    }
-    Ok(roots)
-}
-
-fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let all = all.with_context(|| format!("{flag} {} cannot be read", path.display()))?;
-    ensure!(!all.is_empty(), "{flag} {} has no certificate in PEM", path.display());
-    Ok(all)
 }

@@ -1,0 +1,43 @@
+//! Certificates in PEM files, and the authorities to trust.
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::path::Path;
+
+/// Why certificates cannot be used. The text names the flag, the file and the cause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(String);
+
+/// The authorities to trust: those in the file `ca`, which the user named with `flag`, or else the system's.
+///
+/// # Errors
+/// When the file cannot be read, or when there is no authority at all.
+pub fn roots(ca: Option<&Path>, flag: &str) -> Result<RootCertStore, Unusable> {
+    let mut roots = RootCertStore::empty();
+    let authorities = match ca {
+        Some(ca) => certificates(ca, flag)?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    roots.add_parsable_certificates(authorities);
+    if roots.is_empty() {
+        return Err(Unusable(format!(
+            "there is no certificate authority to trust; name one with {flag} FILE"
+        )));
+    }
+    Ok(roots)
+}
+
+/// All certificates of the file `path`, which the user named with `flag`.
+///
+/// # Errors
+/// When the file cannot be read or has no certificate.
+pub fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = all.map_err(|why| Unusable(format!("{flag} {} cannot be read: {why}", path.display())))?;
+    if all.is_empty() {
+        return Err(Unusable(format!("{flag} {} has no certificate in PEM", path.display())));
+    }
+    Ok(all)
+}

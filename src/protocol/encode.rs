@@ -1,0 +1,129 @@
+//! How the daemon writes its messages: states and transitions of the core as JSON.
+
+use super::{ReasonWord, ServerMessage, State, TransitionObject, UserObject};
+use crate::error::Error;
+use crate::presence::{Presence, Reason, Time, Transition};
+use serde::Serialize;
+
+impl UserObject {
+    /// The object of a user whose presence is `presence`.
+    pub fn new(user: &str, presence: Presence, stale: bool) -> UserObject {
+        let user = user.to_owned();
+        match presence {
+            Presence::Online { since, sessions } => {
+                UserObject::Online { user, since_ms: since.as_ms(), sessions, stale }
+            }
+            Presence::Offline { last_seen } => {
+                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
+            }
+        }
+    }
+}
+
+impl From<Reason> for ReasonWord {
+    fn from(reason: Reason) -> ReasonWord {
+        match reason {
+            Reason::Heartbeat => ReasonWord::Heartbeat,
+            Reason::Expired => ReasonWord::Expired,
+            Reason::Deleted => ReasonWord::Deleted,
+            Reason::Reconciled => ReasonWord::Reconciled,
+        }
+    }
+}
+
+impl TransitionObject {
+    /// The object of the transition with number `seq`.
+    pub fn new(seq: u64, transition: &Transition) -> TransitionObject {
+        let mark = Some(transition.mark.as_ms());
+        TransitionObject {
+            seq,
+            user: transition.user.to_string(),
+            state: if transition.online { State::Online } else { State::Offline },
+            at_ms: transition.at.as_ms(),
+            since_ms: mark.filter(|_| transition.online),
+            last_seen_ms: mark.filter(|_| !transition.online),
+            reason: transition.reason.into(),
+        }
+    }
+}
+
+impl ServerMessage {
+    /// The message's JSON.
+    pub fn encode(&self) -> String {
+        encode(self)
+    }
+
+    /// The message for an error, in answer to the message that had `id`.
+    pub fn error(id: Option<serde_json::Value>, error: &Error) -> ServerMessage {
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string() }
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("these types have string keys and no fallible serializer")
+}
+
+/// One transition as JSON: encoded once, shared by all who watch the user.
+pub fn encode_transition(seq: u64, transition: &Transition) -> String {
+    encode(&TransitionObject::new(seq, transition))
+}
+
+/// A `transitions` message of transitions that are JSON already, the last of which has number `seq`.
+pub fn join_transitions<'a>(seq: u64, encoded: impl Iterator<Item = &'a str>) -> String {
+    let mut text = format!(r#"{{"type":"transitions","seq":{seq},"transitions":["#);
+    for (i, one) in encoded.enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        text.push_str(one);
+    }
+    text.push_str("]}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transition(online: bool) -> Transition {
+        Transition {
+            user: "alice".into(),
+            online,
+            at: Time::from_ms(20),
+            mark: Time::from_ms(10),
+            reason: if online { Reason::Heartbeat } else { Reason::Expired },
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_the_interface_says() {
+        let alice = Presence::Online { since: Time::from_ms(5), sessions: 2 };
+        assert_eq!(
+            encode(&UserObject::new("alice", alice, false)),
+            r#"{"state":"online","user":"alice","since_ms":5,"sessions":2}"#
+        );
+        let bob = Presence::Offline { last_seen: None };
+        assert_eq!(
+            encode(&UserObject::new("bob", bob, true)),
+            r#"{"state":"offline","user":"bob","last_seen_ms":null,"stale":true}"#
+        );
+        assert_eq!(
+            encode_transition(15, &transition(true)),
+            r#"{"seq":15,"user":"alice","state":"online","at_ms":20,"since_ms":10,"reason":"heartbeat"}"#
+        );
+        assert_eq!(
+            encode_transition(14, &transition(false)),
+            r#"{"seq":14,"user":"alice","state":"offline","at_ms":20,"last_seen_ms":10,"reason":"expired"}"#
+        );
+    }
+
+    #[test]
+    fn joined_transitions_are_a_message_that_can_be_read() {
+        let one = [encode_transition(14, &transition(true)), encode_transition(15, &transition(false))];
+        let text = join_transitions(15, one.iter().map(String::as_str));
+        let ServerMessage::Transitions { seq, transitions } = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}")
+        };
+        assert_eq!((seq, transitions.len()), (15, 2));
+    }
+}

@@ -1,0 +1,163 @@
+//! What the daemon sends and the client reads.
+
+#[cfg(feature = "daemon")]
+use super::schema;
+use serde::{Deserialize, Serialize};
+#[cfg(feature = "daemon")]
+use utoipa::ToSchema;
+
+/// A user as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[serde(tag = "state", rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum UserObject {
+    Online {
+        #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+        user: String,
+        since_ms: u64,
+        sessions: u32,
+        /// The server that would know is out of reach or not compared yet.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
+    },
+    Offline {
+        #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+        user: String,
+        /// Null where the daemon has not seen the user.
+        #[cfg_attr(feature = "daemon", schema(required = true))]
+        last_seen_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
+    },
+}
+
+impl UserObject {
+    /// Is the user online?
+    pub fn online(&self) -> bool {
+        matches!(self, UserObject::Online { .. })
+    }
+
+    /// The user's name.
+    pub fn user(&self) -> &str {
+        match self {
+            UserObject::Online { user, .. } | UserObject::Offline { user, .. } => user,
+        }
+    }
+}
+
+/// A transition as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[allow(missing_docs)]
+pub struct TransitionObject {
+    pub seq: u64,
+    #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+    pub user: String,
+    #[cfg_attr(feature = "daemon", schema(inline))]
+    pub state: State,
+    pub at_ms: u64,
+    /// Of who is online.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "daemon", schema(nullable = false))]
+    pub since_ms: Option<u64>,
+    /// Of who is offline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "daemon", schema(nullable = false))]
+    pub last_seen_ms: Option<u64>,
+    #[cfg_attr(feature = "daemon", schema(inline))]
+    pub reason: ReasonWord,
+}
+
+/// `online` or `offline`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum State {
+    Online,
+    Offline,
+}
+
+/// Why: a heartbeat, an expiry, a deletion, or found by comparison after a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ReasonWord {
+    Heartbeat,
+    Expired,
+    Deleted,
+    Reconciled,
+}
+
+/// Is Redis within reach, compared and proven?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum RedisWord {
+    Up,
+    Down,
+}
+
+/// What is said of a socket's token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum TokenWord {
+    Expiring,
+    Renewed,
+}
+
+/// What the daemon sends over a WebSocket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ServerMessage {
+    Hello {
+        protocol: u32,
+        epoch: String,
+        seq: u64,
+        ttl_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::User>, nullable = false))]
+        user: Option<String>,
+    },
+    Snapshot {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]
+        id: Option<serde_json::Value>,
+        epoch: String,
+        seq: u64,
+        users: Vec<UserObject>,
+        more: bool,
+    },
+    Transitions {
+        seq: u64,
+        transitions: Vec<TransitionObject>,
+    },
+    Status {
+        #[cfg_attr(feature = "daemon", schema(inline))]
+        redis: RedisWord,
+        since_ms: u64,
+    },
+    /// Of the token that the socket has shown: it runs out soon, or it was renewed.
+    Token {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]
+        id: Option<serde_json::Value>,
+        #[cfg_attr(feature = "daemon", schema(inline))]
+        state: TokenWord,
+        expires_ms: u64,
+    },
+    Error {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]
+        id: Option<serde_json::Value>,
+        code: String,
+        message: String,
+    },
+}

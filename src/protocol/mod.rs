@@ -1,0 +1,36 @@
+//! What goes over the wire: the only place that knows JSON.
+
+#[cfg(feature = "daemon")]
+mod encode;
+mod message;
+#[cfg(feature = "daemon")]
+mod request;
+#[cfg(feature = "daemon")]
+pub mod schema;
+
+pub use message::*;
+#[cfg(feature = "daemon")]
+pub use {encode::*, request::*};
+
+/// The subprotocol of the WebSocket.
+pub const SUBPROTOCOL: &str = "keybeat.v1";
+
+/// The close codes. Each one says what the client has to do.
+pub mod close {
+    /// The daemon stops: reconnect with backoff and jitter.
+    pub const GOING_AWAY: u16 = 1001;
+    /// A message over the limit: do not repeat it.
+    pub const TOO_BIG: u16 = 1009;
+    /// A limit of the daemon is reached: reconnect later.
+    pub const TRY_LATER: u16 = 1013;
+    /// The token has run out, or its key is gone: renew it, then reconnect.
+    pub const TOKEN_EXPIRED: u16 = 4001;
+    /// The token does not allow this: give up.
+    pub const FORBIDDEN: u16 = 4003;
+    /// A lossless client fell behind: reconnect and take a new snapshot.
+    pub const TOO_SLOW: u16 = 4008;
+    /// Two pings were not answered: reconnect.
+    pub const NO_PONG: u16 = 4009;
+    /// More messages than allowed: slow down.
+    pub const TOO_MANY: u16 = 4029;
+}
