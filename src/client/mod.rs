@@ -1,73 +1,83 @@
-//! A client of the daemon's WebSocket that stays true through every lost connection: it connects again with
-//! backoff and jitter as the close codes advise, asks again for whom it watches, and tells only what changed.
-//! `/keybeat.js`, which the daemon serves, does the same for browsers and Node.
+//! A client of the daemon's WebSocket. After a lost connection it reconnects with backoff and jitter as the close codes
+//! advise, watches the same users again, and reports only what changed. `/keybeat.js`, which the daemon serves, does the
+//! same for browsers and Node.
+//!
+//! ```text
+//! Client ── Desired ──→ session: connections, timeouts ── messages ──→ daemon
+//!    ↑                  │ watches: Requested and Known ←── messages ──┘
+//!    └───── Event ──────┘ reconnect: when · address: where · error: why it stopped
+//! ```
 
 mod address;
-mod advice;
+mod desired;
 mod error;
+mod known;
+mod reconnect;
+mod requested;
 mod session;
-mod told;
-mod wishes;
+#[cfg(test)]
+mod table;
+mod watches;
 
 pub use address::{Address, Stream};
 pub use error::Error;
 
 use crate::protocol::{RedisWord, TransitionObject, UserObject};
+use desired::Desired;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use wishes::Wishes;
 
-/// Events that wait for who calls [`Client::next`]; with more, nothing is read from the socket.
+/// Events that may wait for [`Client::next`]. While more wait, the client does not read from the socket.
 const WAITING: usize = 16;
 
 /// Where a token comes from.
 type Source = Arc<dyn Fn() -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// What a client tells.
+/// What a client reports.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// How things are with users of whom nothing was told before; of everybody, who is online. What is told of them
-    /// later are changes.
+    /// The state of users who are reported for the first time; of everybody, the users who are online. Every later
+    /// event about them is a change.
     Snapshot(Vec<UserObject>),
-    /// What has happened since. What had happened while there was no connection is told once it is back, as one
-    /// transition a user, with the reason `reconciled`.
+    /// Changes. What changed while there was no connection follows the next connection, as one transition per user with
+    /// the reason `reconciled`.
     Transitions(Vec<TransitionObject>),
-    /// While Redis is `Down`, what was told may be out of date.
+    /// Redis is `Up` until the first of these. While it is `Down`, reported states may be out of date.
     Status {
-        /// Is it within the daemon's reach?
+        /// Whether the daemon follows Redis.
         redis: RedisWord,
-        /// Milliseconds since the Unix epoch.
+        /// Since when, in milliseconds since the Unix epoch.
         since_ms: u64,
     },
-    /// The daemon did not do what it was asked for. Watches that it refuses are not asked for again.
+    /// The daemon refused a request. The client does not repeat a refused watch.
     Refused {
-        /// A word for programs, such as `too_many_watches`.
+        /// A code for programs, such as `too_many_watches`.
         code: String,
         /// A sentence for people.
         message: String,
-        /// Whose watch it was; nobody where it was another message, or the watch of everybody.
+        /// The users who are not watched now. Empty when the request was another one, or the watch of everybody.
         users: Vec<String>,
     },
-    /// Connected, and all that was asked for is answered.
+    /// The client is connected, and the daemon has answered every watch.
     Live,
     /// There is no connection.
     Waiting {
-        /// Why.
+        /// The cause.
         why: Error,
-        /// How long until the next attempt.
+        /// The time until the next attempt.
         retry: Duration,
     },
 }
 
-/// Whom to watch, and what the daemon tells of them.
+/// Watches users and reports their changes.
 ///
-/// Its work is done by a task of its own, so it is made within a Tokio runtime. Dropped, it closes the connection. It reads
-/// from the socket as fast as its events are taken: whoever takes them slowly is told the newest change of each user
-/// and not each of them, as the daemon does for every slow reader that is not lossless.
+/// The client runs a task, so it needs a Tokio runtime. Dropping the client closes the connection. The client reads from
+/// the socket as fast as [`next`](Client::next) is called. For a slow caller the daemon keeps the newest change of each
+/// user, unless the watch is lossless.
 ///
 /// ```no_run
 /// use keybeat::client::{Client, Event};
@@ -90,37 +100,37 @@ pub struct Client {
     shared: Arc<Shared>,
     events: mpsc::Receiver<Event>,
     task: Option<JoinHandle<Error>>,
-    /// Why it has stopped for good.
+    /// Why the client has stopped.
     stopped: Option<Error>,
 }
 
-/// What the client's two ends share.
+/// What the client and its task share.
 #[derive(Debug, Default)]
 struct Shared {
-    // A std mutex: it is held for a few lines, and never across an await.
-    wishes: Mutex<Wishes>,
+    // A std mutex, since it is held for a few lines and never across an await.
+    desired: Mutex<Desired>,
     changed: Notify,
 }
 
 impl Shared {
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(|held| held.into_inner())
+    fn desired(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(|held| held.into_inner())
     }
 }
 
-/// How to reach a daemon.
+/// The settings of a client.
 pub struct Builder {
     address: Address,
     trust: Option<TlsConnector>,
     token: Option<Source>,
-    /// The source may give another token than before.
+    /// Whether the source may return another token later.
     renews: bool,
     user: Option<String>,
     session: Option<String>,
 }
 
 impl Builder {
-    /// The token to show, always the same.
+    /// The token, which never changes.
     pub fn token(mut self, token: impl Into<String>) -> Builder {
         let token = token.into();
         self.token = Some(Arc::new(move || Ok(Some(token.clone()))));
@@ -128,7 +138,7 @@ impl Builder {
         self
     }
 
-    /// Where tokens come from. It is asked for each connection, and when the daemon says that a token runs out.
+    /// The source of tokens. The client calls it for each connection, and when the daemon warns that a token expires.
     pub fn token_from<F>(mut self, source: F) -> Builder
     where
         F: Fn() -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync + 'static,
@@ -138,38 +148,38 @@ impl Builder {
         self
     }
 
-    /// For `https://`: a file in PEM with who has signed the daemon's certificate. Without it, the system's
-    /// authorities are trusted.
+    /// For `https://`: a PEM file with the authority that signed the daemon's certificate. Without it, the client trusts
+    /// the system's authorities.
     ///
     /// # Errors
-    /// Where the file has no certificate, or the daemon speaks no TLS.
+    /// When the file has no certificate, or the daemon's address is not `https://`.
     pub fn ca(mut self, file: &Path) -> Result<Builder, Error> {
         self.trust = self.address.trust(Some(file), "ca")?;
         Ok(self)
     }
 
-    /// What [`Address::trust`] has given.
+    /// The authorities to trust: the result of [`Address::trust`].
     pub fn trusting(mut self, trust: Option<TlsConnector>) -> Builder {
         self.trust = trust;
         self
     }
 
-    /// The socket keeps this user online for as long as it is open. Where tokens are asked for, they say who it is.
+    /// The socket keeps this user online while it is open. Where the daemon requires tokens, the token names the user.
     pub fn user(mut self, user: impl Into<String>) -> Builder {
         self.user = Some(user.into());
         self
     }
 
-    /// The session of the socket's user; without it, each connection has one of its own.
+    /// The session of the socket's user. Without it, each connection has a session of its own.
     pub fn session(mut self, session: impl Into<String>) -> Builder {
         self.session = Some(session.into());
         self
     }
 
-    /// Begins to connect.
+    /// Starts the client.
     ///
     /// # Errors
-    /// Where the daemon speaks TLS and the system has no authority to trust.
+    /// When the address is `https://` and the system has no authority to trust.
     pub fn connect(mut self) -> Result<Client, Error> {
         if self.trust.is_none() {
             self.trust = self.address.trust(None, "ca")?;
@@ -185,12 +195,12 @@ impl Client {
     /// Connects to the daemon at `http://HOST:PORT` or `https://…`, at once and again whenever the connection is lost.
     ///
     /// # Errors
-    /// Where that is no daemon's address. That it cannot be reached is told by [`next`](Client::next).
+    /// When `url` is not the address of a daemon. [`next`](Client::next) reports failed connections.
     pub fn connect(url: &str) -> Result<Client, Error> {
         Client::builder(url.parse()?).connect()
     }
 
-    /// The same, with a token, an authority or a user of its own.
+    /// A client with more settings: a token, an authority, a user.
     ///
     /// ```no_run
     /// # fn connect() -> Result<(), keybeat::client::Error> {
@@ -205,10 +215,10 @@ impl Client {
         Builder { address, trust: None, token: None, renews: false, user: None, session: None }
     }
 
-    /// The next event, however long it takes. Nothing is lost when this is dropped before it is done.
+    /// Waits for the next event. No event is lost when the returned future is dropped.
     ///
     /// # Errors
-    /// When the client has stopped for good, each time from then on: see [`Error`].
+    /// When the client has stopped, and again on each later call: see [`Error`].
     pub async fn next(&mut self) -> Result<Event, Error> {
         if let Some(event) = self.events.recv().await {
             return Ok(event);
@@ -222,68 +232,68 @@ impl Client {
 
     /// Watches these users too.
     pub fn watch<U: Into<String>>(&self, users: impl IntoIterator<Item = U>) {
-        self.wish(|wishes| wishes.watch(users.into_iter().map(Into::into)));
+        self.change(|desired| desired.watch(users.into_iter().map(Into::into)));
     }
 
     /// Watches these users, and by name no others.
     pub fn replace<U: Into<String>>(&self, users: impl IntoIterator<Item = U>) {
-        self.wish(|wishes| wishes.replace(users.into_iter().map(Into::into)));
+        self.change(|desired| desired.replace(users.into_iter().map(Into::into)));
     }
 
-    /// Ceases to watch these users by name.
+    /// Stops watching these users by name.
     pub fn unwatch<U: AsRef<str>>(&self, users: impl IntoIterator<Item = U>) {
-        self.wish(|wishes| {
+        self.change(|desired| {
             for user in users {
-                wishes.names.remove(user.as_ref());
+                desired.names.remove(user.as_ref());
             }
         });
     }
 
-    /// Watches everybody. Changes that follow each other faster than they are read are told as one.
+    /// Watches everybody. For a slow caller, several changes of a user become one.
     pub fn watch_all(&self) {
-        self.wish(|wishes| wishes.all = Some(false));
+        self.change(|desired| desired.watch_all(false));
     }
 
-    /// Watches everybody and is told of each transition. A connection that falls too far behind ends, and what it has
-    /// missed is told as after any other that is lost.
+    /// Watches everybody and reports each transition. The daemon closes a connection that falls too far behind; the client
+    /// then reports what it missed as after every lost connection.
     pub fn watch_all_lossless(&self) {
-        self.wish(|wishes| wishes.all = Some(true));
+        self.change(|desired| desired.watch_all(true));
     }
 
-    /// Ceases to watch everybody; who is watched by name stays watched.
+    /// Stops watching everybody. Users who are watched by name stay watched.
     pub fn unwatch_all(&self) {
-        self.wish(|wishes| wishes.all = None);
+        self.change(|desired| desired.all = None);
     }
 
-    /// A heartbeat of the socket's own user, as soon as there is a connection; one suffices however many wait.
+    /// Sends a heartbeat of the socket's own user, at the latest after the next connect. Calls before that are one heartbeat.
     pub fn heartbeat(&self) {
-        self.wish(|wishes| wishes.beats.extend([None]));
+        self.change(|desired| desired.beats.extend([None]));
     }
 
-    /// A heartbeat of another user, where the token allows it.
+    /// Sends a heartbeat of another user, which the token has to allow.
     pub fn heartbeat_of(&self, user: impl Into<String>) {
-        self.wish(|wishes| wishes.beats.extend([Some(user.into())]));
+        self.change(|desired| desired.beats.extend([Some(user.into())]));
     }
 
     /// The socket's own user goes offline at once.
     pub fn leave(&self) {
-        self.wish(|wishes| {
-            wishes.beats.remove(&None);
-            wishes.leave = true;
+        self.change(|desired| {
+            desired.beats.remove(&None);
+            desired.leave = true;
         });
     }
 
-    /// Ends the connection in good order: the socket's own user goes offline at once.
+    /// Closes the connection. The socket's own user goes offline at once.
     pub async fn close(mut self) {
         self.events.close();
         if let Some(task) = self.task.take() {
-            // It ends within seconds, whatever the daemon does; a panic in it was printed.
+            // The task ends within seconds, whatever the daemon does. A panic in it was logged.
             drop(task.await);
         }
     }
 
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.shared.wishes());
+    fn change(&self, change: impl FnOnce(&mut Desired)) {
+        change(&mut self.shared.desired());
         self.shared.changed.notify_one();
     }
 }

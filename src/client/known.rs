@@ -1,33 +1,33 @@
-//! What the caller was told, so that after a reconnection exactly what was missed is.
+//! What the client has reported, so that after a reconnect it reports exactly what changed.
 
 use crate::protocol::{ReasonWord, State, TransitionObject, UserObject};
 use std::collections::{HashMap, HashSet};
 
-/// What the caller knows.
+/// The states that the client has reported.
 #[derive(Debug, Default)]
-pub struct Told {
-    /// Is the user online? With `all`, whoever is not here is offline.
+pub struct Known {
+    /// Whether each user is online. With `all`, a user who is not in this map is offline.
     users: HashMap<String, bool>,
-    /// A snapshot of everybody was told.
+    /// A snapshot of everybody was reported.
     all: bool,
 }
 
-/// What a snapshot brings.
+/// What a snapshot adds to what was reported.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
-    /// Users of whom the caller is told for the first time.
+    /// Users whose state is reported for the first time.
     pub fresh: Vec<UserObject>,
-    /// What had happened meanwhile to the others.
+    /// The changes of the other users since their state was reported.
     pub missed: Vec<TransitionObject>,
 }
 
-impl Told {
-    /// Nothing was told of everybody yet.
+impl Known {
+    /// Whether no snapshot of everybody was reported yet.
     pub fn is_first_of_everybody(&self) -> bool {
         !self.all
     }
 
-    fn known(&self, user: &str) -> Option<bool> {
+    fn state(&self, user: &str) -> Option<bool> {
         self.users.get(user).copied().or(self.all.then_some(false))
     }
 
@@ -39,7 +39,7 @@ impl Told {
         }
     }
 
-    /// Takes in a snapshot of users asked for by name.
+    /// Compares with a snapshot of users who are watched by name.
     pub fn named(&mut self, users: Vec<UserObject>, seq: u64, now_ms: u64) -> News {
         let mut news = News::default();
         for object in users {
@@ -52,7 +52,7 @@ impl Told {
         news
     }
 
-    /// Takes in a snapshot of all who are online.
+    /// Compares with a snapshot of all users who are online.
     pub fn everybody(
         &mut self,
         users: Vec<UserObject>,
@@ -65,7 +65,7 @@ impl Told {
         let left: Vec<String> = left.map(|(user, _)| user.clone()).collect();
         let mut news = News::default();
         for object in users {
-            match self.known(object.user()) {
+            match self.state(object.user()) {
                 None => {
                     self.users.insert(object.user().to_owned(), true);
                     news.fresh.push(object);
@@ -86,8 +86,8 @@ impl Told {
         news
     }
 
-    /// Those of these transitions that are news: not of users who are not watched any more, nor to where the
-    /// caller knows them already.
+    /// The transitions to report. The client drops those of users who are no longer watched, and those to a state that
+    /// it has reported.
     pub fn transitions(
         &mut self,
         transitions: Vec<TransitionObject>,
@@ -95,7 +95,7 @@ impl Told {
     ) -> Vec<TransitionObject> {
         let mut is_news = |transition: &TransitionObject| {
             let online = transition.state == State::Online;
-            if self.known(&transition.user).is_none_or(|before| before == online) {
+            if self.state(&transition.user).is_none_or(|before| before == online) {
                 return false;
             }
             self.learn(&transition.user, online, by_name(&transition.user));
@@ -104,22 +104,22 @@ impl Told {
         transitions.into_iter().filter(|transition| is_news(transition)).collect()
     }
 
-    /// The user is not watched by name any more.
+    /// The user is no longer watched by name.
     pub fn forget(&mut self, user: &str) {
-        // Who watches everybody still watches him.
+        // The watch of everybody still covers a user who is online.
         if !self.all || self.users.get(user) == Some(&false) {
             self.users.remove(user);
         }
     }
 
-    /// Only those are watched who are by name.
+    /// Only users who are watched by name are still watched.
     pub fn forget_all(&mut self, by_name: impl Fn(&str) -> bool) {
         self.all = false;
         self.users.retain(|user, _| by_name(user));
     }
 }
 
-/// The transition that was missed by a user whose state is now another.
+/// The transition that the client missed of a user whose state has changed.
 fn missed(object: UserObject, seq: u64, now_ms: u64) -> TransitionObject {
     let (user, state, since_ms, last_seen_ms) = match object {
         UserObject::Online { user, since_ms, .. } => (user, State::Online, Some(since_ms), None),
@@ -162,36 +162,36 @@ mod tests {
     }
 
     #[test]
-    fn the_first_snapshot_is_fresh_and_a_later_one_tells_what_was_missed() {
-        let mut told = Told::default();
+    fn later_snapshots_report_only_changes() {
+        let mut known = Known::default();
         let first = objects(&["a online", "b offline", "c online"]);
-        check(&told.named(first.clone(), 1, 9), &["a online", "b offline", "c online"], &[]);
-        check(&told.named(first, 2, 9), &[], &[]);
+        check(&known.named(first.clone(), 1, 9), &["a online", "b offline", "c online"], &[]);
+        check(&known.named(first, 2, 9), &[], &[]);
         let later = objects(&["a online", "b online", "c offline", "d offline"]);
-        check(&told.named(later, 3, 9), &["d offline"], &["b online", "c offline"]);
+        check(&known.named(later, 3, 9), &["d offline"], &["b online", "c offline"]);
     }
 
     #[test]
-    fn of_everybody_who_is_left_out_has_gone_and_who_is_new_has_come() {
-        let (mut told, named) = (Told::default(), |user: &str| user == "n");
-        check(&told.named(objects(&["n offline"]), 1, 9), &["n offline"], &[]);
-        let first = told.everybody(objects(&["a online", "b online"]), named, 1, 9);
+    fn snapshot_of_everybody_reports_who_left() {
+        let (mut known, named) = (Known::default(), |user: &str| user == "n");
+        check(&known.named(objects(&["n offline"]), 1, 9), &["n offline"], &[]);
+        let first = known.everybody(objects(&["a online", "b online"]), named, 1, 9);
         check(&first, &["a online", "b online"], &[]);
-        let later = told.everybody(objects(&["b online", "c online", "n online"]), named, 2, 9);
+        let later = known.everybody(objects(&["b online", "c online", "n online"]), named, 2, 9);
         check(&later, &[], &["a offline", "c online", "n online"]);
-        assert!(!told.users.contains_key("a"), "memory is for those who are online");
+        assert!(!known.users.contains_key("a"), "users who are offline take no memory");
     }
 
     #[test]
-    fn a_transition_to_where_the_user_is_known_to_be_is_no_news() {
-        let (mut told, named) = (Told::default(), |_: &str| true);
+    fn transition_to_a_reported_state_is_dropped() {
+        let (mut known, named) = (Known::default(), |_: &str| true);
         let to = |text: &str| missed(object(text), 7, 9);
-        told.named(objects(&["a online"]), 1, 9);
+        known.named(objects(&["a online"]), 1, 9);
         let came =
-            told.transitions(vec![to("a online"), to("x online"), to("a offline"), to("a online")], named);
+            known.transitions(vec![to("a online"), to("x online"), to("a offline"), to("a online")], named);
         let states: Vec<_> = came.iter().map(|t| (&*t.user, t.state)).collect();
         assert_eq!(states, [("a", State::Offline), ("a", State::Online)]);
-        told.forget("a");
-        assert!(told.transitions(vec![to("a offline")], named).is_empty(), "it was on its way");
+        known.forget("a");
+        assert!(known.transitions(vec![to("a offline")], named).is_empty(), "it was sent before the unwatch");
     }
 }
