@@ -40,6 +40,7 @@
 //!    traces.rs  spans, and with the feature otel their export to a collector
 //! 1  error.rs   one typed error, with its code and status
 //!    lock.rs    locks a mutex, also after a panic
+//!    panics.rs  which panics end the process
 //!    certificates.rs  PEM files and the authorities to trust
 //! 0  presence/  the pure core: no clock, task, lock, socket or log
 //! ```
@@ -88,6 +89,8 @@ pub mod hub;
 pub mod lock;
 #[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(feature = "daemon")]
+mod panics;
 #[cfg(feature = "daemon")]
 pub mod presence;
 #[cfg(feature = "daemon")]

@@ -8,6 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 /// One label and its value.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -50,6 +51,7 @@ pub struct Metrics {
     pub conflated: Counter,
     pub too_slow: Counter,
     pub crowded: Counter,
+    panics: Counter,
     pub mailbox_bytes: Gauge,
     pub request_errors: Family<Cause, Counter>,
     pub detection_lag: Lag,
@@ -203,6 +205,7 @@ impl Metrics {
                 "crowded_sockets",
                 "Sockets closed because all mailboxes together exceeded their memory limit",
             ),
+            panics: counter(r, "panics", "Panics that closed one connection"),
             mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of queued changes for slow sockets, in bytes"),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,
@@ -213,6 +216,7 @@ impl Metrics {
 
     /// The text of `/metrics`.
     pub fn render(&self) -> String {
+        self.panics.inner().store(crate::panics::count(), Ordering::Relaxed);
         let mut text = String::new();
         if let Err(why) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             tracing::error!("cannot encode the metrics: {why}");

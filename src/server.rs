@@ -122,10 +122,10 @@ impl Daemon {
     /// Serves until `shutdown` completes, then closes the clients' connections and returns.
     ///
     /// # Errors
-    /// The listener fails.
+    /// A part of the daemon ends before `shutdown` completes.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
-        let Belief { hub, names, daemon, seal, followed, primary, pulse, driver } =
+        let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
@@ -156,12 +156,13 @@ impl Daemon {
             tls,
             routes: web::routes(app.clone(), origins),
         };
-        let serve = tokio::spawn(listen::serve(listener, port));
+        let mut serve = tokio::spawn(listen::serve(listener, port));
         supervisor::tell(Word::Ready).await;
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.status(), wanted, supervisor::tell);
         let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
-        shutdown.await;
+        supervisor::until_stopped(shutdown, [("the driver", &mut driver), ("the listener", &mut serve)])
+            .await?;
         supervisor::tell(Word::Stopping).await;
         info!("stopping: no new clients, closing open connections");
         stop.cancel();

@@ -1,55 +1,78 @@
-//! What the program that keeps the daemon running is told: systemd, or whoever else sets `NOTIFY_SOCKET`.
+//! Watches over the daemon's parts, and reports to systemd or any other program that sets `NOTIFY_SOCKET`.
 //!
-//! - `READY=1` once connections are taken. Not once Redis is followed: a daemon waits for its Redis, and answers
-//!   meanwhile what `/readyz` says; a service manager that waited with it would start it over and over.
-//! - `WATCHDOG=1` at half of `WATCHDOG_USEC`, each upon a sign of life of the driver's loop. A loop that hangs
-//!   or has panicked gives none, while a Redis that is out of reach silences nothing.
-//! - `STATUS=…` whenever what `/readyz` says changes.
-//! - `STOPPING=1` as the stop begins.
+//! - `READY=1` once the daemon accepts connections. It does not wait for Redis: without Redis the daemon retries and
+//!   `/readyz` says why, while a service manager that waited would restart it again and again.
+//! - `WATCHDOG=1` at half of `WATCHDOG_USEC`, each after a pulse of the driver's loop. A loop that hangs gives no pulse.
+//!   An unreachable Redis does not stop the pulse.
+//! - `STATUS=…` when the answer of `/readyz` changes.
+//! - `STOPPING=1` when the stop begins.
 //!
 //! The protocol is that of sd_notify(3) and sd_watchdog_enabled(3).
 
 use crate::hub::Status;
 use crate::presence::Time;
+use anyhow::{Result, bail};
 use sd_notify::NotifyState;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tracing::debug;
 
-/// What is told.
+/// A message to the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// Connections are taken.
+    /// The daemon accepts connections.
     Ready,
-    /// The driver's loop turns.
+    /// The driver's loop runs.
     Alive,
-    /// How it is.
+    /// What `/readyz` answers.
     Status(String),
     /// The stop has begun.
     Stopping,
 }
 
-/// How often a sign of life is wanted: half of the time after which silence counts as death. None if nobody waits.
+/// A task that has to run as long as the daemon, and its name.
+pub type Part<'a> = (&'static str, &'a mut (dyn Future<Output = Result<(), JoinError>> + Send + Unpin));
+
+/// Waits for `stop`.
+///
+/// # Errors
+/// One of the parts ends first: the daemon must not go on without it.
+pub async fn until_stopped<const N: usize>(
+    stop: impl Future<Output = ()>,
+    parts: [Part<'_>; N],
+) -> Result<()> {
+    let ends = parts.map(|(name, task)| Box::pin(async move { (name, task.await) }));
+    tokio::select! {
+        () = stop => Ok(()),
+        ((name, ended), ..) = futures_util::future::select_all(ends) => match ended {
+            Ok(()) => bail!("{name} has ended"),
+            Err(why) => bail!("{name} has ended: {why}"),
+        },
+    }
+}
+
+/// How often the service manager expects a pulse: half of the time after which it restarts the daemon. `None` if it
+/// expects none.
 pub fn wanted_pulse() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|half| !half.is_zero())
 }
 
-/// Tells it; nothing happens where nobody listens.
+/// Sends a message. Does nothing when there is no service manager.
 pub async fn tell(word: Word) {
-    // Not on a worker of the runtime: where the other side does not read, the datagram waits.
-    let told = tokio::task::spawn_blocking(move || match &word {
+    // Not on a worker of the runtime: the datagram blocks while the service manager does not read.
+    let sent = tokio::task::spawn_blocking(move || match &word {
         Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
         Word::Status(text) => sd_notify::notify(&[NotifyState::Status(text)]),
         Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     });
-    if let Ok(Err(why)) = told.await {
-        debug!(%why, "NOTIFY_SOCKET takes nothing");
+    if let Ok(Err(why)) = sent.await {
+        debug!(%why, "cannot write to NOTIFY_SOCKET");
     }
 }
 
-/// Passes on the loop's signs of life, where they are wanted, and each change of the status, for as long as the
-/// loop lives.
+/// Sends each pulse of the driver's loop, if `wanted`, and each change of the status, until the loop ends.
 pub async fn report<F: Future<Output = ()>>(
     mut pulse: watch::Receiver<Time>,
     mut status: watch::Receiver<Status>,
@@ -75,7 +98,7 @@ fn described(status: &Status) -> Word {
     Word::Status(if status.up {
         "follows Redis".to_owned()
     } else {
-        // One line: the next would be another word.
+        // One line, since a line break would begin another message.
         format!("does not follow Redis: {}", status.cause.replace('\n', " "))
     })
 }
@@ -84,12 +107,13 @@ fn described(status: &Status) -> Word {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use tokio::sync::oneshot;
 
     fn status(up: bool) -> Status {
         Status { up, since: Time::default(), cause: if up { String::new() } else { "it\nis away".into() } }
     }
 
-    fn tells(kept: &Arc<Mutex<Vec<Word>>>) -> impl Fn(Word) -> std::future::Ready<()> + use<> {
+    fn recorder(kept: &Arc<Mutex<Vec<Word>>>) -> impl Fn(Word) -> std::future::Ready<()> + use<> {
         let kept = kept.clone();
         move |word| {
             kept.lock().unwrap().push(word);
@@ -97,7 +121,7 @@ mod tests {
         }
     }
 
-    /// Lets the other task, on the same thread, do all that it can do now.
+    /// Runs the other task, on the same thread, until it waits.
     async fn settle() {
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -105,39 +129,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_gives_no_sign_of_life_is_passed_on_as_silence() {
-        let told = Arc::new(Mutex::new(Vec::new()));
+    async fn hanging_loop_sends_no_pulse() {
+        let sent = Arc::new(Mutex::new(Vec::new()));
         let (beat, pulse) = watch::channel(Time::default());
-        let (say, health) = watch::channel(status(false));
-        let task = tokio::spawn(report(pulse, health, true, tells(&told)));
+        let (change, health) = watch::channel(status(false));
+        let task = tokio::spawn(report(pulse, health, true, recorder(&sent)));
         settle().await;
         for _ in 0..3 {
             beat.send_replace(Time::default());
             settle().await;
         }
         let down = Word::Status("does not follow Redis: it is away".into());
-        assert_eq!(*told.lock().unwrap(), [down, Word::Alive, Word::Alive, Word::Alive]);
-        // The task lives and can speak; the loop gives no more signs, and none are made up.
-        say.send_replace(status(true));
+        assert_eq!(*sent.lock().unwrap(), [down, Word::Alive, Word::Alive, Word::Alive]);
+        // The reporter still runs, but the loop gives no pulse, so it sends none.
+        change.send_replace(status(true));
         settle().await;
-        assert_eq!(told.lock().unwrap().len(), 5);
-        assert_eq!(told.lock().unwrap()[4..], [Word::Status("follows Redis".into())]);
+        assert_eq!(sent.lock().unwrap().len(), 5);
+        assert_eq!(sent.lock().unwrap()[4..], [Word::Status("follows Redis".into())]);
         drop(beat);
         task.await.unwrap();
     }
 
     #[tokio::test]
-    async fn signs_of_life_that_nobody_wants_are_kept() {
-        let told = Arc::new(Mutex::new(Vec::new()));
+    async fn unwanted_pulses_are_not_sent() {
+        let sent = Arc::new(Mutex::new(Vec::new()));
         let (beat, pulse) = watch::channel(Time::default());
-        let (_say, health) = watch::channel(status(true));
-        let task = tokio::spawn(report(pulse, health, false, tells(&told)));
+        let (_change, health) = watch::channel(status(true));
+        let task = tokio::spawn(report(pulse, health, false, recorder(&sent)));
         for _ in 0..3 {
             beat.send_replace(Time::default());
             settle().await;
         }
         drop(beat);
         task.await.unwrap();
-        assert_eq!(*told.lock().unwrap(), [Word::Status("follows Redis".into())]);
+        assert_eq!(*sent.lock().unwrap(), [Word::Status("follows Redis".into())]);
+    }
+
+    #[tokio::test]
+    async fn stop_is_no_error_while_the_parts_run() {
+        let (end, stop) = oneshot::channel::<()>();
+        let mut driver = tokio::spawn(std::future::pending::<()>());
+        end.send(()).unwrap();
+        let stop = async { stop.await.unwrap() };
+        until_stopped(stop, [("the driver", &mut driver)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn part_that_ends_is_named_in_the_error() {
+        let mut listener = tokio::spawn(std::future::pending::<()>());
+        let mut driver = tokio::spawn(async { panic!("on purpose") });
+        let parts: [Part<'_>; 2] = [("the listener", &mut listener), ("the driver", &mut driver)];
+        let why = until_stopped(std::future::pending(), parts).await.unwrap_err().to_string();
+        assert!(why.starts_with("the driver has ended: ") && why.contains("on purpose"), "{why}");
+        let mut driver = tokio::spawn(async {});
+        let why = until_stopped(std::future::pending(), [("the driver", &mut driver)]).await.unwrap_err();
+        assert_eq!(why.to_string(), "the driver has ended");
     }
 }

@@ -276,6 +276,9 @@ struct BenchArgs {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<ExitCode> {
+    if matches!(args.command, Command::Serve(_) | Command::Demo(_)) {
+        crate::panics::install();
+    }
     match args.command {
         Command::Serve(args) => serve::run(args).await,
         Command::Demo(args) => demo::run(args).await,

@@ -1,6 +1,7 @@
 //! From an open port to requests: connections, TLS handshakes, and their time limits.
 
 use crate::metrics::Metrics;
+use crate::panics::contain;
 use crate::web::limits::connections::{Door, Peer};
 use crate::web::limits::refusal_log::{Refusal, Refusals};
 use crate::web::tls::Tls;
@@ -120,12 +121,13 @@ impl Port {
         };
         tune(&stream);
         let port = self.clone();
-        connections.spawn(async move {
+        let connection = async move {
             debug!(%address, "connection opened");
             port.handshake(stream, address).await;
             // Also when the connection has become a socket, which has a place of its own.
             drop(place);
-        });
+        };
+        connections.spawn(contain(Box::pin(connection)));
     }
 
     /// The TLS handshake, if there is one, then the requests.

@@ -6,6 +6,7 @@
 //! are not masked, so one text serves all sockets, each with a header of its own.
 
 use crate::error::Error;
+use crate::panics::contain;
 use crate::protocol::SUBPROTOCOL;
 use crate::web::failure::Failure;
 use axum::body::Body;
@@ -72,13 +73,13 @@ impl Upgrade {
         F: Future<Output = ()> + Send + 'static,
     {
         let Upgrade { on_upgrade, key, speaks_ours } = self;
-        tokio::spawn(async move {
+        tokio::spawn(contain(Box::pin(async move {
             match on_upgrade.await {
                 // A task of its own, for this one has to keep room for the upgrade as long as it lasts.
-                Ok(upgraded) => drop(tokio::spawn(live(Wire::new(upgraded, most).await))),
+                Ok(upgraded) => drop(tokio::spawn(contain(Box::pin(live(Wire::new(upgraded, most).await))))),
                 Err(why) => debug!(%why, "a WebSocket did not come about"),
             }
-        });
+        })));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let mut add = |name: HeaderName, value| response.headers_mut().insert(name, value);

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::hub::{Overflow, Status, Watcher};
 use crate::lock::lock;
+use crate::panics::{Panicked, contain};
 use crate::presence::{Key, check_user};
 use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close, schema};
 use crate::web::access::auth::Pass;
@@ -22,6 +23,7 @@ use futures_util::FutureExt;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -208,9 +210,11 @@ impl Socket {
         let (address, speaks) = (self.place.address(), self.key.is_some());
         debug!(socket = self.number, %address, speaks, "socket opened");
         self.hold_key();
-        let end = match self.serve().await {
-            Ok(()) => End::Goodbye,
-            Err(end) => end,
+        let served = contain(pin!(self.serve())).await;
+        let end = match served {
+            Ok(Ok(())) => End::Goodbye,
+            Ok(Err(end)) => end,
+            Err(Panicked) => End::Lost,
         };
         Box::pin(self.end(end)).await;
     }

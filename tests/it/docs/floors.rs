@@ -9,7 +9,7 @@ use std::path::Path;
 const FLOORS: [&str; 7] = [
     "presence",
     // The error type is below the protocol, which sends its codes.
-    "error lock certificates",
+    "error lock certificates panics",
     "protocol config metrics traces",
     "hub redis",
     "driver web client supervisor",
