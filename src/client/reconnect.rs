@@ -1,4 +1,4 @@
-//! When to reconnect: what a close code asks for, and how long to wait.
+//! When to reconnect, to ping and to renew a token: what a close code asks for, and how long to wait.
 
 use crate::protocol::close;
 use std::time::{Duration, Instant};
@@ -9,6 +9,44 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const HELD: Duration = Duration::from_secs(10);
 /// Doublings after which the upper bound is the longest wait.
 const LONGEST: u32 = 30;
+
+/// How long the daemon may be silent before the client pings it: until the client is live, and later.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(45));
+/// How long the daemon may take to answer a ping.
+const PONG: Duration = Duration::from_secs(15);
+/// The shortest and the longest wait until the client calls a token source again that still returns the old token.
+const RENEW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// How long to wait for a newer token when the old one is valid for `left`.
+pub fn renewal_wait(left: Duration) -> Duration {
+    (left / 2).clamp(RENEW.0, RENEW.1)
+}
+
+/// How long the daemon has been silent.
+#[derive(Debug)]
+pub struct Silence {
+    heard: Instant,
+    /// When the client pinged, if the daemon has been silent since.
+    pinged: Option<Instant>,
+}
+
+impl Silence {
+    /// The daemon was heard at `now`.
+    pub fn new(now: Instant) -> Silence {
+        Silence { heard: now, pinged: None }
+    }
+
+    /// When the client has to ping, or after an unanswered ping, when the connection is dead.
+    pub fn due(&self, live: bool) -> Instant {
+        let silence = if live { SILENCE.1 } else { SILENCE.0 };
+        self.pinged.map_or(self.heard + silence, |pinged| pinged + PONG)
+    }
+
+    /// It is due at `now`: the client pings, unless the connection is dead. Says whether it is dead.
+    pub fn is_dead(&mut self, now: Instant) -> bool {
+        self.pinged.replace(now).is_some()
+    }
+}
 
 /// What a close code asks the client to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +116,23 @@ mod tests {
         let wanted =
             [Reconnect, Reconnect, TooBig, Later, Renew, GiveUp, Reconnect, Reconnect, Later, Reconnect];
         assert_eq!(advice, wanted);
+    }
+
+    #[test]
+    fn silence_leads_to_a_ping_and_then_to_the_end() {
+        let (start, mut silence) = (Instant::now(), Silence::new(Instant::now()));
+        assert!(silence.due(false) < silence.due(true));
+        let due = silence.due(true);
+        assert!(due >= start + SILENCE.1 && !silence.is_dead(due));
+        assert_eq!(silence.due(true), due + PONG);
+        assert!(silence.is_dead(due + PONG));
+        assert!(SILENCE.1 + PONG <= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn renewal_is_tried_again_within_bounds() {
+        let waits = [0, 1, 10, 60].map(|left| renewal_wait(Duration::from_secs(left)).as_secs());
+        assert_eq!(waits, [1, 1, 5, 15]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The client's task: one connection after another. It does the I/O and keeps the time; [`Watches`] decides the rest.
 
 use super::address::Stream;
-use super::reconnect::{Advice, Backoff};
+use super::reconnect::{Advice, Backoff, Silence, renewal_wait};
 use super::watches::Watches;
 use super::{Builder, Error, Event, Shared};
 use crate::protocol::{SUBPROTOCOL, ServerMessage, TokenWord};
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -20,12 +20,10 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as Ws, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// A daemon pings at least every 20 s. After this much silence the connection is dead.
-const SILENCE: Duration = Duration::from_secs(60);
 /// Time limit of the WebSocket handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long the daemon may be silent before the client is live, and how long sending a message may take.
-const ANSWER: Duration = Duration::from_secs(15);
+/// How long the daemon may take to read a message.
+const READ: Duration = Duration::from_secs(15);
 /// How long the daemon may take to answer the client's close.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -45,6 +43,8 @@ struct Task {
     events: mpsc::Sender<Event>,
     watches: Watches,
     backoff: Backoff,
+    /// The token that the client has shown last.
+    shown: Option<String>,
     /// Events for the caller. While there are any, the client does not read from the socket.
     waiting: VecDeque<Event>,
 }
@@ -52,7 +52,7 @@ struct Task {
 /// Runs until the client is dropped or has to stop; returns why.
 pub async fn run(builder: Builder, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Error {
     let (watches, backoff, waiting) = (Watches::default(), Backoff::default(), VecDeque::new());
-    let mut task = Task { builder, shared, events, watches, backoff, waiting };
+    let mut task = Task { builder, shared, events, watches, backoff, shown: None, waiting };
     loop {
         let (why, later) = match task.connection().await {
             End::Lost { why, later } => (why, later),
@@ -93,7 +93,7 @@ impl Task {
         end
     }
 
-    async fn connect(&self) -> Result<Socket, End> {
+    async fn connect(&mut self) -> Result<Socket, End> {
         let lost = |why| End::Lost { why, later: false };
         let request = self.request()?;
         let stream = match self.builder.address.connect(self.builder.trust.as_ref()).await {
@@ -111,6 +111,8 @@ impl Task {
                 let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
                 let status = answer.status().as_u16();
                 Err(match status {
+                    // The source may return a better token soon: this one had just expired, or is not valid yet.
+                    401 if self.builder.renews => lost(Error::Refused(message_of(&body))),
                     401 | 403 => End::Stop(Error::Refused(message_of(&body))),
                     429 | 503 => {
                         let why = format!("{} ({status})", message_of(&body));
@@ -123,7 +125,7 @@ impl Task {
         }
     }
 
-    fn request(&self) -> Result<Request, End> {
+    fn request(&mut self) -> Result<Request, End> {
         let Builder { address, user, session, .. } = &self.builder;
         let invalid = |why: String| End::Stop(Error::Invalid(why));
         let mut url = address.ws_url();
@@ -141,6 +143,7 @@ impl Task {
             why: Error::Invalid(format!("no token is available: {why}")),
             later: false,
         })?;
+        self.shown.clone_from(&token);
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {token}"));
             let value = value.map_err(|_| {
@@ -185,6 +188,11 @@ impl Task {
         End::Lost { why: Error::Unreachable { address, why: why.into() }, later: false }
     }
 
+    fn later(&self, why: impl Into<String>) -> End {
+        let address = self.builder.address.to_string();
+        End::Lost { why: Error::Unreachable { address, why: why.into() }, later: true }
+    }
+
     /// What the close frame asks for.
     fn closed(&self, frame: Option<CloseFrame>) -> End {
         let Some(frame) = frame else { return self.lost("the daemon closed the connection") };
@@ -195,10 +203,7 @@ impl Task {
             Advice::TooBig => End::Stop(Error::TooBig(reason)),
             Advice::Renew if !self.builder.renews => End::Stop(Error::TokenExpired(reason)),
             Advice::Renew | Advice::Reconnect => self.lost(said),
-            Advice::Later => {
-                let address = self.builder.address.to_string();
-                End::Lost { why: Error::Unreachable { address, why: said }, later: true }
-            }
+            Advice::Later => self.later(said),
         }
     }
 }
@@ -207,12 +212,14 @@ impl Task {
 struct Connection<'a> {
     task: &'a mut Task,
     live: bool,
-    heard: Instant,
+    silence: Silence,
+    /// When to call the token source again, and when the token that was shown expires (milliseconds since the epoch).
+    renewal: Option<(Instant, u64)>,
 }
 
 impl Connection<'_> {
     fn new(task: &mut Task) -> Connection<'_> {
-        Connection { task, live: false, heard: Instant::now() }
+        Connection { task, live: false, silence: Silence::new(Instant::now()), renewal: None }
     }
 
     async fn follow(&mut self, socket: &mut Socket) -> Result<std::convert::Infallible, End> {
@@ -221,8 +228,8 @@ impl Connection<'_> {
         self.catch_up(socket).await?;
         loop {
             let reads = self.task.waiting.is_empty();
-            let patience = if self.live { SILENCE } else { ANSWER };
-            let silent = sleep(patience.saturating_sub(self.heard.elapsed()));
+            let silent = sleep_until(self.silence.due(self.live).into());
+            let renewal = self.renewal;
             tokio::select! {
                 permit = events.reserve(), if !reads => {
                     let Ok(permit) = permit else { return Err(End::Stop(Error::Closed)) };
@@ -230,15 +237,16 @@ impl Connection<'_> {
                         permit.send(event);
                     }
                     // The daemon was not silent: the client did not read.
-                    self.heard = Instant::now();
+                    self.silence = Silence::new(Instant::now());
                 }
                 message = socket.next(), if reads => {
-                    self.heard = Instant::now();
+                    self.silence = Silence::new(Instant::now());
                     self.message(message, socket).await?;
                 }
                 () = shared.changed.notified() => self.catch_up(socket).await?,
                 () = events.closed() => return Err(End::Stop(Error::Closed)),
-                () = silent, if reads => return Err(self.task.lost(format!("the daemon was silent for {patience:?}"))),
+                () = silent, if reads => self.ping(socket).await?,
+                expires_ms = renewal_due(renewal) => self.renew(socket, expires_ms).await?,
             }
         }
     }
@@ -254,12 +262,12 @@ impl Connection<'_> {
     }
 
     async fn send(&mut self, socket: &mut Socket, message: String) -> Result<(), End> {
-        match timeout(ANSWER, socket.send(Message::text(message))).await {
+        match timeout(READ, socket.send(Message::text(message))).await {
             Ok(Ok(())) => Ok(()),
             // The daemon's last messages are still to be read.
             Ok(Err(Ws::ConnectionClosed | Ws::AlreadyClosed | Ws::Protocol(_))) => Ok(()),
             Ok(Err(why)) => Err(self.task.lost(format!("the connection was lost: {why}"))),
-            Err(_) => Err(self.task.lost(format!("the daemon read nothing for {ANSWER:?}"))),
+            Err(_) => Err(self.task.lost(format!("the daemon read nothing for {READ:?}"))),
         }
     }
 
@@ -281,18 +289,43 @@ impl Connection<'_> {
     }
 
     async fn take(&mut self, message: ServerMessage, socket: &mut Socket) -> Result<(), End> {
-        if let ServerMessage::Token { state: TokenWord::Expiring, .. } = message {
-            // Without a new token, the daemon closes the connection with 4001.
-            if let (true, Ok(Some(token))) = (self.task.builder.renews, self.task.token()) {
-                self.send(socket, json!({"type": "auth", "token": token}).to_string()).await?;
+        match message {
+            ServerMessage::Token { state: TokenWord::Expiring, expires_ms, .. } => {
+                self.renew(socket, expires_ms).await?;
             }
-            return Ok(());
+            ServerMessage::Token { state: TokenWord::Renewed, .. } => self.renewal = None,
+            _ => {}
         }
-        let now_ms =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let events = self.task.watches.take(message, &mut self.task.shared.desired(), now_ms);
+        if self.task.watches.is_not_ready(&message) {
+            return Err(self.task.later("the daemon has not compared Redis yet"));
+        }
+        let events = self.task.watches.take(message, &mut self.task.shared.desired(), now_ms());
         self.task.waiting.extend(events);
         self.answered();
+        Ok(())
+    }
+
+    /// Pings a silent daemon; after an unanswered ping the connection is lost.
+    async fn ping(&mut self, socket: &mut Socket) -> Result<(), End> {
+        if self.silence.is_dead(Instant::now()) {
+            return Err(self.task.lost("the daemon does not answer"));
+        }
+        self.send(socket, json!({"type": "ping", "id": "ping"}).to_string()).await
+    }
+
+    /// Shows a new token. A source that still returns the old one is called again later, and so is one whose new token the
+    /// daemon refuses. Without a new token the daemon closes the connection with 4001.
+    async fn renew(&mut self, socket: &mut Socket, expires_ms: u64) -> Result<(), End> {
+        if !self.task.builder.renews {
+            return Ok(());
+        }
+        let left = Duration::from_millis(expires_ms.saturating_sub(now_ms()));
+        self.renewal = Some((Instant::now() + renewal_wait(left), expires_ms));
+        let token = self.task.token().ok().flatten();
+        if let Some(token) = token.filter(|token| self.task.shown.as_ref() != Some(token)) {
+            self.send(socket, json!({"type": "auth", "id": "auth", "token": token}).to_string()).await?;
+            self.task.shown = Some(token);
+        }
         Ok(())
     }
 
@@ -310,6 +343,21 @@ impl Connection<'_> {
 async fn goodbye(socket: &mut Socket) {
     if socket.close(None).await.is_ok() {
         while let Some(Ok(_)) = socket.next().await {}
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// Waits until the token source is to be called again; returns when the token expires.
+async fn renewal_due(renewal: Option<(Instant, u64)>) -> u64 {
+    match renewal {
+        Some((due, expires_ms)) => {
+            sleep_until(due.into()).await;
+            expires_ms
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,9 @@ use crate::protocol::{RedisWord, ServerMessage, UserObject};
 use serde_json::Value;
 use std::collections::HashMap;
 
+/// The code of an error that passes: the daemon has not compared Redis yet, and too many watches wait for it.
+const NOT_READY: &str = "not_ready";
+
 /// What was requested of the daemon, and what was reported to the caller.
 #[derive(Debug, Default)]
 pub struct Watches {
@@ -18,6 +21,8 @@ pub struct Watches {
     parts: HashMap<u64, Vec<UserObject>>,
     /// Whether Redis was reported as down.
     down: bool,
+    /// The daemon has said hello on this connection and not yet whether Redis is up.
+    status_open: bool,
 }
 
 impl Watches {
@@ -35,6 +40,12 @@ impl Watches {
         messages
     }
 
+    /// Whether this message says that the daemon cannot answer a watch yet.
+    pub fn is_not_ready(&self, message: &ServerMessage) -> bool {
+        let ServerMessage::Error { id: Some(id), code, .. } = message else { return false };
+        code == NOT_READY && id.as_u64().is_some_and(|id| self.requested.open.contains_key(&id))
+    }
+
     /// Whether the daemon has answered every watch.
     pub fn all_answered(&self) -> bool {
         self.requested.open.is_empty()
@@ -43,6 +54,28 @@ impl Watches {
     /// Takes a message of the daemon; returns the events for the caller. `now_ms` is the time of changes that the
     /// message does not date, in milliseconds since the Unix epoch.
     pub fn take(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<Event> {
+        let mut events = Vec::from_iter(self.status(&message, now_ms));
+        events.extend(self.news(message, desired, now_ms));
+        events
+    }
+
+    /// Reports a change of Redis. A daemon that says nothing about Redis after its hello follows Redis.
+    fn status(&mut self, message: &ServerMessage, now_ms: u64) -> Option<Event> {
+        let (redis, since_ms) = match *message {
+            ServerMessage::Hello { .. } => {
+                self.status_open = true;
+                return None;
+            }
+            ServerMessage::Status { redis, since_ms } => (redis, since_ms),
+            _ if self.status_open => (RedisWord::Up, now_ms),
+            _ => return None,
+        };
+        self.status_open = false;
+        let down = redis == RedisWord::Down;
+        (std::mem::replace(&mut self.down, down) != down).then_some(Event::Status { redis, since_ms })
+    }
+
+    fn news(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<Event> {
         match message {
             ServerMessage::Snapshot { id, users, more, seq, .. } => match id.as_ref().and_then(Value::as_u64)
             {
@@ -54,20 +87,19 @@ impl Watches {
                 let news = self.known.transitions(transitions, |user| names.contains_key(user));
                 if news.is_empty() { Vec::new() } else { vec![Event::Transitions(news)] }
             }
-            ServerMessage::Status { redis, since_ms } => self.status(redis, since_ms),
+            // An older daemon does not know `ping`; after a refused `auth` the client renews again.
+            ServerMessage::Error { id: Some(Value::String(_)), .. } => Vec::new(),
             ServerMessage::Error { id, code, message } => {
                 let id = id.as_ref().and_then(Value::as_u64);
                 let refused = |id| self.requested.refused(id, desired, &mut self.known);
                 let users = id.map(refused).unwrap_or_default();
                 vec![Event::Refused { code, message, users }]
             }
-            ServerMessage::Token { .. } | ServerMessage::Hello { .. } => Vec::new(),
+            ServerMessage::Token { .. }
+            | ServerMessage::Hello { .. }
+            | ServerMessage::Status { .. }
+            | ServerMessage::Pong { .. } => Vec::new(),
         }
-    }
-
-    fn status(&mut self, redis: RedisWord, since_ms: u64) -> Vec<Event> {
-        self.down = redis == RedisWord::Down;
-        vec![Event::Status { redis, since_ms }]
     }
 
     fn snapshot(&mut self, id: u64, users: Vec<UserObject>, more: bool, seq: u64, now_ms: u64) -> Vec<Event> {
@@ -107,5 +139,53 @@ impl Watches {
         };
         let users = users.into_iter().filter(is_latest).collect();
         self.known.named(users, seq, now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn take(watches: &mut Watches, message: Value) -> Vec<Event> {
+        let message = serde_json::from_value(message).unwrap();
+        watches.take(message, &mut Desired::default(), 7)
+    }
+
+    #[test]
+    fn redis_is_up_again_after_a_hello_without_status() {
+        let mut watches = Watches::default();
+        let hello = json!({"type": "hello", "protocol": 1, "epoch": "e", "seq": 1, "ttl_ms": 1});
+        let status = |redis| json!({"type": "status", "redis": redis, "since_ms": 5});
+        let down = Event::Status { redis: RedisWord::Down, since_ms: 5 };
+        assert_eq!(take(&mut watches, hello.clone()), []);
+        assert_eq!(take(&mut watches, status("down")), [down]);
+        assert_eq!(take(&mut watches, hello.clone()), []);
+        assert_eq!(take(&mut watches, status("down")), [], "nothing has changed");
+        assert_eq!(take(&mut watches, hello), []);
+        let up = Event::Status { redis: RedisWord::Up, since_ms: 7 };
+        assert_eq!(take(&mut watches, json!({"type": "pong"})), [up]);
+        assert_eq!(take(&mut watches, status("up")), []);
+    }
+
+    #[test]
+    fn refused_ping_or_auth_is_not_reported() {
+        let mut watches = Watches::default();
+        for (id, count) in [(json!("ping"), 0), (json!("auth"), 0), (json!(9), 1), (Value::Null, 1)] {
+            let error = json!({"type": "error", "id": id, "code": "invalid_request", "message": ""});
+            assert_eq!(take(&mut watches, error).len(), count, "{id}");
+        }
+    }
+
+    #[test]
+    fn daemon_that_is_not_ready_refuses_no_watch() {
+        let (mut watches, mut desired) = (Watches::default(), Desired::default());
+        desired.watch(["alice".to_owned()]);
+        watches.catch_up(&mut desired);
+        let error = |id| {
+            serde_json::from_value(json!({"type": "error", "id": id, "code": "not_ready", "message": ""}))
+        };
+        assert!(watches.is_not_ready(&error(1).unwrap()));
+        assert!(!watches.is_not_ready(&error(2).unwrap()));
     }
 }

@@ -153,6 +153,12 @@ pub enum ServerMessage {
         state: TokenWord,
         expires_ms: u64,
     },
+    /// The answer to a `ping`.
+    Pong {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]
+        id: Option<serde_json::Value>,
+    },
     Error {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]

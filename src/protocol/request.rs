@@ -37,6 +37,8 @@ pub enum ClientMessage {
         user: Option<String>,
     },
     Leave,
+    /// Asks for a `pong`, which proves that the connection is alive.
+    Ping,
     Auth {
         #[schema(inline)]
         token: Secret,
@@ -206,7 +208,7 @@ mod tests {
         #[test]
         fn whatever_a_client_sends_is_read_or_refused(
             text in ".{0,80}",
-            kind in "watch|unwatch|heartbeat|leave|auth|.{0,6}",
+            kind in "watch|unwatch|heartbeat|leave|ping|auth|.{0,6}",
             field in "users|all|lossless|replace|user|token|id",
             value in r#"(true|null|-?[0-9]{1,30}|[0-9]e[0-9]{1,3}|"[^"\\]{0,9}"|\[("a",?){0,3}\]|\{\}|.{0,6})"#,
         ) {
@@ -269,7 +271,7 @@ mod tests {
         }
 
         #[test]
-        fn any_json_is_read_or_refused_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..5) {
+        fn any_json_is_read_or_refused_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..6) {
             let (_, message) = ClientMessage::parse(&value.to_string());
             prop_assert!(message.is_err() || value.is_object());
             let _ = serde_json::from_value::<HeartbeatItem>(value.clone());
@@ -278,7 +280,7 @@ mod tests {
             let mut fields = value.as_object().cloned().unwrap_or_default();
             fields.insert("users".into(), value);
             fields.insert("id".into(), json!(id));
-            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth"][kind]));
+            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth", "ping"][kind]));
             let (told, message) = ClientMessage::parse(&Value::Object(fields).to_string());
             prop_assert_eq!(told, Some(json!(id)));
             let kinds = message.map_or(kind, |message| match message {
@@ -287,6 +289,7 @@ mod tests {
                 ClientMessage::Heartbeat { .. } => 2,
                 ClientMessage::Leave => 3,
                 ClientMessage::Auth { .. } => 4,
+                ClientMessage::Ping => 5,
             });
             prop_assert_eq!(kinds, kind);
         }

@@ -106,6 +106,7 @@ impl Permit {
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
             // These concern the socket's own user, or what was allowed before.
             ClientMessage::Heartbeat { user: None }
+            | ClientMessage::Ping
             | ClientMessage::Leave
             | ClientMessage::Unwatch { .. }
             | ClientMessage::Auth { .. } => Ok(()),

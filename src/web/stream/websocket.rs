@@ -399,6 +399,7 @@ impl Socket {
             }
             ClientMessage::Heartbeat { user } => self.heartbeat(user).await,
             ClientMessage::Leave => self.leave().await,
+            ClientMessage::Ping => return self.send(ServerMessage::Pong { id }.encode()).await,
             ClientMessage::Auth { token } => return self.renew(id, &token.0).await,
         };
         match done {

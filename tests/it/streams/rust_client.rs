@@ -9,7 +9,7 @@ use keybeat::client::{Client, Error, Event};
 use keybeat::protocol::{ReasonWord, State};
 use serde_json::json;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use tokio::time::timeout;
 
 fn come(redis: &Redis, user: &str) {
@@ -21,14 +21,14 @@ fn go(redis: &Redis, user: &str) {
 }
 
 async fn next(client: &mut Client) -> Result<Event, Error> {
-    timeout(PATIENCE, client.next()).await.expect("waited in vain for an event")
+    timeout(PATIENCE, client.next()).await.expect("no event in time")
 }
 
-/// What is told of users until the client is live, or until so many have been told.
+/// What the client reports about users, until `until` holds for an event and the number of reports so far.
 async fn told(client: &mut Client, until: impl Fn(&Event, usize) -> bool) -> Vec<String> {
     let mut gists = Vec::new();
     loop {
-        let event = next(client).await.expect("it goes on");
+        let event = next(client).await.expect("it runs");
         match &event {
             Event::Snapshot(users) => gists.extend(users.iter().map(|user| {
                 format!("{} {}, fresh", user.user(), if user.online() { "online" } else { "offline" })
@@ -55,10 +55,10 @@ async fn one(client: &mut Client) -> String {
     told(client, |_, count| count > 0).await.join("; ")
 }
 
-/// Waits until the client says that there is no connection.
+/// Waits until the client reports that there is no connection.
 async fn lost(client: &mut Client) -> String {
     loop {
-        if let Event::Waiting { why, retry } = next(client).await.expect("it goes on") {
+        if let Event::Waiting { why, retry } = next(client).await.expect("it runs") {
             assert!(retry.as_secs() <= 15, "{retry:?}");
             return why.to_string();
         }
@@ -66,7 +66,7 @@ async fn lost(client: &mut Client) -> String {
 }
 
 #[tokio::test]
-async fn who_is_watched_is_told_and_nobody_else() {
+async fn watched_users_are_reported_and_no_others() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     come(&redis, "bob");
@@ -85,7 +85,7 @@ async fn who_is_watched_is_told_and_nobody_else() {
     assert_eq!(one(&mut client).await, "bob offline");
     client.unwatch(["bob", "dave"]);
     client.watch(["bob"]);
-    assert_eq!(one(&mut client).await, "bob offline, fresh", "asked anew, he is told anew");
+    assert_eq!(one(&mut client).await, "bob offline, fresh", "a new watch is reported again");
     client.watch_all_lossless();
     assert_eq!(one(&mut client).await, "carol online, fresh");
     come(&redis, "erin");
@@ -93,13 +93,13 @@ async fn who_is_watched_is_told_and_nobody_else() {
     client.unwatch_all();
     go(&redis, "erin");
     client.watch(["fred"]);
-    // Erin's goodbye may have been on its way before she was not watched any more; Fred's answer comes after.
+    // The daemon may have sent Erin's transition before the unwatch. Fred's answer follows it.
     let last = told(&mut client, |event, _| matches!(event, Event::Snapshot(_))).await;
     assert!(last.contains(&"fred offline, fresh".to_owned()), "{last:?}");
 }
 
 #[tokio::test]
-async fn what_was_missed_while_the_daemon_was_away_is_told_once_and_the_watch_list_is_restored() {
+async fn changes_during_an_outage_are_reported_once() {
     let redis = Redis::start();
     let port = free_port();
     let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
@@ -129,7 +129,7 @@ async fn what_was_missed_while_the_daemon_was_away_is_told_once_and_the_watch_li
     go(&redis, "stays");
     assert_eq!(one(&mut named).await, "stays offline");
     assert_eq!(one(&mut all).await, "stays offline");
-    // A daemon that is told to stop says so, and is come back to as well.
+    // The client also reconnects after the daemon was stopped with SIGTERM.
     daemon.stop();
     assert!(lost(&mut named).await.contains("1001"));
     let _daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
@@ -137,7 +137,7 @@ async fn what_was_missed_while_the_daemon_was_away_is_told_once_and_the_watch_li
 }
 
 #[tokio::test]
-async fn its_own_user_is_online_until_it_leaves_or_closes() {
+async fn own_user_is_online_until_leave_or_close() {
     let mut redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let builder = Client::builder(daemon.url("").parse().expect("an address"));
@@ -159,19 +159,19 @@ async fn its_own_user_is_online_until_it_leaves_or_closes() {
     let up = next(&mut client).await;
     assert!(format!("{up:?}").contains("redis: Up"), "{up:?}");
     client.heartbeat();
-    until("she is back", async || {
+    until("she is online again", async || {
         redis.presence_keys().contains(&"presence:al ice&é#phone".into()).then_some(())
     })
     .await;
     client.close().await;
-    until("she has gone", async || {
+    until("she is offline", async || {
         (!redis.presence_keys().contains(&"presence:al ice&é#phone".into())).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_by_its_source_and_one_that_is_no_good_ends_it() {
+async fn token_is_renewed_and_a_bad_one_stops() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
@@ -179,32 +179,35 @@ async fn a_token_is_renewed_by_its_source_and_one_that_is_no_good_ends_it() {
     let wrong = Issuer::new().token("alice", &["bob"]);
     for mut client in [builder(), builder().token(wrong)].map(|builder| builder.connect().expect("no TLS")) {
         for _ in 0..2 {
-            let why = next(&mut client).await.expect_err("it is refused, and stays so");
+            let why = next(&mut client).await.expect_err("refused, also the second time");
             assert!(matches!(why, Error::Refused(_)), "{why}");
         }
     }
     let mut client = builder().token("a\nb").connect().expect("no TLS");
     assert!(matches!(next(&mut client).await, Err(Error::Invalid(_))));
-    // 4001: without a source it is the end, with one it is not, and nothing is told twice.
+    // 4001: a client with one token stops, a client with a source reconnects and reports nothing twice.
     let short = issuer.token_for("alice", &["bob"], 1);
     let mut fixed = builder().token(&short).connect().expect("no TLS");
-    let later = Mutex::new(vec![issuer.token("alice", &["bob"]), String::new(), short]);
-    let source = move || {
-        let mut later = later.lock().expect("no panic with it");
-        let token = later.pop().expect("three suffice");
-        // Where the daemon announces the end there is none yet, so that 4001 comes.
-        if token.is_empty() { Err("none yet".into()) } else { Ok(Some(token)) }
+    // The source has the next token only after the daemon has closed the connection.
+    let tokens = Arc::new(Mutex::new(vec![short]));
+    let source = {
+        let tokens = tokens.clone();
+        move || Ok(Some(tokens.lock().expect("not poisoned").pop().ok_or("none yet")?))
     };
     let mut renewing = builder().token_from(source).connect().expect("no TLS");
     renewing.watch(["bob"]);
     assert_eq!(until_live(&mut renewing).await, ["bob offline, fresh"]);
     assert_eq!(next(&mut fixed).await, Ok(Event::Live));
-    let why = next(&mut fixed).await.expect_err("its token has run out");
+    let why = next(&mut fixed).await.expect_err("its token has expired");
     assert!(matches!(why, Error::TokenExpired(_)), "{why}");
     assert!(lost(&mut renewing).await.contains("4001"));
+    // A token that is refused because it is old is not the end either.
+    let old = issuer.sign(&json!({"sub": "alice", "watch": ["bob"], "exp": 1_000_000_000}));
+    *tokens.lock().expect("not poisoned") = vec![issuer.token("alice", &["bob"]), old];
+    while !lost(&mut renewing).await.contains("refused") {}
     assert!(until_live(&mut renewing).await.is_empty(), "nothing has changed");
     renewing.watch(["carol"]);
-    let refused = next(&mut renewing).await.expect("it goes on");
+    let refused = next(&mut renewing).await.expect("it runs");
     let Event::Refused { code, users, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((&*code, users), ("forbidden", vec!["carol".to_owned()]));
     come(&redis, "bob");
@@ -212,7 +215,7 @@ async fn a_token_is_renewed_by_its_source_and_one_that_is_no_good_ends_it() {
 }
 
 #[tokio::test]
-async fn forbidden_ends_it_and_a_key_that_rotates_leads_to_a_new_token() {
+async fn rotated_key_renews_and_forbidden_stops() {
     let redis = Redis::start();
     let mut issuer = Issuer::new();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
@@ -228,7 +231,7 @@ async fn forbidden_ends_it_and_a_key_that_rotates_leads_to_a_new_token() {
     signal(daemon.pid(), "HUP");
     assert!(lost(&mut client).await.contains("4001"));
     assert!(until_live(&mut client).await.is_empty(), "nothing has changed");
-    // 4003: the token that is shown in place of the old one is of somebody else.
+    // 4003: the new token belongs to another user.
     std::fs::write(&file, issuer.sign(&json!({"sub": "mallory", "watch": "*", "exp": 9_999_999_999_u64})))
         .expect("a file");
     let why = loop {
@@ -240,7 +243,26 @@ async fn forbidden_ends_it_and_a_key_that_rotates_leads_to_a_new_token() {
     assert!(matches!(why, Error::Refused(_)), "{why}");
 }
 
-/// Sends all of these users on and off, again and again, until the daemon counts a socket that was too slow.
+#[tokio::test]
+async fn name_unwatched_while_disconnected_is_forgotten() {
+    let redis = Redis::start();
+    let port = free_port();
+    let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+    daemon.ready().await;
+    let mut client = Client::connect(&daemon.url("")).expect("an address");
+    client.watch(["alice", "bob"]);
+    assert_eq!(until_live(&mut client).await.len(), 2);
+    daemon.kill();
+    lost(&mut client).await;
+    client.unwatch(["bob"]);
+    let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
+    daemon.ready().await;
+    assert!(until_live(&mut client).await.is_empty(), "nothing has changed");
+    client.watch(["bob"]);
+    assert_eq!(one(&mut client).await, "bob offline, fresh");
+}
+
+/// Switches all these users on and off until the daemon counts a slow socket.
 async fn flap_until(daemon: &Daemon, redis: &Redis, users: &[String], counter: &str) {
     let key = |user: &String| format!("presence:{user}");
     let come: Vec<Vec<String>> = users.iter().map(|user| vec!["SET".into(), key(user), "1".into()]).collect();
@@ -254,11 +276,11 @@ async fn flap_until(daemon: &Daemon, redis: &Redis, users: &[String], counter: &
             return;
         }
     }
-    panic!("whoever reads nothing was not closed: {}", daemon.get("/metrics").await);
+    panic!("the slow socket was not closed: {}", daemon.get("/metrics").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_is_too_slow_comes_back_and_is_told_only_what_is_otherwise_now() {
+async fn slow_client_reconnects_and_reports_only_changes() {
     let redis = Redis::start();
     let few = &["--mailbox-mib", "1", "--max-messages-per-second", "1000"];
     for (args, lossless, counter, code) in
@@ -273,7 +295,7 @@ async fn whoever_is_too_slow_comes_back_and_is_told_only_what_is_otherwise_now()
         } else {
             slow.watch(users.clone());
         }
-        // Not until it is live: that it may have been before it was asked to watch.
+        // Not `until_live`: the client may have been live before it watched anybody.
         told(
             &mut slow,
             |event, count| {
@@ -281,16 +303,16 @@ async fn whoever_is_too_slow_comes_back_and_is_told_only_what_is_otherwise_now()
             },
         )
         .await;
-        // Nothing is read meanwhile.
+        // The client reads nothing during this.
         flap_until(&daemon, &redis, &users, counter).await;
         slow.watch(["last"]);
         come(&redis, "last");
         daemon.until_state("last", "online").await;
-        // The code stands behind all that was not read. The daemon waits a second for it to be; then it cuts
-        // the connection, which says as much.
+        // The close frame follows everything that the client has not read. The daemon waits a second for the client to read
+        // it, then cuts the connection.
         let why = lost(&mut slow).await;
         assert!(why.contains(code) || why.contains("the connection was lost"), "{code}: {why}");
-        // Each of them is told to be where it is now: nobody is online but the last.
+        // The client reports each user's present state: only the last one is online.
         let news = until_live(&mut slow).await;
         assert!(
             news.iter().all(|gist| gist.contains("offline, missed") || gist.starts_with("last online")),
@@ -303,7 +325,7 @@ async fn whoever_is_too_slow_comes_back_and_is_told_only_what_is_otherwise_now()
 }
 
 #[tokio::test]
-async fn it_speaks_tls_and_to_nobody_whom_it_cannot_trust() {
+async fn tls_requires_a_trusted_certificate() {
     let (redis, authority, stranger) = (Redis::start(), Authority::new(), Authority::new());
     let [cert, key] = authority.issue("server");
     let daemon = Daemon::launch(&["--redis", &redis.url(), "--tls-cert", &cert, "--tls-key", &key]);
@@ -315,7 +337,7 @@ async fn it_speaks_tls_and_to_nobody_whom_it_cannot_trust() {
     client.watch(["alice"]);
     assert_eq!(until_live(&mut client).await, ["alice offline, fresh"]);
     let mut client = with(&stranger.path("ca.pem")).expect("a file").connect().expect("an authority");
-    let why = next(&mut client).await.expect_err("a stranger has signed it");
+    let why = next(&mut client).await.expect_err("another authority signed it");
     assert!(matches!(why, Error::Untrusted { .. }), "{why}");
     assert!(matches!(with("/nowhere/ca").err(), Some(Error::Invalid(why)) if why.contains("/nowhere/ca")));
     for bad in ["localhost:7400", "ws://a", ""] {
