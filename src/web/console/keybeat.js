@@ -1,5 +1,5 @@
 /**
- * keybeat in a browser, or in Node 22 and newer: who is online, kept true through every lost connection.
+ * keybeat in a browser, React Native, or Node 22 and newer: who is online, correct again after every lost connection.
  *
  *     import { Keybeat } from 'http://127.0.0.1:7400/keybeat.js';
  *     const keybeat = new Keybeat();
@@ -7,13 +7,13 @@
  *     keybeat.watch(['alice', 'bob']);
  *
  * Events, each with a `detail`:
- * - `change`: a {@link User} who is known for the first time, or whose state is another than before. What happened
- *   while there was no connection is told as one change, once it is back.
- * - `snapshot`: `{ users, all }`, the whole answer to a watch, before the changes that it brings.
- * - `transitions`: a list of {@link Transition}, as the daemon tells them, before the changes that they bring.
+ * - `change`: a {@link User} whose state is known for the first time, or has changed. What changed while there was no
+ *   connection is reported once the client has reconnected, as one change per user.
+ * - `snapshot`: `{ users, all }`, the whole answer to a watch, before the changes that follow from it.
+ * - `transitions`: a list of {@link Transition}, as the daemon sends them, before the changes that follow from them.
  * - `state`: `{ state, reason, retry_ms }`: `connecting`, `live`, `waiting` for the next attempt, or `stopped` for good.
- * - `redis`: `{ redis, since_ms }`: while it is `down`, what is shown may be out of date.
- * - `refused`: `{ code, message }`: the daemon did not do what it was asked for.
+ * - `redis`: `{ redis, since_ms }`: while it is `down`, the known states may be out of date.
+ * - `refused`: `{ code, message, users }`: the daemon refused a request; `users` are not watched any more.
  *
  * @typedef {{ user: string, state: 'online' | 'offline', since_ms?: number, sessions?: number, last_seen_ms?: number | null, stale?: boolean }} User
  * @typedef {{ seq: number, user: string, state: 'online' | 'offline', at_ms: number, since_ms?: number, last_seen_ms?: number, reason: string }} Transition
@@ -22,16 +22,21 @@
  * @typedef {{ url?: string | URL, token?: Token, user?: string, session?: string, WebSocket?: typeof WebSocket }} Options
  */
 
-/** Waits between attempts: they double from the first to the last, and each is drawn from between. */
+/** The shortest and the longest wait. The upper bound doubles with each attempt; each wait is drawn at random below it. */
 const BACKOFF_MS = [250, 15_000];
-/** A connection that held so long earns a quick return. */
+/** A connection that stayed live for this long resets the backoff. */
 const HELD_MS = 10_000;
-/** How long the daemon may be silent before the snapshots are there. */
-const SNAPSHOT_MS = 15_000;
-/** A message may have 64 KiB; so much of one is names. */
+/** After this much silence the client pings: until all snapshots have come, and later. */
+const SILENCE_MS = { connecting: 15_000, live: 45_000 };
+/** How long the daemon may take to open the socket, and to answer a ping: after a silence, or when the page wakes up. */
+const ANSWER_MS = 15_000;
+const AWAKE_MS = 5_000;
+/** The shortest and the longest wait until the client calls a token function again that still returns the old token. */
+const RENEW_MS = [1_000, 15_000];
+/** A message may have 64 KiB. This many bytes of it may be names. */
 const NAMES_BYTES = 48 * 1024;
 
-/** What a close code says to do; all others: come back, with backoff. */
+/** What a close code asks for. All others: reconnect, with backoff. */
 const CLOSES = {
   1009: { stop: 'too_big: a message was longer than the daemon allows' },
   1013: { later: true },
@@ -40,57 +45,97 @@ const CLOSES = {
   4029: { later: true },
 };
 
-export class Keybeat extends EventTarget {
+export class Keybeat {
   #options;
+  #base;
+  #listeners = new Map();
   #socket = null;
   #opened = false;
-  #names = new Set();
+  /** The users to watch by name, each with the id of its unanswered watch, or 0. */
+  #names = new Map();
   #all = false;
+  /** The id of the unanswered watch of everybody, or 0. */
+  #allId = 0;
+  /** Whether a snapshot of everybody was reported: then a user who is not in #users is offline. */
+  #allKnown = false;
   #users = new Map();
-  /** Watches whose snapshot has not come, by their id: what has come of it. */
+  /** Unanswered watches by id: the users asked for (null: everybody), and those that have come so far. */
   #pending = new Map();
   #nextId = 1;
   #attempt = 0;
   #liveFrom = Infinity;
   #timer;
-  #watchdog;
-  #online = () => { if (this.state === 'waiting') this.reconnect(); };
+  #silence;
+  /** The id of the unanswered ping, or 0. */
+  #pingId = 0;
+  /** Whether the daemon has said hello on this connection and not yet whether Redis is up. */
+  #statusOpen = false;
+  /** The token that this connection has shown last, and the id of its unanswered `auth`. */
+  #shown;
+  #authId = 0;
+  #renewal;
+  #awake = () => this.#wake();
 
   /** @type {State} */
   state = 'connecting';
-  /** Why it has stopped. */
+  /** Why the client waits or has stopped. */
   reason = '';
   /** @type {'up' | 'down'} */
   redis = 'up';
-  /** Names the run of the daemon that was connected last. */
+  /** Identifies the run of the daemon that was connected last. */
   epoch = '';
 
   /**
-   * Connects at once, and again whenever the connection is lost. In a page that the daemon serves `url` is its own
-   * address. A `token` that is a function is asked again when the daemon says that it runs out. With `user` the
-   * socket keeps that user online for as long as it is open.
+   * Connects at once, and again whenever the connection is lost. `url` is the daemon's address, with the path below which
+   * a proxy serves it; by default it is the page's origin. A `token` that is a function is called for each connection and
+   * when the daemon warns that the token expires. With `user` the socket keeps that user online while it is open.
    * @param {Options} [options]
    */
   constructor(options = {}) {
-    super();
     this.#options = { url: globalThis.location?.origin, WebSocket: globalThis.WebSocket, ...options };
-    if (!this.#options.WebSocket) throw new TypeError('there is no WebSocket here; give one: new Keybeat({ WebSocket })');
-    if (!this.#options.url) throw new TypeError('say where the daemon is: new Keybeat({ url: "http://HOST:7400" })');
-    globalThis.addEventListener?.('online', this.#online);
+    if (!this.#options.WebSocket) throw new TypeError('there is no WebSocket here; pass one: new Keybeat({ WebSocket })');
+    if (!this.#options.url) throw new TypeError('the daemon\'s address is missing: new Keybeat({ url: "http://HOST:7400" })');
+    // Not the class URL, of which React Native has only parts.
+    this.#base = String(this.#options.url).replace(/[?#].*$/s, '').replace(/\/*$/, '/');
+    for (const [target, type] of signals()) target?.addEventListener?.(type, this.#awake);
     queueMicrotask(() => { if (this.state === 'connecting') this.#connect(); });
   }
+
+  /**
+   * Calls `listener` with each event of this type. The events are plain objects: `{ type, detail, target }`.
+   * @param {string} type
+   * @param {(event: { type: string, detail: any, target: Keybeat }) => void} listener
+   * @param {{ once?: boolean, signal?: AbortSignal }} [options]
+   */
+  addEventListener(type, listener, options = {}) {
+    if (!listener || options?.signal?.aborted) return;
+    if (!this.#listeners.has(type)) this.#listeners.set(type, new Map());
+    const listeners = this.#listeners.get(type);
+    if (!listeners.has(listener)) listeners.set(listener, Boolean(options?.once));
+    options?.signal?.addEventListener('abort', () => listeners.delete(listener));
+  }
+
+  /** Removes a listener. @param {string} type @param {Function} listener */
+  removeEventListener(type, listener) { this.#listeners.get(type)?.delete(listener); }
 
   /** What is known of a user who is watched. @returns {User | undefined} */
   get(user) { return this.#users.get(user); }
 
-  /** All who are known: those watched by name, and with `watchAll` everybody who is online. @returns {Map<string, User>} */
+  /** All known users: those watched by name, and with `watchAll` everybody who is online. @returns {Map<string, User>} */
   get users() { return new Map(this.#users); }
 
-  /** Watches these users too. @param {Iterable<string>} users */
+  /**
+   * Watches these users too. An invalid name is `refused` by itself.
+   * @param {Iterable<string>} users
+   * @throws {TypeError} when `users` is a text or contains anything but texts; no user is then watched.
+   */
   watch(users) {
-    const more = [...users].filter((user) => !this.#names.has(user));
-    for (const user of more) this.#names.add(user);
-    if (this.#opened) this.#ask(more);
+    const more = names(users).filter((user) => !this.#names.has(user));
+    const valid = new Set(more.filter(isName));
+    for (const user of valid) this.#names.set(user, 0);
+    if (this.#opened) this.#ask([...valid]);
+    const invalid = more.filter((user) => !isName(user));
+    if (invalid.length) queueMicrotask(() => this.#tell('refused', { code: 'invalid_user', message: `not a user name: ${JSON.stringify(invalid[0])}`, users: invalid }));
   }
 
   /** Watches everybody. */
@@ -100,30 +145,29 @@ export class Keybeat extends EventTarget {
     if (this.#opened) this.#askAll();
   }
 
-  /** Ceases to watch these users; who is watched by `watchAll` too stays known. @param {Iterable<string>} users */
+  /** Stops watching these users. Those whom `watchAll` covers stay known. @param {Iterable<string>} users */
   unwatch(users) {
-    const gone = [...users].filter((user) => this.#names.delete(user));
-    if (!this.#all) for (const user of gone) this.#users.delete(user);
+    const gone = names(users).filter((user) => this.#names.delete(user));
+    for (const user of gone) this.#forget(user);
     if (this.#opened) for (const some of chunks(gone)) this.#send({ type: 'unwatch', users: some });
   }
 
-  /** Ceases to watch everybody; who is watched by name stays watched. */
+  /** Stops watching everybody. Users who are watched by name stay watched. */
   unwatchAll() {
-    this.#all = false;
-    for (const user of this.#users.keys()) if (!this.#names.has(user)) this.#users.delete(user);
-    if (this.#opened) this.#send({ type: 'unwatch', all: true });
+    if (this.#opened && this.#all) this.#send({ type: 'unwatch', all: true });
+    this.#forgetAll();
   }
 
-  /** A heartbeat of the socket's own user, or of another where the token allows it. False where there is no connection. */
+  /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
   heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }
 
-  /** The socket's own user goes offline at once. False where there is no connection. */
+  /** The socket's own user goes offline at once. False without a connection. */
   leave() { return this.#opened && this.#send({ type: 'leave' }); }
 
-  /** Ends the connection for good. */
+  /** Closes the connection for good. */
   close() { this.#stop('closed'); }
 
-  /** Connects anew, now: after it has stopped, or where the connection is known to be dead. */
+  /** Reconnects now: after the client has stopped, or when the connection is known to be dead. */
   reconnect() {
     this.#drop();
     this.#connect();
@@ -131,28 +175,28 @@ export class Keybeat extends EventTarget {
 
   async #connect() {
     clearTimeout(this.#timer);
-    const { url, user, session, WebSocket } = this.#options;
+    const { user, session, WebSocket } = this.#options;
     this.#become('connecting');
     let token;
     try {
       token = await this.#token();
     } catch (why) {
-      return this.#lost(1006, `the token is not to be had: ${why.message}`);
+      return this.#lost(1006, `no token is available: ${why.message}`);
     }
-    if (this.state !== 'connecting' || this.#socket) return; // closed meanwhile
-    const address = new URL('/v1/ws', url);
-    if (user) address.searchParams.set('user', user);
-    if (session) address.searchParams.set('session', session);
-    const plain = new URL(address);
-    address.protocol = address.protocol.replace('http', 'ws');
+    if (this.state !== 'connecting' || this.#socket) return; // closed in the meantime
+    this.#shown = token;
+    const query = Object.entries({ user, session }).filter(([, value]) => value);
+    const path = `v1/ws${query.map(([name, value], i) => `${i ? '&' : '?'}${name}=${encodeURIComponent(value)}`).join('')}`;
     let socket;
     try {
-      socket = new WebSocket(address, ['keybeat.v1', ...(token ? [`bearer.${token}`] : [])]);
+      const protocols = ['keybeat.v1', ...(token ? [`bearer.${token}`] : [])];
+      socket = new WebSocket(this.#base.replace(/^http/i, 'ws') + path, protocols);
     } catch {
       return this.#stop('invalid_token: the token cannot be sent');
     }
     this.#socket = socket;
     this.#guard();
+    const plain = this.#base + path;
     socket.onopen = () => this.#open(socket);
     socket.onmessage = ({ data }) => { if (socket === this.#socket) this.#receive(data); };
     socket.onclose = ({ code, reason }) => {
@@ -160,16 +204,18 @@ export class Keybeat extends EventTarget {
       if (this.#opened) this.#lost(code, reason);
       else this.#notOpened(plain, token);
     };
-    // Node 20 tells of a handshake that was refused by this alone.
+    // Node 20 reports a refused handshake by this event alone.
     socket.onerror = () => { if (socket === this.#socket && !this.#opened) this.#notOpened(plain, token); };
   }
 
-  /** A browser hides why it was refused; the answer to a plain request says it. */
+  /** A browser hides why the daemon refused the socket. The answer to a plain request has the reason. */
   async #notOpened(url, token) {
     this.#drop();
     const { status, message } = await whyRefused(url, token);
-    if (this.state !== 'connecting' || this.#socket) return; // closed, or begun anew, meanwhile
-    if (status === 401 || status === 403) this.#stop(message);
+    if (this.state !== 'connecting' || this.#socket) return; // closed or reconnected in the meantime
+    // A token function may return a better token soon: this one had just expired, or is not valid yet.
+    const renews = status === 401 && typeof this.#options.token === 'function';
+    if ((status === 401 || status === 403) && !renews) this.#stop(message);
     else this.#lost(status === 429 || status === 503 ? 1013 : 1006, message);
   }
 
@@ -183,20 +229,21 @@ export class Keybeat extends EventTarget {
     this.#opened = true;
     this.#pending.clear();
     if (this.#all) this.#askAll();
-    this.#ask([...this.#names]);
+    this.#ask([...this.#names.keys()]);
     if (!this.#pending.size) this.#live(); // nobody is watched yet
   }
 
   #ask(users) {
     for (const some of chunks(users)) {
       const id = this.#nextId++;
+      for (const user of some) this.#names.set(user, id);
       this.#pending.set(id, { asked: some, users: [] });
       this.#send({ type: 'watch', users: some, id });
     }
   }
 
   #askAll() {
-    const id = this.#nextId++;
+    const id = this.#allId = this.#nextId++;
     this.#pending.set(id, { asked: null, users: [] });
     this.#send({ type: 'watch', all: true, id });
   }
@@ -207,93 +254,178 @@ export class Keybeat extends EventTarget {
   }
 
   #receive(text) {
-    if (this.state === 'connecting') this.#guard();
+    const pinged = this.#pingId;
+    this.#pingId = 0;
+    this.#guard();
     let message;
     try { message = JSON.parse(text) ?? {}; } catch { return; }
-    if (message.type === 'hello') this.epoch = message.epoch;
-    else if (message.type === 'snapshot') this.#snapshot(message);
-    else if (message.type === 'transitions') this.#transitions(message.transitions);
-    else if (message.type === 'status') {
-      this.redis = message.redis;
-      this.#tell('redis', { redis: message.redis, since_ms: message.since_ms });
-    } else if (message.type === 'token' && message.state === 'expiring') this.#renew();
-    else if (message.type === 'error') this.#error(message);
+    const { type } = message;
+    if (type === 'hello') {
+      this.epoch = message.epoch;
+      this.#statusOpen = true;
+      return;
+    }
+    // A daemon that says nothing about Redis after its hello follows Redis.
+    if (type === 'status' || this.#statusOpen) this.#status(type === 'status' ? message : { redis: 'up', since_ms: Date.now() });
+    if (type === 'snapshot') this.#snapshot(message);
+    else if (type === 'transitions') this.#transitions(message.transitions);
+    else if (type === 'token') this.#tokenSays(message);
+    else if (type === 'error' && !(pinged && message.id === pinged)) this.#error(message);
   }
 
-  #snapshot({ id, users, more }) {
+  #status({ redis, since_ms }) {
+    this.#statusOpen = false;
+    if (redis === this.redis) return;
+    this.redis = redis;
+    this.#tell('redis', { redis, since_ms });
+  }
+
+  #snapshot({ id, users, more, refused = [] }) {
     const pending = this.#pending.get(id);
     if (!pending) return;
     pending.users = pending.users.concat(users);
     if (more) return;
     this.#pending.delete(id);
-    this.#tell('snapshot', { users: pending.users, all: !pending.asked });
-    if (!pending.asked) this.#leftOut(pending.users);
-    for (const user of pending.users) this.#learn(user);
-    if (!this.#pending.size) this.#live();
+    // A user who was unwatched since, or watched again by a later message, is skipped.
+    const current = ({ user }) => pending.asked ? this.#names.get(user) === id : this.#allId === id;
+    const news = pending.users.filter(current);
+    if (pending.asked) for (const { user } of news) this.#names.set(user, 0);
+    if (pending.asked || this.#allId === id) {
+      this.#tell('snapshot', { users: news, all: !pending.asked });
+      if (!pending.asked) this.#leftOut(news);
+      for (const user of news) this.#learn(user);
+    }
+    for (const { user, code, message } of refused) this.#refused([user], id, code, message);
+    this.#answered();
   }
 
-  /** Who was online and is in no snapshot of everybody has gone meanwhile. */
+  /** A user who was online and is missing in a snapshot of everybody has gone offline. */
   #leftOut(online) {
     const here = new Set(online.map(({ user }) => user));
+    this.#allKnown = true;
+    this.#allId = 0;
     for (const { user, state } of [...this.#users.values()]) {
-      if (state === 'online' && !here.has(user) && this.#all) this.#learn({ user, state: 'offline', last_seen_ms: null });
+      if (state === 'online' && !here.has(user)) this.#learn({ user, state: 'offline', last_seen_ms: null });
     }
   }
 
   #transitions(transitions) {
     this.#tell('transitions', transitions);
     for (const { user, state, since_ms, last_seen_ms } of transitions) {
-      if (!this.#all && !this.#names.has(user)) continue; // on its way while it was unwatched
+      if (!this.#state(user)) continue; // sent before an unwatch, or before the snapshot
       this.#learn(state === 'online' ? { user, state, since_ms, sessions: 1 } : { user, state, last_seen_ms });
     }
   }
 
+  #state(user) { return this.#users.get(user)?.state ?? (this.#allKnown ? 'offline' : undefined); }
+
   #learn(user) {
-    const before = this.#users.get(user.user);
-    if (user.state === 'offline' && !this.#names.has(user.user)) this.#users.delete(user.user);
+    const by_name = this.#names.has(user.user);
+    const before = this.#users.has(user.user) || !by_name ? this.#state(user.user) : undefined;
+    if (user.state === 'offline' && !by_name) this.#users.delete(user.user);
     else this.#users.set(user.user, user);
-    const known = before?.state ?? (this.#names.has(user.user) ? undefined : 'offline');
-    if (known !== user.state) this.#tell('change', user);
+    if (before !== user.state) this.#tell('change', user);
   }
+
+  #forget(user) {
+    if (!this.#allKnown || this.#users.get(user)?.state === 'offline') this.#users.delete(user);
+  }
+
+  #forgetAll() {
+    this.#all = this.#allKnown = false;
+    this.#allId = 0;
+    for (const user of this.#users.keys()) if (!this.#names.has(user)) this.#users.delete(user);
+  }
+
+  /** Live, once the daemon has answered every watch. */
+  #answered() { if (!this.#pending.size) this.#live(); }
 
   #live() {
-    clearTimeout(this.#watchdog);
+    if (this.state === 'live') return;
     this.#liveFrom = Date.now();
-    if (this.state !== 'live') this.#become('live');
+    this.#become('live');
+    this.#guard();
   }
 
-  async #renew() {
+  #tokenSays({ state, expires_ms }) {
+    clearTimeout(this.#renewal);
+    if (state === 'expiring') this.#renew(expires_ms);
+  }
+
+  /** Shows a new token. A function that still returns the old one is called again later. */
+  async #renew(expires_ms) {
     if (typeof this.#options.token !== 'function') return;
     const socket = this.#socket;
-    const token = await Promise.resolve(this.#token()).catch(() => null);
-    if (token && socket === this.#socket && this.#opened) this.#send({ type: 'auth', token });
+    let token;
+    try { token = await this.#token(); } catch { /* none yet */ }
+    if (socket !== this.#socket || !this.#opened) return;
+    const [least, most] = RENEW_MS;
+    const wait = Math.min(most, Math.max(least, (expires_ms - Date.now()) / 2));
+    // Also when the daemon refuses the new token.
+    this.#renewal = setTimeout(() => this.#renew(expires_ms), wait);
+    if (!token || token === this.#shown) return;
+    this.#shown = token;
+    this.#authId = this.#nextId++;
+    this.#send({ type: 'auth', token, id: this.#authId });
   }
 
   #error({ id, code, message }) {
-    this.#tell('refused', { code, message });
+    if (id && id === this.#authId) return; // the next renewal, or the close with 4001, follows
     const pending = this.#pending.get(id);
-    if (!pending) return;
+    if (pending && code === 'not_ready') return this.#lost(1013, message);
     this.#pending.delete(id);
-    // It would be refused again after each return.
-    if (pending.asked) for (const user of pending.asked) this.#names.delete(user);
-    else this.#all = false;
-    if (!this.#pending.size) this.#live();
+    if (pending && !pending.asked && this.#allId === id) this.#forgetAll();
+    if (pending?.asked) this.#refused(pending.asked, id, code, message);
+    else this.#tell('refused', { code, message, users: [] });
+    if (pending) this.#answered();
   }
 
+  /** Stops watching users whom the daemon refused in answer to their latest watch: it would refuse them on each connection. */
+  #refused(asked, id, code, message) {
+    const users = asked.filter((user) => this.#names.get(user) === id);
+    for (const user of users) {
+      this.#names.delete(user);
+      this.#forget(user);
+    }
+    this.#tell('refused', { code, message, users });
+  }
+
+  /** Waits for the next message. After a silence the client pings; without an answer the connection is dead. */
   #guard() {
-    clearTimeout(this.#watchdog);
-    this.#watchdog = setTimeout(() => {
-      this.#drop();
-      this.#lost(1006, 'the daemon says nothing');
-    }, SNAPSHOT_MS);
+    clearTimeout(this.#silence);
+    this.#silence = this.#opened
+      ? setTimeout(() => this.#ping(), SILENCE_MS[this.state] ?? SILENCE_MS.live)
+      : setTimeout(() => this.#dead(), ANSWER_MS);
+  }
+
+  #ping(patience = ANSWER_MS) {
+    if (this.#pingId) return;
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => this.#dead(), patience);
+    this.#pingId = this.#nextId++;
+    this.#send({ type: 'ping', id: this.#pingId });
+  }
+
+  #dead() {
+    this.#drop();
+    this.#lost(1006, 'the daemon does not answer');
+  }
+
+  /** The page is shown again, or the network is back: the connection may have died unnoticed. */
+  #wake() {
+    if (globalThis.document?.visibilityState === 'hidden') return;
+    if (this.state === 'waiting') this.reconnect();
+    else if (this.#opened) this.#ping(AWAKE_MS);
   }
 
   #drop() {
     const socket = this.#socket;
-    clearTimeout(this.#watchdog);
+    clearTimeout(this.#silence);
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     this.#socket = null;
-    this.#opened = false;
+    this.#opened = this.#statusOpen = false;
+    this.#pingId = this.#authId = 0;
     this.#pending.clear();
     socket?.close();
   }
@@ -305,7 +437,7 @@ export class Keybeat extends EventTarget {
     this.#drop();
     if (Date.now() - this.#liveFrom > HELD_MS) this.#attempt = 0;
     this.#liveFrom = Infinity;
-    if (advice.later) this.#attempt = 30; // the longest range at once
+    if (advice.later) this.#attempt = 30; // the full range at once
     const [least, most] = BACKOFF_MS;
     const ceiling = Math.min(most, least * 2 ** ++this.#attempt);
     const wait = least + Math.random() * (ceiling - least);
@@ -315,7 +447,7 @@ export class Keybeat extends EventTarget {
 
   #stop(reason) {
     this.#drop();
-    if (reason === 'closed') globalThis.removeEventListener?.('online', this.#online);
+    if (reason === 'closed') for (const [target, type] of signals()) target?.removeEventListener?.(type, this.#awake);
     this.#become('stopped', reason);
   }
 
@@ -325,7 +457,39 @@ export class Keybeat extends EventTarget {
     this.#tell('state', { state, reason, retry_ms });
   }
 
-  #tell(type, detail) { this.dispatchEvent(new CustomEvent(type, { detail })); }
+  #tell(type, detail) {
+    const listeners = this.#listeners.get(type);
+    for (const [listener, once] of [...(listeners ?? [])]) {
+      if (once) listeners.delete(listener);
+      try {
+        (listener.handleEvent ?? listener).call(this, { type, detail, target: this });
+      } catch (why) {
+        queueMicrotask(() => { throw why; }); // the caller's fault, and not the client's
+      }
+    }
+  }
+}
+
+/** Events of the page after which a connection may be dead. */
+const signals = () => [
+  [globalThis.document, 'visibilitychange'],
+  ...['pageshow', 'online', 'focus'].map((type) => [globalThis, type]),
+];
+
+/** The names that a caller passed. */
+function names(users) {
+  if (typeof users === 'string') throw new TypeError(`pass a list of names: ['${users}']`);
+  const list = [...users];
+  for (const user of list) {
+    if (typeof user !== 'string') throw new TypeError(`a name must be a text, and this is ${user === null ? 'null' : typeof user}: ${String(user)}`);
+  }
+  return list;
+}
+
+/** Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no `#`. */
+function isName(user) {
+  const bytes = [...user].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
+  return bytes >= 1 && bytes <= 256 && !/[#\p{Cc}]/u.test(user);
 }
 
 /** Lists of names that each fit into a message. */
@@ -342,7 +506,7 @@ function* chunks(users) {
   if (some.length) yield some;
 }
 
-/** What a plain request to the socket's address is refused with; no status where nothing is to be had. */
+/** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer. */
 async function whyRefused(url, token) {
   try {
     const answer = await fetch(url, { cache: 'no-store', headers: token ? { Authorization: `Bearer ${token}` } : {} });

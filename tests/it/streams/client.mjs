@@ -1,4 +1,4 @@
-// Drives the client that the daemon serves: commands come in by standard input, events go out, each a JSON line.
+// Runs the client that the daemon serves. Reads calls from standard input and prints events, each as a line of JSON.
 import { createInterface } from 'node:readline';
 
 const [url, { tokens, ...options }] = [process.argv[2], JSON.parse(process.argv[3])];

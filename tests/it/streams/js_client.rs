@@ -1,8 +1,9 @@
-//! The JavaScript client, as the daemon serves it, in Node. A machine without a Node that has WebSockets runs
-//! none of this.
+//! The JavaScript client, as the daemon serves it, in Node. These tests do nothing on a machine whose Node has no
+//! WebSockets.
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, fill};
+use crate::common::socket::Socket;
 use crate::common::tokens::{Issuer, call};
 use crate::common::{PATIENCE, free_port, until};
 use serde_json::{Value, json};
@@ -19,14 +20,14 @@ struct Client {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Is there a Node that has WebSockets? Of version 20 it has them behind a flag, from 22 on by itself.
+/// Whether there is a Node with WebSockets: version 20 has them behind a flag, version 22 without one.
 fn node() -> bool {
     let node = std::process::Command::new("node")
         .args([FLAG, "-e", "new WebSocket('ws://127.0.0.1:1').close()"])
         .output();
     let there = node.is_ok_and(|ran| ran.status.success());
     if !there {
-        eprintln!("there is no Node with WebSockets here, so the JavaScript client is not tested");
+        eprintln!("no Node with WebSockets: the JavaScript client is not tested");
     }
     there
 }
@@ -40,7 +41,7 @@ impl Client {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("node is there");
+            .expect("node starts");
         let (stdin, stdout) = (node.stdin.take().expect("piped"), node.stdout.take().expect("piped"));
         Client { _node: node, stdin, lines: BufReader::new(stdout).lines() }
     }
@@ -50,20 +51,20 @@ impl Client {
         self.stdin.write_all(line.as_bytes()).await.expect("it reads");
     }
 
-    /// Calls a method, and gives what it answered; nothing else is told before.
+    /// Calls a method and returns its answer. No other event may come first.
     async fn call(&mut self, call: &str, args: Value) -> Value {
         self.send(call, args).await;
         self.next("answer").await
     }
 
     async fn any(&mut self) -> (String, Value) {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("waited in vain for a line");
-        let line = line.expect("a text").expect("node goes on");
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("no line in time");
+        let line = line.expect("a text").expect("node runs");
         let mut event: Value = serde_json::from_str(&line).unwrap_or_else(|why| panic!("{why}: {line}"));
         (event["type"].as_str().expect("a text").to_owned(), event["detail"].take())
     }
 
-    /// The next event, which has to be of this type; that of Redis may come in between.
+    /// The next event, which has to be of this type. Events of Redis may come before it.
     async fn next(&mut self, kind: &str) -> Value {
         loop {
             let (found, detail) = self.any().await;
@@ -80,7 +81,7 @@ impl Client {
         detail
     }
 
-    /// Connected, with nobody watched.
+    /// A client that is live and watches nobody.
     async fn live(daemon: &Daemon, options: Value) -> Client {
         let mut client = Client::start(daemon, options);
         client.state("connecting").await;
@@ -95,6 +96,35 @@ impl Client {
     }
 }
 
+/// Runs a script beside this file; returns what it printed.
+async fn script(name: &str, args: &[&str]) -> (bool, String) {
+    let path = format!("{}/tests/it/streams/{name}", env!("CARGO_MANIFEST_DIR"));
+    let run = Command::new("node").arg(path).args(args).output();
+    let ran = timeout(PATIENCE * 3, run).await.expect("in time").expect("node starts");
+    let text = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    (ran.status.success(), text)
+}
+
+#[tokio::test]
+async fn js_client_keeps_its_rules() {
+    if !node() {
+        return;
+    }
+    let (holds, text) = script("rules.mjs", &[]).await;
+    assert!(holds && !text.contains("FAILS") && text.contains("holds: "), "{text}");
+}
+
+#[tokio::test]
+async fn js_client_follows_the_table() {
+    if !node() {
+        return;
+    }
+    for seed in ["1", "2", "3", "4"] {
+        let (follows, text) = script("table.mjs", &[seed, "500"]).await;
+        assert!(follows && text.contains("500 runs follow the table"), "{text}");
+    }
+}
+
 fn come(redis: &Redis, user: &str) {
     redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "60"]);
 }
@@ -104,7 +134,7 @@ fn go(redis: &Redis, user: &str) {
 }
 
 #[tokio::test]
-async fn who_is_watched_is_known_until_he_is_not_watched() {
+async fn watched_user_is_known_until_unwatched() {
     if !node() {
         return;
     }
@@ -132,7 +162,7 @@ async fn who_is_watched_is_known_until_he_is_not_watched() {
 }
 
 #[tokio::test]
-async fn what_was_missed_while_the_daemon_was_away_is_told_once() {
+async fn changes_during_an_outage_are_reported_once() {
     if !node() {
         return;
     }
@@ -187,7 +217,7 @@ async fn what_was_missed_while_the_daemon_was_away_is_told_once() {
 }
 
 #[tokio::test]
-async fn many_names_are_asked_for_in_messages_that_the_daemon_takes() {
+async fn many_names_are_split_into_messages() {
     if !node() {
         return;
     }
@@ -209,7 +239,7 @@ async fn many_names_are_asked_for_in_messages_that_the_daemon_takes() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_in_place_and_one_that_is_no_good_ends_it() {
+async fn token_is_renewed_and_a_bad_one_stops() {
     if !node() {
         return;
     }
@@ -237,12 +267,12 @@ async fn a_token_is_renewed_in_place_and_one_that_is_no_good_ends_it() {
     let mut renewing =
         Client::live(&daemon, json!({"tokens": [short, issuer.token("alice", &["bob"])]})).await;
     assert!(fixed.state("stopped").await["reason"].to_string().contains("token_expired"));
-    // The other lives on: its first token has run out at the same time.
+    // The other client stays connected, although its first token has expired at the same time.
     renewing.call("watch", json!([["carol"]])).await;
     assert_eq!(renewing.next("refused").await["code"], "forbidden");
     renewing.call("watch", json!([["bob"]])).await;
     renewing.change("bob", "offline").await;
-    // What was refused is not asked for again.
+    // The client does not repeat the refused watch.
     renewing.send("reconnect", json!([])).await;
     renewing.state("connecting").await;
     renewing.next("answer").await;
@@ -252,7 +282,7 @@ async fn a_token_is_renewed_in_place_and_one_that_is_no_good_ends_it() {
 }
 
 #[tokio::test]
-async fn its_own_user_is_online_until_it_leaves_or_closes() {
+async fn own_user_is_online_until_leave_or_close() {
     if !node() {
         return;
     }
@@ -265,13 +295,13 @@ async fn its_own_user_is_online_until_it_leaves_or_closes() {
     };
     until("it is online", async || keys(&redis, &["presence:al ice#phone"])).await;
     assert_eq!(client.call("leave", json!([])).await, true);
-    until("it has left", async || keys(&redis, &[])).await;
+    until("it left", async || keys(&redis, &[])).await;
     assert_eq!(client.call("heartbeat", json!([])).await, true);
     until("it is back", async || keys(&redis, &["presence:al ice#phone"])).await;
     client.send("close", json!([])).await;
     assert_eq!(client.state("stopped").await["reason"], "closed");
     client.next("answer").await;
-    until("it has gone", async || keys(&redis, &[])).await;
+    until("it is offline", async || keys(&redis, &[])).await;
     client.send("reconnect", json!([])).await;
     client.state("connecting").await;
     client.next("answer").await;
@@ -280,4 +310,16 @@ async fn its_own_user_is_online_until_it_leaves_or_closes() {
     assert_eq!(client.next("redis").await["redis"], "down");
     redis.run();
     assert_eq!(client.next("redis").await["redis"], "up");
+}
+
+#[tokio::test]
+async fn ping_is_answered_with_a_pong() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let mut socket = Socket::connect(daemon.port, "").await;
+    assert_eq!(socket.next().await["type"], "hello");
+    socket.send(json!({"type": "ping", "id": 3})).await;
+    socket.send(json!({"type": "ping"})).await;
+    let pongs = [socket.next().await, socket.next().await];
+    assert_eq!(pongs, [json!({"type": "pong", "id": 3}), json!({"type": "pong"})]);
 }
