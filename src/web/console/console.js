@@ -1,6 +1,6 @@
 /** The console: watches everybody, and passes changes to the grid, the charts, the feed and the health panel. */
 
-import { Keybeat } from '/keybeat.js';
+import { Keybeat } from '../keybeat.js';
 import { Chart } from './charts.js';
 import { Details } from './details.js';
 import { Grid } from './grid.js';
@@ -108,7 +108,9 @@ function feedRow(entry) {
 let polls = 0, polling = false, unanswered = 0;
 let lag = null;                         // the latest percentiles
 
-const ask = (path, body) => fetch(path, {
+/** The daemon's address. A proxy may serve it below a path. */
+const DAEMON = new URL('..', import.meta.url);
+const ask = (path, body) => fetch(new URL(path, DAEMON), {
   method: body ? 'POST' : 'GET', body: body && JSON.stringify(body), cache: 'no-store', signal: AbortSignal.timeout(ANSWER_MS),
   headers: { ...(body && { 'Content-Type': 'application/json' }), ...(token && { Authorization: `Bearer ${token}` }) },
 });
@@ -118,7 +120,7 @@ async function poll() {
   polling = true;
   const asked = performance.now();
   try {
-    const answer = await ask('/v1/stats');
+    const answer = await ask('v1/stats');
     unanswered = 0;
     setSkew(Date.parse(answer.headers.get('date')) + 500 - Date.now()); // the header has whole seconds
     const stats = answer.ok ? await answer.json() : {};
@@ -126,7 +128,7 @@ async function poll() {
     // A status message that arrived after the request is newer than the answer.
     if (stats.redis?.status && redisStatusAt < asked) setRedis(stats.redis.status, redisSince);
     if (answer.ok && polls++ % 3 === 0) await refreshSessions();
-    renderReady(await (await ask('/readyz')).text());
+    renderReady(await (await ask('readyz')).text());
     await details.refresh();
   } catch {
     if (++unanswered >= 3) keybeat?.reconnect(); // the daemon vanished: without this the connection would look open for minutes
@@ -151,7 +153,7 @@ function renderStats(stats) {
 async function refreshSessions() {
   const names = grid.inSight;
   if (!names.length) return;
-  const answer = await ask('/v1/users/query', { users: names });
+  const answer = await ask('v1/users/query', { users: names });
   if (!answer.ok) return;
   for (const { user, state, sessions } of (await answer.json()).users) {
     const one = roster.users.get(user);
@@ -162,7 +164,7 @@ async function refreshSessions() {
 
 /** The daemon's object of one user. The name is in the body, because a path cannot contain every name. */
 async function askUser(user) {
-  const answer = await ask('/v1/users/query', { users: [user] });
+  const answer = await ask('v1/users/query', { users: [user] });
   return answer.ok ? (await answer.json()).users[0] : null;
 }
 
@@ -184,7 +186,7 @@ function connect() {
   keybeat?.close();
   token = new URLSearchParams(location.hash.slice(1)).get('token') ?? ''; // after the #, so that no server logs it
   [redis, redisSince, unanswered] = ['up', null, 0];
-  const mine = new Keybeat({ token });
+  const mine = new Keybeat({ url: DAEMON, token });
   const on = (type, handle) => mine.addEventListener(type, ({ detail }) => { if (mine === keybeat) handle(detail); });
   on('state', handleState);
   on('snapshot', takeSnapshot);
@@ -218,7 +220,7 @@ function handleState({ state, reason, retry_ms }) {
 /** Without a connection, /readyz may still know the cause. Once per outage is enough. */
 async function askReady() {
   askedReady = true;
-  renderReady(await ask('/readyz').then((answer) => answer.text(), () => null));
+  renderReady(await ask('readyz').then((answer) => answer.text(), () => null));
 }
 
 function takeSnapshot({ users }) {
@@ -359,7 +361,7 @@ function copy({ target }) {
 }
 
 const pollIfLive = () => { if (phase === 'live') poll(); };
-$('curl').textContent = `curl -X PUT ${location.origin}/v1/users/alice/heartbeat`;
+$('curl').textContent = `curl -X PUT ${DAEMON}v1/users/alice/heartbeat`;
 $('filter').addEventListener('input', setFilter);
 $('filter').addEventListener('keydown', keyInFilter);
 $('kinds').addEventListener('change', setFilter);

@@ -1,5 +1,9 @@
 /** The page at /docs: renders /openapi.json and sends GET requests for a try. */
 
+/** The daemon's address. A proxy may serve it below a path. */
+const DAEMON = new URL('..', import.meta.url);
+const below = (path) => (path.startsWith('/') ? new URL(path.slice(1), DAEMON) : path);
+
 /** The OpenAPI document, once it is loaded. */
 let api;
 const METHODS = ['get', 'put', 'post', 'delete'];
@@ -17,7 +21,7 @@ function prose(text) {
   const parts = text.split(/(`[^`]*`|\[[^\]]*\]\(\/[^)]*\))/).map((part) => {
     if (part.startsWith('`')) return el('code', {}, part.slice(1, -1));
     const link = /^\[([^\]]*)\]\((\/[^)]*)\)$/.exec(part);
-    return link ? el('a', { href: link[2] }, link[1]) : part;
+    return link ? el('a', { href: below(link[2]) }, link[1]) : part;
   });
   return el('span', {}, ...parts);
 }
@@ -106,7 +110,7 @@ function trial(path, parameters) {
     const token = document.getElementById('token').value.trim();
     shown.hidden = false;
     try {
-      const answer = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {} });
+      const answer = await fetch(below(url), { headers: token ? { authorization: `Bearer ${token}` } : {} });
       const text = await answer.text();
       let nice = text;
       try { nice = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON */ }
@@ -136,7 +140,7 @@ function follow() {
 
 async function show() {
   const main = document.getElementById('main');
-  const answer = await fetch('/openapi.json');
+  const answer = await fetch(below('/openapi.json'));
   if (!answer.ok) throw new Error(`/openapi.json: ${answer.status}`);
   api = await answer.json();
   document.getElementById('title').textContent = `${api.info.title} ${api.info.version}`;

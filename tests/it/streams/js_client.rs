@@ -323,3 +323,16 @@ async fn ping_is_answered_with_a_pong() {
     let pongs = [socket.next().await, socket.next().await];
     assert_eq!(pongs, [json!({"type": "pong", "id": 3}), json!({"type": "pong"})]);
 }
+
+#[tokio::test]
+async fn pages_refer_to_files_below_their_own_address() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    for page in ["/", "/docs", "/console/console.js", "/console/docs.js"] {
+        let answer = call(&daemon, "GET", page, None, &[]).await;
+        let text = answer.body.as_str().expect("a text");
+        for absolute in ["href=\"/", "src=\"/", "from '/", "fetch('/", "location.origin"] {
+            assert!(!text.contains(absolute), "{page}: {absolute}");
+        }
+    }
+}
