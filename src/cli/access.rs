@@ -85,6 +85,11 @@ impl TokenArgs {
         TokenArgs { token_file: None, silent: true }
     }
 
+    /// Whether the token comes from a file, whose next content may be a newer token.
+    pub fn is_file(&self) -> bool {
+        !self.silent && self.token_file.is_some()
+    }
+
     /// Reads the token, each time again: another program may have renewed the file.
     ///
     /// # Errors

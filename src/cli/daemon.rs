@@ -48,11 +48,16 @@ impl Daemon {
     /// Connects a client to the WebSocket of the daemon.
     pub fn client(&self) -> Result<Client> {
         let token = self.token.clone();
-        Client::builder(self.address.clone())
-            .trusting(self.trust.clone())
-            .token_from(move || token.token().map_err(|why| format!("{why:#}").into()))
-            .connect()
-            .map_err(advised)
+        let builder = Client::builder(self.address.clone()).trusting(self.trust.clone());
+        let builder = if token.is_file() {
+            builder.token_from(move || token.token().map_err(|why| format!("{why:#}").into()))
+        } else {
+            match token.token()? {
+                Some(token) => builder.token(token),
+                None => builder,
+            }
+        };
+        builder.connect().map_err(advised)
     }
 
     /// Opens a new connection.
