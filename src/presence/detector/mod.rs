@@ -4,7 +4,7 @@
 //! While the server is up, each live key has at least one place that will check it again: a deadline bucket, a queue
 //! of questions, a batch under way, or the pass that runs (`tests/fuzz.rs` checks this after every step).
 //!
-//! - `slot`: the state of one key, as a table of state × event. Only that file touches the flags.
+//! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `ttl`: learning TTLs. `deadlines`: when to ask.
 //! - `grants`: keys whose absence proves nothing for a while.

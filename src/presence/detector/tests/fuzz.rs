@@ -1,4 +1,4 @@
-//! Anything at all is handed to a detector, in any order: it must not panic, and must keep its books.
+//! Any input in any order: the detector must not panic, and its books must agree with each other.
 
 use super::*;
 use proptest::collection::vec;
@@ -209,6 +209,7 @@ impl Run {
             live += u64::from(slot.is_live());
             immortal += u64::from(slot.is_immortal());
             open += usize::from(slot.in_pass());
+            assert_eq!(detector.origins.of(at).is_some(), slot.is_adopted(), "{:?}: where from", slot.key());
         }
         assert_eq!((detector.counts.keys, detector.counts.immortal), (live, immortal));
         assert_eq!(self.said.values().filter(|live| **live).count() as u64, live);
@@ -239,7 +240,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_handed_in_the_books_agree(ops in vec(op(), 0..80)) {
+    fn any_input_keeps_the_books(ops in vec(op(), 0..80)) {
         let mut run = Run::new();
         ops.iter().for_each(|op| run.apply(op));
     }

@@ -241,7 +241,7 @@ impl Drop for Trail {
 }
 
 #[test]
-fn every_interleaving_says_exactly_what_redis_did() {
+fn every_interleaving_reports_what_redis_did() {
     let operations = 6;
     let (mut seen, mut trail) = (HashSet::new(), Trail(Vec::new()));
     explore(&World::new(), operations, &mut seen, &mut trail.0);

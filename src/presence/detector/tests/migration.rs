@@ -381,7 +381,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn while_a_slot_migrates_nobody_blinks_and_each_death_is_seen_once(
+    fn slot_migration_reports_each_change_once(
         asking: bool,
         hurried: bool,
         finishes: bool,

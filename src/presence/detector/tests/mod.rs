@@ -1,9 +1,15 @@
-//! The detector's rules: by script (`events`, `outages`, `first_pass`, …), by every interleaving, by random histories.
+//! The rules as scripts (`script` runs them), every interleaving of a small world, and random histories.
 
 use super::*;
 
+mod cluster;
+mod events;
+mod first_pass;
 mod fuzz;
 mod interleavings;
 mod migration;
+mod outages;
 mod properties;
+mod reconcile;
 mod script;
+mod ttls;

@@ -353,7 +353,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happened_once_healed_the_belief_is_what_redis_holds(
+    fn healed_belief_is_what_redis_holds(
         hears in hears(),
         ops in prop::collection::vec(op(), 0..60),
     ) {
@@ -366,7 +366,7 @@ proptest! {
     }
 
     #[test]
-    fn while_nothing_is_lost_exactly_what_redis_did_is_said(ops in prop::collection::vec(quiet_op(), 0..80)) {
+    fn without_loss_reports_what_redis_did(ops in prop::collection::vec(quiet_op(), 0..80)) {
         let mut world = run(Hears::All, &ops);
         let said = world.log.len();
         prop_assert_eq!(&world.log[..], &world.truth[..said], "said what had not been done");

@@ -1,0 +1,259 @@
+//! What events, answers and other detectors do to a slot: one verb per row of the table in `mod.rs`.
+
+use super::{Absence, Flags, Slot, Verdict};
+use crate::presence::detector::messages::Moved;
+use crate::presence::detector::ttl::{Left, Lesson, SAME_TTL_MS};
+use crate::presence::{Change, Reason, Time};
+
+/// Events.
+impl Slot {
+    /// `set`, or another command (`placed`) created it. Returns the change if it was not live.
+    pub fn renew(&mut self, now: Time, first_ttl: u64, placed: bool) -> Option<Change> {
+        if placed {
+            self.ttl = 0;
+            self.flags.put(Flags::LEAST, false);
+        }
+        let live = self.is_live();
+        let again = live && self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED);
+        let learn = self.ttl == 0 || self.flags.has(Flags::LEAST);
+        self.last_seen = now;
+        self.deadline = now.plus(self.ttl_or(first_ttl));
+        self.flags.put(Flags::GRANTED | Flags::DOUBTED | Flags::MOVED, false);
+        self.flags.put(Flags::BY_SET, again && !placed);
+        self.flags.put(Flags::HEARD, !placed);
+        self.flags.put(Flags::LEARN, learn);
+        (!live).then(|| self.revive(now, Reason::Heartbeat))
+    }
+
+    /// Events since `missed` may be missing: a `set` that arrived before it need not be the last.
+    pub fn distrust_before(&mut self, missed: Time) {
+        if self.last_seen < missed {
+            self.flags.put(Flags::HEARD, false);
+        }
+    }
+
+    /// `expired` came for a live key.
+    pub fn expire(&mut self) -> Verdict {
+        if self.is_adopted() {
+            // Without the doubt: an absent answer then ends it as expired.
+            self.put_doubt(false);
+            return Verdict::Kept;
+        }
+        // The copy that a restarted server had: the user may have been unable to renew it.
+        if self.flags.has(Flags::GRANTED) { Verdict::Kept } else { Verdict::Ends }
+    }
+
+    /// Whether `expired` at `now` shows that the program has changed the TTL.
+    pub fn expires_early(&self, now: Time) -> bool {
+        self.deadline.since(now) > SAME_TTL_MS && !self.is_immortal() && !self.deadline_is_guessed()
+    }
+
+    /// `del` came for a live key, from a server that is not part of a cluster.
+    pub fn delete(&mut self) -> Verdict {
+        if self.is_adopted() {
+            self.put_doubt(true);
+            return Verdict::Kept;
+        }
+        Verdict::Ends
+    }
+
+    /// `del` came for a live key that may have moved.
+    pub fn doubt(&mut self) {
+        self.put_doubt(true);
+    }
+
+    /// An absent answer will mean a deletion. Where absence proves nothing, a `del` older than the move does not
+    /// either, whichever of the three (doubt, grant, adoption) comes last.
+    fn put_doubt(&mut self, on: bool) {
+        let proves = !(self.is_adopted() && self.flags.has(Flags::GRANTED));
+        self.flags.put(Flags::DOUBTED, on && proves);
+    }
+
+    /// Redis removed the key, not the user: it stays until the deadline of its last heartbeat.
+    pub fn throw_away(&mut self, now: Time, first_ttl: u64) {
+        // A renewal by EXPIRE, or a `set` that was missed, may have moved the deadline: then one TTL from now.
+        let heard = self.flags.has(Flags::HEARD) && self.flags.has(Flags::BY_SET);
+        if !heard || self.deadline < now || self.is_immortal() {
+            self.extend(now.plus(self.ttl_or(first_ttl)));
+        }
+        self.put_grant();
+    }
+
+    /// Absence proves nothing before `until`, nor before a later deadline that it already has.
+    pub fn grant(&mut self, until: Time) {
+        self.extend(until);
+        self.put_grant();
+    }
+
+    fn extend(&mut self, until: Time) {
+        self.deadline = if self.is_immortal() { until } else { self.deadline.max(until) };
+    }
+
+    fn put_grant(&mut self) {
+        self.flags.put(Flags::GRANTED, true);
+        self.put_doubt(self.is_doubted());
+    }
+}
+
+/// Answers.
+impl Slot {
+    /// An answer gave the rest of the TTL. Returns whether the TTL is another than was known. The caller
+    /// [revives](Slot::revive) a key that was not live.
+    pub fn take_ttl(&mut self, now: Time, left: Left, first_ttl: u64) -> bool {
+        let changed = self.learn(left);
+        self.know_at_least(left.ms, first_ttl);
+        self.flags.put(Flags::ASK, false);
+        let heard = self.flags.has(Flags::HEARD);
+        let (low, high) = (left.sent.plus(left.ms), left.came.plus(left.ms));
+        let deadline = if heard { self.last_seen.plus(u64::from(self.ttl)).clamp(low, high) } else { low };
+        let granted = self.flags.has(Flags::GRANTED);
+        self.deadline = if granted { self.deadline.max(deadline) } else { deadline };
+        if !heard {
+            let renewed = deadline.minus(self.ttl_or(first_ttl)).min(now);
+            self.last_seen = if self.is_live() { self.last_seen.max(renewed) } else { renewed };
+        }
+        changed
+    }
+
+    /// Learns the TTL from an answer that follows a `set`.
+    fn learn(&mut self, left: Left) -> bool {
+        if !self.flags.has(Flags::HEARD) {
+            return false;
+        }
+        if self.ttl == 0 || self.flags.has(Flags::LEAST) {
+            // Without a question that followed a `set` there is nothing to learn from.
+            let learns = self.flags.has(Flags::LEARN);
+            if learns {
+                self.ttl = left.ttl(self.last_seen);
+                self.flags.put(Flags::LEAST, false);
+            }
+            self.flags.put(Flags::HEARD, learns);
+            return false;
+        }
+        match left.compare(self.ttl, self.last_seen) {
+            Lesson::Other(ttl) => {
+                self.ttl = ttl;
+                self.flags.put(Flags::VARIES, true);
+                return true;
+            }
+            // Not learnt from this answer. The next `set` is checked, which tells.
+            Lesson::Unsure => {
+                self.flags.put(Flags::VARIES, true);
+                self.flags.put(Flags::HEARD, false);
+            }
+            Lesson::Confirmed => self.flags.put(Flags::VARIES, false),
+            Lesson::Same => {}
+        }
+        false
+    }
+
+    /// A TTL is at least what an answer leaves of it. It is remembered although no `set` gave it, since a grant must
+    /// be as long as the pause between two heartbeats. The next `set` is checked, which tells the true one.
+    fn know_at_least(&mut self, left: u64, first_ttl: u64) {
+        if left > self.ttl_or(first_ttl) + SAME_TTL_MS {
+            self.flags.put(Flags::VARIES, self.ttl != 0);
+            self.ttl = left as u32;
+            self.flags.put(Flags::LEAST, true);
+            self.flags.put(Flags::HEARD, false);
+        }
+    }
+
+    /// An answer said that it has no TTL. The caller [revives](Slot::revive) a key that was not live.
+    pub fn take_no_ttl(&mut self, now: Time) {
+        self.deadline = Time::NEVER;
+        self.flags.put(Flags::GRANTED | Flags::ASK, false);
+        if !self.is_live() {
+            self.last_seen = now;
+        }
+    }
+
+    /// For how long it has been silent, in milliseconds.
+    pub fn silent_ms(&self, now: Time) -> u64 {
+        now.since(self.last_seen)
+    }
+
+    /// What an absent answer to a question sent at `sent` means.
+    pub fn absence(&self, now: Time, sent: Time) -> Absence {
+        if !self.is_live() {
+            Absence::Known
+        } else if self.is_doubted() {
+            Absence::Deleted
+        } else if self.flags.has(Flags::GRANTED) && sent <= self.deadline {
+            Absence::Granted
+        } else {
+            Absence::Gone { ran_out: self.deadline < now }
+        }
+    }
+
+    /// Nothing more is to be asked before the deadline.
+    pub fn rest(&mut self) {
+        self.flags.put(Flags::ASK, false);
+    }
+
+    /// An answer found it here, though an event overtook the answer.
+    pub fn confirm(&mut self) {
+        self.flags.put(Flags::ADOPTED, false);
+    }
+
+    /// An answer said that another server owns it. Returns whether to hand it over at once: two servers that both
+    /// disown a key pass it on twice a second, not as fast as they answer.
+    pub fn disown(&mut self) -> bool {
+        let passed_on = self.is_adopted() && !self.flags.has(Flags::EAGER);
+        self.flags.put(Flags::ASK | Flags::EAGER, false);
+        self.flags.put(Flags::MOVED, true);
+        !passed_on
+    }
+
+    /// A page of a first pass names it: live from now on, with the first TTL until its own is learnt. Returns the
+    /// change if it was not live.
+    pub fn found(&mut self, now: Time, first_ttl: u64) -> Option<Change> {
+        if self.is_live() {
+            return None;
+        }
+        self.deadline = now.plus(first_ttl);
+        self.flags.put(Flags::LEARN, true);
+        // The last heartbeat is no earlier, if the TTL is the first one.
+        self.last_seen = now.minus(first_ttl);
+        Some(self.revive(now, Reason::Reconciled))
+    }
+}
+
+/// Moves between servers.
+impl Slot {
+    /// Another detector hands it over as live. Returns the change if it was not live here.
+    pub fn adopt(&mut self, now: Time, moved: &Moved) -> Option<Change> {
+        self.flags.put(Flags::ADOPTED, true);
+        self.put_doubt(self.is_doubted());
+        self.flags.put(Flags::EAGER, moved.not_yet);
+        self.flags.put(Flags::MOVED, false);
+        // A pending answer may be older than the key's arrival.
+        self.flags.put(Flags::OVERTAKEN, self.batch != 0);
+        if self.is_live() {
+            self.last_seen = self.last_seen.max(moved.last_seen);
+            return None;
+        }
+        self.last_seen = moved.last_seen;
+        self.deadline = moved.deadline;
+        self.ttl = moved.ttl_ms;
+        self.flags.put(Flags::GRANTED, moved.granted && !self.is_immortal());
+        self.flags.put(Flags::LEAST, moved.ttl_ms != 0);
+        Some(self.revive(now, Reason::Reconciled))
+    }
+
+    /// Its server leaves the cluster.
+    pub fn give_up(&mut self) {
+        self.flags.put(Flags::MOVED, true);
+    }
+
+    /// The state to hand over.
+    pub fn handover(&self, not_yet: bool) -> Moved {
+        Moved {
+            key: self.key.clone(),
+            last_seen: self.last_seen,
+            deadline: self.deadline,
+            ttl_ms: self.ttl,
+            granted: self.flags.has(Flags::GRANTED),
+            not_yet,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! TTLs that are missing, unknown or change.
+
+use super::script::*;
+use super::*;
+
+#[test]
+fn key_without_ttl_stays_until_deleted() {
+    check(
+        "0 up r; 0 page; 0 set a; 1 answered a=never; 500 due; 900 del a",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 900 -a Deleted at 900 seen 0",
+    );
+}
+
+#[test]
+fn expire_after_set_is_noticed() {
+    check_with(
+        Settings { first_ttl_ms: 3000, ..Settings::default() },
+        "0 up r; 0 page; 0 set a; 1 answered a=never; 501 due; 502 answered a=1500; 2001 due; 2002 due; 2003 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 501 ask a; 2002 ask a; 2003 -a Expired at 2001 seen 0",
+    );
+}
+
+#[test]
+fn shorter_ttl_is_noticed_the_second_time() {
+    let long = Settings { first_ttl_ms: 3000, ..Settings::default() };
+    check_with(
+        long,
+        "0 up r; 0 page; 0 set a; 0 answered a=2000; 100 set a; 300 expired a; \
+         400 set b; 400 answered b=2000; 500 set b; 501 answered b=199; 701 due; 702 expired b",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 300 -a Expired at 300 seen 100; \
+         400 +b Heartbeat seen 400; 400 ask b; 500 ask b; 701 ask b; 702 -b Expired at 700 seen 500",
+    );
+}
+
+#[test]
+fn longer_ttl_is_learnt_after_its_probe() {
+    check_with(
+        Settings { first_ttl_ms: 1000, ..Settings::default() },
+        "0 up r; 0 page; 0 set a; 0 answered a=1000; 900 set a; 1901 due; 1901 answered a=4999; \
+         2900 set a; 2900 answered a=6000; 4900 set a; 4900 answered a=6000; 6900 set a; 8000 due",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1901 ask a; 2900 ask a; 4900 ask a",
+    );
+}
+
+#[test]
+fn set_before_a_gap_teaches_no_ttl() {
+    // Asked for before the scan names it, and renewed unheard meanwhile.
+    check(
+        "0 up r; 0 page a; 0 answered a=10; 5 set a; 6 gap; 6 next; 11 due; 21 answered a=29; 30 set a; 30 answered a=30; 61 due",
+        "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 5 ask a; 11 ask a; 30 ask a; 61 ask a",
+    );
+}
+
+#[test]
+fn answer_bounds_the_deadline() {
+    let (held, said) = HELD;
+    // Not different enough to be another TTL, but the answer knows how much is left.
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=40; 36 due; 50 due; 51 due"),
+        &format!("{said} 10 ask a; 51 ask a"),
+    );
+    check(
+        &format!("{held} 10 doubted a; 11 answered a=5; 16 due; 17 due"),
+        &format!("{said} 10 ask a; 17 ask a"),
+    );
+}
+
+#[test]
+fn set_in_the_instant_of_a_gap_teaches_no_ttl() {
+    let (held, said) = HELD;
+    check(
+        &format!("{held} 10 set a; 10 gap; 10 page a; 11 answered a=20; 31 due"),
+        &format!("{said} 10 ask a; 11 reconciled; 31 ask a"),
+    );
+}
+
+#[test]
+fn expire_after_set_teaches_no_ttl() {
+    // The answer after EXPIRE does not say what the next `set` will give.
+    check_with(
+        Settings { first_ttl_ms: 3000, ..Settings::default() },
+        "0 up r; 0 page; 0 set a; 1 answered a=never; 501 due; 502 answered a=1500; 600 set a",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 501 ask a; 600 ask a",
+    );
+}
+
+#[test]
+fn logout_frees_the_deadline_of_a_long_ttl() {
+    let mut detector = Detector::new(Settings { first_ttl_ms: 86_400_000, ..Settings::default() });
+    let mut now = Time::from_ms(1_000);
+    detector.handle(now, UP);
+    for i in 0..100 {
+        let name = format!("u{i}");
+        detector.handle(now, Input::Placed(name.as_bytes()));
+        while let Some(output) = detector.poll(now) {
+            if let Output::Ask(id, keys) = output {
+                detector.handle(now, Input::Fence(id, Side::Open));
+                detector.handle(now, Input::Answers(id, vec![Answer::Left(86_400_000); keys.len()]));
+                detector.handle(now, Input::Fence(id, Side::Close));
+            }
+        }
+        if i > 0 {
+            detector.handle(now, Input::Ended(name.as_bytes(), End::Deleted));
+        }
+    }
+    assert_eq!((detector.counts().keys, detector.deadlines.entries()), (1, 100));
+    now = now.plus(11 * 60 * 1000);
+    detector.handle(now, Input::Due);
+    assert_eq!(detector.deadlines.entries(), 1, "only the live key has a deadline");
+    // A deadline a day ahead is still met to the millisecond.
+    let mut asked = None;
+    while asked.is_none() {
+        now = detector.next_due().unwrap();
+        detector.handle(now, Input::Due);
+        asked = std::iter::from_fn(|| detector.poll(now)).find(|output| matches!(output, Output::Ask(..)));
+    }
+    assert_eq!(now, Time::from_ms(1_000 + 86_400_000 + 1));
+}
