@@ -41,7 +41,8 @@ impl Tree {
             tests.extend(test_files(&text).map(|name| [&module[..], &[name.to_owned()]].concat()));
             texts.push((module, path, text));
         }
-        let product = texts.into_iter().filter(|(module, ..)| !tests.contains(module));
+        let is_test = |module: &Module| (1..=module.len()).any(|depth| tests.contains(&module[..depth]));
+        let product = texts.into_iter().filter(|(module, ..)| !is_test(module));
         Tree { files: product.map(|(module, path, text)| (module, Source::parse(path, &text))).collect() }
     }
 
