@@ -1,5 +1,5 @@
-//! What other clients of the same Redis do to presence keys, beyond SET and DEL: clients of the daemon see what is
-//! true, or it is reported by name, and no ghost stays.
+//! Commands of other Redis clients on presence keys, beyond SET and DEL: clients of the daemon see the true state, or
+//! the deviation is reported, and no user stays online without a key.
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, Reply};
@@ -15,11 +15,11 @@ use tokio::time::{Instant, timeout};
 struct Stage {
     redis: Redis,
     daemon: Daemon,
-    /// What the client reads, also while nobody awaits it: pings want their answers.
+    /// Messages of the client. A task reads them all the time, so that pings are answered.
     messages: mpsc::UnboundedReceiver<Value>,
-    /// Transitions that were told together with one that was awaited.
-    told: Vec<Value>,
-    /// The state of each user as the client was told it.
+    /// Transitions that arrived together with an awaited one.
+    pending: Vec<Value>,
+    /// The state of each user as the client knows it.
     view: HashMap<String, bool>,
     db: &'static str,
 }
@@ -36,7 +36,7 @@ impl Stage {
         let (read, messages) = mpsc::unbounded_channel();
         tokio::spawn(async move { while read.send(socket.next_patiently().await).is_ok() {} });
         let view = users.iter().map(|user| (name(user).to_owned(), true)).collect();
-        Stage { redis, daemon, messages, told: Vec::new(), view, db }
+        Stage { redis, daemon, messages, pending: Vec::new(), view, db }
     }
 
     /// A command of another client that must not be refused, in the daemon's database.
@@ -52,22 +52,22 @@ impl Stage {
         reply
     }
 
-    /// The next transition. Of each user they alternate.
+    /// The next transition. It checks that the transitions of each user alternate.
     async fn next(&mut self) -> (String, String, String) {
-        while self.told.is_empty() {
+        while self.pending.is_empty() {
             let message = timeout(PATIENCE, self.messages.recv()).await;
             let message = message.expect("waited in vain for a transition").expect("the socket is open");
             if message["type"] == "transitions" {
-                self.told = message["transitions"].as_array().expect("a list").clone();
+                self.pending = message["transitions"].as_array().expect("a list").clone();
             } else {
                 assert_eq!(message["type"], "status", "{message}");
             }
         }
-        let told = self.told.remove(0);
-        let is_online = told["state"] == "online";
-        let was_online = self.view.insert(name(&told).to_owned(), is_online).unwrap_or(false);
-        assert_ne!(is_online, was_online, "said twice: {told}");
-        let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
+        let transition = self.pending.remove(0);
+        let is_online = transition["state"] == "online";
+        let was_online = self.view.insert(name(&transition).to_owned(), is_online).unwrap_or(false);
+        assert_ne!(is_online, was_online, "repeated: {transition}");
+        let text = |field: &str| transition[field].as_str().unwrap_or_default().to_owned();
         (text("user"), text("state"), text("reason"))
     }
 
@@ -81,8 +81,8 @@ impl Stage {
         assert_eq!(seen, expected.iter().map(|text| text.to_string()).collect());
     }
 
-    /// Nothing was said that was not awaited, up to now: whoever comes now is told next. And what the daemon, the
-    /// client and Redis hold is the same.
+    /// No unexpected transition is pending: a new user is the next transition. The daemon, the client and Redis agree on
+    /// who is online.
     async fn agrees(&mut self) {
         self.call(&["SET", "presence:last", "1", "PX", "60000"]);
         self.sees(&["last online heartbeat"]).await;
@@ -123,7 +123,7 @@ fn name(user: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn getdel_unlink_and_a_deadline_in_the_past_are_deletions() {
+async fn getdel_unlink_and_past_deadlines_are_deletions() {
     let mut stage = Stage::new().await;
     for command in [
         &["GETDEL", "presence:ann"][..],
@@ -144,7 +144,7 @@ async fn getdel_unlink_and_a_deadline_in_the_past_are_deletions() {
 }
 
 #[tokio::test]
-async fn a_set_that_is_already_over_leaves_no_ghost() {
+async fn set_with_past_deadline_leaves_no_ghost() {
     let mut stage = Stage::new().await;
     stage.call(&["SET", "presence:ann", "1", "EX", "60"]);
     stage.sees(&["ann online heartbeat"]).await;
@@ -154,21 +154,21 @@ async fn a_set_that_is_already_over_leaves_no_ghost() {
 }
 
 #[tokio::test]
-async fn a_set_without_a_ttl_and_persist_are_reported_and_online_until_the_key_is_deleted() {
+async fn keys_without_ttl_are_reported_until_deleted() {
     let mut stage = Stage::new().await;
     stage.call(&["SET", "presence:ann", "1"]);
     stage.call(&["SET", "presence:bob", "1", "PX", "1500"]);
     stage.sees(&["ann online heartbeat", "bob online heartbeat"]).await;
     stage.without_ttl(1).await;
     assert_eq!(stage.call(&["PERSIST", "presence:bob"]), Reply::Number(1));
-    // It is found at the deadline that bob had.
+    // The daemon notices it at the deadline that bob had.
     stage.without_ttl(2).await;
     stage.agrees().await;
     let (_, findings) = doctor(&stage.redis.url()).await;
     let ttl = findings.iter().find(|finding| finding["check"] == "ttl").expect("it is looked at");
     assert!(ttl["cause"].as_str().expect("a text").contains("2 of 2"), "{ttl}");
 
-    // A TTL that a key gets later, by a command of which no event is listened to, ends it.
+    // A TTL that a later command sets, without an event that the daemon receives, still ends the key.
     stage.call(&["PEXPIRE", "presence:ann", "300"]);
     stage.sees(&["ann offline expired"]).await;
     stage.without_ttl(1).await;
@@ -179,17 +179,17 @@ async fn a_set_without_a_ttl_and_persist_are_reported_and_online_until_the_key_i
 }
 
 #[tokio::test]
-async fn rename_is_one_who_leaves_and_one_who_comes() {
+async fn rename_is_offline_and_online() {
     let mut stage = Stage::new().await;
     stage.call(&["SET", "presence:ann", "1", "PX", "2500"]);
     stage.sees(&["ann online heartbeat"]).await;
     stage.call(&["RENAME", "presence:ann", "presence:bob"]);
     stage.sees(&["ann offline deleted", "bob online heartbeat"]).await;
     stage.agrees().await;
-    // The TTL comes with it.
+    // The TTL moves with the key.
     stage.sees(&["bob offline expired"]).await;
 
-    // Over one who is there, and who has been promised a minute: it takes the TTL of the other.
+    // Onto a key with a TTL of a minute: it gets the TTL of the renamed key.
     stage.call(&["SET", "presence:bob", "1", "EX", "60"]);
     stage.call(&["SET", "presence:ann", "1", "PX", "1200"]);
     stage.sees(&["ann online heartbeat", "bob online heartbeat"]).await;
@@ -211,18 +211,18 @@ async fn rename_is_one_who_leaves_and_one_who_comes() {
 }
 
 #[tokio::test]
-async fn copy_and_move_count_in_the_database_where_the_key_comes_to_be() {
+async fn copy_and_move_count_in_the_target_database() {
     let mut stage = Stage::on(Redis::start(), "1", &["--ttl", "2s"]).await;
     stage.call(&["SET", "presence:ann", "1", "EX", "60"]);
     stage.sees(&["ann online heartbeat"]).await;
     stage.call(&["COPY", "presence:ann", "presence:bob"]);
     stage.sees(&["bob online heartbeat"]).await;
-    // Into another database: nobody here comes or goes.
+    // Into another database: no transition here.
     stage.call(&["COPY", "presence:ann", "presence:cid", "DB", "2"]);
     stage.agrees().await;
     stage.call_in("2", &["COPY", "presence:cid", "presence:cid", "DB", "1"]);
     stage.sees(&["cid online heartbeat"]).await;
-    // Over one who is there, with a TTL that is shorter.
+    // Onto an existing key, with a shorter TTL.
     stage.call(&["SET", "presence:short", "1", "PX", "1200"]);
     stage.sees(&["short online heartbeat"]).await;
     stage.call(&["COPY", "presence:short", "presence:cid", "REPLACE"]);
@@ -235,9 +235,9 @@ async fn copy_and_move_count_in_the_database_where_the_key_comes_to_be() {
 }
 
 #[tokio::test]
-async fn restore_brings_a_key_with_the_ttl_that_it_names() {
+async fn restore_keeps_the_given_ttl() {
     let mut stage = Stage::new().await;
-    // What DUMP gives is not text, so a script hands it on.
+    // The result of DUMP is not text, so a script passes it on.
     const RESTORE: &str = "redis.call('SET', 'other:x', '1') \
         return redis.call('RESTORE', KEYS[1], ARGV[1], redis.call('DUMP', 'other:x'), 'REPLACE')";
     let restore = |ttl: &'static str| ["EVAL", RESTORE, "1", "presence:ann", ttl];
@@ -263,7 +263,7 @@ async fn restore_brings_a_key_with_the_ttl_that_it_names() {
 }
 
 #[tokio::test]
-async fn keys_of_another_type_are_named_by_doctor_and_leave_no_ghost() {
+async fn keys_of_other_types_leave_no_ghost() {
     let redis = Redis::start();
     let odd = [
         &["HSET", "presence:hash", "x", "1"][..],
@@ -281,14 +281,14 @@ async fn keys_of_another_type_are_named_by_doctor_and_leave_no_ghost() {
     let cause = types["cause"].as_str().expect("a text");
     assert!(cause.contains("5 of 5"), "{types}");
 
-    // Those that are found by a comparison end with their keys.
+    // Keys that reconciling found end with their keys.
     let mut stage = Stage::on(redis, "0", &["--ttl", "2s"]).await;
     assert_eq!(stage.view.len(), 5, "{:?}", stage.view);
     stage.call(&["HDEL", "presence:hash", "x"]);
     stage.call(&["LPOP", "presence:list"]);
     stage.sees(&["hash offline deleted", "list offline deleted"]).await;
     stage.sees(&["set offline expired", "sorted offline expired", "stream offline expired"]).await;
-    // Over a user's own key: it goes, and what takes its place is no heartbeat.
+    // In place of a user's key: the key goes, and the hash in its place is no heartbeat.
     stage.call(&["SET", "presence:ann", "1", "EX", "60"]);
     stage.sees(&["ann online heartbeat"]).await;
     stage.call(&["DEL", "presence:ann"]);
@@ -299,7 +299,7 @@ async fn keys_of_another_type_are_named_by_doctor_and_leave_no_ghost() {
 }
 
 #[tokio::test]
-async fn names_that_nobody_can_have_are_counted_and_nothing_else() {
+async fn invalid_names_are_only_counted() {
     let mut stage = Stage::new().await;
     for key in ["presence:", "presence:#x", &format!("presence:{}", "x".repeat(5_000))] {
         stage.call(&["SET", key, "1", "EX", "60"]);
@@ -316,7 +316,7 @@ async fn names_that_nobody_can_have_are_counted_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn only_the_database_that_the_url_names_counts() {
+async fn only_the_database_of_the_url_counts() {
     let mut stage = Stage::on(Redis::start(), "1", &["--ttl", "2s"]).await;
     stage.call(&["SET", "presence:ann", "1", "EX", "60"]);
     stage.sees(&["ann online heartbeat"]).await;
@@ -334,7 +334,7 @@ async fn only_the_database_that_the_url_names_counts() {
 }
 
 #[tokio::test]
-async fn eviction_ends_nobody_before_the_deadline_of_the_last_heartbeat() {
+async fn eviction_keeps_users_until_their_deadline() {
     let mut stage = Stage::new().await;
     for _ in 0..2 {
         stage.call(&["SET", "presence:ann", "1", "PX", "1500"]);
@@ -354,7 +354,7 @@ async fn eviction_ends_nobody_before_the_deadline_of_the_last_heartbeat() {
     stage.agrees().await;
 }
 
-/// Beats for these users until it is told to stop.
+/// Sends heartbeats for these users until the task is aborted.
 fn beat(redis: &Redis, users: &'static [&'static str]) -> tokio::task::JoinHandle<()> {
     let mut client = redis.client();
     tokio::spawn(async move {
@@ -368,7 +368,7 @@ fn beat(redis: &Redis, users: &'static [&'static str]) -> tokio::task::JoinHandl
 }
 
 #[tokio::test]
-async fn after_flushdb_and_flushall_who_beats_does_not_blink_and_who_does_not_is_no_ghost() {
+async fn flush_keeps_steady_users_and_no_ghosts() {
     for command in ["FLUSHDB", "FLUSHALL"] {
         let mut stage = Stage::new().await;
         let beats = beat(&stage.redis, &["ann"]);
@@ -379,7 +379,7 @@ async fn after_flushdb_and_flushall_who_beats_does_not_blink_and_who_does_not_is
         let began = Instant::now();
         stage.sees(&["ann online heartbeat", "bob online heartbeat", "for-ever online heartbeat"]).await;
         stage.without_ttl(1).await;
-        // A canary of this connection must have been written.
+        // The canary of this connection must exist.
         until("the canary is there", async || {
             let keys = stage.call(&["KEYS", "presence:#canary:*"]).list();
             let value = stage.call(&["GET", keys.first()?.as_text()]);
@@ -387,8 +387,8 @@ async fn after_flushdb_and_flushall_who_beats_does_not_blink_and_who_does_not_is
         })
         .await;
         stage.call(&[command]);
-        // Nothing renews it: the canary tells that it is gone, unless the second look at a key that was set without a
-        // TTL comes just before.
+        // Nothing renews it: the canary shows that it is gone, unless the second query of a key without a TTL comes
+        // first.
         stage.sees(&["for-ever offline reconciled"]).await;
         until("the canary tells", async || (stage.gaps("replaced").await == 1).then_some(())).await;
         stage.sees(&["bob offline expired"]).await;
@@ -401,7 +401,7 @@ async fn after_flushdb_and_flushall_who_beats_does_not_blink_and_who_does_not_is
 }
 
 #[tokio::test]
-async fn after_swapdb_the_users_of_the_other_database_are_seen_and_no_ghost_of_this_one_stays() {
+async fn swapdb_shows_the_other_database() {
     let mut stage = Stage::new().await;
     let beats = beat(&stage.redis, &["ann"]);
     for _ in 0..2 {
@@ -427,7 +427,7 @@ async fn after_swapdb_the_users_of_the_other_database_are_seen_and_no_ghost_of_t
     beats.abort();
     stage.sees(&["ann offline expired"]).await;
 
-    // And back, where the canary of before still is, and is not taken for the last one.
+    // And back, where the earlier canary still exists; it must not count as the latest one.
     stage.call(&["SWAPDB", "0", "1"]);
     stage.sees(&["dan offline reconciled"]).await;
     assert_eq!(stage.gaps("replaced").await, 2);
@@ -436,9 +436,9 @@ async fn after_swapdb_the_users_of_the_other_database_are_seen_and_no_ghost_of_t
 }
 
 #[tokio::test]
-async fn after_swapdb_while_the_link_was_down_nobody_is_said_to_have_left() {
+async fn swapdb_during_an_outage_removes_nobody() {
     let mut stage = Stage::new().await;
-    // So that the other database has a canary of before.
+    // Then the other database has an earlier canary.
     stage.call(&["SWAPDB", "0", "1"]);
     until("the first was noticed", async || (stage.gaps("replaced").await == 1).then_some(())).await;
     for _ in 0..2 {
