@@ -86,13 +86,7 @@ pub struct Roster {
 impl Roster {
     /// An empty roster that remembers the last heartbeats of at most `remember` users offline.
     pub fn new(remember: usize) -> Roster {
-        Roster {
-            users: Table::new(),
-            online: 0,
-            sessions: 0,
-            gone: VecDeque::new(),
-            remember,
-        }
+        Roster { users: Table::new(), online: 0, sessions: 0, gone: VecDeque::new(), remember }
     }
 
     /// The number of online users.

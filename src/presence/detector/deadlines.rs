@@ -34,11 +34,8 @@ impl Deadlines {
     /// detector files the slot again when that one comes due.
     pub(super) fn file(&mut self, slot: u32, filed: &mut u32, due: Time, now: Time) {
         let horizon = now.plus(HORIZON_MS);
-        let due = if due <= horizon {
-            due
-        } else {
-            Time::from_ms(horizon.as_ms().next_multiple_of(COARSE_MS))
-        };
+        let due =
+            if due <= horizon { due } else { Time::from_ms(horizon.as_ms().next_multiple_of(COARSE_MS)) };
         let new = mark(due);
         if *filed != 0 && (filed.wrapping_sub(new) as i32) <= 0 {
             return;

@@ -5,9 +5,9 @@
 //! key of a user who keeps sending heartbeats. A move is atomic for a key (it is at the new owner before the old one
 //! disowns it), so the new owner's answer decides.
 
+use super::Detector;
 use super::messages::{Moved, Output, ServerId};
 use super::probes::LOOK_AGAIN_MS;
-use super::Detector;
 use crate::presence::{Reason, Time};
 use std::collections::HashMap;
 

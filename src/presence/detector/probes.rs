@@ -173,7 +173,8 @@ impl Detector {
             let slot = &mut self.table[at];
             let overtaken = slot.close_question();
             // In a sweep no event would report a `set` that followed the end.
-            let end_only = overtaken && !slot.is_live() && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
+            let end_only =
+                overtaken && !slot.is_live() && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
             if !valid || end_only {
                 self.ask_later(at);
             } else if overtaken {
