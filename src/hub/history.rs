@@ -31,7 +31,7 @@ impl Cursor {
 }
 
 /// The latest transitions, in the order of their numbers and without a hole. Nothing is kept before the first
-/// [`begin`](History::begin), so that a hub without such readers need not encode what nobody watches.
+/// [`begin`](History::begin), so that a hub without such readers holds no memory for them.
 #[derive(Default)]
 pub(super) struct History {
     begun: AtomicBool,

@@ -33,7 +33,7 @@ impl Sealed {
 
     /// Memory, in bytes: each entry, and its text once more in the message.
     fn bytes(&self) -> usize {
-        self.entries.iter().map(|entry| entry.bytes() + entry.json.len()).sum()
+        self.entries.iter().map(|entry| entry.bytes() + entry.json().len()).sum()
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Log {
 /// The `transitions` message of some transitions.
 pub(super) fn message(entries: &[Arc<Encoded>]) -> Bytes {
     let seq = entries.last().map_or(0, |last| last.seq);
-    protocol::join_transitions(seq, entries.iter().map(|entry| &*entry.json)).into()
+    protocol::join_transitions(seq, entries.iter().map(|entry| entry.json())).into()
 }
 
 impl Log {
@@ -83,8 +83,8 @@ impl Log {
 
     /// Writes an entry.
     pub(super) fn push(&mut self, entry: Arc<Encoded>) {
-        self.bytes += entry.bytes() + entry.json.len();
-        self.open_bytes += entry.json.len();
+        self.bytes += entry.bytes() + entry.json().len();
+        self.open_bytes += entry.json().len();
         self.open.push(entry);
         if self.open.len() >= FRAME || self.open_bytes >= FRAME_BYTES {
             self.seal();

@@ -42,28 +42,31 @@ use mailbox::Pending;
 use readers::Readers;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::sync::Notify;
 
 /// As many as Centrifuge's hub has: enough that two cores rarely wait for each other.
 const SHARDS: usize = 64;
 
-/// A transition with its number and its JSON, encoded once and shared by all who are sent it.
+/// A transition with its number, shared by all who are sent it. The first of them encodes it.
 #[derive(Debug)]
 pub struct Encoded {
     /// The transition's number.
     pub seq: u64,
     /// The transition.
     pub transition: Transition,
-    /// The same as JSON, as it stands in a `transitions` message.
-    pub json: Box<str>,
+    json: OnceLock<Box<str>>,
     shard: u8,
 }
 
 impl Encoded {
     fn new(seq: u64, transition: &Transition, shard: usize) -> Encoded {
-        let json = protocol::encode_transition(seq, transition).into();
-        Encoded { seq, transition: transition.clone(), json, shard: shard as u8 }
+        Encoded { seq, transition: transition.clone(), json: OnceLock::new(), shard: shard as u8 }
+    }
+
+    /// The transition as JSON, as it stands in a `transitions` message.
+    pub fn json(&self) -> &str {
+        self.json.get_or_init(|| protocol::encode_transition(self.seq, &self.transition).into())
     }
 
     /// Whose transition it is.
@@ -82,7 +85,7 @@ impl Encoded {
 
     /// Memory, in bytes: the text, the name as if nobody else held it, and three allocations with their heads.
     fn bytes(&self) -> usize {
-        std::mem::size_of::<Encoded>() + self.json.len() + self.user().len() + 3 * 16
+        std::mem::size_of::<Encoded>() + self.json().len() + self.user().len() + 3 * 16
     }
 }
 

@@ -182,7 +182,7 @@ impl Watcher {
         // What was pending by name when the reader asked for everybody comes first.
         let mut taken = self.pop(backlog, most, most_bytes);
         let Some(all) = &mut backlog.all else { return taken };
-        let mut bytes = taken.iter().map(|entry| entry.json.len()).sum::<usize>();
+        let mut bytes = taken.iter().map(|entry| entry.json().len()).sum::<usize>();
         let mut log = lock(&self.readers.log);
         let mut next = all.next;
         'log: for sealed in log.since(next) {
@@ -193,7 +193,7 @@ impl Watcher {
                 next += 1;
                 backlog.read_to = entry.seq;
                 if all.wants(entry) {
-                    bytes += entry.json.len();
+                    bytes += entry.json().len();
                     backlog.by_log = entry.seq;
                     taken.push(entry.clone());
                 }
@@ -206,11 +206,18 @@ impl Watcher {
 
     /// Moves at most `most` messages of the log into the mailbox, where changes are conflated.
     fn fold(&self, backlog: &mut Backlog, most: usize) {
-        if self.is_behind(backlog) {
-            self.overflow_locked(backlog, Overflow::Behind);
-        }
         let Some(all) = &mut backlog.all else { return };
-        let some: Vec<_> = lock(&self.readers.log).since(all.next).take(most).cloned().collect();
+        let some: Option<Vec<_>> = {
+            let mut log = lock(&self.readers.log);
+            all.end_joining(&log);
+            (all.next >= log.start()).then(|| log.since(all.next).take(most).cloned().collect())
+        };
+        let Some(some) = some else {
+            return self.overflow_locked(backlog, Overflow::Behind);
+        };
+        if some.is_empty() {
+            return;
+        }
         let before = backlog.mailbox.bytes();
         for sealed in &some {
             for entry in &sealed.entries[(all.next - sealed.first) as usize..] {
@@ -236,7 +243,7 @@ impl Watcher {
         while taken.len() < most && bytes < most_bytes {
             let entry = backlog.kept.pop_front().or_else(|| backlog.mailbox.pop());
             let Some(entry) = entry else { break };
-            bytes += entry.json.len();
+            bytes += entry.json().len();
             backlog.read_to = backlog.read_to.max(entry.seq);
             taken.push(entry);
         }
