@@ -1,5 +1,6 @@
 //! Thousands of WebSocket clients. They count the messages and parse only what counting needs.
 
+use crate::lock::lock;
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl Tally {
 
     /// The lags recorded since the last call, in milliseconds, sorted.
     pub fn take_lags(&self) -> Vec<f64> {
-        let taken = std::mem::take(&mut *self.lags_us.lock().unwrap_or_else(|held| held.into_inner()));
+        let taken = std::mem::take(&mut *lock(&self.lags_us));
         let mut lags: Vec<f64> = taken.into_iter().map(|us| f64::from(us) / 1000.0).collect();
         lags.sort_by(f64::total_cmp);
         lags
@@ -79,7 +80,7 @@ impl Tally {
     fn record_lag(&self, user: usize) {
         let Some(changed) = self.changed.get(user) else { return };
         let lag = self.now_us().saturating_sub(changed.load(Ordering::Relaxed));
-        let mut lags = self.lags_us.lock().unwrap_or_else(|held| held.into_inner());
+        let mut lags = lock(&self.lags_us);
         lags.push(u32::try_from(lag).unwrap_or(u32::MAX));
     }
 }
