@@ -227,7 +227,7 @@ impl Watcher {
                 }
                 backlog.by_log = entry.seq;
                 if backlog.mailbox.push(entry.clone()) == Pushed::Cancelled {
-                    backlog.whole_from = entry.seq;
+                    backlog.whole_from = backlog.whole_from.max(entry.seq);
                     self.readers.metrics.conflated.inc();
                 }
             }
@@ -267,7 +267,7 @@ impl Watcher {
         let pushed = backlog.mailbox.push(entry.clone());
         self.readers.recount(before, backlog.mailbox.bytes());
         if pushed == Pushed::Cancelled {
-            backlog.whole_from = entry.seq;
+            backlog.whole_from = backlog.whole_from.max(entry.seq);
             self.readers.metrics.conflated.inc();
             return;
         }
