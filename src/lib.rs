@@ -14,8 +14,8 @@
 //!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
 //!   → hub                  presence::Roster turns keys into users; each transition is encoded once
 //!   → hub::log             one log for all clients that watch everybody; all other clients, and slow ones, have a
-//!     presence::Mailbox    one pending change per watched user, the newest
-//!   → web::stream          WebSocket and Server-Sent Events → the client
+//!     hub::mailbox         one pending change per watched user, the newest
+//!   → web::stream          WebSocket and Server-Sent Events, both readers of the hub → the client
 //! ```
 //!
 //! A heartbeat never touches the hub, not even on its own daemon: it takes effect only through Redis.

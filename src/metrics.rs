@@ -1,5 +1,6 @@
 //! Counters and gauges, by name, for `/metrics` and `/v1/stats`.
 
+use crate::lock::lock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -77,11 +78,11 @@ impl ByCause {
 
     fn inc(&self, cause: &'static str) {
         self.counters.get_or_create(&Cause { cause: cause.into() }).inc();
-        self.causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(cause);
+        lock(&self.causes).insert(cause);
     }
 
     fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let causes = self.causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let causes = lock(&self.causes);
         let count = |cause: &&'static str| {
             (*cause, self.counters.get_or_create(&Cause { cause: (*cause).into() }).get())
         };
@@ -113,7 +114,7 @@ impl Lag {
     /// Records one lag.
     pub fn observe_ms(&self, ms: f64) {
         self.histogram.observe(ms / 1000.0);
-        let mut recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut recent = lock(&self.recent);
         if recent.len() == RECENT {
             recent.pop_front();
         }
@@ -122,7 +123,7 @@ impl Lag {
 
     /// Percentiles of the latest lags.
     pub fn percentiles(&self) -> Percentiles {
-        let recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let recent = lock(&self.recent);
         let mut sorted: Vec<f64> = recent.iter().copied().collect();
         drop(recent);
         sorted.sort_by(f64::total_cmp);

@@ -125,7 +125,7 @@ impl Daemon {
     /// A part of the daemon ends before `shutdown` completes.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
-        let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver } =
+        let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
@@ -159,7 +159,7 @@ impl Daemon {
         let mut serve = tokio::spawn(listen::serve(listener, port));
         supervisor::tell(Word::Ready).await;
         let wanted = supervisor::wanted_pulse().is_some();
-        let reporter = supervisor::report(pulse, app.hub.status(), wanted, supervisor::tell);
+        let reporter = supervisor::report(pulse, app.hub.health(), wanted, supervisor::tell);
         let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
         supervisor::until_stopped(shutdown, [("the driver", &mut driver), ("the listener", &mut serve)])
             .await?;
@@ -207,6 +207,8 @@ pub struct Belief {
     /// The time of the driver's last turn, as its sign of life.
     pulse: watch::Receiver<Time>,
     driver: AbortOnDropHandle<()>,
+    /// Keeps the hub's log short.
+    _log: AbortOnDropHandle<()>,
 }
 
 /// Starts to follow a Redis.
@@ -245,5 +247,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     let driver = Driver::new(template, followed.topology.clone(), hub.clone(), metrics.clone(), clock);
     let pulse = driver.pulse();
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
-    Belief { hub, names, daemon, seal, followed, primary, pulse, driver }
+    let trimmed = hub.clone();
+    let _log = AbortOnDropHandle::new(tokio::spawn(async move { trimmed.trim_log().await }));
+    Belief { hub, names, daemon, seal, followed, primary, pulse, driver, _log }
 }

@@ -9,7 +9,7 @@
 //!
 //! The protocol is that of sd_notify(3) and sd_watchdog_enabled(3).
 
-use crate::hub::Status;
+use crate::hub::Health;
 use crate::presence::Time;
 use anyhow::{Result, bail};
 use sd_notify::NotifyState;
@@ -75,7 +75,7 @@ pub async fn tell(word: Word) {
 /// Sends each pulse of the driver's loop, if `wanted`, and each change of the status, until the loop ends.
 pub async fn report<F: Future<Output = ()>>(
     mut pulse: watch::Receiver<Time>,
-    mut status: watch::Receiver<Status>,
+    mut status: watch::Receiver<Health>,
     wanted: bool,
     tell: impl Fn(Word) -> F,
 ) {
@@ -94,7 +94,7 @@ pub async fn report<F: Future<Output = ()>>(
     }
 }
 
-fn described(status: &Status) -> Word {
+fn described(status: &Health) -> Word {
     Word::Status(if status.up {
         "follows Redis".to_owned()
     } else {
@@ -109,8 +109,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use tokio::sync::oneshot;
 
-    fn status(up: bool) -> Status {
-        Status { up, since: Time::default(), cause: if up { String::new() } else { "it\nis away".into() } }
+    fn status(up: bool) -> Health {
+        Health { up, since: Time::default(), cause: if up { String::new() } else { "it\nis away".into() } }
     }
 
     fn recorder(kept: &Arc<Mutex<Vec<Word>>>) -> impl Fn(Word) -> std::future::Ready<()> + use<> {

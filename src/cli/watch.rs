@@ -20,11 +20,11 @@ use std::time::{Duration, SystemTime};
 pub async fn run(args: WatchArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let stop = serve::stop_signal()?;
-    let view = View { json: args.json, colours: colour::wanted() };
+    let printer = Printer { json: args.json, colours: colour::wanted() };
     let watch = async {
         match args.source.source()? {
-            Source::Daemon(daemon) => from_daemon(view, &args, &daemon).await,
-            Source::Redis(target) => from_redis(view, &args, &target).await,
+            Source::Daemon(daemon) => from_daemon(printer, &args, &daemon).await,
+            Source::Redis(target) => from_redis(printer, &args, &target).await,
         }
     };
     tokio::select! {
@@ -35,12 +35,12 @@ pub async fn run(args: WatchArgs) -> Result<ExitCode> {
 }
 
 /// How transitions are printed.
-struct View {
+struct Printer {
     json: bool,
     colours: bool,
 }
 
-impl View {
+impl Printer {
     fn print(&self, transition: &TransitionObject) -> Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
@@ -63,7 +63,7 @@ impl View {
     }
 }
 
-async fn from_daemon(view: View, args: &WatchArgs, daemon: &Daemon) -> Result<()> {
+async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &Daemon) -> Result<()> {
     let mut client = daemon.client()?;
     if args.users.is_empty() {
         client.watch_all_lossless();
@@ -77,10 +77,10 @@ async fn from_daemon(view: View, args: &WatchArgs, daemon: &Daemon) -> Result<()
             outage.line = None;
         }
         match event {
-            // What is printed is what happens.
+            // Only changes are printed.
             Event::Snapshot(_) => {}
             Event::Transitions(transitions) => {
-                transitions.iter().try_for_each(|transition| view.print(transition))?;
+                transitions.iter().try_for_each(|transition| printer.print(transition))?;
             }
             Event::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
@@ -89,41 +89,41 @@ async fn from_daemon(view: View, args: &WatchArgs, daemon: &Daemon) -> Result<()
                 return Err(advised(ClientError::Refused(message)));
             }
             Event::Refused { message, .. } => bail!("the daemon refused: {message}"),
-            Event::Live => outage.said.clear(),
+            Event::Live => outage.printed.clear(),
             Event::Waiting { why, .. } => outage.goes_on(daemon, why),
         }
     }
 }
 
-/// Of a time without the daemon, the one before the first connection too.
+/// A time without the daemon, also before the first connection.
 struct Outage {
-    /// Says on a terminal that we are at it.
+    /// Shows on a terminal that the command is connecting.
     line: Option<ProgressBar>,
-    /// The kinds of causes that were said: each once an outage, not with each attempt.
-    said: Vec<Discriminant<ClientError>>,
+    /// The kinds of causes printed: each once in an outage, not with each attempt.
+    printed: Vec<Discriminant<ClientError>>,
 }
 
 impl Outage {
     fn of(daemon: &Daemon) -> Outage {
-        Outage { line: Some(Outage::line(daemon)), said: Vec::new() }
+        Outage { line: Some(Outage::line(daemon)), printed: Vec::new() }
     }
 
     fn line(daemon: &Daemon) -> ProgressBar {
         progress::step(&format!("connecting to {}", daemon.shown()))
     }
 
-    /// An attempt was in vain, and another follows.
+    /// An attempt failed, and another follows.
     fn goes_on(&mut self, daemon: &Daemon, why: ClientError) {
         let line = self.line.get_or_insert_with(|| Outage::line(daemon));
         let kind = discriminant(&why);
-        if !self.said.contains(&kind) {
-            self.said.push(kind);
+        if !self.printed.contains(&kind) {
+            self.printed.push(kind);
             line.suspend(|| eprintln!("keybeat: {:#}; trying again until it is back", advised(why)));
         }
     }
 }
 
-/// Without a daemon: the same belief, held in this process.
+/// The view of a daemon, without a daemon: a hub in this process that follows Redis.
 pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Belief {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
@@ -138,11 +138,11 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
     server::believe(&config, target, metrics)
 }
 
-async fn from_redis(view: View, args: &WatchArgs, target: &Target) -> Result<()> {
+async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Result<()> {
     let belief = belief(&args.source, target, Arc::new(Metrics::new()));
     belief.hub.opened().wait_for(|&open| open).await?;
     let watcher = belief.hub.watcher();
-    // The snapshots are where we start; what is printed is what happens from there.
+    // Only changes are printed, so the snapshots are dropped.
     if args.users.is_empty() {
         watcher.make_lossless(Limits::default().lossless_pending);
         belief.hub.watch_all(&watcher).flatten().for_each(drop);
@@ -155,8 +155,8 @@ async fn from_redis(view: View, args: &WatchArgs, target: &Target) -> Result<()>
         if watcher.overflowed() {
             bail!("transitions came faster than they could be printed");
         }
-        for told in watcher.take(usize::MAX) {
-            view.print(&serde_json::from_str(&told.json)?)?;
+        for entry in watcher.take(usize::MAX) {
+            printer.print(&entry.object())?;
         }
     }
 }

@@ -8,7 +8,7 @@ mod shards;
 pub use clock::Clock;
 pub use server::Template;
 
-use crate::hub::{Hub, Status};
+use crate::hub::{Health, Hub};
 use crate::metrics::Metrics;
 use crate::presence::{Change, End, Input, Output, Reason, Time};
 use crate::redis::cluster::Topology;
@@ -267,7 +267,7 @@ impl Driver {
             self.servers[at].detector.handle(now, Input::Due);
             self.drain(at);
         }
-        self.ring_at = self.hub.ring();
+        self.ring_at = self.hub.ring(Instant::now());
         self.publish_status(now);
     }
 
@@ -350,13 +350,13 @@ impl Driver {
     fn publish_status(&mut self, now: Time) {
         let cause = self.in_the_way();
         let up = cause.is_none();
-        let held = self.hub.status();
+        let held = self.hub.health();
         let cause = cause.unwrap_or_default();
         if held.borrow().up == up && held.borrow().cause == cause {
             return;
         }
         self.publish_servers();
-        self.hub.set_status(Status { up, since: now, cause });
+        self.hub.set_health(Health { up, since: now, cause });
     }
 
     fn publish_servers(&self) {

@@ -1,25 +1,25 @@
 //! Who watches one user by name.
 //!
-//! A list, since a transition goes to each in turn; and beyond a few watchers a table of their places
-//! in it, so that thousands who watch the same user come and go without searching for themselves.
+//! A list, since a transition goes to each watcher in turn. A long list also has a table of the watchers' places,
+//! so that none of thousands has to search the list when it leaves.
 
 use super::Watcher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock};
 
-/// Up to so many, looking at each address is nearly as fast as a table, and needs none: it would cost each
-/// watcher 5 to 12 bytes for each user.
+/// Up to this many watchers, a search through the list is nearly as fast as a table, and saves each watcher the
+/// table's 5 to 12 bytes for each user.
 const FEW: usize = 256;
 
-/// One for all audiences, so that none has to carry its own.
+/// One hasher for all audiences, so that none has to hold its own.
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
 /// The watchers of one user, each once.
 #[derive(Default)]
 pub(super) struct Audience {
     watchers: Vec<Arc<Watcher>>,
-    /// Each watcher's place in the list; empty up to a few.
+    /// Each watcher's place in the list; empty up to `FEW` watchers.
     places: HashTable<u32>,
 }
 
@@ -28,7 +28,7 @@ fn hash(watcher: &Watcher) -> u64 {
 }
 
 impl Audience {
-    /// Everybody in it.
+    /// All watchers, in no order.
     pub(super) fn watchers(&self) -> &[Arc<Watcher>] {
         &self.watchers
     }
@@ -37,7 +37,7 @@ impl Audience {
         self.watchers.is_empty()
     }
 
-    /// Lets a watcher in, who may be there already.
+    /// Adds a watcher, unless it is there already.
     pub(super) fn join(&mut self, watcher: &Arc<Watcher>) {
         if self.place(watcher).is_some() {
             return;
@@ -45,19 +45,19 @@ impl Audience {
         self.watchers.push(watcher.clone());
         if self.watchers.len() > FEW {
             let from = if self.places.is_empty() { 0 } else { self.watchers.len() - 1 };
-            (from..self.watchers.len()).for_each(|place| self.note(place as u32));
+            (from..self.watchers.len()).for_each(|place| self.index(place as u32));
         }
     }
 
-    /// Lets a watcher go, who may be gone already.
+    /// Removes a watcher, if it is there.
     pub(super) fn leave(&mut self, watcher: &Watcher) {
         let Some(place) = self.place(watcher) else { return };
         if self.watchers.len() <= FEW + 1 {
             self.places = HashTable::new();
         } else {
             let last = self.watchers.len() as u32 - 1;
-            self.unnote(watcher, place as u32);
-            self.renote(last, place as u32);
+            self.unindex(watcher, place as u32);
+            self.reindex(last, place as u32);
         }
         self.watchers.swap_remove(place);
         if self.watchers.len() < self.watchers.capacity() / 4 {
@@ -74,20 +74,20 @@ impl Audience {
         Some(*place as usize)
     }
 
-    fn note(&mut self, place: u32) {
+    fn index(&mut self, place: u32) {
         let watchers = &self.watchers;
         let hash = |&place: &u32| hash(&watchers[place as usize]);
         self.places.insert_unique(hash(&place), place, hash);
     }
 
-    fn unnote(&mut self, watcher: &Watcher, place: u32) {
+    fn unindex(&mut self, watcher: &Watcher, place: u32) {
         if let Ok(entry) = self.places.find_entry(hash(watcher), |&other| other == place) {
             entry.remove();
         }
     }
 
-    /// What stands at one place is about to stand at another.
-    fn renote(&mut self, from: u32, to: u32) {
+    /// The watcher at one place is about to move to another.
+    fn reindex(&mut self, from: u32, to: u32) {
         let hash = hash(&self.watchers[from as usize]);
         if let Some(place) = self.places.find_mut(hash, |&other| other == from) {
             *place = to;
@@ -104,16 +104,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn whoever_joined_last_and_did_not_leave_is_in_it_once() {
+    fn joined_watchers_are_listed_once() {
         let hub = Hub::new(Time::from_ms(1), 640, Arc::new(Metrics::new()));
-        let crowd: Vec<Arc<Watcher>> = (0..4 * FEW).map(|_| hub.watcher()).collect();
+        let watchers: Vec<Arc<Watcher>> = (0..4 * FEW).map(|_| hub.watcher()).collect();
         let mut random = fastrand::Rng::with_seed(7);
         let steps = 16 * FEW;
         for _ in 0..3 {
             let (mut audience, mut model) = (Audience::default(), BTreeSet::new());
             for step in 0..steps {
-                // Grows for a while, then shrinks to nothing.
-                let watcher = random.choice(&crowd).unwrap();
+                // It grows for a while, then shrinks to nothing.
+                let watcher = random.choice(&watchers).unwrap();
                 if random.usize(..steps) > step {
                     audience.join(watcher);
                     model.insert(watcher.id);
@@ -125,7 +125,7 @@ mod tests {
                 assert_eq!(ids.len(), model.len());
                 assert_eq!(ids.into_iter().collect::<BTreeSet<u64>>(), model);
             }
-            crowd.iter().for_each(|watcher| audience.leave(watcher));
+            watchers.iter().for_each(|watcher| audience.leave(watcher));
             assert!(audience.is_empty() && audience.places.is_empty());
         }
     }

@@ -1,165 +1,69 @@
-//! One reader of transitions, and what all readers together may hold.
+//! One reader of transitions: what it still has to be sent, and in which messages.
 
-use super::log::{self, FRAME, FRAME_BYTES, Log};
-use super::{SHARDS, Told, lock};
-use crate::metrics::Metrics;
-use crate::presence::{Mailbox, Name, Pending, Pushed};
+use super::Encoded;
+use super::backlog::{All, Backlog, NOT_YET};
+use super::log::{self, FRAME, FRAME_BYTES};
+use super::mailbox::Pushed;
+use super::readers::{Member, Readers};
+use crate::lock::lock;
+use crate::presence::Name;
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-/// Not yet: the place of a shard that its watcher has not come to.
-const NOT_YET: u64 = u64::MAX;
-/// Bytes handed to a socket for one write.
+/// Bytes of messages for one write to a client.
 const WRITE_BYTES: usize = 64 * 1024;
-/// Once all mailboxes hold too much, the largest are closed until they hold seven eighths of it.
-const RELIEF: (usize, usize) = (7, 8);
 
-impl Pending for Arc<Told> {
-    fn user(&self) -> &str {
-        &self.user
-    }
-
-    fn bytes(&self) -> usize {
-        self.cost()
-    }
-}
-
-/// Why a reader has to start again.
+/// Why a reader has to start again with a new snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// It asked for every transition and fell too far behind.
+    /// It fell too far behind: it asked for every transition and did not read them, or the full log dropped
+    /// transitions that were not in its mailbox yet.
     Behind,
-    /// All mailboxes together hold too much, and this one was among the largest.
+    /// All mailboxes together hold too much, and its own was among the largest.
     Crowded,
 }
 
-/// What all mailboxes share.
-pub(super) struct Mailboxes {
-    bytes: AtomicUsize,
-    most: usize,
-    pub(super) log: Mutex<Log>,
-    watchers: Mutex<HashMap<u64, Weak<Watcher>>>,
-    metrics: Arc<Metrics>,
+/// One `transitions` message.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The message.
+    pub text: Bytes,
+    /// A reader that has this message has everything up to this number, and can resume there. `None` if there
+    /// is no such number: of two changes that cancelled out, one came before this message's last transition
+    /// and one after it.
+    pub resume: Option<u64>,
 }
 
-impl Mailboxes {
-    pub(super) fn new(most: usize, metrics: Arc<Metrics>) -> Mailboxes {
-        Mailboxes {
-            bytes: AtomicUsize::new(0),
-            most,
-            log: Mutex::default(),
-            watchers: Mutex::default(),
-            metrics,
-        }
-    }
-
-    pub(super) fn watcher(self: &Arc<Mailboxes>, id: u64) -> Arc<Watcher> {
-        let watcher = Arc::new(Watcher {
-            id,
-            state: Mutex::default(),
-            overflow: AtomicU8::new(0),
-            bell: Notify::new(),
-            shared: self.clone(),
-        });
-        lock(&self.watchers).insert(id, Arc::downgrade(&watcher));
-        watcher
-    }
-
-    /// What all mailboxes and the log hold, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed) + lock(&self.log).bytes()
-    }
-
-    /// Closes the largest mailboxes if all together hold too much. Not to be called with a shard's,
-    /// a reader's or the log's lock held.
-    pub(super) fn relieve(&self) {
-        if self.bytes.load(Ordering::Relaxed) <= self.most {
-            return;
-        }
-        let watchers: Vec<_> = lock(&self.watchers).values().filter_map(Weak::upgrade).collect();
-        let mut sizes: Vec<_> =
-            watchers.iter().map(|watcher| (lock(&watcher.state).mailbox.bytes(), watcher)).collect();
-        sizes.sort_unstable_by_key(|&(bytes, watcher)| std::cmp::Reverse((bytes, watcher.id)));
-        for (_, watcher) in sizes {
-            if self.bytes.load(Ordering::Relaxed) <= self.most / RELIEF.1 * RELIEF.0 {
-                return;
-            }
-            watcher.overflow(Overflow::Crowded);
-        }
-    }
-}
-
-/// How far a reader of everybody has read.
-struct All {
-    /// The place in the log of what it reads next.
-    next: u64,
-    /// While it joins the shards: the number after which each shard's transitions are for it. What
-    /// came before is in the snapshot.
-    joining: Option<Box<[u64; SHARDS]>>,
-    /// Users who were asked for again, and the number up to which their state has been given.
-    given: HashMap<Name, u64>,
-}
-
-impl All {
-    fn wants(&self, told: &Told) -> bool {
-        let after = self.joining.as_ref().map_or(0, |shards| shards[told.shard as usize]);
-        told.seq > after && self.given.get(&told.user).is_none_or(|&given| told.seq > given)
-    }
-
-    /// Is everything that is written from here on for this reader?
-    fn wants_all(&self) -> bool {
-        self.joining.is_none() && self.given.is_empty()
-    }
-
-    fn joined(&self, shard: usize) -> bool {
-        self.joining.as_ref().is_none_or(|shards| shards[shard] != NOT_YET)
-    }
-
-    /// Once all shards are joined and all that is written is read, nothing is left to be left out.
-    fn end_joining(&mut self, log: &Log) {
-        let done = |shards: &[u64; SHARDS]| shards.iter().all(|&after| after != NOT_YET);
-        if self.next == log.end() {
-            self.given = HashMap::new();
-            if self.joining.as_ref().is_some_and(|shards| done(shards)) {
-                self.joining = None;
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct State {
-    mailbox: Mailbox<Arc<Told>>,
-    all: Option<All>,
-    /// What a lossless reader had still to read of everybody when it ceased to watch them.
-    kept: VecDeque<Arc<Told>>,
-    /// Every change is kept, so many at most.
-    lossless: Option<usize>,
-    /// Changes up to this number came by the log, and not by name.
-    by_log: u64,
-}
-
-/// One reader of transitions. What it still has to be told is in its mailbox, by user, and for whoever
-/// watches everybody in the log that all such readers share, from its place on.
+/// One reader of transitions. A reader of users by name has its pending changes in a mailbox, one for each user.
+/// A reader of everybody has them in the log that all such readers share, from its place on.
 pub struct Watcher {
     pub(super) id: u64,
-    // A std mutex: held for a push or a drain, never across an await. Taken after a shard's, before the log's.
-    state: Mutex<State>,
+    // A std mutex: held for a push or a slice of the log, never across an await. Taken after a shard's lock and
+    // before the log's.
+    backlog: Mutex<Backlog>,
     overflow: AtomicU8,
     bell: Notify,
-    shared: Arc<Mailboxes>,
+    readers: Arc<Readers>,
 }
 
 impl Watcher {
+    pub(super) fn new(readers: &Arc<Readers>) -> Arc<Watcher> {
+        let (id, readers) = (readers.next_id(), readers.clone());
+        let (backlog, overflow) = (Mutex::default(), AtomicU8::new(0));
+        let watcher = Arc::new(Watcher { id, backlog, overflow, bell: Notify::new(), readers });
+        let member: Arc<dyn Member> = watcher.clone();
+        watcher.readers.add(id, Arc::downgrade(&member));
+        watcher
+    }
+
     /// Waits until something is pending, or the reader has to start again.
     pub async fn rung(&self) {
         self.bell.notified().await;
     }
 
-    /// Has the reader to start again, and why?
+    /// Why the reader has to start again, as far as that is known.
     pub fn overflow_cause(&self) -> Option<Overflow> {
         match self.overflow.load(Ordering::Acquire) {
             1 => Some(Overflow::Behind),
@@ -168,275 +72,336 @@ impl Watcher {
         }
     }
 
-    /// Has the reader to start again?
+    /// Does the reader have to start again? Looks how far behind it is.
     pub fn overflowed(&self) -> bool {
-        if self.overflow_cause().is_none() && self.behind() {
-            self.overflow(Overflow::Behind);
+        if self.overflow_cause().is_none() {
+            let mut backlog = lock(&self.backlog);
+            if self.is_behind(&backlog) {
+                self.overflow_locked(&mut backlog, Overflow::Behind);
+            }
         }
         self.overflow_cause().is_some()
     }
 
-    /// Rings for itself, so that what came while its reader was busy is looked for again.
+    fn is_behind(&self, backlog: &Backlog) -> bool {
+        let Some(all) = &backlog.all else { return false };
+        let log = lock(&self.readers.log);
+        let most = backlog.lossless.unwrap_or(usize::MAX);
+        all.next < log.start() || log.end() - all.next > most as u64
+    }
+
+    /// Rings the bell, so that the reader looks for what came while it was busy.
     pub fn ring(&self) {
         self.bell.notify_one();
     }
 
-    /// Keep every change from now on, at most `pending` at a time: for whoever watches everybody.
+    /// Keeps every change of everybody from now on, at most `pending` at a time.
     pub fn make_lossless(&self, pending: usize) {
-        lock(&self.state).lossless = Some(pending);
+        lock(&self.backlog).lossless = Some(pending);
     }
 
     /// Takes at most `most` pending changes, the oldest first.
-    pub fn take(&self, most: usize) -> Vec<Arc<Told>> {
-        let mut state = lock(&self.state);
-        if state.lossless.is_some() && state.all.is_some() {
-            return self.read(&mut state, most, usize::MAX);
+    pub fn take(&self, most: usize) -> Vec<Arc<Encoded>> {
+        let mut backlog = lock(&self.backlog);
+        if backlog.lossless.is_some() && backlog.all.is_some() {
+            return self.read(&mut backlog, most, usize::MAX);
         }
-        self.fold(&mut state);
-        self.pop(&mut state, most, usize::MAX)
+        self.fold(&mut backlog, usize::MAX);
+        self.pop(&mut backlog, most, usize::MAX)
     }
 
-    /// Takes what is pending as messages, as many as are good in one write; empty if nothing is.
-    pub fn messages(&self) -> Vec<Bytes> {
-        let mut state = lock(&self.state);
-        let mut messages = Vec::new();
-        let mut bytes = 0;
+    /// Takes what is pending as messages, as many as suit one write; empty if nothing is pending.
+    pub fn messages(&self) -> Vec<Delivery> {
+        let (mut messages, mut bytes) = (Vec::new(), 0);
         while bytes < WRITE_BYTES {
-            let Some(message) = self.message(&mut state) else { break };
-            bytes += message.len();
+            let Some(message) = self.message_of(FRAME) else { break };
+            bytes += message.text.len();
             messages.push(message);
         }
         messages
     }
 
-    fn message(&self, state: &mut State) -> Option<Bytes> {
-        let lossless = state.lossless.is_some();
-        if let Some(all) = &mut state.all {
-            let batch = {
-                let mut log = lock(&self.shared.log);
-                all.end_joining(&log);
-                let keeps_up = lossless || log.end() - all.next <= FRAME as u64;
-                let nothing_before = state.mailbox.is_empty() && state.kept.is_empty();
-                if all.next == log.end() && nothing_before {
-                    return None;
-                }
-                let whole = all.wants_all() && nothing_before && keeps_up;
-                let batch = log.since(all.next).next().filter(|batch| whole && batch.first == all.next);
-                batch.cloned()
-            };
-            if let Some(batch) = batch {
-                all.next = batch.end();
-                state.by_log = batch.told.last().map_or(state.by_log, |last| last.seq);
-                return Some(batch.text.clone());
-            }
+    /// The number from which a reader with nothing left to read can resume.
+    pub fn resume_at(&self) -> Option<u64> {
+        let seq = self.readers.seq();
+        self.resume(&lock(&self.backlog), seq)
+    }
+
+    /// The number from which a reader that has taken everything but this backlog can resume. `seq` was published
+    /// before the backlog was locked.
+    fn resume(&self, backlog: &Backlog, seq: u64) -> Option<u64> {
+        let at_end = backlog.all.as_ref().is_none_or(|all| all.next == lock(&self.readers.log).end());
+        let read = if at_end { seq.max(backlog.read_to).max(backlog.whole_from) } else { backlog.read_to };
+        let to = backlog.pending().map_or(read, |next| read.min(next.seq - 1));
+        Some(to).filter(|&to| to >= backlog.whole_from)
+    }
+
+    /// The next message, of at most `most` transitions from the mailbox, or of a whole message of the log.
+    pub(super) fn message_of(&self, most: usize) -> Option<Delivery> {
+        // Before the lock: whatever was published is in the backlog now, or has been taken.
+        let seq = self.readers.seq();
+        let mut backlog = lock(&self.backlog);
+        if let Some(text) = self.shared_message(&mut backlog) {
+            let resume = self.resume(&backlog, seq);
+            return Some(Delivery { text, resume });
         }
-        let told = if lossless && state.all.is_some() {
-            self.read(state, FRAME, FRAME_BYTES)
+        let taken = if backlog.lossless.is_some() && backlog.all.is_some() {
+            self.read(&mut backlog, most, FRAME_BYTES)
         } else {
-            self.fold(state);
-            self.pop(state, FRAME, FRAME_BYTES)
+            self.fold(&mut backlog, usize::MAX);
+            self.pop(&mut backlog, most, FRAME_BYTES)
         };
-        (!told.is_empty()).then(|| log::message(&told))
+        let text = (!taken.is_empty()).then(|| log::message(&taken))?;
+        Some(Delivery { text, resume: self.resume(&backlog, seq) })
+    }
+
+    /// The next message of the log, as all readers share it, for a reader that keeps up.
+    fn shared_message(&self, backlog: &mut Backlog) -> Option<Bytes> {
+        let (lossless, nothing_before) = (backlog.lossless.is_some(), backlog.pending().is_none());
+        let all = backlog.all.as_mut()?;
+        let sealed = {
+            let mut log = lock(&self.readers.log);
+            all.end_joining(&log);
+            let keeps_up = lossless || log.end() - all.next <= FRAME as u64;
+            if !(all.wants_all() && nothing_before && keeps_up) {
+                return None;
+            }
+            log.since(all.next).next().filter(|sealed| sealed.first == all.next)?.clone()
+        };
+        all.next = sealed.end();
+        let last = sealed.entries.last().map_or(0, |last| last.seq);
+        (backlog.by_log, backlog.read_to) = (last, last);
+        Some(sealed.text.clone())
     }
 
     /// Reads on in the log, change by change.
-    fn read(&self, state: &mut State, most: usize, most_bytes: usize) -> Vec<Arc<Told>> {
-        // What was pending by name when everybody was asked for comes first.
-        let mut told = self.pop(state, most, most_bytes);
-        let Some(all) = &mut state.all else { return told };
-        let mut bytes = told.iter().map(|told| told.json.len()).sum::<usize>();
-        let mut log = lock(&self.shared.log);
+    fn read(&self, backlog: &mut Backlog, most: usize, most_bytes: usize) -> Vec<Arc<Encoded>> {
+        if self.is_behind(backlog) {
+            self.overflow_locked(backlog, Overflow::Behind);
+        }
+        // What was pending by name when the reader asked for everybody comes first.
+        let mut taken = self.pop(backlog, most, most_bytes);
+        let Some(all) = &mut backlog.all else { return taken };
+        let mut bytes = taken.iter().map(|entry| entry.json().len()).sum::<usize>();
+        let mut log = lock(&self.readers.log);
         let mut next = all.next;
-        'batches: for batch in log.since(next) {
-            for one in &batch.told[(next - batch.first) as usize..] {
-                if told.len() == most || bytes >= most_bytes {
-                    break 'batches;
+        'log: for sealed in log.since(next) {
+            for entry in &sealed.entries[(next - sealed.first) as usize..] {
+                if taken.len() == most || bytes >= most_bytes {
+                    break 'log;
                 }
                 next += 1;
-                if all.wants(one) {
-                    bytes += one.json.len();
-                    state.by_log = one.seq;
-                    told.push(one.clone());
+                backlog.read_to = entry.seq;
+                if all.wants(entry) {
+                    bytes += entry.json().len();
+                    backlog.by_log = entry.seq;
+                    taken.push(entry.clone());
                 }
             }
         }
         all.next = next;
         all.end_joining(&log);
-        told
+        taken
     }
 
-    /// Brings what stands in the log into the mailbox, where it is conflated.
-    fn fold(&self, state: &mut State) {
-        let Some(all) = &mut state.all else { return };
-        let batches: Vec<_> = lock(&self.shared.log).since(all.next).cloned().collect();
-        let before = state.mailbox.bytes();
-        for batch in &batches {
-            for one in &batch.told[(all.next - batch.first) as usize..] {
-                if !all.wants(one) {
-                    continue;
-                }
-                state.by_log = one.seq;
-                if state.mailbox.push(one.clone()) == Pushed::Cancelled {
-                    self.shared.metrics.conflated.inc();
-                }
-            }
-            all.next = batch.end();
-        }
-        all.end_joining(&lock(&self.shared.log));
-        self.recount(before, state.mailbox.bytes());
-    }
-
-    fn pop(&self, state: &mut State, most: usize, most_bytes: usize) -> Vec<Arc<Told>> {
-        let before = state.mailbox.bytes();
-        let (mut told, mut bytes) = (Vec::new(), 0);
-        while told.len() < most && bytes < most_bytes {
-            let one = state.kept.pop_front().or_else(|| state.mailbox.pop());
-            let Some(one) = one else { break };
-            bytes += one.json.len();
-            told.push(one);
-        }
-        self.recount(before, state.mailbox.bytes());
-        told
-    }
-
-    fn recount(&self, before: usize, after: usize) {
-        if after >= before {
-            self.shared.bytes.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.shared.bytes.fetch_sub(before - after, Ordering::Relaxed);
-        }
-    }
-
-    /// Is told of a user whom it watches by name.
-    pub(super) fn push(&self, told: &Arc<Told>) {
-        let mut state = lock(&self.state);
-        // Whoever watches everybody reads it in the log.
-        let in_log = state.all.as_ref().is_some_and(|all| all.joined(told.shard as usize));
-        if in_log || told.seq <= state.by_log || self.overflow_cause().is_some() {
+    /// Moves at most `most` messages of the log into the mailbox, where changes are conflated.
+    fn fold(&self, backlog: &mut Backlog, most: usize) {
+        let Some(all) = &mut backlog.all else { return };
+        let some: Option<Vec<_>> = {
+            let mut log = lock(&self.readers.log);
+            all.end_joining(&log);
+            (all.next >= log.start()).then(|| log.since(all.next).take(most).cloned().collect())
+        };
+        let Some(some) = some else {
+            return self.overflow_locked(backlog, Overflow::Behind);
+        };
+        if some.is_empty() {
             return;
         }
-        let before = state.mailbox.bytes();
-        let pushed = state.mailbox.push(told.clone());
-        self.recount(before, state.mailbox.bytes());
-        drop(state);
-        match pushed {
-            Pushed::Queued => self.bell.notify_one(),
-            Pushed::Cancelled => {
-                self.shared.metrics.conflated.inc();
+        let before = backlog.mailbox.bytes();
+        for sealed in &some {
+            for entry in &sealed.entries[(all.next - sealed.first) as usize..] {
+                backlog.read_to = entry.seq;
+                if !all.wants(entry) {
+                    continue;
+                }
+                backlog.by_log = entry.seq;
+                if backlog.mailbox.push(entry.clone()) == Pushed::Cancelled {
+                    backlog.whole_from = backlog.whole_from.max(entry.seq);
+                    self.readers.metrics.conflated.inc();
+                }
             }
+            all.next = sealed.end();
         }
+        all.end_joining(&lock(&self.readers.log));
+        self.readers.recount(before, backlog.mailbox.bytes());
     }
 
-    /// Begins to watch everybody; the shards are to be joined one by one.
-    pub(super) fn begin_all(&self) {
-        let mut state = lock(&self.state);
-        // By the log from here on, in the order of the numbers.
-        let next = lock(&self.shared.log).end();
-        state.all = Some(All { next, joining: Some(Box::new([NOT_YET; SHARDS])), given: HashMap::new() });
+    fn pop(&self, backlog: &mut Backlog, most: usize, most_bytes: usize) -> Vec<Arc<Encoded>> {
+        let before = backlog.mailbox.bytes();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while taken.len() < most && bytes < most_bytes {
+            let entry = backlog.kept.pop_front().or_else(|| backlog.mailbox.pop());
+            let Some(entry) = entry else { break };
+            bytes += entry.json().len();
+            backlog.read_to = backlog.read_to.max(entry.seq);
+            taken.push(entry);
+        }
+        self.readers.recount(before, backlog.mailbox.bytes());
+        taken
     }
 
-    /// Joins a shard whose lock is held: what it did up to `seq` is in the snapshot.
+    /// A change of a user whom it watches by name.
+    pub(super) fn push(&self, entry: &Arc<Encoded>) {
+        let mut backlog = lock(&self.backlog);
+        if let Some(held) = &mut backlog.held {
+            *held = entry.seq;
+            return;
+        }
+        // A reader of everybody reads it in the log.
+        let in_log = backlog.all.as_ref().is_some_and(|all| all.joined(entry.shard()));
+        if in_log || entry.seq <= backlog.by_log || self.overflow_cause().is_some() {
+            return;
+        }
+        let before = backlog.mailbox.bytes();
+        let pushed = backlog.mailbox.push(entry.clone());
+        self.readers.recount(before, backlog.mailbox.bytes());
+        if pushed == Pushed::Cancelled {
+            backlog.whole_from = backlog.whole_from.max(entry.seq);
+            self.readers.metrics.conflated.inc();
+            return;
+        }
+        drop(backlog);
+        self.bell.notify_one();
+    }
+
+    /// Leaves changes by name to the history, until [`release`](Watcher::release).
+    pub(super) fn hold(&self) {
+        lock(&self.backlog).held = Some(0);
+    }
+
+    /// Takes changes by name again. Returns the number of the last change that the history has to provide.
+    pub(super) fn release(&self) -> u64 {
+        let mut backlog = lock(&self.backlog);
+        let until = self.readers.seq().max(backlog.held.take().unwrap_or(0));
+        backlog.whole_from = backlog.whole_from.max(until);
+        until
+    }
+
+    /// Begins to watch everybody. If `joining`, the reader joins the shards one by one; else it knows every
+    /// transition before the present end of the log, whose number is `seq`.
+    pub(super) fn begin_all(&self, joining: bool, seq: u64) {
+        let mut backlog = lock(&self.backlog);
+        let next = lock(&self.readers.log).end();
+        backlog.all = Some(All::new(next, joining));
+        backlog.whole_from = backlog.whole_from.max(seq);
+    }
+
+    /// Joins a shard whose lock is held. The snapshot covers the shard's changes up to `seq`.
     pub(super) fn join(&self, shard: usize, seq: u64, of_shard: impl Fn(&str) -> bool) {
-        let mut state = lock(&self.state);
-        let before = state.mailbox.bytes();
-        state.mailbox.retain(|user| !of_shard(user));
-        state.kept.retain(|told| !of_shard(&told.user));
-        self.recount(before, state.mailbox.bytes());
-        if let Some(shards) = state.all.as_mut().and_then(|all| all.joining.as_mut()) {
+        let mut backlog = lock(&self.backlog);
+        let before = backlog.mailbox.bytes();
+        backlog.mailbox.retain(|user| !of_shard(user));
+        backlog.kept.retain(|entry| !of_shard(entry.user()));
+        self.readers.recount(before, backlog.mailbox.bytes());
+        backlog.whole_from = backlog.whole_from.max(seq);
+        if let Some(shards) = backlog.all.as_mut().and_then(|all| all.joining.as_mut()) {
             shards[shard] = seq;
         }
     }
 
-    /// Ends to watch everybody: what is pending stays so, in the mailbox. Nothing is left of a reader that
-    /// has fallen too far behind.
+    /// Stops watching everybody. What is pending stays pending, in the mailbox; nothing is left of a reader that
+    /// has to start again.
     pub(super) fn end_all(&self) {
         if self.overflowed() {
             return;
         }
-        let mut state = lock(&self.state);
-        if state.lossless.is_some() {
-            let rest = self.read(&mut state, usize::MAX, usize::MAX);
-            state.kept.extend(rest);
+        let mut backlog = lock(&self.backlog);
+        if backlog.lossless.is_some() {
+            let rest = self.read(&mut backlog, usize::MAX, usize::MAX);
+            backlog.kept.extend(rest);
         } else {
-            self.fold(&mut state);
+            self.fold(&mut backlog, usize::MAX);
         }
-        state.all = None;
+        backlog.all = None;
     }
 
-    /// Forgets what is pending for a user, whose shard's lock is held: the user's state up to `seq` is
-    /// given now.
+    /// The reader is given a user's state, which covers changes up to `seq`; the lock of the user's shard is held.
     pub(super) fn give(&self, user: &Name, shard: usize, seq: u64) {
-        let mut state = lock(&self.state);
-        if let Some(all) = state.all.as_mut().filter(|all| all.joined(shard)) {
+        let mut backlog = lock(&self.backlog);
+        if backlog.held.is_some() {
+            return;
+        }
+        if let Some(all) = backlog.all.as_mut().filter(|all| all.joined(shard)) {
             all.given.insert(user.clone(), seq);
         }
-        self.forget_in(&mut state, user);
+        backlog.whole_from = backlog.whole_from.max(seq);
+        self.forget_locked(&mut backlog, user);
     }
 
-    /// A user is no longer watched by name.
+    /// The reader no longer watches a user by name.
     pub(super) fn forget(&self, user: &str, shard: usize) {
-        let mut state = lock(&self.state);
-        if !state.all.as_ref().is_some_and(|all| all.joined(shard)) {
-            self.forget_in(&mut state, user);
+        let mut backlog = lock(&self.backlog);
+        if !backlog.all.as_ref().is_some_and(|all| all.joined(shard)) {
+            self.forget_locked(&mut backlog, user);
         }
     }
 
-    fn forget_in(&self, state: &mut State, user: &str) {
-        state.kept.retain(|told| &*told.user != user);
-        let before = state.mailbox.bytes();
-        state.mailbox.forget(user);
-        self.recount(before, state.mailbox.bytes());
+    fn forget_locked(&self, backlog: &mut Backlog, user: &str) {
+        backlog.kept.retain(|entry| entry.user() != user);
+        let before = backlog.mailbox.bytes();
+        backlog.mailbox.forget(user);
+        self.readers.recount(before, backlog.mailbox.bytes());
     }
 
-    fn behind(&self) -> bool {
-        let state = lock(&self.state);
-        let (Some(most), Some(all)) = (state.lossless, &state.all) else {
-            return false;
-        };
-        lock(&self.shared.log).end() - all.next > most as u64
-    }
-
-    fn overflow(&self, why: Overflow) {
-        let mut state = lock(&self.state);
+    /// The reader has to start again: it gets nothing more.
+    fn overflow_locked(&self, backlog: &mut Backlog, why: Overflow) {
         let code = if why == Overflow::Behind { 1 } else { 2 };
         if self.overflow.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return;
         }
-        self.empty(&mut state);
-        drop(state);
+        self.readers.recount(backlog.mailbox.bytes(), 0);
+        backlog.mailbox.clear();
+        backlog.kept.clear();
+        backlog.all = None;
         self.bell.notify_one();
     }
 
-    fn empty(&self, state: &mut MutexGuard<State>) {
-        let before = state.mailbox.bytes();
-        state.mailbox.clear();
-        state.kept.clear();
-        state.all = None;
-        self.recount(before, 0);
+    /// The place before which this reader does not need the log. A reader that conflates and is more than `lag`
+    /// entries behind first moves one message of the log into its mailbox; then the second value says whether
+    /// it is still so far behind.
+    pub(super) fn settle(&self, lag: u64) -> (u64, bool) {
+        if self.overflowed() {
+            return (NOT_YET, false);
+        }
+        let mut backlog = lock(&self.backlog);
+        let behind = |backlog: &Backlog| {
+            let next = backlog.all.as_ref().map_or(NOT_YET, |all| all.next);
+            (next, lock(&self.readers.log).end().saturating_sub(next) > lag)
+        };
+        let (next, folds) = behind(&backlog);
+        if backlog.lossless.is_some() || !folds {
+            return (next, false);
+        }
+        self.fold(&mut backlog, 1);
+        behind(&backlog)
+    }
+}
+
+impl Member for Watcher {
+    fn mailbox_bytes(&self) -> usize {
+        lock(&self.backlog).mailbox.bytes()
     }
 
-    /// The place up to which the log need not be kept for this reader. One that conflates and is
-    /// more than `lag` behind takes what is there into its mailbox; one that has to keep every change
-    /// and is too far behind has to start again.
-    pub(super) fn settle(&self, lag: u64) -> u64 {
-        if self.overflowed() {
-            return NOT_YET;
-        }
-        let mut state = lock(&self.state);
-        let Some(all) = &state.all else { return NOT_YET };
-        let next = all.next;
-        let behind = lock(&self.shared.log).end() - next;
-        if state.lossless.is_none() && behind > lag {
-            self.fold(&mut state);
-        }
-        state.all.as_ref().map_or(NOT_YET, |all| all.next)
+    fn crowd_out(&self) {
+        self.overflow_locked(&mut lock(&self.backlog), Overflow::Crowded);
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let held = lock(&self.state).mailbox.bytes();
-        self.recount(held, 0);
-        lock(&self.shared.watchers).remove(&self.id);
+        let held = lock(&self.backlog).mailbox.bytes();
+        self.readers.recount(held, 0);
+        self.readers.remove(self.id);
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! - [`Detector`]: the evidence of one Redis server (events, probes, scans) → changes of keys.
 //! - [`Roster`]: changes of keys → users and their transitions.
-//! - [`Mailbox`]: the changes that wait for one slow reader.
 //! - [`Canary`]: whether an event stream is alive.
 //! - [`Sweeps`]: when to poll for keys that no event reports.
 //!
@@ -14,7 +13,6 @@ mod canary;
 mod change;
 mod detector;
 mod key;
-mod mailbox;
 mod roster;
 mod slots;
 mod sweeps;
@@ -29,7 +27,6 @@ pub use detector::{
 pub use key::{
     Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_session, check_user,
 };
-pub use mailbox::{Mailbox, Pending, Pushed};
 pub use roster::{Presence, Roster};
 pub use sweeps::Sweeps;
 pub use time::Time;

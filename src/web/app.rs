@@ -71,7 +71,7 @@ impl App {
         if !*self.hub.opened().borrow() {
             return Err(Error::NotReady);
         }
-        Ok(!self.hub.status().borrow().up)
+        Ok(!self.hub.health().borrow().up)
     }
 
     /// Waits until the hub knows all that Redis has done so far, at most for [`CATCH_UP`]. If the event stream is dead,

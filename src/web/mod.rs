@@ -36,7 +36,6 @@ use describe::openapi::{self, Documents, Head};
 use failure::Failure;
 use middleware::Observer;
 use std::sync::Arc;
-use stream::recorder::Recorder;
 use stream::{sse, websocket};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -51,7 +50,6 @@ pub fn routes(app: Arc<App>, origins: Origins) -> Router {
     let origins = Arc::new(origins);
     router
         .layer(Extension(Arc::new(Documents::new(&document))))
-        .layer(Extension(Arc::new(Recorder::new())))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(guard, auth::authenticate))

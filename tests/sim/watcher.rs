@@ -108,10 +108,10 @@ impl Reader {
         let mut named = BTreeSet::new();
         for one in &told {
             let said: TransitionObject =
-                serde_json::from_str(&one.json).map_err(|why| format!("{}: {why}", one.json))?;
-            self.take(one.seq, &said, now).map_err(|why| format!("{why}: {}", one.json))?;
+                serde_json::from_str(one.json()).map_err(|why| format!("{}: {why}", one.json()))?;
+            self.take(one.seq, &said, now).map_err(|why| format!("{why}: {}", one.json()))?;
             if !named.insert(said.user) && !matches!(self.style, Style::Lossless(_)) {
-                return Err(format!("two changes of one user were pending, the second {}", one.json));
+                return Err(format!("two changes of one user were pending, the second {}", one.json()));
             }
         }
         if told.len() < self.most { self.check_drained(hub) } else { Ok(()) }

@@ -1,5 +1,6 @@
 //! Thousands of WebSocket clients. They count the messages and parse only what counting needs.
 
+use crate::lock::lock;
 use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl Tally {
 
     /// The lags recorded since the last call, in milliseconds, sorted.
     pub fn take_lags(&self) -> Vec<f64> {
-        let taken = std::mem::take(&mut *self.lags_us.lock().unwrap_or_else(|held| held.into_inner()));
+        let taken = std::mem::take(&mut *lock(&self.lags_us));
         let mut lags: Vec<f64> = taken.into_iter().map(|us| f64::from(us) / 1000.0).collect();
         lags.sort_by(f64::total_cmp);
         lags
@@ -79,7 +80,7 @@ impl Tally {
     fn record_lag(&self, user: usize) {
         let Some(changed) = self.changed.get(user) else { return };
         let lag = self.now_us().saturating_sub(changed.load(Ordering::Relaxed));
-        let mut lags = self.lags_us.lock().unwrap_or_else(|held| held.into_inner());
+        let mut lags = lock(&self.lags_us);
         lags.push(u32::try_from(lag).unwrap_or(u32::MAX));
     }
 }
@@ -114,6 +115,27 @@ impl Client {
     }
 
     async fn over(socket: TcpSocket, address: &Place, number: usize) -> Result<Client> {
+        let upgrade = "GET /v1/ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: keybeat.v1\r\n";
+        Client::request(socket, address, number, upgrade, "101").await
+    }
+
+    /// An event stream with this query.
+    pub async fn stream(address: &Place, number: usize, query: &str) -> Result<Client> {
+        let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let request = format!("GET /v1/events?{query} HTTP/1.1\r\n");
+        Client::request(socket, address, number, &request, "200").await
+    }
+
+    /// Sends a request, to which a Host and a token are added, and reads the head of the answer.
+    async fn request(
+        socket: TcpSocket,
+        address: &Place,
+        number: usize,
+        head: &str,
+        status: &str,
+    ) -> Result<Client> {
         let daemon = address.at;
         if daemon.ip() == Ipv4Addr::LOCALHOST {
             let address = Ipv4Addr::new(127, 0, 0, (2 + number % ADDRESSES) as u8);
@@ -122,12 +144,7 @@ impl Client {
         let mut stream = socket.connect(daemon).await?;
         stream.set_nodelay(true)?;
         let token = address.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
-        let request = format!(
-            "GET /v1/ws HTTP/1.1\r\nHost: {daemon}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: keybeat.v1\r\n{}\r\n",
-            token.unwrap_or_default()
-        );
+        let request = format!("{head}Host: {daemon}\r\n{}\r\n", token.unwrap_or_default());
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(1024);
         let end = loop {
@@ -138,9 +155,9 @@ impl Client {
                 break at + 4;
             }
         };
-        if !head.starts_with(b"HTTP/1.1 101 ") {
+        if !head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()) {
             bail!(
-                "the daemon refused the upgrade: {}",
+                "the daemon refused the request: {}",
                 String::from_utf8_lossy(&head).lines().next().unwrap_or_default()
             );
         }
@@ -154,6 +171,23 @@ impl Client {
         frame.extend([0; 4]);
         frame.extend(text.as_bytes());
         Ok(self.stream.write_all(&frame).await?)
+    }
+
+    /// Reads and drops what comes, until the connection ends.
+    pub async fn discard(self, tally: Arc<Tally>) {
+        let ended = async {
+            loop {
+                self.stream.readable().await?;
+                match READ.with_borrow_mut(|buffer| self.stream.try_read(buffer)) {
+                    Ok(0) => return std::io::Result::Ok(()),
+                    Err(why) if why.kind() != std::io::ErrorKind::WouldBlock => return Err(why),
+                    _ => {}
+                }
+            }
+        };
+        let ended = ended.await;
+        tracing::debug!("an event stream ended: {ended:?}");
+        tally.ended.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts received messages into the tally until the connection ends.

@@ -7,6 +7,7 @@ mod heartbeats;
 mod lag;
 mod report;
 mod site;
+mod streams;
 
 use super::BenchArgs;
 use anyhow::{Result, bail};
@@ -37,6 +38,8 @@ pub enum What {
     Fanout,
     /// Many sockets: time to connect, memory per socket, time to reconnect after the daemon was killed
     Connections,
+    /// Event streams: memory of each, and CPU that idle ones add while other users change
+    Streams,
 }
 
 pub async fn run(args: BenchArgs) -> Result<ExitCode> {
@@ -64,6 +67,9 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     }
     if wanted(What::Connections) {
         connections::measure(&mut site, &report, args.clients as usize).await?;
+    }
+    if wanted(What::Streams) {
+        streams::measure(&mut site, &report, args.clients as usize, args.seconds).await?;
     }
     site.stop().await?;
     Ok(ExitCode::SUCCESS)

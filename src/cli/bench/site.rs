@@ -199,6 +199,8 @@ impl Site {
 fn serve(embedded: &Embedded, at: SocketAddr) -> Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["serve", "--redis", &embedded.url(), "--listen", &at.to_string()])
+        // Event streams count as connections.
+        .args(["--max-connections", "1000000"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

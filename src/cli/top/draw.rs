@@ -1,6 +1,6 @@
 //! The picture.
 
-use super::model::{Deadlines, Model, Stats, came};
+use super::model::{DeadlineList, Figures, Model, came};
 use crate::redis::scan::LiveKey;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -53,7 +53,7 @@ fn headline(model: &Model, paint: &Paint) -> Line<'static> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let link = match (&model.link, &model.stats) {
         (Err(why), _) => Span::styled(format!("not connected: {}", plain(why)), paint.of(Color::Red)),
-        (Ok(()), Some(Stats { redis_up: false, cause, .. })) => {
+        (Ok(()), Some(Figures { redis_up: false, cause, .. })) => {
             let cause = cause.as_deref().unwrap_or("what is shown may be out of date");
             Span::styled(format!("Redis down: {}", plain(cause)), paint.of(Color::Red))
         }
@@ -67,7 +67,7 @@ fn headline(model: &Model, paint: &Paint) -> Line<'static> {
     ])
 }
 
-fn counts(stats: Option<&Stats>, rate: Option<f64>, width: u16, paint: &Paint) -> Vec<Line<'static>> {
+fn counts(stats: Option<&Figures>, rate: Option<f64>, width: u16, paint: &Paint) -> Vec<Line<'static>> {
     let Some(stats) = stats else { return vec![Line::raw("nothing is known yet")] };
     let [p50, p99, max] = stats.lag_ms.map(|lag| lag.map_or("-".into(), ms));
     let rate = rate.map_or("-".into(), |rate| format!("{rate:.1}"));
@@ -132,7 +132,7 @@ fn draw_deadlines(frame: &mut Frame<'_>, model: &Model, area: Rect, paint: &Pain
         Some(Err(why)) => {
             ("soonest deadlines".to_owned(), vec![Line::styled(plain(why), paint.of(Color::Red))])
         }
-        Some(Ok(Deadlines { keys, total, read })) => {
+        Some(Ok(DeadlineList { keys, total, read })) => {
             let shown = keys.iter().filter(|key| model.is_shown(key.key.user()));
             let lines = shown.take(usize::from(area.height)).map(|key| deadline(key, *read, paint));
             (format!("soonest deadlines, of {total} keys"), lines.collect())
@@ -218,7 +218,7 @@ mod tests {
             let backend = TestBackend::new(width, height);
             let mut terminal = Terminal::new(backend).unwrap();
             let mut model = Model::new("http://127.0.0.1:7400".into(), asks);
-            model.stats = Some(Stats { users: 7, ..Stats::default() });
+            model.stats = Some(Figures { users: 7, ..Figures::default() });
             model.link = Ok(());
             terminal.draw(|frame| draw(frame, &mut model, true)).unwrap();
             let text: String =

@@ -1,10 +1,11 @@
-//! What `top` learns from a daemon, or from Redis itself.
+//! Where `top` gets its data: a daemon, or Redis itself.
 
-use super::model::{DEADLINES, Stats, Update};
+use super::model::{DEADLINES, Figures, Update};
 use crate::cli::address::advised;
 use crate::cli::daemon::Daemon;
 use crate::cli::{Source, TopArgs, watch};
 use crate::client::{Error, Event};
+use crate::hub::{Hub, Watcher};
 use crate::metrics::Metrics;
 use crate::protocol::RedisWord;
 use crate::redis::scan::{Listing, LiveKey};
@@ -18,47 +19,47 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How often counts are asked for.
+/// Time between two reads of the counts.
 const EVERY: Duration = Duration::from_secs(1);
-/// All keys are read for the soonest deadlines. So many times as long as that took nothing is read, to leave Redis to others.
+/// To find the next deadlines, a feed reads all keys. It then pauses this many times as long as that took.
 const REST: u32 = 10;
 
-/// The feeds; they end when this is dropped.
+/// Running feeds; they end when this is dropped.
 pub struct Feeds {
-    /// Where from, for people.
+    /// The daemon or Redis, for people.
     pub from: String,
     pub asks_for_deadlines: bool,
     _tasks: JoinSet<()>,
 }
 
-pub fn start(args: &TopArgs, tell: Sender<Update>) -> Result<Feeds> {
+pub fn start(args: &TopArgs, sender: Sender<Update>) -> Result<Feeds> {
     let mut tasks = JoinSet::new();
     let redis = args.source.redis.as_deref();
     let target = redis.map(|url| crate::cli::redis(url, &args.source.redis_tls)).transpose()?;
     let asks_for_deadlines = target.is_some();
     if let Some(target) = target {
-        tasks.spawn(deadlines(target, args.source.prefix.clone(), tell.clone()));
+        tasks.spawn(deadlines(target, args.source.prefix.clone(), sender.clone()));
     }
     let from = match args.source.source()? {
         Source::Daemon(daemon) => {
             let (from, daemon) = (daemon.shown(), Arc::new(daemon));
-            tasks.spawn(stream(daemon.clone(), tell.clone()));
-            tasks.spawn(counts(daemon, tell));
+            tasks.spawn(stream(daemon.clone(), sender.clone()));
+            tasks.spawn(counts(daemon, sender));
             from
         }
         Source::Redis(target) => {
             let from = target.shown().to_owned();
             let metrics = Arc::new(Metrics::new());
             let belief = watch::belief(&args.source, &target, metrics.clone());
-            tasks.spawn(straight(belief, metrics, tell));
+            tasks.spawn(straight(belief, metrics, sender));
             from
         }
     };
     Ok(Feeds { from, asks_for_deadlines, _tasks: tasks })
 }
 
-/// The daemon's transitions.
-async fn stream(daemon: Arc<Daemon>, tell: Sender<Update>) {
+/// Transitions from a daemon.
+async fn stream(daemon: Arc<Daemon>, sender: Sender<Update>) {
     let ended = async {
         let mut client = daemon.client()?;
         client.watch_all();
@@ -71,24 +72,24 @@ async fn stream(daemon: Arc<Daemon>, tell: Sender<Update>) {
                 Event::Refused { message, .. } => return Err(advised(Error::Refused(message))),
                 Event::Snapshot(_) => continue,
             };
-            if tell.send(update).await.is_err() {
+            if sender.send(update).await.is_err() {
                 return Ok(());
             }
         }
     };
     let ended: Result<()> = ended.await;
     if let Err(why) = ended {
-        // Nobody listens where the picture is gone.
-        tell.send(Update::Over(why)).await.ok();
+        // The receiver is gone if `top` has ended.
+        sender.send(Update::Over(why)).await.ok();
     }
 }
 
-/// The daemon's counts. That it is away is told by its stream.
-async fn counts(daemon: Arc<Daemon>, tell: Sender<Update>) {
+/// Counts from a daemon. Errors are left to `stream`, which shows that the daemon is unreachable.
+async fn counts(daemon: Arc<Daemon>, sender: Sender<Update>) {
     loop {
         if let Ok(body) = daemon.ask(Method::GET, "/v1/stats", None).await
             && let Ok(value) = serde_json::from_slice(&body)
-            && tell.send(Update::Stats(read(&value))).await.is_err()
+            && sender.send(Update::Counted(read(&value))).await.is_err()
         {
             return;
         }
@@ -96,11 +97,11 @@ async fn counts(daemon: Arc<Daemon>, tell: Sender<Update>) {
     }
 }
 
-fn read(value: &Value) -> Stats {
+fn read(value: &Value) -> Figures {
     let number = |name: &str| value[name].as_u64().unwrap_or_default();
     let of = |word: &str| value["transitions"][word].as_u64().unwrap_or_default();
     let gaps = value["gaps"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64());
-    Stats {
+    Figures {
         users: number("users_online"),
         sessions: number("sessions"),
         watchers: value["watchers"].as_u64(),
@@ -114,15 +115,14 @@ fn read(value: &Value) -> Stats {
     }
 }
 
-/// The same belief as a daemon's, held in this process.
-async fn straight(belief: watch::Belief, metrics: Arc<Metrics>, tell: Sender<Update>) {
+/// Transitions and counts straight from Redis, by a hub in this process.
+async fn straight(belief: watch::Belief, metrics: Arc<Metrics>, sender: Sender<Update>) {
     let hub = &belief.hub;
-    let watcher = hub.watcher();
-    hub.watch_all(&watcher).flatten().for_each(drop);
+    let mut watcher = watch_all(hub);
     let counts = || {
-        let ((users, sessions), status) = (hub.count(), hub.status().borrow().clone());
+        let ((users, sessions), health) = (hub.count(), hub.health().borrow().clone());
         let lag = metrics.detection_lag.percentiles();
-        Stats {
+        Figures {
             users: users as u64,
             sessions,
             watchers: None,
@@ -130,8 +130,8 @@ async fn straight(belief: watch::Belief, metrics: Arc<Metrics>, tell: Sender<Upd
             gaps: metrics.gaps_by_cause().values().sum(),
             repairs: metrics.repairs_by_cause().values().sum(),
             lag_ms: [lag.p50, lag.p99, lag.max],
-            cause: Some(status.cause.clone()).filter(|cause| !cause.is_empty()),
-            redis_up: status.up,
+            cause: Some(health.cause.clone()).filter(|cause| !cause.is_empty()),
+            redis_up: health.up,
             epoch: String::new(),
         }
     };
@@ -143,28 +143,39 @@ async fn straight(belief: watch::Belief, metrics: Arc<Metrics>, tell: Sender<Upd
                 let cause = stats.cause.clone().unwrap_or_else(|| "connecting".into());
                 let link = if *hub.opened().borrow() { Ok(()) } else { Err(cause) };
                 let word = if stats.redis_up { RedisWord::Up } else { RedisWord::Down };
-                vec![Update::Link(link), Update::Stats(stats), Update::Redis(word)]
+                vec![Update::Link(link), Update::Counted(stats), Update::Redis(word)]
             }
             () = watcher.rung() => {
-                let told = watcher.take(usize::MAX);
-                let told = told.iter().filter_map(|told| serde_json::from_str(&told.json).ok());
-                vec![Update::Transitions(told.collect())]
+                if watcher.overflowed() {
+                    // Some transitions are lost to this screen; the counts are not.
+                    hub.unwatch_all(&watcher);
+                    watcher = watch_all(hub);
+                }
+                let taken = watcher.take(usize::MAX);
+                vec![Update::Transitions(taken.iter().map(|entry| entry.object()).collect())]
             }
         };
         for update in updates {
-            if tell.send(update).await.is_err() {
+            if sender.send(update).await.is_err() {
                 return;
             }
         }
     }
 }
 
-/// The soonest deadlines, again and again.
-async fn deadlines(target: Target, prefix: String, tell: Sender<Update>) {
+/// A reader of everybody. The counts show who is online now, so the snapshot is dropped.
+fn watch_all(hub: &Hub) -> Arc<Watcher> {
+    let watcher = hub.watcher();
+    hub.watch_all(&watcher).for_each(drop);
+    watcher
+}
+
+/// The next deadlines, again and again.
+async fn deadlines(target: Target, prefix: String, sender: Sender<Update>) {
     loop {
         let began = Instant::now();
         let read = soonest(&target, &prefix).await.map_err(|why| format!("{why:#}"));
-        if tell.send(Update::Deadlines(read)).await.is_err() {
+        if sender.send(Update::Deadlines(read)).await.is_err() {
             return;
         }
         sleep((began.elapsed() * REST).max(EVERY)).await;
@@ -176,7 +187,7 @@ async fn soonest(target: &Target, prefix: &str) -> Result<(Vec<LiveKey>, usize)>
         let listing = Listing::connect(target, prefix).await?;
         listing.read("*", |_| {}).await
     };
-    // However many keys there are: a server that hangs is not waited for without end.
+    // A server that hangs would otherwise stop this feed forever.
     let read = tokio::time::timeout(Duration::from_secs(300), read).await;
     let mut keys = read.map_err(|_| anyhow!("Redis did not list its keys within 5 minutes"))??;
     let total = keys.len();

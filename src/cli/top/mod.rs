@@ -6,7 +6,7 @@ mod model;
 
 use super::{TopArgs, colour, logging, serve};
 use anyhow::{Context, Result, bail};
-use model::{Key, Model, Update};
+use model::{Model, Press, Update};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -14,24 +14,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often what has come is drawn, and time left goes down.
+/// Time between two frames.
 const FRAME: Duration = Duration::from_millis(100);
-/// How often the keyboard's reader looks whether it is still wanted.
+/// How often the thread that reads the keyboard checks whether it has to end.
 const LOOK: Duration = Duration::from_millis(200);
-/// Updates and keys that may wait for the next frame; whoever brings more waits.
+/// Updates and key presses that may wait for the next frame; a sender of more waits.
 const WAITING: usize = 64;
 
 pub async fn run(args: TopArgs) -> Result<ExitCode> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         bail!("top draws on a terminal, and there is none; use keybeat watch --json, or GET /v1/stats");
     }
-    // Nothing may be written into the picture.
+    // A log line would spoil the screen.
     logging::start_silent();
     let stop = serve::stop_signal()?;
-    let (tell, updates) = mpsc::channel(WAITING);
-    let feeds = feed::start(&args, tell)?;
+    let (sender, updates) = mpsc::channel(WAITING);
+    let feeds = feed::start(&args, sender)?;
     let model = Model::new(feeds.from.clone(), feeds.asks_for_deadlines);
-    // It also has a panic restore the terminal before its message is printed.
+    // It also makes a panic restore the terminal before it prints its message.
     let mut terminal = ratatui::try_init().context("the terminal cannot be drawn on")?;
     let ended = tokio::select! {
         ended = show(&mut terminal, model, updates, keyboard()) => ended,
@@ -42,7 +42,7 @@ pub async fn run(args: TopArgs) -> Result<ExitCode> {
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// Draws until a key says that it is enough, or a feed that it has ended for good.
+/// Draws until a key quits, or a feed has ended for good.
 async fn show(
     terminal: &mut ratatui::DefaultTerminal,
     mut model: Model,
@@ -65,7 +65,7 @@ async fn show(
                         model.press(key);
                     }
                 }
-                // A key is answered at once; a new size, too.
+                // A key press and a new size are shown at once.
                 terminal.draw(|frame| draw::draw(frame, &mut model, colours))?;
             }
             _ = frames.tick() => {
@@ -84,31 +84,31 @@ fn is_quit(key: &KeyEvent, typing: bool) -> bool {
     }
 }
 
-fn meaning(key: &KeyEvent) -> Option<Key> {
+fn meaning(key: &KeyEvent) -> Option<Press> {
     Some(match key.code {
-        KeyCode::Up => Key::Up(1),
-        KeyCode::Down => Key::Down(1),
-        KeyCode::PageUp => Key::Up(10),
-        KeyCode::PageDown => Key::Down(10),
-        KeyCode::Home => Key::Up(usize::MAX),
-        KeyCode::Enter => Key::Enter,
-        KeyCode::Esc => Key::Escape,
-        KeyCode::Backspace => Key::Backspace,
-        KeyCode::Char(letter) if !key.modifiers.contains(KeyModifiers::CONTROL) => Key::Letter(letter),
+        KeyCode::Up => Press::Up(1),
+        KeyCode::Down => Press::Down(1),
+        KeyCode::PageUp => Press::Up(10),
+        KeyCode::PageDown => Press::Down(10),
+        KeyCode::Home => Press::Up(usize::MAX),
+        KeyCode::Enter => Press::Enter,
+        KeyCode::Esc => Press::Escape,
+        KeyCode::Backspace => Press::Backspace,
+        KeyCode::Char(letter) if !key.modifiers.contains(KeyModifiers::CONTROL) => Press::Letter(letter),
         _ => return None,
     })
 }
 
-/// What is typed, and each new size of the terminal.
+/// Key presses, and new sizes of the terminal.
 fn keyboard() -> mpsc::Receiver<Event> {
-    let (tell, keys) = mpsc::channel(WAITING);
-    // A thread, since reading a terminal blocks; it ends with the receiver.
+    let (sender, keys) = mpsc::channel(WAITING);
+    // A thread, since reading a terminal blocks. It ends when the receiver is dropped.
     std::thread::spawn(move || {
-        while !tell.is_closed() {
+        while !sender.is_closed() {
             match event::poll(LOOK).and_then(|there| there.then(event::read).transpose()) {
                 Ok(None) => {}
                 Ok(Some(event)) => {
-                    if tell.blocking_send(event).is_err() {
+                    if sender.blocking_send(event).is_err() {
                         return;
                     }
                 }

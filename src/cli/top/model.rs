@@ -1,4 +1,4 @@
-//! What the picture shows: taken in from the feeds, changed by keys, without a terminal.
+//! What the screen shows: built from the feeds, changed by keys, without a terminal.
 
 use crate::protocol::{RedisWord, State, TransitionObject};
 use crate::redis::scan::LiveKey;
@@ -6,58 +6,59 @@ use anyhow::Result;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Transitions that can be scrolled through, and samples of the rate.
+/// Transitions kept to scroll through, and samples of the rate.
 const TRANSITIONS: usize = 1_000;
 const SAMPLES: usize = 240;
-/// Deadlines that are kept: more than fit on any screen.
+/// Deadlines kept: more than fit on any screen.
 pub const DEADLINES: usize = 200;
 
 /// Counts, as `/v1/stats` has them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Stats {
+pub struct Figures {
     pub users: u64,
     pub sessions: u64,
-    /// Since the start; `None` for a view straight from Redis, where nobody else watches.
+    /// `None` for a view straight from Redis, where nobody else watches.
     pub watchers: Option<u64>,
+    /// Since the start.
     pub transitions: u64,
     pub gaps: u64,
     pub repairs: u64,
-    /// Of the latest lags, in milliseconds: p50, p99, max.
+    /// Milliseconds: p50, p99 and maximum of the latest lags.
     pub lag_ms: [Option<f64>; 3],
     /// Why Redis is not followed.
     pub cause: Option<String>,
     pub redis_up: bool,
-    /// Which run of a daemon these are of.
+    /// Names the run of the daemon that counted.
     pub epoch: String,
 }
 
-/// What a feed tells.
+/// News from a feed.
 #[derive(Debug)]
 pub enum Update {
-    Stats(Stats),
+    Counted(Figures),
     Transitions(Vec<TransitionObject>),
     Redis(RedisWord),
     /// Connected, or why not.
     Link(Result<(), String>),
-    /// The soonest first, and how many live keys there are; or why not.
+    /// The next deadlines, the soonest first, and the number of live keys; or why they are unknown.
     Deadlines(Result<(Vec<LiveKey>, usize), String>),
-    /// It has ended for good.
+    /// The feed has ended for good.
     Over(anyhow::Error),
 }
 
-/// What was read of the live keys.
-pub struct Deadlines {
+/// The deadlines of live keys.
+pub struct DeadlineList {
     /// The soonest first.
     pub keys: Vec<LiveKey>,
     /// How many keys there are.
     pub total: usize,
-    /// When they were read.
+    /// When Redis was asked.
     pub read: Instant,
 }
 
-/// A key's meaning.
+/// What a pressed key means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
+pub enum Press {
     Up(usize),
     Down(usize),
     Enter,
@@ -67,21 +68,21 @@ pub enum Key {
 }
 
 pub struct Model {
-    /// Where it all comes from.
+    /// The daemon or Redis that is shown.
     pub from: String,
     pub link: Result<(), String>,
-    pub stats: Option<Stats>,
-    /// Transitions per second, the newest last.
+    pub stats: Option<Figures>,
+    /// Transitions per second, the latest last.
     pub rates: VecDeque<f64>,
     sampled: Option<Instant>,
     transitions: VecDeque<TransitionObject>,
-    pub deadlines: Option<Result<Deadlines, String>>,
-    /// Is Redis asked for deadlines?
+    pub deadlines: Option<Result<DeadlineList, String>>,
+    /// Does a feed read deadlines from Redis?
     pub asks_for_deadlines: bool,
-    /// Part of the names that are shown.
+    /// Only users whose name contains this are shown.
     pub filter: String,
     typing: bool,
-    /// Transitions passed over, from the newest.
+    /// Transitions above the screen, from the latest on.
     pub scroll: usize,
 }
 
@@ -102,13 +103,13 @@ impl Model {
         }
     }
 
-    /// Takes in what a feed tells; an error where it has ended for good.
+    /// Applies an update; an error if a feed has ended for good.
     pub fn take(&mut self, update: Update, now: Instant) -> Result<()> {
         match update {
-            Update::Stats(stats) => self.sample(stats, now),
+            Update::Counted(stats) => self.sample(stats, now),
             Update::Transitions(some) => {
                 for transition in some {
-                    // Who reads further down keeps what he reads.
+                    // What a reader has scrolled to stays in place.
                     if self.scroll > 0 && self.is_shown(&transition.user) {
                         self.scroll += 1;
                     }
@@ -123,20 +124,20 @@ impl Model {
             }
             Update::Link(link) => self.link = link,
             Update::Deadlines(read) => {
-                self.deadlines = Some(read.map(|(keys, total)| Deadlines { keys, total, read: now }));
+                self.deadlines = Some(read.map(|(keys, total)| DeadlineList { keys, total, read: now }));
             }
             Update::Over(why) => return Err(why),
         }
         Ok(())
     }
 
-    fn sample(&mut self, stats: Stats, now: Instant) {
+    fn sample(&mut self, stats: Figures, now: Instant) {
         if let (Some(before), Some(at)) = (&self.stats, self.sampled)
             && before.epoch == stats.epoch
         {
             let passed = now.duration_since(at).max(Duration::from_millis(1));
-            let told = stats.transitions.saturating_sub(before.transitions);
-            self.rates.push_back(told as f64 / passed.as_secs_f64());
+            let more = stats.transitions.saturating_sub(before.transitions);
+            self.rates.push_back(more as f64 / passed.as_secs_f64());
             while self.rates.len() > SAMPLES {
                 self.rates.pop_front();
             }
@@ -144,7 +145,7 @@ impl Model {
         (self.stats, self.sampled) = (Some(stats), Some(now));
     }
 
-    /// Transitions per second, of the last sample.
+    /// Transitions per second in the last sample.
     pub fn rate(&self) -> Option<f64> {
         self.rates.back().copied()
     }
@@ -153,39 +154,39 @@ impl Model {
         self.typing
     }
 
-    /// Is this user's name one of those asked for?
+    /// Does the filter show this user?
     pub fn is_shown(&self, user: &str) -> bool {
         self.filter.is_empty() || user.to_lowercase().contains(&self.filter.to_lowercase())
     }
 
-    /// The transitions to show, the newest first.
+    /// The transitions to show, the latest first.
     pub fn transitions(&self) -> impl Iterator<Item = &TransitionObject> {
         self.transitions.iter().filter(|transition| self.is_shown(&transition.user))
     }
 
-    pub fn press(&mut self, key: Key) {
+    pub fn press(&mut self, key: Press) {
         match key {
-            Key::Up(lines) => self.scroll = self.scroll.saturating_sub(lines),
-            Key::Down(lines) => {
+            Press::Up(lines) => self.scroll = self.scroll.saturating_sub(lines),
+            Press::Down(lines) => {
                 let last = self.transitions().count().saturating_sub(1);
                 self.scroll = self.scroll.saturating_add(lines).min(last);
             }
-            Key::Enter => self.typing = false,
-            Key::Escape => (self.typing, self.scroll, self.filter) = (false, 0, String::new()),
-            Key::Backspace if self.typing => drop(self.filter.pop()),
-            Key::Letter(letter) if self.typing => {
+            Press::Enter => self.typing = false,
+            Press::Escape => (self.typing, self.scroll, self.filter) = (false, 0, String::new()),
+            Press::Backspace if self.typing => drop(self.filter.pop()),
+            Press::Letter(letter) if self.typing => {
                 self.filter.push(letter);
                 self.scroll = 0;
             }
-            Key::Letter('/') => self.typing = true,
-            Key::Letter('k') => self.press(Key::Up(1)),
-            Key::Letter('j') => self.press(Key::Down(1)),
-            Key::Backspace | Key::Letter(_) => {}
+            Press::Letter('/') => self.typing = true,
+            Press::Letter('k') => self.press(Press::Up(1)),
+            Press::Letter('j') => self.press(Press::Down(1)),
+            Press::Backspace | Press::Letter(_) => {}
         }
     }
 }
 
-/// Did the user come?
+/// Did the user go online?
 pub fn came(transition: &TransitionObject) -> bool {
     transition.state == State::Online
 }
@@ -205,39 +206,39 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_of_the_last_second_and_begins_anew_with_another_daemon() {
+    fn rate_starts_again_with_another_daemon() {
         let (mut model, now) = (Model::new(String::new(), false), Instant::now());
         let stats =
-            |transitions, epoch: &str| Stats { transitions, epoch: epoch.to_owned(), ..Stats::default() };
-        for (after, told, epoch, rate) in
+            |transitions, epoch: &str| Figures { transitions, epoch: epoch.to_owned(), ..Figures::default() };
+        for (after, total, epoch, rate) in
             [(0, 10, "a", None), (1, 14, "a", Some(4.0)), (3, 15, "a", Some(0.5)), (4, 2, "b", Some(0.5))]
         {
-            let update = Update::Stats(stats(told, epoch));
+            let update = Update::Counted(stats(total, epoch));
             model.take(update, now + Duration::from_secs(after)).unwrap();
             assert_eq!(model.rate(), rate, "after {after} s");
         }
     }
 
     #[test]
-    fn who_scrolls_keeps_what_he_reads_and_a_filter_shows_names_with_it() {
+    fn scroll_keeps_its_place_and_filter_selects_names() {
         let mut model = Model::new(String::new(), false);
         let now = Instant::now();
         model.take(Update::Transitions(["a", "b", "Bob"].map(to).into()), now).unwrap();
         assert_eq!(users(&model), ["Bob", "b", "a"]);
-        model.press(Key::Down(1));
+        model.press(Press::Down(1));
         model.take(Update::Transitions(vec![to("d")]), now).unwrap();
         assert_eq!(users(&model), ["b", "a"]);
-        model.press(Key::Down(usize::MAX));
+        model.press(Press::Down(usize::MAX));
         assert_eq!(users(&model), ["a"], "the last stays");
-        model.press(Key::Up(usize::MAX));
+        model.press(Press::Up(usize::MAX));
         for letter in "/bq".chars() {
-            model.press(Key::Letter(letter));
+            model.press(Press::Letter(letter));
         }
         assert!(users(&model).is_empty() && model.is_typing());
-        model.press(Key::Backspace);
-        model.press(Key::Enter);
+        model.press(Press::Backspace);
+        model.press(Press::Enter);
         assert_eq!((users(&model), model.is_typing()), (vec!["Bob", "b"], false));
-        model.press(Key::Escape);
+        model.press(Press::Escape);
         assert_eq!(users(&model).len(), 4);
     }
 }

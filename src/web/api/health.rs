@@ -30,7 +30,7 @@ pub async fn healthz() -> &'static str {
     )
 )]
 pub async fn readyz(State(app): Shared) -> Response {
-    let status = app.hub.status().borrow().clone();
+    let status = app.hub.health().borrow().clone();
     if status.up {
         return "ready\n".into_response();
     }

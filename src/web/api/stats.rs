@@ -22,7 +22,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
     // The counts concern everybody.
     pass.check_watch_all()?;
     let (users, sessions) = app.hub.count();
-    let status = app.hub.status().borrow().clone();
+    let status = app.hub.health().borrow().clone();
     let metrics = &app.metrics;
     Ok(Json(json!({
         "epoch": app.hub.epoch(),

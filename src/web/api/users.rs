@@ -2,7 +2,7 @@
 
 use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, shown};
-use crate::hub::Cursor;
+use crate::hub::PageCursor;
 use crate::presence::{Name, check_user};
 use crate::protocol::{ListAnswer, QueryAnswer, QueryBody, State as Wanted, UserObject, schema};
 use crate::web::access::auth::Pass;
@@ -99,10 +99,10 @@ impl ListQuery {
         Err(Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")))
     }
 
-    fn cursor(&self) -> Result<Cursor, Error> {
+    fn cursor(&self) -> Result<PageCursor, Error> {
         match self.cursor.as_deref() {
-            None | Some("") => Ok(Cursor::default()),
-            Some(text) => Cursor::parse(text).ok_or_else(|| {
+            None | Some("") => Ok(PageCursor::default()),
+            Some(text) => PageCursor::parse(text).ok_or_else(|| {
                 let text = shown(text);
                 Error::InvalidRequest(format!(
                     "cursor is {text}; it must be the next_cursor of the page before"

@@ -1,9 +1,8 @@
-//! The WebSocket's wire: tungstenite reads and says the small things; what we tell many is written past
-//! it, straight from where all share it.
+//! WebSocket frames: tungstenite reads, and writes pings and closes; texts are written past it, without a copy.
 //!
-//! tungstenite copies each message into a buffer of the socket's own, which keeps its largest size for
-//! as long as the socket lives: a snapshot of 1,000 users would cost 100 KB for ever. A server's frames
-//! are not masked, so one text serves all sockets, each with a header of its own.
+//! tungstenite copies each message into a buffer of its socket, and that buffer keeps its largest size for as long
+//! as the socket lives: a snapshot of 1,000 users would cost 100 KB forever. A server does not mask its frames, so
+//! one text serves all sockets, each with its own header.
 
 use crate::error::Error;
 use crate::panics::contain;
@@ -29,14 +28,14 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
-/// Small buffers: with the usual 128 KiB each a socket costs 134 KB. A longer message is read in several pieces.
+/// Bytes. With tungstenite's default of 128 KiB a socket costs 134 KB. A longer message is read in several pieces.
 const READ_BUFFER: usize = 512;
 /// Frames in one write.
 const FRAMES: usize = 32;
-/// FIN and the opcode of a text.
+/// The first byte of a frame: FIN, and the opcode of a text.
 const TEXT: u8 = 0x81;
 
-/// A request that asks for a WebSocket, and may have it.
+/// A valid request for a WebSocket.
 pub struct Upgrade {
     on_upgrade: OnUpgrade,
     key: HeaderValue,
@@ -49,7 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Upgrade, Failure> {
         let refuse = |why: String| Failure(Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {why}")));
         let on_upgrade = parts.extensions.get::<OnUpgrade>().cloned();
-        // axum's own extractor checks what has to be checked.
+        // axum's own extractor checks the request.
         drop(
             WebSocketUpgrade::from_request_parts(parts, state)
                 .await
@@ -67,17 +66,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 }
 
 impl Upgrade {
-    /// Says yes, and lets `live` have the socket. A message may have `most` bytes.
-    pub fn accept<F>(self, most: usize, live: impl FnOnce(Wire) -> F + Send + 'static) -> Response
+    /// Accepts the request, and runs `live` with the socket. A message may have `most` bytes.
+    pub fn accept<F>(self, most: usize, live: impl FnOnce(FrameIo) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let Upgrade { on_upgrade, key, speaks_ours } = self;
         tokio::spawn(contain(Box::pin(async move {
             match on_upgrade.await {
-                // A task of its own, for this one has to keep room for the upgrade as long as it lasts.
-                Ok(upgraded) => drop(tokio::spawn(contain(Box::pin(live(Wire::new(upgraded, most).await))))),
-                Err(why) => debug!(%why, "a WebSocket did not come about"),
+                // In another task: this one keeps the memory of the upgrade for as long as it lives.
+                Ok(upgraded) => {
+                    drop(tokio::spawn(contain(Box::pin(live(FrameIo::new(upgraded, most).await)))));
+                }
+                Err(why) => debug!(%why, "a WebSocket upgrade failed"),
             }
         })));
         let mut response = Response::new(Body::empty());
@@ -85,7 +86,7 @@ impl Upgrade {
         let mut add = |name: HeaderName, value| response.headers_mut().insert(name, value);
         add(header::CONNECTION, HeaderValue::from_static("upgrade"));
         add(header::UPGRADE, HeaderValue::from_static("websocket"));
-        // Base64, so it can stand in a header.
+        // Base64, so it is always a valid header value.
         if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
             add(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
@@ -96,15 +97,15 @@ impl Upgrade {
     }
 }
 
-/// One connection.
-pub struct Wire {
+/// The frames of one connection.
+pub struct FrameIo {
     ws: WebSocketStream<TokioIo<Upgraded>>,
-    /// What is being written, header and text in turn.
+    /// What is still to be written: a header, its text, the next header, …
     out: VecDeque<Bytes>,
 }
 
-impl Wire {
-    async fn new(upgraded: Upgraded, most: usize) -> Wire {
+impl FrameIo {
+    async fn new(upgraded: Upgraded, most: usize) -> FrameIo {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -112,15 +113,16 @@ impl Wire {
             .max_frame_size(Some(most));
         let io = TokioIo::new(upgraded);
         let ws = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        Wire { ws, out: VecDeque::new() }
+        FrameIo { ws, out: VecDeque::new() }
     }
 
-    /// The next message. Not while a text is being written: an answer to a ping would come between.
+    /// The next message. Call it only when every text is written: the answer to a ping would go between the bytes of
+    /// a text.
     pub async fn recv(&mut self) -> Option<Result<Message, tungstenite::Error>> {
         self.ws.next().await
     }
 
-    /// Takes texts to be written.
+    /// Queues texts for the next flush.
     pub fn put(&mut self, texts: impl IntoIterator<Item = Bytes>) {
         for text in texts {
             self.out.push_back(frame_header(text.len()));
@@ -128,8 +130,7 @@ impl Wire {
         }
     }
 
-    /// Writes what was put, many frames at a time. Dropped before its end it has lost nothing: the next
-    /// call goes on.
+    /// Writes what was queued, many frames at a time. It may be dropped before it ends; the next call continues.
     pub async fn flush(&mut self) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
@@ -146,7 +147,7 @@ impl Wire {
         Ok(())
     }
 
-    /// One write. The slices, 1 KB of them, are made anew for each try: kept across it they would be part of
+    /// One write. The slices (1 KB) are built for each attempt: if they lived across an await they would be part of
     /// every socket's task.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); 2 * FRAMES];
@@ -169,8 +170,8 @@ impl Wire {
         }
     }
 
-    /// Sends a ping or a close, after what was put.
-    pub async fn say(&mut self, message: Message) -> io::Result<()> {
+    /// Sends a ping or a close, after what was queued.
+    pub async fn send(&mut self, message: Message) -> io::Result<()> {
         self.flush().await?;
         self.ws.send(message).await.map_err(io::Error::other)
     }
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_says_how_long_its_text_is() {
+    fn frame_header_has_the_length() {
         for (length, header) in [
             (0, &[0x81, 0][..]),
             (125, &[0x81, 125]),

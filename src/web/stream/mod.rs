@@ -1,7 +1,8 @@
-//! WebSocket and Server-Sent Events.
+//! WebSockets and Server-Sent Events: clients that read the hub.
 
+mod bells;
 pub mod frames;
 pub mod names;
-pub mod recorder;
+mod reader;
 pub mod sse;
 pub mod websocket;

@@ -1,8 +1,8 @@
-//! A set of names that costs what it holds: 8 bytes a name, which those who watch it share.
+//! A set of names at 8 bytes a name; everybody who watches a user shares the name itself.
 
 use crate::presence::Name;
 
-/// Names, sorted, each once.
+/// Sorted names, each once.
 #[derive(Default)]
 pub struct NameSet(Vec<Name>);
 
@@ -23,7 +23,7 @@ impl NameSet {
         self.0.iter().map(|name| &**name)
     }
 
-    /// Puts in names, some of which may be there already.
+    /// Adds names, of which some may be there already.
     pub fn extend(&mut self, names: Vec<Name>) {
         if self.0.is_empty() {
             self.0 = names;
@@ -35,13 +35,13 @@ impl NameSet {
         self.0.shrink_to_fit();
     }
 
-    /// Takes out a name; says whether it was there.
+    /// Removes a name. Returns whether it was there.
     pub fn remove(&mut self, name: &str) -> bool {
         let place = self.place(name);
         place.inspect(|&place| drop(self.0.remove(place))).is_ok()
     }
 
-    /// Keeps the names for which `wanted` says so, and gives the others.
+    /// Keeps the names for which `wanted` is true, and returns the others.
     pub fn keep(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Vec<Name> {
         let (kept, left) = std::mem::take(&mut self.0).into_iter().partition(|name| wanted(name));
         self.0 = kept;
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_there_once_until_it_is_taken_out() {
+    fn names_are_listed_once_until_removed() {
         let mut set = NameSet::default();
         set.extend(names("dora bob bob"));
         set.extend(names("alice bob carl"));

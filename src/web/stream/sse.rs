@@ -1,12 +1,16 @@
-//! `GET /v1/events`: the WebSocket's messages as Server-Sent Events, for those who only listen.
+//! `GET /v1/events`: the WebSocket's messages as Server-Sent Events, for clients that only listen.
 //!
-//! Each stream reads the recorder in the order of the numbers, so that one number, the event's id, says all
-//! that was told; whoever comes back with it is told what came after, or, if that is gone, begins anew.
+//! The id of an event is the number up to which the client has everything. A client that comes back with it gets
+//! what it has missed from the hub's history, or a new snapshot if the history no longer has that. Between two
+//! changes that cancelled out in the mailbox of a slow client there is no such number: then the id is empty, and
+//! the client comes back without one.
 
+use super::bells::{Bells, Rang};
+use super::reader::{CHUNK, Cut, Reader, Snapshot};
 use crate::error::Error;
-use crate::hub::Told;
+use crate::hub::{Delivery, Missed};
 use crate::presence::check_user;
-use crate::protocol::{self, RedisWord, ServerMessage, UserObject, schema};
+use crate::protocol::{ServerMessage, schema};
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::Permit;
 use crate::web::app::{App, Shared};
@@ -14,31 +18,26 @@ use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::refusal_log::Refusal;
-use crate::web::stream::recorder::Recorder;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-/// Users in one chunk of a snapshot, and transitions in one message.
-const CHUNK: usize = 1_000;
-/// How often a comment is sent where there is nothing to tell, so that nothing on the way takes the stream for dead.
+/// A stream with nothing to send sends an id or a comment this often, so that nothing on the way takes it for
+/// dead.
 const ALIVE: Duration = Duration::from_secs(15);
-/// After so many transitions of others an id is sent by itself, so that a return does not begin too far back.
-const ID_AFTER: u64 = 1_024;
 
-/// Whom a stream tells of.
+/// Whom a stream watches.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+enum Wanted {
     All,
     Users(Vec<String>),
 }
@@ -53,10 +52,10 @@ enum Asked {
     tag = "streams",
     params(
         ("users" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
-            description = "Whom to tell of, with commas between; a name with a comma cannot be asked for here"),
-        ("all" = Option<bool>, Query, description = "To tell of everybody"),
+            description = "Users to watch, separated by commas; a name with a comma cannot be watched here"),
+        ("all" = Option<bool>, Query, description = "Watch everybody"),
         ("last-event-id" = Option<String>, Header,
-            description = "The last id that was seen: what came after it is told, or a new snapshot if that is gone"),
+            description = "Id of the last event received. The stream sends what came after it, or a new snapshot if that is no longer kept"),
     ),
     responses(
         (status = 200, description = "The events, until one side ends", body = ServerMessage, content_type = "text/event-stream"),
@@ -66,32 +65,30 @@ enum Asked {
 )]
 pub async fn stream(
     State(app): Shared,
-    Extension(recorder): Extension<Arc<Recorder>>,
     pass: Pass,
     Extension(Peer(address)): Extension<Peer>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let asked = Asked::parse(uri.query().unwrap_or_default())?;
-    asked.check(&app, &pass)?;
-    let stale = app.known()?;
-    recorder.begin(&app.hub, &app.stop);
+    let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
+    wanted.check(&app, &pass)?;
+    app.known()?;
+    app.hub.begin_history();
+    let permit = Permit::new(pass, &app.limits);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let opened = Opened { number: app.number(), address, at: Instant::now() };
-    let stream = Stream::new((app, recorder), opened, pass, asked, (stale, last));
+    let stream = EventStream::new(Reader::new(app, address, permit), wanted, last);
     let events = futures_util::stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
     });
-    let alive = KeepAlive::new().interval(ALIVE);
-    // nginx would keep the events until it has many.
-    Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(alive)).into_response())
+    // Without this header nginx keeps the events until it has many.
+    Ok(([("x-accel-buffering", "no")], Sse::new(events)).into_response())
 }
 
-impl Asked {
-    /// Reads `users=a,b` or `all=true`. A comma parts names however it is written, so a name with one cannot be
-    /// asked for here.
-    fn parse(query: &str) -> Result<Asked, Error> {
+impl Wanted {
+    /// Parses `users=a,b` or `all=true`. A comma separates names even if it is percent-encoded, so a name with a
+    /// comma cannot be watched here.
+    fn parse(query: &str) -> Result<Wanted, Error> {
         let (mut users, mut all) = (Vec::new(), false);
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             let value = value.replace('+', " ");
@@ -99,21 +96,21 @@ impl Asked {
             match name {
                 "users" => users.extend(value.split(',').map(str::to_owned)),
                 "all" => all = value == "true",
-                // A token, or what somebody else made of the address.
+                // A token, or something that a proxy or a page added.
                 _ => {}
             }
         }
         match (users.is_empty(), all) {
-            (true, true) => Ok(Asked::All),
-            (false, false) => Ok(Asked::Users(users)),
+            (true, true) => Ok(Wanted::All),
+            (false, false) => Ok(Wanted::Users(users)),
             _ => Err(Error::InvalidRequest(
-                "say whom to tell of: /v1/events?users=alice,bob or /v1/events?all=true, one of them".into(),
+                "give either users or all: /v1/events?users=alice,bob or /v1/events?all=true".into(),
             )),
         }
     }
 
     fn check(&self, app: &App, pass: &Pass) -> Result<(), Error> {
-        let Asked::Users(users) = self else { return pass.check_watch_all() };
+        let Wanted::Users(users) = self else { return pass.check_watch_all() };
         let (count, most) = (users.len(), app.limits.watches_per_socket);
         if count > most {
             app.metrics.limited("watches_per_socket");
@@ -126,274 +123,214 @@ impl Asked {
     }
 }
 
-/// The number after which transitions are to be told: what came before is in the snapshot.
-enum After {
-    /// By shard.
-    All(Vec<u64>),
-    /// By user.
-    Users(HashMap<String, u64>),
-}
-
-impl After {
-    fn wants(&self, told: &Told) -> bool {
-        let after = match self {
-            After::All(shards) => shards.get(told.shard()),
-            After::Users(users) => users.get(&*told.user),
-        };
-        after.is_some_and(|&after| told.seq > after)
-    }
-}
-
-/// How far a stream has told, and from where on that can be said by one number.
-#[derive(Default)]
-struct Place {
-    /// Everything up to this number was told, or was none of ours.
-    at: u64,
-    /// Before this number a return would not know what of it was in the snapshot: no event has an id.
-    whole_from: u64,
-    /// The number of the last id that was sent.
-    sent: Option<u64>,
-}
-
-impl Place {
-    /// Is it time for an id by itself? After a snapshot at once, else after many transitions of others.
-    fn owes_id(&self) -> bool {
-        let since = self.sent.map_or(u64::MAX, |sent| self.at - sent);
-        self.at >= self.whole_from && since >= ID_AFTER
-    }
-
-    /// The number for the id of an event that is sent now, if it may have one.
-    fn take_id(&mut self) -> Option<u64> {
-        let id = Some(self.at).filter(|&at| at >= self.whole_from);
-        self.sent = id.or(self.sent);
-        id
-    }
-}
-
-/// What the log says of a stream.
-struct Opened {
-    number: u64,
-    address: IpAddr,
-    at: Instant,
-}
+/// The next of the bells that ring seldom.
+type Rare = Pin<Box<dyn Future<Output = (Bells, Rang)> + Send>>;
 
 /// One stream.
-struct Stream {
-    opened: Opened,
-    /// Why it ends.
-    why: &'static str,
-    app: Arc<App>,
-    recorder: Arc<Recorder>,
-    permit: Permit,
-    after: After,
-    place: Place,
+struct EventStream {
+    reader: Reader,
+    rare: Rare,
+    /// The snapshot, until it is sent.
+    snapshot: Option<Box<Snapshot>>,
+    /// What the client has missed, until it is sent.
+    missed: Option<Missed>,
     queue: VecDeque<Event>,
-    ended: bool,
-    end: watch::Receiver<u64>,
-    status: watch::Receiver<crate::hub::Status>,
-    keys: watch::Receiver<u64>,
-    up: bool,
+    /// The last number sent as an id.
+    sent: Option<u64>,
+    /// When the stream has to give a sign of life.
+    alive_at: Instant,
+    /// Why the daemon ended it.
+    cut: Option<Cut>,
 }
 
-impl Stream {
-    fn new(
-        (app, recorder): (Arc<App>, Arc<Recorder>),
-        opened: Opened,
-        pass: Pass,
-        asked: Asked,
-        (stale, last): (bool, Option<&str>),
-    ) -> Stream {
-        app.metrics.event_streams.inc();
-        debug!(stream = opened.number, address = %opened.address, "stream opened");
-        let mut stream = Stream {
-            opened,
-            why: "lost",
-            permit: Permit::new(pass, &app.limits),
-            after: After::All(Vec::new()),
-            place: Place::default(),
-            queue: VecDeque::new(),
-            ended: false,
-            end: recorder.end(),
-            status: app.hub.status(),
-            keys: app.gate.changed(),
-            up: true,
-            app,
-            recorder,
-        };
-        stream.hello();
-        match last.and_then(|last| stream.returned(last)) {
-            Some(place) => stream.go_on(asked, place),
-            None => stream.begin(asked, stale),
-        }
-        stream.tell_status();
-        stream
+impl EventStream {
+    fn new(mut reader: Reader, wanted: Wanted, last: Option<&str>) -> EventStream {
+        reader.app.metrics.event_streams.inc();
+        debug!(stream = reader.number, address = %reader.address, "stream opened");
+        let rare = Box::pin(Bells::new(&reader.app).next());
+        // A stream speaks for nobody.
+        let queue = VecDeque::from([Event::default().data(reader.hello(None))]);
+        let resumed = last.and_then(|last| resume(&mut reader, &wanted, last));
+        let (missed, sent) = resumed.map_or((None, None), |(missed, seq)| (Some(missed), Some(seq)));
+        let snapshot = missed.is_none().then(|| {
+            Box::new(match &wanted {
+                Wanted::All => reader.watch_all(None),
+                Wanted::Users(users) => reader.watch(users, None, CHUNK),
+            })
+        });
+        let alive_at = Instant::now() + ALIVE;
+        EventStream { reader, rare, snapshot, missed, queue, sent, alive_at, cut: None }
     }
 
-    /// The place of a stream that comes back to this daemon soon enough.
-    fn returned(&self, last: &str) -> Option<u64> {
-        let (epoch, seq) = last.rsplit_once(':')?;
-        let seq = seq.parse().ok().filter(|_| epoch == self.app.hub.epoch())?;
-        self.recorder.after(seq, 1).ok()?;
-        Some(seq)
-    }
-
-    fn go_on(&mut self, asked: Asked, place: u64) {
-        self.place = Place { at: place, whole_from: place, sent: Some(place) };
-        self.after = match asked {
-            Asked::All => After::All(self.app.hub.online().map(|_| 0).collect()),
-            Asked::Users(users) => After::Users(users.into_iter().map(|user| (user, 0)).collect()),
-        };
-    }
-
-    /// The snapshot. What is recorded from here on is told if it is not in it.
-    fn begin(&mut self, asked: Asked, stale: bool) {
-        let app = self.app.clone();
-        self.place.at = *self.end.borrow_and_update();
-        let seq = app.hub.seq();
-        let mut objects = Vec::new();
-        self.after = match asked {
-            Asked::All => After::All(
-                app.hub
-                    .online()
-                    .map(|(online, after)| {
-                        objects
-                            .extend(online.iter().map(|(user, state)| UserObject::new(user, *state, stale)));
-                        after
-                    })
-                    .collect(),
-            ),
-            Asked::Users(users) => {
-                let mut after = HashMap::new();
-                for user in users {
-                    let (presence, seq) = app.hub.get_at(&user);
-                    objects.push(UserObject::new(&user, presence, stale));
-                    after.insert(user, seq);
-                }
-                After::Users(after)
-            }
-        };
-        self.place.whole_from = app.hub.seq();
-        self.snapshot(seq, objects);
-    }
-
-    fn snapshot(&mut self, seq: u64, mut objects: Vec<UserObject>) {
-        loop {
-            let rest = objects.split_off(objects.len().min(CHUNK));
-            let users = std::mem::replace(&mut objects, rest);
-            let (epoch, more) = (self.app.hub.epoch().to_owned(), !objects.is_empty());
-            self.say(&ServerMessage::Snapshot { id: None, epoch, seq, users, more });
-            if !more {
-                return;
-            }
-        }
-    }
-
-    fn hello(&mut self) {
-        let hello = ServerMessage::Hello {
-            protocol: 1,
-            epoch: self.app.hub.epoch().to_owned(),
-            seq: self.app.hub.seq(),
-            ttl_ms: self.app.store.ttl().as_millis() as u64,
-            // A stream speaks for nobody.
-            user: None,
-        };
-        self.say(&hello);
-    }
-
-    fn tell_status(&mut self) {
-        let status = self.status.borrow_and_update().clone();
-        if status.up == self.up {
-            return;
-        }
-        self.up = status.up;
-        let redis = if status.up { RedisWord::Up } else { RedisWord::Down };
-        self.say(&ServerMessage::Status { redis, since_ms: status.since.as_ms() });
-    }
-
-    fn say(&mut self, message: &ServerMessage) {
-        self.queue.push_back(Event::default().data(message.encode()));
-    }
-
-    /// The next event; none once the stream is over.
+    /// The next event; none once the stream has ended.
     async fn next(&mut self) -> Option<Event> {
         loop {
+            while self.queue.is_empty() && self.cut.is_none() && self.fill() {}
             if let Some(event) = self.queue.pop_front() {
+                self.alive_at = Instant::now() + ALIVE;
                 return Some(event);
             }
-            if self.ended {
+            if self.cut.is_some() {
                 return None;
             }
-            if self.place.at < *self.end.borrow_and_update() || self.place.owes_id() {
-                self.read();
-                continue;
-            }
-            let stop = self.app.stop.clone();
+            let watcher = &self.reader.watcher;
             tokio::select! {
-                Ok(()) = self.end.changed() => self.read(),
-                Ok(()) = self.status.changed() => self.change_status(),
-                () = self.permit.due() => self.check_token(),
-                Ok(()) = self.keys.changed() => self.check_token(),
-                () = stop.cancelled() => self.finish("going_away"),
+                () = watcher.rung() => {}
+                () = self.reader.permit.due() => self.token_due(),
+                () = sleep_until(self.alive_at) => self.sign_of_life(),
+                (bells, rang) = &mut self.rare => {
+                    self.rare = Box::pin(bells.next());
+                    match rang {
+                        // What changed is found when the queue is filled.
+                        Rang::Health | Rang::Opened => {}
+                        Rang::Keys => self.token_due(),
+                        Rang::Stop => self.cut = Some(Cut::GoingAway),
+                    }
+                }
             }
         }
     }
 
-    /// Reads on in the recording.
-    fn read(&mut self) {
-        let Ok(told) = self.recorder.after(self.place.at, CHUNK) else {
-            // Too slow: what comes next is no longer there. The client comes back and begins anew.
-            self.app.metrics.too_slow.inc();
-            self.finish("too_slow");
-            return;
+    /// Takes what is to be sent next into the queue; false if there is nothing.
+    fn fill(&mut self) -> bool {
+        if let Some(snapshot) = &mut self.snapshot {
+            match snapshot.next() {
+                Some(chunk) => self.push(chunk),
+                None => self.snapshot = None,
+            }
+            return true;
+        }
+        let pending = match self.missed() {
+            Ok(Some(missed)) => Ok(vec![missed]),
+            Ok(None) => self.reader.pending(),
+            Err(cut) => Err(cut),
         };
-        self.place.at = told.last().map_or(self.place.at, |last| last.seq);
-        let wanted: Vec<_> = told.iter().filter(|told| self.after.wants(told)).collect();
-        let mut event = None;
-        if let Some(last) = wanted.last() {
-            let text = protocol::join_transitions(last.seq, wanted.iter().map(|told| &*told.json));
-            event = Some(Event::default().data(text));
-        } else if self.place.owes_id() {
-            // Without data it is no message, and the client keeps the id all the same.
-            event = Some(Event::default());
-        }
-        if let Some(event) = event {
-            let id = self.place.take_id().map(|seq| format!("{}:{seq}", self.app.hub.epoch()));
-            self.queue.push_back(id.into_iter().fold(event, Event::id));
+        match pending {
+            Err(cut) => {
+                self.end(cut);
+                true
+            }
+            Ok(messages) if !messages.is_empty() => {
+                for message in messages {
+                    let event = Event::default().data(String::from_utf8_lossy(&message.text));
+                    self.push_with_id(event, message.resume);
+                }
+                true
+            }
+            // After what a reconciliation found comes the message that it is done.
+            Ok(_) => match self.reader.status() {
+                Some(status) => {
+                    self.push(status);
+                    true
+                }
+                None => self.sent.is_none() && self.push_id(),
+            },
         }
     }
 
-    /// What a comparison has found comes before the word that it is done.
-    fn change_status(&mut self) {
-        while !self.ended && self.place.at < *self.end.borrow_and_update() {
-            self.read();
-        }
-        self.tell_status();
+    fn push(&mut self, message: String) {
+        self.queue.push_back(Event::default().data(message));
     }
 
-    fn finish(&mut self, why: &'static str) {
-        (self.ended, self.why) = (true, why);
+    fn push_with_id(&mut self, event: Event, resume: Option<u64>) {
+        let id = resume.map(|seq| format!("{}:{seq}", self.reader.app.hub.epoch()));
+        self.queue.push_back(event.id(id.unwrap_or_default()));
+        self.sent = resume;
     }
 
-    fn check_token(&mut self) {
-        if !self.app.gate.still_good(self.permit.pass()) {
-            let why =
-                Error::InvalidToken("it has expired, or its key is gone; come back with a new one".into());
-            self.say(&ServerMessage::error(None, &why));
-            self.finish(why.code());
-        } else if let Some(word) = self.permit.warning() {
-            self.say(&word);
+    /// An id by itself. It has no data, so it is no message; the client keeps the id.
+    fn push_id(&mut self) -> bool {
+        let resume = self.reader.watcher.resume_at();
+        if resume.is_some() {
+            self.push_with_id(Event::default(), resume);
         }
+        resume.is_some()
+    }
+
+    /// The next message of what the client has missed.
+    fn missed(&mut self) -> Result<Option<Delivery>, Cut> {
+        let Some(missed) = &mut self.missed else { return Ok(None) };
+        let Reader { app, watched, all, .. } = &self.reader;
+        let next = app.hub.missed(missed, |user| *all || watched.contains(user));
+        // The history has dropped what comes next. The client comes back and takes a new snapshot.
+        let next = next.map_err(|_| self.reader.too_slow())?;
+        match next {
+            Some(_) => self.reader.check_token()?,
+            None => self.missed = None,
+        }
+        Ok(next)
+    }
+
+    /// Nothing was sent for a while: an id, so that a return does not begin too far back, or a comment.
+    fn sign_of_life(&mut self) {
+        let resume = self.reader.watcher.resume_at();
+        if resume == self.sent || !self.push_id() {
+            self.queue.push_back(Event::default().comment(""));
+        }
+    }
+
+    fn token_due(&mut self) {
+        match self.reader.token_due() {
+            Ok(warning) => warning.into_iter().for_each(|warning| self.push(warning)),
+            Err(cut) => self.end(cut),
+        }
+    }
+
+    fn end(&mut self, cut: Cut) {
+        if cut == Cut::TokenExpired {
+            self.push(ServerMessage::error(None, &token_expired()).encode());
+        }
+        self.cut = Some(cut);
     }
 }
 
-impl Drop for Stream {
+/// Continues where the id `last` says, if this daemon still knows what came after it. Returns what the client has
+/// missed, and the number in the id.
+fn resume(reader: &mut Reader, wanted: &Wanted, last: &str) -> Option<(Missed, u64)> {
+    let (epoch, seq) = last.rsplit_once(':')?;
+    let hub = reader.app.hub.clone();
+    let seq = seq.parse().ok().filter(|_| epoch == hub.epoch())?;
+    let missed = match wanted {
+        Wanted::All => {
+            let missed = hub.resume_all(&reader.watcher, seq).ok()?;
+            reader.all = true;
+            missed
+        }
+        Wanted::Users(users) => {
+            let users = users.iter().map(String::as_str);
+            let (names, missed) = hub.resume(&reader.watcher, users, seq).ok()?;
+            reader.watched.extend(names);
+            missed
+        }
+    };
+    Some((missed, seq))
+}
+
+fn token_expired() -> Error {
+    Error::InvalidToken("it has expired, or its key is gone; come back with a new one".into())
+}
+
+/// The reason that the log gives.
+fn name(cut: Option<Cut>) -> &'static str {
+    match cut {
+        None => "lost",
+        Some(Cut::TokenExpired) => token_expired().code(),
+        Some(Cut::TooSlow) => "too_slow",
+        Some(Cut::Crowded) => "try_later",
+        Some(Cut::GoingAway) => "going_away",
+    }
+}
+
+impl Drop for EventStream {
     fn drop(&mut self) {
-        self.app.metrics.event_streams.dec();
-        let Opened { number, address, at } = self.opened;
-        let lasted_ms = at.elapsed().as_millis() as u64;
-        debug!(stream = number, %address, end = self.why, lasted_ms, "stream closed");
-        if self.ended && self.why != "going_away" {
-            self.app.refusals.log(&Refusal { address, route: "/v1/events", code: self.why, status: 0 });
+        self.reader.unwatch_everything();
+        let Reader { app, number, address, opened, .. } = &self.reader;
+        app.metrics.event_streams.dec();
+        let (address, code) = (*address, name(self.cut));
+        let lasted_ms = opened.elapsed().as_millis() as u64;
+        debug!(stream = number, %address, end = code, lasted_ms, "stream closed");
+        if !matches!(self.cut, None | Some(Cut::GoingAway)) {
+            app.refusals.log(&Refusal { address, route: "/v1/events", code, status: 0 });
         }
     }
 }
@@ -401,73 +338,29 @@ impl Drop for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Hub;
-    use crate::metrics::Metrics;
-    use crate::presence::{Change, Key, Reason, Time};
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_in_the_snapshot_is_not_told_again() {
-        let hub = Hub::new(Time::from_ms(1), 640, Arc::new(Metrics::new()));
-        hub.open();
-        let watcher = hub.watcher();
-        hub.watch_all(&watcher).for_each(drop);
-        for (name, live) in [("a", true), ("b", true), ("a", false), ("c", true)] {
-            let (key, at) = (Key::parse(name.as_bytes()).unwrap(), Time::from_ms(2));
-            hub.apply(&Change { key, live, at, last_seen: at, reason: Reason::Heartbeat, deadline: None });
-        }
-        watcher.make_lossless(10);
-        let told = watcher.take(10);
-        assert_eq!(told.iter().map(|told| told.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        let of = |after: &After| -> Vec<u64> {
-            told.iter().filter(|told| after.wants(told)).map(|told| told.seq).collect()
-        };
-        let users = |list: &[(&str, u64)]| {
-            After::Users(list.iter().map(|(user, at)| (user.to_string(), *at)).collect())
-        };
-        assert_eq!(of(&users(&[("a", 0), ("c", 3)])), [1, 3, 4]);
-        assert_eq!(of(&users(&[("a", 1), ("b", 2)])), [3]);
-        let shards = hub.online().count();
-        assert_eq!(of(&After::All(vec![2; shards])), [3, 4]);
-        let mut only = vec![9; shards];
-        only[told[2].shard()] = 1;
-        assert!(of(&After::All(only)).contains(&3));
-    }
-
-    #[test]
-    fn an_event_has_an_id_once_one_number_says_all_that_was_told() {
-        // A snapshot that was taken while the numbers went from 5 to 8.
-        let mut place = Place { at: 5, whole_from: 8, sent: None };
-        assert_eq!((place.owes_id(), place.take_id()), (false, None));
-        place.at = 8;
-        assert_eq!((place.owes_id(), place.take_id(), place.owes_id()), (true, Some(8), false));
-        place.at += ID_AFTER - 1;
-        assert!(!place.owes_id());
-        place.at += 1;
-        assert!(place.owes_id());
-    }
-
-    #[test]
-    fn whom_to_tell_of_is_read_from_the_query() {
-        let users = |names: &[&str]| Asked::Users(names.iter().map(|name| name.to_string()).collect());
+    fn query_names_users_or_all() {
+        let users = |names: &[&str]| Wanted::Users(names.iter().map(|name| name.to_string()).collect());
         for (query, asked) in [
-            ("all=true", Asked::All),
-            ("token=x&all=true", Asked::All),
+            ("all=true", Wanted::All),
+            ("token=x&all=true", Wanted::All),
             ("users=alice", users(&["alice"])),
             ("users=a,b%2Cc&users=d+e", users(&["a", "b", "c", "d e"])),
             ("users=%C3%A9", users(&["é"])),
         ] {
-            assert_eq!(Asked::parse(query).unwrap(), asked, "{query}");
+            assert_eq!(Wanted::parse(query).unwrap(), asked, "{query}");
         }
         for bad in ["", "all", "all=false", "all=1", "users", "user=alice", "users=a&all=true"] {
-            assert_eq!(Asked::parse(bad).unwrap_err().status(), 400, "{bad}");
+            assert_eq!(Wanted::parse(bad).unwrap_err().status(), 400, "{bad}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_query_is_read_or_refused(query in "(users=|all=|token=|&|,|%|true|[a-f0-9]|.){0,30}") {
-            if let Ok(Asked::Users(users)) = Asked::parse(&query) {
+        fn any_query_is_parsed_or_refused(query in "(users=|all=|token=|&|,|%|true|[a-f0-9]|.){0,30}") {
+            if let Ok(Wanted::Users(users)) = Wanted::parse(&query) {
                 prop_assert!(!users.is_empty() && users.iter().all(|user| !user.contains(',')));
             }
         }

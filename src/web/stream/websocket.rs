@@ -1,11 +1,13 @@
 //! One WebSocket's life: hello, then messages in, transitions out, until one side ends it.
 
+use super::bells::{Bells, Rang};
+use super::frames::{FrameIo, Upgrade};
+use super::reader::{Cut, Reader, Snapshot};
 use crate::error::Error;
-use crate::hub::{Overflow, Status, Watcher};
 use crate::lock::lock;
 use crate::panics::{Panicked, contain};
 use crate::presence::{Key, check_user};
-use crate::protocol::{ClientMessage, RedisWord, ServerMessage, UserObject, close, schema};
+use crate::protocol::{ClientMessage, ServerMessage, close, schema};
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::{self as permit, Permit};
 use crate::web::app::{self, App, Shared};
@@ -13,8 +15,6 @@ use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::connections::{Peer, Place};
 use crate::web::limits::refusal_log::Refusal;
-use crate::web::stream::frames::{Upgrade, Wire};
-use crate::web::stream::names::NameSet;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -26,30 +26,26 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, timeout};
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// Users in one chunk of the snapshot of everybody.
-const CHUNK: usize = 1_000;
-/// Pings that may be unanswered.
+/// Unanswered pings after which a socket is closed.
 const UNANSWERED: u32 = 2;
-/// The longest between two pings. With a TTL it is a third of that, so that a pong lost costs nothing.
+/// The longest between two pings. A shorter TTL makes it a third of the TTL, so that one lost pong costs nothing.
 const PING_MOST: Duration = Duration::from_secs(20);
-/// How long a client may take in nothing at all before it counts as gone.
+/// How long a write may take before the client counts as gone.
 const STUCK: Duration = Duration::from_secs(60);
-/// How long the other side may take to answer a close.
+/// How long the client may take to answer a close.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// The codes of a close in good order, and of none at all (RFC 6455, 7.4.1), for the log.
+/// For the log: the codes of a normal close, and of a lost connection (RFC 6455, 7.4.1).
 const NORMAL: u16 = 1000;
 const ABNORMAL: u16 = 1006;
-/// What the log calls the place.
+/// The route, for the log.
 const ROUTE: &str = "/v1/ws";
-/// Watches that may wait for the first comparison with Redis.
+/// Watches of one socket that may wait for the first reconciliation.
 const WAITING: usize = 64;
 
 #[derive(Deserialize)]
@@ -108,15 +104,15 @@ pub async fn upgrade(
     };
     // Above our own limit, so that a message just over it is closed with its code, not cut off.
     let most = app.limits.message_bytes * 2;
-    ws.accept(most, move |wire| {
+    ws.accept(most, move |io| {
         let sockets = app.sockets.clone();
         let permit = Permit::new(pass, &app.limits);
-        sockets.track_future(Box::new(Socket::new(app, wire, key, permit, place)).live())
+        sockets.track_future(Box::new(Socket::new(app, io, key, permit, place)).live())
     })
 }
 
 /// Why a socket ends.
-enum End {
+enum Ending {
     /// We close it, with a code and a reason.
     Close(u16, &'static str),
     /// The client closed it in good order.
@@ -125,171 +121,128 @@ enum End {
     Lost,
 }
 
-/// What all sockets listen to, and what rings seldom. They wait for it in one future that outlives a
-/// transition: to take each from the list of those who wait and to put it there again would cost every
-/// delivery four locks that all sockets share.
-struct Bells {
-    status: watch::Receiver<Status>,
-    opened: watch::Receiver<bool>,
-    keys: watch::Receiver<u64>,
-    stop: CancellationToken,
-}
-
-/// Which of them rang.
-enum Rang {
-    Status,
-    Opened,
-    Keys,
-    Stop,
-}
-
-impl Bells {
-    fn new(app: &App) -> Bells {
-        let (status, opened) = (app.hub.status(), app.hub.opened());
-        Bells { status, opened, keys: app.gate.changed(), stop: app.stop.clone() }
-    }
-
-    async fn next(mut self) -> (Bells, Rang) {
-        let rang = tokio::select! {
-            Ok(()) = self.status.changed() => Rang::Status,
-            Ok(()) = self.opened.changed() => Rang::Opened,
-            Ok(()) = self.keys.changed() => Rang::Keys,
-            () = self.stop.cancelled() => Rang::Stop,
+impl From<Cut> for Ending {
+    fn from(cut: Cut) -> Ending {
+        let (code, reason) = match cut {
+            Cut::TokenExpired => (close::TOKEN_EXPIRED, "token_expired: renew the token, then reconnect"),
+            Cut::TooSlow => (close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"),
+            Cut::Crowded => (close::TRY_LATER, "try_later: too much waits for slow clients, reconnect later"),
+            Cut::GoingAway => (close::GOING_AWAY, "going_away: the daemon stops, reconnect"),
         };
-        (self, rang)
+        Ending::Close(code, reason)
     }
 }
 
 struct Socket {
-    app: Arc<App>,
-    /// Tells it from others in the log.
-    number: u64,
-    opened: Instant,
-    wire: Wire,
+    reader: Reader,
+    io: FrameIo,
     /// The presence key that the socket keeps alive, and whether it still does.
     key: Option<Key>,
     beats: bool,
-    /// What the socket may do, and until when.
-    permit: Permit,
-    place: Place,
-    watcher: Arc<Watcher>,
-    watched: NameSet,
-    all: bool,
-    /// Watches that came before the first comparison with Redis.
+    /// Counted among the open sockets until it is dropped.
+    _place: Place,
+    /// Watches that came before the first reconciliation.
     waiting: Vec<(Option<Value>, ClientMessage)>,
     unanswered: u32,
-    /// Counted among those who watch somebody.
+    /// The metrics count it among the watchers.
     counted: bool,
 }
 
 impl Socket {
-    fn new(app: Arc<App>, wire: Wire, key: Option<Key>, permit: Permit, place: Place) -> Socket {
-        let watcher = app.hub.watcher();
+    fn new(app: Arc<App>, io: FrameIo, key: Option<Key>, permit: Permit, place: Place) -> Socket {
         Socket {
+            reader: Reader::new(app, place.address(), permit),
+            io,
             beats: key.is_some(),
-            number: app.number(),
-            opened: Instant::now(),
-            app,
-            wire,
             key,
-            permit,
-            place,
-            watcher,
-            watched: NameSet::default(),
-            all: false,
+            _place: place,
             waiting: Vec::new(),
             unanswered: 0,
             counted: false,
         }
     }
 
-    // A task is as large as all that any of its ways may have to keep, for as long as it lives. What is rare
-    // has therefore a box of its own, here and in serve, and the task is a tenth of what it would be.
+    // A task is as large as the largest of its futures, for as long as it lives. Rare futures therefore have a
+    // box of their own, here and in serve; without them the task would be ten times as large.
     async fn live(mut self: Box<Self>) {
-        self.app.metrics.sockets.inc();
-        let (address, speaks) = (self.place.address(), self.key.is_some());
-        debug!(socket = self.number, %address, speaks, "socket opened");
+        self.reader.app.metrics.sockets.inc();
+        let (address, speaks) = (self.reader.address, self.key.is_some());
+        debug!(socket = self.reader.number, %address, speaks, "socket opened");
         self.hold_key();
         let served = contain(pin!(self.serve())).await;
         let end = match served {
-            Ok(Ok(())) => End::Goodbye,
+            Ok(Ok(())) => Ending::Goodbye,
             Ok(Err(end)) => end,
-            Err(Panicked) => End::Lost,
+            Err(Panicked) => Ending::Lost,
         };
         Box::pin(self.end(end)).await;
     }
 
-    async fn end(&mut self, end: End) {
-        if matches!(end, End::Close(close::TOO_BIG, _)) {
-            self.app.metrics.limited("message_bytes");
+    async fn end(&mut self, end: Ending) {
+        if matches!(end, Ending::Close(close::TOO_BIG, _)) {
+            self.reader.app.metrics.limited("message_bytes");
         }
         self.forget();
-        self.tell_end(&end);
+        self.log_end(&end);
         let last = self.release_key();
         match end {
-            End::Close(code, reason) => self.close(code, reason).await,
-            End::Goodbye => {
+            Ending::Close(code, reason) => self.close(code, reason).await,
+            Ending::Goodbye => {
                 if last {
                     self.end_key().await;
                 }
                 self.finish_close().await;
             }
-            End::Lost => {}
+            Ending::Lost => {}
         }
-        self.app.metrics.sockets.dec();
+        self.reader.app.metrics.sockets.dec();
     }
 
-    /// Why it ended, and after how long; one whom we turned away is also a refusal.
-    fn tell_end(&self, end: &End) {
+    /// Logs why the socket ended, and after how long. If the daemon turned it away, that is also a refusal.
+    fn log_end(&self, end: &Ending) {
         let (code, name) = match *end {
-            End::Close(code, reason) => (code, reason.split(':').next().unwrap_or(reason)),
-            End::Goodbye => (NORMAL, "goodbye"),
-            End::Lost => (ABNORMAL, "lost"),
+            Ending::Close(code, reason) => (code, reason.split(':').next().unwrap_or(reason)),
+            Ending::Goodbye => (NORMAL, "goodbye"),
+            Ending::Lost => (ABNORMAL, "lost"),
         };
-        let (address, lasted_ms) = (self.place.address(), self.opened.elapsed().as_millis() as u64);
-        debug!(socket = self.number, %address, code, end = name, lasted_ms, "socket closed");
-        if matches!(end, End::Close(code, _) if !matches!(*code, close::GOING_AWAY | close::NO_PONG)) {
-            self.app.refusals.log(&Refusal { address, route: ROUTE, code: name, status: code });
+        let (address, lasted_ms) = (self.reader.address, self.reader.opened.elapsed().as_millis() as u64);
+        debug!(socket = self.reader.number, %address, code, end = name, lasted_ms, "socket closed");
+        if matches!(end, Ending::Close(code, _) if !matches!(*code, close::GOING_AWAY | close::NO_PONG)) {
+            self.reader.app.refusals.log(&Refusal { address, route: ROUTE, code: name, status: code });
         }
     }
 
-    async fn serve(&mut self) -> Result<(), End> {
-        let mut bells = Bells::new(&self.app);
+    async fn serve(&mut self) -> Result<(), Ending> {
+        let bells = Bells::new(&self.reader.app);
         Box::pin(self.beat()).await;
-        Box::pin(self.hello()).await?;
-        let mut up = bells.status.borrow_and_update().up;
-        if !up {
-            Box::pin(self.tell_status()).await?;
-        }
-        let every = (self.app.store.ttl() / 3).clamp(Duration::from_millis(100), PING_MOST);
+        Box::pin(self.greet()).await?;
+        let every = (self.reader.app.store.ttl() / 3).clamp(Duration::from_millis(100), PING_MOST);
         let mut ping = interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let watcher = self.watcher.clone();
+        let watcher = self.reader.watcher.clone();
         let mut rare = Box::pin(bells.next());
         loop {
             tokio::select! {
-                message = self.wire.recv() => Box::pin(self.take(message)).await?,
+                message = self.io.recv() => Box::pin(self.take(message)).await?,
                 () = watcher.rung() => self.flush().await?,
                 _ = ping.tick() => Box::pin(self.ping()).await?,
-                () = self.permit.due() => Box::pin(self.check_token()).await?,
+                () = self.reader.permit.due() => Box::pin(self.token_due()).await?,
                 (bells, rang) = &mut rare => {
                     rare = Box::pin(bells.next());
-                    Box::pin(self.hear(rang, &mut up)).await?;
+                    Box::pin(self.answer(rang)).await?;
                 }
             }
         }
     }
 
-    /// What rings seldom.
-    async fn hear(&mut self, rang: Rang, up: &mut bool) -> Result<(), End> {
+    /// One of the bells that ring seldom.
+    async fn answer(&mut self, rang: Rang) -> Result<(), Ending> {
         match rang {
-            Rang::Status => {
-                let now = self.app.hub.status().borrow().up;
-                if now != *up {
-                    *up = now;
-                    // What a comparison has found comes before the word that it is done.
+            Rang::Health => {
+                if self.reader.owes_status() {
+                    // What a reconciliation found comes before the message that it is done.
                     self.flush().await?;
-                    self.tell_status().await?;
+                    self.send_status().await?;
                 }
                 Ok(())
             }
@@ -299,50 +252,50 @@ impl Socket {
                 }
                 Ok(())
             }
-            Rang::Keys => self.check_token().await,
-            Rang::Stop => Err(End::Close(close::GOING_AWAY, "going_away: the daemon stops, reconnect")),
+            Rang::Keys => self.token_due().await,
+            Rang::Stop => Err(Cut::GoingAway.into()),
         }
     }
 
-    async fn hello(&mut self) -> Result<(), End> {
-        let hello = ServerMessage::Hello {
-            protocol: 1,
-            epoch: self.app.hub.epoch().to_owned(),
-            seq: self.app.hub.seq(),
-            ttl_ms: self.app.store.ttl().as_millis() as u64,
-            user: self.key.as_ref().map(|key| key.user().to_owned()),
-        };
-        self.send(hello.encode()).await
+    async fn greet(&mut self) -> Result<(), Ending> {
+        let hello = self.reader.hello(self.key.as_ref().map(Key::user));
+        self.send(hello).await?;
+        self.send_status().await
     }
 
-    async fn tell_status(&mut self) -> Result<(), End> {
-        let status = self.app.hub.status().borrow().clone();
-        let redis = if status.up { RedisWord::Up } else { RedisWord::Down };
-        self.send(ServerMessage::Status { redis, since_ms: status.since.as_ms() }.encode()).await
+    async fn send_status(&mut self) -> Result<(), Ending> {
+        match self.reader.status() {
+            Some(status) => self.send(status).await,
+            None => Ok(()),
+        }
     }
 
     /// What the client sent.
-    async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), End> {
+    async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), Ending> {
         self.unanswered = 0;
-        if matches!(message, Some(Ok(_))) && !self.permit.allows_another() {
-            self.app.metrics.limited("messages_per_second");
-            return Err(End::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down"));
+        if matches!(message, Some(Ok(_))) && !self.reader.permit.allows_another() {
+            self.reader.app.metrics.limited("messages_per_second");
+            return Err(Ending::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down"));
         }
         match message {
-            None => Err(End::Lost),
+            None => Err(Ending::Lost),
             Some(Err(why)) if is_too_long(&why) => Err(too_big()),
             Some(Err(why)) => {
-                debug!(socket = self.number, %why, "a socket was lost");
-                Err(End::Lost)
+                debug!(socket = self.reader.number, %why, "a socket was lost");
+                Err(Ending::Lost)
             }
-            Some(Ok(Message::Close(_))) => Err(End::Goodbye),
+            Some(Ok(Message::Close(_))) => Err(Ending::Goodbye),
             Some(Ok(Message::Pong(_))) => {
                 self.beat().await;
                 Ok(())
             }
             Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(()),
-            Some(Ok(Message::Text(text))) if text.len() > self.app.limits.message_bytes => Err(too_big()),
-            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.app.limits.message_bytes => Err(too_big()),
+            Some(Ok(Message::Text(text))) if text.len() > self.reader.app.limits.message_bytes => {
+                Err(too_big())
+            }
+            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.reader.app.limits.message_bytes => {
+                Err(too_big())
+            }
             Some(Ok(Message::Binary(_))) => {
                 self.refuse(
                     None,
@@ -360,12 +313,12 @@ impl Socket {
         }
     }
 
-    async fn obey(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), End> {
-        if let Err(error) = self.permit.check(&message) {
+    async fn obey(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), Ending> {
+        if let Err(error) = self.reader.permit.check(&message) {
             return self.refuse_forbidden(id, error).await;
         }
         let is_watch = matches!(message, ClientMessage::Watch { .. });
-        if is_watch && !*self.app.hub.opened().borrow() {
+        if is_watch && !*self.reader.app.hub.opened().borrow() {
             // Nobody's state is known yet; the answer follows the first comparison.
             if self.waiting.len() == WAITING {
                 return self.refuse(id, Error::NotReady).await;
@@ -389,8 +342,8 @@ impl Socket {
             }
             ClientMessage::Unwatch { users: None, all: true } => {
                 self.flush().await?;
-                self.app.hub.unwatch_all(&self.watcher);
-                self.all = false;
+                self.reader.app.hub.unwatch_all(&self.reader.watcher);
+                self.reader.all = false;
                 self.count_watching();
                 Ok(())
             }
@@ -408,85 +361,60 @@ impl Socket {
         }
     }
 
-    async fn watch(&mut self, id: Option<Value>, users: Vec<String>, replace: bool) -> Result<(), End> {
+    async fn watch(&mut self, id: Option<Value>, users: Vec<String>, replace: bool) -> Result<(), Ending> {
         if let Some((user, why)) = users.iter().find_map(|user| Some((user, check_user(user).err()?))) {
             return self.refuse(id, Error::user(user, why)).await;
         }
         let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
-        let held = if replace { 0 } else { self.watched.len() };
-        let new = asked.iter().filter(|&&user| replace || !self.watched.contains(user)).count();
-        let (count, most) = (held + new, self.app.limits.watches_per_socket);
+        let held = if replace { 0 } else { self.reader.watched.len() };
+        let new = asked.iter().filter(|&&user| replace || !self.reader.watched.contains(user)).count();
+        let (count, most) = (held + new, self.reader.app.limits.watches_per_socket);
         if count > most {
-            self.app.metrics.limited("watches_per_socket");
+            self.reader.app.metrics.limited("watches_per_socket");
             return self.refuse(id, Error::TooManyWatches { count, most }).await;
         }
         if replace {
-            let left = self.watched.keep(|user| asked.contains(user));
-            left.iter().for_each(|user| self.app.hub.unwatch(&self.watcher, user));
+            let left = self.reader.watched.keep(|user| asked.contains(user));
+            left.iter().for_each(|user| self.reader.app.hub.unwatch(&self.reader.watcher, user));
         }
-        let stale = self.stale();
-        let seq = self.app.hub.seq();
-        let mut objects = Vec::with_capacity(users.len());
-        let mut names = Vec::with_capacity(users.len());
-        for user in &users {
-            let (name, presence) = self.app.hub.watch_shared(&self.watcher, user);
-            objects.push(UserObject::new(user, presence, stale));
-            names.push(name);
-        }
-        self.watched.extend(names);
+        // One chunk, however long: all of it answers one message.
+        let snapshot = self.reader.watch(&users, id, usize::MAX);
         self.count_watching();
-        self.snapshot(id, seq, objects, false).await
+        self.send_snapshot(snapshot).await
     }
 
-    async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), End> {
-        // First what is still to be said of the snapshots before.
+    async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), Ending> {
+        // First what follows the earlier snapshots.
         self.flush().await?;
         if lossless {
-            self.watcher.make_lossless(self.app.limits.lossless_pending);
+            self.reader.watcher.make_lossless(self.reader.app.limits.lossless_pending);
         }
-        self.all = true;
+        let snapshot = self.reader.watch_all(id);
         self.count_watching();
-        let stale = self.stale();
-        let seq = self.app.hub.seq();
-        let (hub, watcher) = (self.app.hub.clone(), self.watcher.clone());
-        let mut objects = Vec::with_capacity(CHUNK);
-        for online in hub.watch_all(&watcher) {
-            for (user, presence) in online {
-                if objects.len() == CHUNK {
-                    let chunk = std::mem::replace(&mut objects, Vec::with_capacity(CHUNK));
-                    self.snapshot(id.clone(), seq, chunk, true).await?;
-                }
-                objects.push(UserObject::new(&user, presence, stale));
-            }
-        }
-        self.snapshot(id, seq, objects, false).await
+        self.send_snapshot(snapshot).await
     }
 
-    async fn snapshot(
-        &mut self,
-        id: Option<Value>,
-        seq: u64,
-        users: Vec<UserObject>,
-        more: bool,
-    ) -> Result<(), End> {
-        let epoch = self.app.hub.epoch().to_owned();
-        self.send(ServerMessage::Snapshot { id, epoch, seq, users, more }.encode()).await
+    async fn send_snapshot(&mut self, mut snapshot: Snapshot) -> Result<(), Ending> {
+        while let Some(chunk) = snapshot.next() {
+            self.send(chunk).await?;
+        }
+        Ok(())
     }
 
     fn unwatch(&mut self, users: &[String]) {
         for user in users {
-            if self.watched.remove(user) {
-                self.app.hub.unwatch(&self.watcher, user);
+            if self.reader.watched.remove(user) {
+                self.reader.app.hub.unwatch(&self.reader.watcher, user);
             }
         }
         self.count_watching();
     }
 
     fn count_watching(&mut self) {
-        let watching = self.all || !self.watched.is_empty();
+        let watching = self.reader.all || !self.reader.watched.is_empty();
         if watching != self.counted {
             self.counted = watching;
-            self.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });
+            self.reader.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });
         }
     }
 
@@ -499,13 +427,13 @@ impl Socket {
                 self.key.clone().ok_or(Error::NoUser)?
             }
         };
-        self.app.beat(self.permit.pass(), &[(key, None)]).await
+        self.reader.app.beat(self.reader.permit.pass(), &[(key, None)]).await
     }
 
     async fn leave(&mut self) -> Result<(), Error> {
         let key = self.key.clone().ok_or(Error::NoUser)?;
         self.beats = false;
-        self.app.end(&[key]).await
+        self.reader.app.end(&[key]).await
     }
 
     /// Renews the socket's own key: the client has just proven that it is alive.
@@ -513,15 +441,15 @@ impl Socket {
         let Some(key) = self.key.clone().filter(|_| self.beats) else {
             return;
         };
-        if let Err(why) = self.app.pulse(self.permit.pass(), key).await {
-            debug!(socket = self.number, %why, "a socket's heartbeat was not written");
+        if let Err(why) = self.reader.app.pulse(self.reader.permit.pass(), key).await {
+            debug!(socket = self.reader.number, %why, "a socket's heartbeat was not written");
         }
     }
 
     /// Two sockets can keep one key: a page that is loaded again, while its old socket is still there.
     fn hold_key(&self) {
         if let Some(key) = &self.key {
-            let mut held = lock(&self.app.held);
+            let mut held = lock(&self.reader.app.held);
             *held.entry(key.clone()).or_default() += 1;
         }
     }
@@ -529,7 +457,7 @@ impl Socket {
     /// Whether this was the last socket that keeps the key.
     fn release_key(&self) -> bool {
         let Some(key) = &self.key else { return true };
-        let mut held = lock(&self.app.held);
+        let mut held = lock(&self.reader.app.held);
         let left = held.get_mut(key).map_or(0, |count| {
             *count -= 1;
             *count
@@ -544,158 +472,125 @@ impl Socket {
         let Some(key) = self.key.clone().filter(|_| self.beats) else {
             return;
         };
-        if let Err(why) = self.app.end(&[key]).await {
-            debug!(socket = self.number, %why, "a socket's key was not deleted, its TTL will end it");
+        if let Err(why) = self.reader.app.end(&[key]).await {
+            debug!(socket = self.reader.number, %why, "a socket's key was not deleted, its TTL will end it");
         }
     }
 
-    async fn ping(&mut self) -> Result<(), End> {
+    async fn ping(&mut self) -> Result<(), Ending> {
         if self.unanswered == UNANSWERED {
-            return Err(End::Close(close::NO_PONG, "no_pong: two pings were not answered, reconnect"));
+            return Err(Ending::Close(close::NO_PONG, "no_pong: two pings were not answered, reconnect"));
         }
         self.unanswered += 1;
-        match timeout(STUCK, self.wire.say(Message::Ping(Default::default()))).await {
+        match timeout(STUCK, self.io.send(Message::Ping(Default::default()))).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Lost),
-            Err(_) => Err(End::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
+            Ok(Err(_)) => Err(Ending::Lost),
+            Err(_) => Err(Ending::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
         }
     }
 
-    /// The socket's token may have run out, or its key may be gone; or it is time to say that it will.
-    async fn check_token(&mut self) -> Result<(), End> {
-        if !self.app.gate.still_good(self.permit.pass()) {
-            return Err(End::Close(close::TOKEN_EXPIRED, "token_expired: renew the token, then reconnect"));
-        }
-        match self.permit.warning() {
-            Some(word) => self.send(word.encode()).await,
+    /// The token may have expired, or its key may be gone; or it is time to warn that it will expire.
+    async fn token_due(&mut self) -> Result<(), Ending> {
+        match self.reader.token_due()? {
+            Some(warning) => self.send(warning).await,
             None => Ok(()),
         }
     }
 
-    /// Takes another token in place of the one that was shown before.
-    async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), End> {
+    /// Takes a new token in place of the one before.
+    async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), Ending> {
         let speaks = self.key.as_ref().map(Key::user);
-        let watched = self.watched.iter();
-        let pass = self.app.gate.check(token);
-        match pass.and_then(|pass| self.permit.renew(pass, speaks, watched, self.all)) {
-            Ok(()) => self.send(self.permit.renewed(id).encode()).await,
+        let (watched, all) = (self.reader.watched.iter(), self.reader.all);
+        let pass = self.reader.app.gate.check(token);
+        match pass.and_then(|pass| self.reader.permit.renew(pass, speaks, watched, all)) {
+            Ok(()) => self.send(self.reader.permit.renewed(id).encode()).await,
             Err(error) => self.refuse_forbidden(id, error).await,
         }
     }
 
-    /// Refuses; one that asks again and again for what its token does not allow has to give up.
-    async fn refuse_forbidden(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
-        if self.permit.gives_up(&error) {
-            self.app.metrics.refused(error.code());
-            return Err(End::Close(close::FORBIDDEN, permit::FORBIDDEN));
+    /// Refuses a message. A client that asks again and again for what its token does not allow is closed.
+    async fn refuse_forbidden(&mut self, id: Option<Value>, error: Error) -> Result<(), Ending> {
+        if self.reader.permit.gives_up(&error) {
+            self.reader.app.metrics.refused(error.code());
+            return Err(Ending::Close(close::FORBIDDEN, permit::FORBIDDEN));
         }
         self.refuse(id, error).await
     }
 
-    async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), End> {
+    async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), Ending> {
         let (code, status) = (error.code(), error.status());
-        self.app.metrics.refused(code);
-        self.app.refusals.log(&Refusal { address: self.place.address(), route: ROUTE, code, status });
+        self.reader.app.metrics.refused(code);
+        self.reader.app.refusals.log(&Refusal { address: self.reader.address, route: ROUTE, code, status });
         self.send(ServerMessage::error(id, &error).encode()).await
     }
 
     /// Sends what is pending.
-    async fn flush(&mut self) -> Result<(), End> {
-        loop {
-            self.check_overflow()?;
-            let messages = self.watcher.messages();
+    async fn flush(&mut self) -> Result<(), Ending> {
+        for round in 0.. {
+            let messages = self.reader.pending()?;
             if messages.is_empty() {
                 return Ok(());
             }
-            self.send_all(messages).await?;
+            self.send_all(messages.into_iter().map(|message| message.text)).await?;
+            // A client that never catches up never gets to the bells.
+            if round > 0 && self.reader.app.stop.is_cancelled() {
+                return Err(Cut::GoingAway.into());
+            }
         }
+        Ok(())
     }
 
-    fn check_overflow(&self) -> Result<(), End> {
-        if !self.watcher.overflowed() {
-            return Ok(());
-        }
-        Err(match self.watcher.overflow_cause() {
-            Some(Overflow::Crowded) => {
-                self.app.metrics.crowded.inc();
-                End::Close(close::TRY_LATER, "try_later: too much waits for slow clients, reconnect later")
-            }
-            _ => {
-                self.app.metrics.too_slow.inc();
-                End::Close(close::TOO_SLOW, "too_slow: reconnect and take a new snapshot")
-            }
-        })
-    }
-
-    async fn send(&mut self, text: String) -> Result<(), End> {
-        let sent = self.send_all(vec![text.into()]).await;
-        // What rang meanwhile is read by the next flush.
-        self.watcher.ring();
+    async fn send(&mut self, text: String) -> Result<(), Ending> {
+        let sent = self.send_all([text.into()]).await;
+        // The wait for a slow client takes the bell's rings; the next flush looks again.
+        self.reader.watcher.ring();
         sent
     }
 
-    /// Sends, for as long as the client takes in anything at all and its mailbox can wait.
-    async fn send_all(&mut self, texts: Vec<Bytes>) -> Result<(), End> {
-        self.wire.put(texts);
-        // Mostly it is taken in at once.
-        if let Some(sent) = self.wire.flush().now_or_never() {
-            return sent.map_err(|_| End::Lost);
+    /// Writes messages. Gives up if the client reads nothing at all for a minute, or may no longer be served.
+    async fn send_all(&mut self, texts: impl IntoIterator<Item = Bytes>) -> Result<(), Ending> {
+        self.io.put(texts);
+        // Mostly the kernel takes them at once.
+        if let Some(sent) = self.io.flush().now_or_never() {
+            return sent.map_err(|_| Ending::Lost);
         }
-        let watcher = self.watcher.clone();
-        let overflow = async {
-            while !watcher.overflowed() {
-                watcher.rung().await;
-            }
-        };
         let sent = tokio::select! {
             biased;
-            sent = timeout(STUCK, self.wire.flush()) => sent,
-            () = overflow => {
-                self.check_overflow()?;
-                return Ok(());
-            }
+            sent = timeout(STUCK, self.io.flush()) => sent,
+            cut = Box::pin(self.reader.cut()) => return Err(cut.into()),
         };
         match sent {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Lost),
-            Err(_) => Err(End::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
+            Ok(Err(_)) => Err(Ending::Lost),
+            Err(_) => Err(Ending::Close(close::NO_PONG, "no_pong: nothing was read for a minute, reconnect")),
         }
-    }
-
-    fn stale(&self) -> bool {
-        !self.app.hub.status().borrow().up
     }
 
     fn forget(&mut self) {
-        for user in std::mem::take(&mut self.watched).keep(|_| false) {
-            self.app.hub.unwatch(&self.watcher, &user);
-        }
-        if std::mem::take(&mut self.all) {
-            self.app.hub.unwatch_all(&self.watcher);
-        }
+        self.reader.unwatch_everything();
         self.count_watching();
     }
 
     /// Closes with a code, and waits a moment for the answer: without it the code could be lost.
     async fn close(&mut self, code: u16, reason: &'static str) {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
-        match timeout(GOODBYE, self.wire.say(Message::Close(Some(frame)))).await {
+        match timeout(GOODBYE, self.io.send(Message::Close(Some(frame)))).await {
             Ok(Ok(())) => self.finish_close().await,
-            _ => debug!(socket = self.number, code, "a socket did not take its close"),
+            _ => debug!(socket = self.reader.number, code, "a socket did not take its close"),
         }
     }
 
     /// Reads until the other side has ended, which also sends the answer to its own close.
     async fn finish_close(&mut self) {
-        let rest = async { while let Some(Ok(_)) = self.wire.recv().await {} };
+        let rest = async { while let Some(Ok(_)) = self.io.recv().await {} };
         if timeout(GOODBYE, rest).await.is_err() {
-            debug!(socket = self.number, "a socket did not end its close");
+            debug!(socket = self.reader.number, "a socket did not end its close");
         }
     }
 }
 
-fn too_big() -> End {
-    End::Close(close::TOO_BIG, "too_big: the message is longer than allowed")
+fn too_big() -> Ending {
+    Ending::Close(close::TOO_BIG, "too_big: the message is longer than allowed")
 }
 
 fn is_too_long(why: &WsError) -> bool {

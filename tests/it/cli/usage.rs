@@ -390,10 +390,12 @@ async fn bench_of_its_own_daemon_loses_nothing() {
         let ran = run(&[&["bench", what][..], &SMALL].concat()).await;
         (ran.json(), ran.err)
     };
-    let (lag, heartbeats, fanout, connections) =
-        tokio::join!(of("lag"), of("heartbeats"), of("fanout"), of("connections"));
+    let (lag, heartbeats, fanout, connections, streams) =
+        tokio::join!(of("lag"), of("heartbeats"), of("fanout"), of("connections"), of("streams"));
     let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 2), ("fanout", &fanout, 10)];
-    for (what, (rows, err), count) in all.into_iter().chain([("connections", &connections, 5)]) {
+    for (what, (rows, err), count) in
+        all.into_iter().chain([("connections", &connections, 5), ("streams", &streams, 3)])
+    {
         assert!(rows.len() == count && rows.iter().all(|row| row["bench"] == what), "{what}: {rows:?} {err}");
     }
     assert!(lag.0.iter().all(|row| row["told"] == row["users"]), "{lag:?}");

@@ -3,16 +3,22 @@
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
 use crate::common::socket::Socket;
+use crate::common::tokens::Issuer;
+use crate::common::until;
 use crate::streams::socket::{Known, one, start, watch};
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-/// A socket whose client takes in little before the daemon has to wait.
+/// A socket with a small receive buffer, so that the daemon soon has to wait for the client.
 async fn narrow(daemon: &Daemon) -> Socket {
+    narrow_with(daemon, "").await
+}
+
+async fn narrow_with(daemon: &Daemon, query: &str) -> Socket {
     let tcp = TcpSocket::new_v4().expect("a socket");
     tcp.set_recv_buffer_size(4096).expect("a small buffer");
     let stream = tcp.connect(([127, 0, 0, 1], daemon.port).into()).await.expect("the daemon listens");
-    let url = format!("ws://127.0.0.1:{}/v1/ws", daemon.port);
+    let url = format!("ws://127.0.0.1:{}/v1/ws?{query}", daemon.port);
     let plain = tokio_tungstenite::MaybeTlsStream::Plain(stream);
     let (ws, _) = tokio_tungstenite::client_async(url, plain).await.expect("the daemon accepts");
     let mut socket = Socket { ws };
@@ -119,6 +125,21 @@ async fn too_much_that_waits_closes_the_slowest_with_1013_and_nobody_else() {
         }
     };
     assert_eq!(closed.0, 1013, "{}", closed.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stuck_socket_ends_when_its_token_expires() {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    let args = ["--redis", &redis.url(), "--jwt-key", &issuer.key_file(), "--log", "debug"];
+    let daemon = Daemon::with(&args).await;
+    let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
+    let token = issuer.token_for("alice", &["*"], 2);
+    let mut stuck = narrow_with(&daemon, &format!("token={token}")).await;
+    stuck.send(json!({"type": "watch", "users": users})).await;
+    stuck.snapshot().await;
+    // It reads nothing from here on. Without the check the daemon would wait for a minute.
+    let _redis = flap_times(redis, &users, 300).await;
+    until("the socket is closed", async || daemon.log().contains("code=4001").then_some(())).await;
 }
 
 /// What the daemon has put into the kernel for these clients and they have not taken, in bytes.

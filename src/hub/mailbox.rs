@@ -1,44 +1,44 @@
-//! The changes that wait for one reader.
+//! What waits for one reader.
 //!
-//! The mailbox conflates: at most one pending change per user, the newest, and none that leads back to
-//! the state that the reader knows. A user's transitions alternate, so a second pending change always
-//! cancels the first.
+//! A mailbox conflates: it holds at most one pending change for each user, the newest, and none that leads back
+//! to what the reader already knows. A user's transitions alternate, so a second pending change always cancels
+//! the first.
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::LazyLock;
 
-/// Up to this many changes, a linear search is as fast as a table.
+/// Up to this many changes, a search through the queue is as fast as a table, and needs none.
 const FEW: usize = 8;
 
-/// Upper bound in bytes for one place in the queue and its entry in the table.
+/// The largest cost of a place in the queue and its entry in the table, in bytes.
 const PLACE_BYTES: usize = 40;
 
-/// All mailboxes share one hasher; an own one would cost each mailbox 8 bytes or more.
+/// One hasher for all mailboxes, so that none has to hold its own.
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
-/// A change that a mailbox can queue.
-pub trait Pending {
-    /// The user's name.
+/// What can wait in a mailbox.
+pub(super) trait Pending {
+    /// Whose change it is.
     fn user(&self) -> &str;
-    /// Its memory in bytes, if no other mailbox shares it.
+    /// Memory, in bytes, if nobody else holds it.
     fn bytes(&self) -> usize;
 }
 
-/// The outcome of [`Mailbox::push`].
+/// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// The change waits for the reader.
+pub(super) enum Pushed {
+    /// It waits for the reader.
     Queued,
-    /// The change and the pending one cancel each other: neither waits now.
+    /// It and the pending change led back to what the reader knows; both are gone.
     Cancelled,
 }
 
-/// The pending changes of one reader. An empty mailbox holds no heap memory.
-pub struct Mailbox<T> {
+/// The pending changes of one reader. An empty mailbox holds no memory.
+pub(super) struct Mailbox<T> {
     queue: VecDeque<Option<T>>,
-    /// Each user's place in the queue, counted from the first change ever pushed. Empty up to [`FEW`] changes.
+    /// The place of each user's pending change, counted from the first ever pushed; empty up to `FEW` changes.
     places: HashTable<u64>,
     popped: u64,
     pending: usize,
@@ -52,23 +52,18 @@ impl<T: Pending> Default for Mailbox<T> {
 }
 
 impl<T: Pending> Mailbox<T> {
-    /// The number of pending changes.
-    pub fn len(&self) -> usize {
-        self.pending
-    }
-
-    /// Whether no change is pending.
-    pub fn is_empty(&self) -> bool {
-        self.pending == 0
-    }
-
-    /// The memory of the pending changes in bytes, if no other mailbox shares them.
-    pub fn bytes(&self) -> usize {
+    /// Memory of the pending changes, in bytes, if nobody else holds them.
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Queues a change, or cancels it against the user's pending one.
-    pub fn push(&mut self, change: T) -> Pushed {
+    /// The oldest change.
+    pub(super) fn front(&self) -> Option<&T> {
+        self.queue.iter().find_map(Option::as_ref)
+    }
+
+    /// Adds a change.
+    pub(super) fn push(&mut self, change: T) -> Pushed {
         if self.forget(change.user()) {
             return Pushed::Cancelled;
         }
@@ -76,19 +71,19 @@ impl<T: Pending> Mailbox<T> {
         self.bytes += PLACE_BYTES + change.bytes();
         self.queue.push_back(Some(change));
         if !self.places.is_empty() {
-            self.note_place(self.queue.len() - 1);
+            self.index(self.queue.len() - 1);
         } else if self.queue.len() > FEW {
-            self.note_all();
+            self.index_all();
         }
         Pushed::Queued
     }
 
-    /// Takes the oldest pending change.
-    pub fn pop(&mut self) -> Option<T> {
+    /// Takes the oldest change.
+    pub(super) fn pop(&mut self) -> Option<T> {
         loop {
             let entry = self.queue.front_mut()?.take();
             if let Some(change) = &entry {
-                self.drop_place(0, change.user());
+                self.unindex(0, change.user());
             }
             self.queue.pop_front();
             self.popped += 1;
@@ -100,21 +95,21 @@ impl<T: Pending> Mailbox<T> {
     }
 
     /// Drops the pending change of a user. Returns whether there was one.
-    pub fn forget(&mut self, user: &str) -> bool {
+    pub(super) fn forget(&mut self, user: &str) -> bool {
         let Some(at) = self.find(user) else {
             return false;
         };
         let Some(change) = self.queue[at].take() else {
             return false;
         };
-        self.drop_place(at, user);
+        self.unindex(at, user);
         self.uncount(&change);
         self.trim();
         true
     }
 
-    /// Drops the changes of all users for whom `keep` returns false.
-    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+    /// Keeps only the changes of the users for whom `keep` is true.
+    pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         let dropped: Vec<T> = self
             .queue
             .iter_mut()
@@ -128,8 +123,8 @@ impl<T: Pending> Mailbox<T> {
         dropped.iter().for_each(|change| self.uncount(change));
     }
 
-    /// Drops all changes and frees the memory.
-    pub fn clear(&mut self) {
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
         *self = Mailbox::default();
     }
 
@@ -146,7 +141,7 @@ impl<T: Pending> Mailbox<T> {
         self.queue.get((place - self.popped) as usize).unwrap_or(&None)
     }
 
-    /// Uncounts a change that no longer waits. After the last one, frees the memory.
+    /// Counts a change that no longer waits. The last change frees all memory.
     fn uncount(&mut self, change: &T) {
         self.pending -= 1;
         self.bytes -= PLACE_BYTES + change.bytes();
@@ -155,14 +150,14 @@ impl<T: Pending> Mailbox<T> {
         }
     }
 
-    fn note_all(&mut self) {
+    fn index_all(&mut self) {
         self.places.clear();
         for at in 0..self.queue.len() {
-            self.note_place(at);
+            self.index(at);
         }
     }
 
-    fn note_place(&mut self, at: usize) {
+    fn index(&mut self, at: usize) {
         let (queue, popped) = (&self.queue, self.popped);
         let hash = |&place: &u64| {
             let change = queue.get((place - popped) as usize).and_then(Option::as_ref);
@@ -174,15 +169,15 @@ impl<T: Pending> Mailbox<T> {
         }
     }
 
-    fn drop_place(&mut self, at: usize, user: &str) {
+    fn unindex(&mut self, at: usize, user: &str) {
         let place = self.popped + at as u64;
         if let Ok(entry) = self.places.find_entry(HASHER.hash_one(user), |&other| other == place) {
             entry.remove();
         }
     }
 
-    /// Frees cancelled places once they outnumber the pending ones. Otherwise a user who flaps for
-    /// hours would fill the mailbox of a reader that never reads.
+    /// Drops cancelled places once they outnumber the pending ones, so that a user who flaps for hours costs a
+    /// reader that never reads no memory.
     fn trim(&mut self) {
         if self.queue.len() >= 32 && self.queue.len() >= self.pending * 2 {
             self.compact();
@@ -194,7 +189,7 @@ impl<T: Pending> Mailbox<T> {
         self.queue.shrink_to(self.queue.len() * 2);
         self.places = HashTable::new();
         if self.queue.len() > FEW {
-            self.note_all();
+            self.index_all();
         }
     }
 }
@@ -223,22 +218,22 @@ mod tests {
     ];
 
     proptest! {
-        /// Compares with an obvious model: the state that the reader knows, and the true state.
+        /// Compares with a model of two arrays: what the reader knows, and what is true.
         #[test]
-        fn reader_that_catches_up_knows_all(
+        fn reader_that_catches_up_knows_the_truth(
             among in 1usize..24,
             steps in prop::collection::vec((0usize..24, 0usize..30), 0..600),
         ) {
             let mut mailbox = Mailbox::default();
             let (mut truth, mut known) = ([false; 24], [false; 24]);
             let mut read = |mailbox: &mut Mailbox<Change>| {
-                let popped = mailbox.pop();
-                if let Some(Change(user, state)) = &popped {
+                let taken = mailbox.pop();
+                if let Some(Change(user, state)) = &taken {
                     let user = USERS.iter().position(|other| other == user).unwrap();
-                    assert_ne!(known[user], *state, "the reader knows this state already");
+                    assert_ne!(known[user], *state, "a reader gets only what it does not know");
                     known[user] = *state;
                 }
-                (popped.is_some(), known)
+                (taken.is_some(), known)
             };
             for (user, action) in steps {
                 let user = user % among;
@@ -247,30 +242,30 @@ mod tests {
                 } else {
                     truth[user] = !truth[user];
                     mailbox.push(Change(USERS[user], truth[user]));
-                    prop_assert!(mailbox.len() <= among, "one pending change per user");
-                    prop_assert!(mailbox.queue.len() <= 2 * 32, "cancelled places are freed");
+                    prop_assert!(mailbox.pending <= among, "one pending change for each user");
+                    prop_assert!(mailbox.queue.len() <= 2 * 32, "and little memory for cancelled ones");
                 }
                 let bytes = mailbox.queue.iter().flatten().count() * (PLACE_BYTES + 1);
                 prop_assert_eq!(mailbox.bytes(), bytes);
             }
             while read(&mut mailbox).0 {}
             prop_assert_eq!(read(&mut mailbox).1, truth);
-            prop_assert_eq!((mailbox.bytes(), mailbox.queue.capacity()), (0, 0), "an empty mailbox holds no memory");
+            prop_assert_eq!((mailbox.bytes(), mailbox.queue.capacity()), (0, 0), "empty, it holds no memory");
         }
     }
 
     #[test]
-    fn unwatched_users_are_dropped() {
+    fn forgotten_users_are_not_reported() {
         let mut mailbox = Mailbox::default();
         USERS.iter().for_each(|&user| assert_eq!(mailbox.push(Change(user, true)), Pushed::Queued));
         assert!(mailbox.forget("a"));
         assert!(!mailbox.forget("a"));
         mailbox.retain(|user| user < "d");
-        assert_eq!(mailbox.len(), 2);
+        assert_eq!((mailbox.pending, mailbox.front()), (2, Some(&Change("b", true))));
         let left: Vec<Change> = std::iter::from_fn(|| mailbox.pop()).collect();
         assert_eq!(left, [Change("b", true), Change("c", true)]);
         mailbox.push(Change("z", true));
         mailbox.retain(|_| false);
-        assert!(mailbox.is_empty() && mailbox.bytes() == 0);
+        assert!(mailbox.front().is_none() && mailbox.bytes() == 0);
     }
 }

@@ -1,0 +1,79 @@
+//! What waits for one reader: in its mailbox, and in the log from its place on.
+
+use super::log::Log;
+use super::mailbox::Mailbox;
+use super::{Encoded, SHARDS};
+use crate::presence::Name;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// The place of a shard that its watcher has not joined, and of a reader that needs no log.
+pub(super) const NOT_YET: u64 = u64::MAX;
+
+/// How far a reader of everybody has read.
+pub(super) struct All {
+    /// The place in the log of the entry that it reads next.
+    pub(super) next: u64,
+    /// While it joins the shards: the number after which each shard's transitions are for it. Its snapshot
+    /// covers the earlier ones.
+    pub(super) joining: Option<Box<[u64; SHARDS]>>,
+    /// Users for whom it asked again, and the number up to which the answer covers them.
+    pub(super) given: HashMap<Name, u64>,
+}
+
+impl All {
+    /// A reader from this place on, which still has to join every shard if `joining`.
+    pub(super) fn new(next: u64, joining: bool) -> All {
+        All { next, joining: joining.then(|| Box::new([NOT_YET; SHARDS])), given: HashMap::new() }
+    }
+
+    pub(super) fn wants(&self, entry: &Encoded) -> bool {
+        let after = self.joining.as_ref().map_or(0, |shards| shards[entry.shard()]);
+        entry.seq > after && self.given.get(entry.user()).is_none_or(|&given| entry.seq > given)
+    }
+
+    /// Is every later entry for this reader?
+    pub(super) fn wants_all(&self) -> bool {
+        self.joining.is_none() && self.given.is_empty()
+    }
+
+    pub(super) fn joined(&self, shard: usize) -> bool {
+        self.joining.as_ref().is_none_or(|shards| shards[shard] != NOT_YET)
+    }
+
+    /// Once the reader has joined all shards and read the whole log, no later entry is in its snapshots.
+    pub(super) fn end_joining(&mut self, log: &Log) {
+        let done = |shards: &[u64; SHARDS]| shards.iter().all(|&after| after != NOT_YET);
+        if self.next == log.end() {
+            self.given = HashMap::new();
+            if self.joining.as_ref().is_some_and(|shards| done(shards)) {
+                self.joining = None;
+            }
+        }
+    }
+}
+
+/// What waits for a reader.
+#[derive(Default)]
+pub(super) struct Backlog {
+    pub(super) mailbox: Mailbox<Arc<Encoded>>,
+    pub(super) all: Option<All>,
+    /// What a lossless reader had not read of everybody when it stopped watching them.
+    pub(super) kept: VecDeque<Arc<Encoded>>,
+    /// Every change is kept, at most so many.
+    pub(super) lossless: Option<usize>,
+    /// The last number read in the log, or taken from the mailbox.
+    pub(super) read_to: u64,
+    /// Changes up to this number came by the log, and not by name.
+    pub(super) by_log: u64,
+    /// No lower number can be resumed from: a snapshot covers it, or changes on both sides cancelled out.
+    pub(super) whole_from: u64,
+    /// While a reader that resumes registers: changes are left to the history, the last of them with this number.
+    pub(super) held: Option<u64>,
+}
+
+impl Backlog {
+    pub(super) fn pending(&self) -> Option<&Arc<Encoded>> {
+        self.kept.front().or_else(|| self.mailbox.front())
+    }
+}

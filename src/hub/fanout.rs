@@ -1,0 +1,246 @@
+//! Who watches whom, and how a transition reaches them.
+
+use super::audience::Audience;
+use super::watcher::Watcher;
+use super::{Encoded, Hub, SHARDS, Shard};
+use crate::lock::lock;
+use crate::presence::{Change, Name, Presence, Transition};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Rings of the bell of all readers of everybody together, per second at most: each costs a write to the kernel,
+/// about 10 µs. With more readers the bell rings less often and each message has more transitions. Up to 30
+/// readers get each transition at once.
+const RINGS_PER_SECOND: f64 = 30_000.0;
+/// The longest between two rings, however many readers there are.
+pub(super) const RING_LATEST: Duration = Duration::from_millis(50);
+
+/// Entries of the log at which the hub looks who still needs the oldest.
+pub(super) const LOG_KEPT: u64 = 4096;
+/// Readers that one step of a [`Pass`] looks at, unless one has to fold.
+const STEP: usize = 64;
+
+/// The readers of everybody, and when their bell last rang.
+#[derive(Default)]
+pub(super) struct Everybody {
+    pub(super) watchers: HashMap<u64, Arc<Watcher>>,
+    /// The number of the last transition that is in the log and the history, as far as they were written.
+    pub(super) written: u64,
+    rung: Option<Instant>,
+    /// The end of the log when the bell rang.
+    rung_at: u64,
+    /// A log of this length has to be trimmed; `None` while [`Hub::trim_log`] is at it.
+    trim_at: Option<u64>,
+}
+
+impl Everybody {
+    pub(super) fn new() -> Everybody {
+        Everybody { trim_at: Some(LOG_KEPT), ..Everybody::default() }
+    }
+}
+
+/// One pass over the readers of everybody: moves what slow readers have not read into their mailboxes, and then
+/// trims the log.
+struct Pass {
+    watchers: Vec<Arc<Watcher>>,
+    lag: u64,
+    next: usize,
+    /// The place before which no reader needs the log.
+    needed: u64,
+}
+
+impl Hub {
+    /// Applies the change of a key, and hands the transition to whoever watches the user. Only the driver calls
+    /// this, so the numbers are in the order of the transitions.
+    pub fn apply(&self, change: &Change) -> Option<Transition> {
+        let at = self.shard_of(change.key.user());
+        let mut shard = lock(&self.shards[at]);
+        let transition = shard.roster.apply(change)?;
+        if !*self.board.open.borrow() {
+            return None;
+        }
+        let seq = self.seq() + 1;
+        self.hand_out(&shard, at, seq, &transition);
+        // After it is in every mailbox, in the log and in the history.
+        self.readers.publish(seq);
+        drop(shard);
+        self.readers.relieve();
+        Some(transition)
+    }
+
+    fn hand_out(&self, shard: &Shard, at: usize, seq: u64, transition: &Transition) {
+        let named = shard.watched.get(&transition.user).map_or(&[][..], Audience::watchers);
+        let mut everybody = lock(&self.everybody);
+        everybody.written = seq;
+        let (logged, recorded) = (!everybody.watchers.is_empty(), self.history.has_begun());
+        if named.is_empty() && !logged && !recorded {
+            return;
+        }
+        let entry = Arc::new(Encoded::new(seq, transition, at));
+        if logged {
+            self.write_log(&mut everybody, entry.clone());
+        }
+        if recorded {
+            self.history.push(entry.clone());
+        }
+        drop(everybody);
+        named.iter().for_each(|watcher| watcher.push(&entry));
+    }
+
+    fn write_log(&self, everybody: &mut Everybody, entry: Arc<Encoded>) {
+        let mut log = lock(&self.readers.log);
+        log.push(entry);
+        if everybody.trim_at.is_some_and(|at| log.len() >= at) {
+            everybody.trim_at = None;
+            self.long_log.notify_one();
+        }
+    }
+
+    /// Keeps the log short, for as long as the hub lives: whenever the log is long, moves what slow readers have
+    /// not read into their mailboxes. The driver never does that, however many slow readers there are. A reader
+    /// that this task does not reach before the log is full has to start again (`Overflow::Behind`).
+    pub async fn trim_log(&self) {
+        loop {
+            self.long_log.notified().await;
+            let mut pass = self.begin_pass(LOG_KEPT / 2);
+            while self.step(&mut pass) {
+                // Everybody else has a turn after each message of the log.
+                tokio::task::yield_now().await;
+            }
+            self.end_pass(&pass);
+        }
+    }
+
+    /// One pass at once, for tests without a runtime: a reader is slow if it is more than `lag` entries behind.
+    pub fn settle_all(&self, lag: u64) {
+        let mut pass = self.begin_pass(lag);
+        while self.step(&mut pass) {}
+        self.end_pass(&pass);
+    }
+
+    fn begin_pass(&self, lag: u64) -> Pass {
+        let everybody = lock(&self.everybody);
+        let watchers = everybody.watchers.values().cloned().collect();
+        // Whoever begins to watch from now on begins at the end of the log.
+        let needed = lock(&self.readers.log).end();
+        Pass { watchers, lag, next: 0, needed }
+    }
+
+    /// Looks at some readers, or moves one message into one mailbox. Returns whether there is more to do.
+    fn step(&self, pass: &mut Pass) -> bool {
+        for _ in 0..STEP {
+            let Some(watcher) = pass.watchers.get(pass.next) else { return false };
+            let (place, folds) = watcher.settle(pass.lag);
+            if folds {
+                return true;
+            }
+            pass.needed = pass.needed.min(place);
+            pass.next += 1;
+        }
+        true
+    }
+
+    fn end_pass(&self, pass: &Pass) {
+        let held = {
+            let mut log = lock(&self.readers.log);
+            log.seal();
+            log.trim(pass.needed);
+            log.len()
+        };
+        lock(&self.everybody).trim_at = Some(LOG_KEPT.max(held * 9 / 8));
+        self.readers.relieve();
+    }
+
+    /// Rings the bell of the readers of everybody, if the log has grown and enough time has passed at `now`;
+    /// else returns when enough will have passed. The driver calls this after it has applied changes.
+    pub fn ring(&self, now: Instant) -> Option<Instant> {
+        let mut everybody = lock(&self.everybody);
+        let end = lock(&self.readers.log).end();
+        if everybody.watchers.is_empty() || end == everybody.rung_at {
+            return None;
+        }
+        let pause = Duration::from_secs_f64(everybody.watchers.len() as f64 / RINGS_PER_SECOND);
+        let due = everybody.rung.map(|rung| rung + pause.min(RING_LATEST)).filter(|&due| due > now);
+        if due.is_some() {
+            return due;
+        }
+        (everybody.rung, everybody.rung_at) = (Some(now), end);
+        everybody.watchers.values().for_each(|watcher| watcher.ring());
+        None
+    }
+
+    /// What all mailboxes and the log hold, in bytes.
+    pub fn mailbox_bytes(&self) -> usize {
+        self.readers.bytes()
+    }
+
+    /// A new reader, which watches nobody yet.
+    pub fn watcher(&self) -> Arc<Watcher> {
+        Watcher::new(&self.readers)
+    }
+
+    /// Registers `watcher` for `user`. Returns the state that the user's next transition follows.
+    pub fn watch(&self, watcher: &Arc<Watcher>, user: &Name) -> Presence {
+        self.watch_shared(watcher, user).1
+    }
+
+    /// The same, and the name as all who watch the user share it.
+    pub fn watch_shared(&self, watcher: &Arc<Watcher>, user: &str) -> (Name, Presence) {
+        let at = self.shard_of(user);
+        let mut shard = lock(&self.shards[at]);
+        let name = match shard.watched.get_key_value(user) {
+            Some((name, _)) => name.clone(),
+            None => shard.roster.name(user).unwrap_or_else(|| user.into()),
+        };
+        shard.watched.entry(name.clone()).or_default().join(watcher);
+        // If the reader asks again: the state that it is given now covers what is pending for the user.
+        watcher.give(&name, at, self.seq());
+        let presence = shard.roster.get(user);
+        (name, presence)
+    }
+
+    /// Ends what [`watch`](Hub::watch) began.
+    pub fn unwatch(&self, watcher: &Watcher, user: &str) {
+        let at = self.shard_of(user);
+        let mut shard = lock(&self.shards[at]);
+        let Some(audience) = shard.watched.get_mut(user) else {
+            return;
+        };
+        audience.leave(watcher);
+        if audience.is_empty() {
+            shard.watched.remove(user);
+        }
+        watcher.forget(user, at);
+    }
+
+    /// Registers `watcher` for everybody, shard by shard. Yields each shard's users online as it is registered
+    /// there.
+    pub fn watch_all<'a>(
+        &'a self,
+        watcher: &'a Arc<Watcher>,
+    ) -> impl Iterator<Item = Vec<(Name, Presence)>> + 'a {
+        self.begin_watch_all(watcher);
+        (0..SHARDS).filter_map(move |shard| self.join_shard(watcher, shard))
+    }
+
+    /// The first step of [`watch_all`](Hub::watch_all), for callers that take the shards one by one.
+    pub fn begin_watch_all(&self, watcher: &Arc<Watcher>) {
+        let mut everybody = lock(&self.everybody);
+        everybody.watchers.insert(watcher.id, watcher.clone());
+        watcher.begin_all(true, 0);
+    }
+
+    /// Registers `watcher` for one shard, and returns the shard's users online; `None` after the last shard.
+    pub fn join_shard(&self, watcher: &Watcher, shard: usize) -> Option<Vec<(Name, Presence)>> {
+        let held = lock(self.shards.get(shard)?);
+        watcher.join(shard, self.seq(), |user| self.shard_of(user) == shard);
+        Some(held.online())
+    }
+
+    /// Ends what [`watch_all`](Hub::watch_all) began; users watched by name stay watched.
+    pub fn unwatch_all(&self, watcher: &Watcher) {
+        lock(&self.everybody).watchers.remove(&watcher.id);
+        watcher.end_all();
+    }
+}

@@ -1,0 +1,119 @@
+//! Whether the view is known to match Redis, and how each server is.
+
+use super::Hub;
+use crate::lock::lock;
+use crate::metrics::Metrics;
+use crate::presence::Time;
+use std::sync::Mutex;
+use tokio::sync::watch;
+
+/// Does the hub's view match Redis?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Every server is subscribed, reconciled and its event stream verified.
+    pub up: bool,
+    /// Since when.
+    pub since: Time,
+    /// What is in the way; empty if `up`.
+    pub cause: String,
+}
+
+/// One Redis server, as `/v1/stats` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its address, without a password.
+    pub name: String,
+    /// Subscribed, reconciled and verified.
+    pub up: bool,
+    /// What is in the way; empty if `up`.
+    pub cause: String,
+    /// The daemon polls its keys, since the server does not publish every event.
+    pub sweeps: bool,
+    /// Keys believed live there.
+    pub keys: u64,
+    /// Times when events of it may have been missed.
+    pub gaps: u64,
+}
+
+/// What the driver publishes about itself.
+pub(super) struct Board {
+    /// The first reconciliation is done; until then nobody's state is known.
+    pub(super) open: watch::Sender<bool>,
+    health: watch::Sender<Health>,
+    servers: Mutex<Vec<ServerState>>,
+}
+
+impl Board {
+    pub(super) fn new(now: Time) -> Board {
+        let health = Health { up: false, since: now, cause: "not connected yet".into() };
+        Board {
+            open: watch::Sender::new(false),
+            health: watch::Sender::new(health),
+            servers: Mutex::default(),
+        }
+    }
+
+    fn set(&self, health: Health, metrics: &Metrics) {
+        metrics.ready.set(i64::from(health.up));
+        self.health.send_if_modified(|held| {
+            let changed = held.up != health.up || held.cause != health.cause;
+            if changed {
+                let since = if held.up == health.up { held.since } else { health.since };
+                *held = Health { since, ..health };
+            }
+            changed
+        });
+    }
+}
+
+impl Hub {
+    /// The first reconciliation is done. The present state is the first snapshot, and every later change is a
+    /// transition.
+    pub fn open(&self) {
+        self.board.open.send_replace(true);
+    }
+
+    /// Whether the first reconciliation is done, as it changes.
+    pub fn opened(&self) -> watch::Receiver<bool> {
+        self.board.open.subscribe()
+    }
+
+    /// Publishes whether the view matches Redis.
+    pub fn set_health(&self, health: Health) {
+        self.board.set(health, &self.metrics);
+    }
+
+    /// The health, as it changes.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.board.health.subscribe()
+    }
+
+    /// Publishes how each server is.
+    pub fn set_servers(&self, servers: Vec<ServerState>) {
+        *lock(&self.board.servers) = servers;
+    }
+
+    /// How each server was when the driver last published it, at most about a second ago.
+    pub fn servers(&self) -> Vec<ServerState> {
+        lock(&self.board.servers).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::tests::hub;
+
+    #[test]
+    fn since_changes_only_with_up() {
+        let hub = hub();
+        let health = |up, at, cause: &str| Health { up, since: Time::from_ms(at), cause: cause.into() };
+        let mut changes = hub.health();
+        hub.set_health(health(false, 5, "connecting"));
+        assert_eq!(*changes.borrow_and_update(), health(false, 1, "connecting"));
+        hub.set_health(health(true, 9, ""));
+        assert_eq!(*changes.borrow_and_update(), health(true, 9, ""));
+        hub.set_health(health(true, 12, ""));
+        assert!(!changes.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,101 @@
+//! What all watchers share: the log, the number of the last transition, and how many bytes may wait.
+
+use super::log::Log;
+use crate::lock::lock;
+use crate::metrics::Metrics;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// Once the mailboxes hold too much, the largest are closed until seven eighths of the limit are left.
+const RELIEF: (usize, usize) = (7, 8);
+
+/// A reader, as far as the limit of all mailboxes concerns it.
+pub(super) trait Member: Send + Sync {
+    /// What its mailbox holds, in bytes.
+    fn mailbox_bytes(&self) -> usize;
+    /// Empties its mailbox: all of them together hold too much.
+    fn crowd_out(&self);
+}
+
+pub(super) struct Readers {
+    /// The number of the last transition that is in every mailbox it belongs to, in the log and in the history.
+    seq: AtomicU64,
+    bytes: AtomicUsize,
+    most: usize,
+    pub(super) log: Mutex<Log>,
+    next_id: AtomicU64,
+    members: Mutex<HashMap<u64, Weak<dyn Member>>>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Readers {
+    /// All mailboxes together may hold `most` bytes, and the log as many.
+    pub(super) fn new(most: usize, metrics: Arc<Metrics>) -> Readers {
+        Readers {
+            seq: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+            most,
+            log: Mutex::new(Log::new(most)),
+            next_id: AtomicU64::new(0),
+            members: Mutex::default(),
+            metrics,
+        }
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.seq.load(Ordering::Acquire)
+    }
+
+    /// Publishes a number. Only the driver applies changes, so the numbers come in order.
+    pub(super) fn publish(&self, seq: u64) {
+        let before = self.seq.swap(seq, Ordering::AcqRel);
+        debug_assert_eq!(before + 1, seq, "one thread applies changes");
+    }
+
+    /// A number for a new reader.
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, id: u64, member: Weak<dyn Member>) {
+        lock(&self.members).insert(id, member);
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        lock(&self.members).remove(&id);
+    }
+
+    /// A mailbox that held `before` bytes holds `after` now.
+    pub(super) fn recount(&self, before: usize, after: usize) {
+        if after >= before {
+            self.bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// What all mailboxes and the log hold, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed) + lock(&self.log).bytes()
+    }
+
+    /// Closes the largest mailboxes if all together hold too much. The caller holds no lock of a shard, a
+    /// watcher or the log.
+    pub(super) fn relieve(&self) {
+        if self.bytes.load(Ordering::Relaxed) <= self.most {
+            return;
+        }
+        let held: Vec<_> =
+            lock(&self.members).iter().filter_map(|(id, member)| Some((*id, member.upgrade()?))).collect();
+        let mut sizes: Vec<_> =
+            held.iter().map(|(id, member)| (member.mailbox_bytes(), *id, member)).collect();
+        sizes.sort_unstable_by_key(|&(bytes, id, _)| std::cmp::Reverse((bytes, id)));
+        for (_, _, member) in sizes {
+            if self.bytes.load(Ordering::Relaxed) <= self.most / RELIEF.1 * RELIEF.0 {
+                return;
+            }
+            member.crowd_out();
+        }
+    }
+}

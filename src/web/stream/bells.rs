@@ -1,0 +1,42 @@
+//! What every client listens to and what rings seldom.
+
+use crate::hub::Health;
+use crate::web::app::App;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What every client listens to and what rings seldom. A client waits for it in one future that outlives a
+/// delivery. To leave each list of waiters and to join it again would cost every delivery four locks that all
+/// clients share.
+pub(super) struct Bells {
+    health: watch::Receiver<Health>,
+    opened: watch::Receiver<bool>,
+    keys: watch::Receiver<u64>,
+    stop: CancellationToken,
+}
+
+/// Which of them rang.
+pub(super) enum Rang {
+    Health,
+    Opened,
+    Keys,
+    Stop,
+}
+
+impl Bells {
+    /// What changes from now on rings.
+    pub(super) fn new(app: &App) -> Bells {
+        let (health, opened) = (app.hub.health(), app.hub.opened());
+        Bells { health, opened, keys: app.gate.changed(), stop: app.stop.clone() }
+    }
+
+    pub(super) async fn next(mut self) -> (Bells, Rang) {
+        let rang = tokio::select! {
+            Ok(()) = self.health.changed() => Rang::Health,
+            Ok(()) = self.opened.changed() => Rang::Opened,
+            Ok(()) = self.keys.changed() => Rang::Keys,
+            () = self.stop.cancelled() => Rang::Stop,
+        };
+        (self, rang)
+    }
+}
