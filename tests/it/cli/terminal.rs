@@ -29,9 +29,9 @@ async fn ls_shows_the_number_of_keys_read() {
     fill(&redis, "presence:user-", 100_000);
     let url = redis.url();
     let ls = Terminal::run(100, 24, &[], &[KEYBEAT, "ls", "--limit", "1", "--redis", &url]);
-    ls.shows("of 100,000 keys looked at").await;
+    ls.shows("of 100,000 keys read").await;
     let found = ls.shows("exit code 0").await;
-    assert!(found.contains("100000 live presence keys, 1 shown") && !found.contains("looked at"), "{found}");
+    assert!(found.contains("100000 live presence keys, 1 shown") && !found.contains("keys read"), "{found}");
 }
 
 #[tokio::test]
