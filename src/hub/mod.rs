@@ -14,7 +14,7 @@ mod watcher;
 pub use watcher::{Overflow, Watcher};
 
 use crate::metrics::Metrics;
-use crate::presence::{Change, Key, Name, Presence, Roster, Time, Transition};
+use crate::presence::{Change, Key, Name, Presence, Roster, ServerState, Time, Transition};
 use crate::protocol;
 use audience::Audience;
 use std::collections::HashMap;
@@ -47,23 +47,6 @@ pub struct Status {
     pub since: Time,
     /// If not: what is in the way.
     pub cause: String,
-}
-
-/// One Redis server, as `/v1/stats` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerState {
-    /// Its address, without a password.
-    pub name: String,
-    /// Subscribed, compared and proven.
-    pub up: bool,
-    /// If not: what is in the way.
-    pub cause: String,
-    /// Its keys are looked for, since it does not tell all.
-    pub sweeps: bool,
-    /// How many keys are believed live there.
-    pub keys: u64,
-    /// How often events of it may have been missed.
-    pub gaps: u64,
 }
 
 /// A transition as it is told, encoded once and shared by all who are told.
