@@ -9,9 +9,10 @@
 //!   → Redis                the truth
 //!   → redis::link          one per primary: subscribes to set, expired, del, evicted, …; asks between two fences
 //!   → redis::link::parser  a pure parser: channel and payload → evidence
-//!   → driver               a loop: passes events and the time to the detectors, sends their questions to the links;
+//!   → driver               a loop: feed → tracker → orders to links | changes to the hub | logs, metrics, spans;
 //!                          redis::cluster reports which primaries exist
-//!   → presence::Detector   handle(now, input), then drain: key came or went | ask | scan
+//!   → presence::Tracker    all servers: topology, gaps, canaries, readiness, keys that change owner
+//!   →   presence::Detector one server: handle(now, input), then drain: key came or went | ask | scan
 //!   → hub                  presence::Roster turns keys into users; each transition is encoded once
 //!   → hub::log             one log for all clients that watch everybody; all other clients, and slow ones, have a
 //!     hub::mailbox         one pending change per watched user, the newest
@@ -28,7 +29,7 @@
 //! 6  main.rs    parse, run, exit code
 //!    cli/       the commands and their arguments
 //! 5  server.rs  the one place where the parts are joined
-//! 4  driver/    the loop around the detectors, and how keys move from one detector to another
+//! 4  driver.rs  the loop around the tracker; it holds the clock and decides nothing
 //!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/)
 //!    supervisor.rs  reports to systemd: ready, alive, stopping

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// One label and its value.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs)]
-pub struct Cause {
+pub struct CauseLabel {
     pub cause: String,
 }
 
@@ -47,14 +47,14 @@ pub struct Metrics {
     pub heartbeats: Counter,
     repairs: ByCause,
     gaps: ByCause,
-    limits_reached: Family<Cause, Counter>,
-    reloads: Family<Cause, Counter>,
+    limits_reached: Family<CauseLabel, Counter>,
+    reloads: Family<CauseLabel, Counter>,
     pub conflated: Counter,
     pub too_slow: Counter,
     pub crowded: Counter,
     panics: Counter,
     pub mailbox_bytes: Gauge,
-    pub request_errors: Family<Cause, Counter>,
+    pub request_errors: Family<CauseLabel, Counter>,
     pub detection_lag: Lag,
     pub event_lag: Lag,
 }
@@ -67,24 +67,24 @@ pub struct Lag {
 
 /// Counters by cause, and the causes that occurred.
 struct ByCause {
-    counters: Family<Cause, Counter>,
+    counters: Family<CauseLabel, Counter>,
     causes: Mutex<BTreeSet<&'static str>>,
 }
 
 impl ByCause {
-    fn new(counters: Family<Cause, Counter>) -> ByCause {
+    fn new(counters: Family<CauseLabel, Counter>) -> ByCause {
         ByCause { counters, causes: Mutex::default() }
     }
 
     fn inc(&self, cause: &'static str) {
-        self.counters.get_or_create(&Cause { cause: cause.into() }).inc();
+        self.counters.get_or_create(&CauseLabel { cause: cause.into() }).inc();
         lock(&self.causes).insert(cause);
     }
 
     fn counts(&self) -> BTreeMap<&'static str, u64> {
         let causes = lock(&self.causes);
         let count = |cause: &&'static str| {
-            (*cause, self.counters.get_or_create(&Cause { cause: (*cause).into() }).get())
+            (*cause, self.counters.get_or_create(&CauseLabel { cause: (*cause).into() }).get())
         };
         causes.iter().map(count).collect()
     }
@@ -247,18 +247,18 @@ impl Metrics {
 
     /// Counts a refusal because a limit was reached.
     pub fn limited(&self, limit: &str) {
-        self.limits_reached.get_or_create(&Cause { cause: limit.into() }).inc();
+        self.limits_reached.get_or_create(&CauseLabel { cause: limit.into() }).inc();
     }
 
     /// Counts a reload of keys and certificates.
     pub fn reloaded(&self, done: bool) {
         let outcome = if done { "done" } else { "failed" };
-        self.reloads.get_or_create(&Cause { cause: outcome.into() }).inc();
+        self.reloads.get_or_create(&CauseLabel { cause: outcome.into() }).inc();
     }
 
     /// Counts a refused request.
     pub fn refused(&self, code: &str) {
-        self.request_errors.get_or_create(&Cause { cause: code.into() }).inc();
+        self.request_errors.get_or_create(&CauseLabel { cause: code.into() }).inc();
     }
 }
 
@@ -280,8 +280,8 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     metric
 }
 
-fn family(registry: &mut Registry, name: &str, help: &str) -> Family<Cause, Counter> {
-    let metric = Family::<Cause, Counter>::default();
+fn family(registry: &mut Registry, name: &str, help: &str) -> Family<CauseLabel, Counter> {
+    let metric = Family::<CauseLabel, Counter>::default();
     registry.register(name, help, metric.clone());
     metric
 }

@@ -27,7 +27,7 @@ impl Clock {
         (self.wall + self.start.elapsed()).as_secs_f64() * 1000.0
     }
 
-    /// When `time` is.
+    /// The same instant for tokio's timers.
     pub(super) fn instant(&self, time: Time) -> tokio::time::Instant {
         let ahead = Duration::from_millis(time.as_ms()).saturating_sub(self.wall);
         (self.start + ahead).into()

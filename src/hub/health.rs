@@ -3,7 +3,7 @@
 use super::Hub;
 use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::presence::Time;
+use crate::presence::{ServerState, Time};
 use std::sync::Mutex;
 use tokio::sync::watch;
 
@@ -16,23 +16,6 @@ pub struct Health {
     pub since: Time,
     /// What is in the way; empty if `up`.
     pub cause: String,
-}
-
-/// One Redis server, as `/v1/stats` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerState {
-    /// Its address, without a password.
-    pub name: String,
-    /// Subscribed, reconciled and verified.
-    pub up: bool,
-    /// What is in the way; empty if `up`.
-    pub cause: String,
-    /// The daemon polls its keys, since the server does not publish every event.
-    pub sweeps: bool,
-    /// Keys believed live there.
-    pub keys: u64,
-    /// Times when events of it may have been missed.
-    pub gaps: u64,
 }
 
 /// What the driver publishes about itself.

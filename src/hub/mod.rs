@@ -25,7 +25,7 @@ mod mailbox;
 mod readers;
 mod watcher;
 
-pub use health::{Health, ServerState};
+pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
 pub use watcher::{Delivery, Overflow, Watcher};
 

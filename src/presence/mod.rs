@@ -1,25 +1,22 @@
 //! The presence decisions: pure state machines that receive the time and do no I/O.
 //!
+//! - [`Tracker`]: all Redis servers: which exist, whether their streams are alive, which owns a key, what is known.
 //! - [`Detector`]: the evidence of one Redis server (events, probes, scans) → changes of keys.
 //! - [`Roster`]: changes of keys → users and their transitions.
-//! - [`Canary`]: whether an event stream is alive.
-//! - [`Sweeps`]: when to poll for keys that no event reports.
 //!
 //! This folder has no clock, task, lock, socket or log, so each rule is a unit test that runs in
 //! microseconds. It depends on two small crates, both for memory per user: `hashbrown`, whose
 //! `HashTable` stores slot numbers (see `table.rs`), and `arcstr` for names that several tables share.
 
-mod canary;
 mod change;
 mod detector;
 mod key;
 mod roster;
 mod slots;
-mod sweeps;
 mod table;
 mod time;
+mod tracker;
 
-pub use canary::Canary;
 pub use change::{Change, Reason, Transition};
 pub use detector::{
     Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, ServerId, Settings, Side,
@@ -28,5 +25,8 @@ pub use key::{
     Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_session, check_user,
 };
 pub use roster::{Presence, Roster};
-pub use sweeps::Sweeps;
 pub use time::Time;
+pub use tracker::{
+    Action, Cause, Elsewhere, Event, Fleet, FleetSettings, LinkId, LinkNotice, Notice, Primary, ServerState,
+    Tracker,
+};

@@ -27,8 +27,8 @@ pub struct Book {
     /// Users whose key the daemon was told to be gone, since that server had thrown it away then without a
     /// word.
     excused: BTreeMap<String, (usize, u64)>,
-    /// It was noticed then; the excuses of before end once all is said that was found out.
-    pub to_forgive: Option<u64>,
+    /// A node's exchange was noticed then; the excuses of before end once all is said that was found out.
+    pub to_forgive: Option<(usize, u64)>,
 }
 
 impl Book {
@@ -89,23 +89,23 @@ fn is_online(keys: &BTreeSet<String>, user: &str) -> bool {
 impl World {
     /// Drains the outputs, then compares what was said with the book. Of several servers, or one that does
     /// not tell all, no point of the stream says who is online.
-    pub fn settle(&mut self, at: usize) {
-        self.drain(at);
-        if let Some(noticed) = self.daemon.book.to_forgive.take() {
-            self.forgive_until(self.daemon.servers[at].node, noticed);
+    pub fn settle(&mut self) {
+        self.drain();
+        if let Some((node, noticed)) = self.relay.book.to_forgive.take() {
+            self.forgive_until(node, noticed);
         }
-        let book = &mut self.daemon.book;
+        let book = &mut self.relay.book;
         let (said, due) = (std::mem::take(&mut book.said), std::mem::take(&mut book.due));
         if !self.is_told_all() {
             return;
         }
-        if self.daemon.book.exact {
+        if self.relay.book.exact {
             if said != due {
                 self.fail(format!("Redis made {due:?}, said was {said:?}"));
             }
-        } else if self.daemon.settled() && self.now >= self.daemon.book.tainted_until {
-            self.forget_the_unnamed(at);
-            let book = &mut self.daemon.book;
+        } else if self.hears_all() && self.now >= self.relay.book.tainted_until {
+            self.forget_the_unnamed();
+            let book = &mut self.relay.book;
             let (held, believed) = (users_of(book.shadow.iter()), book.online());
             book.exact = true;
             if held != believed {
@@ -114,32 +114,38 @@ impl World {
         }
     }
 
+    /// Is each server compared, and its stream alive?
+    fn hears_all(&self) -> bool {
+        let deaf = self.relay.servers.iter().any(|server| server.link.deaf.is_some());
+        self.relay.tracker.settled() && !deaf
+    }
+
     pub fn is_told_all(&self) -> bool {
         !self.cluster.on && !self.knobs.silent.any()
     }
 
     /// A key that was not known and that the scan did not name has ended by then, though the event is still
     /// on its way: the belief may be ahead there.
-    fn forget_the_unnamed(&mut self, at: usize) {
-        let ends = self.daemon.servers[at].link.ends();
-        let mut shadow = std::mem::take(&mut self.daemon.book.shadow);
-        shadow.retain(|key| self.daemon.book.is_live(key) || !ends.contains(key));
-        self.daemon.book.shadow = shadow;
+    fn forget_the_unnamed(&mut self) {
+        let ends: BTreeSet<_> = self.relay.servers.iter().flat_map(|server| server.link.ends()).collect();
+        let mut shadow = std::mem::take(&mut self.relay.book.shadow);
+        shadow.retain(|key| self.relay.book.is_live(key) || !ends.contains(key));
+        self.relay.book.shadow = shadow;
     }
 
     /// The subscription stands: from here on the book knows what is held.
     pub fn enter_up(&mut self, at: usize, up: &Up, flushed: bool) {
-        let before = self.daemon.servers[at].run_seen.replace(up.run);
+        let before = self.relay.servers[at].run_seen.replace(up.run);
         let lossy = before.map_or(up.uptime_ms < TAINT_MS, |before| before != up.run);
         if before.is_none() && up.took_over && up.uptime_ms > TAINT_MS {
             self.excuse_unseen();
         }
         if lossy || flushed {
             self.taint();
-            self.forgive_until(self.daemon.servers[at].node, up.at);
+            self.forgive_until(self.relay.servers[at].node, up.at);
         }
-        self.daemon.book.exact = false;
-        self.daemon.book.shadow.clone_from(&up.held);
+        self.relay.book.exact = false;
+        self.relay.book.shadow.clone_from(&up.held);
     }
 
     /// A user whose program keeps beating is never seen offline, but once for each time that Redis
@@ -147,10 +153,10 @@ impl World {
     pub fn check_blink(&mut self, user: &str) {
         let steady = self.programs.iter().any(|program| program.user == user && program.steady(self.now));
         // Before all servers have been compared nobody is told.
-        if !steady || self.frozen || !self.daemon.open || self.daemon.book.excused.remove(user).is_some() {
+        if !steady || self.frozen || !self.relay.open || self.relay.book.excused.remove(user).is_some() {
             return;
         }
-        match self.daemon.book.debt.get_mut(user) {
+        match self.relay.book.debt.get_mut(user) {
             Some(debt) if *debt > 0 => *debt -= 1,
             _ => self.fail(format!("the steady {user} was seen offline")),
         }
@@ -159,7 +165,7 @@ impl World {
     /// Where each coming and going is announced, no more are said, however keys move.
     pub fn check_count(&mut self, change: &Change) {
         let key = change.key.as_str();
-        let said = self.daemon.book.counts.get(key).copied().unwrap_or_default();
+        let said = self.relay.book.counts.get(key).copied().unwrap_or_default();
         let done = self.done.get(key).copied().unwrap_or_default();
         if self.accounts() && (said.0 > done.0 || said.1 > done.1) {
             self.fail(format!("{key} came and went {done:?} times, and {said:?} times it is said"));
@@ -169,9 +175,9 @@ impl World {
     /// A daemon that starts right after a replica took over cannot know that it did: a user first seen by the old
     /// copy there ends with that copy.
     fn excuse_unseen(&mut self) {
-        let online = self.daemon.book.online();
+        let online = self.relay.book.online();
         for program in self.programs.iter().filter(|program| !online.contains(&program.user)) {
-            *self.daemon.book.debt.entry(program.user.clone()).or_default() += 1;
+            *self.relay.book.debt.entry(program.user.clone()).or_default() += 1;
         }
     }
 
@@ -181,25 +187,25 @@ impl World {
         // Its slot may have moved since.
         let unsaid = |node: usize| self.nodes[node].unsaid.get(key).map(|&when| (node, when));
         if let Some(unsaid) = (0..self.nodes.len()).find_map(unsaid) {
-            self.daemon.book.excused.insert(user_of(key).to_owned(), unsaid);
+            self.relay.book.excused.insert(user_of(key).to_owned(), unsaid);
         }
     }
 
     /// What was thrown away until then is known to have been.
     pub fn forgive_until(&mut self, node: usize, until: u64) {
         self.nodes[node].unsaid.retain(|_, when| *when > until);
-        self.daemon.book.excused.retain(|_, &mut (of, when)| of != node || when > until);
+        self.relay.book.excused.retain(|_, &mut (of, when)| of != node || when > until);
     }
 
     /// Whoever does not hear that a key was evicted takes it for gone.
     pub fn lost(&mut self, event: &Event) {
         if let Event::Ended(key, End::Evicted) = event {
-            *self.daemon.book.debt.entry(user_of(key).to_owned()).or_default() += 1;
+            *self.relay.book.debt.entry(user_of(key).to_owned()).or_default() += 1;
         }
     }
 
     pub fn taint(&mut self) {
-        let book = &mut self.daemon.book;
+        let book = &mut self.relay.book;
         book.exact = false;
         book.tainted_until = if self.knobs.expires { NEVER } else { self.now + TAINT_MS };
     }

@@ -1,12 +1,13 @@
 //! What goes wrong.
 
+use super::link::Deaf;
 use super::redis::Return;
 use super::world::{Act, Broken, World};
 
 impl World {
     /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
     pub fn fault(&mut self) {
-        let servers = self.daemon.servers.len();
+        let servers = self.relay.servers.len();
         if servers == 0 {
             return;
         }
@@ -23,17 +24,19 @@ impl World {
                 let slow = if self.quiet() { 800 } else { 3_000 };
                 self.lagged = true;
                 let extra = (self.rng.u64(1..3_000), self.rng.u64(1..slow));
-                self.daemon.servers[at].link.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
+                self.relay.servers[at].link.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
                 self.later(1..4_000, Act::EndLag);
             }
             3 => self.stalled_until = self.now + self.rng.u64(1..700),
             4 | 5 => {
-                self.lose_some(at);
-                self.lose_more(at);
+                // The comparison that begins is cut short by another gap.
+                self.relay.servers[at].link.short = Some(self.rng.u64(1..40));
+                self.cut(at);
             }
-            6 if self.daemon.servers[at].link.on && self.daemon.servers[at].link.losing.is_none() => {
-                self.daemon.servers[at].link.losing = Some(Vec::new());
-                self.later(1..3_000, Act::EndLosing);
+            6 if self.relay.servers[at].link.on => {
+                let deaf = [Deaf::All, Deaf::Keys][self.rng.usize(..2)];
+                self.relay.servers[at].link.deaf = Some(deaf);
+                self.relay.book.exact = false;
             }
             7 => self.cut(at),
             8 => self.stalled_until = self.now + self.rng.u64(2_600..9_000),
@@ -62,21 +65,13 @@ impl World {
         // blink once.
         if self.knobs.broken != Broken::ReplacedAtOnce {
             for program in &self.programs {
-                *self.daemon.book.debt.entry(program.user.clone()).or_default() += 1;
+                *self.relay.book.debt.entry(program.user.clone()).or_default() += 1;
             }
         }
         if self.cluster.on || self.rng.bool() {
             self.nodes[node].flush(self.now);
         } else {
             self.nodes[node].swap(self.now);
-        }
-    }
-
-    /// The comparison that a gap begins may be cut short by another.
-    pub fn lose_more(&mut self, at: usize) {
-        if self.rng.bool() {
-            let id = self.daemon.servers[at].id;
-            self.later(1..40, Act::LoseSome(id));
         }
     }
 
@@ -91,7 +86,7 @@ impl World {
 
     /// Whoever follows the node loses it.
     fn cut_off(&mut self, node: usize) {
-        if let Some(at) = self.daemon.servers.iter().position(|server| server.node == node) {
+        if let Some(at) = self.relay.servers.iter().position(|server| server.node == node) {
             self.cut(at);
         }
     }

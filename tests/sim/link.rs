@@ -3,7 +3,7 @@
 use super::cluster::slot;
 use super::redis::{Event, Redis};
 use super::world::{Act, Broken, World};
-use keybeat::presence::{Answer, BatchId, End, Side};
+use keybeat::presence::{Answer, BatchId, End, LinkId, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the link tells the driver.
@@ -12,8 +12,6 @@ pub enum Feed {
     Event(Event),
     Up(Up),
     Down,
-    /// These events were lost.
-    Lagged(Vec<Event>),
     /// With the answers whose keys are elsewhere: their place, slot and node.
     Answers(BatchId, Vec<Answer>, Vec<[usize; 3]>),
     Page(u8, Vec<Vec<u8>>, u64),
@@ -59,6 +57,15 @@ impl Ask {
     }
 }
 
+/// What a dead event stream does not deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deaf {
+    /// Anything: a half-open connection.
+    All,
+    /// What keys do, the canary among it: somebody changed `notify-keyspace-events`.
+    Keys,
+}
+
 /// Both connections to one server.
 #[derive(Default)]
 pub struct Link {
@@ -71,8 +78,12 @@ pub struct Link {
     pub replies: BTreeMap<(u64, u64), Feed>,
     /// How much later events and answers are for a while.
     pub lag: (u64, u64),
-    /// What is being lost, while it is.
-    pub losing: Option<Vec<Event>>,
+    /// What no longer arrives, though the connection looks alive.
+    pub deaf: Option<Deaf>,
+    /// The next connection lasts for no more than so long, in milliseconds.
+    pub short: Option<u64>,
+    /// A relay that hides gaps has reported it once.
+    pub told: bool,
     pub last_run: Option<u32>,
     /// The last canary, and the last that the server is known to hold.
     sung: u64,
@@ -91,6 +102,14 @@ impl Link {
         other
     }
 
+    fn is_deaf_to(&self, event: &Event) -> bool {
+        match self.deaf {
+            None => false,
+            Some(Deaf::All) => true,
+            Some(Deaf::Keys) => !matches!(event, Event::Fence(..)),
+        }
+    }
+
     /// The keys whose end is on its way.
     pub fn ends(&self) -> BTreeSet<String> {
         let name = |feed: &Feed| match feed {
@@ -102,8 +121,9 @@ impl Link {
 }
 
 impl World {
-    pub fn order(&mut self, at: usize, question: Question) {
-        let link = &mut self.daemon.servers[at].link;
+    pub fn order(&mut self, link: LinkId, question: Question) {
+        let Some(at) = self.relay.place_of(link) else { return };
+        let link = &mut self.relay.servers[at].link;
         if link.on {
             let epoch = link.epoch;
             let when = self.now + self.reply_latency(at);
@@ -115,10 +135,9 @@ impl World {
 
     /// Redis carries out the next command of a pipeline; others' come between.
     pub fn question(&mut self, epoch: u32, question: Question) {
-        let found =
-            self.daemon.servers.iter().position(|server| server.link.on && server.link.epoch == epoch);
+        let found = self.relay.servers.iter().position(|server| server.link.on && server.link.epoch == epoch);
         let Some(at) = found else { return };
-        let node = self.daemon.servers[at].node;
+        let node = self.relay.servers[at].node;
         if !self.nodes[node].up {
             return;
         }
@@ -153,7 +172,7 @@ impl World {
             if self.knobs.broken == Broken::FencesJump {
                 self.reply(at, Feed::Event(fence));
             } else {
-                let node = self.daemon.servers[at].node;
+                let node = self.relay.servers[at].node;
                 self.nodes[node].out.push(fence);
             }
         } else if step <= keys {
@@ -171,7 +190,7 @@ impl World {
 
     /// PTTL; an error is MOVED or ASK.
     fn answer(&mut self, at: usize, name: &str) -> Result<Answer, usize> {
-        let node = self.daemon.servers[at].node;
+        let node = self.relay.servers[at].node;
         let owner = self.cluster.view.owners[slot(name)];
         if owner != node {
             return Err(owner);
@@ -184,7 +203,7 @@ impl World {
 
     /// PTTL after ASKING.
     fn answer_asking(&mut self, at: usize, name: &str) -> Answer {
-        let node = self.daemon.servers[at].node;
+        let node = self.relay.servers[at].node;
         if self.cluster.to[slot(name)] != Some(node) {
             return self.answer(at, name).unwrap_or(Answer::Moved);
         }
@@ -204,7 +223,7 @@ impl World {
 
     /// The canary is renewed, and what it replaces looked at.
     fn sing(&mut self, at: usize) {
-        let server = &mut self.daemon.servers[at];
+        let server = &mut self.relay.servers[at];
         let node = &mut self.nodes[server.node];
         let other = server.link.renew(node);
         node.out.push(Event::Canary);
@@ -217,7 +236,7 @@ impl World {
         let when = self.now + self.reply_latency(at);
         self.order += 1;
         let order = self.order;
-        self.daemon.servers[at].link.replies.insert((when, order), feed);
+        self.relay.servers[at].link.replies.insert((when, order), feed);
     }
 
     /// What the servers published goes on its way, or is lost.
@@ -237,15 +256,12 @@ impl World {
                 Event::Ended(key, End::Expired) => self.excuse_unsaid(key),
                 event => self.account(node, event),
             }
-            let servers = &mut self.daemon.servers;
+            let servers = &mut self.relay.servers;
             let listener = servers.iter_mut().position(|server| server.node == node && server.link.on);
             match listener {
                 _ if !self.knobs.silent.tells(&event) => self.lost(&event),
                 None => self.lost(&event),
-                Some(at) if self.daemon.servers[at].link.losing.is_some() => {
-                    self.lost(&event);
-                    self.daemon.servers[at].link.losing.get_or_insert_default().push(event);
-                }
+                Some(at) if self.relay.servers[at].link.is_deaf_to(&event) => self.lost(&event),
                 Some(at) => self.send(at, Feed::Event(event)),
             }
         }
@@ -253,39 +269,20 @@ impl World {
 
     fn send(&mut self, at: usize, feed: Feed) {
         let latency = self.wire_latency(at);
-        let link = &mut self.daemon.servers[at].link;
+        let link = &mut self.relay.servers[at].link;
         let last = link.wire.back().map_or(0, |(when, _)| *when);
         link.wire.push_back((last.max(self.now + latency), feed));
     }
 
-    /// Some of what is on its way is lost, and in its place the link says so.
-    pub fn lose_some(&mut self, at: usize) {
-        let wire = &mut self.daemon.servers[at].link.wire;
-        let from = wire.iter().rposition(|(_, feed)| !matches!(feed, Feed::Event(_))).map_or(0, |i| i + 1);
-        let start = self.rng.usize(from..=wire.len());
-        let end = self.rng.usize(start..=wire.len());
-        let when = wire.get(start).or(wire.back()).map_or(self.now, |(when, _)| *when);
-        let lost: Vec<Event> = wire.drain(start..end).filter_map(|(_, feed)| event_of(feed)).collect();
-        wire.insert(start, (when, Feed::Lagged(lost.clone())));
-        lost.iter().for_each(|event| self.lost(event));
-    }
-
-    pub fn end_losing(&mut self, at: usize) {
-        if let Some(lost) = self.daemon.servers[at].link.losing.take() {
-            self.send(at, Feed::Lagged(lost));
-        }
-    }
-
     /// The link ends: some of what is on its way still comes, then it says that it is down.
     pub fn cut(&mut self, at: usize) {
-        let server = &mut self.daemon.servers[at];
+        let server = &mut self.relay.servers[at];
         let (id, link) = (server.id, &mut server.link);
         if !link.on {
             return;
         }
         self.trail.note(self.now, format_args!("the link {id} ends"));
         link.on = false;
-        link.losing = None;
         let kept = self.rng.usize(..=link.wire.len());
         let lost: Vec<Event> = link.wire.drain(kept..).filter_map(|(_, feed)| event_of(feed)).collect();
         link.replies.retain(|&(when, _), _| when <= self.now);
@@ -296,22 +293,22 @@ impl World {
 
     /// The server is followed no more.
     pub fn drop_link(&mut self, at: usize) {
-        let link = std::mem::take(&mut self.daemon.servers[at].link);
+        let link = std::mem::take(&mut self.relay.servers[at].link);
         link.wire.into_iter().filter_map(|(_, feed)| event_of(feed)).for_each(|event| self.lost(&event));
     }
 
     /// The link tries anew: subscribe, prove, say so.
-    pub fn connect(&mut self, id: u64) {
-        let found = self.daemon.servers.iter().position(|server| server.id == id && !server.leaves);
-        let Some(at) = found else { return };
-        let (now, number) = (self.now, self.daemon.servers[at].node);
+    pub fn connect(&mut self, id: LinkId) {
+        let Some(at) = self.relay.place_of(id) else { return };
+        let (now, number) = (self.now, self.relay.servers[at].node);
         if !self.nodes[number].up {
             self.send(at, Feed::Down);
             return self.later(20..1_500, Act::Connect(id));
         }
         self.epochs += 1;
-        let (node, link) = (&mut self.nodes[number], &mut self.daemon.servers[at].link);
-        (link.on, link.epoch) = (true, self.epochs);
+        let (node, link) = (&mut self.nodes[number], &mut self.relay.servers[at].link);
+        (link.on, link.epoch, link.deaf) = (true, self.epochs, None);
+        let short = link.short.take();
         let same = link.last_run.replace(node.run) == Some(node.run);
         // INFO tells whole seconds.
         let uptime_ms = (now - node.started) / 1_000 * 1_000;
@@ -323,6 +320,9 @@ impl World {
         self.send(at, Feed::Up(up));
         for question in parked {
             self.at(now, Act::Question(epoch, question));
+        }
+        if let Some(short) = short {
+            self.at(now + short, Act::Cut(id));
         }
     }
 }

@@ -14,19 +14,19 @@ impl World {
     /// In a quiet moment each belief must be what the servers hold.
     pub fn compare(&mut self) -> bool {
         let asking = self.acts.values().any(|act| matches!(act, Act::Question(..)));
-        let idle = self.daemon.servers.iter().all(|server| {
+        let idle = self.relay.servers.iter().all(|server| {
             let link = &server.link;
             link.on && link.wire.is_empty() && link.replies.is_empty()
         });
         if asking || !idle || !self.all_up() || self.just_ran_out(PUNCTUAL_MS) {
             return false;
         }
-        if !self.daemon.settled() || !self.daemon.open {
+        if !self.relay.tracker.settled() || !self.relay.open {
             return false;
         }
         self.compared += 1;
         let wrong = if self.is_swept() { self.wrong_though_swept() } else { self.wrong() };
-        let believed = self.daemon.book.online();
+        let believed = self.relay.book.online();
         if let Some(user) = wrong {
             let held: Vec<_> = self.held().collect();
             self.fail(format!("{user} is not what the servers hold: believed {believed:?}, held {held:?}"));
@@ -45,7 +45,7 @@ impl World {
     fn wrong(&self) -> Option<String> {
         let held = users_of(self.held().map(|(key, _)| key));
         let alive = users_of(self.held().filter(|&(_, &deadline)| deadline >= self.now).map(|(key, _)| key));
-        let believed = self.daemon.book.online();
+        let believed = self.relay.book.online();
         let strict = self.programs.iter().filter(|program| program.one_ttl());
         let strict: BTreeSet<_> = strict.map(|program| program.user.clone()).collect();
         // Too long a TTL is believed until its end, or Redis' own word.
@@ -55,15 +55,15 @@ impl World {
 
     /// Until nobody beats any more: a steady user who is not believed online.
     fn wrong_though_swept(&self) -> Option<String> {
-        let believed = self.daemon.book.online();
+        let believed = self.relay.book.online();
         let steady = self.programs.iter().filter(|program| program.steady(self.now));
         steady.map(|program| program.user.clone()).find(|user| !self.frozen && !believed.contains(user))
     }
 
     fn compare_readers(&mut self, believed: &BTreeSet<String>) {
-        for i in 0..self.daemon.readers.len() {
-            let daemon = &mut self.daemon;
-            let wrong = match daemon.readers[i].drain(&daemon.hub, self.now) {
+        for i in 0..self.relay.readers.len() {
+            let relay = &mut self.relay;
+            let wrong = match relay.readers[i].drain(&relay.hub, self.now) {
                 Ok(view) => view
                     .iter()
                     .find(|&(user, online)| believed.contains(user) != *online)
@@ -78,19 +78,19 @@ impl World {
 
     pub fn check_end(&mut self) {
         let held = users_of(self.held().map(|(key, _)| key));
-        let believed = self.daemon.book.online();
-        let settled = self.daemon.settled();
-        let keys: u64 = self.daemon.servers.iter().map(|server| server.detector.counts().keys).sum();
+        let believed = self.relay.book.online();
+        let settled = self.relay.tracker.settled();
+        let keys = self.relay.tracker.counts().keys;
         if !settled || self.compared < 2 || held != believed {
             let compared = self.compared;
             self.fail(format!(
                 "at the end settled={settled} compared={compared}: believed {believed:?}, held {held:?}"
             ));
-        } else if self.quiet() && self.is_told_all() && !self.daemon.book.exact {
+        } else if self.quiet() && self.is_told_all() && !self.relay.book.exact {
             self.fail("nothing went wrong, and it is not exact".into());
         } else if keys as usize != self.held().count() {
             self.fail("another number of keys is believed live".into());
-        } else if self.daemon.view.number != self.cluster.view.number {
+        } else if self.relay.viewed != self.cluster.view.number {
             self.fail("the daemon never heard of the cluster's shape".into());
         }
         let wild = self.programs.iter().any(|program| matches!(program.kind, Kind::Wild(_)));

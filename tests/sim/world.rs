@@ -1,13 +1,13 @@
 //! Time, faults and the end of all things: one seed gives one run.
 
 use super::cluster::{Cluster, Keys, View};
-use super::daemon::Daemon;
 use super::link::Question;
 use super::programs::{FIRST_TTL, LONGEST_TTL, Program};
 use super::redis::{self, Event, NEVER, Redis, Return};
+use super::relay::Relay;
 use super::watcher::Reader;
 use fastrand::Rng;
-use keybeat::presence::{End, Settings, Time};
+use keybeat::presence::{End, LinkId, Settings, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -16,22 +16,26 @@ pub const TAINT_MS: u64 = LONGEST_TTL * 3;
 /// No faults for so long before all must be right.
 const HEAL_MS: u64 = TAINT_MS + LONGEST_TTL;
 
-/// A relay that does not do what the driver does, to see that the world can fail.
+/// A relay between the links and the tracker that does something wrong, to see that the world can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
     No,
-    /// The detector is not told of gaps.
-    DeafToGaps,
+    /// The tracker never learns that a connection was lost.
+    GapsUnseen,
+    /// The run id of a server never changes.
+    RestartsUnseen,
+    /// Each canary is answered at once, whatever the stream does.
+    CanariesEchoed,
     /// Fences come with the answers, not in the stream.
     FencesJump,
     /// A `del` is taken for an end, though the key may have moved.
     DelBelieved,
-    /// A key is let go before its new owner's detector has adopted it.
+    /// A key ends at its old server before it comes to the new one.
     LetsGoFirst,
-    /// That the keys are others counts from when it is told, not from the canary's place in the stream.
+    /// That the keyspace was replaced counts from when it is reported, not from the canary's place in the stream.
     ReplacedAtOnce,
-    /// Keys that no event tells of are not looked for.
-    NeverSweeps,
+    /// A server that does not publish all events is not polled.
+    NeverPolls,
 }
 
 /// What the servers do not tell.
@@ -67,11 +71,10 @@ pub enum Act {
     Sweep,
     Replicate,
     Question(u32, Question),
-    Connect(u64),
+    Connect(LinkId),
+    Cut(LinkId),
     Fault,
     Begin(usize, Return),
-    EndLosing,
-    LoseSome(u64),
     /// The extra latencies of the streams and of the answers end.
     EndLag,
     Read(usize),
@@ -172,7 +175,7 @@ pub struct World {
     pub nodes: Vec<Redis>,
     pub cluster: Cluster,
     pub programs: Vec<Program>,
-    pub daemon: Daemon,
+    pub relay: Relay,
     /// The daemon's connections that there ever were.
     pub epochs: u32,
     /// What the daemon is to hear of the cluster when it wakes.
@@ -197,6 +200,7 @@ impl World {
         let (knobs, cluster) = Knobs::new(&mut rng, broken);
         let users = 1..=rng.usize(1..=10);
         let programs = users.map(|i| Program::new(format!("u{i}"), &mut rng, knobs.expires)).collect();
+        let relay = Relay::new(now, knobs.settings.clone(), knobs.canary_limit_ms);
         let mut world = World {
             now,
             rng,
@@ -211,7 +215,7 @@ impl World {
             views: vec![cluster.view.clone()],
             cluster,
             programs,
-            daemon: Daemon::new(now),
+            relay,
             epochs: 0,
             holders: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -271,15 +275,15 @@ impl World {
     }
 
     pub fn wire_latency(&mut self, at: usize) -> u64 {
-        self.rng.u64(..=self.knobs.latency) + self.daemon.servers[at].link.lag.0
+        self.rng.u64(..=self.knobs.latency) + self.relay.servers[at].link.lag.0
     }
 
     pub fn reply_latency(&mut self, at: usize) -> u64 {
-        self.rng.u64(..=self.knobs.latency) + self.daemon.servers[at].link.lag.1
+        self.rng.u64(..=self.knobs.latency) + self.relay.servers[at].link.lag.1
     }
 
     fn end_lag(&mut self) {
-        self.daemon.servers.iter_mut().for_each(|server| server.link.lag = (0, 0));
+        self.relay.servers.iter_mut().for_each(|server| server.link.lag = (0, 0));
     }
 
     fn go(&mut self, for_ms: u64, compare: bool) {
@@ -308,18 +312,13 @@ impl World {
 
     fn next_wake(&self) -> u64 {
         let told = (!self.views.is_empty()).then_some(self.now);
-        let servers = self.daemon.servers.iter();
-        let of_servers = servers.flat_map(|server| {
+        let arrivals = self.relay.servers.iter().flat_map(|server| {
             let wire = server.link.wire.front().map(|(at, _)| *at);
-            let reply = server.link.replies.keys().next().map(|&(at, _)| at);
-            // A driver whose detector waits for a restart has its turn again and again.
-            let due = server.next_due();
-            let due = due.map(|due| (due.as_ms() + self.due_late).max(self.daemon.last + 1));
-            [wire, reply, due].into_iter().flatten()
+            [wire, server.link.replies.keys().next().map(|&(at, _)| at)]
         });
-        let retire = self.daemon.retire_at.map(Time::as_ms);
-        let second = Some(self.daemon.last + 1_000);
-        let first = of_servers.chain([told, retire, second].into_iter().flatten()).min().unwrap_or(NEVER);
+        let last = self.relay.last;
+        let due = self.relay.tracker.next_due().map(|due| (due.as_ms() + self.due_late).max(last + 1));
+        let first = arrivals.chain([told, due, Some(last + 1_000)]).flatten().min().unwrap_or(NEVER);
         first.max(self.stalled_until)
     }
 
@@ -344,16 +343,9 @@ impl World {
             Act::Question(epoch, question) => self.question(epoch, question),
             Act::Connect(id) => self.connect(id),
             Act::Begin(node, how) => self.begin(node, how),
-            Act::LoseSome(id) => {
-                let at = self.daemon.servers.iter().position(|server| server.id == id);
-                if let Some(at) = at.filter(|_| !self.healing) {
-                    self.lose_some(at);
-                }
-            }
-            Act::EndLosing => {
-                for at in 0..self.daemon.servers.len() {
-                    self.end_losing(at);
-                    self.lose_more(at);
+            Act::Cut(id) => {
+                if let Some(at) = self.relay.place_of(id).filter(|_| !self.healing) {
+                    self.cut(at);
                 }
             }
             Act::EndLag => self.end_lag(),
@@ -375,7 +367,7 @@ impl World {
     pub fn add_readers(&mut self) {
         let users = self.users();
         for i in 0..self.rng.usize(1..6) {
-            self.daemon.readers.push(Reader::new(&self.daemon.hub, &mut self.rng, &users));
+            self.relay.readers.push(Reader::new(&self.relay.hub, &mut self.rng, &users));
             self.later(1..1_000, Act::Read(i));
         }
     }
@@ -387,8 +379,8 @@ impl World {
     fn read(&mut self, i: usize) {
         let users = self.users();
         let (stir, reads) = (self.rng.u8(..5) == 0, self.rng.u8(..4) > 0);
-        let (daemon, now) = (&mut self.daemon, self.now);
-        let (reader, hub) = (&mut daemon.readers[i], &daemon.hub);
+        let (relay, now) = (&mut self.relay, self.now);
+        let (reader, hub) = (&mut relay.readers[i], &relay.hub);
         let pace = reader.pace;
         let mut read = if reads { reader.read(hub, now) } else { Ok(()) };
         if stir && read.is_ok() {

@@ -5,8 +5,8 @@ use crate::presence::{Change, Key, Time};
 /// Identifies one batch of questions; never 0.
 pub type BatchId = u32;
 
-/// Identifies a server among those of one driver; 0 is none of them.
-pub type ServerId = u8;
+/// Identifies a server among all that the tracker has ever followed in this run; 0 is none of them.
+pub type ServerId = u64;
 
 /// One of the two fences of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

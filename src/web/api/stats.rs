@@ -1,7 +1,7 @@
 //! Counts and lag percentiles as JSON.
 
 use super::request::Reply;
-use crate::hub::ServerState;
+use crate::presence::ServerState;
 use crate::protocol::schema;
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
@@ -60,7 +60,7 @@ fn server_state(server: &ServerState) -> Value {
         "name": server.name,
         "state": if server.up { "up" } else { "down" },
         "cause": server.cause,
-        "mode": if server.sweeps { "sweeps" } else { "events" },
+        "mode": if server.polled { "sweeps" } else { "events" },
         "keys": server.keys,
         "gaps": server.gaps,
     })

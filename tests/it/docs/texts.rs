@@ -2,6 +2,7 @@
 //! documented.
 
 use keybeat::metrics::Metrics;
+use keybeat::presence::Cause;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -147,4 +148,16 @@ fn every_metric_is_documented() {
         let name = if kind == "counter" { format!("`{name}_total") } else { format!("`{name}`") };
         assert!(operating.contains(&name), "docs/OPERATING.md lacks {name}");
     }
+}
+
+#[test]
+fn each_cause_of_a_gap_is_described() {
+    let operating = page("OPERATING.md");
+    let (_, after) = operating.split_once("| cause of a gap |").expect("a table of causes");
+    let rows = after.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let described: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    let causes = Cause::ALL.into_iter().filter(|&cause| cause != Cause::Start).map(Cause::label);
+    assert_eq!(described, causes.collect::<Vec<_>>(), "docs/OPERATING.md, in the order of the enum");
+    let start = format!("the cause `{}`", Cause::Start.label());
+    assert!(operating.contains(&start), "docs/OPERATING.md lacks {start}");
 }

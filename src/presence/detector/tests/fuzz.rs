@@ -55,7 +55,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         3 => Just(Answer::Absent),
         1 => Just(Answer::NoTtl),
         1 => Just(Answer::Moved),
-        1 => (0u8..3).prop_map(Answer::NotYet),
+        1 => (0u64..3).prop_map(Answer::NotYet),
         6 => ms().prop_map(Answer::Left),
     ]
 }
@@ -103,7 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Down),
         1 => (any::<u8>(), vec(name(), 0..4), cursor()).prop_map(|(pass, names, next)| Op::Page(pass, names, next)),
         4 => (vec(name(), 0..4), cursor()).prop_map(|(names, next)| Op::NextPage(names, next)),
-        3 => (moved(), 0u8..3).prop_map(|(moved, from)| Op::Adopted(moved, from)),
+        3 => (moved(), 0u64..3).prop_map(|(moved, from)| Op::Adopted(moved, from)),
         2 => name().prop_map(Op::LetGo),
         1 => Just(Op::Retired),
         1 => Just(Op::Sweep),

@@ -1,12 +1,12 @@
-//! Is the event stream alive? A key of our own is renewed and its event awaited.
+//! Is the event stream alive? The daemon writes a key of its own and waits for the event.
 //!
-//! A socket can look healthy while no event will ever come again: a half-open connection, a frozen
-//! server, a subscription refused without a word, `notify-keyspace-events` changed under us. One
-//! canary is under way at a time, so the event that comes back is the answer to it.
+//! A socket can look healthy while no event will ever come again: a half-open connection, a frozen server, a
+//! subscription that Redis refused silently, `notify-keyspace-events` changed by somebody else. One canary is under
+//! way at a time, so the event that comes back is the answer to it.
 
-use super::Time;
+use crate::presence::Time;
 
-/// The canary of one server.
+/// The canary of one server, from one connection to the next.
 #[derive(Debug, Clone)]
 pub struct Canary {
     every_ms: u64,
@@ -17,22 +17,22 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// One canary every `every_ms`; one that is not back after `limit_ms` means a dead stream.
-    pub fn new(every_ms: u64, limit_ms: u64) -> Canary {
-        Canary { every_ms, limit_ms, sent: None, next: Time::default(), proven: false }
+    /// One canary every `every_ms`, the first at `now`; one that is not back after `limit_ms` means a dead stream.
+    pub fn new(now: Time, every_ms: u64, limit_ms: u64) -> Canary {
+        Canary { every_ms, limit_ms, sent: None, next: now, proven: false }
     }
 
-    /// A new subscription has proven nothing yet.
+    /// What the canary has proven no longer counts.
     pub fn restart(&mut self, now: Time) {
         *self = Canary { sent: None, next: now, proven: false, ..*self };
     }
 
-    /// Has this subscription delivered one?
+    /// Has the stream delivered one?
     pub fn proven(&self) -> bool {
         self.proven
     }
 
-    /// Should one be sent now? Says so once.
+    /// Should one be sent now? True once per canary.
     pub fn due(&mut self, now: Time) -> bool {
         let due = self.sent.is_none() && now >= self.next;
         if due {
@@ -47,7 +47,7 @@ impl Canary {
         self.sent.is_some()
     }
 
-    /// Its event came: the lag in milliseconds from order to arrival, if one was awaited.
+    /// The canary's event arrived. Gives the lag in milliseconds from order to arrival, if one was under way.
     pub fn seen(&mut self, now: Time) -> Option<u64> {
         let sent = self.sent.take()?;
         self.proven = true;
@@ -59,7 +59,7 @@ impl Canary {
         self.sent.is_some_and(|sent| now.since(sent) > self.limit_ms)
     }
 
-    /// When to ask again.
+    /// When [`due`](Canary::due) or [`dead`](Canary::dead) can next be true.
     pub fn next_due(&self) -> Time {
         self.sent.map_or(self.next, |sent| sent.plus(self.limit_ms + 1))
     }
@@ -74,13 +74,12 @@ mod tests {
     }
 
     #[test]
-    fn one_canary_a_second_and_a_late_one_is_a_dead_stream() {
-        let mut canary = Canary::new(1000, 1500);
-        canary.restart(at(10));
+    fn a_late_canary_is_a_dead_stream() {
+        let mut canary = Canary::new(at(10), 1000, 1500);
         assert!(canary.due(at(10)) && !canary.due(at(10)), "one is under way at a time");
         assert_eq!(canary.seen(at(13)), Some(3));
         assert!(canary.proven());
-        assert_eq!(canary.seen(at(14)), None, "an event that nobody awaits proves nothing");
+        assert_eq!(canary.seen(at(14)), None, "an unexpected event proves nothing");
         assert!(!canary.due(at(1009)) && canary.due(at(1010)));
         assert!(!canary.dead(at(2510)) && canary.dead(at(2511)));
         assert_eq!(canary.next_due(), at(2511));

@@ -1,0 +1,114 @@
+//! The links to all servers: orders go out here, and logs and traces name the servers here.
+
+use crate::presence::{Cause, LinkId};
+use crate::redis::cluster::{Node, Topology};
+use crate::redis::link::{Feed, Feeder, Link, Order, Place, Settings};
+use crate::traces;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tracing::{Span, info, warn};
+
+/// See the module's head.
+pub(super) struct Links {
+    template: Settings,
+    feeder: mpsc::Sender<(LinkId, Feed)>,
+    topology: watch::Receiver<Arc<Topology>>,
+    /// The topology that the tracker knows.
+    current: Arc<Topology>,
+    links: HashMap<LinkId, Labelled>,
+}
+
+/// A link, and how its server appears in logs and traces.
+struct Labelled {
+    link: Link,
+    name: String,
+    /// Of the gap that is not compared yet.
+    span: Option<Span>,
+    /// Transitions that the comparison has found so far.
+    repaired: u64,
+}
+
+impl Links {
+    pub(super) fn new(
+        template: Settings,
+        topology: watch::Receiver<Arc<Topology>>,
+        feeder: mpsc::Sender<(LinkId, Feed)>,
+    ) -> Links {
+        Links { template, feeder, topology, current: Arc::default(), links: HashMap::new() }
+    }
+
+    pub(super) fn follow(&mut self, topology: Arc<Topology>) {
+        self.current = topology;
+    }
+
+    pub(super) fn open(&mut self, link: LinkId, id: &str) {
+        let Some(node) = self.current.nodes.iter().find(|node| node.id == id) else { return };
+        if self.current.clustered {
+            info!(server = node.shown(), "a primary of the cluster; following it");
+        }
+        let feeder = Feeder { link, feed: self.feeder.clone() };
+        let name = node.shown().to_owned();
+        let started = Link::start(self.settings(node), feeder);
+        self.links.insert(link, Labelled { link: started, name, span: None, repaired: 0 });
+    }
+
+    fn settings(&self, node: &Node) -> Settings {
+        let place = Place { node: node.id.clone(), topology: self.topology.clone() };
+        Settings {
+            target: node.target.clone(),
+            daemon: node.daemon(&self.template.daemon),
+            place: self.current.clustered.then_some(place),
+            ..self.template.clone()
+        }
+    }
+
+    pub(super) fn order(&self, link: LinkId, order: Order) {
+        let Some(labelled) = self.links.get(&link) else { return };
+        if !labelled.link.order(order) {
+            let server = &labelled.name;
+            warn!(server, "the link's order queue is full; the missing answer will count as a gap");
+        }
+    }
+
+    pub(super) fn forget(&mut self, link: LinkId) {
+        self.links.remove(&link);
+    }
+
+    /// Events of the server may be missing. A gap that begins before the last one was compared is part of that one.
+    pub(super) fn begin_gap(&mut self, link: LinkId, cause: Cause) {
+        if let Some(labelled) = self.links.get_mut(&link) {
+            labelled.span.get_or_insert_with(|| traces::gap(&labelled.name, cause.label()));
+        }
+    }
+
+    pub(super) fn gap(&mut self, link: LinkId, cause: Cause, why: &str) {
+        self.begin_gap(link, cause);
+        if let Some(labelled) = self.links.get(&link) {
+            warn!(server = labelled.name, cause = cause.label(), why, "gap");
+        }
+    }
+
+    pub(super) fn repaired(&mut self, link: LinkId) {
+        if let Some(labelled) = self.links.get_mut(&link) {
+            labelled.repaired += 1;
+        }
+    }
+
+    pub(super) fn compared(
+        &mut self,
+        link: LinkId,
+        cause: Cause,
+        after_ms: u64,
+        keys: u64,
+        without_ttl: u64,
+    ) {
+        let Some(labelled) = self.links.get_mut(&link) else { return };
+        let repaired = std::mem::take(&mut labelled.repaired);
+        if let Some(span) = labelled.span.take() {
+            traces::compared(&span, repaired, keys);
+        }
+        let (server, cause) = (&labelled.name, cause.label());
+        info!(server, cause, repaired, after_ms, keys, without_ttl, "compared with Redis");
+    }
+}

@@ -1,0 +1,118 @@
+//! What goes into the tracker and what comes out.
+
+use super::gap::Cause;
+use super::topology::{Elsewhere, Fleet};
+use crate::presence::{Answer, BatchId, Change, Input, Key, ServerId};
+
+/// Identifies a link among all that there ever were in this run, and the server that it belongs to.
+pub type LinkId = ServerId;
+
+/// Something that the tracker must know.
+pub enum Notice<'a> {
+    /// These primaries there are now.
+    Topology(Fleet),
+    /// A link reports.
+    Link(LinkId, LinkNotice<'a>),
+    /// Time has passed. Due at [`Tracker::next_due`], and at least once a second.
+    Due,
+}
+
+/// What a link reports about its server.
+pub enum LinkNotice<'a> {
+    /// Subscribed.
+    Up {
+        /// The server's run id.
+        run: &'a str,
+        /// Its data were thrown away since the last connection.
+        flushed: bool,
+        /// How long it has been running, in milliseconds; `u64::MAX` if it started without data.
+        uptime_ms: u64,
+        /// It does not publish all events, so it must be polled.
+        silent: bool,
+        /// The last mark that was sent to any server.
+        mark: u64,
+    },
+    /// There is no connection, for this reason.
+    Down(Cause, String),
+    /// Answers to a batch of questions, and what they say about keys of other servers.
+    Answers(BatchId, Vec<Answer>, Vec<Elsewhere>),
+    /// A page of the scan.
+    Page {
+        /// The scan's number.
+        number: u8,
+        /// Keys without their prefix.
+        names: Vec<Vec<u8>>,
+        /// The cursor of the next page; 0 after the last.
+        next: u64,
+        /// How many keys all pages together are likely to name; 0 if that is not known.
+        likely: usize,
+    },
+    /// The keyspace is another than a moment ago: FLUSHALL, FLUSHDB or SWAPDB.
+    Replaced,
+}
+
+/// One item of a server's event stream.
+pub enum Event<'a> {
+    /// For the server's detector.
+    Key(Input<'a>),
+    /// The canary came back.
+    Canary,
+    /// A mark came back.
+    Mark(u64),
+}
+
+/// Something that the driver must do or make known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A key came or went at a server. The cause is that of the server's last gap.
+    Changed(LinkId, Change, Cause),
+    /// Ask for the TTL of these keys, between two fences.
+    Ask(LinkId, BatchId, Vec<Key>),
+    /// Read the page of the scan of this number at this cursor.
+    Scan(LinkId, u8, u64),
+    /// Send the canary.
+    Canary(LinkId),
+    /// Start a link to the primary of this id.
+    Open {
+        /// The link's name.
+        link: LinkId,
+        /// The primary's id.
+        primary: String,
+    },
+    /// End the connection, for this cause. The link reports [`LinkNotice::Down`], then reconnects.
+    Close(LinkId, Cause),
+    /// End the link for good: its server left the cluster.
+    Forget(LinkId),
+    /// Events of this server may be missing from here on, until [`Action::Compared`].
+    Gap {
+        /// Which server.
+        link: LinkId,
+        /// Why.
+        cause: Cause,
+        /// Why, for people.
+        why: String,
+    },
+    /// Nothing is missing any longer: the server's keys have been compared with Redis.
+    Compared {
+        /// Which server.
+        link: LinkId,
+        /// Why that was necessary.
+        cause: Cause,
+        /// How long events may have been missing, in milliseconds.
+        after_ms: u64,
+        /// How many keys are live there.
+        keys: u64,
+        /// How many of them have no TTL.
+        without_ttl: u64,
+    },
+    /// Each server has been compared once: the keys held now are the first snapshot.
+    Opened,
+    /// Everything that Redis did before this mark was sent is taken in.
+    Passed(u64),
+    /// A canary took so many milliseconds from order to arrival.
+    EventLag(u64),
+    /// [`Tracker::servers`] or [`Tracker::counts`] have changed.
+    Servers,
+    /// Everybody's state is known, or why it is not.
+    Status(Result<(), String>),
+}

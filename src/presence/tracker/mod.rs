@@ -1,0 +1,404 @@
+//! What is believed of all Redis servers together: one [`Detector`](super::Detector) per server, and the decisions that concern more
+//! than one server or a server as a whole.
+//!
+//! `handle(now, notice)` and `events(now, link, …)` take what the links and the topology report; after each of them
+//! `poll(now)` is drained for what the driver must do. To the detector the tracker is what quinn's `Endpoint` is to
+//! its `Connection`: it decides which servers exist, when events of a server may be missing (a gap), whether its event
+//! stream is alive (the canary), who takes over a key that moved (owners), and whether everybody's state is known.
+//!
+//! - Each period in which events may be missing gives one [`Action::Gap`], and ends with one [`Action::Compared`].
+//! - A dead stream gives [`Action::Gap`] and [`Action::Close`] at once. The link reconnects by itself.
+//! - A key is adopted by its new server's detector before the old one lets it go.
+//! - The status is up only while each server is connected, compared with Redis, and its canary has come back.
+
+mod canary;
+mod gap;
+mod messages;
+mod owners;
+mod polling;
+mod server;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+pub use gap::Cause;
+pub use messages::{Action, Event, LinkId, LinkNotice, Notice};
+pub use server::ServerState;
+pub use topology::{Elsewhere, Fleet, Primary};
+
+use super::{Counts, End, Input, Key, Output, Settings, Time};
+use canary::Canary;
+use server::{CANARY_EVERY_MS, Phase, Server};
+use std::collections::{HashMap, VecDeque};
+
+/// The driver hands in something at least once a second. After a longer silence the process was stopped or starved:
+/// what waits in the streams is older than it looks.
+const STALL_MS: u64 = 2_500;
+
+/// What all servers have in common.
+pub struct FleetSettings {
+    /// For each detector.
+    pub detector: Settings,
+    /// A canary that takes longer, in milliseconds, means a dead stream.
+    pub canary_limit_ms: u64,
+    /// The slot of a key, as the cluster computes it.
+    pub slot: Box<dyn Fn(&Key) -> u16 + Send>,
+}
+
+/// See the module's head.
+pub struct Tracker {
+    settings: FleetSettings,
+    servers: Vec<Server>,
+    /// How many links there were.
+    links: LinkId,
+    fleet: Fleet,
+    /// Which primaries have the keys of slots that are being moved, as the servers' answers say.
+    redirections: HashMap<u16, String>,
+    /// When the keys of servers that left are offered again.
+    retire_at: Option<Time>,
+    /// Totals of servers that were forgotten.
+    forgotten: Counts,
+    /// When something was last handed in.
+    last: Time,
+    opened: bool,
+    /// A mark came back, or a server that was waited for is gone.
+    marks_changed: bool,
+    passed: u64,
+    servers_changed: bool,
+    status: Option<Result<(), String>>,
+    out: VecDeque<Action>,
+}
+
+impl Tracker {
+    /// A tracker that knows no server yet.
+    pub fn new(settings: FleetSettings) -> Tracker {
+        Tracker {
+            settings,
+            servers: Vec::new(),
+            links: 0,
+            fleet: Fleet::default(),
+            redirections: HashMap::new(),
+            retire_at: None,
+            forgotten: Counts::default(),
+            last: Time::default(),
+            opened: false,
+            marks_changed: false,
+            passed: 0,
+            servers_changed: false,
+            status: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Takes in one notice. `now` never goes back.
+    pub fn handle(&mut self, now: Time, notice: Notice) {
+        self.check_stall(now);
+        match notice {
+            Notice::Topology(fleet) => self.follow(now, fleet),
+            Notice::Due => self.due(now),
+            Notice::Link(link, notice) => {
+                // A link that was ended for good may have sent something before.
+                let known = |server: &Server| server.link == link && !server.has_left();
+                if let Some(at) = self.servers.iter().position(known) {
+                    self.take(now, at, notice);
+                }
+            }
+        }
+    }
+
+    /// Takes in a piece of a server's event stream, in its order. `now` never goes back.
+    pub fn events<'a>(&mut self, now: Time, link: LinkId, events: impl Iterator<Item = Event<'a>>) {
+        self.check_stall(now);
+        let Some(at) = self.servers.iter().position(|server| server.link == link && server.is_up()) else {
+            return;
+        };
+        let clustered = self.fleet.clustered();
+        for event in events {
+            let server = &mut self.servers[at];
+            match event {
+                // The key may have moved to another server.
+                Event::Key(Input::Ended(name, End::Deleted)) if clustered => {
+                    server.detector.handle(now, Input::Doubted(name));
+                }
+                Event::Key(input) => server.detector.handle(now, input),
+                Event::Canary => self.canary_seen(now, at),
+                Event::Mark(mark) => {
+                    server.passed = server.passed.max(mark);
+                    self.marks_changed = true;
+                }
+            }
+        }
+        self.servers[at].stirred = true;
+    }
+
+    /// The next thing to do; call until there is none after each [`handle`](Tracker::handle) and
+    /// [`events`](Tracker::events).
+    pub fn poll(&mut self, now: Time) -> Option<Action> {
+        loop {
+            if let Some(action) = self.out.pop_front() {
+                return Some(action);
+            }
+            let Some(at) = self.servers.iter().position(|server| server.stirred) else {
+                self.conclude();
+                return self.out.pop_front();
+            };
+            match self.servers[at].detector.poll(now) {
+                Some(output) => self.carry(now, at, output),
+                None => self.servers[at].stirred = false,
+            }
+        }
+    }
+
+    /// When to hand in [`Notice::Due`] at the latest.
+    pub fn next_due(&self) -> Option<Time> {
+        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).min()
+    }
+
+    /// Has each server been compared with Redis since its last gap?
+    pub fn settled(&self) -> bool {
+        self.servers.iter().all(Server::settled)
+    }
+
+    /// How each server is doing.
+    pub fn servers(&self) -> Vec<ServerState> {
+        self.servers.iter().map(Server::state).collect()
+    }
+
+    /// What all detectors counted, those of forgotten servers included.
+    pub fn counts(&self) -> Counts {
+        let mut all = self.forgotten;
+        for server in &self.servers {
+            let counts = server.detector.counts();
+            all.keys += counts.keys;
+            all.immortal += counts.immortal;
+            all.waiting += counts.waiting;
+            all.add_totals(counts);
+        }
+        all
+    }
+
+    /// Events that waited while the process was stopped are older than they look, so their deadlines would be too
+    /// late: a gap.
+    fn check_stall(&mut self, now: Time) {
+        let slept = now.since(std::mem::replace(&mut self.last, now));
+        if slept <= STALL_MS {
+            return;
+        }
+        for at in 0..self.servers.len() {
+            if self.servers[at].is_up() {
+                self.gap(now, at, Cause::Stalled, format!("{} for {slept} ms", Cause::Stalled.text()));
+                self.feed(now, at, Input::Gap);
+                if let Phase::Up(canary) = &mut self.servers[at].phase {
+                    canary.restart(now);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {
+        match notice {
+            LinkNotice::Down(cause, why) => self.down(now, at, cause, why),
+            LinkNotice::Up { run, flushed, uptime_ms, silent, mark } => {
+                let server = &mut self.servers[at];
+                server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
+                server.gap_at.get_or_insert(now);
+                // The comparison that begins finds what was written before.
+                server.passed = mark;
+                server.polling.up(now, silent);
+                let flushed = std::mem::take(&mut server.replaced) || flushed;
+                self.servers_changed = true;
+                self.feed(now, at, Input::Up { run, flushed, uptime_ms });
+            }
+            // What the dead stream's connection still brings proves nothing.
+            _ if !self.servers[at].is_up() => {}
+            LinkNotice::Answers(batch, mut answers, elsewhere) => {
+                self.redirect(at, &mut answers, elsewhere);
+                self.feed(now, at, Input::Answers(batch, answers));
+            }
+            LinkNotice::Page { number, names, next, likely } => {
+                self.servers[at].detector.expect(likely);
+                self.feed(now, at, Input::Page(number, names, next));
+            }
+            LinkNotice::Replaced => self.replaced(now, at),
+        }
+    }
+
+    fn down(&mut self, now: Time, at: usize, cause: Cause, why: String) {
+        if self.servers[at].is_up() {
+            self.gap(now, at, cause, why.clone());
+        }
+        self.fall(now, at, Phase::Down(why));
+    }
+
+    /// The event stream is dead. The gap begins here; the link confirms later that the connection has ended.
+    fn close(&mut self, now: Time, at: usize, cause: Cause) {
+        self.gap(now, at, cause, cause.text().into());
+        self.out.push_back(Action::Close(self.servers[at].link, cause));
+        self.fall(now, at, Phase::Closing(cause.text().into(), now.plus(CANARY_EVERY_MS)));
+    }
+
+    fn fall(&mut self, now: Time, at: usize, phase: Phase) {
+        let server = &mut self.servers[at];
+        server.phase = phase;
+        server.polling.down();
+        self.feed(now, at, Input::Down);
+        self.marks_changed = true;
+        self.servers_changed = true;
+    }
+
+    /// A gap begins. What the detector found before is reported before.
+    fn gap(&mut self, now: Time, at: usize, cause: Cause, why: String) {
+        self.drain(now, at);
+        let server = &mut self.servers[at];
+        server.cause = cause;
+        server.gaps += 1;
+        server.gap_at.get_or_insert(now);
+        self.out.push_back(Action::Gap { link: server.link, cause, why });
+    }
+
+    /// Events about the old keyspace may still be on their way, but none after the canary under way, which found the
+    /// new one.
+    fn replaced(&mut self, now: Time, at: usize) {
+        let server = &mut self.servers[at];
+        server.replaced = true;
+        if !matches!(&server.phase, Phase::Up(canary) if canary.awaited()) {
+            self.replaced_before_here(now, at);
+        }
+    }
+
+    fn replaced_before_here(&mut self, now: Time, at: usize) {
+        if std::mem::take(&mut self.servers[at].replaced) {
+            self.gap(now, at, Cause::Replaced, Cause::Replaced.text().into());
+            self.feed(now, at, Input::Replaced);
+        }
+    }
+
+    fn canary_seen(&mut self, now: Time, at: usize) {
+        let Phase::Up(canary) = &mut self.servers[at].phase else { return };
+        if let Some(lag_ms) = canary.seen(now) {
+            self.out.push_back(Action::EventLag(lag_ms));
+        }
+        self.replaced_before_here(now, at);
+    }
+
+    fn due(&mut self, now: Time) {
+        self.retire_again(now);
+        for at in 0..self.servers.len() {
+            self.watch_connection(now, at);
+            if self.servers[at].polling.due(now) {
+                self.feed(now, at, Input::Sweep);
+            }
+            self.feed(now, at, Input::Due);
+        }
+    }
+
+    fn watch_connection(&mut self, now: Time, at: usize) {
+        let server = &mut self.servers[at];
+        match &mut server.phase {
+            Phase::Up(canary) if canary.dead(now) => self.close(now, at, Cause::Canary),
+            Phase::Up(canary) => {
+                if canary.due(now) {
+                    self.out.push_back(Action::Canary(server.link));
+                    self.servers_changed = true;
+                }
+            }
+            Phase::Closing(_, again) if *again <= now => {
+                *again = now.plus(CANARY_EVERY_MS);
+                self.out.push_back(Action::Close(server.link, server.cause));
+            }
+            _ => {}
+        }
+    }
+
+    fn feed(&mut self, now: Time, at: usize, input: Input) {
+        let server = &mut self.servers[at];
+        server.detector.handle(now, input);
+        server.stirred = true;
+    }
+
+    /// Takes all outputs of a detector now.
+    fn drain(&mut self, now: Time, at: usize) {
+        while let Some(output) = self.servers[at].detector.poll(now) {
+            self.carry(now, at, output);
+        }
+    }
+
+    fn carry(&mut self, now: Time, at: usize, output: Output) {
+        let server = &mut self.servers[at];
+        let link = server.link;
+        match output {
+            Output::Changed(change) => self.out.push_back(Action::Changed(link, change, server.cause)),
+            Output::Ask(batch, keys) => self.out.push_back(Action::Ask(link, batch, keys)),
+            Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
+            Output::Restart => self.close(now, at, Cause::Fence),
+            Output::Reconciled => self.compared(now, at),
+            Output::Swept => server.polling.ended(now),
+            Output::Moved(moved) => self.hand_over(now, at, &moved),
+        }
+    }
+
+    fn compared(&mut self, now: Time, at: usize) {
+        let server = &mut self.servers[at];
+        let counts = server.detector.counts();
+        server.compared += 1;
+        server.polling.ended(now);
+        self.out.push_back(Action::Compared {
+            link: server.link,
+            cause: server.cause,
+            after_ms: server.gap_at.take().map_or(0, |began| now.since(began)),
+            keys: counts.keys,
+            without_ttl: counts.immortal,
+        });
+        self.open_if_compared();
+    }
+
+    fn open_if_compared(&mut self) {
+        let compared = self.servers.iter().all(|server| server.compared > 0 || server.has_left());
+        if !self.opened && compared && self.fleet.complete() {
+            self.opened = true;
+            self.out.push_back(Action::Opened);
+        }
+    }
+
+    /// Once all detectors are drained: what follows from their state.
+    fn conclude(&mut self) {
+        self.forget_the_empty();
+        if std::mem::take(&mut self.marks_changed) {
+            self.pass_marks();
+        }
+        let obstacle = self.fleet.missing().or_else(|| {
+            let unready = self.servers.iter().find(|server| !server.ready());
+            unready.map(Server::obstacle_among_others)
+        });
+        let status = obstacle.map_or(Ok(()), Err);
+        let changed = self.status.as_ref() != Some(&status);
+        if std::mem::take(&mut self.servers_changed) || changed {
+            self.out.push_back(Action::Servers);
+        }
+        if changed {
+            self.out.push_back(Action::Status(status.clone()));
+            self.status = Some(status);
+        }
+    }
+
+    /// A mark is passed when the last of the connected servers has delivered it.
+    fn pass_marks(&mut self) {
+        let connected = self.servers.iter().filter(|server| server.is_up());
+        if let Some(passed) =
+            connected.map(|server| server.passed).min().filter(|&passed| passed > self.passed)
+        {
+            self.passed = passed;
+            self.out.push_back(Action::Passed(passed));
+        }
+    }
+}
+
+impl Counts {
+    /// Adds what only grows.
+    fn add_totals(&mut self, other: Counts) {
+        self.probes += other.probes;
+        self.lookups += other.lookups;
+        self.overtaken += other.overtaken;
+        self.invalid += other.invalid;
+    }
+}

@@ -1,0 +1,132 @@
+//! Which servers there are, and how keys pass from one server's detector to another's.
+
+use super::gap::Cause;
+use super::server::{Phase, Server};
+use super::topology::{Elsewhere, Fleet, Primary};
+use super::{Action, Tracker};
+use crate::presence::{Answer, Input, Moved, Time};
+
+/// How often the keys of a server that left are offered again while some slots have no owner, in milliseconds.
+const RETIRE_EVERY_MS: u64 = 500;
+
+impl Tracker {
+    /// Follows the primaries that there are now.
+    pub(super) fn follow(&mut self, now: Time, fleet: Fleet) {
+        self.redirections.clear();
+        for at in 0..self.servers.len() {
+            self.compare_primary(now, at, &fleet);
+        }
+        for primary in &fleet.primaries {
+            if self.place_of(&primary.id).is_none() {
+                self.open_link(primary);
+            }
+        }
+        self.fleet = fleet;
+        self.retire(now);
+        self.open_if_compared();
+        self.servers_changed = true;
+    }
+
+    fn open_link(&mut self, primary: &Primary) {
+        self.links += 1;
+        self.servers.push(Server::new(self.links, primary, &self.settings));
+        self.out.push_back(Action::Open { link: self.links, primary: primary.id.clone() });
+    }
+
+    /// Learns the new slots of a server, or that it left.
+    fn compare_primary(&mut self, now: Time, at: usize, fleet: &Fleet) {
+        let server = &mut self.servers[at];
+        if server.has_left() {
+            return;
+        }
+        let Some(primary) = fleet.primaries.iter().find(|primary| primary.is(&server.primary)) else {
+            return self.part_from(now, at);
+        };
+        if server.primary.slots != primary.slots {
+            let settled = server.settled();
+            server.polling.slots_moved(now, settled);
+        }
+        server.primary = primary.clone();
+    }
+
+    fn part_from(&mut self, now: Time, at: usize) {
+        self.gap(now, at, Cause::Topology, Cause::Topology.text().into());
+        self.out.push_back(Action::Forget(self.servers[at].link));
+        self.fall(now, at, Phase::Left);
+        self.servers[at].polling = Default::default();
+    }
+
+    /// Hands over the keys of servers that left.
+    fn retire(&mut self, now: Time) {
+        for at in 0..self.servers.len() {
+            if self.servers[at].has_left() {
+                self.feed(now, at, Input::Retired);
+            }
+        }
+        self.retire_at =
+            Some(now.plus(RETIRE_EVERY_MS)).filter(|_| self.servers.iter().any(Server::has_left));
+    }
+
+    /// Offers the keys again, once each slot has an owner.
+    pub(super) fn retire_again(&mut self, now: Time) {
+        if self.retire_at.is_none_or(|due| due > now) {
+            return;
+        }
+        if self.fleet.without_owner() == 0 {
+            self.retire(now);
+        } else {
+            self.retire_at = Some(now.plus(RETIRE_EVERY_MS));
+        }
+    }
+
+    /// Forgets servers that left and have no keys any longer.
+    pub(super) fn forget_the_empty(&mut self) {
+        let before = self.servers.len();
+        for server in &self.servers {
+            if server.has_left() && server.detector.counts().keys == 0 {
+                self.forgotten.add_totals(server.detector.counts());
+            }
+        }
+        self.servers.retain(|server| !server.has_left() || server.detector.counts().keys > 0);
+        if self.servers.len() < before {
+            self.servers_changed = true;
+            self.retire_at = self.retire_at.filter(|_| self.servers.iter().any(Server::has_left));
+        }
+    }
+
+    /// The server that follows the primary of this id.
+    fn place_of(&self, id: &str) -> Option<usize> {
+        self.servers.iter().position(|server| server.primary.id == id && !server.has_left())
+    }
+
+    /// A server's answers name the owners of some slots: newer than the topology. An answer that a key has not come
+    /// yet learns from which server the key comes.
+    pub(super) fn redirect(&mut self, at: usize, answers: &mut [Answer], elsewhere: Vec<Elsewhere>) {
+        for Elsewhere { place, slot, address } in elsewhere {
+            let address = self.servers[at].primary.absolute(&address);
+            let Some(primary) = self.fleet.at(&address) else {
+                self.redirections.remove(&slot);
+                continue;
+            };
+            if let Some(Answer::NotYet(left)) = answers.get_mut(place)
+                && let Some(owner) = self.place_of(&primary.id)
+            {
+                *left = self.servers[owner].link;
+            }
+            self.redirections.insert(slot, primary.id.clone());
+        }
+    }
+
+    /// Hands a key from one server's detector to the detector of its owner, which adopts the key before the first one
+    /// lets it go: so the user always has a key. Where the owner is not known yet, the key stays, and the detector
+    /// offers it again.
+    pub(super) fn hand_over(&mut self, now: Time, from: usize, moved: &Moved) {
+        let slot = (self.settings.slot)(&moved.key);
+        let redirected = self.redirections.get(&slot).map(String::as_str);
+        let owner = redirected.or_else(|| self.fleet.owner(slot).map(|primary| primary.id.as_str()));
+        let Some(to) = owner.and_then(|owner| self.place_of(owner)).filter(|&to| to != from) else { return };
+        self.feed(now, to, Input::Adopted(moved, self.servers[from].link));
+        self.drain(now, to);
+        self.feed(now, from, Input::LetGo(moved.key.as_str().as_bytes()));
+    }
+}

@@ -1,0 +1,140 @@
+//! One server: its connection's phase, and the detector of its keys.
+
+use super::canary::Canary;
+use super::gap::Cause;
+use super::polling::Polling;
+use super::topology::Primary;
+use super::{FleetSettings, LinkId};
+use crate::presence::{Detector, Time};
+
+/// The daemon sends a canary once a second.
+pub(super) const CANARY_EVERY_MS: u64 = 1_000;
+
+/// How one server is doing, for `/v1/stats` and the console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its address, without a password.
+    pub name: String,
+    /// Subscribed, compared with Redis, and its event stream verified.
+    pub up: bool,
+    /// Why it is not up; empty if it is.
+    pub cause: String,
+    /// The daemon polls it by SCAN, since it does not publish all events.
+    pub polled: bool,
+    /// How many keys are believed live there.
+    pub keys: u64,
+    /// How often events may have been missed.
+    pub gaps: u64,
+}
+
+/// What the server's connection is doing.
+pub(super) enum Phase {
+    /// There is no connection, for this reason. The link keeps trying.
+    Down(String),
+    /// The event stream is dead, for this reason, and the link was ordered to end the connection. Until the link
+    /// confirms that, whatever arrives belongs to the dead stream. The order is repeated at the given time.
+    Closing(String, Time),
+    /// Subscribed.
+    Up(Canary),
+    /// It is no primary of the cluster any longer. Other servers take over its keys; there is no link.
+    Left,
+}
+
+/// See the module's head.
+pub(super) struct Server {
+    /// Its link, which also names the server for the other servers' detectors.
+    pub(super) link: LinkId,
+    pub(super) primary: Primary,
+    pub(super) phase: Phase,
+    pub(super) detector: Detector,
+    pub(super) polling: Polling,
+    /// Why the last comparison was needed.
+    pub(super) cause: Cause,
+    /// How many gaps there were.
+    pub(super) gaps: u64,
+    /// When the comparison that is not done yet became necessary.
+    pub(super) gap_at: Option<Time>,
+    /// How often it was compared with Redis.
+    pub(super) compared: u64,
+    /// The highest mark that its stream has delivered.
+    pub(super) passed: u64,
+    /// The keyspace was replaced, at the canary's place in the stream or before.
+    pub(super) replaced: bool,
+    /// Its detector may have outputs.
+    pub(super) stirred: bool,
+}
+
+impl Server {
+    pub(super) fn new(link: LinkId, primary: &Primary, settings: &FleetSettings) -> Server {
+        Server {
+            link,
+            primary: primary.clone(),
+            phase: Phase::Down("not connected yet".into()),
+            detector: Detector::new(settings.detector.clone()),
+            polling: Polling::default(),
+            cause: Cause::Start,
+            gaps: 0,
+            gap_at: None,
+            compared: 0,
+            passed: 0,
+            replaced: false,
+            stirred: false,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up(_))
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        matches!(self.phase, Phase::Left)
+    }
+
+    /// Connected, and compared with Redis since the last gap.
+    pub(super) fn settled(&self) -> bool {
+        self.is_up() && self.detector.settled()
+    }
+
+    /// Settled, and a canary has come back since.
+    pub(super) fn ready(&self) -> bool {
+        let proven = matches!(&self.phase, Phase::Up(canary) if canary.proven());
+        proven && self.detector.settled()
+    }
+
+    pub(super) fn state(&self) -> ServerState {
+        let up = self.ready();
+        ServerState {
+            name: self.primary.name.clone(),
+            up,
+            cause: if up { String::new() } else { self.obstacle().to_owned() },
+            polled: self.polling.always(),
+            keys: self.detector.counts().keys,
+            gaps: self.gaps,
+        }
+    }
+
+    /// Why it is not ready.
+    fn obstacle(&self) -> &str {
+        match &self.phase {
+            Phase::Left => "it left the cluster; other servers take over its keys",
+            Phase::Down(why) | Phase::Closing(why, _) => why,
+            Phase::Up(_) if !self.detector.settled() => "comparing with Redis",
+            Phase::Up(_) => "no canary has come back yet",
+        }
+    }
+
+    /// The same, after its name where it is one of several.
+    pub(super) fn obstacle_among_others(&self) -> String {
+        let why = self.obstacle();
+        if self.primary.id.is_empty() { why.to_owned() } else { format!("{}: {why}", self.primary.name) }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Time> {
+        let phase = match &self.phase {
+            Phase::Up(canary) => Some(canary.next_due()),
+            Phase::Closing(_, again) => Some(*again),
+            Phase::Down(_) | Phase::Left => None,
+        };
+        [self.detector.next_due(), phase, self.polling.next_due()].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,145 @@
+//! Keys that pass from one server to another, and servers that leave.
+
+use super::script::{Run, check, fleet};
+use crate::presence::Time;
+use crate::presence::tracker::*;
+use std::collections::HashSet;
+
+/// Two servers without gaps; alice's key lies in slot 1, which `A` owns.
+const TWO: &str = "0 fleet A=0-4 B=5-9; 0 ready A; 0 ready B; 1 set A u1; 1 answered A u1=30000;";
+
+#[test]
+fn a_key_is_adopted_before_it_is_let_go() {
+    check(
+        "came went ask",
+        &format!(
+            "{TWO} 2 del A u1; 3 fleet A=2-4 B=0-1,5-9; 3 answered A u1=moved:1:B:1; 4 answered B u1=29000"
+        ),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 2 ask A u1; \
+         3 came u1 B Reconciled start; 3 ask B u1; 3 went u1 A Reconciled start",
+    );
+}
+
+#[test]
+fn an_answer_knows_the_owner_before_the_topology() {
+    check(
+        "came went",
+        &format!("{TWO} 2 del A u1; 3 answered A u1=moved:1:B:1"),
+        "1 came u1 A Heartbeat start; 3 came u1 B Reconciled start; 3 went u1 A Reconciled start",
+    );
+    // The next topology is newer than the answer: the key goes back where it belongs.
+    check(
+        "came went",
+        &format!(
+            "{TWO} 2 del A u1; 3 answered A u1=moved:1:B:1; 4 fleet A=0-4 B=5-9; 5 answered B u1=moved; 505 due; 600 due; 600 answered B u1=moved"
+        ),
+        "1 came u1 A Heartbeat start; 3 came u1 B Reconciled start; 3 went u1 A Reconciled start; \
+         600 came u1 A Reconciled start; 600 went u1 B Reconciled start",
+    );
+}
+
+#[test]
+fn a_key_without_a_known_owner_stays() {
+    check(
+        "came went ask",
+        &format!(
+            "{TWO} 2 del A u1; 3 fleet A=2-4 B=5-9; 3 answered A u1=moved:1:C:1; 503 due; 601 fleet A=2-4 B=0-1,5-9; 601 answered A u1=moved"
+        ),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 2 ask A u1; 503 ask A u1; \
+         601 came u1 B Reconciled start; 601 ask B u1; 601 went u1 A Reconciled start",
+    );
+}
+
+#[test]
+fn a_deletion_in_a_cluster_is_asked_first() {
+    check(
+        "came went ask",
+        &format!("{TWO} 2 del A u1; 3 answered A u1=-"),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 2 ask A u1; 3 went u1 A Deleted start",
+    );
+    check(
+        "came went",
+        "0 fleet S; 0 ready S; 1 set S u1; 1 answered S u1=30000; 2 del S u1",
+        "1 came u1 S Heartbeat start; 2 went u1 S Deleted start",
+    );
+}
+
+#[test]
+fn an_absence_is_proven_by_the_server_the_slot_leaves() {
+    // A has disowned the key, and B, to which the slot is moving, has it not: it is gone.
+    check(
+        "came went",
+        &format!("{TWO} 2 del A u1; 3 answered A u1=moved:1:B:1; 4 answered B u1=notyet:1:A:1"),
+        "1 came u1 A Heartbeat start; 3 came u1 B Reconciled start; 3 went u1 A Reconciled start; 4 went u1 B Reconciled start",
+    );
+}
+
+#[test]
+fn a_server_that_leaves_hands_over_its_keys() {
+    check(
+        "gap forget came went opened compared status",
+        &format!("{TWO} 2 fleet B=0-9; 3 due"),
+        "0 status down: A: not connected yet; 0 status down: A: comparing with Redis; 0 compared A start 0 0 0; \
+         0 status down: A: no canary has come back yet; 0 status down: B: not connected yet; \
+         0 status down: B: comparing with Redis; 0 compared B start 0 0 0; 0 opened; \
+         0 status down: B: no canary has come back yet; 0 status up; 1 came u1 A Heartbeat start; \
+         2 gap A topology (it is no longer a primary of the cluster); 2 forget A; \
+         2 came u1 B Reconciled start; 2 went u1 A Reconciled topology",
+    );
+}
+
+#[test]
+fn keys_of_a_server_that_left_wait_for_an_owner() {
+    check(
+        "came went status",
+        &format!("{TWO} 2 fleet B=5-9; 502 due; 600 due; 700 fleet B=0-9; 701 due"),
+        "0 status down: A: not connected yet; 0 status down: A: comparing with Redis; \
+         0 status down: A: no canary has come back yet; 0 status down: B: not connected yet; \
+         0 status down: B: comparing with Redis; 0 status down: B: no canary has come back yet; 0 status up; \
+         1 came u1 A Heartbeat start; 2 status down: 5 slots of the cluster have no owner; \
+         700 came u1 B Reconciled start; 700 went u1 A Reconciled topology; 700 status up",
+    );
+}
+
+#[test]
+fn keys_are_offered_again_while_a_server_leaves() {
+    let mut run = Run::new();
+    let steps = format!("{TWO} 2 fleet B=5-9");
+    for step in steps.split(';').map(str::trim) {
+        let words: Vec<_> = step.split_whitespace().collect();
+        run.step(Time::from_ms(words[0].parse().unwrap()), words[1], &words[2..]);
+    }
+    assert_eq!(run.tracker.next_due(), Some(Time::from_ms(502)));
+    assert_eq!(run.tracker.servers().len(), 2, "it has a key that no other server can take");
+    let probes = run.tracker.counts().lookups;
+    run.step(Time::from_ms(503), "fleet", &["B=0-9"]);
+    assert_eq!(run.tracker.servers().len(), 1);
+    assert!(run.tracker.counts().lookups > probes, "the totals of a forgotten server stay");
+    assert_eq!(run.tracker.counts().keys, 1);
+}
+
+#[test]
+fn another_address_is_another_server() {
+    check(
+        "open forget gap came went",
+        &format!("{TWO} 2 fleet A:2=0-4 B=5-9"),
+        "0 open A; 0 open B; 1 came u1 A Heartbeat start; 2 gap A topology (it is no longer a primary of the cluster); \
+         2 forget A; 2 open A; 2 came u1 A Reconciled start; 2 went u1 A Reconciled topology",
+    );
+}
+
+#[test]
+fn no_two_servers_of_a_run_share_a_number() {
+    let mut tracker = Tracker::new(super::script::settings());
+    let mut seen = HashSet::new();
+    for from in 0..400 {
+        let names = [from, from + 1].map(|i| format!("N{i}="));
+        tracker.handle(Time::from_ms(1), Notice::Topology(fleet(&names.each_ref().map(String::as_str))));
+        while let Some(action) = tracker.poll(Time::from_ms(1)) {
+            if let Action::Open { link, .. } = action {
+                assert!(link != 0 && seen.insert(link), "{link} twice");
+            }
+        }
+    }
+    assert_eq!(seen.len(), 401);
+}

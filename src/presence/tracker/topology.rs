@@ -1,0 +1,99 @@
+//! Which primaries there are, and which of them owns which slot.
+
+use std::ops::RangeInclusive;
+
+/// All primaries, as the cluster's nodes last described them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fleet {
+    /// How many slots the keys are divided into; 0 for one server that has all keys.
+    pub slots: u16,
+    /// The primaries, in the order of their ids.
+    pub primaries: Vec<Primary>,
+    /// Why no primary is known, if none is.
+    pub unknown: String,
+}
+
+/// One primary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Primary {
+    /// Its id in the cluster; empty for a server that stands alone.
+    pub id: String,
+    /// Its address as people read it, without a password.
+    pub name: String,
+    /// How redirections may call it, each `HOST:PORT`.
+    pub addresses: Vec<String>,
+    /// The slots that it owns.
+    pub slots: Vec<RangeInclusive<u16>>,
+}
+
+/// A server answered MOVED or ASK: the slot's keys are at another address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The place of the answer in its batch.
+    pub place: usize,
+    /// The key's slot.
+    pub slot: u16,
+    /// `HOST:PORT`; the host is empty where it is the host of the server that answered.
+    pub address: String,
+}
+
+impl Fleet {
+    /// Do several servers share the keys?
+    pub fn clustered(&self) -> bool {
+        self.slots > 0
+    }
+
+    /// The primary that owns a slot; the only one, if the servers share no slots.
+    pub fn owner(&self, slot: u16) -> Option<&Primary> {
+        self.primaries.iter().find(|primary| !self.clustered() || primary.owns(slot))
+    }
+
+    /// The primary that a redirection names.
+    pub fn at(&self, address: &str) -> Option<&Primary> {
+        self.primaries.iter().find(|primary| primary.addresses.iter().any(|held| held == address))
+    }
+
+    /// How many slots no primary owns.
+    pub fn without_owner(&self) -> usize {
+        let owned: usize =
+            self.primaries.iter().flat_map(|primary| &primary.slots).map(|range| range.len()).sum();
+        usize::from(self.slots).saturating_sub(owned)
+    }
+
+    /// Is at least one primary known, and has each slot an owner? A node that has yet to meet the others knows only
+    /// the slots that it owns itself, which may be none.
+    pub fn complete(&self) -> bool {
+        !self.primaries.is_empty() && self.without_owner() == 0
+    }
+
+    /// Why it is not complete.
+    pub fn missing(&self) -> Option<String> {
+        match self.without_owner() {
+            _ if self.primaries.is_empty() => Some(self.unknown.clone()),
+            0 => None,
+            missing => Some(format!("{missing} slots of the cluster have no owner")),
+        }
+    }
+}
+
+impl Primary {
+    fn owns(&self, slot: u16) -> bool {
+        self.slots.iter().any(|range| range.contains(&slot))
+    }
+
+    /// Is it the same server? With another address it is not: the link to it must start again.
+    pub fn is(&self, other: &Primary) -> bool {
+        self.id == other.id && self.addresses == other.addresses
+    }
+
+    /// The full address of a redirection that this server gave.
+    pub fn absolute(&self, address: &str) -> String {
+        let own = self.addresses.first().and_then(|own| own.rsplit_once(':'));
+        // An IPv6 address may begin with a colon, too.
+        let port = address.strip_prefix(':').filter(|port| port.bytes().all(|c| c.is_ascii_digit()));
+        match own {
+            Some((host, _)) if port.is_some() => format!("{host}{address}"),
+            _ => address.to_owned(),
+        }
+    }
+}

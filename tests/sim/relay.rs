@@ -1,0 +1,359 @@
+//! The driver's place: what the links and the cluster report goes to the real tracker, and what the tracker decides
+//! goes to the links, the real hub and the world's book. A broken relay alters something on the way.
+
+use super::book::Book;
+use super::cluster::{SLOTS, View, slot};
+use super::link::{Ask, Feed, Link, Question, Up};
+use super::redis::Event as Message;
+use super::watcher::Reader;
+use super::world::{Act, Broken, World};
+use keybeat::hub::Hub;
+use keybeat::metrics::Metrics;
+use keybeat::presence::{
+    Action, Cause, Change, Elsewhere, End, Event, Fleet, FleetSettings, Input, Key, LinkId, LinkNotice,
+    Notice, Primary, Reason, Settings, Time, Tracker,
+};
+use std::sync::Arc;
+
+/// A server that the tracker follows: its link, and what the tracker must know of it.
+pub struct Server {
+    pub id: LinkId,
+    pub node: usize,
+    pub link: Link,
+    /// The tracker was told that it is up, and has not closed it since.
+    connected: bool,
+    /// Compared since the last gap.
+    settled: bool,
+    pub run_seen: Option<u32>,
+    /// When the exchange of the keyspace was noticed whose place in the stream is awaited.
+    noticed: Option<u64>,
+}
+
+/// The tracker and the hub, and the book that is kept of them.
+pub struct Relay {
+    pub tracker: Tracker,
+    pub servers: Vec<Server>,
+    /// The number of the last view that the tracker knows.
+    pub viewed: u64,
+    pub hub: Hub,
+    pub open: bool,
+    /// When the loop turned last.
+    pub last: u64,
+    pub readers: Vec<Reader>,
+    pub book: Book,
+}
+
+impl Relay {
+    pub fn new(now: u64, detector: Settings, canary_limit_ms: u64) -> Relay {
+        let slot = Box::new(|key: &Key| slot(key.as_str()) as u16);
+        Relay {
+            tracker: Tracker::new(FleetSettings { detector, canary_limit_ms, slot }),
+            servers: Vec::new(),
+            viewed: 0,
+            hub: Hub::new(Time::from_ms(now), 64 * 64, Arc::new(Metrics::new())),
+            open: false,
+            last: now,
+            readers: Vec::new(),
+            book: Book::default(),
+        }
+    }
+
+    pub fn place_of(&self, id: LinkId) -> Option<usize> {
+        self.servers.iter().position(|server| server.id == id)
+    }
+}
+
+impl World {
+    /// The driver's loop wakes once.
+    pub fn wake(&mut self) {
+        self.relay.last = self.now;
+        for view in std::mem::take(&mut self.views) {
+            self.follow(view);
+        }
+        while let Some((at, feed)) = self.next_feed() {
+            self.take(at, feed);
+        }
+        self.handle(Notice::Due);
+        if self.relay.open && self.relay.readers.is_empty() {
+            self.add_readers();
+        }
+    }
+
+    fn follow(&mut self, view: View) {
+        if view.number <= self.relay.viewed {
+            return;
+        }
+        self.trail.note(self.now, format_args!("<- {view:?}"));
+        self.relay.viewed = view.number;
+        let fleet = self.fleet(&view);
+        self.handle(Notice::Topology(fleet));
+    }
+
+    fn fleet(&self, view: &View) -> Fleet {
+        let primary = |&node: &usize| {
+            let owned = (0..SLOTS).filter(|&slot| view.owners[slot] == node);
+            Primary {
+                id: if self.cluster.on { node.to_string() } else { String::new() },
+                name: node.to_string(),
+                addresses: vec![node.to_string()],
+                slots: owned.map(|slot| slot as u16..=slot as u16).collect(),
+            }
+        };
+        let slots = if self.cluster.on { SLOTS as u16 } else { 0 };
+        Fleet { slots, primaries: view.members.iter().map(primary).collect(), unknown: String::new() }
+    }
+
+    /// What has arrived, the earliest first.
+    fn next_feed(&mut self) -> Option<(usize, Feed)> {
+        let first = |server: &Server| {
+            let wire = server.link.wire.front().map(|(when, _)| (*when, true));
+            let reply = server.link.replies.keys().next().map(|&(when, _)| (when, false));
+            // Of two at once, what is in the stream.
+            [wire, reply].into_iter().flatten().min_by_key(|&(when, wire)| (when, !wire))
+        };
+        let servers = self.relay.servers.iter().enumerate();
+        let all = servers.filter_map(|(at, server)| first(server).map(|(when, wire)| (when, at, wire)));
+        let (_, at, wire) = all.min().filter(|&(when, ..)| when <= self.now)?;
+        let link = &mut self.relay.servers[at].link;
+        let feed = if wire {
+            link.wire.pop_front().map(|(_, feed)| feed)
+        } else {
+            link.replies.pop_first().map(|(_, feed)| feed)
+        };
+        feed.map(|feed| (at, feed))
+    }
+
+    fn handle(&mut self, notice: Notice) {
+        self.relay.tracker.handle(self.time(), notice);
+        self.settle();
+    }
+
+    fn take(&mut self, at: usize, feed: Feed) {
+        let server = &mut self.relay.servers[at];
+        let (id, broken) = (server.id, self.knobs.broken);
+        if !matches!(feed, Feed::Event(Message::Exchanged(_))) {
+            self.trail.note(self.now, format_args!("{id} <- {feed:?}"));
+        }
+        let notice = match feed {
+            Feed::Event(event) => return self.take_events(at, event),
+            Feed::Answers(batch, answers, redirections) => {
+                let elsewhere = |[place, slot, node]: [usize; 3]| Elsewhere {
+                    place,
+                    slot: slot as u16,
+                    address: node.to_string(),
+                };
+                LinkNotice::Answers(batch, answers, redirections.into_iter().map(elsewhere).collect())
+            }
+            Feed::Page(number, names, next) => LinkNotice::Page { number, names, next, likely: 0 },
+            Feed::Up(up) => return self.rise(at, &up),
+            Feed::Down => {
+                server.connected = false;
+                self.relay.book.exact = false;
+                if broken == Broken::GapsUnseen {
+                    return;
+                }
+                LinkNotice::Down(Cause::Connection, "cut".into())
+            }
+            Feed::Replaced(noticed) => {
+                server.noticed = Some(noticed);
+                if broken == Broken::ReplacedAtOnce {
+                    self.relay.tracker.events(Time::from_ms(self.now), id, std::iter::once(Event::Canary));
+                }
+                LinkNotice::Replaced
+            }
+        };
+        self.handle(Notice::Link(id, notice));
+    }
+
+    fn rise(&mut self, at: usize, up: &Up) {
+        let flushed = self.relay.servers[at].noticed.take().is_some() || up.flushed;
+        self.enter_up(at, up, flushed);
+        let broken = self.knobs.broken;
+        let silent = self.knobs.silent.any() && broken != Broken::NeverPolls;
+        let server = &mut self.relay.servers[at];
+        (server.connected, server.settled) = (true, false);
+        if broken == Broken::GapsUnseen && std::mem::replace(&mut server.link.told, true) {
+            return;
+        }
+        let number = if broken == Broken::RestartsUnseen { 0 } else { up.run };
+        let run = format!("run{}-{number}", server.node);
+        let (uptime_ms, flushed) = (up.uptime_ms, up.flushed);
+        let notice = LinkNotice::Up { run: &run, flushed, uptime_ms, silent, mark: 0 };
+        let id = server.id;
+        self.handle(Notice::Link(id, notice));
+    }
+
+    /// A chunk of what has arrived.
+    fn take_events(&mut self, at: usize, first: Message) {
+        let (mut chunk, most) = (vec![first], self.rng.usize(1..10));
+        let ready = |front: &mut (u64, Feed)| front.0 <= self.now && matches!(front.1, Feed::Event(_));
+        let server = &mut self.relay.servers[at];
+        while chunk.len() < most
+            && let Some((_, Feed::Event(event))) = server.link.wire.pop_front_if(ready)
+        {
+            self.trail.note(self.now, format_args!("<- {event:?}"));
+            chunk.push(event);
+        }
+        let (id, mut settled, replaced) = (server.id, server.settled, server.noticed.is_some());
+        for event in &chunk {
+            self.relay.book.record(event);
+            if !settled {
+                // What a gap hid may have been the last heartbeat before an eviction.
+                self.lost(event);
+            }
+            settled &= !(replaced && matches!(event, Message::Canary));
+        }
+        let (broken, clustered) = (self.knobs.broken, self.cluster.on);
+        let events = chunk.iter().filter_map(|event| match event {
+            Message::Set(key) => Some(Event::Key(Input::Renewed(key.as_bytes()))),
+            Message::Placed(key) => Some(Event::Key(Input::Placed(key.as_bytes()))),
+            Message::Ended(key, End::Deleted) if clustered && broken == Broken::DelBelieved => {
+                Some(Event::Key(Input::Ended(key.as_bytes(), End::Expired)))
+            }
+            Message::Ended(key, end) => Some(Event::Key(Input::Ended(key.as_bytes(), *end))),
+            Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
+            Message::Canary => Some(Event::Canary),
+            Message::Exchanged(_) => None,
+        });
+        self.relay.tracker.events(Time::from_ms(self.now), id, events);
+        self.settle();
+    }
+
+    /// Carries out what the tracker has decided.
+    pub fn drain(&mut self) {
+        let now = self.time();
+        let mut actions: Vec<_> = std::iter::from_fn(|| self.relay.tracker.poll(now)).collect();
+        if self.knobs.broken == Broken::LetsGoFirst {
+            let_go_first(&mut actions);
+        }
+        for action in actions {
+            self.trail.note(self.now, format_args!("-> {action:?}"));
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Changed(link, change, _) => self.change(link, &change),
+            Action::Ask(link, batch, keys) => {
+                let names = keys.iter().map(|key| key.as_str().to_owned()).collect();
+                self.order(link, Question::Ask(Ask::new(batch, names)));
+            }
+            Action::Scan(link, number, cursor) => self.order(link, Question::Scan(number, cursor)),
+            Action::Canary(link) => {
+                self.order(link, Question::Canary);
+                if self.knobs.broken == Broken::CanariesEchoed {
+                    self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
+                }
+            }
+            Action::Open { link, primary } => self.open(link, &primary),
+            Action::Close(link, cause) => self.close(link, cause),
+            Action::Forget(link) => {
+                if let Some(at) = self.relay.place_of(link) {
+                    self.drop_link(at);
+                    self.relay.servers.remove(at);
+                }
+            }
+            Action::Gap { link, cause, .. } => self.gap(link, cause),
+            Action::Compared { link, .. } => self.compared(link),
+            Action::Opened => {
+                self.relay.open = true;
+                self.relay.hub.open();
+            }
+            Action::Passed(_) | Action::EventLag(_) | Action::Servers | Action::Status(Err(_)) => {}
+            Action::Status(Ok(())) => {
+                if !self.relay.servers.iter().all(|server| server.settled) {
+                    self.fail("the status is up, and a server has yet to be compared".into());
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, id: LinkId, primary: &str) {
+        let node = primary.parse().unwrap_or(0);
+        let (link, run_seen, noticed) = (Link::default(), None, None);
+        self.relay.servers.push(Server {
+            id,
+            node,
+            link,
+            connected: false,
+            settled: false,
+            run_seen,
+            noticed,
+        });
+        self.later(1..3_000, Act::Connect(id));
+    }
+
+    fn close(&mut self, link: LinkId, cause: Cause) {
+        if self.quiet() {
+            self.fail(format!("nothing was late, and the stream is said to be dead ({cause:?})"));
+        }
+        if let Some(at) = self.relay.place_of(link) {
+            self.relay.servers[at].connected = false;
+            self.cut(at);
+        }
+    }
+
+    fn gap(&mut self, link: LinkId, cause: Cause) {
+        self.relay.book.exact = false;
+        let Some(at) = self.relay.place_of(link) else { return };
+        let server = &mut self.relay.servers[at];
+        server.settled = false;
+        if cause == Cause::Replaced {
+            // Not before what was found out until here is said.
+            self.relay.book.to_forgive = server.noticed.take().map(|noticed| (server.node, noticed));
+        }
+    }
+
+    fn compared(&mut self, link: LinkId) {
+        let Some(at) = self.relay.place_of(link) else { return };
+        let server = &mut self.relay.servers[at];
+        if std::mem::replace(&mut server.settled, true) || !server.connected {
+            self.fail(format!("{link} was compared without a gap, or without a connection"));
+        }
+    }
+
+    fn change(&mut self, link: LinkId, change: &Change) {
+        let user = change.key.user();
+        let (now, relay) = (self.time(), &mut self.relay);
+        let connected = relay.servers.iter().any(|server| server.id == link && server.connected);
+        let fresh = relay.book.note(link, change);
+        let timely =
+            change.at <= now && change.last_seen <= now && change.deadline.is_none_or(|at| at <= now);
+        let transition = relay.hub.apply(change);
+        // Keys change hands whether a server is in reach or not, but nobody comes or goes by that.
+        let up = connected || (self.cluster.on && transition.is_none());
+        if let Some(transition) = &transition {
+            relay.book.said.push((user.to_owned(), transition.online));
+            let seq = relay.hub.seq();
+            relay.readers.iter_mut().for_each(|reader| reader.note(seq, user, transition.online));
+        }
+        if !fresh || !timely || !up {
+            self.fail(format!("{change:?} with fresh={fresh} timely={timely} up={up}"));
+        }
+        // A session that ends while the steady one is not known yet: another server has it, and servers have no order
+        // between them, or no `set` is published, and the next poll finds it.
+        let unheard = (self.cluster.on || self.knobs.silent.any()) && change.key.as_str().ends_with("#b");
+        if transition.is_some_and(|transition| !transition.online) && !unheard {
+            self.check_blink(user);
+        }
+        self.check_count(change);
+    }
+}
+
+/// A key that changes hands ends at its old server before it comes to the new one.
+fn let_go_first(actions: &mut [Action]) {
+    for came in 0..actions.len() {
+        let Action::Changed(_, change, _) = &actions[came] else { continue };
+        if !change.live || change.reason != Reason::Reconciled {
+            continue;
+        }
+        let key = change.key.clone();
+        let went = actions.iter().skip(came).position(
+            |action| matches!(action, Action::Changed(_, change, _) if !change.live && change.key == key),
+        );
+        if let Some(went) = went {
+            actions.swap(came, came + went);
+        }
+    }
+}
