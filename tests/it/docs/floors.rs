@@ -20,7 +20,7 @@ const FLOORS: [&str; 7] = [
 /// The rooms of a folder, from the lowest floor to the highest. The folder's mod.rs is `mod`; without a line of its own it is
 /// above all rooms.
 const ROOMS: [(&str, &[&str]); 3] = [
-    ("presence", &["time key", "change slots canary sweeps", "table", "roster detector"]),
+    ("presence", &["time key", "change slots", "table", "roster detector", "tracker"]),
     ("redis", &["names tls url", "target", "resp", "cluster", "scan", "link", "inspect writer private"]),
     ("web", &["failure tls describe", "limits console", "access middleware listen", "app", "api stream"]),
 ];
