@@ -1,5 +1,6 @@
 //! The settings of a daemon, as decided after the command line was parsed, and every default.
 
+use crate::error::MAX_USERS;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -125,7 +126,7 @@ impl Limits {
         heartbeats_per_second: 20,
         keys_per_token: 64,
         redis_requests: 1_024,
-        users_per_request: 10_000,
+        users_per_request: MAX_USERS,
         watches_per_socket: 10_000,
         message_bytes: 64 * 1024,
         body_bytes: 4 * 1024 * 1024,

@@ -56,6 +56,9 @@ pub const MIN_TTL_MS: u64 = 100;
 /// The longest TTL that the daemon writes: one day, in milliseconds.
 pub const MAX_TTL_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// The maximum number of users in one request or message.
+pub const MAX_USERS: usize = 10_000;
+
 /// The codes on the wire. Programs depend on them, so they never change.
 #[allow(missing_docs)] // each is its own text
 pub mod code {

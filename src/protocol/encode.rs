@@ -1,4 +1,4 @@
-//! How the daemon writes its messages: states and transitions of the core as JSON.
+//! Encodes states and transitions of the core as JSON.
 
 use super::{ReasonWord, ServerMessage, State, TransitionObject, UserObject};
 use crate::error::Error;
@@ -53,7 +53,7 @@ impl ServerMessage {
         encode(self)
     }
 
-    /// The message for an error, in answer to the message that had `id`.
+    /// The message for an error, as answer to the message with `id`.
     pub fn error(id: Option<serde_json::Value>, error: &Error) -> ServerMessage {
         ServerMessage::Error { id, code: error.code().into(), message: error.to_string() }
     }
@@ -63,12 +63,12 @@ fn encode<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("these types have string keys and no fallible serializer")
 }
 
-/// One transition as JSON: encoded once, shared by all who watch the user.
+/// One transition as JSON: encoded once, shared by all watchers of the user.
 pub fn encode_transition(seq: u64, transition: &Transition) -> String {
     encode(&TransitionObject::new(seq, transition))
 }
 
-/// A `transitions` message of transitions that are JSON already, the last of which has number `seq`.
+/// A `transitions` message from transitions that are JSON already; the last one has the number `seq`.
 pub fn join_transitions<'a>(seq: u64, encoded: impl Iterator<Item = &'a str>) -> String {
     let mut text = format!(r#"{{"type":"transitions","seq":{seq},"transitions":["#);
     for (i, one) in encoded.enumerate() {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_what_the_interface_says() {
+    fn encoded_json_matches_the_interface() {
         let alice = Presence::Online { since: Time::from_ms(5), sessions: 2 };
         assert_eq!(
             encode(&UserObject::new("alice", alice, false)),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_transitions_are_a_message_that_can_be_read() {
+    fn joined_transitions_parse_as_one_message() {
         let one = [encode_transition(14, &transition(true)), encode_transition(15, &transition(false))];
         let text = join_transitions(15, one.iter().map(String::as_str));
         let ServerMessage::Transitions { seq, transitions } = serde_json::from_str(&text).unwrap() else {

@@ -1,4 +1,4 @@
-//! What the daemon sends and the client reads.
+//! The messages that the daemon sends and the client reads.
 
 #[cfg(feature = "daemon")]
 use super::schema;
@@ -17,14 +17,14 @@ pub enum UserObject {
         user: String,
         since_ms: u64,
         sessions: u32,
-        /// The server that would know is out of reach or not compared yet.
+        /// True while the Redis server of this user is unreachable or not reconciled.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
     },
     Offline {
         #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
         user: String,
-        /// Null where the daemon has not seen the user.
+        /// Null if the daemon has not seen the user.
         #[cfg_attr(feature = "daemon", schema(required = true))]
         last_seen_ms: Option<u64>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -33,12 +33,12 @@ pub enum UserObject {
 }
 
 impl UserObject {
-    /// Is the user online?
+    /// Whether the user is online.
     pub fn online(&self) -> bool {
         matches!(self, UserObject::Online { .. })
     }
 
-    /// The user's name.
+    /// The user name.
     pub fn user(&self) -> &str {
         match self {
             UserObject::Online { user, .. } | UserObject::Offline { user, .. } => user,
@@ -57,11 +57,11 @@ pub struct TransitionObject {
     #[cfg_attr(feature = "daemon", schema(inline))]
     pub state: State,
     pub at_ms: u64,
-    /// Of who is online.
+    /// Only with the state `online`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "daemon", schema(nullable = false))]
     pub since_ms: Option<u64>,
-    /// Of who is offline.
+    /// Only with the state `offline`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "daemon", schema(nullable = false))]
     pub last_seen_ms: Option<u64>,
@@ -79,7 +79,7 @@ pub enum State {
     Offline,
 }
 
-/// Why: a heartbeat, an expiry, a deletion, or found by comparison after a gap.
+/// The cause of a transition: a heartbeat, an expiry, a deletion, or reconciling after a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -91,7 +91,7 @@ pub enum ReasonWord {
     Reconciled,
 }
 
-/// Is Redis within reach, compared and proven?
+/// `up` while every Redis server is subscribed, reconciled and its event stream verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -101,7 +101,7 @@ pub enum RedisWord {
     Down,
 }
 
-/// What is said of a socket's token.
+/// The state of a socket's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -111,7 +111,7 @@ pub enum TokenWord {
     Renewed,
 }
 
-/// What the daemon sends over a WebSocket.
+/// A message that the daemon sends over a WebSocket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(ToSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -144,7 +144,7 @@ pub enum ServerMessage {
         redis: RedisWord,
         since_ms: u64,
     },
-    /// Of the token that the socket has shown: it runs out soon, or it was renewed.
+    /// The token of the socket expires soon, or was renewed.
     Token {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]

@@ -1,4 +1,4 @@
-//! What goes over the wire: the only place that knows JSON.
+//! Messages and bodies on the wire: the only place that knows JSON.
 
 #[cfg(feature = "daemon")]
 mod encode;
@@ -19,11 +19,11 @@ pub const SUBPROTOCOL: &str = "keybeat.v1";
 pub mod close {
     /// The daemon stops: reconnect with backoff and jitter.
     pub const GOING_AWAY: u16 = 1001;
-    /// A message over the limit: do not repeat it.
+    /// A message is over the limit: do not repeat it.
     pub const TOO_BIG: u16 = 1009;
     /// A limit of the daemon is reached: reconnect later.
     pub const TRY_LATER: u16 = 1013;
-    /// The token has run out, or its key is gone: renew it, then reconnect.
+    /// The token has expired, or its key was removed: renew it, then reconnect.
     pub const TOKEN_EXPIRED: u16 = 4001;
     /// The token does not allow this: give up.
     pub const FORBIDDEN: u16 = 4003;

@@ -1,4 +1,4 @@
-//! What the daemon reads: messages of clients, and bodies of requests and answers.
+//! Messages of clients, and bodies of requests and answers.
 
 use super::{UserObject, schema};
 use crate::error::Error;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// What a client sends over a WebSocket.
+/// A message that a client sends over a WebSocket.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -20,7 +20,7 @@ pub enum ClientMessage {
         all: bool,
         #[serde(default)]
         lossless: bool,
-        /// In place of what was watched by name so far.
+        /// Replaces all users that the socket has watched by name.
         #[serde(default)]
         replace: bool,
     },
@@ -45,7 +45,7 @@ pub enum ClientMessage {
     },
 }
 
-/// A text that is shown nowhere.
+/// A text that no log or debug output shows.
 #[derive(Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -57,12 +57,12 @@ impl std::fmt::Debug for Secret {
 }
 
 impl ClientMessage {
-    /// Reads a message; its `id` comes first, since an error's answer carries it too.
+    /// Parses a message. The `id` is returned separately, because an `error` repeats it, too.
     pub fn parse(text: &str) -> (Option<serde_json::Value>, Result<ClientMessage, Error>) {
         let value: serde_json::Value = match serde_json::from_str(text) {
             Ok(value) => value,
             Err(why) => {
-                return (None, Err(Error::InvalidJson(format!("this message is not JSON: {why}"))));
+                return (None, Err(Error::InvalidJson(format!("the message is not JSON: {why}"))));
             }
         };
         if !value.is_object() {
@@ -70,7 +70,7 @@ impl ClientMessage {
         }
         let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
         let message = serde_json::from_value(value)
-            .map_err(|why| Error::InvalidRequest(format!("this message cannot be read: {why}")));
+            .map_err(|why| Error::InvalidRequest(format!("the message cannot be parsed: {why}")));
         (id, message)
     }
 }
@@ -86,12 +86,12 @@ pub struct HeartbeatBody {
     pub ttl_ms: Option<u64>,
 }
 
-/// A whole number as JSON Schema has it: 30000.0 is one too, and what some languages write.
+/// An integer as JSON Schema defines it: 30000.0 is one, and some languages write it like this.
 fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
     let float = || number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=1e15).contains(float));
     let whole = number.as_u64().or_else(|| float().map(|float| float as u64));
-    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is no whole number of milliseconds")))
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not a whole number of milliseconds")))
 }
 
 /// Body of `POST /v1/heartbeats`.
@@ -102,7 +102,7 @@ pub struct HeartbeatsBody {
     pub users: Vec<HeartbeatItem>,
 }
 
-/// A user, or a user with a session and perhaps a TTL: `"alice"` or
+/// A user, or a user with an optional session and TTL: `"alice"` or
 /// `{"user":"alice","session":"phone","ttl_ms":30000}`.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "RawItem")]
@@ -127,7 +127,7 @@ impl ToSchema for HeartbeatItem {
     }
 }
 
-/// An item as it was sent. A map and not a struct, since serde would take a list for a struct.
+/// An item as sent. It is a map, because serde would accept a list for a struct.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "each user must be a string or an object {\"user\":…,\"session\":…}")]
 enum RawItem {
@@ -183,14 +183,14 @@ pub struct ListAnswer {
     pub next_cursor: Option<String>,
 }
 
-/// Every error's body.
+/// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ErrorBody {
     pub error: ErrorDetail,
 }
 
-/// What went wrong.
+/// The code and the text of an error.
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ErrorDetail {
@@ -201,12 +201,13 @@ pub struct ErrorDetail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::MAX_USERS;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     proptest! {
         #[test]
-        fn whatever_a_client_sends_is_read_or_refused(
+        fn any_client_message_is_parsed_or_refused(
             text in ".{0,80}",
             kind in "watch|unwatch|heartbeat|leave|ping|auth|.{0,6}",
             field in "users|all|lossless|replace|user|token|id",
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_read_or_refused_with_its_id() {
+    fn messages_are_parsed_with_their_id() {
         let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a"],"id":7}"#);
         assert_eq!(id, Some(7.into()));
         let users = Some(vec!["a".to_owned()]);
@@ -240,7 +241,17 @@ mod tests {
         }
     }
 
-    /// Values of any shape, with the words of the protocol among them.
+    /// utoipa takes only literals, so the limit stands in the schemas once more.
+    #[test]
+    fn schemas_have_the_limit_of_users() {
+        let schemas = [ClientMessage::schema(), HeartbeatsBody::schema(), QueryBody::schema()];
+        let text = serde_json::to_string(&schemas).unwrap();
+        let limits: Vec<&str> = text.split("\"maxItems\":").skip(1).collect();
+        assert_eq!(limits.len(), 4, "{text}");
+        assert!(limits.iter().all(|rest| rest.starts_with(&format!("{MAX_USERS}"))), "{text}");
+    }
+
+    /// Values of any shape, including words of the protocol.
     fn any_json() -> impl Strategy<Value = Value> {
         let word = "type|id|users|user|all|lossless|replace|token|session|ttl_ms|watch|heartbeat|auth|.{0,6}";
         let leaf = prop_oneof![
@@ -261,7 +272,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_make_the_parsers_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let text = String::from_utf8_lossy(&bytes);
             let (id, message) = ClientMessage::parse(&text);
             prop_assert!(id.is_none() || message.is_ok() || text.contains("id"));
@@ -271,18 +282,18 @@ mod tests {
         }
 
         #[test]
-        fn any_json_is_read_or_refused_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..6) {
+        fn any_json_is_parsed_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..6) {
             let (_, message) = ClientMessage::parse(&value.to_string());
             prop_assert!(message.is_err() || value.is_object());
             let _ = serde_json::from_value::<HeartbeatItem>(value.clone());
             let _ = serde_json::from_value::<HeartbeatBody>(value.clone());
-            // With a type that is known, and an id.
+            // The same with a known type and an id.
             let mut fields = value.as_object().cloned().unwrap_or_default();
             fields.insert("users".into(), value);
             fields.insert("id".into(), json!(id));
             fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth", "ping"][kind]));
-            let (told, message) = ClientMessage::parse(&Value::Object(fields).to_string());
-            prop_assert_eq!(told, Some(json!(id)));
+            let (answered, message) = ClientMessage::parse(&Value::Object(fields).to_string());
+            prop_assert_eq!(answered, Some(json!(id)));
             let kinds = message.map_or(kind, |message| match message {
                 ClientMessage::Watch { .. } => 0,
                 ClientMessage::Unwatch { .. } => 1,
