@@ -1,10 +1,9 @@
-//! The fence rule, proven by every interleaving: two sessions, six operations, fences and answers,
-//! an event stream that lags by more than the TTL included.
+//! The fence rule under every interleaving of two sessions, six operations, fences and answers,
+//! including event streams that lag by more than the TTL.
 //!
-//! A tiny Redis executes operations; its events, the detector's questions and the answers then wait,
-//! and at each step any of them may be the next to move. Whatever the order, the detector must say
-//! exactly what Redis did, key by key, never ahead of it and nothing else. States that were reached
-//! before by another way are not walked again.
+//! A tiny Redis executes the operations. Its events, the detector's questions and the answers then wait,
+//! and any of them may move next. In every order the detector must report exactly what Redis did, key by
+//! key, never before Redis did it. A state that another order reached before is not explored again.
 
 use super::*;
 use std::collections::{BTreeMap, HashSet};
@@ -32,7 +31,7 @@ struct World {
     now: u64,
     /// Redis: the live keys and their deadlines; one that has passed is deleted on access.
     keys: BTreeMap<usize, u64>,
-    /// What Redis did and the detector has not said yet.
+    /// What Redis did and the detector has not reported.
     owed: VecDeque<(usize, bool)>,
     stream: VecDeque<Event>,
     questions: VecDeque<Question>,
@@ -44,9 +43,9 @@ struct World {
 enum Step {
     Set(usize),
     Delete(usize),
-    /// More than a TTL goes by.
+    /// More than one TTL passes.
     Tick,
-    /// Redis deletes what has run out, as its own sweep would.
+    /// Redis deletes expired keys, as its background cycle would.
     Sweep,
     Ask,
     Deliver,
@@ -93,7 +92,7 @@ impl World {
             match output {
                 Output::Changed(change) => {
                     let key = KEYS.iter().position(|&key| key == change.key.as_str()).unwrap();
-                    assert_eq!(self.owed.pop_front(), Some((key, change.live)), "said, but not done");
+                    assert_eq!(self.owed.pop_front(), Some((key, change.live)), "reported, but not done");
                 }
                 Output::Ask(id, keys) => {
                     self.answers.insert(id, (keys.len(), Vec::new()));
@@ -111,12 +110,12 @@ impl World {
         }
     }
 
-    /// Whatever can move next; operations only while some are left.
+    /// Everything that can move next; operations only while some are left.
     fn steps(&self, operations: usize) -> Vec<Step> {
         let mut steps = Vec::new();
         if operations > 0 {
             steps.extend([Step::Set(0), Step::Set(1)]);
-            // The others where they change anything.
+            // The others only if they change anything.
             let ran_out = |&deadline: &u64| deadline < self.now;
             if self.keys.contains_key(&0) {
                 steps.push(Step::Delete(0));
@@ -182,14 +181,14 @@ impl World {
         }
     }
 
-    /// Nothing more is done; everything under way arrives and time goes on until nobody is left.
+    /// No more operations: everything under way arrives, and time passes until no key is left.
     fn come_to_rest(&mut self) {
         for _ in 0..200 {
             while let Some(&step) = self.steps(0).first() {
                 self.walk(step);
             }
             if self.detector.counts().keys == 0 && self.keys.is_empty() {
-                assert!(self.owed.is_empty(), "done, but never said: {:?}", self.owed);
+                assert!(self.owed.is_empty(), "done, but never reported: {:?}", self.owed);
                 assert_eq!(self.detector.table.len(), 0, "a slot was not given back");
                 return;
             }
@@ -229,13 +228,13 @@ fn explore(world: &World, operations: usize, seen: &mut HashSet<u64>, trail: &mu
     }
 }
 
-/// Prints the way to a failure, which the panic alone would not tell.
+/// Prints the steps that led to a failure; the panic message does not contain them.
 struct Trail(Vec<Step>);
 
 impl Drop for Trail {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the way to the failure: {:?}", self.0);
+            eprintln!("steps to the failure: {:?}", self.0);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A slot that migrates between two servers of a model cluster, key by key, while its users beat: two detectors,
-//! one roster, and events and answers that are late each in its own way.
+//! A slot migrates between two servers of a model cluster, key by key, while its users send heartbeats: two
+//! detectors, one roster, and independent delays of events and answers.
 //!
-//! Nobody is said to come or go more often than they did, so a user who beats steadily never goes offline and
-//! one who dies does so once; and when all has arrived, the belief is what the cluster holds.
+//! No user comes or goes more often in the reports than in the cluster. So a user with steady heartbeats never goes
+//! offline, and one who dies goes offline once. When everything has arrived, the belief is what the cluster holds.
 
 use super::*;
 use crate::presence::{Presence, Roster};
@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 
 const TTL: u64 = 1_000;
 const USERS: usize = 3;
-/// Time goes by in steps of this.
+/// The step in which time passes, in milliseconds.
 const STEP_MS: u64 = 50;
-/// Longer than the way of an event, a question about it, and its answer.
+/// Longer than the delay of an event, a question about it, and its answer.
 const SETTLES_MS: u64 = 1_500;
-/// The user 0 beats in every step.
+/// User 0 sends a heartbeat in every step.
 const STEADY: usize = 0;
 
 #[derive(Debug, Clone)]
@@ -28,11 +28,11 @@ enum Op {
     /// The slot begins to migrate to the other server.
     Begin,
     Migrate(usize),
-    /// What is left migrates, and the slot belongs to the other server.
+    /// The remaining keys migrate, and the other server owns the slot.
     Finish,
-    /// A server's events on their way are lost, and the link says so.
+    /// A server's events under way are lost, and the link reports a gap.
     Lose(usize),
-    /// The link to a server is cut for so long.
+    /// The link to a server is cut for this many milliseconds.
     Cut(usize, u64),
     /// The driver knows which server owns the slot, or does not.
     Map(bool),

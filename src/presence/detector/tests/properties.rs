@@ -1,8 +1,8 @@
 //! Random histories against a slow and obvious model of Redis, faults included.
 //!
-//! While nothing is lost, the detector must say exactly what Redis did. When events are lost, servers go
-//! away, restart or are flushed, it must still never say the same of a key twice, must never call one
-//! offline whose program keeps beating, and once all is healed must believe exactly what Redis holds.
+//! Without loss, the detector must report exactly what Redis did. When events are lost, or servers disappear,
+//! restart or are flushed, it must never report the same change of a key twice, never report a user offline whose
+//! program keeps sending heartbeats, and after recovery believe exactly what Redis holds.
 
 use super::*;
 use proptest::prelude::*;
@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 
 const TTL: u64 = 1_000;
 const KEYS: usize = 4;
-/// How often a server that does not tell of each `set` is swept.
+/// The interval between sweeps of a server that does not report each `set`, in milliseconds.
 const SWEEP_MS: u64 = 300;
-/// Renewed in every step, but for half a TTL after a restart: never to be seen offline.
+/// Renewed in every step, except for half a TTL after a restart: must never go offline.
 const STEADY: &str = "steady";
 
 #[derive(Debug, Clone)]
@@ -24,20 +24,20 @@ enum Op {
     Persist(usize),
     Evict(usize),
     Wait(u64),
-    /// Delivers so many events; what is still on its way lags.
+    /// Delivers this many events; the others lag.
     Deliver(usize),
-    /// Loses what is on its way, and says so.
+    /// Loses the events under way, and reports a gap.
     Lose,
-    /// The connection is lost for so long, the server is not.
+    /// The connection is lost for this many milliseconds; the server keeps running.
     Cut(u64),
-    /// The server restarts after so long, with or without its data.
+    /// The server restarts after this many milliseconds, empty (`true`) or with its data.
     Restart(bool, u64),
     Flush,
-    /// The daemon is another one, which knows nothing.
+    /// A new daemon starts without any state.
     Daemon,
 }
 
-/// Nothing is lost, though it may be late.
+/// Nothing is lost, but events may be late.
 fn quiet_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (0..KEYS).prop_map(Op::Set),
@@ -61,13 +61,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What the server tells of.
+/// The events that the server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hears {
     All,
-    /// Only of what ran out.
+    /// Only `expired`.
     Expired,
-    /// Of no key: only fences come.
+    /// No keyspace event: only fences.
     Nothing,
 }
 
@@ -92,9 +92,9 @@ struct World {
     runs: u32,
     /// When the server was started.
     started: u64,
-    /// Until when the steady user does not beat.
+    /// The steady user sends no heartbeat until then.
     pause_until: u64,
-    /// What was said last of each key.
+    /// The last report of each key.
     said: HashMap<String, bool>,
     log: Vec<(String, bool)>,
     truth: Vec<(String, bool)>,
@@ -144,7 +144,7 @@ impl World {
                 Output::Changed(change) => {
                     let key = change.key.as_str().to_owned();
                     let before = self.said.insert(key.clone(), change.live).unwrap_or(false);
-                    assert_ne!(before, change.live, "{key} was said twice");
+                    assert_ne!(before, change.live, "{key} was reported twice");
                     assert!(change.at <= now && change.last_seen <= now, "{change:?} at {now:?}");
                     assert!(change.live || key != STEADY, "a steady user blinked: {change:?} at {now:?}");
                     self.log.push((key, change.live));
@@ -174,7 +174,7 @@ impl World {
         }
     }
 
-    /// The answers come at once and so overtake every event that is still on its way.
+    /// The answers arrive at once and overtake every event under way.
     fn ask(&mut self, id: BatchId, keys: &[Key]) {
         self.publish(Event::Fence(id, Side::Open));
         let mut answers = Vec::new();
@@ -232,7 +232,7 @@ impl World {
 
     fn connect(&mut self, flushed: bool) {
         self.connected = true;
-        // A new subscription hears only what is new.
+        // A new subscription receives only new events.
         self.stream.clear();
         let run = format!("run{}", self.runs);
         let uptime_ms = self.now - self.started;
@@ -245,7 +245,7 @@ impl World {
         self.feed(Input::Down);
     }
 
-    /// Time goes by in small steps; the steady user beats, and a due detector is told so.
+    /// Time passes in small steps; the steady user sends heartbeats, and a detector that is due gets its input.
     fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
             self.now = (self.now / 50 + 1) * 50;
@@ -303,7 +303,7 @@ impl World {
                 self.started = self.now;
                 self.pause_until = self.now + TTL / 2;
                 let now = self.now;
-                // What ran out while the server was down is not loaded again.
+                // Keys that expired while the server was down are not loaded.
                 self.keys.retain(|_, deadline| *deadline >= now);
                 self.runs += 1;
                 self.connect(false);
@@ -322,7 +322,7 @@ impl World {
         }
     }
 
-    /// No faults any more: everything arrives, and time goes on past every deadline and credit.
+    /// No more faults: everything arrives, and time passes beyond every deadline and grant.
     fn heal(&mut self) {
         for _ in 0..(TTL * 8 / 50) {
             while self.deliver() {}
@@ -369,7 +369,7 @@ proptest! {
     fn without_loss_reports_what_redis_did(ops in prop::collection::vec(quiet_op(), 0..80)) {
         let mut world = run(Hears::All, &ops);
         let said = world.log.len();
-        prop_assert_eq!(&world.log[..], &world.truth[..said], "said what had not been done");
+        prop_assert_eq!(&world.log[..], &world.truth[..said], "reported what Redis had not done");
         world.heal();
         prop_assert_eq!(&world.log, &world.truth);
     }
