@@ -41,7 +41,8 @@ pub async fn measure(site: &mut Site, report: &Report, count: usize, lasts: Dura
         "daemon's memory per stream",
     ]);
     site.restart().await?;
-    // The history begins with the first stream, and is no cost of the others.
+    // The history begins with the first stream, and is no cost of the others. A stream gives a sign of life every
+    // 10 to 15 s, also without transitions: with less than --seconds 30s that part is not the same in each run.
     let first = open(site, 1).await?;
     let before = row(site, report, 0, None, lasts).await?;
     let memory = site.memory();

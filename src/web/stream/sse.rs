@@ -31,9 +31,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-/// A stream with nothing to send sends an id or a comment this often, so that nothing on the way takes it for
-/// dead.
+/// A stream with nothing to send sends an id or a comment at least this often, so that nothing on the way takes it
+/// for dead.
 const ALIVE: Duration = Duration::from_secs(15);
+
+/// When a stream that sends something now has to give its next sign of life: up to a third earlier at random, so
+/// that streams which opened together do not stay together.
+fn alive_at() -> Instant {
+    Instant::now() + ALIVE.mul_f64(1.0 - fastrand::f64() / 3.0)
+}
 
 /// Whom a stream watches.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,8 +164,7 @@ impl EventStream {
                 Wanted::Users(users) => reader.watch(users, None, CHUNK),
             })
         });
-        let alive_at = Instant::now() + ALIVE;
-        EventStream { reader, rare, snapshot, missed, queue, sent, alive_at, cut: None }
+        EventStream { reader, rare, snapshot, missed, queue, sent, alive_at: alive_at(), cut: None }
     }
 
     /// The next event; none once the stream has ended.
@@ -167,7 +172,7 @@ impl EventStream {
         loop {
             while self.queue.is_empty() && self.cut.is_none() && self.fill() {}
             if let Some(event) = self.queue.pop_front() {
-                self.alive_at = Instant::now() + ALIVE;
+                self.alive_at = alive_at();
                 return Some(event);
             }
             if self.cut.is_some() {
