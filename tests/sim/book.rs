@@ -1,6 +1,6 @@
 //! The book that is kept of the daemon: what it said, what it should have said, and what it may be excused.
 
-use super::link::Up;
+use super::link::{Link, Up};
 use super::redis::{Event, NEVER};
 use super::world::{TAINT_MS, World};
 use keybeat::presence::{Change, End};
@@ -116,7 +116,8 @@ impl World {
 
     /// Is each server compared, and its stream alive?
     fn hears_all(&self) -> bool {
-        let deaf = self.relay.servers.iter().any(|server| server.link.deaf.is_some());
+        let deaf = |link: &Link| link.deaf.is_some() || link.was_deaf.is_some();
+        let deaf = self.relay.servers.iter().any(|server| deaf(&server.link));
         self.relay.tracker.settled() && !deaf
     }
 

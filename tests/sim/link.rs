@@ -80,6 +80,8 @@ pub struct Link {
     pub lag: (u64, u64),
     /// What no longer arrives, though the connection looks alive.
     pub deaf: Option<Deaf>,
+    /// The connection that was made then follows a deaf one, and the daemon has yet to hear of it.
+    pub was_deaf: Option<u64>,
     /// The next connection lasts for no more than so long, in milliseconds.
     pub short: Option<u64>,
     /// A relay that hides gaps has reported it once.
@@ -307,7 +309,8 @@ impl World {
         }
         self.epochs += 1;
         let (node, link) = (&mut self.nodes[number], &mut self.relay.servers[at].link);
-        (link.on, link.epoch, link.deaf) = (true, self.epochs, None);
+        (link.on, link.epoch) = (true, self.epochs);
+        link.was_deaf = link.deaf.take().map(|_| now).or(link.was_deaf);
         let short = link.short.take();
         let same = link.last_run.replace(node.run) == Some(node.run);
         // INFO tells whole seconds.

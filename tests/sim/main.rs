@@ -115,7 +115,8 @@ fn one_seed_gives_one_run() {
 }
 
 /// Seeds that once found a fault.
-const FOUND: [u64; 3] = [2601290503133509578, 10616702476772897011, 17577835325271908578];
+const FOUND: [u64; 4] =
+    [2601290503133509578, 10616702476772897011, 17577835325271908578, 5498828392587265041];
 
 #[test]
 fn fixed_seeds_hold_every_rule() {

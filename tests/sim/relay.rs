@@ -172,6 +172,7 @@ impl World {
         let silent = self.knobs.silent.any() && broken != Broken::NeverPolls;
         let server = &mut self.relay.servers[at];
         (server.connected, server.settled) = (true, false);
+        server.link.was_deaf = server.link.was_deaf.filter(|&when| up.at < when);
         if broken == Broken::GapsUnseen && std::mem::replace(&mut server.link.told, true) {
             return;
         }

@@ -229,6 +229,7 @@ impl Slot {
         // A pending answer may be older than the key's arrival.
         self.flags.put(Flags::OVERTAKEN, self.batch != 0);
         if self.is_live() {
+            self.adopt_grant(moved);
             self.last_seen = self.last_seen.max(moved.last_seen);
             return None;
         }
@@ -238,6 +239,16 @@ impl Slot {
         self.flags.put(Flags::GRANTED, moved.granted && !self.is_immortal());
         self.flags.put(Flags::LEAST, moved.ttl_ms != 0);
         Some(self.revive(now, Reason::Reconciled))
+    }
+
+    /// A key that is live here too: a grant of the other server counts, if the last heartbeat was there.
+    fn adopt_grant(&mut self, moved: &Moved) {
+        let newer = moved.last_seen >= self.last_seen && moved.deadline != Time::NEVER;
+        if moved.granted && newer && !self.is_immortal() {
+            self.deadline = self.deadline.max(moved.deadline);
+            self.flags.put(Flags::GRANTED, true);
+            self.put_doubt(self.is_doubted());
+        }
     }
 
     /// Its server leaves the cluster.

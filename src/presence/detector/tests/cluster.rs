@@ -159,3 +159,18 @@ fn overtaken_answer_still_confirms_an_adopted_key() {
         "0 reconciled; 20 +a Reconciled seen 5; 20 ask a; 21 ask a; 23 -a Expired at 23 seen 21",
     );
 }
+
+#[test]
+fn grant_of_the_other_server_counts_for_a_live_key() {
+    // The key moved away, was renewed and evicted there, and comes back: its absence here proves nothing.
+    check(
+        "0 up r; 0 page; 1 set a; 2 answered a=29; 20 doubted a; 21 adopted a 10 40 granted; 22 answered a=-; \
+         23 answered a=-; 41 due; 42 answered a=-",
+        "0 reconciled; 1 +a Heartbeat seen 1; 1 ask a; 20 ask a; 22 ask a; 41 ask a; 42 -a Expired at 40 seen 10",
+    );
+    // A heartbeat that was heard here later decides.
+    check(
+        "0 up r; 0 page; 1 set a; 2 answered a=29; 20 set a; 21 adopted a 10 40 granted; 22 answered a=-",
+        "0 reconciled; 1 +a Heartbeat seen 1; 1 ask a; 21 ask a; 22 -a Reconciled at 22 seen 20",
+    );
+}
