@@ -1,4 +1,4 @@
-//! TLS to Redis, where the system's own authorities do not do.
+//! TLS to Redis with certificates that the user names.
 
 use crate::certificates::{certificates, roots};
 use anyhow::{Context, Result};
@@ -12,20 +12,23 @@ use std::sync::Arc;
 
 /// Files in PEM.
 #[derive(Debug, Clone, Default)]
-pub struct TlsFiles {
-    /// Who has signed the server's certificate; without it, the system's authorities.
+pub struct RedisTlsFiles {
+    /// The authorities of the server's certificate; without it, the system's authorities.
     pub ca: Option<PathBuf>,
-    /// Our own certificate and its key, for a server that asks for one.
+    /// Our certificate and its key, for a server that requires one.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
-impl TlsFiles {
-    /// Is there anything that fred would not do by itself?
+impl RedisTlsFiles {
+    /// Did the user name no file?
     pub fn is_empty(&self) -> bool {
         self.ca.is_none() && self.own.is_none()
     }
 
-    /// What fred connects with.
+    /// The configuration of connections.
+    ///
+    /// # Errors
+    /// A file cannot be read, or certificate and key do not match.
     pub fn config(&self) -> Result<TlsConfig> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?

@@ -80,7 +80,7 @@ async fn sweeps_find_what_is_not_told(classes: &str) {
     let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST), "--ttl", "20s"]).await;
     let stats = daemon.get("/v1/stats").await;
     assert_eq!((&stats["redis"]["mode"], &stats["redis"]["swept_servers"]), (&json!("sweeps"), &json!(1)));
-    assert!(daemon.log().contains("looked for by SCAN"), "{}", daemon.log());
+    assert!(daemon.log().contains("with SCAN"), "{}", daemon.log());
     let (mut socket, _) = daemon.watch_all().await;
     redis.call(&["SET", "presence:alice", "1", "PX", "700"]);
     assert_eq!(socket.transitions().await[0]["state"], "online");
