@@ -30,7 +30,8 @@ impl Target {
         let checked = url::check(url).with_context(|| format!("the Redis URL {shown} is not valid"))?;
         let config = Config::from_url(&checked.url)
             .with_context(|| format!("the Redis URL {shown} cannot be parsed; {}", url::FORMS))?;
-        let config = Config { database: checked.db.or(config.database), ..config };
+        let mut config = Config { database: checked.db.or(config.database), ..config };
+        remove_brackets(&mut config.server);
         Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
     }
 
@@ -98,7 +99,12 @@ impl Target {
 
     /// One server at this address, with the same login, database and TLS.
     pub(super) fn at(&self, host: String, port: u16) -> Target {
-        let shown = format!("redis://{host}:{port}");
+        // An IPv6 address stands in brackets in a URL.
+        let shown = if host.contains(':') {
+            format!("redis://[{host}]:{port}")
+        } else {
+            format!("redis://{host}:{port}")
+        };
         let server = ServerConfig::Centralized { server: Server::new(host, port) };
         Target { config: Config { server, ..self.config.clone() }, shown }
     }
@@ -116,6 +122,21 @@ impl Target {
     /// The error of a server that did not answer in time.
     pub(super) fn silent(&self) -> anyhow::Error {
         anyhow!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown)
+    }
+}
+
+/// An IPv6 address stands in brackets in a URL, but not where the system connects to it.
+fn remove_brackets(server: &mut ServerConfig) {
+    let servers = match server {
+        ServerConfig::Centralized { server } => std::slice::from_mut(server),
+        ServerConfig::Clustered { hosts, .. } | ServerConfig::Sentinel { hosts, .. } => hosts,
+        ServerConfig::Unix { .. } => return,
+    };
+    for server in servers {
+        let inner = server.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some(inner) = inner.map(str::to_owned) {
+            server.host = inner.into();
+        }
     }
 }
 
@@ -147,6 +168,16 @@ fn redacted(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ipv6_addresses_lose_their_brackets() {
+        let target = Target::parse("redis://[::1]:6380/3").unwrap();
+        let ServerConfig::Centralized { server } = &target.config().server else { panic!("one server") };
+        assert_eq!((&*server.host, server.port, target.shown()), ("::1", 6380, "redis://[::1]:6380/3"));
+        let cluster = Target::parse("redis-cluster://[::1]:1").unwrap();
+        assert_eq!(cluster.cluster_seeds().unwrap(), [("::1".to_owned(), 1)]);
+        assert_eq!(target.at("::1".into(), 7).shown(), "redis://[::1]:7");
+    }
 
     #[test]
     fn urls_are_parsed_and_redacted() {

@@ -185,3 +185,12 @@ async fn one_node_of_several_is_refused_with_the_url_of_all() {
     let wanted = format!("--redis redis-cluster://127.0.0.1:{port}");
     until("the cause names the URL", async || daemon.not_ready().await.contains(&wanted).then_some(())).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ipv6_address_is_followed() {
+    let redis = Redis::start();
+    assert_eq!(redis.call(&["CONFIG", "SET", "bind", "127.0.0.1 ::1"]).as_text(), "OK");
+    let daemon = Daemon::with(&["--redis", &format!("redis://[::1]:{}", redis.port)]).await;
+    assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
+    daemon.until_state("alice", "online").await;
+}
