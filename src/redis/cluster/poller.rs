@@ -1,15 +1,16 @@
 //! Follows a Redis: polls the nodes of a cluster, and publishes its topology when it changes.
 //!
 //! Every poll asks all nodes: a frozen node does not answer, and a node that was cut off answers with what was true
-//! before. The newest view counts (see [`ClusterView::rank`]), and no older view after it.
+//! before. The newest view counts, and no older view after it (see [`AcceptedView`]).
 
+use crate::redis::cluster::addresses::ReachedNodes;
 use crate::redis::cluster::topology::{SLOTS, Topology};
-use crate::redis::cluster::view::{AcceptedView, ClusterView};
+use crate::redis::cluster::view::{AcceptedView, ClusterView, NodeAddress};
 use crate::redis::info::Info;
 use crate::redis::resp::client::RespClient;
 use crate::redis::target::Target;
 use anyhow::{Context, Result, anyhow, bail};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -51,30 +52,29 @@ pub fn follow(target: &Target) -> Followed {
 /// No node answered, or the cluster is down.
 pub async fn primaries(target: &Target) -> Result<Topology> {
     let Some(seeds) = target.cluster_seeds() else { return Ok(Topology::one(target.clone())) };
-    let view = ClusterPoller::new(target.clone(), seeds).newest_view().await?;
-    Ok(view.topology(target))
+    ClusterPoller::new(target.clone(), seeds).refresh().await
 }
 
 /// Polls all nodes of a cluster.
 struct ClusterPoller {
     target: Target,
-    seeds: Vec<(String, u16)>,
-    clients: BTreeMap<(String, u16), RespClient>,
+    seeds: Vec<NodeAddress>,
+    clients: BTreeMap<NodeAddress, RespClient>,
     accepted: AcceptedView,
+    nodes: ReachedNodes,
 }
 
 impl ClusterPoller {
-    fn new(target: Target, seeds: Vec<(String, u16)>) -> ClusterPoller {
-        ClusterPoller { target, seeds, clients: BTreeMap::new(), accepted: AcceptedView::default() }
+    fn new(target: Target, seeds: Vec<NodeAddress>) -> ClusterPoller {
+        let (accepted, nodes) = (AcceptedView::default(), ReachedNodes::default());
+        ClusterPoller { target, seeds, clients: BTreeMap::new(), accepted, nodes }
     }
 
     /// Polls until nobody receives the topology any more.
     async fn run(mut self, sender: watch::Sender<Arc<Topology>>) {
         while !sender.is_closed() {
-            let next = match self.newest_view().await {
-                Ok(view) => {
-                    self.accepted.accept(view, Instant::now()).map(|view| view.topology(&self.target))
-                }
+            let next = match self.refresh().await {
+                Ok(topology) => Some(topology),
                 Err(why) => {
                     debug!("the cluster cannot be polled: {why:#}");
                     let unknown = format!("{why:#}");
@@ -90,10 +90,20 @@ impl ClusterPoller {
         }
     }
 
-    /// The newest view that any node has now.
-    async fn newest_view(&mut self) -> Result<ClusterView> {
-        let places: BTreeSet<(String, u16)> =
-            self.seeds.iter().cloned().chain(self.accepted.places()).collect();
+    /// The topology now. Polls a second time if the first poll found nodes that it had not tried.
+    async fn refresh(&mut self) -> Result<Topology> {
+        self.poll_all().await?;
+        if !self.nodes.is_complete(&self.accepted) {
+            self.poll_all().await?;
+        }
+        let view = self.accepted.view().context("the cluster has no view")?;
+        Ok(view.topology(&self.target, self.nodes.by_id()))
+    }
+
+    /// Polls all nodes, and accepts the newest view.
+    async fn poll_all(&mut self) -> Result<()> {
+        let mut places = self.nodes.to_poll(&self.accepted);
+        places.extend(self.seeds.iter().cloned());
         // The connections to other places end here.
         let mut held = std::mem::take(&mut self.clients);
         let mut polls = JoinSet::new();
@@ -105,24 +115,27 @@ impl ClusterPoller {
                 (place, answer.unwrap_or_else(|_| Err(anyhow!("{} did not answer", target.shown()))))
             });
         }
-        let mut newest: Option<ClusterView> = None;
+        let (mut views, mut answers) = (Vec::new(), BTreeMap::new());
         let mut last = anyhow!("{} does not name a node", self.target.shown());
         while let Some(Ok((place, answer))) = polls.join_next().await {
             match answer {
                 Ok((client, view)) => {
+                    answers.extend(view.myself().map(|id| (place.clone(), id.to_owned())));
                     self.clients.insert(place, client);
-                    if newest.as_ref().is_none_or(|newest| view.rank() > newest.rank()) {
-                        newest = Some(view);
-                    }
+                    views.push(view);
                 }
                 Err(why) => last = why,
             }
         }
-        let newest = newest.ok_or(last)?;
-        if !newest.ok {
+        if views.is_empty() {
+            return Err(last);
+        }
+        if !views.iter().any(|view| view.ok) {
             bail!("the cluster is down: its cluster_state is not ok");
         }
-        Ok(newest)
+        self.accepted.accept(&views, Instant::now());
+        self.nodes.update(&self.accepted, &answers, &self.seeds);
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Node {
     pub id: String,
     /// How to connect to it.
     pub target: Target,
-    /// The addresses that redirections may use for it, each `HOST:PORT`.
+    /// The addresses that redirections may use for it, each `HOST:PORT`; first the one of `target`.
     pub addresses: Vec<String>,
     /// The slots that it owns.
     pub slots: Vec<RangeInclusive<u16>>,
@@ -97,9 +97,12 @@ impl Topology {
         self.nodes.iter().find(|node| node.owns(slot))
     }
 
-    /// The node that a redirection names.
+    /// The node that a redirection names. The address that a node is reached at counts before those that it only
+    /// announces: another node may have had them.
     pub fn at(&self, address: &str) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.addresses.iter().any(|held| held == address))
+        let reached =
+            self.nodes.iter().find(|node| node.addresses.first().is_some_and(|held| held == address));
+        reached.or_else(|| self.nodes.iter().find(|node| node.addresses.iter().any(|held| held == address)))
     }
 
     /// How many slots have no owner.

@@ -48,8 +48,8 @@ pub struct Store {
     metrics: Arc<Metrics>,
 }
 
-/// A lane, and the addresses of its node.
-type Led = (Vec<String>, Arc<Lane>);
+/// A lane, and the URL that it leads to.
+type Led = (String, Arc<Lane>);
 
 /// One command of one key.
 #[derive(Clone)]
@@ -160,14 +160,13 @@ impl Store {
     /// A lane to each server. Lanes to servers that are gone end.
     fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let same =
-            |id: &str, at: &[String]| topology.nodes.iter().any(|node| node.id == id && node.addresses == at);
+        let same = |id: &str, at: &str| topology.nodes.iter().any(|node| node.id == id && node.shown() == at);
         lanes.retain(|id, (at, _)| same(id, at));
         for node in &topology.nodes {
             lanes.entry(node.id.clone()).or_insert_with(|| {
                 let lane =
                     if topology.clustered { Lane::to(&node.target) } else { Lane::new(self.primary.clone()) };
-                (node.addresses.clone(), Arc::new(lane))
+                (node.shown().to_owned(), Arc::new(lane))
             });
         }
         lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()
