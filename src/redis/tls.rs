@@ -1,12 +1,10 @@
 //! TLS to Redis with certificates that the user names.
 
-use crate::certificates::{certificates, roots};
+use crate::certificates::{certificates, private_key, roots};
 use anyhow::{Context, Result};
 use fred::types::config::{TlsConfig, TlsConnector};
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,14 +33,11 @@ impl RedisTlsFiles {
             .with_root_certificates(roots(self.ca.as_deref(), "--redis-ca")?);
         let config = match &self.own {
             None => builder.with_no_client_auth(),
-            Some((cert, key)) => {
-                let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
-                    format!("--redis-key {} has no private key in PEM that can be read", key.display())
-                })?;
-                builder
-                    .with_client_auth_cert(certificates(cert, "--redis-cert")?, private)
-                    .with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?
-            }
+            Some((cert, key)) => builder
+                .with_client_auth_cert(certificates(cert, "--redis-cert")?, private_key(key, "--redis-key")?)
+                .with_context(|| {
+                    format!("{} and {} do not belong together", cert.display(), key.display())
+                })?,
         };
         Ok(TlsConnector::from(config).into())
     }

@@ -11,6 +11,7 @@ mod lane;
 pub use connection::WriteConnection;
 
 use crate::error::Error;
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::presence::Key;
 use crate::redis::cluster::{self, Node, Topology};
@@ -159,7 +160,7 @@ impl Store {
 
     /// A lane to each server. Lanes to servers that are gone end.
     fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut lanes = lock(&self.lanes);
         let same = |id: &str, at: &str| topology.nodes.iter().any(|node| node.id == id && node.shown() == at);
         lanes.retain(|id, (at, _)| same(id, at));
         for node in &topology.nodes {
