@@ -14,7 +14,7 @@ mod questions;
 mod settings;
 
 pub use feed::{Feed, Feeder, Order, Silent};
-pub use settings::{ClusterPlace as Place, LinkSettings as Settings};
+pub use settings::{ClusterPlace, LinkSettings};
 
 use crate::redis::link::canary_key::CanaryKey;
 use crate::redis::link::events::EventStream;
@@ -22,7 +22,6 @@ use crate::redis::link::feed::Ended;
 use crate::redis::link::handshake::{LinkMemory, Subscription, connect};
 use crate::redis::link::orders::Worker;
 use crate::redis::link::parser::{Events, Parsed, Parser};
-use crate::redis::link::settings::LinkSettings;
 use crate::redis::retry_delay::RetryDelay;
 use crate::redis::sentinel;
 use crate::redis::target::Target;
