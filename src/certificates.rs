@@ -1,7 +1,9 @@
-//! Certificates in PEM files, and the authorities to trust.
+//! Certificates and private keys in PEM files, and the authorities to trust.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
+#[cfg(feature = "daemon")]
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::Path;
 
@@ -40,4 +42,15 @@ pub fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'stati
         return Err(Unusable(format!("{flag} {} has no certificate in PEM", path.display())));
     }
     Ok(all)
+}
+
+/// The private key in the file `path`, which the user named with `flag`.
+///
+/// # Errors
+/// When the file cannot be read or has no private key.
+#[cfg(feature = "daemon")]
+pub fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, Unusable> {
+    PrivateKeyDer::from_pem_file(path).map_err(|why| {
+        Unusable(format!("{flag} {} has no readable private key in PEM: {why}", path.display()))
+    })
 }

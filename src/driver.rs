@@ -15,7 +15,7 @@ use crate::presence::{
 };
 use crate::redis::cluster::{self, Topology, slot};
 use crate::redis::link::parser::Item;
-use crate::redis::link::{Feed, Order, Settings as LinkSettings};
+use crate::redis::link::{Feed, LinkSettings, Order};
 use links::Links;
 use pulse::Pulse;
 use std::sync::Arc;

@@ -224,7 +224,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     let daemon = format!("{:016x}", fastrand::u64(..));
     let seal = Seal::default();
     let (told, primary) = watch::channel(target.clone());
-    let settings = link::Settings {
+    let settings = link::LinkSettings {
         target: target.clone(),
         primary: told,
         names: names.clone(),

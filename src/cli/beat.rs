@@ -5,8 +5,8 @@ use crate::metrics::Metrics;
 use crate::redis::Names;
 use crate::redis::cluster::{self, Followed};
 use crate::redis::link::parser::Seal;
-use crate::redis::target::{Connection, Target};
-use crate::redis::writer::Store;
+use crate::redis::target::Target;
+use crate::redis::writer::{Store, WriteConnection};
 use anyhow::{Context, Result, anyhow};
 use fred::prelude::*;
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
 
 enum Sender {
     Daemon(super::daemon::Daemon),
-    Redis(Connection, Names),
+    Redis(WriteConnection, Names),
     Cluster { store: Box<Store>, _followed: Followed },
 }
 
@@ -73,8 +73,8 @@ impl Sender {
         }
         let connection = match args.every {
             // For a single heartbeat, a Redis that is unreachable now is an error.
-            None => target.connect().await?,
-            Some(_) => target.persistent()?,
+            None => WriteConnection::open(target).await?,
+            Some(_) => WriteConnection::persistent(target)?,
         };
         Ok(Sender::Redis(connection, names))
     }
@@ -98,7 +98,7 @@ impl Sender {
     }
 }
 
-async fn set(connection: &Connection, name: String, ttl: Duration) -> Result<()> {
+async fn set(connection: &WriteConnection, name: String, ttl: Duration) -> Result<()> {
     let expire = Some(Expiration::PX(ttl.as_millis() as i64));
     let set: Result<(), _> = connection.client().set(name, 1, expire, None, false).await;
     set.context("cannot write the heartbeat")

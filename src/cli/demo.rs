@@ -3,7 +3,8 @@
 use super::{DemoArgs, logging, serve};
 use crate::config::DEFAULT_LISTEN;
 use crate::redis::Names;
-use crate::redis::target::{Connection, Target};
+use crate::redis::target::Target;
+use crate::redis::writer::WriteConnection;
 use crate::server::Daemon;
 use anyhow::Result;
 use fred::prelude::*;
@@ -54,7 +55,7 @@ enum Next {
 
 /// One loop for all users: a heap holds the next action of each.
 async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
-    let connection = target.persistent()?;
+    let connection = WriteConnection::persistent(&target)?;
     let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
     let mut queue: BinaryHeap<_> =
         (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
@@ -78,7 +79,7 @@ async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
     Ok(())
 }
 
-async fn beat(connection: &Connection, key: String) {
+async fn beat(connection: &WriteConnection, key: String) {
     let expire = Some(Expiration::PX(TTL.as_millis() as i64));
     let set: Result<(), _> = connection.client().set(key, 1, expire, None, false).await;
     if let Err(why) = set {
@@ -86,7 +87,7 @@ async fn beat(connection: &Connection, key: String) {
     }
 }
 
-async fn end(connection: &Connection, key: String) {
+async fn end(connection: &WriteConnection, key: String) {
     let deleted: Result<(), _> = connection.client().del(key).await;
     if let Err(why) = deleted {
         tracing::warn!("a simulated leave failed: {why}");

@@ -2,9 +2,9 @@
 
 use super::{DoctorArgs, logging, progress};
 use crate::redis::cluster::{self, Node, SLOTS};
-use crate::redis::inspect::{Facts, Keys, classes};
-use crate::redis::missing_classes;
+use crate::redis::inspect::{Facts, KeySample};
 use crate::redis::target::{Target, is_about_password};
+use crate::redis::{CLASSES, missing_classes};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -194,7 +194,7 @@ fn cluster(facts: &Facts) -> Finding {
     if facts.field("cluster_enabled") != "1" {
         return Finding::ok("cluster", "the server is not part of a cluster");
     }
-    let of = |name: &str| facts.cluster.get(name).map_or("", String::as_str);
+    let of = |name: &str| facts.cluster.field(name);
     let (state, slots) = (of("cluster_state"), of("cluster_slots_ok"));
     if state != "ok" {
         let cause = format!(
@@ -267,7 +267,7 @@ fn events(facts: &Facts) -> Finding {
     }
     let missed: Vec<&str> = ["set", "expired", "del", "keybeat-fence"]
         .into_iter()
-        .filter(|name| !facts.heard.contains(*name))
+        .filter(|name| !facts.arrived.contains(*name))
         .collect();
     if missed.is_empty() {
         return Finding::ok(
@@ -285,7 +285,7 @@ fn events(facts: &Facts) -> Finding {
             mend,
         );
     }
-    Finding::new("events", Severity::Fatal, cause, set_classes("", classes()))
+    Finding::new("events", Severity::Fatal, cause, set_classes("", CLASSES))
 }
 
 /// Whether the event classes survive a restart: a setting that is not in the file is lost.
@@ -308,7 +308,7 @@ fn events_after_restart(facts: &Facts) -> Finding {
             format!(
                 "cannot read {path} on this machine, so it is unknown whether the server sends events after a restart"
             ),
-            format!("check that the file contains: notify-keyspace-events {}", classes()),
+            format!("check that the file contains: notify-keyspace-events {}", CLASSES),
         ),
         Some(missing) if missing.is_empty() => {
             Finding::ok(CHECK, format!("{path} sets the event classes, too"))
@@ -449,18 +449,18 @@ fn replicas(facts: &Facts) -> Finding {
             "replicas",
             Severity::Note,
             format!("{count}; a replica that becomes primary uses its own settings, event classes included"),
-            format!("on each replica: {}", set_classes("", classes())),
+            format!("on each replica: {}", set_classes("", CLASSES)),
         ),
     }
 }
 
 /// "12 of 300 presence keys"; for a sample "12 of 300 sampled presence keys".
-fn some_of(keys: &Keys, count: usize) -> String {
+fn some_of(keys: &KeySample, count: usize) -> String {
     let sampled = if keys.all { "" } else { "sampled " };
     format!("{count} of {} {sampled}presence keys", keys.asked)
 }
 
-fn immortal(keys: &Keys) -> Finding {
+fn immortal(keys: &KeySample) -> Finding {
     let Some(first) = keys.immortal.first() else {
         return Finding::ok("ttl", format!("all {} presence keys that were checked have a TTL", keys.asked));
     };
@@ -470,7 +470,7 @@ fn immortal(keys: &Keys) -> Finding {
     Finding::new("ttl", Severity::Warning, cause, format!("redis-cli EXPIRE {} 30", quoted(first)))
 }
 
-fn other_types(keys: &Keys) -> Finding {
+fn other_types(keys: &KeySample) -> Finding {
     let Some((first, kind)) = keys.other.first() else {
         return Finding::ok(
             "types",
@@ -497,7 +497,7 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use crate::redis::info::Info;
 
     #[test]
     fn expiry_lag_follows_from_keys_hz_and_effort() {
@@ -527,7 +527,7 @@ mod tests {
     #[test]
     fn old_version_is_fatal() {
         let of = |name: &str, version: &str| {
-            let info = HashMap::from([(name.to_owned(), version.to_owned())]);
+            let info = Info::parse(&format!("{name}:{version}"));
             version_severity(&Facts { info, ..Facts::default() })
         };
         assert_eq!([of("redis_version", "5.0.14"), of("redis_version", "")], [Severity::Fatal; 2]);
@@ -544,9 +544,9 @@ mod tests {
     #[test]
     fn incomplete_cluster_is_fatal() {
         let of = |state: &str, size: &str| {
-            let info = HashMap::from([("cluster_enabled".to_owned(), "1".to_owned())]);
-            let cluster = [("cluster_state", state), ("cluster_size", size), ("cluster_slots_ok", "9")];
-            let cluster = cluster.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let info = Info::parse("cluster_enabled:1");
+            let cluster = format!("cluster_state:{state}\ncluster_size:{size}\ncluster_slots_ok:9");
+            let cluster = Info::parse(&cluster);
             super::cluster(&Facts { info, cluster, ..Facts::default() }).severity
         };
         assert_eq!(

@@ -3,7 +3,7 @@
 use super::{GetArgs, Source, logging, progress};
 use crate::presence::Key;
 use crate::protocol::UserObject;
-use crate::redis::scan::{Listing, LiveKey};
+use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
 use anyhow::{Result, anyhow};
 use serde_json::json;
@@ -79,7 +79,7 @@ async fn online(listing: &Listing, users: &[String]) -> Result<HashSet<String>> 
     let keys: Result<Vec<Key>, _> = users.iter().map(|user| Key::new(user, None)).collect();
     let keys = keys.map_err(|why| anyhow!("{why}"))?;
     let name = |live: LiveKey| live.key.user().to_owned();
-    let mut online: HashSet<String> = listing.look_up(keys).await?.into_iter().map(name).collect();
+    let mut online: HashSet<String> = listing.look_up(&keys).await?.into_iter().map(name).collect();
     let missing: HashSet<&str> =
         users.iter().map(|user| &**user).filter(|user| !online.contains(*user)).collect();
     if missing.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::{LsArgs, logging, progress};
 use crate::config::DEFAULT_TTL;
-use crate::redis::scan::{Listing, LiveKey};
+use crate::redis::listing::{Listing, LiveKey};
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;

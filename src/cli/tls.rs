@@ -36,8 +36,8 @@ pub struct RedisTlsArgs {
 }
 
 impl RedisTlsArgs {
-    pub fn files(&self) -> tls::TlsFiles {
+    pub fn files(&self) -> tls::RedisTlsFiles {
         let own = self.redis_cert.clone().zip(self.redis_key.clone());
-        tls::TlsFiles { ca: self.redis_ca.clone(), own }
+        tls::RedisTlsFiles { ca: self.redis_ca.clone(), own }
     }
 }

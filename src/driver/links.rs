@@ -2,7 +2,7 @@
 
 use crate::presence::{Cause, LinkId};
 use crate::redis::cluster::{Node, Topology};
-use crate::redis::link::{Feed, Feeder, Link, Order, Place, Settings};
+use crate::redis::link::{ClusterPlace, Feed, Feeder, Link, LinkSettings, Order};
 use crate::traces;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tracing::{Span, info, warn};
 
 /// See the module's head.
 pub(super) struct Links {
-    template: Settings,
+    template: LinkSettings,
     feeder: mpsc::Sender<(LinkId, Feed)>,
     topology: watch::Receiver<Arc<Topology>>,
     /// The topology that the tracker knows.
@@ -31,7 +31,7 @@ struct Labelled {
 
 impl Links {
     pub(super) fn new(
-        template: Settings,
+        template: LinkSettings,
         topology: watch::Receiver<Arc<Topology>>,
         feeder: mpsc::Sender<(LinkId, Feed)>,
     ) -> Links {
@@ -53,9 +53,9 @@ impl Links {
         self.links.insert(link, Labelled { link: started, name, span: None, repaired: 0 });
     }
 
-    fn settings(&self, node: &Node) -> Settings {
-        let place = Place { node: node.id.clone(), topology: self.topology.clone() };
-        Settings {
+    fn settings(&self, node: &Node) -> LinkSettings {
+        let place = ClusterPlace { node: node.id.clone(), topology: self.topology.clone() };
+        LinkSettings {
             target: node.target.clone(),
             daemon: node.daemon(&self.template.daemon),
             place: self.current.clustered.then_some(place),

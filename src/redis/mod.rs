@@ -1,12 +1,21 @@
-//! All of Redis: names, connections, the event stream, commands, a private server.
+//! All of Redis: names, connections, the event stream, questions, writes, listings, a private server.
+//!
+//! From the ground up: `names`, `url` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
+//! `server_config` (one place for INFO, SCAN and CONFIG), `sentinel` and `cluster` (which servers there are); above
+//! them `link` (events and questions), `writer`, `listing` and `inspect`. No file imports one above it.
 
 pub mod cluster;
+pub mod info;
 pub mod inspect;
 pub mod link;
+pub mod listing;
 mod names;
 pub mod private;
 mod resp;
-pub mod scan;
+mod retry_delay;
+mod scan;
+mod sentinel;
+mod server_config;
 pub mod target;
 pub mod tls;
 mod url;

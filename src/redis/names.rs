@@ -1,18 +1,18 @@
-//! What keys and channels are called in one Redis database.
+//! The names of keys and channels in one Redis database.
 
-/// The names in one Redis database: which keys are presence, and which channels tell of them.
+/// The names in one Redis database: which keys are presence keys, and which channels publish their events.
 #[derive(Debug, Clone)]
 pub struct Names {
     prefix: String,
     db: u8,
 }
 
-/// After the prefix this marks a key of the daemon itself. No user's name can begin so.
+/// The first byte after the prefix in a key of the daemon itself. No user name can begin with it.
 const OWN_MARK: u8 = b'#';
 
-/// The operations that make or end a key (REDIS documents them under "keyspace notifications").
+/// The operations that create or end a key (Redis documents them under "keyspace notifications").
 /// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
-/// was renewed so. The class letters that they need are [`CLASSES`].
+/// `EXPIRE` renewed. They need the class letters in [`CLASSES`].
 const OPERATIONS: [&str; 10] = [
     "set",
     "expired",
@@ -26,11 +26,11 @@ const OPERATIONS: [&str; 10] = [
     "move_to",
 ];
 
-/// What `notify-keyspace-events` must have: keyevents of string, generic, expired and evicted.
+/// What `notify-keyspace-events` must contain: keyevents of string, generic, expired and evicted.
 pub const CLASSES: &str = "E$gxe";
 
-/// The operation of the channel on which the daemon publishes its fences. The channel begins like a
-/// keyevent channel, so that one rule of an ACL (`&__keyevent@*`) covers both.
+/// The operation of the channel on which the daemon publishes its fences. The channel's name begins like that of
+/// a keyevent channel, so that one ACL rule (`&__keyevent@*`) covers both.
 pub(super) const FENCE_OPERATION: &str = "keybeat-fence";
 
 impl Names {
@@ -50,24 +50,18 @@ impl Names {
         (name.first() != Some(&OWN_MARK)).then_some(name)
     }
 
-    /// The pattern of `SCAN … MATCH` for keys whose rest matches `pattern`, itself a glob.
+    /// The pattern of `SCAN … MATCH` for keys whose name after the prefix matches `pattern`, a glob.
     pub fn scan_pattern(&self, pattern: &str) -> String {
-        let mut glob = String::with_capacity(self.prefix.len() + pattern.len());
-        for c in self.prefix.chars() {
-            if "*?[]\\^-".contains(c) {
-                glob.push('\\');
-            }
-            glob.push(c);
-        }
-        glob + pattern
+        glob_escaped(&self.prefix) + pattern
     }
 
-    /// The key that the daemon called `daemon` renews to prove the event stream.
+    /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
         format!("{}{}canary:{daemon}", self.prefix, OWN_MARK as char)
     }
 
-    /// All channels to subscribe to, the fences' last: once a fence comes, the others stand too.
+    /// All channels to subscribe to. The fences' channel is the last: once a fence arrives, the other
+    /// subscriptions are active too.
     pub fn channels(&self) -> Vec<String> {
         OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
     }
@@ -82,7 +76,19 @@ impl Names {
     }
 }
 
-/// The classes of [`CLASSES`] that a server's setting lacks; `A` stands for many.
+/// A glob that matches only this text.
+pub(super) fn glob_escaped(text: &str) -> String {
+    let mut glob = String::with_capacity(text.len());
+    for c in text.chars() {
+        if "*?[]\\^-".contains(c) {
+            glob.push('\\');
+        }
+        glob.push(c);
+    }
+    glob
+}
+
+/// The classes of [`CLASSES`] that a server's setting lacks. `A` stands for many of them.
 pub fn missing_classes(setting: &str) -> String {
     let has =
         |class: char| setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class));
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_keys_with_the_prefix_are_presence_and_own_keys_are_not() {
+    fn only_prefixed_keys_are_presence_keys() {
         let names = Names::new("presence:", 3);
         assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
         assert_eq!(names.strip(b"other:alice"), None);
@@ -104,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_with_glob_characters_means_itself() {
+    fn glob_characters_of_prefix_are_escaped() {
         assert_eq!(Names::new("p[1]*:", 0).scan_pattern("a*"), r"p\[1\]\*:a*");
     }
 
     #[test]
-    fn classes_are_added_only_where_they_are_missing() {
+    fn missing_classes_are_found() {
         for (setting, missing) in
             [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
         {

@@ -1,5 +1,6 @@
-//! A private Redis: found on the PATH, started on a unix socket in a folder of its own, ended with us.
+//! A private Redis: found on the PATH, started on a unix socket in its own folder, stopped with the daemon.
 
+use crate::redis::resp::client::RespClient;
 use crate::redis::target::Target;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
@@ -15,8 +16,8 @@ const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
 const LOG: &str = "redis.log";
 const START: Duration = Duration::from_secs(10);
 
-/// Waits until its standard input ends, as it does however the daemon dies, then ends the server; or
-/// ends itself when the server does. Its name is the folder, which it removes.
+/// Waits until its standard input ends, as it does however the daemon dies, and stops the server. If the server
+/// ends first, the script ends too. `$0` is the folder, which the script removes.
 const KEEPER: &str = r#"
 "$@" </dev/null & server=$!
 trap 'kill $server 2>/dev/null' TERM INT HUP
@@ -28,14 +29,17 @@ rm -rf -- "$0"
 exit $code
 "#;
 
-/// A running private server. Dropped, it ends and its folder is removed.
+/// A running private server. When it is dropped, the server stops and its folder is removed.
 pub struct Embedded {
     keeper: Child,
     folder: TempDir,
 }
 
 impl Embedded {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Errors
+    /// No server binary was found, or the server did not answer within 10 s.
     pub async fn start() -> Result<Embedded> {
         let binary = find_binary()?;
         let folder = tempfile::Builder::new().prefix("keybeat-").tempdir()?;
@@ -56,7 +60,7 @@ impl Embedded {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Not the terminal's group: Ctrl-C is for the daemon, which ends the server last.
+            // Not the terminal's process group: Ctrl-C goes to the daemon, which stops the server last.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
@@ -65,7 +69,7 @@ impl Embedded {
         Ok(embedded)
     }
 
-    /// Where it listens.
+    /// The server as a target.
     pub fn target(&self) -> Result<Target> {
         Target::parse(&self.url())
     }
@@ -81,10 +85,11 @@ impl Embedded {
         loop {
             if let Some(status) = self.keeper.try_wait()? {
                 let log = self.folder.path().join(LOG);
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                bail!("{} ended at once ({status}); it said:\n{said}", binary.display());
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                bail!("{} ended at once ({status}); its log:\n{log}", binary.display());
             }
-            if self.folder.path().join("redis.sock").exists() && target.connect().await.is_ok() {
+            let exists = self.folder.path().join("redis.sock").exists();
+            if exists && RespClient::connect(&target, "keybeat-start").await.is_ok() {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
@@ -94,9 +99,9 @@ impl Embedded {
         }
     }
 
-    /// Ends the server and waits until it is gone.
+    /// Stops the server and waits until it is gone, 3 s at most.
     pub async fn stop(mut self) {
-        // Its standard input ends; the keeper ends the server and then itself.
+        // The keeper's standard input ends; the keeper stops the server and then ends.
         drop(self.keeper.stdin.take());
         if tokio::time::timeout(Duration::from_secs(3), self.keeper.wait()).await.is_err() {
             tracing::warn!("the private Redis did not end within 3 s");

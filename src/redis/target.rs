@@ -1,51 +1,53 @@
-//! Connections to Redis: one way to read a URL, one way to connect.
+//! A Redis URL: how it is parsed, and what it names. No I/O.
 
-use crate::redis::tls::TlsFiles;
+use crate::redis::tls::RedisTlsFiles;
 use crate::redis::url;
 use anyhow::{Context, Result, anyhow, bail};
-use fred::prelude::*;
-use fred::types::config::{PerformanceConfig, Server, ServerConfig, UnresponsiveConfig};
-use fred::types::{ClusterHash, CustomCommand, RespVersion};
+use fred::types::RespVersion;
+use fred::types::config::{Config, Server, ServerConfig};
 use std::time::Duration;
-use tokio_util::task::AbortOnDropHandle;
 
-/// How long a connection may take to come about.
+/// The longest time to connect and log in.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
-/// How long a command may take; more means that the server is out of reach.
+/// The longest time for a command. A server that takes longer counts as unreachable.
 pub(super) const COMMAND: Duration = Duration::from_secs(5);
 
-/// A Redis as the user named it.
+/// A Redis as the user named it: one server, Sentinels, or the seeds of a cluster.
 #[derive(Debug, Clone)]
 pub struct Target {
     config: Config,
     shown: String,
 }
 
-/// A client that goes with its connection: dropped, it takes its tasks along.
-pub struct Connection {
-    client: Client,
-    task: AbortOnDropHandle<Result<(), Error>>,
-}
-
 impl Target {
-    /// Reads a `redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://` or `redis-cluster://` URL, or the `valkey`
-    /// spelling of one.
+    /// Parses a `redis://`, `rediss://`, `redis+unix://`, `redis-sentinel://` or `redis-cluster://` URL, or the
+    /// `valkey` spelling of one.
+    ///
+    /// # Errors
+    /// The URL cannot be parsed. The text says how to write one and hides its secrets.
     pub fn parse(url: &str) -> Result<Target> {
         let shown = redacted(url);
         let checked = url::check(url).with_context(|| format!("the Redis URL {shown} is not valid"))?;
         let config = Config::from_url(&checked.url)
             .with_context(|| format!("the Redis URL {shown} cannot be parsed; {}", url::FORMS))?;
-        let config = Config { database: checked.db.or(config.database), ..config };
+        let mut config = Config { database: checked.db.or(config.database), ..config };
+        remove_brackets(&mut config.server);
         Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
     }
 
-    /// The same, with certificates of one's own.
-    pub fn with_tls(mut self, tls: &TlsFiles) -> Result<Target> {
+    /// The same Redis, with certificates that the user named.
+    ///
+    /// # Errors
+    /// The URL does not use TLS, or the files cannot be used.
+    pub fn with_tls(mut self, tls: &RedisTlsFiles) -> Result<Target> {
         if tls.is_empty() {
             return Ok(self);
         }
         if self.config.tls.is_none() {
-            bail!("{} speaks no TLS, so certificates for Redis mean nothing; write rediss://", self.shown);
+            bail!(
+                "{} does not use TLS, so certificates for Redis have no effect; write rediss://",
+                self.shown
+            );
         }
         self.config.tls = Some(tls.config()?);
         Ok(self)
@@ -56,7 +58,7 @@ impl Target {
         &self.shown
     }
 
-    /// Which database.
+    /// The number of the database.
     pub fn db(&self) -> u8 {
         self.config.database.unwrap_or(0)
     }
@@ -65,43 +67,49 @@ impl Target {
         &self.config
     }
 
-    fn builder(&self) -> Builder {
-        let mut builder = Builder::from_config(self.config.clone());
-        builder.with_connection_config(|connection| {
-            connection.connection_timeout = CONNECT;
-            connection.internal_command_timeout = CONNECT;
-            connection.max_command_attempts = 1;
-            connection.auto_client_setname = true;
-            connection.tcp.nodelay = Some(true);
-            connection.unresponsive = UnresponsiveConfig::default();
-        });
-        builder.set_performance_config(PerformanceConfig {
-            default_command_timeout: COMMAND,
-            ..PerformanceConfig::default()
-        });
-        builder
+    /// Does the URL name Sentinels, so that the primary can change?
+    pub fn is_sentinel(&self) -> bool {
+        matches!(self.config.server, ServerConfig::Sentinel { .. })
     }
 
-    /// One connection, without a life after it: whoever holds it makes a new one when it breaks, and
-    /// knows so of each gap.
-    pub async fn connect(&self) -> Result<Connection> {
-        let client = self.builder().build()?;
-        let mut task = None;
-        // Whoever waits has to be there before it begins: what comes of it is told only once. (`init` does that,
-        // but would wait for ever where a server accepts and then says nothing.)
-        let begin = async { task = Some(AbortOnDropHandle::new(client.connect())) };
-        let connected = async { tokio::join!(biased; client.wait_for_connect(), begin).0 };
-        let waited = tokio::time::timeout(CONNECT, connected).await;
-        let Some(task) = task else { bail!("the connection to {} was not begun", self.shown) };
-        let connection = Connection { client, task };
-        match waited {
-            Ok(Ok(())) => Ok(connection),
-            Ok(Err(why)) => Err(self.unreachable(&in_words(&why))),
-            Err(_) => Err(self.silent()),
-        }
+    /// The nodes of a cluster that the URL names; `None` if it does not name a cluster.
+    pub fn cluster_seeds(&self) -> Option<Vec<(String, u16)>> {
+        let ServerConfig::Clustered { hosts, .. } = &self.config.server else { return None };
+        Some(hosts.iter().map(|server| (server.host.to_string(), server.port)).collect())
     }
 
-    /// It cannot be connected to; why, and what to do.
+    /// The Sentinels that the URL names, each as a target of its own, and the name of the primary that they watch;
+    /// `None` if it does not name Sentinels.
+    pub(super) fn sentinels(&self) -> Option<(Vec<Target>, &str)> {
+        let ServerConfig::Sentinel { hosts, service_name, username, password } = &self.config.server else {
+            return None;
+        };
+        let sentinel = |host: &Server| Target {
+            config: Config {
+                server: ServerConfig::Centralized { server: host.clone() },
+                username: username.clone(),
+                password: password.clone(),
+                database: None,
+                ..self.config.clone()
+            },
+            shown: format!("the Sentinel at {host}"),
+        };
+        Some((hosts.iter().map(sentinel).collect(), service_name))
+    }
+
+    /// One server at this address, with the same login, database and TLS.
+    pub(super) fn at(&self, host: String, port: u16) -> Target {
+        // An IPv6 address stands in brackets in a URL.
+        let shown = if host.contains(':') {
+            format!("redis://[{host}]:{port}")
+        } else {
+            format!("redis://{host}:{port}")
+        };
+        let server = ServerConfig::Centralized { server: Server::new(host, port) };
+        Target { config: Config { server, ..self.config.clone() }, shown }
+    }
+
+    /// The error of a connection that failed for the reason `why`, with advice.
     pub(super) fn unreachable(&self, why: &str) -> anyhow::Error {
         let advice = if is_about_password(why) {
             "the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
@@ -111,128 +119,43 @@ impl Target {
         anyhow!("cannot connect to {}: {why}; {advice}", self.shown)
     }
 
-    /// It has not answered in time.
+    /// The error of a server that did not answer in time.
     pub(super) fn silent(&self) -> anyhow::Error {
         anyhow!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown)
     }
-
-    /// A client that connects again by itself, for commands that stand alone. It starts unconnected
-    /// where the server is out of reach.
-    pub fn persistent(&self) -> Result<Connection> {
-        let mut builder = self.builder();
-        builder.with_config(|config| config.fail_fast = false);
-        // Without a policy fred's init would wait for ever.
-        builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
-        let client = builder.build()?;
-        let task = AbortOnDropHandle::new(client.connect());
-        Ok(Connection { client, task })
-    }
-
-    /// Is it a Sentinel's, where the primary can become another server?
-    pub fn is_sentinel(&self) -> bool {
-        matches!(self.config.server, ServerConfig::Sentinel { .. })
-    }
-
-    /// The nodes of a cluster that the URL names; `None` if it names no cluster.
-    pub fn cluster_seeds(&self) -> Option<Vec<(String, u16)>> {
-        let ServerConfig::Clustered { hosts, .. } = &self.config.server else { return None };
-        Some(hosts.iter().map(|server| (server.host.to_string(), server.port)).collect())
-    }
-
-    /// The server to speak to now: with Sentinels, the one that the first of them to answer names as the
-    /// primary. They are asked by us and not by fred, since only so it is known when their answer changes:
-    /// after a planned failover the old primary goes on as one for seconds.
-    pub async fn resolve(&self) -> Result<Target> {
-        let ServerConfig::Sentinel { hosts, service_name, username, password } = &self.config.server else {
-            return Ok(self.clone());
-        };
-        let mut last = anyhow!("{} names no Sentinel", self.shown);
-        for host in hosts {
-            let config = Config {
-                server: ServerConfig::Centralized { server: host.clone() },
-                username: username.clone(),
-                password: password.clone(),
-                database: None,
-                ..self.config.clone()
-            };
-            let sentinel = Target { config, shown: format!("the Sentinel at {host}") };
-            match sentinel.ask_for_primary(service_name).await {
-                Ok((name, port)) => return Ok(self.at(name, port)),
-                Err(why) => last = why,
-            }
-        }
-        Err(last)
-    }
-
-    async fn ask_for_primary(&self, service: &str) -> Result<(String, u16)> {
-        let connection = self.connect().await?;
-        let command = CustomCommand::new_static("SENTINEL", ClusterHash::FirstKey, false);
-        let args = vec!["get-master-addr-by-name", service];
-        let primary: Option<(String, u16)> = connection.client().custom(command, args).await?;
-        primary.with_context(|| format!("{} knows no primary called {service:?}", self.shown))
-    }
-
-    /// The same, but for one server at this address.
-    pub(super) fn at(&self, host: String, port: u16) -> Target {
-        let shown = format!("redis://{host}:{port}");
-        let server = ServerConfig::Centralized { server: Server::new(host, port) };
-        Target { config: Config { server, ..self.config.clone() }, shown }
-    }
 }
 
-impl Connection {
-    /// The client.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Waits until the connection is lost, and says why.
-    pub async fn lost(&self) -> String {
-        let mut errors = self.client.error_rx();
-        let mut check = tokio::time::interval(Duration::from_millis(250));
-        loop {
-            tokio::select! {
-                error = errors.recv() => return match error {
-                    Ok((why, _)) => in_words(&why),
-                    Err(_) => "the connection ended".into(),
-                },
-                _ = check.tick() => if self.task.is_finished() {
-                    return "the connection ended".into();
-                },
-            }
+/// An IPv6 address stands in brackets in a URL, but not where the system connects to it.
+fn remove_brackets(server: &mut ServerConfig) {
+    let servers = match server {
+        ServerConfig::Centralized { server } => std::slice::from_mut(server),
+        ServerConfig::Clustered { hosts, .. } | ServerConfig::Sentinel { hosts, .. } => hosts,
+        ServerConfig::Unix { .. } => return,
+    };
+    for server in servers {
+        let inner = server.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some(inner) = inner.map(str::to_owned) {
+            server.host = inner.into();
         }
     }
 }
 
-/// What the system says, without the error's number.
-pub(super) fn of_system(why: &std::io::Error) -> String {
-    let text = why.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-/// What fred says, without the debug print of the system's error in it.
-pub fn in_words(why: &Error) -> String {
-    let details = why.details();
-    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
-    message.map_or(details, |(message, _)| message).to_owned()
-}
-
-/// Does Redis refuse who we are?
+/// Does Redis reject the login?
 pub fn is_about_password(why: &str) -> bool {
     why.contains("WRONGPASS") || why.contains("NOAUTH")
 }
 
-/// A URL without its password, as it may be shown and logged.
+/// The URL without its secrets, for logs and errors.
 fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return crate::error::shown(url);
     };
-    // It was written twice, or stands in a password.
+    // The `://` that was found is part of a password.
     if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
         return "…".into();
     }
     match (rest.split_once('?'), rest.rsplit_once('@')) {
-        // Of a password, or of what follows the question mark: that cannot be known.
+        // The question mark may be part of the password or begin the query: hide all of it.
         (Some((_, query)), Some(_)) if query.contains('@') => format!("{scheme}://…"),
         (Some((place, _)), None) => format!("{scheme}://{place}"),
         (_, Some((_, host))) => {
@@ -247,15 +170,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_system_is_told_in_words() {
-        let system = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
-        assert_eq!(in_words(&Error::new(ErrorKind::IO, system)), "Connection refused");
-        let redis = "NOAUTH Authentication required.";
-        assert_eq!(in_words(&Error::new(ErrorKind::Auth, redis)), redis);
+    fn ipv6_addresses_lose_their_brackets() {
+        let target = Target::parse("redis://[::1]:6380/3").unwrap();
+        let ServerConfig::Centralized { server } = &target.config().server else { panic!("one server") };
+        assert_eq!((&*server.host, server.port, target.shown()), ("::1", 6380, "redis://[::1]:6380/3"));
+        let cluster = Target::parse("redis-cluster://[::1]:1").unwrap();
+        assert_eq!(cluster.cluster_seeds().unwrap(), [("::1".to_owned(), 1)]);
+        assert_eq!(target.at("::1".into(), 7).shown(), "redis://[::1]:7");
     }
 
     #[test]
-    fn a_url_is_read_and_shown_without_its_secret() {
+    fn urls_are_parsed_and_redacted() {
         let target = Target::parse("redis://user:secret@localhost:6380/3").unwrap();
         assert_eq!((target.db(), target.shown()), (3, "redis://…@localhost:6380/3"));
         assert_eq!(Target::parse("valkey://localhost").unwrap().db(), 0);

@@ -1,45 +1,43 @@
-//! TLS to Redis, where the system's own authorities do not do.
+//! TLS to Redis with certificates that the user names.
 
-use crate::certificates::{certificates, roots};
+use crate::certificates::{certificates, private_key, roots};
 use anyhow::{Context, Result};
 use fred::types::config::{TlsConfig, TlsConnector};
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Files in PEM.
 #[derive(Debug, Clone, Default)]
-pub struct TlsFiles {
-    /// Who has signed the server's certificate; without it, the system's authorities.
+pub struct RedisTlsFiles {
+    /// The authorities of the server's certificate; without it, the system's authorities.
     pub ca: Option<PathBuf>,
-    /// Our own certificate and its key, for a server that asks for one.
+    /// Our certificate and its key, for a server that requires one.
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
-impl TlsFiles {
-    /// Is there anything that fred would not do by itself?
+impl RedisTlsFiles {
+    /// Did the user name no file?
     pub fn is_empty(&self) -> bool {
         self.ca.is_none() && self.own.is_none()
     }
 
-    /// What fred connects with.
+    /// The configuration of connections.
+    ///
+    /// # Errors
+    /// A file cannot be read, or certificate and key do not match.
     pub fn config(&self) -> Result<TlsConfig> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(self.ca.as_deref(), "--redis-ca")?);
         let config = match &self.own {
             None => builder.with_no_client_auth(),
-            Some((cert, key)) => {
-                let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
-                    format!("--redis-key {} has no private key in PEM that can be read", key.display())
-                })?;
-                builder
-                    .with_client_auth_cert(certificates(cert, "--redis-cert")?, private)
-                    .with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?
-            }
+            Some((cert, key)) => builder
+                .with_client_auth_cert(certificates(cert, "--redis-cert")?, private_key(key, "--redis-key")?)
+                .with_context(|| {
+                    format!("{} and {} do not belong together", cert.display(), key.display())
+                })?,
         };
         Ok(TlsConnector::from(config).into())
     }

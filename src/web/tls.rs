@@ -1,12 +1,11 @@
 //! TLS of the daemon's own port.
 
+use crate::certificates::{certificates, private_key};
 use crate::config::TlsFiles;
 use crate::lock::lock;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
@@ -42,17 +41,8 @@ impl Tls {
 
 fn read(files: &TlsFiles) -> Result<ServerConfig> {
     let (cert, key) = (&files.cert, &files.key);
-    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.with_context(|| {
-        format!("--tls-cert {} cannot be read; it must be a file with a certificate in PEM", cert.display())
-    })?;
-    ensure!(!chain.is_empty(), "--tls-cert {} has no certificate in PEM", cert.display());
-    let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
-        format!(
-            "--tls-key {} has no readable private key in PEM; it must be the key of the certificate",
-            key.display()
-        )
-    })?;
+    let chain = certificates(cert, "--tls-cert")?;
+    let private = private_key(key, "--tls-key")?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

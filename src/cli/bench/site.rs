@@ -8,7 +8,7 @@ use crate::cli::daemon::Daemon;
 use crate::client::Address;
 use crate::redis::Names;
 use crate::redis::private::Embedded;
-use crate::redis::target::Connection;
+use crate::redis::writer::WriteConnection;
 use anyhow::{Context, Result, anyhow, bail};
 use axum::http::Method;
 use fred::prelude::*;
@@ -35,7 +35,7 @@ pub struct Site {
 
 struct Own {
     daemon: Child,
-    redis: Connection,
+    redis: WriteConnection,
     names: Names,
     embedded: Embedded,
 }
@@ -69,7 +69,7 @@ impl Site {
         let embedded = Embedded::start().await?;
         let at = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let target = embedded.target()?;
-        let redis = target.connect().await?;
+        let redis = WriteConnection::open(&target).await?;
         let names = Names::new("presence:", target.db());
         let own = Own { daemon: serve(&embedded, at)?, redis, names, embedded };
         let url = Some(Address::parse(&format!("http://{at}")).map_err(|why| anyhow!(why))?);

@@ -1,7 +1,7 @@
 //! The picture.
 
 use super::model::{DeadlineList, Figures, Model, came};
-use crate::redis::scan::LiveKey;
+use crate::redis::listing::LiveKey;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

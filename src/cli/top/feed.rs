@@ -8,7 +8,7 @@ use crate::client::{Error, Event};
 use crate::hub::{Hub, Watcher};
 use crate::metrics::Metrics;
 use crate::protocol::RedisWord;
-use crate::redis::scan::{Listing, LiveKey};
+use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
 use anyhow::{Result, anyhow};
 use axum::http::Method;

@@ -1,7 +1,7 @@
 //! What the screen shows: built from the feeds, changed by keys, without a terminal.
 
 use crate::protocol::{RedisWord, State, TransitionObject};
-use crate::redis::scan::LiveKey;
+use crate::redis::listing::LiveKey;
 use anyhow::Result;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,49 +1,51 @@
-//! The canary: a key that is renewed to prove that the stream tells of it, and that the database is the same.
+//! The canary: a key that the daemon renews to verify that the stream reports it and that the keyspace is the same.
 
 use crate::redis::cluster::{self, Topology};
-use crate::redis::link::{Settings, Silent};
-use crate::redis::resp::pipeline::{Asker, Reply};
+use crate::redis::link::feed::Silent;
+use crate::redis::link::settings::LinkSettings;
+use crate::redis::resp::client::Pipeline;
+use crate::redis::resp::reply::RedisReply;
 use anyhow::{Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The key outlives any outage worth telling from a flush; in seconds.
-pub(in crate::redis) const TTL_S: &str = "3600";
+/// The key's TTL in seconds: long enough that an outage is not mistaken for a flush.
+pub(super) const TTL_S: &str = "3600";
 
-/// Whether the key stands in another database than before, or in which words the server refuses to set it.
+/// Whether the keyspace was replaced, or the server's refusal to set the key.
 type Renewed = Result<bool, String>;
 
-/// Which key is renewed to prove the stream, as long as the slots stay where they are.
+/// Which key is the canary, until slots move.
 #[derive(Default)]
-pub(in crate::redis) struct Canary {
-    of: Option<Arc<Topology>>,
-    /// The key as it is now.
-    pub(in crate::redis) key: Option<String>,
-    /// What it holds.
-    pub(in crate::redis) numbers: Arc<Numbers>,
+pub(super) struct CanaryKey {
+    /// The topology that the key was chosen for.
+    chosen_for: Option<Arc<Topology>>,
+    key: Option<String>,
+    numbers: Arc<CanaryNumbers>,
 }
 
-/// The canary's key holds its number, and whoever renews it looks at what it replaces: where that is none of the last
-/// ones, the database is another, of which no event tells (FLUSHALL, FLUSHDB, SWAPDB).
+/// The key's value is a number that rises with each renewal. A renewal reads the value that it replaces: if that is
+/// not one of the latest numbers, the keyspace was replaced without an event (FLUSHALL, FLUSHDB, SWAPDB).
 #[derive(Default)]
-pub(in crate::redis) struct Numbers {
+pub(super) struct CanaryNumbers {
     last: AtomicU64,
-    /// The key holds this one, or one that came later; 0 where that is not known.
+    /// The key's value is at least this number; 0 if the value is unknown.
     held: AtomicU64,
 }
 
-impl Numbers {
+impl CanaryNumbers {
     /// The next number.
-    pub(in crate::redis) fn next(&self) -> u64 {
+    pub(super) fn next(&self) -> u64 {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Renews the key by the next number, and says whether it stands in another database than before.
-    async fn replace(&self, asker: &Asker, key: &str) -> Result<Renewed> {
+    /// Writes the next number and returns whether the keyspace was replaced.
+    async fn replace(&self, pipeline: &Pipeline, key: &str) -> Result<Renewed> {
         let number = self.next();
-        let found = match asker.one(&["SET", key, &number.to_string(), "EX", TTL_S, "GET"]).await? {
-            Reply::Refused(why) => return Ok(Err(why)),
-            Reply::Text(found) => std::str::from_utf8(&found).ok().and_then(|found| found.parse().ok()),
+        let command = ["SET", key, &number.to_string(), "EX", TTL_S, "GET"];
+        let found = match pipeline.one(&command).await? {
+            RedisReply::Refused(why) => return Ok(Err(why)),
+            RedisReply::Text(found) => std::str::from_utf8(&found).ok().and_then(|found| found.parse().ok()),
             _ => None,
         };
         let held = self.held.load(Ordering::Relaxed);
@@ -51,87 +53,92 @@ impl Numbers {
         Ok(Ok(held > 0 && !found.is_some_and(|found: u64| (held..number).contains(&found))))
     }
 
-    /// The key holds this number.
-    pub(in crate::redis) fn written(&self, number: u64) {
+    /// The key's value is now at least this number.
+    pub(super) fn written(&self, number: u64) {
         self.held.fetch_max(number, Ordering::Relaxed);
     }
 
-    /// The key's slot is another node's: what it holds when it comes back is not known.
-    pub(in crate::redis) fn forget(&self) {
+    /// The key's value is unknown: another node owns its slot, or the server cannot report it.
+    pub(super) fn forget(&self) {
         self.held.store(0, Ordering::Relaxed);
     }
 }
 
-impl Canary {
-    /// `None` where the node owns no slot, or none that a key with this prefix can have.
-    pub(in crate::redis) fn key(&mut self, settings: &Settings) -> Option<String> {
-        let Some(place) = &settings.place else {
-            return self
-                .key
-                .get_or_insert_with(|| settings.names.canary_key(&settings.daemon))
-                .clone()
-                .into();
-        };
-        let topology = place.topology.borrow().clone();
-        if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &topology)) {
-            let node = topology.nodes.iter().find(|node| node.id == place.node);
-            let key = node.and_then(|node| node.canary_key(&settings.names, &settings.daemon));
-            if self.key != key {
-                (self.key, self.numbers) = (key, Arc::default());
+impl CanaryKey {
+    /// The key and its numbers; `None` if the node owns no slot that a canary key can have.
+    pub(super) fn choose(&mut self, settings: &LinkSettings) -> Option<(String, Arc<CanaryNumbers>)> {
+        match (settings.topology(), &settings.place) {
+            (Some(topology), Some(place)) => {
+                if !self.chosen_for.as_ref().is_some_and(|held| Arc::ptr_eq(held, &topology)) {
+                    let node = topology.nodes.iter().find(|node| node.id == place.node);
+                    let key = node.and_then(|node| node.canary_key(&settings.names, &settings.daemon));
+                    if self.key != key {
+                        (self.key, self.numbers) = (key, Arc::default());
+                    }
+                    self.chosen_for = Some(topology);
+                }
             }
-            self.of = Some(topology);
+            _ => {
+                self.key.get_or_insert_with(|| settings.names.canary_key(&settings.daemon));
+            }
         }
-        self.key.clone()
+        Some((self.key.clone()?, self.numbers.clone()))
+    }
+
+    /// Was the keyspace replaced since the last connection? Unknown, and so false, if the key's slot has moved to
+    /// another node.
+    ///
+    /// # Errors
+    /// The connection was lost, or the server refused to set the key.
+    pub(super) async fn is_replaced(&self, pipeline: &Pipeline) -> Result<bool> {
+        let Some(key) = &self.key else { return Ok(false) };
+        match self.numbers.replace(pipeline, key).await? {
+            Ok(replaced) => Ok(replaced),
+            Err(why) if cluster::redirection(&why).is_some() => Ok(false),
+            // The server cannot report it: assume the worst.
+            Err(why) if is_unknown_option(&why) => Ok(true),
+            Err(why) => bail!("the canary could not be set: {why}"),
+        }
     }
 }
 
-/// The canary has been set in the link before: where it is gone, or is not the last one, so is everything. Where it
-/// has moved to another node, that is not known.
-pub(in crate::redis) async fn is_another_database(asker: &Asker, canary: &Canary) -> Result<bool> {
-    let Some(key) = &canary.key else { return Ok(false) };
-    match canary.numbers.replace(asker, key).await? {
-        Ok(other) => Ok(other),
-        Err(why) if cluster::redirection_in(&why).is_some() => Ok(false),
-        // Nobody says: the worst is assumed.
-        Err(why) if is_unknown_option(&why) => Ok(true),
-        Err(why) => bail!("the canary could not be set: {why}"),
-    }
-}
-
-/// Redis before 6.2 does not know GET as a part of SET.
+/// Redis before 6.2 does not support `SET … GET`.
 fn is_unknown_option(why: &str) -> bool {
     why.contains("syntax error")
 }
 
-/// Renews the canary's key, and says whether the database is another. A node that owns none of its slots, or no
-/// longer, is proven by a message, and so is a server that does not tell what is set.
-pub(in crate::redis) async fn send(
-    asker: &Asker,
-    key: Option<(&str, &Numbers)>,
+/// Renews the canary's key and returns whether the keyspace was replaced. A published mark stands in for the key's
+/// event if the node owns none of the key's slots, or if the server does not publish `set`.
+///
+/// # Errors
+/// The connection was lost, or the server refused a command.
+pub(super) async fn send(
+    pipeline: &Pipeline,
+    key: Option<(String, Arc<CanaryNumbers>)>,
     silent: Silent,
-    (channel, mark): (&str, &str),
+    mark: &[&str],
 ) -> Result<bool> {
-    let mut other = false;
-    let mut told = false;
+    let mut replaced = false;
+    let mut published = false;
     if let Some((key, numbers)) = key {
-        match renew(asker, key, numbers).await? {
-            Ok(found) => (other, told) = (found, !silent.set),
-            Err(why) if cluster::redirection_in(&why).is_some() => numbers.forget(),
+        match renew(pipeline, &key, &numbers).await? {
+            Ok(found) => (replaced, published) = (found, !silent.set),
+            Err(why) if cluster::redirection(&why).is_some() => numbers.forget(),
             Err(why) => bail!("{why}"),
         }
     }
-    if !told {
-        asker.one(&["PUBLISH", channel, mark]).await?.accepted()?;
+    if !published {
+        pipeline.one(mark).await?.accepted()?;
     }
-    Ok(other)
+    Ok(replaced)
 }
 
-async fn renew(asker: &Asker, key: &str, numbers: &Numbers) -> Result<Renewed> {
-    match numbers.replace(asker, key).await? {
+async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers) -> Result<Renewed> {
+    match numbers.replace(pipeline, key).await? {
         Err(why) if is_unknown_option(&why) => {}
         done => return Ok(done),
     }
-    if let Reply::Refused(why) = asker.one(&["SET", key, "0", "EX", TTL_S]).await? {
+    if let RedisReply::Refused(why) = pipeline.one(&["SET", key, "0", "EX", TTL_S]).await? {
         return Ok(Err(why));
     }
     numbers.forget();

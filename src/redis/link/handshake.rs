@@ -1,105 +1,120 @@
-//! A connection to one server that is proven: what it is, that it may be used, and that its events are heard.
+//! A new connection to one server: what the server is, whether it can be used, and the proof that its events arrive.
 
 use crate::presence::Side;
 use crate::redis::cluster;
-use crate::redis::link::canary_key::{self as canary, Canary, Numbers, is_another_database};
+use crate::redis::info::Info;
+use crate::redis::link::canary_key::{self, CanaryKey, CanaryNumbers};
+use crate::redis::link::events::{EventStream, NEEDS};
+use crate::redis::link::feed::Silent;
 use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
-use crate::redis::link::stream::{NEEDS, Stream};
-use crate::redis::link::{Settings, Silent};
+use crate::redis::link::settings::LinkSettings;
 use crate::redis::names::{CLASSES, missing_classes};
-use crate::redis::resp::pipeline::{Asker, Questions, Reply};
-use crate::redis::resp::wire::Commands;
+use crate::redis::resp::client::{Pipeline, RespClient};
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::RedisReply;
+use crate::redis::sentinel;
+use crate::redis::server_config::{self, EVENTS};
 use crate::redis::target::Target;
 use anyhow::{Context, Result, anyhow, bail};
-use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-/// How long a new subscription may take to be proven.
+/// The longest time until the proof of a new subscription arrives.
 const PROOF: Duration = Duration::from_secs(3);
-/// How often the proof is published again, in case it came before the subscription stood.
+/// How often the proof is published again, in case it was published before the subscription was active.
 const PROOF_AGAIN: Duration = Duration::from_millis(100);
-/// Ends what is tried on a new connection; no batch of questions has the number 0.
+/// The end of the events that a new connection tries. No batch of questions has the number 0.
 const TRIED: Mark = Mark::Fence(0, Side::Close);
+/// The sections of INFO that a link reads.
+const SECTIONS: [&str; 4] = ["server", "replication", "persistence", "keyspace"];
 
 /// What a link remembers from one connection to the next.
 #[derive(Default)]
-pub(in crate::redis) struct Before {
+pub(super) struct LinkMemory {
     /// The server's run id.
-    pub(in crate::redis) run: Option<String>,
-    /// What is renewed.
-    pub(in crate::redis) canary: Canary,
-    /// The server has refused writes: nobody could renew a key, and keys ran out.
-    pub(in crate::redis) refused: bool,
+    pub(super) run: Option<String>,
+    pub(super) canary: CanaryKey,
+    /// The server refused writes: nobody could renew a key, so keys expired.
+    pub(super) refused: bool,
 }
 
-/// A proven subscription.
-pub(in crate::redis) struct Session {
-    pub(in crate::redis) stream: Stream,
-    pub(in crate::redis) parser: Parser,
-    pub(in crate::redis) run: String,
-    pub(in crate::redis) flushed: bool,
-    pub(in crate::redis) uptime_ms: u64,
-    pub(in crate::redis) silent: Silent,
-    pub(in crate::redis) questions: Questions,
-    /// How many keys its database has, others than presence among them.
-    pub(in crate::redis) size: usize,
-    pub(in crate::redis) version: String,
-    pub(in crate::redis) primary: Target,
+/// A subscription that is proven to be active.
+pub(super) struct Subscription {
+    /// The server; with Sentinels, the primary that they named.
+    pub(super) primary: Target,
+    pub(super) stream: EventStream,
+    pub(super) parser: Parser,
+    /// The connection for commands.
+    pub(super) client: RespClient,
+    pub(super) run: String,
+    pub(super) flushed: bool,
+    pub(super) uptime_ms: u64,
+    pub(super) silent: Silent,
+    /// How many keys the database has, not only presence keys.
+    pub(super) size: usize,
+    pub(super) version: String,
 }
 
-/// Connects, looks at the server, subscribes, and proves that what is to be heard is heard.
-pub(in crate::redis) async fn connect(settings: &Settings, before: &mut Before) -> Result<Session> {
-    let primary = settings.target.resolve().await?;
-    let questions = Questions::connect(&primary).await?;
-    let asker = &questions.asker();
-    let info = server_info(asker).await?;
-    let field = |name: &str| info.get(name).cloned().unwrap_or_default();
-    if field("role") == "slave" {
-        bail!(
-            "{} is a replica; a replica expires nothing by itself, so point --redis at its primary, {}:{}",
-            primary.shown(),
-            field("master_host"),
-            field("master_port")
-        );
+/// Connects, checks the server, subscribes, and proves that the events arrive.
+///
+/// # Errors
+/// The server cannot be reached or used. The text says why, and how to fix it.
+pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) -> Result<Subscription> {
+    let primary = sentinel::resolve(&settings.target).await?;
+    let client = RespClient::connect(&primary, "keybeat-questions").await?;
+    let info = Info::read(client.pipeline(), &SECTIONS).await?;
+    check_role(&info, &primary)?;
+    if settings.place.is_none() && is_of_cluster(&info) {
+        has_all_slots(client.pipeline(), &primary).await?;
     }
-    // Valkey calls it so from version 8 on.
-    let mode = [field("redis_mode"), field("server_mode")];
-    if settings.place.is_none() && mode.iter().any(|mode| mode == "cluster") {
-        has_all_slots(asker, &primary).await?;
-    }
-    configure(asker, settings).await?;
-    let mut stream = Stream::subscribe(&primary, &settings.names.channels()).await?;
-    let called = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let parser = Parser::new(settings.names.clone(), &settings.daemon, called, settings.seal.clone());
-    prove(asker, settings, &parser, &mut stream).await?;
-    let run = field("run_id");
-    let same = before.run.as_ref() == Some(&run);
-    let other = same && is_another_database(asker, &before.canary).await?;
-    let flushed = other || before.refused;
-    let canary = before.canary.key(settings);
-    let numbers = &before.canary.numbers;
-    let silent = try_events(asker, settings, (canary, numbers), &parser, &mut stream).await?;
-    Ok(Session {
+    configure(client.pipeline(), settings).await?;
+    let mut stream = EventStream::subscribe(&primary, &settings.names.channels()).await?;
+    let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let parser = Parser::new(settings.names.clone(), &settings.daemon, name, settings.seal.clone());
+    let mut trial = Trial { settings, pipeline: client.pipeline(), parser: &parser, stream: &mut stream };
+    trial.prove().await?;
+    let run = info.field("run_id").to_owned();
+    let same = memory.run.as_ref() == Some(&run);
+    let replaced = same && memory.canary.is_replaced(client.pipeline()).await?;
+    let silent = trial.try_events(memory.canary.choose(settings)).await?;
+    Ok(Subscription {
         primary,
         stream,
         parser,
+        client,
         run,
-        flushed,
+        flushed: replaced || memory.refused,
+        uptime_ms: info.uptime_ms(),
         silent,
-        uptime_ms: uptime_ms(&info),
-        questions,
-        size: database_size(&field(&format!("db{}", settings.target.db()))),
-        version: field("redis_version"),
+        size: info.keys_in(settings.target.db()),
+        version: info.field("redis_version").to_owned(),
     })
 }
 
-/// A node of a cluster that is followed alone must be its only one: of the others' users nothing would be heard.
-async fn has_all_slots(asker: &Asker, node: &Target) -> Result<()> {
-    let info = asker.one(&["CLUSTER", "INFO"]).await?.text().unwrap_or_default();
-    if info.lines().any(|line| line.trim_end() == "cluster_size:1") {
+fn check_role(info: &Info, server: &Target) -> Result<()> {
+    if info.field("role") != "slave" {
+        return Ok(());
+    }
+    bail!(
+        "{} is a replica; a replica expires nothing by itself, so point --redis at its primary, {}:{}",
+        server.shown(),
+        info.field("master_host"),
+        info.field("master_port")
+    )
+}
+
+fn is_of_cluster(info: &Info) -> bool {
+    // Valkey 8 and later use the second name.
+    ["redis_mode", "server_mode"].iter().any(|name| info.field(name) == "cluster")
+}
+
+/// Checks that a cluster node which is followed alone is the only one: the daemon would miss the users of others.
+async fn has_all_slots(pipeline: &Pipeline, node: &Target) -> Result<()> {
+    let cluster = Info::read_cluster(pipeline).await?.unwrap_or_default();
+    if cluster.field("cluster_size") == "1" {
         return Ok(());
     }
     let url = node.shown();
@@ -109,184 +124,136 @@ async fn has_all_slots(asker: &Asker, node: &Target) -> Result<()> {
     )
 }
 
-/// For how long the server has been running, for who wants to know how old what it had saved may be.
-fn uptime_ms(info: &HashMap<String, String>) -> u64 {
-    let is_zero = |name: &str| info.get(name).is_some_and(|value| value == "0");
-    // Told since Redis 7. Of an append-only file the keys are not counted.
-    let began_empty = is_zero("rdb_last_load_keys_loaded") && is_zero("aof_enabled");
-    let seconds = info.get("uptime_in_seconds").and_then(|value| value.parse::<u64>().ok());
-    seconds.filter(|_| !began_empty).map_or(u64::MAX, |seconds| seconds.saturating_mul(1_000))
-}
-
-async fn server_info(asker: &Asker) -> Result<HashMap<String, String>> {
-    let mut fields = HashMap::new();
-    for section in ["server", "replication", "persistence", "keyspace"] {
-        let text = asker.one(&["INFO", section]).await?.text().context("INFO was refused")?;
-        let lines = text.lines().filter_map(|line| line.split_once(':'));
-        fields.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
-    }
-    Ok(fields)
-}
-
-/// Reads `keys=7,expires=7,…`.
-fn database_size(told: &str) -> usize {
-    let keys = told.split(',').find_map(|field| field.strip_prefix("keys="));
-    keys.and_then(|keys| keys.parse().ok()).unwrap_or(0)
-}
-
-/// Adds what `notify-keyspace-events` lacks. Where CONFIG is forbidden, that is said and the canary
-/// will tell whether the events come all the same.
-async fn configure(asker: &Asker, settings: &Settings) -> Result<()> {
-    const NAME: &str = "notify-keyspace-events";
+/// Adds the classes that `notify-keyspace-events` lacks. If CONFIG is forbidden, it logs that; the trial of
+/// the events then shows whether they arrive anyway.
+async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<()> {
     let server = settings.target.shown();
-    let held = match asker.one(&["CONFIG", "GET", NAME]).await? {
-        Reply::List(told) => told.into_iter().nth(1).map_or(Ok(String::new()), Reply::text)?,
-        Reply::Refused(why) => {
-            warn!(server, "{NAME} cannot be read ({why}); it must have at least {CLASSES}");
+    let held = match server_config::get(pipeline, EVENTS).await? {
+        Ok(held) => held.unwrap_or_default(),
+        Err(why) => {
+            warn!(server, "{EVENTS} cannot be read ({why}); it needs at least {CLASSES}");
             return Ok(());
         }
-        _ => String::new(),
     };
     let missing = missing_classes(&held);
     if missing.is_empty() {
         return Ok(());
     }
+    let wanted = format!("{held}{missing}");
     if !settings.configure {
-        warn!(server, "{NAME} is {held:?} and lacks {missing:?}; set it: CONFIG SET {NAME} {held}{missing}");
+        warn!(server, "{EVENTS} is {held:?} and lacks {missing:?}; set it: CONFIG SET {EVENTS} {wanted}");
         return Ok(());
     }
-    let wanted = format!("{held}{missing}");
-    match asker.one(&["CONFIG", "SET", NAME, &wanted]).await? {
-        Reply::Refused(why) => {
-            warn!(server, "{NAME} is {held:?} and cannot be changed ({why}); set it to {wanted}");
-        }
-        _ => info!(server, "{NAME} was {held:?}, is now {wanted:?} until the server restarts"),
+    match server_config::set(pipeline, EVENTS, &wanted).await? {
+        Ok(()) => info!(server, "{EVENTS} was {held:?}, is now {wanted:?} until the server restarts"),
+        Err(why) => warn!(server, "{EVENTS} is {held:?} and cannot be changed ({why}); set it to {wanted}"),
     }
     Ok(())
 }
 
-/// Publishes a mark until it comes back by the subscription.
-async fn prove(asker: &Asker, settings: &Settings, parser: &Parser, stream: &mut Stream) -> Result<()> {
-    let channel = settings.names.fence_channel();
-    let mark = parser.mark(Mark::Hello);
-    let publish = async {
-        loop {
-            match asker.one(&["PUBLISH", &channel, &mark]).await {
-                Ok(Reply::Refused(why)) => {
-                    return anyhow!(
-                        "PUBLISH {channel} failed ({why}); an ACL user needs +publish and &__keyevent@*"
-                    );
+/// The trial of a new subscription.
+struct Trial<'a> {
+    settings: &'a LinkSettings,
+    pipeline: &'a Pipeline,
+    parser: &'a Parser,
+    stream: &'a mut EventStream,
+}
+
+impl Trial<'_> {
+    /// Publishes a mark until the subscription delivers it.
+    async fn prove(&mut self) -> Result<()> {
+        let channel = self.settings.names.fence_channel();
+        let mark = self.parser.mark(Mark::Hello);
+        let publish = async {
+            loop {
+                match self.pipeline.one(&["PUBLISH", &channel, &mark]).await {
+                    Ok(RedisReply::Refused(why)) => {
+                        return anyhow!(
+                            "PUBLISH {channel} failed ({why}); an ACL user needs +publish and &__keyevent@*"
+                        );
+                    }
+                    Ok(_) => {}
+                    Err(why) => return why,
                 }
-                Ok(_) => {}
-                Err(why) => return why,
+                sleep(PROOF_AGAIN).await;
             }
-            sleep(PROOF_AGAIN).await;
+        };
+        // Messages before the proof belong to the gap.
+        let parser = self.parser;
+        let seen =
+            read_until(self.stream, |operation, payload| parser.parse(operation, payload) == Parsed::Hello);
+        tokio::select! {
+            why = publish => Err(why),
+            seen = timeout(PROOF, seen) => match seen {
+                Ok(seen) => seen.context("the event connection was lost"),
+                Err(_) => bail!("the subscription was not active within {PROOF:?}; {NEEDS}"),
+            },
         }
-    };
-    // What comes before the proof belongs to the gap.
-    let seen = until(stream, |operation, payload| parser.parse(operation, payload) == Parsed::Hello);
-    tokio::select! {
-        why = publish => Err(why),
-        seen = timeout(PROOF, seen) => match seen {
-            Ok(seen) => seen.context("the event connection was lost"),
-            Err(_) => bail!("the subscription did not stand within {PROOF:?}; {NEEDS}"),
-        },
+    }
+
+    /// Sets and deletes the canary's key, then publishes a mark: the server does not publish an event that has not
+    /// arrived before the mark.
+    async fn try_events(&mut self, canary: Option<(String, Arc<CanaryNumbers>)>) -> Result<Silent> {
+        let Some((key, numbers)) = canary else { return Ok(Silent::default()) };
+        let number = numbers.next();
+        let value = number.to_string();
+        let set: &[&str] = &["SET", &key, &value, "EX", canary_key::TTL_S];
+        let mark = &["PUBLISH", &self.settings.names.fence_channel(), &self.parser.mark(TRIED)];
+        let mut commands = Commands::default();
+        [set, &["DEL", &key], set, mark].iter().for_each(|command| commands.add(command));
+        for reply in self.pipeline.send(commands).await? {
+            let RedisReply::Refused(why) = reply else { continue };
+            // Another node owns the slot now; the next canary finds out.
+            if cluster::redirection(&why).is_some() {
+                numbers.forget();
+                return Ok(Silent::default());
+            }
+            bail!("the canary could not be set: {why}");
+        }
+        numbers.written(number);
+        let silent = match timeout(PROOF, self.tried_events()).await {
+            Ok(silent) => silent?,
+            Err(_) => bail!("a mark did not arrive within {PROOF:?}"),
+        };
+        if silent.any() {
+            warn!(
+                server = self.settings.target.shown(),
+                "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
+                 which is slower; {EVENTS} needs at least {CLASSES}"
+            );
+        }
+        Ok(silent)
+    }
+
+    /// Which events of the canary's key are missing before the mark.
+    async fn tried_events(&mut self) -> Result<Silent> {
+        let mut silent = Silent { set: true, del: true };
+        let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
+        let parser = self.parser;
+        read_until(self.stream, |operation, payload| {
+            if parser.is_canary(payload) {
+                match operation {
+                    "set" => silent.set = false,
+                    "del" => silent.del = false,
+                    _ => {}
+                }
+            }
+            parser.parse(operation, payload) == end
+        })
+        .await?;
+        Ok(silent)
     }
 }
 
-/// Reads the stream up to the message that `is_it`, which is the last one taken.
-async fn until(stream: &mut Stream, mut is_it: impl FnMut(&str, &[u8]) -> bool) -> Result<()> {
+/// Takes messages of the stream, up to and including the first one for which `is_last` is true.
+async fn read_until(stream: &mut EventStream, mut is_last: impl FnMut(&str, &[u8]) -> bool) -> Result<()> {
     let mut found = false;
     while !found {
-        let look = |operation: &str, payload: &[u8]| {
-            found = is_it(operation, payload);
+        let take = |operation: &str, payload: &[u8]| {
+            found = is_last(operation, payload);
             if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        stream.read(look).await?;
+        stream.read(take).await?;
     }
     Ok(())
-}
-
-/// Sets and deletes the canary's key before a mark: what has not come when the mark does is not told.
-async fn try_events(
-    asker: &Asker,
-    settings: &Settings,
-    (key, numbers): (Option<String>, &Numbers),
-    parser: &Parser,
-    stream: &mut Stream,
-) -> Result<Silent> {
-    let Some(key) = key else { return Ok(Silent::default()) };
-    let number = numbers.next();
-    let value = number.to_string();
-    let set: &[&str] = &["SET", &key, &value, "EX", canary::TTL_S];
-    let mark: &[&str] = &["PUBLISH", &settings.names.fence_channel(), &parser.mark(TRIED)];
-    let mut commands = Commands::default();
-    [set, &["DEL", &key], set, mark].iter().for_each(|command| commands.add(command));
-    for told in asker.ask(commands).await? {
-        let Reply::Refused(why) = told else { continue };
-        // The slot is another node's now: the canary will tell.
-        if cluster::redirection_in(&why).is_some() {
-            numbers.forget();
-            return Ok(Silent::default());
-        }
-        bail!("the canary could not be set: {why}");
-    }
-    numbers.written(number);
-    let silent = match timeout(PROOF, hear_events(parser, stream)).await {
-        Ok(silent) => silent?,
-        Err(_) => bail!("a mark did not come back within {PROOF:?}"),
-    };
-    if silent.any() {
-        warn!(
-            server = settings.target.shown(),
-            "not all that is set or deleted is told, so keys are looked for by SCAN, which is slower; \
-             notify-keyspace-events must have at least {CLASSES}"
-        );
-    }
-    Ok(silent)
-}
-
-/// What of the canary's key is heard before the mark.
-async fn hear_events(parser: &Parser, stream: &mut Stream) -> Result<Silent> {
-    let mut silent = Silent { set: true, del: true };
-    let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
-    until(stream, |operation, payload| {
-        if parser.is_canary(payload) {
-            match operation {
-                "set" => silent.set = false,
-                "del" => silent.del = false,
-                _ => {}
-            }
-        }
-        parser.parse(operation, payload) == end
-    })
-    .await?;
-    Ok(silent)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_tells_its_size() {
-        assert_eq!(database_size("keys=12,expires=7,avg_ttl=0"), 12);
-        assert_eq!(database_size(""), 0, "an empty one is not told of");
-    }
-
-    #[test]
-    fn only_a_server_that_had_saved_something_is_young() {
-        let uptime = |loaded: &str, aof: &str| {
-            let fields =
-                [("uptime_in_seconds", "3"), ("rdb_last_load_keys_loaded", loaded), ("aof_enabled", aof)];
-            uptime_ms(&fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
-        };
-        assert_eq!([uptime("7", "0"), uptime("0", "1"), uptime("0", "0")], [3_000, 3_000, u64::MAX]);
-        assert_eq!(
-            uptime_ms(&HashMap::from([("uptime_in_seconds".into(), "3".into())])),
-            3_000,
-            "before Redis 7"
-        );
-        assert_eq!(uptime_ms(&HashMap::new()), u64::MAX);
-    }
 }

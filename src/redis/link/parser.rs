@@ -1,15 +1,15 @@
-//! From what fred delivers to what the detector takes in: a pure parser, and a chunk of its results.
+//! From a message of the event stream to an input of the detector: a pure parser, and a chunk of its results.
 
 use crate::presence::{BatchId, End, Input, Side};
 use crate::redis::names::{FENCE_OPERATION, Names};
 use std::hash::{BuildHasher, RandomState};
 
-/// What one message of the event stream says.
+/// What one message of the event stream means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A key was set.
     Renewed,
-    /// A key came by another way.
+    /// A key was created without SET: by RESTORE, RENAME, COPY or MOVE.
     Placed,
     /// A key ended.
     Ended(End),
@@ -17,26 +17,26 @@ pub enum Kind {
     Fence(BatchId, Side),
     /// The daemon's own canary.
     Canary,
-    /// A mark of the store's connection.
+    /// A mark that the writer published.
     Mark(u64),
 }
 
-/// A mark of the daemon itself in the event stream.
+/// A mark that the daemon publishes into the event stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Proves that a new subscription stands.
+    /// Proves that a new subscription is active.
     Hello,
     /// One end of a batch of questions.
     Fence(BatchId, Side),
-    /// The canary of a server that owns no key.
+    /// The canary of a server that cannot have a canary key.
     Canary,
 }
 
-/// Seals marks, so that one which another client has published is not taken for ours.
+/// Signs marks, so that a mark of another client is not taken for ours.
 ///
-/// Whoever may subscribe to the channel can read every mark, and so a secret that all of them had in common;
-/// but each carries a code of its own (SipHash, under a key that never leaves the process), which cannot be
-/// told before the mark itself has been published. A mark sent again comes after the first and changes nothing.
+/// Any subscriber of the channel can read the marks, so a shared secret in them would not stay secret. Each
+/// mark carries a code of its own instead: SipHash, with a key that never leaves the process. Nobody can compute the
+/// code before the mark is published, and a repeated mark comes after the first and changes nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Seal(RandomState);
 
@@ -50,14 +50,14 @@ impl Seal {
         (self.seal(text) == sealed).then_some(text)
     }
 
-    /// The payload of a mark that the store of the daemon called `daemon` sends.
+    /// The payload of a mark that the writer of the daemon named `daemon` publishes.
     pub fn store_mark(&self, daemon: &str, mark: u64) -> String {
         self.seal(&format!("{daemon}:{mark}"))
     }
 }
 
-/// Reads the stream of one connection. Marks name the connection and are sealed, so that neither
-/// another daemon's nor a forged one is taken for ours.
+/// Parses the stream of one connection. Marks name the connection and are signed, so that neither
+/// another daemon's mark nor a forged one is taken for ours.
 #[derive(Debug, Clone)]
 pub struct Parser {
     names: Names,
@@ -67,25 +67,25 @@ pub struct Parser {
     seal: Seal,
 }
 
-/// What the stream's next message is.
+/// The result for one message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// Evidence: which, and the key without its prefix where it has one.
+    /// Evidence, and the key without its prefix; empty if the evidence has no key.
     Evidence(Kind, &'a [u8]),
-    /// The new subscription stands.
+    /// The new subscription is active.
     Hello,
-    /// Nothing of ours: another prefix, another daemon.
+    /// Not ours: another prefix or another daemon.
     Foreign,
 }
 
 impl Parser {
-    /// A parser for one connection, called `stream`, of the daemon called `daemon`.
+    /// A parser for one connection, named `stream`, of the daemon named `daemon`.
     pub fn new(names: Names, daemon: &str, stream: String, seal: Seal) -> Parser {
         let canary_key = names.canary_key(daemon).into_bytes();
         Parser { names, canary_key, daemon: daemon.to_owned(), stream, seal }
     }
 
-    /// Reads one message: the operation that the channel names, and its payload.
+    /// Parses one message: the operation that the channel names, and its payload.
     pub fn parse<'a>(&self, operation: &str, payload: &'a [u8]) -> Parsed<'a> {
         if operation == FENCE_OPERATION {
             return self.parse_mark(payload);
@@ -104,8 +104,8 @@ impl Parser {
         self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
-    /// A cluster's node has one with a number after it, whose slot is the node's.
-    pub(in crate::redis) fn is_canary(&self, payload: &[u8]) -> bool {
+    /// Is this our canary key? At a node of a cluster a number follows, which puts the key into a slot of the node.
+    pub(super) fn is_canary(&self, payload: &[u8]) -> bool {
         let rest = payload.strip_prefix(&self.canary_key[..]);
         rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b':'))
     }
@@ -150,16 +150,16 @@ impl Parser {
 
 /// One item of a chunk.
 pub enum Item<'a> {
-    /// For the detector.
+    /// An input for the detector.
     Input(Input<'a>),
-    /// The canary came back.
+    /// The canary arrived.
     Canary,
-    /// A mark of the store came back.
+    /// A mark of the writer arrived.
     Mark(u64),
 }
 
-/// A chunk of evidence in the order of the stream. The names lie in one buffer: they are copied out of
-/// fred's messages, each of which pins an 8 KB read buffer, without an allocation each.
+/// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
+/// buffer without an allocation for each.
 #[derive(Debug, Default)]
 pub struct Events {
     bytes: Vec<u8>,
@@ -173,12 +173,12 @@ impl Events {
         self.list.push((kind, self.bytes.len() as u32));
     }
 
-    /// How many there are.
+    /// The number of pieces.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Is there none?
+    /// Is it empty?
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operation_means_what_redis_means_by_it() {
+    fn operations_have_their_meaning() {
         let parser = parser();
         for (operation, kind) in [
             ("set", Kind::Renewed),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_without_the_secret_is_not_ours() {
+    fn forged_marks_are_foreign() {
         let parser = parser();
         for mark in
             [Mark::Hello, Mark::Canary, Mark::Fence(7, Side::Open), Mark::Fence(u32::MAX, Side::Close)]
@@ -247,7 +247,7 @@ mod tests {
             };
             let payload = parser.mark(mark);
             assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
-            // All that another mark shows is known to a forger, and the key is not.
+            // A forger knows everything that other marks show, but not the key.
             let other = Parser { seal: Seal::default(), ..parser.clone() }.mark(mark);
             let moved = payload
                 .replace(":7:", ":8:")
@@ -273,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(operation in ".*", payload in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn parser_never_panics(operation in ".*", payload in prop::collection::vec(any::<u8>(), 0..80)) {
             let parser = parser();
             parser.parse(&operation, &payload);
             parser.parse(FENCE_OPERATION, &payload);

@@ -1,104 +1,100 @@
-//! Questions to one server: which keys there are, and for how long yet.
+//! Questions to one server: the TTLs of keys, in one pipeline between two fences.
 
 use crate::presence::{Answer, Key};
 use crate::redis::cluster::{self, Redirection, Topology};
 use crate::redis::names::Names;
-use crate::redis::resp::pipeline::{Asker, Reply};
-use crate::redis::resp::wire::Commands;
-use crate::redis::scan::{self as listing, ScanPage};
-use anyhow::{Context, Result, bail};
+use crate::redis::resp::client::Pipeline;
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::RedisReply;
+use crate::redis::scan::pttl_answer;
+use anyhow::{Context, Result};
 
-/// Asks a cluster's node for the TTL of each key, between the two fences. Those that it disowns are asked for
-/// again with ASKING, since their slots may be on their way to it. Keys of slots that nobody owns are not asked
-/// for: the answer is CLUSTERDOWN, which ends the connection. The redirections come with the places of their answers.
-pub(in crate::redis) async fn ask_node(
-    asker: &Asker,
-    names: &Names,
-    topology: &Topology,
-    [open, close]: [Commands; 2],
-    keys: &[Key],
-) -> Result<(Vec<Answer>, Vec<(usize, Redirection)>)> {
-    let mut first = open;
-    let mut asked = Vec::with_capacity(keys.len());
-    for (i, key) in keys.iter().enumerate() {
-        let name = names.redis_key(key.as_str());
-        if topology.owner(name.as_bytes()).is_some() {
-            first.add(&["PTTL", &name]);
-            asked.push(i);
+/// A batch of questions.
+pub(super) struct Batch<'a> {
+    /// Which keys.
+    pub(super) keys: &'a [Key],
+    /// The names of the keys in Redis.
+    pub(super) names: &'a Names,
+    /// The commands that publish the fences before and after the questions.
+    pub(super) fences: [Commands; 2],
+}
+
+/// An answer for each key, and the redirections among them: each with the index of its answer.
+pub(super) type Answered = (Vec<Answer>, Vec<(usize, Redirection)>);
+
+impl Batch<'_> {
+    /// Asks a server that stands alone.
+    ///
+    /// # Errors
+    /// The connection was lost, or the server refused a command.
+    pub(super) async fn ask(self, pipeline: &Pipeline) -> Result<Answered> {
+        let [mut commands, close] = self.fences;
+        for key in self.keys {
+            commands.add_pttl(&self.names.redis_key(key.as_str()));
         }
+        commands.append(close);
+        let replies = pipeline.send(commands).await?;
+        accepted(replies.first())?;
+        accepted(replies.last())?;
+        let ttls = replies.iter().skip(1).take(self.keys.len());
+        let answers: Result<Vec<Answer>> = ttls.map(|reply| Ok(pttl_answer(reply.number()?))).collect();
+        Ok((answers?, Vec::new()))
     }
-    let told = asker.ask(first).await?;
-    accepted(told.first())?;
-    let (mut answers, mut redirections) = (vec![Answer::Moved; keys.len()], Vec::new());
-    for (&i, told) in asked.iter().zip(&told[1..]) {
-        match told {
-            Reply::Refused(why) => {
-                redirections.push((i, cluster::redirection_in(why).with_context(|| why.clone())?));
+
+    /// Asks a node of a cluster. It asks again with ASKING for keys that the node redirects, since their slots may
+    /// be moving to the node. It does not ask for keys whose slot has no owner: the node would answer
+    /// CLUSTERDOWN, which ends the connection.
+    ///
+    /// # Errors
+    /// The connection was lost, or the node refused a command without a redirection.
+    pub(super) async fn ask_node(self, pipeline: &Pipeline, topology: &Topology) -> Result<Answered> {
+        let [mut first, close] = self.fences;
+        let mut asked = Vec::with_capacity(self.keys.len());
+        for (i, key) in self.keys.iter().enumerate() {
+            let name = self.names.redis_key(key.as_str());
+            if topology.owner(name.as_bytes()).is_some() {
+                first.add_pttl(&name);
+                asked.push(i);
             }
-            told => answers[i] = listing::answer(told.number()?),
         }
-    }
-    let mut second = Commands::default();
-    for &(i, _) in &redirections {
-        second.add(&["ASKING"]);
-        second.add(&["PTTL", &names.redis_key(keys[i].as_str())]);
-    }
-    second.append(close);
-    let again = asker.ask(second).await?;
-    for (&(i, _), told) in redirections.iter().zip(again.iter().skip(1).step_by(2)) {
-        answers[i] = match told {
-            Reply::Number(left) => match listing::answer(*left) {
-                Answer::Absent => Answer::NotYet(0),
-                there => there,
-            },
-            _ => Answer::Moved,
-        };
-    }
-    accepted(again.last())?;
-    Ok((answers, redirections))
-}
-
-/// Reads a page of the scan of all presence keys.
-pub(in crate::redis) async fn scan(asker: &Asker, names: &Names, cursor: u64) -> Result<ScanPage> {
-    let [cursor, count] = [cursor, listing::PAGE as u64].map(|number| number.to_string());
-    let scan = Commands::one(&["SCAN", &cursor, "MATCH", &names.scan_pattern("*"), "COUNT", &count]);
-    let told = asker.ask(scan).await?;
-    accepted(told.first())?;
-    let Some(Reply::List(page)) = told.into_iter().next() else { bail!("it gave no page") };
-    let Ok([Reply::Text(next), Reply::List(keys)]) = <[Reply; 2]>::try_from(page) else {
-        bail!("it gave no cursor and keys")
-    };
-    let next = std::str::from_utf8(&next)?.parse()?;
-    let keys = keys.into_iter().filter_map(|key| match key {
-        Reply::Text(mut key) => {
-            let rest = names.strip(&key)?.len();
-            key.drain(..key.len() - rest);
-            Some(key)
+        let replies = pipeline.send(first).await?;
+        accepted(replies.first())?;
+        let (mut answers, mut redirections) = (vec![Answer::Moved; self.keys.len()], Vec::new());
+        for (&i, reply) in asked.iter().zip(&replies[1..]) {
+            match reply {
+                RedisReply::Refused(why) => {
+                    redirections.push((i, cluster::redirection(why).with_context(|| why.clone())?));
+                }
+                reply => answers[i] = pttl_answer(reply.number()?),
+            }
         }
-        _ => None,
-    });
-    Ok(ScanPage { names: keys.collect(), next })
-}
-
-/// Asks for the TTL of each key, in one pipeline between the two fences.
-pub(in crate::redis) async fn ask(
-    asker: &Asker,
-    names: &Names,
-    [open, close]: [Commands; 2],
-    keys: &[Key],
-) -> Result<Vec<Answer>> {
-    let mut commands = open;
-    for key in keys {
-        commands.add(&["PTTL", &names.redis_key(key.as_str())]);
+        let mut second = Commands::default();
+        for &(i, _) in &redirections {
+            second.add_asking();
+            second.add_pttl(&self.names.redis_key(self.keys[i].as_str()));
+        }
+        second.append(close);
+        let replies = pipeline.send(second).await?;
+        accepted(replies.last())?;
+        for (&(i, _), reply) in redirections.iter().zip(replies.iter().skip(1).step_by(2)) {
+            answers[i] = after_asking(reply);
+        }
+        Ok((answers, redirections))
     }
-    commands.append(close);
-    let told = asker.ask(commands).await?;
-    accepted(told.first())?;
-    accepted(told.last())?;
-    told[1..=keys.len()].iter().map(|told| Ok(listing::answer(told.number()?))).collect()
 }
 
-/// An error if it is refused.
-fn accepted(reply: Option<&Reply>) -> Result<()> {
-    reply.map_or(Ok(()), Reply::accepted)
+/// What the reply of a node that may be importing the key's slot means.
+fn after_asking(reply: &RedisReply) -> Answer {
+    match reply {
+        RedisReply::Number(left) => match pttl_answer(*left) {
+            Answer::Absent => Answer::NotYet(0),
+            present => present,
+        },
+        _ => Answer::Moved,
+    }
+}
+
+/// An error if the server refused the command.
+fn accepted(reply: Option<&RedisReply>) -> Result<()> {
+    reply.map_or(Ok(()), RedisReply::accepted)
 }

@@ -1,4 +1,9 @@
-//! One RESP client: frames on a connection, and pipelines of commands with their replies.
+//! One RESP client: commands, connections, and pipelines of commands with their replies.
+//!
+//! Events, questions, listings, `doctor` and the poll of a cluster's nodes all use it. Only writes use fred
+//! (see [`writer`](crate::redis::writer)).
 
-pub(in crate::redis) mod pipeline;
-pub(in crate::redis) mod wire;
+pub(in crate::redis) mod client;
+pub(in crate::redis) mod commands;
+pub(in crate::redis) mod connection;
+pub(in crate::redis) mod reply;

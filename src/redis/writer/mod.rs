@@ -1,15 +1,25 @@
-//! Heartbeats and goodbyes that the daemon itself writes. They never touch the hub: what comes of them
-//! comes back by the event stream, like anybody's.
+//! Writes of the daemon itself: heartbeats, deletions and marks. They never touch the hub: their effects come back
+//! over the event stream, as those of any other program do.
+//!
+//! Writes use fred, for its connection management: it connects (TLS, unix sockets, Sentinels), pipelines the commands
+//! of concurrent requests, times them out, and for `beat --every` and `demo` it reconnects. A write needs no order
+//! relative to the event stream. Everything that does uses the RESP client in `resp/`.
 
+mod connection;
 mod lane;
 
+pub use connection::WriteConnection;
+
 use crate::error::Error;
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::presence::Key;
 use crate::redis::cluster::{self, Node, Topology};
 use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
+use crate::redis::resp::commands::ASKING;
 use crate::redis::target::Target;
+use crate::redis::writer::connection::in_words;
 use crate::redis::writer::lane::{CONNECTING, Lane};
 use crate::traces;
 use fred::prelude::*;
@@ -22,15 +32,15 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-/// How long a mark may take to be sent.
+/// The longest time to send a mark to one server.
 const MARK: Duration = Duration::from_millis(500);
 
 /// Writes presence keys, each to the server that owns it.
 pub struct Store {
     topology: watch::Receiver<Arc<Topology>>,
-    /// Where the one server is, should there be no cluster: a Sentinel's primary changes.
+    /// The address of the one server, if it is not a cluster. Sentinels may change it.
     primary: watch::Receiver<Target>,
-    /// By the name of the node.
+    /// By the id of the node.
     lanes: Mutex<BTreeMap<String, Led>>,
     names: Names,
     daemon: String,
@@ -39,8 +49,8 @@ pub struct Store {
     metrics: Arc<Metrics>,
 }
 
-/// A lane, and the addresses of the node that it leads to.
-type Led = (Vec<String>, Arc<Lane>);
+/// A lane, and the URL that it leads to.
+type Led = (String, Arc<Lane>);
 
 /// One command of one key.
 #[derive(Clone)]
@@ -53,7 +63,7 @@ struct Write {
 type Answers = Vec<Result<Value, fred::error::Error>>;
 
 impl Store {
-    /// A store on its own connections, which come about and come back by themselves, and follow the primaries.
+    /// A store with its own connections, which follow the primaries.
     pub fn new(
         (topology, primary): (watch::Receiver<Arc<Topology>>, watch::Receiver<Target>),
         names: Names,
@@ -66,12 +76,15 @@ impl Store {
         store
     }
 
-    /// The TTL of heartbeats that name none.
+    /// The TTL of heartbeats that do not name one.
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// Renews keys, each with the TTL given in milliseconds or the default, in one pipeline a server.
+    /// Renews keys, each with the given TTL in milliseconds or the default, in one pipeline per server.
+    ///
+    /// # Errors
+    /// At least one key was not written.
     pub async fn beat(&self, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
         let set = |(key, ttl_ms): &(Key, Option<u64>)| {
             let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64) as i64;
@@ -83,11 +96,17 @@ impl Store {
     }
 
     /// Deletes keys.
+    ///
+    /// # Errors
+    /// At least one key was not deleted.
     pub async fn end(&self, keys: &[Key]) -> Result<(), Error> {
         self.write(keys.iter().map(|key| self.command("DEL", key, Vec::new())).collect()).await
     }
 
-    /// Leaves nothing of the daemon behind: its canaries' keys.
+    /// Deletes the daemon's canary keys.
+    ///
+    /// # Errors
+    /// At least one key was not deleted.
     pub async fn clear(&self) -> Result<(), Error> {
         let topology = self.topology.borrow().clone();
         let canary = |node: &Node| node.canary_key(&self.names, &node.daemon(&self.daemon));
@@ -96,8 +115,11 @@ impl Store {
             .await
     }
 
-    /// Sends a mark into the event stream of each server that can be reached: once it comes back, so has
-    /// everything before it.
+    /// Publishes a mark into the event stream of each reachable server: when it arrives, all events before it have
+    /// arrived too.
+    ///
+    /// # Errors
+    /// No server took the mark.
     pub async fn mark(&self, mark: u64) -> Result<(), Error> {
         let topology = self.known().await?;
         let channel = self.names.fence_channel();
@@ -107,7 +129,7 @@ impl Store {
             let Some(lane) = lanes.get(&node.id) else { return Ok(()) };
             let publish =
                 lane.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await);
-            // One that is frozen must not keep the others waiting.
+            // A frozen server must not delay the others.
             timeout(MARK, publish).await.unwrap_or_else(|_| Err(Error::RedisUnavailable("no answer".into())))
         });
         let mut failed = None;
@@ -126,7 +148,7 @@ impl Store {
         Write { key, args, command }
     }
 
-    /// The servers, which at the very start of a cluster are waited for.
+    /// The servers. At the start of a cluster it waits until they are known.
     async fn known(&self) -> Result<Arc<Topology>, Error> {
         let mut topology = self.topology.clone();
         let known = timeout(CONNECTING, topology.wait_for(|topology| !topology.nodes.is_empty())).await;
@@ -136,17 +158,16 @@ impl Store {
         }
     }
 
-    /// A lane to each server; those of servers that are no more end.
+    /// A lane to each server. Lanes to servers that are gone end.
     fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let same =
-            |id: &str, at: &[String]| topology.nodes.iter().any(|node| node.id == id && node.addresses == at);
+        let mut lanes = lock(&self.lanes);
+        let same = |id: &str, at: &str| topology.nodes.iter().any(|node| node.id == id && node.shown() == at);
         lanes.retain(|id, (at, _)| same(id, at));
         for node in &topology.nodes {
             lanes.entry(node.id.clone()).or_insert_with(|| {
                 let lane =
                     if topology.clustered { Lane::to(&node.target) } else { Lane::new(self.primary.clone()) };
-                (node.addresses.clone(), Arc::new(lane))
+                (node.shown().to_owned(), Arc::new(lane))
             });
         }
         lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()
@@ -164,7 +185,7 @@ impl Store {
         written
     }
 
-    /// Writes each to its owner, and once more to where an owner says that it has moved.
+    /// Sends each write to the owner of its key, and once more to the node that a redirection names.
     async fn write_each(&self, writes: Vec<Write>) -> Result<(), Error> {
         let topology = self.known().await?;
         let lanes = self.lanes(&topology);
@@ -180,7 +201,7 @@ impl Store {
             let answers = send(&lanes, &id, &writes, false).await;
             (id, writes, answers)
         });
-        // What can be written is, whatever became of the rest.
+        // A failed group does not stop the others.
         for (id, writes, answers) in join_all(sent).await {
             let answers = match answers {
                 Ok(answers) => answers,
@@ -213,18 +234,18 @@ fn unowned(write: &Write) -> Error {
 }
 
 fn refused(why: &fred::error::Error) -> Error {
-    Error::RedisUnavailable(crate::redis::target::in_words(why))
+    Error::RedisUnavailable(in_words(why))
 }
 
-/// The node that the one called `from` points to, and whether with ASKING; none if it points nowhere we know.
+/// The node that a redirection by the node `from` names, and whether it needs ASKING; none if it is unknown.
 fn redirected(topology: &Topology, from: &str, why: &fred::error::Error) -> Option<(String, bool)> {
-    let redirection = cluster::redirection(why)?;
+    let redirection = cluster::redirection(why.details())?;
     let from = topology.nodes.iter().find(|node| node.id == from)?;
     let to = topology.at(&from.absolute(&redirection.address))?;
     Some((to.id.clone(), redirection.ask))
 }
 
-/// Sends all in one pipeline, each after ASKING if need be. An answer each.
+/// Sends all writes in one pipeline, each after ASKING if `ask` is true. One answer for each write.
 async fn send(
     lanes: &BTreeMap<String, Arc<Lane>>,
     id: &str,
@@ -246,7 +267,7 @@ async fn send(
         Ok(pipeline.try_all::<Value>().await)
     });
     let answers: Answers = answers.await?;
-    // Of a connection that was lost there is one answer to all.
+    // A lost connection gives one answer for all writes.
     if answers.len() != writes.len() * if ask { 2 } else { 1 } {
         let why = answers.into_iter().find_map(Result::err);
         let lost = || Error::RedisUnavailable("the connection was lost".into());
@@ -255,7 +276,6 @@ async fn send(
     Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
 }
 
-/// What is asked next may be of a slot that is on its way here.
 fn asking() -> CustomCommand {
-    CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false)
+    CustomCommand::new_static(ASKING, ClusterHash::FirstKey, false)
 }

@@ -21,7 +21,18 @@ const FLOORS: [&str; 7] = [
 /// above all rooms.
 const ROOMS: [(&str, &[&str]); 3] = [
     ("presence", &["time key", "change slots", "table", "roster detector", "tracker"]),
-    ("redis", &["names tls url", "target", "resp", "cluster", "scan", "link", "inspect writer private"]),
+    (
+        "redis",
+        &[
+            "names tls url retry_delay",
+            "target",
+            "resp",
+            "info scan server_config sentinel private",
+            "cluster",
+            "link listing",
+            "inspect writer",
+        ],
+    ),
     ("web", &["failure tls describe", "limits console", "access middleware listen", "app", "api stream"]),
 ];
 

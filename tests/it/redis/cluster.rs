@@ -1,12 +1,13 @@
 //! A Redis Cluster as users see it; what they see of its faults is in `faults`.
 
-use crate::common::cluster::{Cluster, Writer};
+use crate::common::cluster::{Cluster, Writer, id};
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, info};
 use crate::common::{free_port, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 fn keybeat(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keybeat"));
@@ -252,4 +253,47 @@ async fn a_node_that_comes_back_at_another_port_is_followed_there() {
     assert_eq!(daemon.call("DELETE", &format!("/v1/users/{user}"), None).await.0, 204);
     let told = socket.transitions().await;
     assert_eq!((&told[0]["state"], &told[0]["reason"]), (&json!("offline"), &json!("deleted")), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostnames_that_fail_give_way() {
+    let cluster = Cluster::start(2, 0).await;
+    for node in &cluster.nodes {
+        node.call(&["CONFIG", "SET", "cluster-announce-hostname", "keybeat.invalid"]);
+    }
+    until("both nodes know both hostnames", async || {
+        let known =
+            |node: &Redis| node.call(&["CLUSTER", "NODES"]).as_text().matches("keybeat.invalid").count() == 2;
+        cluster.nodes.iter().all(known).then_some(())
+    })
+    .await;
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let user = of_the_first(&cluster);
+    assert_eq!(daemon.call("PUT", &format!("/v1/users/{user}/heartbeat"), None).await.0, 204);
+    daemon.until_state(&user, "online").await;
+}
+
+/// How many servers the daemon follows.
+async fn followed(daemon: &Daemon) -> usize {
+    daemon.get("/v1/stats").await["redis"]["servers"].as_array().expect("a list").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_node_leaves_at_once() {
+    let mut cluster = Cluster::start(2, 0).await;
+    let added = cluster.add().await;
+    // So the node gets an epoch of its own, which the cluster loses with the node.
+    cluster.move_slot(0, 0, added);
+    cluster.move_slot(0, added, 0);
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    until("three servers are followed", async || (followed(&daemon).await == 3).then_some(())).await;
+    let deleted = id(&cluster.nodes[added]);
+    for node in &cluster.nodes[..added] {
+        assert_eq!(node.call(&["CLUSTER", "FORGET", &deleted]).as_text(), "OK");
+    }
+    cluster.nodes[added].call(&["CLUSTER", "RESET"]);
+    let began = Instant::now();
+    until("two servers are followed", async || (followed(&daemon).await == 2).then_some(())).await;
+    daemon.ready().await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }

@@ -80,7 +80,7 @@ async fn sweeps_find_what_is_not_told(classes: &str) {
     let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST), "--ttl", "20s"]).await;
     let stats = daemon.get("/v1/stats").await;
     assert_eq!((&stats["redis"]["mode"], &stats["redis"]["swept_servers"]), (&json!("sweeps"), &json!(1)));
-    assert!(daemon.log().contains("looked for by SCAN"), "{}", daemon.log());
+    assert!(daemon.log().contains("with SCAN"), "{}", daemon.log());
     let (mut socket, _) = daemon.watch_all().await;
     redis.call(&["SET", "presence:alice", "1", "PX", "700"]);
     assert_eq!(socket.transitions().await[0]["state"], "online");
@@ -184,4 +184,13 @@ async fn one_node_of_several_is_refused_with_the_url_of_all() {
     let daemon = Daemon::launch(&["--redis", &cluster.nodes[1].url()]);
     let wanted = format!("--redis redis-cluster://127.0.0.1:{port}");
     until("the cause names the URL", async || daemon.not_ready().await.contains(&wanted).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ipv6_address_is_followed() {
+    let redis = Redis::start();
+    assert_eq!(redis.call(&["CONFIG", "SET", "bind", "127.0.0.1 ::1"]).as_text(), "OK");
+    let daemon = Daemon::with(&["--redis", &format!("redis://[::1]:{}", redis.port)]).await;
+    assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
+    daemon.until_state("alice", "online").await;
 }

@@ -1,33 +1,37 @@
-//! The event stream of one server: what its channels publish, in the order in which it does.
+//! The event stream of one server: the messages of its keyspace channels, in order.
 
-use crate::redis::resp::wire::{Commands, Wire, text};
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::connection::RespConnection;
 use crate::redis::target::Target;
 use anyhow::{Result, bail};
 use redis_protocol::resp2::types::RangeFrame;
 use std::ops::ControlFlow;
 
-/// What a user of Redis with an ACL lacks where nothing comes.
+/// Advice for a subscription that stays silent.
 pub(in crate::redis) const NEEDS: &str = "an ACL user needs +subscribe and &__keyevent@*";
 
 /// A subscription to the channels of one server.
-pub(in crate::redis) struct Stream(Wire);
+pub(in crate::redis) struct EventStream(RespConnection);
 
-impl Stream {
-    /// Connects and asks for the channels. Whether the subscription stands is proven by what comes.
-    pub(in crate::redis) async fn subscribe(target: &Target, channels: &[String]) -> Result<Stream> {
-        let mut wire = Wire::open(target, "keybeat-events").await?;
-        let command: Vec<&str> =
-            ["SUBSCRIBE"].into_iter().chain(channels.iter().map(String::as_str)).collect();
-        wire.send(&Commands::one(&command)).await?;
-        Ok(Stream(wire))
-    }
-
-    /// Waits for the next messages and hands over each: the operation that its channel names, and its payload.
-    /// What comes after the one at which `take` breaks stays for the next call, as does everything if this one is
-    /// dropped while it waits.
+impl EventStream {
+    /// Connects and sends SUBSCRIBE. Only a message proves that the subscription is active.
     ///
     /// # Errors
-    /// The connection was lost, or the server refuses the subscription.
+    /// See [`RespConnection::open`].
+    pub(in crate::redis) async fn subscribe(target: &Target, channels: &[String]) -> Result<EventStream> {
+        let mut connection = RespConnection::open(target, "keybeat-events").await?;
+        let command: Vec<&str> =
+            ["SUBSCRIBE"].into_iter().chain(channels.iter().map(String::as_str)).collect();
+        connection.send(&Commands::one(&command)).await?;
+        Ok(EventStream(connection))
+    }
+
+    /// Waits for the next messages and passes each to `take`: the operation that its channel names, and its payload.
+    /// Messages after the one at which `take` breaks stay for the next call. Safe to cancel: a cancelled call has
+    /// taken nothing.
+    ///
+    /// # Errors
+    /// The connection was lost, or the server refused the subscription.
     pub(in crate::redis) async fn read(
         &mut self,
         mut take: impl FnMut(&str, &[u8]) -> ControlFlow<()>,
@@ -47,7 +51,7 @@ impl Stream {
     }
 }
 
-/// What a frame says if it is a message of a channel of keyspace events.
+/// Operation and payload of a frame, if it is a message of a keyspace channel.
 fn message<'a>(frame: &RangeFrame, bytes: &'a [u8]) -> Result<Option<(&'a str, &'a [u8])>> {
     use RangeFrame::{Array, BulkString, Error};
     match frame {
@@ -62,7 +66,10 @@ fn message<'a>(frame: &RangeFrame, bytes: &'a [u8]) -> Result<Option<(&'a str, &
             let operation = channel.split_once("__:").map(|(_, operation)| operation);
             Ok(operation.map(|operation| (operation, &bytes[payload.0..payload.1])))
         }
-        Error(why) => bail!("the server refused the subscription: {}; {NEEDS}", text(bytes, *why)),
+        Error(why) => bail!(
+            "the server refused the subscription: {}; {NEEDS}",
+            String::from_utf8_lossy(&bytes[why.0..why.1])
+        ),
         _ => Ok(None),
     }
 }
@@ -75,13 +82,13 @@ mod tests {
 
     const ENDED: &[u8] = b"*3\r\n$7\r\nmessage\r\n$18\r\n__keyevent@0__:del\r\n$1\r\n";
 
-    /// A stream, and its server's end.
-    fn stream(room: usize) -> (Stream, tokio::io::DuplexStream) {
+    /// A stream and its server's end.
+    fn stream(room: usize) -> (EventStream, tokio::io::DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(room);
-        (Stream(Wire::over(ours)), theirs)
+        (EventStream(RespConnection::over(ours)), theirs)
     }
 
-    async fn take(stream: &mut Stream, most: usize) -> Result<String> {
+    async fn take(stream: &mut EventStream, most: usize) -> Result<String> {
         let mut names = String::new();
         let look = |operation: &str, payload: &[u8]| {
             assert_eq!(operation, "del");
@@ -93,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_come_whole_and_in_order_however_they_are_cut() {
+    async fn cut_messages_arrive_whole_and_in_order() {
         for room in 1..90 {
             let (mut stream, mut server) = stream(room);
             let server = tokio::spawn(async move {
@@ -108,12 +115,12 @@ mod tests {
             assert_eq!(names, "abcdefg", "{room} bytes at a time");
             server.await.unwrap();
             let lost = take(&mut stream, 1).await.unwrap_err().to_string();
-            assert_eq!(lost, "the server closed it");
+            assert_eq!(lost, "the server closed the connection");
         }
     }
 
     #[tokio::test]
-    async fn what_is_not_taken_stays() {
+    async fn messages_after_a_break_stay() {
         let (mut stream, mut server) = stream(4096);
         for name in "abcde".bytes() {
             server.write_all(&[ENDED, &[name], b"\r\n"].concat()).await.unwrap();
@@ -126,40 +133,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_is_given_up_loses_nothing() {
+    async fn cancelled_read_loses_nothing() {
         let (mut stream, mut server) = stream(4096);
         server.write_all(ENDED).await.unwrap();
         let early = tokio::time::timeout(std::time::Duration::from_millis(1), take(&mut stream, 1)).await;
-        assert!(early.is_err(), "half a message is none");
+        assert!(early.is_err(), "half a message is not a message");
         server.write_all(b"a\r\n").await.unwrap();
         assert_eq!(take(&mut stream, 1).await.unwrap(), "a");
     }
 
     #[tokio::test]
-    async fn what_is_no_stream_of_messages_is_an_error() {
-        for (told, why) in [
+    async fn other_protocols_are_errors() {
+        for (bytes, why) in [
             (&b"-NOPERM no channel\r\n"[..], "NOPERM"),
             (b"HTTP/1.1 400 Bad Request\r\n", "does not speak RESP"),
         ] {
             let (mut stream, mut server) = stream(4096);
-            server.write_all(told).await.unwrap();
+            server.write_all(bytes).await.unwrap();
             let error = take(&mut stream, 1).await.unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
         let (mut stream, mut server) = stream(1 << 20);
         let endless = async { while server.write_all(&[b'$'; 4096]).await.is_ok() {} };
         let (error, ()) = tokio::join!(async move { take(&mut stream, 1).await.unwrap_err() }, endless);
-        assert!(error.to_string().contains("so long a name"), "{error}");
+        assert!(error.to_string().contains("such a long name"), "{error}");
     }
 
     fn read(bytes: &[u8]) -> Result<Option<(&str, &[u8])>> {
-        let (frame, length) = decode_range(bytes).unwrap().expect("it is whole");
+        let (frame, length) = decode_range(bytes).unwrap().expect("a complete frame");
         assert_eq!(length, bytes.len());
         message(&frame, bytes)
     }
 
     #[test]
-    fn only_a_message_is_one() {
+    fn only_keyspace_messages_are_events() {
         let expired = b"*3\r\n$7\r\nmessage\r\n$22\r\n__keyevent@0__:expired\r\n$5\r\na\r\n\xff!\r\n";
         assert_eq!(
             read(expired).unwrap(),

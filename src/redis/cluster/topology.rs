@@ -1,0 +1,161 @@
+//! The primaries, and which of them owns which key.
+
+use crate::redis::names::Names;
+use crate::redis::target::Target;
+use std::ops::RangeInclusive;
+
+/// How many slots a cluster has (Redis cluster specification).
+pub const SLOTS: u16 = 16_384;
+
+/// One primary.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its id in the cluster; empty for a server that stands alone.
+    pub id: String,
+    /// How to connect to it.
+    pub target: Target,
+    /// The addresses that redirections may use for it, each `HOST:PORT`; first the one of `target`.
+    pub addresses: Vec<String>,
+    /// The slots that it owns.
+    pub slots: Vec<RangeInclusive<u16>>,
+}
+
+impl Node {
+    /// Does it own this slot?
+    pub fn owns(&self, slot: u16) -> bool {
+        self.slots.iter().any(|range| range.contains(&slot))
+    }
+
+    /// How many slots it owns.
+    pub fn owned(&self) -> usize {
+        self.slots.iter().map(|range| range.len()).sum()
+    }
+
+    /// The address of a redirection by this node, which leaves out the host if the host is its own.
+    pub fn absolute(&self, address: &str) -> String {
+        let own = self.addresses.first().and_then(|own| own.rsplit_once(':'));
+        // An IPv6 address may begin with a colon too.
+        let port = address.strip_prefix(':').filter(|port| port.bytes().all(|c| c.is_ascii_digit()));
+        match own {
+            Some((host, _)) if port.is_some() => format!("{host}{address}"),
+            _ => address.to_owned(),
+        }
+    }
+
+    /// The name at this node of the daemon named `daemon`.
+    pub fn daemon(&self, daemon: &str) -> String {
+        if self.id.is_empty() { daemon.to_owned() } else { format!("{daemon}-{}", self.id) }
+    }
+
+    /// A canary key whose slot this node owns; `None` if no such key was found.
+    pub fn canary_key(&self, names: &Names, daemon: &str) -> Option<String> {
+        let key = names.canary_key(daemon);
+        if self.id.is_empty() {
+            return Some(key);
+        }
+        if self.slots.is_empty() {
+            return None;
+        }
+        // Keys fall into slots at random: 163,840 tries miss a node that owns one slot in 1 of 20,000 cases.
+        (0..u32::from(SLOTS) * 10).map(|i| format!("{key}:{i}")).find(|key| self.owns(slot(key.as_bytes())))
+    }
+
+    /// Its name for people.
+    pub fn shown(&self) -> &str {
+        self.target.shown()
+    }
+
+    fn same(&self, other: &Node) -> bool {
+        self.id == other.id && self.addresses == other.addresses && self.slots == other.slots
+    }
+}
+
+/// All primaries.
+#[derive(Debug, Clone, Default)]
+pub struct Topology {
+    /// Do the nodes share the keys by slot? Otherwise one server has all keys.
+    pub clustered: bool,
+    /// The primaries, in the order of their ids.
+    pub nodes: Vec<Node>,
+    /// Why no primary is known.
+    pub unknown: String,
+}
+
+impl Topology {
+    /// The topology of one server, with or without Sentinels.
+    pub fn one(target: Target) -> Topology {
+        let node = Node { id: String::new(), target, addresses: Vec::new(), slots: Vec::new() };
+        Topology { clustered: false, nodes: vec![node], unknown: String::new() }
+    }
+
+    /// The node that owns a key.
+    pub fn owner(&self, redis_key: &[u8]) -> Option<&Node> {
+        if !self.clustered {
+            return self.nodes.first();
+        }
+        let slot = slot(redis_key);
+        self.nodes.iter().find(|node| node.owns(slot))
+    }
+
+    /// The node that a redirection names. The address that a node is reached at counts before those that it only
+    /// announces: another node may have had them.
+    pub fn at(&self, address: &str) -> Option<&Node> {
+        let reached =
+            self.nodes.iter().find(|node| node.addresses.first().is_some_and(|held| held == address));
+        reached.or_else(|| self.nodes.iter().find(|node| node.addresses.iter().any(|held| held == address)))
+    }
+
+    /// How many slots have no owner.
+    pub fn without_owner(&self) -> usize {
+        let owned: usize = self.nodes.iter().map(Node::owned).sum();
+        if self.clustered { usize::from(SLOTS).saturating_sub(owned) } else { 0 }
+    }
+
+    pub(super) fn same(&self, other: &Topology) -> bool {
+        self.nodes.len() == other.nodes.len()
+            && self.nodes.iter().zip(&other.nodes).all(|(a, b)| a.same(b))
+            && self.unknown == other.unknown
+    }
+}
+
+/// The slot of a key.
+pub fn slot(redis_key: &[u8]) -> u16 {
+    fred::util::redis_keyslot(redis_key)
+}
+
+/// Where a node sends a client that asks for a key which the node does not own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirection {
+    /// The key's slot.
+    pub slot: u16,
+    /// `HOST:PORT`; the host is empty if it is that of the node which was asked.
+    pub address: String,
+    /// The slot is being moved: only this command goes there, after ASKING.
+    pub ask: bool,
+}
+
+/// Parses the error `MOVED 3999 127.0.0.1:6381` or `ASK …`; `None` for any other error.
+pub fn redirection(why: &str) -> Option<Redirection> {
+    let mut words = why.split(' ');
+    let ask = match words.next()? {
+        "MOVED" => false,
+        "ASK" => true,
+        _ => return None,
+    };
+    Some(Redirection { slot: words.next()?.parse().ok()?, address: words.next()?.to_owned(), ask })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_name_slot_and_address() {
+        let moved = Redirection { slot: 3999, address: "127.0.0.1:6381".into(), ask: false };
+        assert_eq!(redirection("MOVED 3999 127.0.0.1:6381"), Some(moved.clone()));
+        assert_eq!(redirection("ASK 3999 127.0.0.1:6381"), Some(Redirection { ask: true, ..moved }));
+        for other in ["CLUSTERDOWN The cluster is down", "MOVED", "MOVED x y", "MOVED 1", ""] {
+            assert_eq!(redirection(other), None, "{other}");
+        }
+    }
+}

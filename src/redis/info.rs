@@ -1,0 +1,109 @@
+//! INFO, and the other replies that have its form.
+
+use crate::redis::resp::client::Pipeline;
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::{Allowed, RedisReply};
+use anyhow::{Context, Result};
+use std::collections::HashMap;
+
+/// The fields of INFO or CLUSTER INFO.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Info(HashMap<String, String>);
+
+impl Info {
+    /// Parses `name:value` lines and ignores all others.
+    pub fn parse(text: &str) -> Info {
+        let mut info = Info::default();
+        info.add(text);
+        info
+    }
+
+    fn add(&mut self, text: &str) {
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        self.0.extend(lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
+    }
+
+    /// Reads these sections, or the server's default sections if none are named.
+    ///
+    /// # Errors
+    /// The connection was lost, or the server refused INFO.
+    pub(super) async fn read(pipeline: &Pipeline, sections: &[&str]) -> Result<Info> {
+        let mut commands = Commands::default();
+        // Redis before 7 accepts only one section in a command.
+        sections.iter().for_each(|section| commands.add(&["INFO", section]));
+        if sections.is_empty() {
+            commands.add(&["INFO"]);
+        }
+        let mut info = Info::default();
+        for reply in pipeline.send(commands).await? {
+            info.add(&reply.text().context("INFO was refused")?);
+        }
+        Ok(info)
+    }
+
+    /// Reads CLUSTER INFO. A server that is not part of a cluster refuses it.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    pub(super) async fn read_cluster(pipeline: &Pipeline) -> Result<Allowed<Info>> {
+        Ok(match pipeline.one(&["CLUSTER", "INFO"]).await? {
+            RedisReply::Refused(why) => Err(why),
+            reply => Ok(Info::parse(&reply.text()?)),
+        })
+    }
+
+    /// A field; empty if there is none.
+    pub fn field(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// How many keys a database has, not only presence keys.
+    pub(super) fn keys_in(&self, db: u8) -> usize {
+        number_after("keys=", self.field(&format!("db{db}"))).unwrap_or(0) as usize
+    }
+
+    /// How many keys with a TTL the server has, in all databases.
+    pub(super) fn expiring(&self) -> u64 {
+        let databases = self.0.iter().filter(|(name, _)| name.starts_with("db"));
+        databases.filter_map(|(_, text)| number_after("expires=", text)).sum()
+    }
+
+    /// How long the server has been running, in milliseconds: keys that it loaded from disk may be that old.
+    /// `u64::MAX` if it started without data, or if the uptime is unknown.
+    pub(super) fn uptime_ms(&self) -> u64 {
+        // Redis 7 and later report this; the keys of an append-only file are not counted.
+        let started_empty =
+            self.field("rdb_last_load_keys_loaded") == "0" && self.field("aof_enabled") == "0";
+        let seconds = self.field("uptime_in_seconds").parse::<u64>();
+        seconds.ok().filter(|_| !started_empty).map_or(u64::MAX, |seconds| seconds.saturating_mul(1_000))
+    }
+}
+
+/// Reads one number of `keys=7,expires=7,…`.
+fn number_after(name: &str, text: &str) -> Option<u64> {
+    text.split(',').find_map(|part| part.strip_prefix(name)?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_report_their_keys() {
+        let info = Info::parse("db0:keys=5,expires=3,avg_ttl=0\r\ndb3:keys=9,expires=9\r\nrole:master\r\n");
+        assert_eq!(info.expiring(), 12);
+        assert_eq!((info.keys_in(0), info.keys_in(3)), (5, 9));
+        assert_eq!(info.keys_in(1), 0, "INFO leaves out an empty database");
+    }
+
+    #[test]
+    fn uptime_counts_only_with_loaded_data() {
+        let uptime = |loaded: &str, aof: &str| {
+            let text = format!("uptime_in_seconds:3\nrdb_last_load_keys_loaded:{loaded}\naof_enabled:{aof}");
+            Info::parse(&text).uptime_ms()
+        };
+        assert_eq!([uptime("7", "0"), uptime("0", "1"), uptime("0", "0")], [3_000, 3_000, u64::MAX]);
+        assert_eq!(Info::parse("uptime_in_seconds:3").uptime_ms(), 3_000, "before Redis 7");
+        assert_eq!(Info::default().uptime_ms(), u64::MAX);
+    }
+}

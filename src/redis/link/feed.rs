@@ -1,0 +1,105 @@
+//! What a link reports to the driver, and what the driver orders.
+
+use crate::presence::{Answer, BatchId, Key};
+use crate::redis::cluster::Redirection;
+use crate::redis::link::parser::Events;
+use crate::redis::scan::ScanPage;
+use anyhow::{Result, anyhow};
+use tokio::sync::mpsc;
+
+/// What a link reports.
+pub enum Feed {
+    /// The link is subscribed, and the subscription is verified.
+    Up {
+        /// The server's run id.
+        run: String,
+        /// The server's data were deleted since the last connection.
+        flushed: bool,
+        /// How long the server has been running, in milliseconds; `u64::MAX` if it started without data.
+        uptime_ms: u64,
+        /// Which events the server does not publish: such keys have to be found by polling.
+        silent: Silent,
+    },
+    /// The server is unreachable, or cannot be used.
+    Down {
+        /// The metric's label.
+        cause: &'static str,
+        /// The reason in words.
+        why: String,
+    },
+    /// Evidence, in the order of the stream.
+    Events(Events),
+    /// The keyspace was replaced without an event (FLUSHALL, FLUSHDB or SWAPDB).
+    Replaced,
+    /// The answers to a batch, and the redirections among them: each with the index of its answer.
+    Answers(BatchId, Vec<Answer>, Vec<(usize, Redirection)>),
+    /// A page of the scan with this number. With the first page, an estimate of how many keys all pages will have;
+    /// 0 with the others.
+    Page(u8, ScanPage, usize),
+}
+
+/// The events that a server does not publish because `notify-keyspace-events` lacks them and cannot be changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Silent {
+    /// `set`.
+    pub set: bool,
+    /// `del`.
+    pub del: bool,
+}
+
+impl Silent {
+    /// Is any event missing?
+    pub fn any(self) -> bool {
+        self.set || self.del
+    }
+}
+
+/// What the driver orders.
+pub enum Order {
+    /// Ask for the TTLs of these keys between two fences.
+    Ask(BatchId, Vec<Key>),
+    /// Read a page of the scan with this number, at this cursor.
+    Scan(u8, u64),
+    /// Renew the canary.
+    Canary,
+    /// Close the connections and reconnect, for this cause.
+    Restart(&'static str),
+}
+
+/// Sends a link's reports into a channel that all links share.
+#[derive(Clone)]
+pub struct Feeder {
+    /// The number of the link.
+    pub link: u64,
+    /// The channel to the driver.
+    pub feed: mpsc::Sender<(u64, Feed)>,
+}
+
+impl Feeder {
+    /// Waits while the channel is full.
+    ///
+    /// # Errors
+    /// The driver has ended.
+    pub(super) async fn send(&self, feed: Feed) -> Result<()> {
+        self.feed.send((self.link, feed)).await.map_err(|_| anyhow!("the daemon is stopping"))
+    }
+}
+
+/// Why a connection of a link ended; the driver receives it as [`Feed::Down`].
+pub(super) struct Ended {
+    pub(super) cause: &'static str,
+    pub(super) why: anyhow::Error,
+}
+
+impl Ended {
+    /// The driver has ended, or has dropped the link.
+    pub(super) fn stopping() -> Ended {
+        Ended { cause: "stop", why: anyhow!("the daemon is stopping") }
+    }
+}
+
+impl From<anyhow::Error> for Ended {
+    fn from(why: anyhow::Error) -> Ended {
+        Ended { cause: "connection", why }
+    }
+}

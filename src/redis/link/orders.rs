@@ -1,0 +1,101 @@
+//! Carries out the driver's orders, many at a time.
+
+use crate::presence::{BatchId, Key, Side};
+use crate::redis::link::canary_key::{self, CanaryKey};
+use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
+use crate::redis::link::parser::{Mark, Parser};
+use crate::redis::link::questions::Batch;
+use crate::redis::link::settings::LinkSettings;
+use crate::redis::resp::client::Pipeline;
+use crate::redis::resp::commands::Commands;
+use crate::redis::scan;
+use anyhow::{Context, Result, anyhow};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Carries out orders over one connection.
+pub(super) struct Worker<'a> {
+    pub(super) settings: &'a Arc<LinkSettings>,
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) parser: &'a Parser,
+    pub(super) canary: &'a mut CanaryKey,
+    pub(super) silent: Silent,
+    /// How many keys the database had at the start, not only presence keys.
+    pub(super) size: usize,
+    pub(super) feed: &'a Feeder,
+    /// Orders under way.
+    pub(super) tasks: JoinSet<Result<()>>,
+}
+
+impl Worker<'_> {
+    /// Works until an order fails, the driver orders a restart, or the link is dropped.
+    pub(super) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Ended {
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(why)) => return why.into(),
+                    Err(why) => return anyhow!(why).into(),
+                },
+            };
+            match order {
+                Some(Order::Ask(batch, keys)) => self.ask(batch, keys),
+                Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
+                Some(Order::Canary) => self.renew_canary(),
+                Some(Order::Restart(cause)) => {
+                    let why = anyhow!("the event stream is dead ({cause} not seen in time)");
+                    return Ended { cause, why };
+                }
+                None => return Ended::stopping(),
+            }
+        }
+    }
+
+    fn ask(&mut self, batch: BatchId, keys: Vec<Key>) {
+        let (settings, pipeline, feed) = (self.settings.clone(), self.pipeline.clone(), self.feed.clone());
+        let topology = settings.topology();
+        let fences = [Side::Open, Side::Close].map(|side| {
+            let command = self.publish(Mark::Fence(batch, side));
+            Commands::one(&command.each_ref().map(String::as_str))
+        });
+        self.tasks.spawn(async move {
+            let questions = Batch { keys: &keys, names: &settings.names, fences };
+            let answered = match topology {
+                Some(topology) => questions.ask_node(&pipeline, &topology).await,
+                None => questions.ask(&pipeline).await,
+            };
+            let (answers, redirections) = answered.context("PTTL failed")?;
+            feed.send(Feed::Answers(batch, answers, redirections)).await
+        });
+    }
+
+    fn scan(&mut self, number: u8, cursor: u64) {
+        let (settings, pipeline, feed) = (self.settings.clone(), self.pipeline.clone(), self.feed.clone());
+        let size = self.size;
+        self.tasks.spawn(async move {
+            let page = scan::read_page(&pipeline, &settings.names, "*", cursor).await?;
+            let likely = if cursor == 0 { page.share(size) } else { 0 };
+            feed.send(Feed::Page(number, page, likely)).await
+        });
+    }
+
+    fn renew_canary(&mut self) {
+        let (pipeline, feed, silent) = (self.pipeline.clone(), self.feed.clone(), self.silent);
+        let (key, mark) = (self.canary.choose(self.settings), self.publish(Mark::Canary));
+        self.tasks.spawn(async move {
+            let mark = mark.each_ref().map(String::as_str);
+            let sent = canary_key::send(&pipeline, key, silent, &mark).await;
+            if sent.context("the canary could not be sent")? {
+                feed.send(Feed::Replaced).await?;
+            }
+            Ok(())
+        });
+    }
+
+    /// The command that publishes a mark.
+    fn publish(&self, mark: Mark) -> [String; 3] {
+        ["PUBLISH".into(), self.settings.names.fence_channel(), self.parser.mark(mark)]
+    }
+}

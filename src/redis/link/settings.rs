@@ -1,0 +1,43 @@
+//! The settings of a link, which all its parts share.
+
+use crate::redis::cluster::Topology;
+use crate::redis::link::parser::Seal;
+use crate::redis::names::Names;
+use crate::redis::target::Target;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What a link needs to know.
+#[derive(Clone)]
+pub struct LinkSettings {
+    /// Which server.
+    pub target: Target,
+    /// Which keys and channels.
+    pub names: Names,
+    /// The daemon's name: unique among the daemons of this server, and different at each node of a cluster.
+    pub daemon: String,
+    /// Which node of a cluster; `None` for a server that stands alone.
+    pub place: Option<ClusterPlace>,
+    /// Signs the daemon's marks.
+    pub seal: Seal,
+    /// Publishes the address of the current primary to the writer.
+    pub primary: watch::Sender<Target>,
+    /// Add missing classes to `notify-keyspace-events`.
+    pub configure: bool,
+}
+
+/// A node of a cluster.
+#[derive(Clone)]
+pub struct ClusterPlace {
+    /// The node's id.
+    pub node: String,
+    /// The newest topology.
+    pub topology: watch::Receiver<Arc<Topology>>,
+}
+
+impl LinkSettings {
+    /// The newest topology of the cluster; `None` for a server that stands alone.
+    pub(super) fn topology(&self) -> Option<Arc<Topology>> {
+        self.place.as_ref().map(|place| place.topology.borrow().clone())
+    }
+}

@@ -1,0 +1,165 @@
+//! A connection to one server that speaks RESP, and the frames that it receives.
+//!
+//! A general client builds a tree of owned frames from each message, which costs several times what the rest of the
+//! message's way through the daemon costs (docs/PERFORMANCE.md). This one lends each frame to its caller where it
+//! lies in the read buffer. RESP2 is enough for that, and every server speaks it.
+//!
+//! A caller that reads too slowly makes TCP hold the server back, so nothing is lost here. The server closes a
+//! connection whose buffer at the server is full (`client-output-buffer-limit`), which is a gap.
+
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::RedisReply;
+use crate::redis::target::{CONNECT, Target, is_about_password};
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::{Buf, BytesMut};
+use fred::types::config::{ServerConfig, TlsConnector};
+use redis_protocol::resp2::decode::decode_range;
+use redis_protocol::resp2::types::RangeFrame;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// The least room in the read buffer, in bytes: about 800 events.
+const READ: usize = 64 * 1024;
+/// The longest message in bytes. The buffer holds a message until it is complete.
+const LONGEST: usize = 16 * 1024 * 1024;
+
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// See the module's head.
+pub(in crate::redis) struct RespConnection {
+    transport: Box<dyn Transport>,
+    buffer: BytesMut,
+}
+
+impl RespConnection {
+    /// Connects, logs in and selects the database, within three seconds.
+    /// `name` appears in the server's `CLIENT LIST`.
+    ///
+    /// # Errors
+    /// The server cannot be reached, does not answer in time, or refuses the login or the database.
+    pub(in crate::redis) async fn open(target: &Target, name: &str) -> Result<RespConnection> {
+        let opened = timeout(CONNECT, async {
+            let mut connection = connect(target).await?;
+            connection.introduce(target, name).await?;
+            Ok(connection)
+        });
+        match opened.await {
+            Ok(opened) => opened.map_err(|why: anyhow::Error| match why.downcast_ref() {
+                Some(why) => target.unreachable(&without_number(why)),
+                None => target.unreachable(&format!("{why:#}")),
+            }),
+            Err(_) => Err(target.silent()),
+        }
+    }
+
+    /// A connection over a transport that is connected already.
+    pub(in crate::redis) fn over(
+        transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> RespConnection {
+        RespConnection { transport: Box::new(transport), buffer: BytesMut::new() }
+    }
+
+    async fn introduce(&mut self, target: &Target, name: &str) -> Result<()> {
+        let config = target.config();
+        if let Some(password) = &config.password {
+            let user = config.username.as_deref();
+            let login: Vec<&str> = ["AUTH"].into_iter().chain(user).chain([&**password]).collect();
+            self.call(&login).await?.accepted()?;
+        }
+        if target.db() > 0 {
+            self.call(&["SELECT", &target.db().to_string()]).await?.accepted()?;
+        }
+        match self.call(&["CLIENT", "SETNAME", name]).await? {
+            RedisReply::Refused(why) if is_about_password(&why) => bail!("{why}"),
+            // An ACL may forbid the name; nothing depends on it.
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends the commands.
+    pub(in crate::redis) async fn send(&mut self, commands: &Commands) -> Result<()> {
+        self.transport.write_all(commands.bytes()).await?;
+        Ok(self.transport.flush().await?)
+    }
+
+    /// Sends one command and waits for its reply, while nothing else is under way.
+    async fn call(&mut self, words: &[&str]) -> Result<RedisReply> {
+        self.send(&Commands::one(words)).await?;
+        loop {
+            if let Some((frame, bytes)) = first(&self.buffer)? {
+                let (reply, length) = (RedisReply::of_frame(frame, bytes), bytes.len());
+                self.buffer.advance(length);
+                return Ok(reply);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Waits for more bytes. Safe to cancel: a cancelled call has read nothing.
+    ///
+    /// # Errors
+    /// The connection was lost, or the message in the buffer is longer than 16 MiB.
+    pub(in crate::redis) async fn fill(&mut self) -> Result<()> {
+        if self.buffer.len() > LONGEST {
+            bail!("a message has more than {LONGEST} bytes; does a key have such a long name?");
+        }
+        self.buffer.reserve(READ);
+        let read = self.transport.read_buf(&mut self.buffer).await?;
+        if read == 0 {
+            bail!("the server closed the connection");
+        }
+        Ok(())
+    }
+
+    /// Passes each complete frame, with the bytes that its ranges point into, to `take` and removes it from the
+    /// buffer; until `take` returns false or no complete frame is left.
+    ///
+    /// # Errors
+    /// The server does not speak RESP, or `take` failed.
+    pub(in crate::redis) fn each(
+        &mut self,
+        mut take: impl FnMut(RangeFrame, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let mut taken = 0;
+        let mut more = Ok(true);
+        while let Ok(true) = more {
+            let Some((frame, bytes)) = first(&self.buffer[taken..])? else { break };
+            taken += bytes.len();
+            more = take(frame, bytes);
+        }
+        self.buffer.advance(taken);
+        more.map(|_| ())
+    }
+}
+
+/// The first frame and its bytes, if it is complete.
+fn first(buffer: &[u8]) -> Result<Option<(RangeFrame, &[u8])>> {
+    let frame = decode_range(buffer).map_err(|why| anyhow!("the server does not speak RESP: {why}"))?;
+    Ok(frame.map(|(frame, length)| (frame, &buffer[..length])))
+}
+
+/// The system's error message without the error's number.
+fn without_number(why: &std::io::Error) -> String {
+    let text = why.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+async fn connect(target: &Target) -> Result<RespConnection> {
+    let config = target.config();
+    let server = match &config.server {
+        ServerConfig::Unix { path } => return Ok(RespConnection::over(UnixStream::connect(path).await?)),
+        ServerConfig::Centralized { server } => server,
+        _ => bail!("the URL does not name one server"),
+    };
+    let (host, port) = (&*server.host, server.port);
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = &config.tls else { return Ok(RespConnection::over(stream)) };
+    let TlsConnector::Rustls(connector) = &tls.connector;
+    let name = ServerName::try_from(host.to_owned())
+        .with_context(|| format!("{host:?} is not a server name that TLS can verify"))?;
+    Ok(RespConnection::over(connector.connect(name, stream).await?))
+}

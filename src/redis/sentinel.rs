@@ -1,0 +1,141 @@
+//! Which server is the primary, as the Sentinels say.
+//!
+//! fred could ask them too, but it does not report when their answer changes: after a planned failover the old
+//! primary stays connected as a primary for seconds.
+
+use crate::redis::resp::client::RespClient;
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::RedisReply;
+use crate::redis::target::Target;
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long the other Sentinels may take after the first one has answered.
+const OTHERS: Duration = Duration::from_millis(200);
+
+/// A Sentinel's answer. The higher the epoch, the newer the failover that it knows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct NamedPrimary {
+    epoch: u64,
+    host: String,
+    port: u16,
+}
+
+/// The server to connect to now: the primary that the Sentinels name, or the one server of a URL without Sentinels.
+/// A cluster's target is returned as it is. All Sentinels are asked at once, since a frozen one stays silent for three
+/// seconds; of different answers, the one after the newest failover counts.
+///
+/// # Errors
+/// No Sentinel answered with a primary; the error is that of the last one.
+pub(super) async fn resolve(target: &Target) -> Result<Target> {
+    let Some((sentinels, service)) = target.sentinels() else { return Ok(target.clone()) };
+    let mut failed = anyhow!("{} does not name a Sentinel", target.shown());
+    let mut newest: Option<NamedPrimary> = None;
+    let mut end = None;
+    let mut asked: FuturesUnordered<_> = sentinels.iter().map(|sentinel| ask(sentinel, service)).collect();
+    loop {
+        let answer = match end {
+            Some(end) => timeout_at(end, asked.next()).await.ok().flatten(),
+            None => asked.next().await,
+        };
+        match answer {
+            Some(Ok(primary)) => {
+                newest = newest.max(Some(primary));
+                end.get_or_insert_with(|| Instant::now() + OTHERS);
+            }
+            Some(Err(why)) => failed = why,
+            None => break,
+        }
+    }
+    let primary = newest.ok_or(failed)?;
+    Ok(target.at(primary.host, primary.port))
+}
+
+async fn ask(sentinel: &Target, service: &str) -> Result<NamedPrimary> {
+    let client = RespClient::connect(sentinel, "keybeat-sentinel").await?;
+    let mut commands = Commands::one(&["SENTINEL", "get-master-addr-by-name", service]);
+    commands.add(&["SENTINEL", "MASTER", service]);
+    let mut replies = client.pipeline().send(commands).await?.into_iter();
+    let address = replies.next().context("the Sentinel sent no reply")?;
+    if address == RedisReply::Nil {
+        bail!("{} does not know a primary named {service:?}", sentinel.shown());
+    }
+    let unreadable = || anyhow!("{} named a primary without a host and a port", sentinel.shown());
+    let [host, port] = <[RedisReply; 2]>::try_from(address.list()?).map_err(|_| unreadable())?;
+    let port = port.text()?.parse().map_err(|_| unreadable())?;
+    Ok(NamedPrimary { epoch: replies.next().map_or(0, config_epoch), host: host.text()?, port })
+}
+
+/// The epoch in the reply to SENTINEL MASTER, names and values in turn; 0 if an ACL forbids the command.
+fn config_epoch(reply: RedisReply) -> u64 {
+    let fields: Vec<String> =
+        reply.list().unwrap_or_default().into_iter().filter_map(|field| field.text().ok()).collect();
+    let value = fields.iter().position(|field| field == "config-epoch").and_then(|at| fields.get(at + 1));
+    value.and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::target::CONNECT;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A Sentinel that names the primary at `port`, or accepts connections and stays silent.
+    async fn sentinel(primary: Option<(u16, u64)>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut bytes = [0; 4096];
+                    while let Ok(1..) = socket.read(&mut bytes).await {
+                        let Some((port, epoch)) = primary else { continue };
+                        let text = String::from_utf8_lossy(&bytes).into_owned();
+                        let reply = if text.contains("SENTINEL") {
+                            let (port, epoch) = (port.to_string(), epoch.to_string());
+                            format!(
+                                "*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n",
+                                port.len(),
+                                epoch.len()
+                            )
+                        } else {
+                            "+OK\r\n".to_owned()
+                        };
+                        bytes = [0; 4096];
+                        drop(socket.write_all(reply.as_bytes()).await);
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn frozen_sentinel_delays_nothing() {
+        let frozen = sentinel(None).await;
+        let others = [sentinel(Some((6001, 1))).await, sentinel(Some((6001, 1))).await];
+        let url = format!(
+            "redis-sentinel://127.0.0.1:{frozen}?sentinelServiceName=m&node=127.0.0.1:{}&node=127.0.0.1:{}",
+            others[0], others[1]
+        );
+        let began = Instant::now();
+        let target = resolve(&Target::parse(&url).unwrap()).await.unwrap();
+        assert_eq!(target.shown(), "redis://127.0.0.1:6001");
+        assert!(began.elapsed() < CONNECT, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn newest_failover_counts() {
+        let named = |host: &str, epoch: u64| NamedPrimary { epoch, host: host.into(), port: 1 };
+        let answers = [named("z", 3), named("a", 4), named("y", 3)];
+        assert_eq!(answers.iter().max(), Some(&named("a", 4)));
+        let text = |text: &str| RedisReply::Text(text.into());
+        let fields = ["name", "m", "config-epoch", "7", "quorum", "2"].map(text);
+        assert_eq!(config_epoch(RedisReply::List(fields.into())), 7);
+        assert_eq!(config_epoch(RedisReply::Refused("NOPERM".into())), 0);
+    }
+}

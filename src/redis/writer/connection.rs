@@ -1,0 +1,111 @@
+//! fred's connection: to one server or, for programs that write without a daemon, to a Redis with Sentinels.
+
+use crate::redis::target::{COMMAND, CONNECT, Target};
+use anyhow::{Result, bail};
+use fred::prelude::*;
+use fred::types::config::{PerformanceConfig, UnresponsiveConfig};
+use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A connection for writes; dropped, it ends with all its tasks.
+pub struct WriteConnection {
+    client: Client,
+    task: AbortOnDropHandle<Result<(), Error>>,
+}
+
+impl WriteConnection {
+    /// Connects. A connection that breaks stays broken: its owner connects again.
+    ///
+    /// # Errors
+    /// The server cannot be reached, does not answer in time, or refuses the login.
+    pub async fn open(target: &Target) -> Result<WriteConnection> {
+        let client = builder(target).build()?;
+        let mut task = None;
+        // `wait_for_connect` has to run first, since fred reports the result only once. (`init` does that too,
+        // but never returns if a server accepts the connection and then stays silent.)
+        let begin = async { task = Some(AbortOnDropHandle::new(client.connect())) };
+        let connected = async { tokio::join!(biased; client.wait_for_connect(), begin).0 };
+        let waited = tokio::time::timeout(CONNECT, connected).await;
+        let Some(task) = task else { bail!("the connection to {} was not started", target.shown()) };
+        let connection = WriteConnection { client, task };
+        match waited {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(why)) => Err(target.unreachable(&in_words(&why))),
+            Err(_) => Err(target.silent()),
+        }
+    }
+
+    /// A connection that reconnects by itself, for programs whose writes stand alone. It starts unconnected if the
+    /// server is unreachable.
+    ///
+    /// # Errors
+    /// fred does not accept the settings.
+    pub fn persistent(target: &Target) -> Result<WriteConnection> {
+        let mut builder = builder(target);
+        builder.with_config(|config| config.fail_fast = false);
+        // Without a policy, fred never stops waiting for the first connection.
+        builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
+        let client = builder.build()?;
+        let task = AbortOnDropHandle::new(client.connect());
+        Ok(WriteConnection { client, task })
+    }
+
+    /// fred's client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits until the connection is lost and returns the reason.
+    pub(super) async fn lost(&self) -> String {
+        let mut errors = self.client.error_rx();
+        let mut check = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            tokio::select! {
+                error = errors.recv() => return match error {
+                    Ok((why, _)) => in_words(&why),
+                    Err(_) => "the connection ended".into(),
+                },
+                _ = check.tick() => if self.task.is_finished() {
+                    return "the connection ended".into();
+                },
+            }
+        }
+    }
+}
+
+fn builder(target: &Target) -> Builder {
+    let mut builder = Builder::from_config(target.config().clone());
+    builder.with_connection_config(|connection| {
+        connection.connection_timeout = CONNECT;
+        connection.internal_command_timeout = CONNECT;
+        connection.max_command_attempts = 1;
+        connection.auto_client_setname = true;
+        connection.tcp.nodelay = Some(true);
+        connection.unresponsive = UnresponsiveConfig::default();
+    });
+    builder.set_performance_config(PerformanceConfig {
+        default_command_timeout: COMMAND,
+        ..PerformanceConfig::default()
+    });
+    builder
+}
+
+/// fred's error text, without the debug output of a system error in it.
+pub(super) fn in_words(why: &Error) -> String {
+    let details = why.details();
+    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    message.map_or(details, |(message, _)| message).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_are_shown_in_words() {
+        let system = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
+        assert_eq!(in_words(&Error::new(ErrorKind::IO, system)), "Connection refused");
+        let redis = "NOAUTH Authentication required.";
+        assert_eq!(in_words(&Error::new(ErrorKind::Auth, redis)), redis);
+    }
+}
