@@ -282,6 +282,8 @@ async fn followed(daemon: &Daemon) -> usize {
 async fn deleted_node_leaves_at_once() {
     let mut cluster = Cluster::start(2, 0).await;
     let added = cluster.add().await;
+    // An empty primary would become a replica.
+    cluster.nodes[added].call(&["CONFIG", "SET", "cluster-allow-replica-migration", "no"]);
     // So the node gets an epoch of its own, which the cluster loses with the node.
     cluster.move_slot(0, 0, added);
     cluster.move_slot(0, added, 0);
