@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     logging::start_quiet();
-    let sender = Sender::new(&args).await?;
+    let sender = HeartbeatSender::new(&args).await?;
     if let Some(every) = args.every {
         if every >= *args.ttl {
             eprintln!(
@@ -46,21 +46,21 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-enum Sender {
-    Daemon(super::daemon::Daemon),
+enum HeartbeatSender {
+    Daemon(super::daemon::DaemonApi),
     Redis(WriteConnection, Names),
     Cluster { store: Box<Store>, _followed: Followed },
 }
 
-impl Sender {
-    async fn new(args: &BeatArgs) -> Result<Sender> {
+impl HeartbeatSender {
+    async fn new(args: &BeatArgs) -> Result<HeartbeatSender> {
         Ok(match args.source.source()? {
-            Source::Daemon(daemon) => Sender::Daemon(daemon),
-            Source::Redis(target) => Sender::redis(args, &target).await?,
+            Source::Daemon(daemon) => HeartbeatSender::Daemon(daemon),
+            Source::Redis(target) => HeartbeatSender::redis(args, &target).await?,
         })
     }
 
-    async fn redis(args: &BeatArgs, target: &Target) -> Result<Sender> {
+    async fn redis(args: &BeatArgs, target: &Target) -> Result<HeartbeatSender> {
         let names = Names::new(&args.source.prefix, target.db());
         if target.cluster_seeds().is_some() {
             // A cluster that is unreachable now is an error, too.
@@ -69,27 +69,27 @@ impl Sender {
             let servers = (followed.topology.clone(), watch::channel(target.clone()).1);
             let nobody = (String::new(), Seal::default());
             let store = Store::new(servers, names, nobody, *args.ttl, Arc::new(Metrics::new()));
-            return Ok(Sender::Cluster { store: Box::new(store), _followed: followed });
+            return Ok(HeartbeatSender::Cluster { store: Box::new(store), _followed: followed });
         }
         let connection = match args.every {
             // For a single heartbeat, a Redis that is unreachable now is an error.
             None => WriteConnection::open(target).await?,
             Some(_) => WriteConnection::persistent(target)?,
         };
-        Ok(Sender::Redis(connection, names))
+        Ok(HeartbeatSender::Redis(connection, names))
     }
 
     async fn beat(&self, args: &BeatArgs) -> Result<()> {
         match self {
-            Sender::Daemon(daemon) => {
+            HeartbeatSender::Daemon(daemon) => {
                 progress::waiting_for(&daemon.shown(), daemon.beat(&args.users, *args.ttl)).await?;
             }
-            Sender::Redis(connection, names) => {
+            HeartbeatSender::Redis(connection, names) => {
                 for key in &args.users {
                     set(connection, names.redis_key(key.as_str()), *args.ttl).await?;
                 }
             }
-            Sender::Cluster { store, .. } => {
+            HeartbeatSender::Cluster { store, .. } => {
                 let keys: Vec<_> = args.users.iter().map(|key| (key.clone(), None)).collect();
                 store.beat(&keys).await.map_err(|why| anyhow!("{why}"))?;
             }

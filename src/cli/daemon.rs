@@ -22,22 +22,22 @@ const ANSWER: Duration = Duration::from_secs(10);
 const MOST: usize = 16 * 1024 * 1024;
 
 /// A daemon and how to reach it.
-pub struct Daemon {
+pub struct DaemonApi {
     address: Address,
     trust: Option<TlsConnector>,
     token: TokenArgs,
 }
 
-impl Daemon {
+impl DaemonApi {
     /// The daemon that `--url` names, or the one at the default address.
     ///
     /// # Errors
     /// The CA certificates cannot be read.
-    pub fn new(args: &AddressArgs, token: TokenArgs) -> Result<Daemon> {
+    pub fn new(args: &AddressArgs, token: TokenArgs) -> Result<DaemonApi> {
         let local = || Address::parse(&format!("http://{DEFAULT_LISTEN}")).map_err(|why| anyhow!(why));
         let address = args.url.clone().map_or_else(local, Ok)?;
         let trust = address.trust(args.ca.as_deref(), "--ca")?;
-        Ok(Daemon { address, trust, token })
+        Ok(DaemonApi { address, trust, token })
     }
 
     /// The address, for messages.

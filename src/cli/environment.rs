@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 /// Why the command line or the environment was refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum Rejected {
     /// An error of clap, or the requested help.
     #[error("{0}")]
     Clap(#[from] clap::Error),
@@ -21,22 +21,22 @@ pub enum Refused {
     Usage(#[from] Usage),
 }
 
-impl Refused {
+impl Rejected {
     /// Prints the reason, or the requested help, and returns the exit code.
     pub fn print(self, words: &[OsString]) -> ExitCode {
-        let is_help = matches!(&self, Refused::Clap(why) if !why.use_stderr());
+        let is_help = matches!(&self, Rejected::Clap(why) if !why.use_stderr());
         if !is_help && logging::wants_json(words) {
             let text = match &self {
-                Refused::Clap(why) => why.render().to_string(),
-                Refused::Usage(why) => why.to_string(),
+                Rejected::Clap(why) => why.render().to_string(),
+                Rejected::Usage(why) => why.to_string(),
             };
             let first = text.lines().next().unwrap_or_default();
             eprintln!("{}", logging::json_line(first.trim_start_matches("error: ")));
             return ExitCode::from(2);
         }
         match self {
-            Refused::Clap(why) => why.exit(),
-            Refused::Usage(why) => eprintln!("keybeat: {why}"),
+            Rejected::Clap(why) => why.exit(),
+            Rejected::Usage(why) => eprintln!("keybeat: {why}"),
         }
         ExitCode::from(2)
     }
@@ -53,7 +53,7 @@ struct Malformed {
 ///
 /// # Errors
 /// An argument is wrong, or a variable that the command uses; the text names the variable.
-pub fn parse(words: &[OsString]) -> Result<Args, Refused> {
+pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     let mut malformed = Vec::new();
     let mut command = Args::command()
         .mut_subcommands(|command| command.mut_args(|argument| checked(argument, &mut malformed)));

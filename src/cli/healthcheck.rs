@@ -1,7 +1,7 @@
 //! `keybeat healthcheck`, for the health check of a container or supervisor.
 
 use super::access::TokenArgs;
-use super::daemon::Daemon;
+use super::daemon::DaemonApi;
 use super::{HealthcheckArgs, progress};
 use anyhow::{Result, bail};
 use axum::http::Method;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 pub async fn run(args: HealthcheckArgs) -> Result<ExitCode> {
     // The health endpoints reveal nothing about users, so they need no token.
-    let daemon = Daemon::new(&args.address, TokenArgs::none())?;
+    let daemon = DaemonApi::new(&args.address, TokenArgs::none())?;
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let (status, body) = progress::waiting_for(&daemon.shown(), daemon.call(Method::GET, path, None)).await?;
     let text = String::from_utf8_lossy(&body);

@@ -38,7 +38,7 @@ pub struct SourceArgs {
 
 /// What the arguments of [`SourceArgs`] mean.
 pub enum Source {
-    Daemon(daemon::Daemon),
+    Daemon(daemon::DaemonApi),
     Redis(Target),
 }
 
@@ -66,7 +66,7 @@ impl SourceArgs {
     pub fn source(&self) -> Result<Source> {
         match &self.redis {
             Some(url) => Ok(Source::Redis(redis(url, &self.redis_tls)?)),
-            None => Ok(Source::Daemon(daemon::Daemon::new(&self.address, self.token.clone())?)),
+            None => Ok(Source::Daemon(daemon::DaemonApi::new(&self.address, self.token.clone())?)),
         }
     }
 }

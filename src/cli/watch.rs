@@ -1,7 +1,7 @@
 //! `keybeat watch`
 
 use super::address::advised;
-use super::{Source, SourceArgs, WatchArgs, colour, daemon::Daemon, logging, progress, serve};
+use super::{Source, SourceArgs, WatchArgs, colour, daemon::DaemonApi, logging, progress, serve};
 use crate::client::{Error as ClientError, Event};
 use crate::config::{Access, Config, Limits};
 use crate::metrics::Metrics;
@@ -63,7 +63,7 @@ impl Printer {
     }
 }
 
-async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &Daemon) -> Result<()> {
+async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> Result<()> {
     let mut client = daemon.client()?;
     if args.users.is_empty() {
         client.watch_all_lossless();
@@ -104,16 +104,16 @@ struct Outage {
 }
 
 impl Outage {
-    fn of(daemon: &Daemon) -> Outage {
+    fn of(daemon: &DaemonApi) -> Outage {
         Outage { line: Some(Outage::line(daemon)), printed: Vec::new() }
     }
 
-    fn line(daemon: &Daemon) -> ProgressBar {
+    fn line(daemon: &DaemonApi) -> ProgressBar {
         progress::step(&format!("connecting to {}", daemon.shown()))
     }
 
     /// An attempt failed, and another follows.
-    fn goes_on(&mut self, daemon: &Daemon, why: ClientError) {
+    fn goes_on(&mut self, daemon: &DaemonApi, why: ClientError) {
         let line = self.line.get_or_insert_with(|| Outage::line(daemon));
         let kind = discriminant(&why);
         if !self.printed.contains(&kind) {

@@ -8,7 +8,7 @@ pub struct Desired {
     /// The users to watch by name. The number is another one when a user is unwatched and watched again.
     pub names: BTreeMap<String, u64>,
     /// Whether to watch everybody.
-    pub all: Option<Everybody>,
+    pub all: Option<WatchAll>,
     /// Heartbeats to send: of the socket's own user (`None`), or of others.
     pub beats: BTreeSet<Option<String>>,
     /// The socket's own user leaves, before those heartbeats.
@@ -18,7 +18,7 @@ pub struct Desired {
 
 /// A watch of everybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Everybody {
+pub struct WatchAll {
     /// Whether each transition is reported, and not only the newest of each user.
     pub lossless: bool,
     /// Another number after each end.
@@ -30,7 +30,7 @@ impl Desired {
     pub fn watch_all(&mut self, lossless: bool) {
         self.number += 1;
         let number = self.all.map_or(self.number, |all| all.number);
-        self.all = Some(Everybody { lossless, number });
+        self.all = Some(WatchAll { lossless, number });
     }
 
     /// Watches these users too.

@@ -35,7 +35,8 @@ use tokio_rustls::TlsConnector;
 const WAITING: usize = 16;
 
 /// Where a token comes from.
-type Source = Arc<dyn Fn() -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+type TokenSource =
+    Arc<dyn Fn() -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// What a client reports.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +98,7 @@ pub enum Event {
 /// ```
 #[derive(Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<Watching>,
     events: mpsc::Receiver<Event>,
     task: Option<JoinHandle<Error>>,
     /// Why the client has stopped.
@@ -106,13 +107,13 @@ pub struct Client {
 
 /// What the client and its task share.
 #[derive(Debug, Default)]
-struct Shared {
+struct Watching {
     // A std mutex, since it is held for a few lines and never across an await.
     desired: Mutex<Desired>,
     changed: Notify,
 }
 
-impl Shared {
+impl Watching {
     fn desired(&self) -> MutexGuard<'_, Desired> {
         self.desired.lock().unwrap_or_else(|held| held.into_inner())
     }
@@ -122,7 +123,7 @@ impl Shared {
 pub struct Builder {
     address: Address,
     trust: Option<TlsConnector>,
-    token: Option<Source>,
+    token: Option<TokenSource>,
     /// Whether the source may return another token later.
     renews: bool,
     user: Option<String>,
@@ -185,7 +186,7 @@ impl Builder {
             self.trust = self.address.trust(None, "ca")?;
         }
         let (tell, events) = mpsc::channel(WAITING);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Watching::default());
         let task = tokio::spawn(session::run(self, shared.clone(), tell));
         Ok(Client { shared, events, task: Some(task), stopped: None })
     }

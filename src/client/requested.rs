@@ -1,6 +1,6 @@
 //! What this connection's daemon was asked to watch, and the messages that make it what the caller wants.
 
-use super::desired::{Desired, Everybody};
+use super::desired::{Desired, WatchAll};
 use super::known::Known;
 use serde_json::json;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub enum Question {
 pub struct Requested {
     /// The users, each with its number in [`Desired`].
     pub names: HashMap<String, u64>,
-    all: Option<Everybody>,
+    all: Option<WatchAll>,
     /// Unanswered watches by the `id` of their message.
     pub open: HashMap<u64, Question>,
     next_id: u64,
@@ -86,7 +86,7 @@ impl Requested {
         self.open.retain(|_, question| !matches!(question, Question::Everybody));
         match desired.all {
             None => messages.push(json!({"type": "unwatch", "all": true}).to_string()),
-            Some(Everybody { lossless, .. }) => {
+            Some(WatchAll { lossless, .. }) => {
                 let id = self.id();
                 let mut message = json!({"type": "watch", "all": true, "id": id});
                 if lossless {
@@ -100,7 +100,7 @@ impl Requested {
 
     /// Forgets everybody when the caller has ended the watch of everybody since it was requested.
     fn withdraw_all(&mut self, desired: &Desired, known: &mut Known) {
-        let number = |all: Option<Everybody>| all.map(|all| all.number);
+        let number = |all: Option<WatchAll>| all.map(|all| all.number);
         if self.all.is_some() && number(self.all) != number(desired.all) {
             known.forget_all(|user| desired.names.contains_key(user));
         }

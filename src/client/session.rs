@@ -3,7 +3,7 @@
 use super::address::Stream;
 use super::reconnect::{Advice, Backoff, Silence, renewal_wait};
 use super::watches::Watches;
-use super::{Builder, Error, Event, Shared};
+use super::{Builder, Error, Event, Watching};
 use crate::protocol::{SUBPROTOCOL, ServerMessage, TokenWord};
 use futures_util::{SinkExt, StreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -27,10 +27,10 @@ const READ: Duration = Duration::from_secs(15);
 /// How long the daemon may take to answer the client's close.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-type Socket = WebSocketStream<Box<dyn Stream>>;
+type ClientSocket = WebSocketStream<Box<dyn Stream>>;
 
 /// How a connection ended.
-enum End {
+enum SessionEnd {
     /// The client reconnects, with the longest wait if `later`.
     Lost { why: Error, later: bool },
     /// The client stops.
@@ -39,7 +39,7 @@ enum End {
 
 struct Task {
     builder: Builder,
-    shared: Arc<Shared>,
+    shared: Arc<Watching>,
     events: mpsc::Sender<Event>,
     watches: Watches,
     backoff: Backoff,
@@ -50,13 +50,13 @@ struct Task {
 }
 
 /// Runs until the client is dropped or has to stop; returns why.
-pub async fn run(builder: Builder, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Error {
+pub async fn run(builder: Builder, shared: Arc<Watching>, events: mpsc::Sender<Event>) -> Error {
     let (watches, backoff, waiting) = (Watches::default(), Backoff::default(), VecDeque::new());
     let mut task = Task { builder, shared, events, watches, backoff, shown: None, waiting };
     loop {
         let (why, later) = match task.connection().await {
-            End::Lost { why, later } => (why, later),
-            End::Stop(why) => {
+            SessionEnd::Lost { why, later } => (why, later),
+            SessionEnd::Stop(why) => {
                 task.report_the_rest().await;
                 return why;
             }
@@ -74,11 +74,11 @@ pub async fn run(builder: Builder, shared: Arc<Shared>, events: mpsc::Sender<Eve
 }
 
 impl Task {
-    async fn connection(&mut self) -> End {
+    async fn connection(&mut self) -> SessionEnd {
         let events = self.events.clone();
         let connected = tokio::select! {
             connected = self.connect() => connected,
-            () = events.closed() => return End::Stop(Error::Closed),
+            () = events.closed() => return SessionEnd::Stop(Error::Closed),
         };
         let mut socket = match connected {
             Ok(socket) => socket,
@@ -86,19 +86,19 @@ impl Task {
         };
         let end = Connection::new(self).follow(&mut socket).await;
         let Err(end) = end;
-        if matches!(end, End::Stop(_)) {
+        if matches!(end, SessionEnd::Stop(_)) {
             // A proper close takes the socket's user offline at once.
             drop(timeout(GOODBYE, goodbye(&mut socket)).await);
         }
         end
     }
 
-    async fn connect(&mut self) -> Result<Socket, End> {
-        let lost = |why| End::Lost { why, later: false };
+    async fn connect(&mut self) -> Result<ClientSocket, SessionEnd> {
+        let lost = |why| SessionEnd::Lost { why, later: false };
         let request = self.request()?;
         let stream = match self.builder.address.connect(self.builder.trust.as_ref()).await {
             Ok(stream) => stream,
-            Err(why @ (Error::Untrusted { .. } | Error::Invalid(_))) => return Err(End::Stop(why)),
+            Err(why @ (Error::Untrusted { .. } | Error::Invalid(_))) => return Err(SessionEnd::Stop(why)),
             Err(why) => return Err(lost(why)),
         };
         let address = self.builder.address.to_string();
@@ -113,10 +113,10 @@ impl Task {
                 Err(match status {
                     // The source may return a better token soon: this one had just expired, or is not valid yet.
                     401 if self.builder.renews => lost(Error::Refused(message_of(&body))),
-                    401 | 403 => End::Stop(Error::Refused(message_of(&body))),
+                    401 | 403 => SessionEnd::Stop(Error::Refused(message_of(&body))),
                     429 | 503 => {
                         let why = format!("{} ({status})", message_of(&body));
-                        End::Lost { why: Error::Unreachable { address, why }, later: true }
+                        SessionEnd::Lost { why: Error::Unreachable { address, why }, later: true }
                     }
                     _ => lost(Error::NoDaemon { address, why: format!("it answered {}", answer.status()) }),
                 })
@@ -125,9 +125,9 @@ impl Task {
         }
     }
 
-    fn request(&mut self) -> Result<Request, End> {
+    fn request(&mut self) -> Result<Request, SessionEnd> {
         let Builder { address, user, session, .. } = &self.builder;
-        let invalid = |why: String| End::Stop(Error::Invalid(why));
+        let invalid = |why: String| SessionEnd::Stop(Error::Invalid(why));
         let mut url = address.ws_url();
         let mut mark = '?';
         for (name, value) in [("user", user), ("session", session)] {
@@ -139,7 +139,7 @@ impl Task {
         let mut request = url.as_str().into_client_request().map_err(|why| invalid(why.to_string()))?;
         let headers = request.headers_mut();
         headers.insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
-        let token = self.token().map_err(|why| End::Lost {
+        let token = self.token().map_err(|why| SessionEnd::Lost {
             why: Error::Invalid(format!("no token is available: {why}")),
             later: false,
         })?;
@@ -183,25 +183,25 @@ impl Task {
         }
     }
 
-    fn lost(&self, why: impl Into<String>) -> End {
+    fn lost(&self, why: impl Into<String>) -> SessionEnd {
         let address = self.builder.address.to_string();
-        End::Lost { why: Error::Unreachable { address, why: why.into() }, later: false }
+        SessionEnd::Lost { why: Error::Unreachable { address, why: why.into() }, later: false }
     }
 
-    fn later(&self, why: impl Into<String>) -> End {
+    fn later(&self, why: impl Into<String>) -> SessionEnd {
         let address = self.builder.address.to_string();
-        End::Lost { why: Error::Unreachable { address, why: why.into() }, later: true }
+        SessionEnd::Lost { why: Error::Unreachable { address, why: why.into() }, later: true }
     }
 
     /// What the close frame asks for.
-    fn closed(&self, frame: Option<CloseFrame>) -> End {
+    fn closed(&self, frame: Option<CloseFrame>) -> SessionEnd {
         let Some(frame) = frame else { return self.lost("the daemon closed the connection") };
         let (code, reason) = (u16::from(frame.code), frame.reason.to_string());
         let said = format!("the daemon closed the connection: {code} {reason}");
         match Advice::of(code) {
-            Advice::GiveUp => End::Stop(Error::Refused(reason)),
-            Advice::TooBig => End::Stop(Error::TooBig(reason)),
-            Advice::Renew if !self.builder.renews => End::Stop(Error::TokenExpired(reason)),
+            Advice::GiveUp => SessionEnd::Stop(Error::Refused(reason)),
+            Advice::TooBig => SessionEnd::Stop(Error::TooBig(reason)),
+            Advice::Renew if !self.builder.renews => SessionEnd::Stop(Error::TokenExpired(reason)),
             Advice::Renew | Advice::Reconnect => self.lost(said),
             Advice::Later => self.later(said),
         }
@@ -222,7 +222,7 @@ impl Connection<'_> {
         Connection { task, live: false, silence: Silence::new(Instant::now()), renewal: None }
     }
 
-    async fn follow(&mut self, socket: &mut Socket) -> Result<std::convert::Infallible, End> {
+    async fn follow(&mut self, socket: &mut ClientSocket) -> Result<std::convert::Infallible, SessionEnd> {
         let (shared, events) = (self.task.shared.clone(), self.task.events.clone());
         self.task.watches.reconnected(&shared.desired());
         self.catch_up(socket).await?;
@@ -232,7 +232,7 @@ impl Connection<'_> {
             let renewal = self.renewal;
             tokio::select! {
                 permit = events.reserve(), if !reads => {
-                    let Ok(permit) = permit else { return Err(End::Stop(Error::Closed)) };
+                    let Ok(permit) = permit else { return Err(SessionEnd::Stop(Error::Closed)) };
                     if let Some(event) = self.task.waiting.pop_front() {
                         permit.send(event);
                     }
@@ -244,7 +244,7 @@ impl Connection<'_> {
                     self.message(message, socket).await?;
                 }
                 () = shared.changed.notified() => self.catch_up(socket).await?,
-                () = events.closed() => return Err(End::Stop(Error::Closed)),
+                () = events.closed() => return Err(SessionEnd::Stop(Error::Closed)),
                 () = silent, if reads => self.ping(socket).await?,
                 expires_ms = renewal_due(renewal) => self.renew(socket, expires_ms).await?,
             }
@@ -252,7 +252,7 @@ impl Connection<'_> {
     }
 
     /// Requests what the caller wants and was not requested yet.
-    async fn catch_up(&mut self, socket: &mut Socket) -> Result<(), End> {
+    async fn catch_up(&mut self, socket: &mut ClientSocket) -> Result<(), SessionEnd> {
         let messages = self.task.watches.catch_up(&mut self.task.shared.desired());
         for message in messages {
             self.send(socket, message).await?;
@@ -261,7 +261,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    async fn send(&mut self, socket: &mut Socket, message: String) -> Result<(), End> {
+    async fn send(&mut self, socket: &mut ClientSocket, message: String) -> Result<(), SessionEnd> {
         match timeout(READ, socket.send(Message::text(message))).await {
             Ok(Ok(())) => Ok(()),
             // The daemon's last messages are still to be read.
@@ -274,8 +274,8 @@ impl Connection<'_> {
     async fn message(
         &mut self,
         message: Option<Result<Message, Ws>>,
-        socket: &mut Socket,
-    ) -> Result<(), End> {
+        socket: &mut ClientSocket,
+    ) -> Result<(), SessionEnd> {
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Close(frame))) => return Err(self.task.closed(frame)),
@@ -288,7 +288,7 @@ impl Connection<'_> {
         self.take(message, socket).await
     }
 
-    async fn take(&mut self, message: ServerMessage, socket: &mut Socket) -> Result<(), End> {
+    async fn take(&mut self, message: ServerMessage, socket: &mut ClientSocket) -> Result<(), SessionEnd> {
         match message {
             ServerMessage::Token { state: TokenWord::Expiring, expires_ms, .. } => {
                 self.renew(socket, expires_ms).await?;
@@ -306,7 +306,7 @@ impl Connection<'_> {
     }
 
     /// Pings a silent daemon; after an unanswered ping the connection is lost.
-    async fn ping(&mut self, socket: &mut Socket) -> Result<(), End> {
+    async fn ping(&mut self, socket: &mut ClientSocket) -> Result<(), SessionEnd> {
         if self.silence.is_dead(Instant::now()) {
             return Err(self.task.lost("the daemon does not answer"));
         }
@@ -315,7 +315,7 @@ impl Connection<'_> {
 
     /// Shows a new token. A source that still returns the old one is called again later, and so is one whose new token the
     /// daemon refuses. Without a new token the daemon closes the connection with 4001.
-    async fn renew(&mut self, socket: &mut Socket, expires_ms: u64) -> Result<(), End> {
+    async fn renew(&mut self, socket: &mut ClientSocket, expires_ms: u64) -> Result<(), SessionEnd> {
         if !self.task.builder.renews {
             return Ok(());
         }
@@ -340,7 +340,7 @@ impl Connection<'_> {
 }
 
 /// Closes the connection, and waits for the answer.
-async fn goodbye(socket: &mut Socket) {
+async fn goodbye(socket: &mut ClientSocket) {
     if socket.close(None).await.is_ok() {
         while let Some(Ok(_)) = socket.next().await {}
     }

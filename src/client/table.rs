@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 #[derive(Deserialize)]
-struct Table {
+struct StateTable {
     state: Map<String, Value>,
     rows: Vec<Row>,
 }
@@ -45,14 +45,14 @@ enum Step {
 
 /// A daemon that answers at once, and whose messages wait until the client receives them.
 #[derive(Default)]
-struct Daemon {
+struct DaemonModel {
     online: BTreeSet<String>,
     watched: BTreeSet<String>,
     sent: VecDeque<ServerMessage>,
     refuses: bool,
 }
 
-impl Daemon {
+impl DaemonModel {
     fn object(&self, user: &str) -> UserObject {
         let user = user.to_owned();
         if self.online.contains(&user) {
@@ -104,13 +104,13 @@ impl Daemon {
 
 /// The client, the daemon, and what the table says of each user.
 struct World {
-    table: Table,
+    table: StateTable,
     states: BTreeMap<String, Map<String, Value>>,
     /// The `id` of each user's latest watch on this connection.
     latest: BTreeMap<String, Value>,
     /// The users of each watch on this connection, by its `id`.
     asked: Vec<(Value, Vec<String>)>,
-    daemon: Daemon,
+    daemon: DaemonModel,
     desired: Desired,
     watches: Watches,
 }
@@ -121,9 +121,9 @@ type Effects = BTreeSet<(String, String)>;
 impl World {
     fn new() -> World {
         let text = include_str!("../../tests/clients/table.json");
-        let table: Table = serde_json::from_str(text).expect("the table");
+        let table: StateTable = serde_json::from_str(text).expect("the table");
         let states = USERS.map(|user| (user.to_owned(), table.state.clone())).into();
-        let (latest, asked, daemon) = (BTreeMap::new(), Vec::new(), Daemon::default());
+        let (latest, asked, daemon) = (BTreeMap::new(), Vec::new(), DaemonModel::default());
         World {
             table,
             states,

@@ -18,7 +18,7 @@ pub(super) const RING_LATEST: Duration = Duration::from_millis(50);
 
 /// Entries of the log at which the hub looks who still needs the oldest.
 pub(super) const LOG_KEPT: u64 = 4096;
-/// Readers that one step of a [`Pass`] looks at, unless one has to fold.
+/// Readers that one step of a [`TrimPass`] looks at, unless one has to fold.
 const STEP: usize = 64;
 
 /// The readers of everybody, and when their bell last rang.
@@ -42,7 +42,7 @@ impl Everybody {
 
 /// One pass over the readers of everybody: moves what slow readers have not read into their mailboxes, and then
 /// trims the log.
-struct Pass {
+struct TrimPass {
     watchers: Vec<Arc<Watcher>>,
     lag: u64,
     next: usize,
@@ -119,16 +119,16 @@ impl Hub {
         self.end_pass(&pass);
     }
 
-    fn begin_pass(&self, lag: u64) -> Pass {
+    fn begin_pass(&self, lag: u64) -> TrimPass {
         let everybody = lock(&self.everybody);
         let watchers = everybody.watchers.values().cloned().collect();
         // Whoever begins to watch from now on begins at the end of the log.
         let needed = lock(&self.readers.log).end();
-        Pass { watchers, lag, next: 0, needed }
+        TrimPass { watchers, lag, next: 0, needed }
     }
 
     /// Looks at some readers, or moves one message into one mailbox. Returns whether there is more to do.
-    fn step(&self, pass: &mut Pass) -> bool {
+    fn step(&self, pass: &mut TrimPass) -> bool {
         for _ in 0..STEP {
             let Some(watcher) = pass.watchers.get(pass.next) else { return false };
             let (place, folds) = watcher.settle(pass.lag);
@@ -141,7 +141,7 @@ impl Hub {
         true
     }
 
-    fn end_pass(&self, pass: &Pass) {
+    fn end_pass(&self, pass: &TrimPass) {
         let held = {
             let mut log = lock(&self.readers.log);
             log.seal();

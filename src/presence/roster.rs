@@ -21,7 +21,7 @@ pub enum Presence {
     },
 }
 
-struct User {
+struct UserEntry {
     name: Name,
     sessions: u32,
     /// See [`Named::kept_hash`].
@@ -35,7 +35,7 @@ struct User {
     named: Option<Box<Vec<Key>>>,
 }
 
-impl User {
+impl UserEntry {
     fn add_named(&mut self, key: &Key) {
         if key.session().is_some() {
             self.named.get_or_insert_default().push(key.clone());
@@ -62,7 +62,7 @@ impl User {
     }
 }
 
-impl Named for User {
+impl Named for UserEntry {
     fn name(&self) -> &[u8] {
         self.name.as_bytes()
     }
@@ -74,7 +74,7 @@ impl Named for User {
 
 /// The users of one or many servers.
 pub struct Roster {
-    users: Table<User>,
+    users: Table<UserEntry>,
     online: usize,
     sessions: u64,
     /// Users who went offline, oldest absence first. The roster forgets them in this order. An entry
@@ -197,7 +197,7 @@ impl Roster {
     }
 
     fn add(&mut self, change: &Change) -> u32 {
-        self.users.insert(change.key.user().as_bytes(), |hash| User {
+        self.users.insert(change.key.user().as_bytes(), |hash| UserEntry {
             name: change.key.shared_user(),
             sessions: 0,
             hash,

@@ -87,55 +87,55 @@ impl Tally {
 
 /// The address of a daemon, and the token for it.
 #[derive(Clone)]
-pub struct Place {
+pub struct LoadTarget {
     pub at: SocketAddr,
     pub token: Option<String>,
 }
 
 /// One client.
-pub struct Client {
+pub struct LoadClient {
     stream: TcpStream,
     /// Bytes that arrived together with the answer to the upgrade.
     rest: Vec<u8>,
 }
 
-impl Client {
+impl LoadClient {
     /// Connects the client with this number, from its own loopback address if the daemon listens on loopback. The socket
     /// has no user.
-    pub async fn connect(address: &Place, number: usize) -> Result<Client> {
+    pub async fn connect(address: &LoadTarget, number: usize) -> Result<LoadClient> {
         let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        Client::over(socket, address, number).await
+        LoadClient::over(socket, address, number).await
     }
 
     /// The same with a small receive buffer, so that the daemon must wait as soon as the client does not read.
-    pub async fn narrow(address: &Place, number: usize) -> Result<Client> {
+    pub async fn narrow(address: &LoadTarget, number: usize) -> Result<LoadClient> {
         let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_recv_buffer_size(4096)?;
-        Client::over(socket, address, number).await
+        LoadClient::over(socket, address, number).await
     }
 
-    async fn over(socket: TcpSocket, address: &Place, number: usize) -> Result<Client> {
+    async fn over(socket: TcpSocket, address: &LoadTarget, number: usize) -> Result<LoadClient> {
         let upgrade = "GET /v1/ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
              Sec-WebSocket-Protocol: keybeat.v1\r\n";
-        Client::request(socket, address, number, upgrade, "101").await
+        LoadClient::request(socket, address, number, upgrade, "101").await
     }
 
     /// An event stream with this query.
-    pub async fn stream(address: &Place, number: usize, query: &str) -> Result<Client> {
+    pub async fn stream(address: &LoadTarget, number: usize, query: &str) -> Result<LoadClient> {
         let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         let request = format!("GET /v1/events?{query} HTTP/1.1\r\n");
-        Client::request(socket, address, number, &request, "200").await
+        LoadClient::request(socket, address, number, &request, "200").await
     }
 
     /// Sends a request, to which a Host and a token are added, and reads the head of the answer.
     async fn request(
         socket: TcpSocket,
-        address: &Place,
+        address: &LoadTarget,
         number: usize,
         head: &str,
         status: &str,
-    ) -> Result<Client> {
+    ) -> Result<LoadClient> {
         let daemon = address.at;
         if daemon.ip() == Ipv4Addr::LOCALHOST {
             let address = Ipv4Addr::new(127, 0, 0, (2 + number % ADDRESSES) as u8);
@@ -161,7 +161,7 @@ impl Client {
                 String::from_utf8_lossy(&head).lines().next().unwrap_or_default()
             );
         }
-        Ok(Client { stream, rest: head.split_off(end) })
+        Ok(LoadClient { stream, rest: head.split_off(end) })
     }
 
     /// Sends a text message.

@@ -1,6 +1,6 @@
 //! Many sockets: time to connect, memory per socket, and time to reconnect after the daemon was killed.
 
-use super::client::{Client, Tally, name};
+use super::client::{LoadClient, Tally, name};
 use super::report::{Report, known};
 use super::{Site, crowd, until};
 use anyhow::Result;
@@ -86,10 +86,10 @@ async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
 }
 
 /// A client that reconnects with the delays of the console.
-async fn stay(address: super::client::Place, number: usize, among: usize, tally: Arc<Tally>) {
+async fn stay(address: super::client::LoadTarget, number: usize, among: usize, tally: Arc<Tally>) {
     let mut attempt = 0;
     loop {
-        if let Ok(mut client) = Client::connect(&address, number).await {
+        if let Ok(mut client) = LoadClient::connect(&address, number).await {
             let message = watch(number, among).unwrap_or_default();
             if client.send(&message).await.is_ok() {
                 attempt = 0;

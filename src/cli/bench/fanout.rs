@@ -1,6 +1,6 @@
 //! Transitions sent to many clients: lag, and the daemon's CPU per delivery.
 
-use super::client::{Client, Tally, name};
+use super::client::{LoadClient, Tally, name};
 use super::report::{Report, bar, known, ms, quantiles};
 use super::{Site, crowd, until};
 use anyhow::{Result, ensure};
@@ -240,13 +240,13 @@ impl Group {
 }
 
 /// Clients that watch all users by name, request more than the kernel buffers for them, and never read.
-async fn stuck(site: &Site, number: usize) -> Result<Vec<Client>> {
+async fn stuck(site: &Site, number: usize) -> Result<Vec<LoadClient>> {
     let watch = |users: Vec<String>| json!({"type": "watch", "users": users}).to_string();
     let (all, long) =
         (watch((0..USERS).map(name).collect()), watch((0..200).map(|i| format!("{i:0>250}")).collect()));
     let mut clients = Vec::new();
     for number in number..number + STUCK {
-        let mut client = Client::narrow(&site.address, number).await?;
+        let mut client = LoadClient::narrow(&site.address, number).await?;
         client.send(&all).await?;
         for _ in 0..6 {
             client.send(&long).await?;

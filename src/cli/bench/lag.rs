@@ -1,6 +1,6 @@
 //! The time from a change to its message at a client that watches everybody.
 
-use super::client::{Client, Tally};
+use super::client::{LoadClient, Tally};
 use super::report::{Report, bar, ms, quantiles};
 use super::{Site, until};
 use anyhow::Result;
@@ -23,7 +23,7 @@ pub async fn measure(site: &Site, report: &Report, users: usize) -> Result<()> {
     report.head(&["lag", "users", "received", "p50", "p99", "max"]);
     let few = users.min(FEW);
     let tally = Tally::of_each(users);
-    let mut client = Client::connect(&site.address, 0).await?;
+    let mut client = LoadClient::connect(&site.address, 0).await?;
     client.send(r#"{"type":"watch","all":true}"#).await?;
     let _client = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(client.count(tally.clone())));
     until("the client receives its snapshot", async || tally.snapshots.load(Relaxed) > 0).await?;

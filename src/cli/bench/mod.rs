@@ -11,7 +11,7 @@ mod streams;
 
 use super::BenchArgs;
 use anyhow::{Result, bail};
-use client::{Client, Tally};
+use client::{LoadClient, Tally};
 use report::{Report, bar};
 use site::Site;
 use std::process::ExitCode;
@@ -120,7 +120,7 @@ async fn crowd(
         while next < count && connecting.len() < CONNECTING {
             let (address, message, number) = (site.address.clone(), message(next), next);
             connecting.spawn(async move {
-                let mut client = Client::connect(&address, number).await?;
+                let mut client = LoadClient::connect(&address, number).await?;
                 if let Some(message) = message {
                     client.send(&message).await?;
                 }

@@ -1,10 +1,10 @@
 //! The daemon that is measured: a running one, or one that the bench starts on a private Redis.
 
-use super::client::{Place, Tally, name};
+use super::client::{LoadTarget, Tally, name};
 use super::until;
 use crate::cli::access::TokenArgs;
 use crate::cli::address::AddressArgs;
-use crate::cli::daemon::Daemon;
+use crate::cli::daemon::DaemonApi;
 use crate::client::Address;
 use crate::redis::Names;
 use crate::redis::private::Embedded;
@@ -28,8 +28,8 @@ const REQUESTS: usize = 32;
 const TICKS: f64 = 100.0;
 
 pub struct Site {
-    pub address: Place,
-    http: Daemon,
+    pub address: LoadTarget,
+    http: DaemonApi,
     own: Option<Own>,
 }
 
@@ -55,8 +55,8 @@ impl Site {
         let mut found = tokio::net::lookup_host(&host).await?;
         let at = found.next().with_context(|| format!("{host} has no address"))?;
         let args = AddressArgs { url: Some(url.clone()), ca: None };
-        let http = Daemon::new(&args, token.clone())?;
-        let site = Site { address: Place { at, token: token.token()? }, http, own: None };
+        let http = DaemonApi::new(&args, token.clone())?;
+        let site = Site { address: LoadTarget { at, token: token.token()? }, http, own: None };
         site.stats().await?;
         Ok(site)
     }
@@ -73,8 +73,8 @@ impl Site {
         let names = Names::new("presence:", target.db());
         let own = Own { daemon: serve(&embedded, at)?, redis, names, embedded };
         let url = Some(Address::parse(&format!("http://{at}")).map_err(|why| anyhow!(why))?);
-        let http = Daemon::new(&AddressArgs { url, ca: None }, TokenArgs::none())?;
-        let site = Site { address: Place { at, token: None }, http, own: Some(own) };
+        let http = DaemonApi::new(&AddressArgs { url, ca: None }, TokenArgs::none())?;
+        let site = Site { address: LoadTarget { at, token: None }, http, own: Some(own) };
         site.ready().await?;
         Ok(site)
     }

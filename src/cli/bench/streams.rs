@@ -1,6 +1,6 @@
 //! Idle event streams: what each costs in memory, and what all of them cost the daemon while other users change.
 
-use super::client::{Client, Tally};
+use super::client::{LoadClient, Tally};
 use super::report::{Report, known};
 use super::{CONNECTING, Site};
 use anyhow::Result;
@@ -117,7 +117,7 @@ async fn open(site: &Site, count: usize) -> Result<JoinSet<()>> {
     for number in 0..count {
         let (address, tally) = (site.address.clone(), Arc::clone(&tally));
         connecting.spawn(async move {
-            let stream = Client::stream(&address, number, &format!("users=idle-{number}")).await?;
+            let stream = LoadClient::stream(&address, number, &format!("users=idle-{number}")).await?;
             anyhow::Ok(stream.discard(tally))
         });
         if connecting.len() >= CONNECTING

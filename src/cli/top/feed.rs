@@ -2,7 +2,7 @@
 
 use super::model::{DEADLINES, Figures, Update};
 use crate::cli::address::advised;
-use crate::cli::daemon::Daemon;
+use crate::cli::daemon::DaemonApi;
 use crate::cli::{Source, TopArgs, watch};
 use crate::client::{Error, Event};
 use crate::hub::{Hub, Watcher};
@@ -59,7 +59,7 @@ pub fn start(args: &TopArgs, sender: Sender<Update>) -> Result<Feeds> {
 }
 
 /// Transitions from a daemon.
-async fn stream(daemon: Arc<Daemon>, sender: Sender<Update>) {
+async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
     let ended = async {
         let mut client = daemon.client()?;
         client.watch_all();
@@ -85,7 +85,7 @@ async fn stream(daemon: Arc<Daemon>, sender: Sender<Update>) {
 }
 
 /// Counts from a daemon. Errors are left to `stream`, which shows that the daemon is unreachable.
-async fn counts(daemon: Arc<Daemon>, sender: Sender<Update>) {
+async fn counts(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
     loop {
         if let Ok(body) = daemon.ask(Method::GET, "/v1/stats", None).await
             && let Ok(value) = serde_json::from_slice(&body)

@@ -176,7 +176,7 @@ impl Documents {
 }
 
 /// The extractor of the documents.
-type Encoded = Extension<Arc<Documents>>;
+type EncodedDocuments = Extension<Arc<Documents>>;
 
 /// This document
 #[utoipa::path(
@@ -185,7 +185,7 @@ type Encoded = Extension<Arc<Documents>>;
     tag = "daemon",
     responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json"), OfPage)
 )]
-pub async fn openapi(Extension(documents): Encoded) -> Response {
+pub async fn openapi(Extension(documents): EncodedDocuments) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], documents.open.clone()).into_response()
 }
 
@@ -196,6 +196,6 @@ pub async fn openapi(Extension(documents): Encoded) -> Response {
     tag = "daemon",
     responses((status = 200, description = "AsyncAPI 3.0", body = Object, content_type = "application/json"), OfPage)
 )]
-pub async fn asyncapi(Extension(documents): Encoded) -> Response {
+pub async fn asyncapi(Extension(documents): EncodedDocuments) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], documents.asynchronous.clone()).into_response()
 }

@@ -82,7 +82,7 @@ pub async fn stream(
     app.hub.begin_history();
     let permit = Permit::new(pass, &app.limits);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let stream = EventStream::new(Reader::new(app, address, permit), wanted, last);
+    let stream = SseStream::new(Reader::new(app, address, permit), wanted, last);
     let events = futures_util::stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
@@ -133,7 +133,7 @@ impl Wanted {
 type Rare = Pin<Box<dyn Future<Output = (Bells, Rang)> + Send>>;
 
 /// One stream.
-struct EventStream {
+struct SseStream {
     reader: Reader,
     rare: Rare,
     /// The snapshot, until it is sent.
@@ -149,8 +149,8 @@ struct EventStream {
     cut: Option<Cut>,
 }
 
-impl EventStream {
-    fn new(mut reader: Reader, wanted: Wanted, last: Option<&str>) -> EventStream {
+impl SseStream {
+    fn new(mut reader: Reader, wanted: Wanted, last: Option<&str>) -> SseStream {
         reader.app.metrics.event_streams.inc();
         debug!(stream = reader.number, address = %reader.address, "stream opened");
         let rare = Box::pin(Bells::new(&reader.app).next());
@@ -164,7 +164,7 @@ impl EventStream {
                 Wanted::Users(users) => reader.watch(users, None, CHUNK),
             })
         });
-        EventStream { reader, rare, snapshot, missed, queue, sent, alive_at: alive_at(), cut: None }
+        SseStream { reader, rare, snapshot, missed, queue, sent, alive_at: alive_at(), cut: None }
     }
 
     /// The next event; none once the stream has ended.
@@ -326,7 +326,7 @@ fn name(cut: Option<Cut>) -> &'static str {
     }
 }
 
-impl Drop for EventStream {
+impl Drop for SseStream {
     fn drop(&mut self) {
         self.reader.unwatch_everything();
         let Reader { app, number, address, opened, .. } = &self.reader;
