@@ -135,29 +135,31 @@ impl Lag {
     }
 }
 
+/// The counters of transitions to online and to offline.
+fn transitions(registry: &mut Registry) -> [Counter; 2] {
+    let transitions = Family::<To, Counter>::default();
+    registry.register("transitions", "Users who went online or offline", transitions.clone());
+    // Two statements, because the guard of the first call would block the second call forever.
+    let online = transitions.get_or_create(&To { to: "online" }).clone();
+    let offline = transitions.get_or_create(&To { to: "offline" }).clone();
+    [online, offline]
+}
+
+/// A histogram in seconds.
+fn lag(registry: &mut Registry, name: &str, help: &str) -> Lag {
+    let lag = Lag::new();
+    registry.register_with_unit(name, help, Unit::Seconds, lag.histogram.clone());
+    lag
+}
+
 impl Metrics {
     /// Registers everything.
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("keybeat");
         let r = &mut registry;
-        let transitions = Family::<To, Counter>::default();
-        r.register("transitions", "Users who went online or offline", transitions.clone());
-        // Two statements, because the guard of the first call would block the second call forever.
-        let went_online = transitions.get_or_create(&To { to: "online" }).clone();
-        let went_offline = transitions.get_or_create(&To { to: "offline" }).clone();
-        let (detection_lag, event_lag) = (Lag::new(), Lag::new());
-        r.register_with_unit(
-            "detection_lag",
-            "Time from the end of a key's TTL to the transition",
-            Unit::Seconds,
-            detection_lag.histogram.clone(),
-        );
-        r.register_with_unit(
-            "event_lag",
-            "Time from the SET of the daemon's canary key to its event",
-            Unit::Seconds,
-            event_lag.histogram.clone(),
-        );
+        let [went_online, went_offline] = transitions(r);
+        let detection_lag = lag(r, "detection_lag", "Time from the end of a key's TTL to the transition");
+        let event_lag = lag(r, "event_lag", "Time from the SET of the daemon's canary key to its event");
         Metrics {
             users_online: gauge(r, "users_online", "Users with at least one live key"),
             sessions: gauge(r, "sessions", "Live presence keys"),

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
@@ -166,15 +167,7 @@ impl Daemon {
         supervisor::tell(Word::Stopping).await;
         info!("stopping: no new clients, closing open connections");
         stop.cancel();
-        sockets.close();
-        let drained = async {
-            sockets.wait().await;
-            serve.await
-        };
-        match tokio::time::timeout(DRAIN, drained).await {
-            Ok(served) => served?,
-            Err(_) => warn!("some connections were still open after {DRAIN:?}"),
-        }
+        close(&sockets, serve).await?;
         drop(driver);
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
             tracing::debug!("could not delete the canary key; Redis expires it within an hour");
@@ -184,6 +177,23 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Waits until all connections are closed, at most [`DRAIN`].
+///
+/// # Errors
+/// The listener panicked.
+async fn close(sockets: &TaskTracker, serve: JoinHandle<()>) -> Result<()> {
+    sockets.close();
+    let drained = async {
+        sockets.wait().await;
+        serve.await
+    };
+    match tokio::time::timeout(DRAIN, drained).await {
+        Ok(served) => served?,
+        Err(_) => warn!("some connections were still open after {DRAIN:?}"),
+    }
+    Ok(())
 }
 
 /// Raises the limit of open files to the maximum. Each connection is an open file, and many systems start with 1,024.

@@ -306,6 +306,8 @@ async fn what_the_daemon_sends_has_the_shape_that_is_described() {
     await_kind(&mut ws, "transitions").await;
     ws.send(send(json!({"type": "sing", "id": 2}))).await.expect("sent");
     await_kind(&mut ws, "error").await;
+    ws.send(send(json!({"type": "ping", "id": 4}))).await.expect("sent");
+    await_kind(&mut ws, "pong").await;
     assert_eq!(await_kind(&mut ws, "token").await["state"], "expiring");
     ws.send(send(json!({"type": "auth", "token": token(60), "id": 3}))).await.expect("sent");
     assert_eq!(await_kind(&mut ws, "token").await["state"], "renewed");
