@@ -158,11 +158,7 @@ proptest::proptest! {
                 proptest::prop_assert_eq!(known[user], Some(!state), "u{} alternates", user);
                 known[user] = Some(state);
             }
-            for user in 0..6 {
-                if !named[user] && !all {
-                    known[user] = None;
-                }
-            }
+            (0..6).filter(|&user| !named[user] && !all).for_each(|user| known[user] = None);
         }
         let mut read = Vec::new();
         while read_messages(&watcher, &mut read) > 0 {}

@@ -65,7 +65,8 @@ async fn waiting_for_a_silent_daemon_is_shown() {
     for other in &others {
         other.shows(&format!("waiting for {url}")).await;
     }
-    let failure = format!("{url} did not answer within 10s: it is stopped, or it is not a keybeat daemon; restart it");
+    let failure =
+        format!("{url} did not answer within 10s: it is stopped, or it is not a keybeat daemon; restart it");
     for other in &others {
         let screen = other.shows("exit code 1").await;
         assert!(screen.replace('\n', "").contains(&failure) && !screen.contains("waiting for"), "{screen}");

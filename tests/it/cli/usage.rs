@@ -257,7 +257,8 @@ async fn silent_daemon_fails_after_10_s() {
         .map(|args| [args, &["--url", &url]].concat());
     let [get, beat, check] = commands.each_ref().map(|args| run(args));
     let (get, beat, check) = tokio::join!(get, beat, check);
-    let failure = format!("{url} did not answer within 10s: it is stopped, or it is not a keybeat daemon; restart it");
+    let failure =
+        format!("{url} did not answer within 10s: it is stopped, or it is not a keybeat daemon; restart it");
     for ran in [get, beat, check] {
         assert_eq!((ran.code, &*ran.out, ran.err.lines().count()), (Some(1), "", 1), "{ran:?}");
         assert!(ran.err.contains(&failure) && ran.err.contains("--url http://HOST:PORT"), "{ran:?}");

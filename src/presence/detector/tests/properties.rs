@@ -294,20 +294,7 @@ impl World {
                 self.wait(*ms);
                 self.connect(false);
             }
-            Op::Restart(empty, ms) => {
-                self.cut();
-                if *empty {
-                    self.keys.clear();
-                }
-                self.now += ms;
-                self.started = self.now;
-                self.pause_until = self.now + TTL / 2;
-                let now = self.now;
-                // Keys that expired while the server was down are not loaded.
-                self.keys.retain(|_, deadline| *deadline >= now);
-                self.runs += 1;
-                self.connect(false);
-            }
+            Op::Restart(empty, ms) => self.restart(*empty, *ms),
             Op::Flush => {
                 self.keys.clear();
                 self.feed(Input::Gap);
@@ -320,6 +307,21 @@ impl World {
                 self.connect(false);
             }
         }
+    }
+
+    fn restart(&mut self, empty: bool, ms: u64) {
+        self.cut();
+        if empty {
+            self.keys.clear();
+        }
+        self.now += ms;
+        self.started = self.now;
+        self.pause_until = self.now + TTL / 2;
+        let now = self.now;
+        // Keys that expired while the server was down are not loaded.
+        self.keys.retain(|_, deadline| *deadline >= now);
+        self.runs += 1;
+        self.connect(false);
     }
 
     /// No more faults: everything arrives, and time passes beyond every deadline and grant.
