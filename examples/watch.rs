@@ -5,7 +5,7 @@
 //! `KEYBEAT_URL` is the daemon's address, by default `http://127.0.0.1:7400`; `KEYBEAT_TOKEN` is a token for it. The
 //! client reconnects after a lost connection and reports what changed in between.
 
-use keybeat::client::{Client, Event};
+use keybeat::client::{Client, ClientEvent};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,21 +23,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         match client.next().await? {
             // The state of users that the client reports for the first time.
-            Event::Snapshot(users) => {
+            ClientEvent::Snapshot(users) => {
                 for user in users {
                     println!("{} is {}", user.user(), if user.online() { "online" } else { "offline" });
                 }
             }
             // Every change after that.
-            Event::Transitions(transitions) => {
+            ClientEvent::Transitions(transitions) => {
                 for change in transitions {
                     println!("{} is {:?} ({:?})", change.user, change.state, change.reason);
                 }
             }
-            Event::Status { redis, .. } => println!("Redis is {redis:?}"),
-            Event::Waiting { why, retry } => eprintln!("{why}; trying again in {retry:.1?}"),
-            Event::Refused { message, .. } => return Err(format!("the daemon refused: {message}").into()),
-            Event::Live => {}
+            ClientEvent::Status { redis, .. } => println!("Redis is {redis:?}"),
+            ClientEvent::Waiting { why, retry } => eprintln!("{why}; trying again in {retry:.1?}"),
+            ClientEvent::Refused { message, .. } => {
+                return Err(format!("the daemon refused: {message}").into());
+            }
+            ClientEvent::Live => {}
         }
     }
 }

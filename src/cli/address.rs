@@ -1,6 +1,6 @@
 //! The address of a daemon, and advice for errors of the connection to it.
 
-use crate::client::{Address, Error};
+use crate::client::{Address, ClientError};
 use anyhow::anyhow;
 use clap::Parser;
 use std::path::PathBuf;
@@ -17,22 +17,26 @@ pub struct AddressArgs {
 }
 
 /// The error, followed by advice where there is some.
-pub fn advised(why: Error) -> anyhow::Error {
+pub fn advised(why: ClientError) -> anyhow::Error {
     match advice(&why) {
         Some(advice) => anyhow!("{why}; {advice}"),
         None => why.into(),
     }
 }
 
-fn advice(why: &Error) -> Option<&'static str> {
+fn advice(why: &ClientError) -> Option<&'static str> {
     Some(match why {
-        Error::Unreachable { .. } => {
+        ClientError::Unreachable { .. } => {
             "start a daemon (keybeat serve), or name a running one: --url http://HOST:PORT"
         }
-        Error::Silent { .. } => "restart it (keybeat serve), or name another one: --url http://HOST:PORT",
-        Error::NoDaemon { .. } => "name a daemon: --url http://HOST:PORT",
-        Error::Untrusted { .. } => "name its CA certificate: --ca FILE",
-        Error::Refused(_) | Error::TokenExpired(_) => "name a file with another token: --token-file FILE",
+        ClientError::Silent { .. } => {
+            "restart it (keybeat serve), or name another one: --url http://HOST:PORT"
+        }
+        ClientError::NoDaemon { .. } => "name a daemon: --url http://HOST:PORT",
+        ClientError::Untrusted { .. } => "name its CA certificate: --ca FILE",
+        ClientError::Refused(_) | ClientError::TokenExpired(_) => {
+            "name a file with another token: --token-file FILE"
+        }
         _ => return None,
     })
 }

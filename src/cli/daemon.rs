@@ -2,7 +2,7 @@
 
 use super::access::TokenArgs;
 use super::address::{AddressArgs, advised};
-use crate::client::{Address, Client, Error, Stream};
+use crate::client::{Address, Client, ClientError, Stream};
 use crate::config::{DEFAULT_LISTEN, Limits};
 use crate::presence::Key;
 use crate::protocol::{QueryAnswer, UserObject};
@@ -136,9 +136,11 @@ impl DaemonApi {
             request.body(body).context("the token contains characters that an HTTP header cannot contain")?;
         let stream = self.connect().await?;
         let answered = timeout(ANSWER, exchange(stream, request)).await;
-        answered.map_err(|_| advised(Error::Silent { address: self.shown(), after: ANSWER }))?.with_context(
-            || format!("{} is not a keybeat daemon; name one: --url http://HOST:PORT", self.address),
-        )
+        answered
+            .map_err(|_| advised(ClientError::Silent { address: self.shown(), after: ANSWER }))?
+            .with_context(|| {
+                format!("{} is not a keybeat daemon; name one: --url http://HOST:PORT", self.address)
+            })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::address::advised;
 use super::{Source, SourceArgs, WatchArgs, colour, daemon::DaemonApi, logging, progress, serve};
-use crate::client::{Error as ClientError, Event};
+use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, Limits};
 use crate::metrics::Metrics;
 use crate::protocol::{State, TransitionObject};
@@ -73,24 +73,24 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
     let mut outage = Outage::of(daemon);
     loop {
         let event = client.next().await.map_err(advised)?;
-        if !matches!(event, Event::Waiting { .. }) {
+        if !matches!(event, ClientEvent::Waiting { .. }) {
             outage.line = None;
         }
         match event {
             // Only changes are printed.
-            Event::Snapshot(_) => {}
-            Event::Transitions(transitions) => {
+            ClientEvent::Snapshot(_) => {}
+            ClientEvent::Transitions(transitions) => {
                 transitions.iter().try_for_each(|transition| printer.print(transition))?;
             }
-            Event::Status { redis, .. } => {
+            ClientEvent::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
             }
-            Event::Refused { code, message, .. } if code == "forbidden" => {
+            ClientEvent::Refused { code, message, .. } if code == "forbidden" => {
                 return Err(advised(ClientError::Refused(message)));
             }
-            Event::Refused { message, .. } => bail!("the daemon refused: {message}"),
-            Event::Live => outage.printed.clear(),
-            Event::Waiting { why, .. } => outage.goes_on(daemon, why),
+            ClientEvent::Refused { message, .. } => bail!("the daemon refused: {message}"),
+            ClientEvent::Live => outage.printed.clear(),
+            ClientEvent::Waiting { why, .. } => outage.goes_on(daemon, why),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A daemon's address, and the connection to it: TCP, with TLS for `https://`.
 
-use super::Error;
+use super::ClientError;
 use crate::certificates;
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
@@ -91,20 +91,20 @@ impl Address {
     ///
     /// # Errors
     /// When the file has no certificate, when there is no authority at all, or when `ca` is given for `http://`.
-    pub fn trust(&self, ca: Option<&Path>, option: &str) -> Result<Option<TlsConnector>, Error> {
+    pub fn trust(&self, ca: Option<&Path>, option: &str) -> Result<Option<TlsConnector>, ClientError> {
         if !self.secure {
             return match ca {
                 None => Ok(None),
-                Some(ca) => Err(Error::Invalid(format!(
+                Some(ca) => Err(ClientError::Invalid(format!(
                     "{option} {} has no effect for {self}, which does not use TLS; write https://",
                     ca.display()
                 ))),
             };
         }
-        let roots = certificates::roots(ca, option).map_err(|why| Error::Invalid(why.to_string()))?;
+        let roots = certificates::roots(ca, option).map_err(|why| ClientError::Invalid(why.to_string()))?;
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|why| Error::Invalid(why.to_string()))?
+            .map_err(|why| ClientError::Invalid(why.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Some(TlsConnector::from(Arc::new(config))))
@@ -114,27 +114,27 @@ impl Address {
     ///
     /// # Errors
     /// When the daemon cannot be reached, is not trusted, or does not answer in time.
-    pub async fn connect(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, Error> {
+    pub async fn connect(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, ClientError> {
         let connected = timeout(CONNECT, self.reach(trust)).await;
-        connected.unwrap_or_else(|_| Err(Error::Silent { address: self.to_string(), after: CONNECT }))
+        connected.unwrap_or_else(|_| Err(ClientError::Silent { address: self.to_string(), after: CONNECT }))
     }
 
-    async fn reach(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, Error> {
+    async fn reach(&self, trust: Option<&TlsConnector>) -> Result<Box<dyn Stream>, ClientError> {
         let address = self.to_string();
         let bare = self.host.trim_matches(['[', ']']);
         let stream = TcpStream::connect((bare, self.port)).await;
         let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         let stream = match stream {
             Ok(stream) => stream,
-            Err(why) => return Err(Error::Unreachable { address, why: why.to_string() }),
+            Err(why) => return Err(ClientError::Unreachable { address, why: why.to_string() }),
         };
         let Some(connector) = trust else { return Ok(Box::new(stream)) };
         let name = ServerName::try_from(bare.to_owned())
-            .map_err(|_| Error::Invalid(format!("{bare} cannot be a name in a certificate")))?;
+            .map_err(|_| ClientError::Invalid(format!("{bare} cannot be a name in a certificate")))?;
         match connector.connect(name, stream).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(why) if is_of_trust(&why) => Err(Error::Untrusted { address, why: why.to_string() }),
-            Err(why) => Err(Error::NoDaemon {
+            Err(why) if is_of_trust(&why) => Err(ClientError::Untrusted { address, why: why.to_string() }),
+            Err(why) => Err(ClientError::NoDaemon {
                 address,
                 why: format!("the TLS handshake failed ({why}); is it an http:// address?"),
             }),
@@ -148,11 +148,11 @@ fn is_of_trust(why: &std::io::Error) -> bool {
 }
 
 impl std::str::FromStr for Address {
-    type Err = Error;
+    type Err = ClientError;
 
-    fn from_str(text: &str) -> Result<Address, Error> {
+    fn from_str(text: &str) -> Result<Address, ClientError> {
         Address::parse(text)
-            .map_err(|why| Error::Invalid(format!("{text:?} is not the address of a daemon: {why}")))
+            .map_err(|why| ClientError::Invalid(format!("{text:?} is not the address of a daemon: {why}")))
     }
 }
 

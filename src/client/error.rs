@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Why a daemon cannot be reached, or why the client stopped. The text names the address and the cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ClientError {
     /// An argument is invalid: an address, a file, a name.
     #[error("{0}")]
     Invalid(String),

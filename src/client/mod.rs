@@ -20,7 +20,7 @@ mod table;
 mod watches;
 
 pub use address::{Address, Stream};
-pub use error::Error;
+pub use error::ClientError;
 
 use crate::protocol::{RedisWord, TransitionObject, UserObject};
 use desired::Desired;
@@ -40,7 +40,7 @@ type TokenSource =
 
 /// What a client reports.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum ClientEvent {
     /// The state of users who are reported for the first time; of everybody, the users who are online. Every later
     /// event about them is a change.
     Snapshot(Vec<UserObject>),
@@ -68,7 +68,7 @@ pub enum Event {
     /// There is no connection.
     Waiting {
         /// The cause.
-        why: Error,
+        why: ClientError,
         /// The time until the next attempt.
         retry: Duration,
     },
@@ -81,16 +81,16 @@ pub enum Event {
 /// user, unless the watch is lossless.
 ///
 /// ```no_run
-/// use keybeat::client::{Client, Event};
+/// use keybeat::client::{Client, ClientEvent};
 ///
-/// # async fn watch() -> Result<(), keybeat::client::Error> {
+/// # async fn watch() -> Result<(), keybeat::client::ClientError> {
 /// let mut client = Client::connect("http://127.0.0.1:7400")?;
 /// client.watch(["alice", "bob"]);
 /// loop {
 ///     match client.next().await? {
-///         Event::Snapshot(users) => users.iter().for_each(|user| println!("{user:?}")),
-///         Event::Transitions(changes) => changes.iter().for_each(|change| println!("{change:?}")),
-///         Event::Waiting { why, retry } => eprintln!("{why}; trying again in {retry:.1?}"),
+///         ClientEvent::Snapshot(users) => users.iter().for_each(|user| println!("{user:?}")),
+///         ClientEvent::Transitions(changes) => changes.iter().for_each(|change| println!("{change:?}")),
+///         ClientEvent::Waiting { why, retry } => eprintln!("{why}; trying again in {retry:.1?}"),
 ///         _ => {}
 ///     }
 /// }
@@ -99,10 +99,10 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Watching>,
-    events: mpsc::Receiver<Event>,
-    task: Option<JoinHandle<Error>>,
+    events: mpsc::Receiver<ClientEvent>,
+    task: Option<JoinHandle<ClientError>>,
     /// Why the client has stopped.
-    stopped: Option<Error>,
+    stopped: Option<ClientError>,
 }
 
 /// What the client and its task share.
@@ -154,7 +154,7 @@ impl Builder {
     ///
     /// # Errors
     /// When the file has no certificate, or the daemon's address is not `https://`.
-    pub fn ca(mut self, file: &Path) -> Result<Builder, Error> {
+    pub fn ca(mut self, file: &Path) -> Result<Builder, ClientError> {
         self.trust = self.address.trust(Some(file), "ca")?;
         Ok(self)
     }
@@ -181,7 +181,7 @@ impl Builder {
     ///
     /// # Errors
     /// When the address is `https://` and the system has no authority to trust.
-    pub fn connect(mut self) -> Result<Client, Error> {
+    pub fn connect(mut self) -> Result<Client, ClientError> {
         if self.trust.is_none() {
             self.trust = self.address.trust(None, "ca")?;
         }
@@ -197,14 +197,14 @@ impl Client {
     ///
     /// # Errors
     /// When `url` is not the address of a daemon. [`next`](Client::next) reports failed connections.
-    pub fn connect(url: &str) -> Result<Client, Error> {
+    pub fn connect(url: &str) -> Result<Client, ClientError> {
         Client::builder(url.parse()?).connect()
     }
 
     /// A client with more settings: a token, an authority, a user.
     ///
     /// ```no_run
-    /// # fn connect() -> Result<(), keybeat::client::Error> {
+    /// # fn connect() -> Result<(), keybeat::client::ClientError> {
     /// use keybeat::Client;
     /// let client = Client::builder("https://keybeat.example".parse()?)
     ///     .token_from(|| Ok(Some(std::fs::read_to_string("token")?.trim().to_owned())))
@@ -219,16 +219,16 @@ impl Client {
     /// Waits for the next event. No event is lost when the returned future is dropped.
     ///
     /// # Errors
-    /// When the client has stopped, and again on each later call: see [`Error`].
-    pub async fn next(&mut self) -> Result<Event, Error> {
+    /// When the client has stopped, and again on each later call: see [`ClientError`].
+    pub async fn next(&mut self) -> Result<ClientEvent, ClientError> {
         if let Some(event) = self.events.recv().await {
             return Ok(event);
         }
         if let Some(task) = &mut self.task {
-            let why = task.await.unwrap_or(Error::Closed);
+            let why = task.await.unwrap_or(ClientError::Closed);
             (self.task, self.stopped) = (None, Some(why));
         }
-        Err(self.stopped.clone().unwrap_or(Error::Closed))
+        Err(self.stopped.clone().unwrap_or(ClientError::Closed))
     }
 
     /// Watches these users too.

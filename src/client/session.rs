@@ -3,7 +3,7 @@
 use super::address::Stream;
 use super::reconnect::{Advice, Backoff, Silence, renewal_wait};
 use super::watches::Watches;
-use super::{Builder, Error, Event, Watching};
+use super::{Builder, ClientError, ClientEvent, Watching};
 use crate::protocol::{SUBPROTOCOL, ServerMessage, TokenWord};
 use futures_util::{SinkExt, StreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -32,25 +32,25 @@ type ClientSocket = WebSocketStream<Box<dyn Stream>>;
 /// How a connection ended.
 enum SessionEnd {
     /// The client reconnects, with the longest wait if `later`.
-    Lost { why: Error, later: bool },
+    Lost { why: ClientError, later: bool },
     /// The client stops.
-    Stop(Error),
+    Stop(ClientError),
 }
 
 struct Task {
     builder: Builder,
     shared: Arc<Watching>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ClientEvent>,
     watches: Watches,
     backoff: Backoff,
     /// The token that the client has shown last.
     shown: Option<String>,
     /// Events for the caller. While there are any, the client does not read from the socket.
-    waiting: VecDeque<Event>,
+    waiting: VecDeque<ClientEvent>,
 }
 
 /// Runs until the client is dropped or has to stop; returns why.
-pub async fn run(builder: Builder, shared: Arc<Watching>, events: mpsc::Sender<Event>) -> Error {
+pub async fn run(builder: Builder, shared: Arc<Watching>, events: mpsc::Sender<ClientEvent>) -> ClientError {
     let (watches, backoff, waiting) = (Watches::default(), Backoff::default(), VecDeque::new());
     let mut task = Task { builder, shared, events, watches, backoff, shown: None, waiting };
     loop {
@@ -63,12 +63,12 @@ pub async fn run(builder: Builder, shared: Arc<Watching>, events: mpsc::Sender<E
         };
         let retry = task.backoff.wait(Instant::now(), later, fastrand::f64());
         // At most one such event waits for the caller.
-        if matches!(task.waiting.back(), Some(Event::Waiting { .. })) {
+        if matches!(task.waiting.back(), Some(ClientEvent::Waiting { .. })) {
             task.waiting.pop_back();
         }
-        task.waiting.push_back(Event::Waiting { why, retry });
+        task.waiting.push_back(ClientEvent::Waiting { why, retry });
         if task.pause(retry).await.is_err() {
-            return Error::Closed;
+            return ClientError::Closed;
         }
     }
 }
@@ -78,7 +78,7 @@ impl Task {
         let events = self.events.clone();
         let connected = tokio::select! {
             connected = self.connect() => connected,
-            () = events.closed() => return SessionEnd::Stop(Error::Closed),
+            () = events.closed() => return SessionEnd::Stop(ClientError::Closed),
         };
         let mut socket = match connected {
             Ok(socket) => socket,
@@ -98,12 +98,14 @@ impl Task {
         let request = self.request()?;
         let stream = match self.builder.address.connect(self.builder.trust.as_ref()).await {
             Ok(stream) => stream,
-            Err(why @ (Error::Untrusted { .. } | Error::Invalid(_))) => return Err(SessionEnd::Stop(why)),
+            Err(why @ (ClientError::Untrusted { .. } | ClientError::Invalid(_))) => {
+                return Err(SessionEnd::Stop(why));
+            }
             Err(why) => return Err(lost(why)),
         };
         let address = self.builder.address.to_string();
         let Ok(shaken) = timeout(HANDSHAKE, client_async(request, stream)).await else {
-            return Err(lost(Error::Silent { address, after: HANDSHAKE }));
+            return Err(lost(ClientError::Silent { address, after: HANDSHAKE }));
         };
         match shaken {
             Ok((socket, _)) => Ok(socket),
@@ -112,22 +114,25 @@ impl Task {
                 let status = answer.status().as_u16();
                 Err(match status {
                     // The source may return a better token soon: this one had just expired, or is not valid yet.
-                    401 if self.builder.renews => lost(Error::Refused(message_of(&body))),
-                    401 | 403 => SessionEnd::Stop(Error::Refused(message_of(&body))),
+                    401 if self.builder.renews => lost(ClientError::Refused(message_of(&body))),
+                    401 | 403 => SessionEnd::Stop(ClientError::Refused(message_of(&body))),
                     429 | 503 => {
                         let why = format!("{} ({status})", message_of(&body));
-                        SessionEnd::Lost { why: Error::Unreachable { address, why }, later: true }
+                        SessionEnd::Lost { why: ClientError::Unreachable { address, why }, later: true }
                     }
-                    _ => lost(Error::NoDaemon { address, why: format!("it answered {}", answer.status()) }),
+                    _ => lost(ClientError::NoDaemon {
+                        address,
+                        why: format!("it answered {}", answer.status()),
+                    }),
                 })
             }
-            Err(why) => Err(lost(Error::NoDaemon { address, why: why.to_string() })),
+            Err(why) => Err(lost(ClientError::NoDaemon { address, why: why.to_string() })),
         }
     }
 
     fn request(&mut self) -> Result<Request, SessionEnd> {
         let Builder { address, user, session, .. } = &self.builder;
-        let invalid = |why: String| SessionEnd::Stop(Error::Invalid(why));
+        let invalid = |why: String| SessionEnd::Stop(ClientError::Invalid(why));
         let mut url = address.ws_url();
         let mut mark = '?';
         for (name, value) in [("user", user), ("session", session)] {
@@ -140,7 +145,7 @@ impl Task {
         let headers = request.headers_mut();
         headers.insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
         let token = self.token().map_err(|why| SessionEnd::Lost {
-            why: Error::Invalid(format!("no token is available: {why}")),
+            why: ClientError::Invalid(format!("no token is available: {why}")),
             later: false,
         })?;
         self.shown.clone_from(&token);
@@ -185,12 +190,12 @@ impl Task {
 
     fn lost(&self, why: impl Into<String>) -> SessionEnd {
         let address = self.builder.address.to_string();
-        SessionEnd::Lost { why: Error::Unreachable { address, why: why.into() }, later: false }
+        SessionEnd::Lost { why: ClientError::Unreachable { address, why: why.into() }, later: false }
     }
 
     fn later(&self, why: impl Into<String>) -> SessionEnd {
         let address = self.builder.address.to_string();
-        SessionEnd::Lost { why: Error::Unreachable { address, why: why.into() }, later: true }
+        SessionEnd::Lost { why: ClientError::Unreachable { address, why: why.into() }, later: true }
     }
 
     /// What the close frame asks for.
@@ -199,9 +204,9 @@ impl Task {
         let (code, reason) = (u16::from(frame.code), frame.reason.to_string());
         let said = format!("the daemon closed the connection: {code} {reason}");
         match Advice::of(code) {
-            Advice::GiveUp => SessionEnd::Stop(Error::Refused(reason)),
-            Advice::TooBig => SessionEnd::Stop(Error::TooBig(reason)),
-            Advice::Renew if !self.builder.renews => SessionEnd::Stop(Error::TokenExpired(reason)),
+            Advice::GiveUp => SessionEnd::Stop(ClientError::Refused(reason)),
+            Advice::TooBig => SessionEnd::Stop(ClientError::TooBig(reason)),
+            Advice::Renew if !self.builder.renews => SessionEnd::Stop(ClientError::TokenExpired(reason)),
             Advice::Renew | Advice::Reconnect => self.lost(said),
             Advice::Later => self.later(said),
         }
@@ -232,7 +237,7 @@ impl Connection<'_> {
             let renewal = self.renewal;
             tokio::select! {
                 permit = events.reserve(), if !reads => {
-                    let Ok(permit) = permit else { return Err(SessionEnd::Stop(Error::Closed)) };
+                    let Ok(permit) = permit else { return Err(SessionEnd::Stop(ClientError::Closed)) };
                     if let Some(event) = self.task.waiting.pop_front() {
                         permit.send(event);
                     }
@@ -244,7 +249,7 @@ impl Connection<'_> {
                     self.message(message, socket).await?;
                 }
                 () = shared.changed.notified() => self.catch_up(socket).await?,
-                () = events.closed() => return Err(SessionEnd::Stop(Error::Closed)),
+                () = events.closed() => return Err(SessionEnd::Stop(ClientError::Closed)),
                 () = silent, if reads => self.ping(socket).await?,
                 expires_ms = renewal_due(renewal) => self.renew(socket, expires_ms).await?,
             }
@@ -334,7 +339,7 @@ impl Connection<'_> {
         if !self.live && self.task.watches.all_answered() {
             self.live = true;
             self.task.backoff.live(Instant::now());
-            self.task.waiting.push_back(Event::Live);
+            self.task.waiting.push_back(ClientEvent::Live);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The client against `tests/clients/table.json`, with random sequences of calls, answers and lost connections.
 
-use super::Event;
+use super::ClientEvent;
 use super::desired::Desired;
 use super::watches::Watches;
 use crate::protocol::{ReasonWord, ServerMessage, State, TransitionObject, UserObject};
@@ -256,18 +256,20 @@ impl World {
     }
 }
 
-fn gists(event: Event) -> Vec<(String, String)> {
+fn gists(event: ClientEvent) -> Vec<(String, String)> {
     let word = |online| if online { "online" } else { "offline" };
     match event {
-        Event::Snapshot(users) => {
+        ClientEvent::Snapshot(users) => {
             let gist = |user: &UserObject| (user.user().to_owned(), format!("first {}", word(user.online())));
             users.iter().map(gist).collect()
         }
-        Event::Transitions(changes) => changes
+        ClientEvent::Transitions(changes) => changes
             .into_iter()
             .map(|change| (change.user, word(change.state == State::Online).into()))
             .collect(),
-        Event::Refused { users, .. } => users.into_iter().map(|user| (user, "refused".to_owned())).collect(),
+        ClientEvent::Refused { users, .. } => {
+            users.into_iter().map(|user| (user, "refused".to_owned())).collect()
+        }
         _ => Vec::new(),
     }
 }

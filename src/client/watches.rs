@@ -1,7 +1,7 @@
 //! The client's state machine, without I/O: the caller's calls and the daemon's messages go in, messages for the daemon
 //! and events for the caller come out. `tests/clients/table.json` has its rules for one user as a table.
 
-use super::Event;
+use super::ClientEvent;
 use super::desired::Desired;
 use super::known::{Known, News};
 use super::requested::{Question, Requested};
@@ -53,14 +53,14 @@ impl Watches {
 
     /// Takes a message of the daemon; returns the events for the caller. `now_ms` is the time of changes that the
     /// message does not date, in milliseconds since the Unix epoch.
-    pub fn take(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<Event> {
+    pub fn take(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<ClientEvent> {
         let mut events = Vec::from_iter(self.status(&message, now_ms));
         events.extend(self.news(message, desired, now_ms));
         events
     }
 
     /// Reports a change of Redis. A daemon that says nothing about Redis after its hello follows Redis.
-    fn status(&mut self, message: &ServerMessage, now_ms: u64) -> Option<Event> {
+    fn status(&mut self, message: &ServerMessage, now_ms: u64) -> Option<ClientEvent> {
         let (redis, since_ms) = match *message {
             ServerMessage::Hello { .. } => {
                 self.status_open = true;
@@ -72,10 +72,10 @@ impl Watches {
         };
         self.status_open = false;
         let down = redis == RedisWord::Down;
-        (std::mem::replace(&mut self.down, down) != down).then_some(Event::Status { redis, since_ms })
+        (std::mem::replace(&mut self.down, down) != down).then_some(ClientEvent::Status { redis, since_ms })
     }
 
-    fn news(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<Event> {
+    fn news(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<ClientEvent> {
         match message {
             ServerMessage::Snapshot { id, users, more, seq, .. } => match id.as_ref().and_then(Value::as_u64)
             {
@@ -85,7 +85,7 @@ impl Watches {
             ServerMessage::Transitions { transitions, .. } => {
                 let names = &self.requested.names;
                 let news = self.known.transitions(transitions, |user| names.contains_key(user));
-                if news.is_empty() { Vec::new() } else { vec![Event::Transitions(news)] }
+                if news.is_empty() { Vec::new() } else { vec![ClientEvent::Transitions(news)] }
             }
             // An older daemon does not know `ping`; after a refused `auth` the client renews again.
             ServerMessage::Error { id: Some(Value::String(_)), .. } => Vec::new(),
@@ -93,7 +93,7 @@ impl Watches {
                 let id = id.as_ref().and_then(Value::as_u64);
                 let refused = |id| self.requested.refused(id, desired, &mut self.known);
                 let users = id.map(refused).unwrap_or_default();
-                vec![Event::Refused { code, message, users }]
+                vec![ClientEvent::Refused { code, message, users }]
             }
             ServerMessage::Token { .. }
             | ServerMessage::Hello { .. }
@@ -102,7 +102,14 @@ impl Watches {
         }
     }
 
-    fn snapshot(&mut self, id: u64, users: Vec<UserObject>, more: bool, seq: u64, now_ms: u64) -> Vec<Event> {
+    fn snapshot(
+        &mut self,
+        id: u64,
+        users: Vec<UserObject>,
+        more: bool,
+        seq: u64,
+        now_ms: u64,
+    ) -> Vec<ClientEvent> {
         if !self.requested.open.contains_key(&id) {
             return Vec::new();
         }
@@ -122,10 +129,10 @@ impl Watches {
         let mut events = Vec::new();
         // "Nobody is online" is an answer too.
         if !fresh.is_empty() || begins {
-            events.push(Event::Snapshot(fresh));
+            events.push(ClientEvent::Snapshot(fresh));
         }
         if !missed.is_empty() {
-            events.push(Event::Transitions(missed));
+            events.push(ClientEvent::Transitions(missed));
         }
         events
     }
@@ -147,7 +154,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn take(watches: &mut Watches, message: Value) -> Vec<Event> {
+    fn take(watches: &mut Watches, message: Value) -> Vec<ClientEvent> {
         let message = serde_json::from_value(message).unwrap();
         watches.take(message, &mut Desired::default(), 7)
     }
@@ -157,13 +164,13 @@ mod tests {
         let mut watches = Watches::default();
         let hello = json!({"type": "hello", "protocol": 1, "epoch": "e", "seq": 1, "ttl_ms": 1});
         let status = |redis| json!({"type": "status", "redis": redis, "since_ms": 5});
-        let down = Event::Status { redis: RedisWord::Down, since_ms: 5 };
+        let down = ClientEvent::Status { redis: RedisWord::Down, since_ms: 5 };
         assert_eq!(take(&mut watches, hello.clone()), []);
         assert_eq!(take(&mut watches, status("down")), [down]);
         assert_eq!(take(&mut watches, hello.clone()), []);
         assert_eq!(take(&mut watches, status("down")), [], "nothing has changed");
         assert_eq!(take(&mut watches, hello), []);
-        let up = Event::Status { redis: RedisWord::Up, since_ms: 7 };
+        let up = ClientEvent::Status { redis: RedisWord::Up, since_ms: 7 };
         assert_eq!(take(&mut watches, json!({"type": "pong"})), [up]);
         assert_eq!(take(&mut watches, status("up")), []);
     }

@@ -4,7 +4,7 @@ use super::model::{DEADLINES, Figures, Update};
 use crate::cli::address::advised;
 use crate::cli::daemon::DaemonApi;
 use crate::cli::{Source, TopArgs, watch};
-use crate::client::{Error, Event};
+use crate::client::{ClientError, ClientEvent};
 use crate::hub::{Hub, Watcher};
 use crate::metrics::Metrics;
 use crate::protocol::RedisWord;
@@ -65,12 +65,12 @@ async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
         client.watch_all();
         loop {
             let update = match client.next().await.map_err(advised)? {
-                Event::Transitions(transitions) => Update::Transitions(transitions),
-                Event::Status { redis, .. } => Update::Redis(redis),
-                Event::Live => Update::Link(Ok(())),
-                Event::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
-                Event::Refused { message, .. } => return Err(advised(Error::Refused(message))),
-                Event::Snapshot(_) => continue,
+                ClientEvent::Transitions(transitions) => Update::Transitions(transitions),
+                ClientEvent::Status { redis, .. } => Update::Redis(redis),
+                ClientEvent::Live => Update::Link(Ok(())),
+                ClientEvent::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
+                ClientEvent::Refused { message, .. } => return Err(advised(ClientError::Refused(message))),
+                ClientEvent::Snapshot(_) => continue,
             };
             if sender.send(update).await.is_err() {
                 return Ok(());

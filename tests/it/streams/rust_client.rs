@@ -5,7 +5,7 @@ use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, signal};
 use crate::common::tokens::Issuer;
 use crate::common::{PATIENCE, free_port, until};
-use keybeat::client::{Client, Error, Event};
+use keybeat::client::{Client, ClientError, ClientEvent};
 use keybeat::protocol::{ReasonWord, State};
 use serde_json::json;
 use std::path::Path;
@@ -20,20 +20,20 @@ fn go(redis: &Redis, user: &str) {
     redis.call(&["DEL", &format!("presence:{user}")]);
 }
 
-async fn next(client: &mut Client) -> Result<Event, Error> {
+async fn next(client: &mut Client) -> Result<ClientEvent, ClientError> {
     timeout(PATIENCE, client.next()).await.expect("no event in time")
 }
 
 /// What the client reports about users, until `until` holds for an event and the number of reports so far.
-async fn told(client: &mut Client, until: impl Fn(&Event, usize) -> bool) -> Vec<String> {
+async fn told(client: &mut Client, until: impl Fn(&ClientEvent, usize) -> bool) -> Vec<String> {
     let mut gists = Vec::new();
     loop {
         let event = next(client).await.expect("it runs");
         match &event {
-            Event::Snapshot(users) => gists.extend(users.iter().map(|user| {
+            ClientEvent::Snapshot(users) => gists.extend(users.iter().map(|user| {
                 format!("{} {}, fresh", user.user(), if user.online() { "online" } else { "offline" })
             })),
-            Event::Transitions(changes) => gists.extend(changes.iter().map(|change| {
+            ClientEvent::Transitions(changes) => gists.extend(changes.iter().map(|change| {
                 let state = if change.state == State::Online { "online" } else { "offline" };
                 let why = if change.reason == ReasonWord::Reconciled { ", missed" } else { "" };
                 format!("{} {state}{why}", change.user)
@@ -48,7 +48,7 @@ async fn told(client: &mut Client, until: impl Fn(&Event, usize) -> bool) -> Vec
 }
 
 async fn until_live(client: &mut Client) -> Vec<String> {
-    told(client, |event, _| *event == Event::Live).await
+    told(client, |event, _| *event == ClientEvent::Live).await
 }
 
 async fn one(client: &mut Client) -> String {
@@ -58,7 +58,7 @@ async fn one(client: &mut Client) -> String {
 /// Waits until the client reports that there is no connection.
 async fn lost(client: &mut Client) -> String {
     loop {
-        if let Event::Waiting { why, retry } = next(client).await.expect("it runs") {
+        if let ClientEvent::Waiting { why, retry } = next(client).await.expect("it runs") {
             assert!(retry.as_secs() <= 15, "{retry:?}");
             return why.to_string();
         }
@@ -94,7 +94,7 @@ async fn watched_users_are_reported_and_no_others() {
     go(&redis, "erin");
     client.watch(["fred"]);
     // The daemon may have sent Erin's transition before the unwatch. Fred's answer follows it.
-    let last = told(&mut client, |event, _| matches!(event, Event::Snapshot(_))).await;
+    let last = told(&mut client, |event, _| matches!(event, ClientEvent::Snapshot(_))).await;
     assert!(last.contains(&"fred offline, fresh".to_owned()), "{last:?}");
 }
 
@@ -151,7 +151,7 @@ async fn own_user_is_online_until_leave_or_close() {
     client.heartbeat();
     client.heartbeat_of("bob");
     held(&redis, &["presence:al ice&é#phone", "presence:bob"]).await;
-    assert_eq!(next(&mut client).await, Ok(Event::Live));
+    assert_eq!(next(&mut client).await, Ok(ClientEvent::Live));
     redis.kill();
     let down = next(&mut client).await;
     assert!(format!("{down:?}").contains("redis: Down"), "{down:?}");
@@ -180,11 +180,11 @@ async fn token_is_renewed_and_a_bad_one_stops() {
     for mut client in [builder(), builder().token(wrong)].map(|builder| builder.connect().expect("no TLS")) {
         for _ in 0..2 {
             let why = next(&mut client).await.expect_err("refused, also the second time");
-            assert!(matches!(why, Error::Refused(_)), "{why}");
+            assert!(matches!(why, ClientError::Refused(_)), "{why}");
         }
     }
     let mut client = builder().token("a\nb").connect().expect("no TLS");
-    assert!(matches!(next(&mut client).await, Err(Error::Invalid(_))));
+    assert!(matches!(next(&mut client).await, Err(ClientError::Invalid(_))));
     // 4001: a client with one token stops, a client with a source reconnects and reports nothing twice.
     let short = issuer.token_for("alice", &["bob"], 1);
     let mut fixed = builder().token(&short).connect().expect("no TLS");
@@ -197,9 +197,9 @@ async fn token_is_renewed_and_a_bad_one_stops() {
     let mut renewing = builder().token_from(source).connect().expect("no TLS");
     renewing.watch(["bob"]);
     assert_eq!(until_live(&mut renewing).await, ["bob offline, fresh"]);
-    assert_eq!(next(&mut fixed).await, Ok(Event::Live));
+    assert_eq!(next(&mut fixed).await, Ok(ClientEvent::Live));
     let why = next(&mut fixed).await.expect_err("its token has expired");
-    assert!(matches!(why, Error::TokenExpired(_)), "{why}");
+    assert!(matches!(why, ClientError::TokenExpired(_)), "{why}");
     assert!(lost(&mut renewing).await.contains("4001"));
     // A token that is refused because it is old is not the end either.
     let old = issuer.sign(&json!({"sub": "alice", "watch": ["bob"], "exp": 1_000_000_000}));
@@ -208,7 +208,7 @@ async fn token_is_renewed_and_a_bad_one_stops() {
     assert!(until_live(&mut renewing).await.is_empty(), "nothing has changed");
     renewing.watch(["carol"]);
     let refused = next(&mut renewing).await.expect("it runs");
-    let Event::Refused { code, users, .. } = refused else { panic!("{refused:?}") };
+    let ClientEvent::Refused { code, users, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((&*code, users), ("forbidden", vec!["carol".to_owned()]));
     come(&redis, "bob");
     assert_eq!(one(&mut renewing).await, "bob online");
@@ -240,7 +240,7 @@ async fn rotated_key_renews_and_forbidden_stops() {
             Err(why) => break why,
         }
     };
-    assert!(matches!(why, Error::Refused(_)), "{why}");
+    assert!(matches!(why, ClientError::Refused(_)), "{why}");
 }
 
 #[tokio::test]
@@ -296,12 +296,9 @@ async fn slow_client_reconnects_and_reports_only_changes() {
             slow.watch(users.clone());
         }
         // Not `until_live`: the client may have been live before it watched anybody.
-        told(
-            &mut slow,
-            |event, count| {
-                if lossless { matches!(event, Event::Snapshot(_)) } else { count == users.len() }
-            },
-        )
+        told(&mut slow, |event, count| {
+            if lossless { matches!(event, ClientEvent::Snapshot(_)) } else { count == users.len() }
+        })
         .await;
         // The client reads nothing during this.
         flap_until(&daemon, &redis, &users, counter).await;
@@ -338,8 +335,10 @@ async fn tls_requires_a_trusted_certificate() {
     assert_eq!(until_live(&mut client).await, ["alice offline, fresh"]);
     let mut client = with(&stranger.path("ca.pem")).expect("a file").connect().expect("an authority");
     let why = next(&mut client).await.expect_err("another authority signed it");
-    assert!(matches!(why, Error::Untrusted { .. }), "{why}");
-    assert!(matches!(with("/nowhere/ca").err(), Some(Error::Invalid(why)) if why.contains("/nowhere/ca")));
+    assert!(matches!(why, ClientError::Untrusted { .. }), "{why}");
+    assert!(
+        matches!(with("/nowhere/ca").err(), Some(ClientError::Invalid(why)) if why.contains("/nowhere/ca"))
+    );
     for bad in ["localhost:7400", "ws://a", ""] {
         let why = Client::connect(bad).expect_err(bad).to_string();
         assert!(why.contains("write http://HOST:PORT"), "{why}");
