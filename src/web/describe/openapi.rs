@@ -24,8 +24,8 @@ Times are integers, milliseconds since the Unix epoch; their names end in `_ms`.
 error; its message names what is wrong, the value, and how to fix it. A path that is not listed here gets 404 \
 `not_found`, a method that is not listed gets 405 `method_not_allowed`.
 
-If the daemon runs with `--jwt-key` or `--service-token`, requests about users need a token. If it runs with neither, \
-no request needs one. [/asyncapi.json](/asyncapi.json) describes the messages of the WebSocket.";
+If the daemon runs with `--jwt-key`, `--jwt-secret` or `--service-token`, requests about users need \
+a token. If it runs with none of them, no request needs one. [/asyncapi.json](/asyncapi.json) describes the messages of the WebSocket.";
 
 /// The head of the document; the handlers add their descriptions to it.
 #[derive(OpenApi)]

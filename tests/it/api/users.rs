@@ -184,7 +184,7 @@ fn check_answer(document: &Value, method: &str, path: &str, answer: &crate::comm
 async fn refusals_for_tokens_origins_and_an_absent_redis_have_the_shape_that_is_described() {
     let mut redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let document = daemon.get("/openapi.json").await;
     let path = "/v1/users/{user}";
     let answer = call(&daemon, "GET", "/v1/users/alice", None, &[]).await;
@@ -270,7 +270,7 @@ async fn each_message_of_the_socket_is_described_with_examples_that_the_daemon_r
 async fn what_the_daemon_sends_has_the_shape_that_is_described() {
     let mut redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let document = daemon.get("/asyncapi.json").await;
     let names = document["components"]["messages"].as_object().expect("messages").keys();
     let shapes: HashMap<&str, Validator> = names
@@ -306,6 +306,8 @@ async fn what_the_daemon_sends_has_the_shape_that_is_described() {
     await_kind(&mut ws, "transitions").await;
     ws.send(send(json!({"type": "sing", "id": 2}))).await.expect("sent");
     await_kind(&mut ws, "error").await;
+    ws.send(send(json!({"type": "ping", "id": 4}))).await.expect("sent");
+    await_kind(&mut ws, "pong").await;
     assert_eq!(await_kind(&mut ws, "token").await["state"], "expiring");
     ws.send(send(json!({"type": "auth", "token": token(60), "id": 3}))).await.expect("sent");
     assert_eq!(await_kind(&mut ws, "token").await["state"], "renewed");

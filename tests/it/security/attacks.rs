@@ -28,7 +28,7 @@ struct World {
 impl World {
     async fn start(flags: &[&str]) -> World {
         let (redis, issuer) = (Redis::start(), Issuer::new());
-        let args = ["--redis", &redis.url(), "--jwt-key", &issuer.key_file()];
+        let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()];
         let daemon = Daemon::with(&[&args[..], flags].concat()).await;
         World { redis, issuer, daemon }
     }

@@ -158,7 +158,8 @@ async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let service = issuer.write("service", "token-of-the-backend\n");
-    let flags = ["--jwt-key", &issuer.key_file(), "--service-token", &service, "--max-keys-per-token", "3"];
+    let flags =
+        ["--jwt-secret", &issuer.secret_file(), "--service-token", &service, "--max-keys-per-token", "3"];
     let daemon = with(&redis, &[&flags[..], &["--max-heartbeats-per-second", "2"]].concat()).await;
     let (alice, path) = (issuer.token("alice", &[]), "/v1/users/alice/heartbeat");
     let put = async |session: &str| {
@@ -208,7 +209,7 @@ async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
 async fn wrong_tokens_of_one_address() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let flags = ["--jwt-key", &issuer.key_file(), "--max-wrong-tokens-per-second", "1"];
+    let flags = ["--jwt-secret", &issuer.secret_file(), "--max-wrong-tokens-per-second", "1"];
     let daemon = with(&redis, &flags).await;
     let (good, wrong) = (issuer.token("alice", &["bob"]), Issuer::new().token("alice", &["bob"]));
     let (mut socket, _) = socket_as(&daemon, &good, "").await;
