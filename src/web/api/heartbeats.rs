@@ -1,24 +1,35 @@
 //! Heartbeats and goodbyes.
 
-use super::request::{self, QueryString, Reply, UserName};
+use super::request::{self, QueryString, Reply, UserName, one_of};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS};
-use crate::protocol::{HeartbeatBody, HeartbeatItem, HeartbeatsBody, schema};
+use crate::protocol::{EndBody, HeartbeatBody, HeartbeatItem, HeartbeatsBody, schema};
 use crate::web::access::auth::Pass;
 use crate::web::app::{Shared, key};
-use crate::web::describe::openapi::{OfBody, OfQuestion};
+use crate::web::describe::openapi::OfBody;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 
+/// The query of a heartbeat.
+#[derive(Deserialize)]
+pub struct HeartbeatQuery {
+    session: Option<String>,
+    ttl_ms: Option<u64>,
+}
+
 /// A heartbeat
 ///
-/// Sets the key of the user, or of one session, for one TTL.
+/// Sets the key of the user, or of one session, for one TTL. Session and TTL may be in the body or in the query.
 #[utoipa::path(
     put,
     path = "/v1/users/{user}/heartbeat",
     tag = "users",
-    params(("user" = schema::User, Path)),
+    params(
+        ("user" = schema::User, Path),
+        ("session" = Option<schema::Session>, Query, description = "Set the key of this session"),
+        ("ttl_ms" = Option<schema::TtlMs>, Query, description = "The TTL"),
+    ),
     request_body(content = HeartbeatBody, description = "Session and TTL; may be left out"),
     responses((status = 204, description = "The key is set"), OfBody),
     security(("bearer" = []))
@@ -27,15 +38,17 @@ pub async fn heartbeat(
     State(app): Shared,
     pass: Pass,
     UserName(user): UserName,
+    query: QueryString<HeartbeatQuery>,
     body: Body,
 ) -> Reply<StatusCode> {
     pass.check_speak(&user)?;
+    let query = request::query(query)?;
     let body: HeartbeatBody = request::optional_body(&app, body).await?;
-    let key = key(&user, body.session.as_deref())?;
-    if let Some(ttl) = body.ttl_ms {
-        check_ttl(ttl)?;
-    }
-    app.beat(&pass, &[(key, body.ttl_ms)]).await?;
+    let session = one_of("session", body.session, query.session)?;
+    let ttl_ms = one_of("ttl_ms", body.ttl_ms, query.ttl_ms)?;
+    let key = key(&user, session.as_deref())?;
+    ttl_ms.map_or(Ok(()), check_ttl)?;
+    app.beat(&pass, &[(key, ttl_ms)]).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -71,7 +84,7 @@ pub struct EndQuery {
 
 /// Offline at once
 ///
-/// Deletes the key of one session, or all keys of the user.
+/// Deletes the key of one session, or all keys of the user. The session may be in the query or in the body.
 #[utoipa::path(
     delete,
     path = "/v1/users/{user}",
@@ -80,7 +93,8 @@ pub struct EndQuery {
         ("user" = schema::User, Path),
         ("session" = Option<schema::Session>, Query, description = "Delete only this session's key"),
     ),
-    responses((status = 204, description = "The keys are deleted, or did not exist"), OfQuestion),
+    request_body(content = EndBody, description = "The session; may be left out"),
+    responses((status = 204, description = "The keys are deleted, or did not exist"), OfBody),
     security(("bearer" = []))
 )]
 pub async fn end(
@@ -88,9 +102,12 @@ pub async fn end(
     pass: Pass,
     UserName(user): UserName,
     query: QueryString<EndQuery>,
+    body: Body,
 ) -> Reply<StatusCode> {
     pass.check_speak(&user)?;
-    let session = request::query(query)?.session;
+    let query = request::query(query)?;
+    let body: EndBody = request::optional_body(&app, body).await?;
+    let session = one_of("session", body.session, query.session)?;
     let key = key(&user, session.as_deref())?;
     let mut keys = Vec::new();
     if session.is_none() {
@@ -109,11 +126,17 @@ pub async fn end(
     path = "/v1/users/query",
     tag = "users",
     params(("session" = Option<schema::Session>, Query, description = "Delete only this session's key")),
-    responses((status = 204, description = "The keys are deleted, or did not exist"), OfQuestion),
+    request_body(content = EndBody, description = "The session; may be left out"),
+    responses((status = 204, description = "The keys are deleted, or did not exist"), OfBody),
     security(("bearer" = []))
 )]
-pub async fn end_query(app: Shared, pass: Pass, query: QueryString<EndQuery>) -> Reply<StatusCode> {
-    end(app, pass, UserName("query".into()), query).await
+pub async fn end_query(
+    app: Shared,
+    pass: Pass,
+    query: QueryString<EndQuery>,
+    body: Body,
+) -> Reply<StatusCode> {
+    end(app, pass, UserName("query".into()), query, body).await
 }
 
 fn check_ttl(ttl: u64) -> Result<(), Error> {

@@ -69,11 +69,14 @@ impl Modify for Common {
 
 /// Adds what the descriptions of the handlers cannot express.
 pub fn finish(document: &mut utoipa::openapi::OpenApi) {
-    let heartbeat =
-        document.paths.paths.get_mut("/v1/users/{user}/heartbeat").and_then(|path| path.put.as_mut());
-    if let Some(RefOr::T(body)) = heartbeat.and_then(|heartbeat| heartbeat.request_body.as_mut()) {
-        // Not the same as a body that may be null.
-        body.required = Some(utoipa::openapi::Required::False);
+    for path in ["/v1/users/{user}/heartbeat", "/v1/users/{user}", "/v1/users/query"] {
+        let Some(item) = document.paths.paths.get_mut(path) else { continue };
+        for operation in [&mut item.put, &mut item.delete].into_iter().flatten() {
+            if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
+                // Not the same as a body that may be null.
+                body.required = Some(utoipa::openapi::Required::False);
+            }
+        }
     }
 }
 
