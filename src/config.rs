@@ -47,8 +47,10 @@ pub struct TlsFiles {
 /// Who may read and write. Without a key and without a service token there is no authentication.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Verifies clients' tokens: a secret, public keys in PEM, or a JWKS.
+    /// Verifies clients' tokens: public keys in PEM, or a JWKS.
     pub jwt_key: Option<PathBuf>,
+    /// Verifies clients' tokens with HS256: a secret.
+    pub jwt_secret: Option<PathBuf>,
     /// A token's `aud` must contain this.
     pub audience: Option<String>,
     /// A token's `iss` must equal this.
@@ -62,7 +64,7 @@ pub struct Access {
 impl Access {
     /// Whether requests need no token.
     pub fn is_open(&self) -> bool {
-        self.jwt_key.is_none() && self.service_token.is_none()
+        self.jwt_key.is_none() && self.jwt_secret.is_none() && self.service_token.is_none()
     }
 }
 

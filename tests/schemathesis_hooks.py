@@ -1,6 +1,6 @@
-"""For schemathesis: the one rule of the interface that JSON Schema cannot say.
+"""For schemathesis: the two rules of the interface that JSON Schema cannot say.
 
-A name's limit is of bytes, and maxLength is of characters. A request is left out if a name in it has too many bytes
+A session or TTL may be in the query and in the body, but not with two values. A name's limit is of bytes, and maxLength is of characters. A request is left out if a name in it has too many bytes
 though it has no more characters than allowed.
 """
 
@@ -19,7 +19,16 @@ def too_long(key, value):
     return most is not None and isinstance(value, str) and len(value) <= most < len(value.encode("utf-8", "replace"))
 
 
+def contradicts(query, body):
+    """Do query and body name different values of one thing?"""
+    if not isinstance(query, dict) or not isinstance(body, dict):
+        return False
+    return any(body.get(key) is not None and str(body[key]) != str(value) for key, value in query.items())
+
+
 @schemathesis.hook
 def filter_case(context, case):
+    if contradicts(case.query, case.body):
+        return False
     parts = (case.path_parameters, case.query, case.body)
     return not any(too_long(None, part) for part in parts if isinstance(part, dict))

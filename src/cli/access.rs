@@ -14,17 +14,21 @@ const TOKEN: &str = "KEYBEAT_TOKEN";
 #[derive(Parser, Clone)]
 pub struct AccessArgs {
     /// Disable authentication: everyone may read and write everything
-    /// [default: only on a loopback --listen without --jwt-key and --service-token]
+    /// [default: only on a loopback --listen without --jwt-key, --jwt-secret and --service-token]
     #[arg(long, env = "KEYBEAT_NO_AUTH", action = ArgAction::SetTrue, value_parser = values::boolean)]
     no_auth: bool,
-    /// File that verifies clients' tokens: an HS256 secret, public keys in PEM (RSA, P-256, Ed25519), or a JWKS
+    /// File that verifies clients' tokens: public keys in PEM (RSA, P-256, Ed25519), or a JWKS
     #[arg(long, env = "KEYBEAT_JWT_KEY", value_name = "FILE")]
     jwt_key: Option<PathBuf>,
+    /// File that verifies clients' tokens with HS256: a secret, one line of 32 bytes or more; with --jwt-key too, the alg of a
+    /// token selects
+    #[arg(long, env = "KEYBEAT_JWT_SECRET", value_name = "FILE")]
+    jwt_secret: Option<PathBuf>,
     /// Required audience: the aud of a client's token must contain it
-    #[arg(long, env = "KEYBEAT_JWT_AUDIENCE", value_name = "TEXT", requires = "jwt_key")]
+    #[arg(long, env = "KEYBEAT_JWT_AUDIENCE", value_name = "TEXT")]
     jwt_audience: Option<String>,
     /// Required issuer: the iss of a client's token must equal it
-    #[arg(long, env = "KEYBEAT_JWT_ISSUER", value_name = "TEXT", requires = "jwt_key")]
+    #[arg(long, env = "KEYBEAT_JWT_ISSUER", value_name = "TEXT")]
     jwt_issuer: Option<String>,
     /// File with bearer tokens of backends, one per line; each may read and write everything
     #[arg(long, env = "KEYBEAT_SERVICE_TOKEN", value_name = "FILE")]
@@ -42,14 +46,23 @@ impl AccessArgs {
     pub fn access(&self, listen: SocketAddr) -> Result<Access> {
         let access = Access {
             jwt_key: self.jwt_key.clone(),
+            jwt_secret: self.jwt_secret.clone(),
             audience: self.jwt_audience.clone(),
             issuer: self.jwt_issuer.clone(),
             service_token: self.service_token.clone(),
             origins: self.allow_origin.clone(),
         };
+        if access.jwt_key.is_none() && access.jwt_secret.is_none() {
+            let flags = [(&access.audience, "--jwt-audience"), (&access.issuer, "--jwt-issuer")];
+            if let Some((_, flag)) = flags.iter().find(|(value, _)| value.is_some()) {
+                bail!(Usage(format!(
+                    "{flag} checks clients' tokens; add --jwt-key FILE or --jwt-secret FILE"
+                )));
+            }
+        }
         if self.no_auth && !access.is_open() {
-            let text = "--no-auth disables authentication, but --jwt-key or --service-token requires tokens; \
-                        remove one of them";
+            let text = "--no-auth disables authentication, but --jwt-key, --jwt-secret or --service-token requires \
+                        tokens; remove one of them";
             bail!(Usage(text.into()));
         }
         if access.is_open() && !listen.ip().is_loopback() {
@@ -57,7 +70,7 @@ impl AccessArgs {
                 bail!(Usage(format!(
                     "--listen {listen} is not a loopback address, so anyone on the network could read and write \
                      everybody's presence. Listen on 127.0.0.1, require tokens (--jwt-key FILE, \
-                     --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
+                     --jwt-secret FILE, --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
                 )));
             }
             warn!(

@@ -5,7 +5,7 @@ use super::address::{AddressArgs, advised};
 use crate::client::{Address, Client, ClientError, Stream};
 use crate::config::{DEFAULT_LISTEN, Limits};
 use crate::presence::Key;
-use crate::protocol::{QueryAnswer, UserObject};
+use crate::protocol::{HeartbeatsAnswer, QueriedUser, QueryAnswer};
 use anyhow::{Context, Result, anyhow, bail};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, header};
@@ -66,7 +66,7 @@ impl DaemonApi {
     }
 
     /// The state of each of these users.
-    pub async fn query(&self, users: &[String]) -> Result<Vec<UserObject>> {
+    pub async fn query(&self, users: &[String]) -> Result<Vec<QueriedUser>> {
         let mut objects = Vec::new();
         for some in users.chunks(Limits::DEFAULT.users_per_request) {
             let body = self.post("/v1/users/query", json!({ "users": some })).await?;
@@ -83,7 +83,20 @@ impl DaemonApi {
         let item = |key: &Key| json!({"user": key.user(), "session": key.session(), "ttl_ms": ttl_ms});
         let items: Vec<Value> = keys.iter().map(item).collect();
         for some in items.chunks(Limits::DEFAULT.users_per_request) {
-            self.post("/v1/heartbeats", json!({ "users": some })).await?;
+            let body = self.post("/v1/heartbeats", json!({ "users": some })).await?;
+            if body.is_empty() {
+                continue;
+            }
+            let answer: HeartbeatsAnswer =
+                serde_json::from_slice(&body).context("cannot parse the answer of the daemon")?;
+            if let Some(first) = answer.refused.first() {
+                bail!(
+                    "the daemon refused {} of {} heartbeats: {}",
+                    answer.refused.len(),
+                    some.len(),
+                    first.message
+                );
+            }
         }
         Ok(())
     }

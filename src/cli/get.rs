@@ -2,10 +2,10 @@
 
 use super::{GetArgs, Source, logging, progress};
 use crate::presence::Key;
-use crate::protocol::UserObject;
+use crate::protocol::{QueriedUser, UserObject};
 use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 use std::collections::HashSet;
 use std::io::Write;
@@ -19,8 +19,18 @@ pub async fn run(args: GetArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let all_online = match args.source.source()? {
         Source::Daemon(daemon) => {
-            let objects = progress::waiting_for(&daemon.shown(), daemon.query(&args.users)).await?;
+            let answers = progress::waiting_for(&daemon.shown(), daemon.query(&args.users)).await?;
+            let (mut objects, mut refused) = (Vec::new(), None);
+            for answer in answers {
+                match answer {
+                    QueriedUser::Known(object) => objects.push(object),
+                    QueriedUser::Refused { error, .. } => refused = refused.or(Some(error)),
+                }
+            }
             print_objects(&objects, args.json)?;
+            if let Some(error) = refused {
+                bail!("the daemon refused a user: {}", error.message);
+            }
             objects.iter().all(UserObject::online)
         }
         Source::Redis(target) => from_redis(&args, &target).await?,

@@ -15,7 +15,7 @@ pub const SERVE: &str = "Examples:
   keybeat serve --redis redis://127.0.0.1:6379/3     # follow database 3
   keybeat serve --redis 'redis-sentinel://HOST:26379?sentinelServiceName=NAME'
   keybeat serve --redis redis-cluster://HOST:6379
-  keybeat serve --listen 0.0.0.0:7400 --redis redis://HOST:6379 --jwt-key secret.txt
+  keybeat serve --listen 0.0.0.0:7400 --redis redis://HOST:6379 --jwt-key key.pem
   keybeat serve --allow-origin https://app.example   # allow web pages of this origin";
 
 pub const DEMO: &str = "Examples:

@@ -122,20 +122,30 @@ impl Requested {
                 Vec::new()
             }
             Some(Question::Names(users)) => {
-                let mut gone = Vec::new();
-                for (user, number) in users {
-                    if self.is_latest(&user, number) {
-                        self.names.remove(&user);
-                        known.forget(&user);
-                        if desired.names.get(&user) == Some(&number) {
-                            desired.names.remove(&user);
-                        }
-                        gone.push(user);
-                    }
-                }
-                gone
+                let mut drop = |(user, number): &(String, u64)| self.drop_user(user, *number, desired, known);
+                users.into_iter().filter(|one| drop(one)).map(|(user, _)| user).collect()
             }
         }
+    }
+
+    /// The daemon refused one user of a watch and accepted the others. Whether that user was still wanted.
+    pub fn refused_user(&mut self, id: u64, user: &str, desired: &mut Desired, known: &mut Known) -> bool {
+        let Some(Question::Names(asked)) = self.open.get(&id) else { return false };
+        let number = asked.iter().find(|(name, _)| name == user).map(|(_, number)| *number);
+        number.is_some_and(|number| self.drop_user(user, number, desired, known))
+    }
+
+    /// Drops a user whom the daemon refused. False if the user was unwatched since, or watched again.
+    fn drop_user(&mut self, user: &str, number: u64, desired: &mut Desired, known: &mut Known) -> bool {
+        if !self.is_latest(user, number) {
+            return false;
+        }
+        self.names.remove(user);
+        known.forget(user);
+        if desired.names.get(user) == Some(&number) {
+            desired.names.remove(user);
+        }
+        true
     }
 
     fn id(&mut self) -> u64 {

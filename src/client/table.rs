@@ -96,7 +96,14 @@ impl DaemonModel {
                 let objects = users.iter().map(|user| self.object(user)).collect();
                 self.watched.extend(users);
                 let (epoch, seq, more) = (String::new(), 1, false);
-                self.sent.push_back(ServerMessage::Snapshot { id, epoch, seq, users: objects, more });
+                self.sent.push_back(ServerMessage::Snapshot {
+                    id,
+                    epoch,
+                    seq,
+                    users: objects,
+                    more,
+                    refused: Vec::new(),
+                });
             }
         }
     }

@@ -5,7 +5,7 @@ use super::ClientEvent;
 use super::desired::Desired;
 use super::known::{Known, News};
 use super::requested::{Question, Requested};
-use crate::protocol::{RedisWord, ServerMessage, UserObject};
+use crate::protocol::{RedisWord, RefusedUser, ServerMessage, UserObject};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -77,11 +77,13 @@ impl Watches {
 
     fn news(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<ClientEvent> {
         match message {
-            ServerMessage::Snapshot { id, users, more, seq, .. } => match id.as_ref().and_then(Value::as_u64)
-            {
-                Some(id) => self.snapshot(id, users, more, seq, now_ms),
-                None => Vec::new(),
-            },
+            ServerMessage::Snapshot { id, users, more, seq, refused, .. } => {
+                let Some(id) = id.as_ref().and_then(Value::as_u64) else { return Vec::new() };
+                let refused = self.refused_users(id, refused, desired);
+                let mut events = self.snapshot(id, users, more, seq, now_ms);
+                events.extend(refused);
+                events
+            }
             ServerMessage::Transitions { transitions, .. } => {
                 let names = &self.requested.names;
                 let news = self.known.transitions(transitions, |user| names.contains_key(user));
@@ -100,6 +102,22 @@ impl Watches {
             | ServerMessage::Status { .. }
             | ServerMessage::Pong { .. } => Vec::new(),
         }
+    }
+
+    /// Reports the users that the daemon refused of a watch, each with its reason.
+    fn refused_users(
+        &mut self,
+        id: u64,
+        refused: Vec<RefusedUser>,
+        desired: &mut Desired,
+    ) -> Vec<ClientEvent> {
+        let mut events = Vec::new();
+        for RefusedUser { user, code, message } in refused {
+            if self.requested.refused_user(id, &user, desired, &mut self.known) {
+                events.push(ClientEvent::Refused { code, message, users: vec![user] });
+            }
+        }
+        events
     }
 
     fn snapshot(

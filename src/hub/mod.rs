@@ -107,7 +107,12 @@ struct Shard {
 impl Shard {
     fn online(&self) -> Vec<(Name, Presence)> {
         let mut online = Vec::with_capacity(self.roster.online());
-        self.roster.page(0, usize::MAX, true, |user, presence| online.push((user.clone(), presence)));
+        self.roster.page(
+            0,
+            usize::MAX,
+            |_, online| online,
+            |user, presence| online.push((user.clone(), presence)),
+        );
         online
     }
 }
@@ -172,12 +177,13 @@ impl Hub {
         self.shard(user).roster.keys(user)
     }
 
-    /// At most `most` users, online or remembered, from a cursor on, and the cursor of the next page.
+    /// At most `most` users from a cursor on, and the cursor of the next page: those that `wanted` accepts by name and by whether
+    /// they are online. Offline users are those who are remembered.
     pub fn page(
         &self,
         from: PageCursor,
         most: usize,
-        online: bool,
+        mut wanted: impl FnMut(&str, bool) -> bool,
     ) -> (Vec<(Name, Presence)>, Option<PageCursor>) {
         let mut users = Vec::new();
         let mut slot = from.slot;
@@ -185,7 +191,7 @@ impl Hub {
             let left = most - users.len();
             let next = lock(&self.shards[shard])
                 .roster
-                .page(slot, left, online, |user, presence| users.push((user.clone(), presence)));
+                .page(slot, left, &mut wanted, |user, presence| users.push((user.clone(), presence)));
             if let Some(slot) = next {
                 return (users, Some(PageCursor { shard: shard as u32, slot }));
             }

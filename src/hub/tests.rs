@@ -299,7 +299,7 @@ fn pages_of_all_shards_list_each_user_once() {
     }
     let (mut names, mut cursor) = (Vec::new(), Some(PageCursor::default()));
     while let Some(from) = cursor {
-        let (users, next) = hub.page(from, 77, true);
+        let (users, next) = hub.page(from, 77, |_, online| online);
         assert!(users.len() == 77 || next.is_none());
         names.extend(users.into_iter().map(|(user, _)| user));
         cursor = next.map(|next| PageCursor::parse(&next.to_string()).unwrap());

@@ -115,7 +115,8 @@ impl Roster {
         named.cloned().unwrap_or_default()
     }
 
-    /// Passes up to `most` users to `take`, online or remembered offline ones, starting at slot `from`.
+    /// Passes up to `most` users to `take`, starting at slot `from`: those that `wanted` accepts by name and by whether they are
+    /// online. Offline users are those who are remembered.
     /// Returns the slot where the next page starts.
     ///
     /// A user who stays throughout all pages is passed exactly once, since a user keeps the slot.
@@ -123,7 +124,7 @@ impl Roster {
         &self,
         from: u32,
         most: usize,
-        online: bool,
+        mut wanted: impl FnMut(&str, bool) -> bool,
         mut take: impl FnMut(&Name, Presence),
     ) -> Option<u32> {
         let mut taken = 0;
@@ -131,7 +132,7 @@ impl Roster {
             let Some(user) = self.users.get(at) else {
                 continue;
             };
-            if (user.sessions > 0) != online {
+            if !wanted(&user.name, user.sessions > 0) {
                 continue;
             }
             if taken == most {
@@ -285,7 +286,7 @@ mod tests {
         roster.apply(&change("u7", false, 2, 1));
         let (mut seen, mut from) = (Vec::new(), Some(0));
         while let Some(at) = from {
-            from = roster.page(at, 1000, true, |name, _| seen.push(name.clone()));
+            from = roster.page(at, 1000, |_, online| online, |name, _| seen.push(name.clone()));
         }
         assert_eq!(seen.len(), 2499);
         seen.dedup();

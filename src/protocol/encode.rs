@@ -1,6 +1,6 @@
 //! Encodes states and transitions of the core as JSON.
 
-use super::{ReasonWord, ServerMessage, State, TransitionObject, UserObject};
+use super::{ErrorDetail, ReasonWord, RefusedUser, ServerMessage, State, TransitionObject, UserObject};
 use crate::error::Error;
 use crate::presence::{Presence, Reason, Time, Transition};
 use serde::Serialize;
@@ -17,6 +17,20 @@ impl UserObject {
                 UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
             }
         }
+    }
+}
+
+impl RefusedUser {
+    /// The refusal of one user.
+    pub fn new(user: &str, error: &Error) -> RefusedUser {
+        RefusedUser { user: user.to_owned(), code: error.code().into(), message: error.to_string() }
+    }
+}
+
+impl ErrorDetail {
+    /// The detail of an error.
+    pub fn new(error: &Error) -> ErrorDetail {
+        ErrorDetail { code: error.code().into(), message: error.to_string() }
     }
 }
 

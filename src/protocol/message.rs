@@ -46,6 +46,17 @@ impl UserObject {
     }
 }
 
+/// A user of a request who is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[allow(missing_docs)]
+pub struct RefusedUser {
+    /// The name as the client sent it, which may break the rules of names.
+    pub user: String,
+    pub code: String,
+    pub message: String,
+}
+
 /// A transition as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(ToSchema))]
@@ -134,6 +145,10 @@ pub enum ServerMessage {
         seq: u64,
         users: Vec<UserObject>,
         more: bool,
+        /// In the last chunk: the users of the watch who are refused, each with the reason. The others are watched.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[cfg_attr(feature = "daemon", schema(required = false))]
+        refused: Vec<RefusedUser>,
     },
     Transitions {
         seq: u64,

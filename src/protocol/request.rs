@@ -1,7 +1,7 @@
 //! Messages of clients, and bodies of requests and answers.
 
 use super::{UserObject, schema};
-use crate::error::Error;
+use crate::error::{Error, shown};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::{RefOr, Schema};
@@ -69,14 +69,47 @@ impl ClientMessage {
             return (None, Err(Error::InvalidRequest("a message must be a JSON object".into())));
         }
         let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
+        if let Err(error) = ClientMessage::check_fields(&value) {
+            return (id, Err(error));
+        }
         let message = serde_json::from_value(value)
             .map_err(|why| Error::InvalidRequest(format!("the message cannot be parsed: {why}")));
         (id, message)
     }
 }
 
+/// The fields of each message, besides `type` and `id`.
+const FIELDS: [(&str, &[&str]); 6] = [
+    ("watch", &["users", "all", "lossless", "replace"]),
+    ("unwatch", &["users", "all"]),
+    ("heartbeat", &["user"]),
+    ("leave", &[]),
+    ("ping", &[]),
+    ("auth", &["token"]),
+];
+
+impl ClientMessage {
+    /// An error that names a field which the message does not have: the client means something that would not happen.
+    fn check_fields(message: &serde_json::Value) -> Result<(), Error> {
+        let kind = message.get("type").and_then(serde_json::Value::as_str);
+        let Some((kind, known)) = FIELDS.iter().find(|(name, _)| Some(*name) == kind) else { return Ok(()) };
+        let named = message.as_object().into_iter().flat_map(serde_json::Map::keys);
+        let unknown =
+            named.map(String::as_str).find(|name| !matches!(*name, "type" | "id") && !known.contains(name));
+        match unknown {
+            None => Ok(()),
+            Some(name) => Err(Error::InvalidRequest(format!(
+                "a {kind} has no field {}; its fields are: {}",
+                shown(name),
+                [&["type", "id"], *known].concat().join(", ")
+            ))),
+        }
+    }
+}
+
 /// Body of `PUT /v1/users/{user}/heartbeat`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct HeartbeatBody {
     #[schema(value_type = Option<schema::Session>)]
@@ -94,8 +127,18 @@ fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not a whole number of milliseconds")))
 }
 
+/// Body of `DELETE /v1/users/{user}`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EndBody {
+    #[schema(value_type = Option<schema::Session>)]
+    pub session: Option<String>,
+}
+
 /// Body of `POST /v1/heartbeats`.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct HeartbeatsBody {
     #[schema(max_items = 10_000)]
@@ -140,6 +183,7 @@ impl TryFrom<RawItem> for HeartbeatItem {
 
     fn try_from(raw: RawItem) -> Result<HeartbeatItem, serde_json::Error> {
         #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
         struct Fields {
             user: String,
             session: Option<String>,
@@ -158,6 +202,7 @@ impl TryFrom<RawItem> for HeartbeatItem {
 
 /// Body of `POST /v1/users/query`.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct QueryBody {
     #[schema(value_type = Vec<schema::User>, max_items = 10_000)]
@@ -168,9 +213,40 @@ pub struct QueryBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct QueryAnswer {
-    pub users: Vec<UserObject>,
+    pub users: Vec<QueriedUser>,
     pub seq: u64,
     pub epoch: String,
+}
+
+/// The answer about one user: the state, or why the name is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum QueriedUser {
+    Known(UserObject),
+    Refused {
+        /// The name as the client sent it.
+        user: String,
+        error: ErrorDetail,
+    },
+}
+
+/// Answer to `POST /v1/heartbeats` if some of them are refused. The others are set.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct HeartbeatsAnswer {
+    pub refused: Vec<RefusedHeartbeat>,
+}
+
+/// A heartbeat that is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct RefusedHeartbeat {
+    /// Its position in the request, from 0.
+    pub index: usize,
+    pub user: String,
+    pub code: String,
+    pub message: String,
 }
 
 /// Answer to `GET /v1/users`.
@@ -191,10 +267,10 @@ pub struct ErrorBody {
 }
 
 /// The code and the text of an error.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ErrorDetail {
-    pub code: &'static str,
+    pub code: String,
     pub message: String,
 }
 
@@ -249,6 +325,22 @@ mod tests {
         let limits: Vec<&str> = text.split("\"maxItems\":").skip(1).collect();
         assert_eq!(limits.len(), 4, "{text}");
         assert!(limits.iter().all(|rest| rest.starts_with(&format!("{MAX_USERS}"))), "{text}");
+    }
+
+    #[test]
+    fn unknown_field_of_a_message_is_named() {
+        for (text, named) in [
+            (r#"{"type":"watch","user":"a","id":7}"#, r#""user""#),
+            (r#"{"type":"watch","users":["a"],"lossles":true,"id":7}"#, "lossles"),
+            (r#"{"type":"unwatch","users":["a"],"replace":true,"id":7}"#, "replace"),
+            (r#"{"type":"leave","session":"phone","id":7}"#, "session"),
+            (r#"{"type":"ping","at":1,"id":7}"#, r#""at""#),
+        ] {
+            let (id, message) = ClientMessage::parse(text);
+            let error = message.unwrap_err();
+            assert_eq!((id, error.code()), (Some(json!(7)), "invalid_request"), "{text}");
+            assert!(error.to_string().contains(named), "{error}");
+        }
     }
 
     /// Values of any shape, including words of the protocol.

@@ -4,7 +4,9 @@
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES};
 use std::collections::BTreeMap;
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, Type,
+};
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -88,7 +90,8 @@ pub fn heartbeat_item() -> RefOr<Schema> {
         .property("user", user())
         .required("user")
         .property("session", or_null("Session"))
-        .property("ttl_ms", or_null("TtlMs"));
+        .property("ttl_ms", or_null("TtlMs"))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)));
     let what = "A user name, or an object with user, session and TTL.";
     OneOfBuilder::new().item(user()).item(object).description(Some(what)).into()
 }

@@ -99,6 +99,11 @@ impl App {
     /// Sets keys for a request, within the quota of its pass.
     pub async fn beat(&self, pass: &Pass, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
         self.take_keys(pass, keys)?;
+        self.set(keys).await
+    }
+
+    /// Sets keys that [`App::take_keys`] has counted.
+    pub async fn set(&self, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
         let _turn = self.quotas.turn()?;
         self.store.beat(keys).await
     }

@@ -23,7 +23,7 @@ impl IntoResponse for Failure {
         let Failure(error) = self;
         let (status, code) = (error.status(), error.code());
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let detail = ErrorDetail { code, message: error.to_string() };
+        let detail = ErrorDetail::new(&error);
         let mut response = (status, axum::Json(ErrorBody { error: detail })).into_response();
         response.extensions_mut().insert(Refused(code));
         let mut set = |name, value| {

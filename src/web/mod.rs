@@ -7,6 +7,7 @@
 //! api/ stream/   what a request does: heartbeats, users, stats, health | WebSocket, Server-Sent Events
 //! app.rs      what handlers share, and the way of a write
 //! access/     who may: tokens, origins           middleware.rs  span, counter and log line of a request
+//! parameters.rs  refuses unknown query parameters
 //! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
 //! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
 //! ```
@@ -20,6 +21,7 @@ mod failure;
 pub mod limits;
 pub mod listen;
 mod middleware;
+mod parameters;
 mod stream;
 pub mod tls;
 
@@ -35,6 +37,7 @@ use axum::{Extension, Router};
 use describe::openapi::{self, Documents, Head};
 use failure::Failure;
 use middleware::Observer;
+use parameters::Parameters;
 use std::sync::Arc;
 use stream::{sse, websocket};
 use utoipa::OpenApi;
@@ -50,6 +53,8 @@ pub fn routes(app: Arc<App>, origins: Origins) -> Router {
     let origins = Arc::new(origins);
     router
         .layer(Extension(Arc::new(Documents::new(&document))))
+        // After the tokens: a client without a token learns nothing of the parameters.
+        .layer(from_fn_with_state(Arc::new(Parameters::new(&document)), parameters::guard))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(guard, auth::authenticate))

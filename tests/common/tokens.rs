@@ -33,14 +33,14 @@ impl Issuer {
     /// Replaces the secret in the file.
     pub fn rotate(&mut self) {
         self.secret = format!("secret-{:032x}", fastrand::u128(..));
-        std::fs::write(self.key_file(), format!("{}\n", self.secret)).expect("a file");
+        std::fs::write(self.secret_file(), format!("{}\n", self.secret)).expect("a file");
     }
 
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
-    pub fn key_file(&self) -> String {
+    pub fn secret_file(&self) -> String {
         self.path("secret")
     }
 
@@ -63,8 +63,9 @@ impl Issuer {
             .expect("a token")
     }
 
-    /// A token of `user` that may watch `watch` and expires after `seconds`.
+    /// A token of `user` that may watch `watch`, or everybody for `["*"]`, and expires after `seconds`.
     pub fn token_for(&self, user: &str, watch: &[&str], seconds: u64) -> String {
+        let watch = if watch == ["*"] { json!("*") } else { json!(watch) };
         self.sign(&json!({"sub": user, "watch": watch, "exp": now_s() + seconds}))
     }
 

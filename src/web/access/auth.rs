@@ -5,7 +5,8 @@
 use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
-use crate::web::access::token::{Grant, KeySet, LEEWAY_S, Pattern, Rules};
+use crate::presence::check_user;
+use crate::web::access::token::{Grant, KeySet, Pattern, Rules};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
@@ -22,6 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+use tracing::info;
 
 /// Precedes the token in a WebSocket's list of subprotocols.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
@@ -66,7 +68,7 @@ impl Pass {
     pub fn check_watch_all(&self) -> Result<(), Error> {
         match self.grant() {
             Some(grant) if !grant.watch.contains(&Pattern::All) => Err(Error::Forbidden(
-                "the token does not allow to watch everybody; its claim watch must list \"*\"".into(),
+                "the token does not allow to watch everybody; its claim must be \"watch\":\"*\", a text and not a list".into(),
             )),
             _ => Ok(()),
         }
@@ -75,14 +77,18 @@ impl Pass {
     /// An error unless the pass allows to watch this user.
     pub fn check_watch(&self, user: &str) -> Result<(), Error> {
         match self.grant() {
-            Some(grant) if !grant.watch.iter().any(|pattern| pattern.covers(user)) => {
-                Err(Error::Forbidden(format!(
-                    "the token does not allow to watch {}; its claim watch does not list this user",
-                    shown(user)
-                )))
-            }
+            Some(grant) if !grant.may_watch(user) => Err(Error::Forbidden(format!(
+                "the token does not allow to watch {}; its claim watch does not list this user",
+                shown(user)
+            ))),
             _ => Ok(()),
         }
+    }
+
+    /// An error unless a client may name this user in a query or watch: an invalid name, or one that the pass does not allow.
+    pub fn check_asked(&self, user: &str) -> Result<(), Error> {
+        check_user(user).map_err(|why| Error::user(user, why))?;
+        self.check_watch(user)
     }
 
     /// An error unless the pass allows heartbeats and goodbyes of this user.
@@ -125,19 +131,37 @@ struct Loaded {
 
 impl Loaded {
     fn read(access: &Access, tags: &hmac::Key) -> Result<Loaded> {
-        let rules = Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
-        let keys = access.jwt_key.as_deref().map(|path| {
-            let file = read(path, "--jwt-key", "make a secret: openssl rand -hex 32")?;
-            KeySet::parse(&file, rules).with_context(|| format!("--jwt-key {}", path.display()))
-        });
         let service = access.service_token.as_deref().map(|path| {
             let file =
                 String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
                     .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
             service_tags(&file, tags).with_context(|| format!("--service-token {}", path.display()))
         });
-        Ok(Loaded { keys: keys.transpose()?, service: service.transpose()?.unwrap_or_default() })
+        Ok(Loaded { keys: read_keys(access)?, service: service.transpose()?.unwrap_or_default() })
     }
+
+    fn log(&self) {
+        if let Some(keys) = &self.keys {
+            info!("clients' tokens are verified by {}", keys.names());
+        }
+    }
+}
+
+/// The keys of `--jwt-key` and `--jwt-secret`.
+fn read_keys(access: &Access) -> Result<Option<KeySet>> {
+    let rules = || Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
+    let public = access.jwt_key.as_deref().map(|path| {
+        let file = read(path, "--jwt-key", "it holds public keys in PEM or a JWKS")?;
+        KeySet::public(&file, rules()).with_context(|| format!("--jwt-key {}", path.display()))
+    });
+    let secret = access.jwt_secret.as_deref().map(|path| {
+        let file = read(path, "--jwt-secret", "make a secret: openssl rand -hex 32")?;
+        KeySet::secret(&file, rules()).with_context(|| format!("--jwt-secret {}", path.display()))
+    });
+    Ok(match (public.transpose()?, secret.transpose()?) {
+        (Some(public), Some(secret)) => Some(public.with_secret(secret)),
+        (public, secret) => public.or(secret),
+    })
 }
 
 fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
@@ -155,16 +179,18 @@ impl Gate {
         let tags = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| anyhow!("the system gives no random numbers"))?;
         let loaded = Loaded::read(&access, &tags)?;
-        if let Some(keys) = &loaded.keys {
-            tracing::info!("clients' tokens are verified by {}", keys.algorithms());
-        }
+        loaded.log();
         Ok(Gate { access, tags, loaded: Mutex::new(Arc::new(loaded)), changed: watch::Sender::new(0) })
     }
 
     /// Reads the files again. On an error the gate keeps what it had.
     pub fn reload(&self) -> Result<()> {
-        let loaded = Arc::new(Loaded::read(&self.access, &self.tags)?);
-        *lock(&self.loaded) = loaded;
+        let next = Loaded::read(&self.access, &self.tags)?;
+        if let (Some(keys), Some(next)) = (&self.loaded().keys, &next.keys) {
+            keys.check_same_kinds(next)?;
+        }
+        next.log();
+        *lock(&self.loaded) = Arc::new(next);
         self.changed.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -187,7 +213,7 @@ impl Gate {
             Holder::Service(tag) => self.loaded().service.iter().any(|other| other.as_ref() == tag.as_ref()),
             Holder::Client(grant) => {
                 let known = self.loaded().keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
-                known && now_s() < grant.expires.saturating_add(LEEWAY_S)
+                known && now_s() < grant.ends
             }
         }
     }

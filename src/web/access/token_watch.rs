@@ -4,7 +4,6 @@ use crate::config::Limits;
 use crate::error::{Error, shown};
 use crate::protocol::{ClientMessage, ServerMessage, TokenWord};
 use crate::web::access::auth::{Pass, now_s};
-use crate::web::access::token::LEEWAY_S;
 use crate::web::limits::quota::per_second;
 use governor::{DefaultDirectRateLimiter, RateLimiter};
 use serde_json::Value;
@@ -52,7 +51,7 @@ impl Permit {
 
     fn plan(&mut self, now: u64) {
         self.due = self.pass.grant().map(|grant| {
-            let next = self.warn_at.unwrap_or(grant.expires.saturating_add(LEEWAY_S));
+            let next = self.warn_at.unwrap_or(grant.ends);
             // The current second counts as a whole one.
             Instant::now() + Duration::from_secs(next.saturating_sub(now)).min(LOOK_AGAIN)
         });
@@ -97,15 +96,11 @@ impl Permit {
     /// An error unless the token allows what this message asks for.
     pub fn check(&self, message: &ClientMessage) -> Result<(), Error> {
         match message {
-            ClientMessage::Watch { users, all, .. } => {
-                if *all {
-                    self.pass.check_watch_all()?;
-                }
-                users.iter().flatten().try_for_each(|user| self.pass.check_watch(user))
-            }
+            ClientMessage::Watch { all: true, .. } => self.pass.check_watch_all(),
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
-            // These concern the socket's own user, or what was allowed before.
+            // These concern the socket's own user, or what was allowed before. Names in a watch are checked one by one.
             ClientMessage::Heartbeat { user: None }
+            | ClientMessage::Watch { .. }
             | ClientMessage::Ping
             | ClientMessage::Leave
             | ClientMessage::Unwatch { .. }

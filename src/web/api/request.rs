@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// What a handler answers.
 pub type Reply<T> = Result<T, Failure>;
@@ -39,6 +39,16 @@ pub fn query<T>(asked: QueryString<T>) -> Result<T, Error> {
     Ok(query)
 }
 
+/// A value that a request may have in its body or in its query. Error: `invalid_request`, both have it, and they differ.
+pub fn one_of<T: PartialEq>(name: &str, body: Option<T>, query: Option<T>) -> Result<Option<T>, Error> {
+    match (body, query) {
+        (Some(body), Some(query)) if body != query => Err(Error::InvalidRequest(format!(
+            "the query and the body name different values of {name}; send it once"
+        ))),
+        (body, query) => Ok(body.or(query)),
+    }
+}
+
 /// Reads a JSON body. Errors: `invalid_json`, `invalid_request`, and those of [`Bodies`](crate::web::limits::bodies).
 pub async fn body<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Error> {
     parse(&app.bodies.read(body).await?)
@@ -56,7 +66,8 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
         return Err(Error::InvalidRequest("the body must be a JSON object, not a list".into()));
     }
     serde_json::from_slice(text).map_err(|why| {
-        if why.is_data() {
+        // A text that is not JSON is reported as such, also where an unknown field comes first.
+        if why.is_data() && serde_json::from_slice::<IgnoredAny>(text).is_ok() {
             Error::InvalidRequest(format!("the body does not have the fields of this request: {why}"))
         } else {
             Error::InvalidJson(format!("the body is not JSON: {why}"))

@@ -4,7 +4,9 @@ use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, shown};
 use crate::hub::PageCursor;
 use crate::presence::{Name, check_user};
-use crate::protocol::{ListAnswer, QueryAnswer, QueryBody, State as Wanted, UserObject, schema};
+use crate::protocol::{
+    ErrorDetail, ListAnswer, QueriedUser, QueryAnswer, QueryBody, State as Wanted, UserObject, schema,
+};
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
 use crate::web::describe::openapi::{OfBody, OfQuestion};
@@ -47,7 +49,7 @@ pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
 
 /// Which of these users are online?
 ///
-/// At most 10,000 users. The answer keeps their order.
+/// At most 10,000 users. The answer keeps their order; a name that is refused has an `error` in its place.
 #[utoipa::path(
     post,
     path = "/v1/users/query",
@@ -59,14 +61,16 @@ pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
 pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<QueryAnswer>> {
     let body: QueryBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
-    for user in &body.users {
-        check_user(user).map_err(|why| Error::user(user, why))?;
-        pass.check_watch(user)?;
-    }
     let stale = app.known()?;
     let seq = app.hub.seq();
-    let object = |user: &String| UserObject::new(user, app.hub.get(user), stale);
-    let users = body.users.iter().map(object).collect();
+    let answer = |user: String| match pass.check_asked(&user) {
+        Ok(()) => QueriedUser::Known(UserObject::new(&user, app.hub.get(&user), stale)),
+        Err(error) => {
+            app.metrics.refused(error.code());
+            QueriedUser::Refused { user, error: ErrorDetail::new(&error) }
+        }
+    };
+    let users = body.users.into_iter().map(answer).collect();
     Ok(Json(QueryAnswer { users, seq, epoch: app.hub.epoch().to_owned() }))
 }
 
@@ -76,6 +80,7 @@ pub struct ListQuery {
     state: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
+    prefix: Option<String>,
 }
 
 impl ListQuery {
@@ -97,6 +102,17 @@ impl ListQuery {
             return Ok(limit);
         }
         Err(Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")))
+    }
+
+    /// What the names must begin with.
+    fn prefix(&self) -> Result<&str, Error> {
+        match self.prefix.as_deref() {
+            None | Some("") => Ok(""),
+            // No name can begin with a text that is not itself a name.
+            Some(prefix) => check_user(prefix).map(|()| prefix).map_err(|why| {
+                Error::InvalidRequest(format!("prefix is {}; it {why}, as a user name", shown(prefix)))
+            }),
+        }
     }
 
     fn cursor(&self) -> Result<PageCursor, Error> {
@@ -124,6 +140,7 @@ impl ListQuery {
         ("limit" = Option<usize>, Query, description = "Users in one page. Default: 1,000", minimum = 1, maximum = 10_000),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before",
             pattern = "^(([0-9]|[1-5][0-9]|6[0-3])-[0-9]{1,9})?$", max_length = 12, example = "0-0"),
+        ("prefix" = Option<schema::User>, Query, description = "Only users whose names begin with this"),
     ),
     responses((status = 200, description = "One page", body = ListAnswer), OfQuestion),
     security(("bearer" = []))
@@ -131,9 +148,9 @@ impl ListQuery {
 pub async fn list(State(app): Shared, pass: Pass, query: QueryString<ListQuery>) -> Reply<Json<ListAnswer>> {
     pass.check_watch_all()?;
     let query = request::query(query)?;
-    let (online, limit, from) = (query.online()?, query.limit()?, query.cursor()?);
+    let (online, limit, from, prefix) = (query.online()?, query.limit()?, query.cursor()?, query.prefix()?);
     let stale = app.known()?;
-    let (users, next) = app.hub.page(from, limit, online);
+    let (users, next) = app.hub.page(from, limit, |user, state| state == online && user.starts_with(prefix));
     let object = |(user, presence): (Name, _)| UserObject::new(&user, presence, stale);
     let users = users.into_iter().map(object).collect();
     Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))

@@ -24,8 +24,8 @@ Times are integers, milliseconds since the Unix epoch; their names end in `_ms`.
 error; its message names what is wrong, the value, and how to fix it. A path that is not listed here gets 404 \
 `not_found`, a method that is not listed gets 405 `method_not_allowed`.
 
-If the daemon runs with `--jwt-key` or `--service-token`, requests about users need a token. If it runs with neither, \
-no request needs one. [/asyncapi.json](/asyncapi.json) describes the messages of the WebSocket.";
+If the daemon runs with `--jwt-key`, `--jwt-secret` or `--service-token`, requests about users need \
+a token. If it runs with none of them, no request needs one. [/asyncapi.json](/asyncapi.json) describes the messages of the WebSocket.";
 
 /// The head of the document; the handlers add their descriptions to it.
 #[derive(OpenApi)]
@@ -69,11 +69,14 @@ impl Modify for Common {
 
 /// Adds what the descriptions of the handlers cannot express.
 pub fn finish(document: &mut utoipa::openapi::OpenApi) {
-    let heartbeat =
-        document.paths.paths.get_mut("/v1/users/{user}/heartbeat").and_then(|path| path.put.as_mut());
-    if let Some(RefOr::T(body)) = heartbeat.and_then(|heartbeat| heartbeat.request_body.as_mut()) {
-        // Not the same as a body that may be null.
-        body.required = Some(utoipa::openapi::Required::False);
+    for path in ["/v1/users/{user}/heartbeat", "/v1/users/{user}", "/v1/users/query"] {
+        let Some(item) = document.paths.paths.get_mut(path) else { continue };
+        for operation in [&mut item.put, &mut item.delete].into_iter().flatten() {
+            if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
+                // Not the same as a body that may be null.
+                body.required = Some(utoipa::openapi::Required::False);
+            }
+        }
     }
 }
 

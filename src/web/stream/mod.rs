@@ -1,5 +1,6 @@
 //! WebSockets and Server-Sent Events: clients that read the hub.
 
+mod asked;
 mod bells;
 pub mod frames;
 pub mod names;

@@ -4,7 +4,7 @@
 use super::names::NameSet;
 use crate::hub::{Delivery, Hub, Overflow, Watcher};
 use crate::presence::{Name, Presence};
-use crate::protocol::{RedisWord, ServerMessage, UserObject};
+use crate::protocol::{RedisWord, RefusedUser, ServerMessage, UserObject};
 use crate::web::access::token_watch::Permit;
 use crate::web::app::App;
 use serde_json::Value;
@@ -188,6 +188,8 @@ pub(super) struct Snapshot {
     users: Vec<UserObject>,
     /// Of a snapshot of everybody: the shard that it joins next.
     shard: Option<usize>,
+    /// For the last chunk: the users that are not watched, each with the reason.
+    refused: Vec<RefusedUser>,
     ended: bool,
 }
 
@@ -196,7 +198,24 @@ impl Snapshot {
         let hub = reader.app.hub.clone();
         let (seq, stale) = (hub.seq(), !hub.health().borrow().up);
         let watcher = reader.watcher.clone();
-        Snapshot { hub, watcher, id, seq, stale, chunk, users: Vec::new(), shard: None, ended: false }
+        Snapshot {
+            hub,
+            watcher,
+            id,
+            seq,
+            stale,
+            chunk,
+            users: Vec::new(),
+            shard: None,
+            refused: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// The same, with the users of the watch that are refused.
+    pub(super) fn refusing(mut self, refused: Vec<RefusedUser>) -> Snapshot {
+        self.refused = refused;
+        self
     }
 
     fn add(&mut self, user: &Name, presence: Presence) {
@@ -220,6 +239,7 @@ impl Snapshot {
         let users = std::mem::replace(&mut self.users, rest);
         self.ended = self.users.is_empty();
         let (id, epoch) = (self.id.clone(), self.hub.epoch().to_owned());
-        Some(ServerMessage::Snapshot { id, epoch, seq: self.seq, users, more: !self.ended }.encode())
+        let refused = if self.ended { std::mem::take(&mut self.refused) } else { Vec::new() };
+        Some(ServerMessage::Snapshot { id, epoch, seq: self.seq, users, more: !self.ended, refused }.encode())
     }
 }

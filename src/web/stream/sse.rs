@@ -5,12 +5,12 @@
 //! changes that cancelled out in the mailbox of a slow client there is no such number: then the id is empty, and
 //! the client comes back without one.
 
+use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::reader::{CHUNK, Cut, Reader, Snapshot};
 use crate::error::Error;
 use crate::hub::{Delivery, Missed};
-use crate::presence::check_user;
-use crate::protocol::{ServerMessage, schema};
+use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::Permit;
 use crate::web::app::{App, Shared};
@@ -77,12 +77,12 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
-    wanted.check(&app, &pass)?;
+    let (wanted, refused) = wanted.check(&app, &pass)?;
     app.known()?;
     app.hub.begin_history();
     let permit = Permit::new(pass, &app.limits);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let stream = SseStream::new(Reader::new(app, address, permit), wanted, last);
+    let stream = SseStream::new(Reader::new(app, address, permit), (wanted, refused), last);
     let events = futures_util::stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
@@ -115,17 +115,18 @@ impl Wanted {
         }
     }
 
-    fn check(&self, app: &App, pass: &Pass) -> Result<(), Error> {
-        let Wanted::Users(users) = self else { return pass.check_watch_all() };
-        let (count, most) = (users.len(), app.limits.watches_per_socket);
-        if count > most {
-            app.metrics.limited("watches_per_socket");
-            return Err(Error::TooManyWatches { count, most });
+    /// Decides for each user. Error: that of the first user, if all are refused.
+    fn check(self, app: &App, pass: &Pass) -> Result<(Wanted, Vec<RefusedUser>), Error> {
+        let Wanted::Users(users) = self else {
+            return pass.check_watch_all().map(|()| (Wanted::All, Vec::new()));
+        };
+        let mut asked = Asked::new(app, pass, users, 0, |_| false);
+        if asked.accepted.is_empty() && !asked.refused.is_empty() {
+            return Err(asked.refused.swap_remove(0).1);
         }
-        users.iter().try_for_each(|user| {
-            check_user(user).map_err(|why| Error::user(user, why))?;
-            pass.check_watch(user)
-        })
+        asked.count_refused(app);
+        let refused = asked.answers();
+        Ok((Wanted::Users(asked.accepted), refused))
     }
 }
 
@@ -150,7 +151,11 @@ struct SseStream {
 }
 
 impl SseStream {
-    fn new(mut reader: Reader, wanted: Wanted, last: Option<&str>) -> SseStream {
+    fn new(
+        mut reader: Reader,
+        (wanted, refused): (Wanted, Vec<RefusedUser>),
+        last: Option<&str>,
+    ) -> SseStream {
         reader.app.metrics.event_streams.inc();
         debug!(stream = reader.number, address = %reader.address, "stream opened");
         let rare = Box::pin(Bells::new(&reader.app).next());
@@ -161,7 +166,7 @@ impl SseStream {
         let snapshot = missed.is_none().then(|| {
             Box::new(match &wanted {
                 Wanted::All => reader.watch_all(None),
-                Wanted::Users(users) => reader.watch(users, None, CHUNK),
+                Wanted::Users(users) => reader.watch(users, None, CHUNK).refusing(refused),
             })
         });
         SseStream { reader, rare, snapshot, missed, queue, sent, alive_at: alive_at(), cut: None }

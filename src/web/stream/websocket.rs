@@ -1,12 +1,13 @@
 //! One WebSocket's life: hello, then messages in, transitions out, until one side ends it.
 
+use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::frames::{FrameIo, Upgrade};
 use super::reader::{Cut, Reader, Snapshot};
 use crate::error::Error;
 use crate::lock::lock;
 use crate::panics::{Panicked, contain};
-use crate::presence::{Key, check_user};
+use crate::presence::Key;
 use crate::protocol::{ClientMessage, ServerMessage, close, schema};
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::{self as permit, Permit};
@@ -362,25 +363,34 @@ impl Socket {
     }
 
     async fn watch(&mut self, id: Option<Value>, users: Vec<String>, replace: bool) -> Result<(), Ending> {
-        if let Some((user, why)) = users.iter().find_map(|user| Some((user, check_user(user).err()?))) {
-            return self.refuse(id, Error::user(user, why)).await;
-        }
-        let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
-        let held = if replace { 0 } else { self.reader.watched.len() };
-        let new = asked.iter().filter(|&&user| replace || !self.reader.watched.contains(user)).count();
-        let (count, most) = (held + new, self.reader.app.limits.watches_per_socket);
-        if count > most {
-            self.reader.app.metrics.limited("watches_per_socket");
-            return self.refuse(id, Error::TooManyWatches { count, most }).await;
-        }
+        let asked = self.sort_out(users, replace)?;
+        let users = &asked.accepted;
         if replace {
+            let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
             let left = self.reader.watched.keep(|user| asked.contains(user));
             left.iter().for_each(|user| self.reader.app.hub.unwatch(&self.reader.watcher, user));
         }
         // One chunk, however long: all of it answers one message.
-        let snapshot = self.reader.watch(&users, id, usize::MAX);
+        let snapshot = self.reader.watch(users, id, usize::MAX).refusing(asked.answers());
         self.count_watching();
         self.send_snapshot(snapshot).await
+    }
+
+    /// Decides for each user of a watch, and counts and logs the refusals.
+    fn sort_out(&mut self, users: Vec<String>, replace: bool) -> Result<Asked, Ending> {
+        let Reader { app, permit: own, watched, address, .. } = &mut self.reader;
+        let held = if replace { 0 } else { watched.len() };
+        let asked = Asked::new(app, own.pass(), users, held, |user| !replace && watched.contains(user));
+        for (code, status) in asked.count_refused(app) {
+            app.refusals.log(&Refusal { address: *address, route: ROUTE, code, status });
+        }
+        // A watch that names somebody good too is an ordinary list, however many others it names.
+        match asked.refused.first().filter(|_| asked.accepted.is_empty()) {
+            Some((_, error)) if own.gives_up(error) => {
+                Err(Ending::Close(close::FORBIDDEN, permit::FORBIDDEN))
+            }
+            _ => Ok(asked),
+        }
     }
 
     async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), Ending> {

@@ -24,7 +24,7 @@ async fn await_lines(daemon: &Daemon, message: &str, count: usize) -> Vec<Value>
 }
 
 async fn start(redis: &Redis, issuer: &Issuer, level: &str) -> Daemon {
-    let args = ["--jwt-key", &issuer.key_file(), "--log-format", "json", "--log", level];
+    let args = ["--jwt-secret", &issuer.secret_file(), "--log-format", "json", "--log", level];
     Daemon::with(&[&["--redis", &redis.url()][..], &args[..]].concat()).await
 }
 

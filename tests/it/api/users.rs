@@ -184,7 +184,7 @@ fn check_answer(document: &Value, method: &str, path: &str, answer: &crate::comm
 async fn refusals_for_tokens_origins_and_an_absent_redis_have_the_shape_that_is_described() {
     let mut redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let document = daemon.get("/openapi.json").await;
     let path = "/v1/users/{user}";
     let answer = call(&daemon, "GET", "/v1/users/alice", None, &[]).await;
@@ -270,7 +270,7 @@ async fn each_message_of_the_socket_is_described_with_examples_that_the_daemon_r
 async fn what_the_daemon_sends_has_the_shape_that_is_described() {
     let mut redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let document = daemon.get("/asyncapi.json").await;
     let names = document["components"]["messages"].as_object().expect("messages").keys();
     let shapes: HashMap<&str, Validator> = names

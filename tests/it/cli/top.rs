@@ -85,7 +85,7 @@ async fn missing_daemon_is_shown_until_it_starts() {
 #[tokio::test]
 async fn refusal_restores_the_screen_with_reason() {
     let (redis, issuer) = (Redis::start(), Issuer::new());
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let url = daemon.url("");
     let refused = top(160, 24, &["--url", &url]);
     assert!(left(&refused, 1).await.contains("--token-file"));

@@ -33,7 +33,16 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "inspect writer",
         ],
     ),
-    ("web", &["failure tls describe", "limits console", "access middleware listen", "app", "api stream"]),
+    (
+        "web",
+        &[
+            "failure tls describe",
+            "limits console",
+            "access middleware parameters listen",
+            "app",
+            "api stream",
+        ],
+    ),
 ];
 
 /// In these folders a file may not even import the mod.rs that declares it.

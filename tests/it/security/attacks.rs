@@ -28,7 +28,7 @@ struct World {
 impl World {
     async fn start(flags: &[&str]) -> World {
         let (redis, issuer) = (Redis::start(), Issuer::new());
-        let args = ["--redis", &redis.url(), "--jwt-key", &issuer.key_file()];
+        let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()];
         let daemon = Daemon::with(&[&args[..], flags].concat()).await;
         World { redis, issuer, daemon }
     }
@@ -216,7 +216,7 @@ async fn watches_of_a_hundred_thousand_unknown_users() {
             assert_eq!(socket.snapshot().await.len(), 1_000);
         }
         socket.send(json!({"type": "watch", "users": ["one more"]})).await;
-        assert_eq!(socket.next().await["code"], "too_many_watches");
+        assert_eq!(socket.next().await["refused"][0]["code"], "too_many_watches");
         sockets.push(socket);
     }
     let grown = memory_mb(&world.daemon).saturating_sub(before);

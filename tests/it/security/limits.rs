@@ -147,7 +147,9 @@ async fn watches_of_a_socket() {
     socket.send(json!({"type": "watch", "users": ["a", "b"]})).await;
     socket.snapshot().await;
     socket.send(json!({"type": "watch", "users": ["b", "c", "d"], "id": 1})).await;
-    assert_eq!(socket.next().await["code"], "too_many_watches");
+    let snapshot = socket.next().await;
+    assert_eq!(snapshot["users"].as_array().map(Vec::len), Some(2), "{snapshot}");
+    assert_eq!(snapshot["refused"][0]["code"], "too_many_watches");
     socket.send(json!({"type": "watch", "users": ["b", "c"], "id": 2})).await;
     assert_eq!(socket.snapshot().await.len(), 2);
     counted(&daemon, "watches_per_socket").await;
@@ -158,7 +160,8 @@ async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let service = issuer.write("service", "token-of-the-backend\n");
-    let flags = ["--jwt-key", &issuer.key_file(), "--service-token", &service, "--max-keys-per-token", "3"];
+    let flags =
+        ["--jwt-secret", &issuer.secret_file(), "--service-token", &service, "--max-keys-per-token", "3"];
     let daemon = with(&redis, &[&flags[..], &["--max-heartbeats-per-second", "2"]].concat()).await;
     let (alice, path) = (issuer.token("alice", &[]), "/v1/users/alice/heartbeat");
     let put = async |session: &str| {
@@ -208,7 +211,7 @@ async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
 async fn wrong_tokens_of_one_address() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let flags = ["--jwt-key", &issuer.key_file(), "--max-wrong-tokens-per-second", "1"];
+    let flags = ["--jwt-secret", &issuer.secret_file(), "--max-wrong-tokens-per-second", "1"];
     let daemon = with(&redis, &flags).await;
     let (good, wrong) = (issuer.token("alice", &["bob"]), Issuer::new().token("alice", &["bob"]));
     let (mut socket, _) = socket_as(&daemon, &good, "").await;

@@ -41,7 +41,7 @@ async fn a_page_of_another_origin_may_do_nothing() {
 async fn a_page_that_is_named_may_ask_and_read_the_answer() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let args = ["--redis", &redis.url(), "--jwt-key", &issuer.key_file()];
+    let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()];
     let daemon =
         Daemon::with(&[&args[..], &["--allow-origin", "https://a.example,https://b.example:8443"]].concat())
             .await;

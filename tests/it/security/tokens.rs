@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// A daemon that asks for tokens of this issuer.
 async fn start(redis: &Redis, issuer: &Issuer) -> Daemon {
-    Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await
+    Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await
 }
 
 /// Every request that there is, each with a body that it takes.
@@ -77,16 +77,17 @@ async fn a_client_speaks_for_its_sub_and_sees_whom_its_watch_claim_lists() {
         (&alice, "PUT", "/v1/users/bob/heartbeat", None, 403),
         (&alice, "PUT", "/v1/users/Alice/heartbeat", None, 403),
         (&alice, "POST", "/v1/heartbeats", Some(own("alice")), 204),
-        (&alice, "POST", "/v1/heartbeats", Some(own("bob")), 403),
+        (&alice, "POST", "/v1/heartbeats", Some(json!({"users": ["bob"]})), 403),
+        (&alice, "POST", "/v1/heartbeats", Some(own("bob")), 200),
         (&alice, "DELETE", "/v1/users/bob", None, 403),
         (&alice, "DELETE", "/v1/users/bob?session=s", None, 403),
         (&alice, "DELETE", "/v1/users/alice?session=s", None, 204),
         (&alice, "GET", "/v1/users/bob", None, 200),
         (&alice, "GET", "/v1/users/team-1", None, 200),
         (&alice, "GET", "/v1/users/team", None, 403),
-        (&alice, "GET", "/v1/users/alice", None, 403),
+        (&alice, "GET", "/v1/users/alice", None, 200),
         (&alice, "POST", "/v1/users/query", Some(ask("team-2")), 200),
-        (&alice, "POST", "/v1/users/query", Some(ask("carol")), 403),
+        (&alice, "POST", "/v1/users/query", Some(ask("carol")), 200),
         (&alice, "GET", "/v1/users", None, 403),
         (&alice, "GET", "/v1/users?state=offline", None, 403),
         (&alice, "GET", "/v1/users/query", None, 403),
@@ -104,6 +105,12 @@ async fn a_client_speaks_for_its_sub_and_sees_whom_its_watch_claim_lists() {
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
         assert_eq!(answer.code(), if status == 403 { "forbidden" } else { "" });
     }
+    let asked = Some(json!({"users": ["bob", "carol"]}));
+    let answer = call_as(&daemon, &alice, "POST", "/v1/users/query", asked).await.body;
+    assert_eq!(
+        (&answer["users"][0]["state"], &answer["users"][1]["error"]["code"]),
+        (&json!("offline"), &json!("forbidden"))
+    );
     assert_eq!(redis.presence_keys(), ["presence:alice", "presence:alice#phone"]);
 }
 
@@ -154,8 +161,6 @@ async fn a_socket_watches_and_speaks_for_whom_its_token_says() {
     socket.send(json!({"type": "watch", "users": ["bob", "team-7"], "id": 1})).await;
     assert_eq!(socket.snapshot().await.len(), 2);
     for (id, message) in [
-        json!({"type": "watch", "users": ["bob", "carol"]}),
-        json!({"type": "watch", "users": ["alice"]}),
         json!({"type": "watch", "all": true}),
         json!({"type": "watch", "all": true, "lossless": true}),
         json!({"type": "heartbeat", "user": "bob"}),
@@ -170,6 +175,16 @@ async fn a_socket_watches_and_speaks_for_whom_its_token_says() {
         assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("forbidden")), "{message}");
         assert_eq!(answer["id"], id);
     }
+    socket.send(json!({"type": "watch", "users": ["bob", "carol"]})).await;
+    let answer = socket.next().await;
+    assert_eq!(
+        (&answer["users"][0]["user"], answer["users"].as_array().map(Vec::len)),
+        (&json!("bob"), Some(1))
+    );
+    assert_eq!(
+        (&answer["refused"][0]["user"], &answer["refused"][0]["code"]),
+        (&json!("carol"), &json!("forbidden"))
+    );
     socket.send(json!({"type": "heartbeat", "user": "alice"})).await;
     socket.send(json!({"type": "heartbeat"})).await;
     redis.call(&["SET", "presence:carol", "1", "EX", "30"]);
@@ -189,7 +204,7 @@ async fn whoever_asks_again_and_again_for_what_is_forbidden_has_to_give_up() {
     let end = loop {
         socket.send(json!({"type": "watch", "users": ["bob"]})).await;
         match socket.next_or_close().await {
-            Ok(answer) => assert_eq!(answer["code"], "forbidden"),
+            Ok(answer) => assert_eq!(answer["refused"][0]["code"], "forbidden"),
             Err(end) => break end,
         }
         errors += 1;
@@ -267,7 +282,7 @@ async fn keys_rotate_at_a_hangup_and_what_an_old_key_let_in_goes() {
     let daemon = start(&redis, &issuer).await;
     let old = issuer.token("alice", &["*"]);
     let (mut socket, hello) = socket_as(&daemon, &old, "").await;
-    std::fs::write(issuer.key_file(), "").expect("a file");
+    std::fs::write(issuer.secret_file(), "").expect("a file");
     signal(daemon.pid(), "HUP");
     until("it says that the file is bad", async || daemon.log().contains("not all reloaded: ").then_some(()))
         .await;
@@ -278,6 +293,26 @@ async fn keys_rotate_at_a_hangup_and_what_an_old_key_let_in_goes() {
     assert_eq!(call_as(&daemon, &old, "GET", "/v1/users/bob", None).await.status, 401);
     let (_, again) = socket_as(&daemon, &issuer.token("alice", &["*"]), "").await;
     assert_eq!(hello["epoch"], again["epoch"], "without a restart");
+}
+
+#[tokio::test]
+async fn reload_never_makes_a_public_key_a_secret() {
+    let redis = Redis::start();
+    let mut issuer = Issuer::new();
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let file = issuer.write("key.pem", &pair.public_key_pem());
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &file]).await;
+    assert!(daemon.log().contains("verified by ES256"), "{}", daemon.log());
+    issuer.rotate();
+    for (count, text) in [issuer.secret().to_owned(), "<html>502</html>".into()].iter().enumerate() {
+        issuer.write("key.pem", text);
+        signal(daemon.pid(), "HUP");
+        let failed = async || (daemon.log().matches("not all reloaded: ").count() > count).then_some(());
+        until("the daemon reports that it has not reloaded", failed).await;
+        let token = issuer.token("alice", &["*"]);
+        let answer = call_as(&daemon, &token, "GET", "/v1/users/bob", None).await;
+        assert_eq!((answer.status, answer.code()), (401, "invalid_token"), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -351,8 +386,8 @@ async fn what_is_secret_is_told_nowhere() {
     let daemon = Daemon::with(&[
         "--redis",
         &redis.url(),
-        "--jwt-key",
-        &issuer.key_file(),
+        "--jwt-secret",
+        &issuer.secret_file(),
         "--service-token",
         &service,
         "--log",
@@ -398,26 +433,30 @@ fn refused(args: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn a_daemon_that_would_let_everyone_in_does_not_start() {
     let issuer = Issuer::new();
-    let (key, empty) = (issuer.key_file(), issuer.write("empty", "\n"));
+    let (key, empty) = (issuer.secret_file(), issuer.write("empty", "\n"));
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let pem = issuer.write("pem", &pair.public_key_pem());
     let short = issuer.write("short", &"x".repeat(31));
     let guessable = issuer.write("guessable", &format!("{}\n{}\n", "long".repeat(8), "x".repeat(15)));
     let many = issuer.write("many", &format!("{}\n", "x".repeat(16)).repeat(17));
     let open = ["--listen", "0.0.0.0:0"];
     for (args, code, words) in [
         (&open[..], 2, &["0.0.0.0", "loopback", "--jwt-key", "--service-token", "--no-auth"][..]),
-        (&["--listen", "127.0.0.1:0", "--no-auth", "--jwt-key", &key], 2, &["--no-auth", "--jwt-key"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-audience", "x"], 2, &["--jwt-key"]),
+        (&["--listen", "127.0.0.1:0", "--no-auth", "--jwt-secret", &key], 2, &["--no-auth", "--jwt-secret"]),
         (
-            &["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"],
-            1,
-            &["/nowhere/key", "cannot be read", "openssl rand"],
+            &["--listen", "127.0.0.1:0", "--jwt-audience", "x"],
+            2,
+            &["--jwt-audience", "--jwt-key", "--jwt-secret"],
         ),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", &key], 1, &["--jwt-key", "--jwt-secret FILE"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-secret", &pem], 1, &["--jwt-secret", "--jwt-key FILE"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"], 1, &["/nowhere/key", "cannot be read"]),
         (
             &["--listen", "127.0.0.1:0", "--service-token", "/nowhere/key"],
             1,
             &["/nowhere/key", "openssl rand"],
         ),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", &short], 1, &["31 bytes", "32", "openssl rand"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-secret", &short], 1, &["31 bytes", "32", "openssl rand"]),
         (&["--listen", "127.0.0.1:0", "--service-token", &guessable], 1, &["15 bytes", "openssl rand"]),
         (&["--listen", "127.0.0.1:0", "--service-token", &many], 1, &["16 lines"]),
         (&["--listen", "127.0.0.1:0", "--jwt-key", &empty], 1, &["empty", "--jwt-key"]),

@@ -71,7 +71,7 @@ async fn neither_page_needs_what_its_policy_forbids() {
 async fn it_asks_for_a_token_where_one_is_needed_and_takes_it() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     come(&redis, "bob");
     let browser = Browser::start(500, 844).await;
     browser.open(&daemon.url("/")).await;

@@ -245,7 +245,7 @@ async fn token_is_renewed_and_a_bad_one_stops() {
     }
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let script = call(&daemon, "GET", "/keybeat.js", None, &[]).await;
     assert_eq!(
         (script.status, &script.headers["content-type"]),

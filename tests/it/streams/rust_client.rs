@@ -174,7 +174,7 @@ async fn own_user_is_online_until_leave_or_close() {
 async fn token_is_renewed_and_a_bad_one_stops() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let builder = || Client::builder(daemon.url("").parse().expect("an address"));
     let wrong = Issuer::new().token("alice", &["bob"]);
     for mut client in [builder(), builder().token(wrong)].map(|builder| builder.connect().expect("no TLS")) {
@@ -218,7 +218,7 @@ async fn token_is_renewed_and_a_bad_one_stops() {
 async fn rotated_key_renews_and_forbidden_stops() {
     let redis = Redis::start();
     let mut issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-key", &issuer.key_file()]).await;
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
     let file = issuer.write("token", &issuer.token("alice", &["bob"]));
     let read = file.clone();
     let builder = Client::builder(daemon.url("").parse().expect("an address"));

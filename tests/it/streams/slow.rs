@@ -130,7 +130,7 @@ async fn too_much_that_waits_closes_the_slowest_with_1013_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stuck_socket_ends_when_its_token_expires() {
     let (redis, issuer) = (Redis::start(), Issuer::new());
-    let args = ["--redis", &redis.url(), "--jwt-key", &issuer.key_file(), "--log", "debug"];
+    let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file(), "--log", "debug"];
     let daemon = Daemon::with(&args).await;
     let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
     let token = issuer.token_for("alice", &["*"], 2);

@@ -1,9 +1,13 @@
 //! What a client's token (JSON Web Token) says, and the rules for its claims. The time is an argument, so tests can check each
 //! rule.
 
+mod key_file;
 mod keys;
+mod public_text;
+mod secret_file;
 #[cfg(test)]
 mod tests;
+mod verifying_key;
 
 pub use keys::KeySet;
 
@@ -11,8 +15,14 @@ use crate::presence::check_user;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// How far the clocks of issuer and daemon may differ, in seconds.
-pub const LEEWAY_S: u64 = 5;
+/// How far the clocks of issuer and daemon may differ, in seconds: a token is accepted for so long after `exp`, and before
+/// `nbf`.
+pub const LEEWAY_S: u64 = 30;
+/// How long after `exp` a socket or stream stays open that was opened before, in seconds. Its client had a warning.
+const OPEN_LEEWAY_S: u64 = 5;
+/// The latest `exp`, in seconds: the end of the year 9999. A later one is in milliseconds by mistake, and the token would be
+/// valid for 50,000 years.
+const LATEST_S: f64 = 253_402_300_799.0;
 /// The longest token, in bytes: common servers accept headers of this size.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
@@ -28,18 +38,27 @@ pub struct Grant {
     pub watch: Vec<Pattern>,
     /// When it expires, in seconds since the epoch.
     pub expires: u64,
+    /// When the sockets and streams end that were opened with it, in seconds since the epoch.
+    pub ends: u64,
     /// The key that verified it.
     pub key: Fingerprint,
 }
 
+impl Grant {
+    /// May it watch this user? Users may always watch themselves.
+    pub fn may_watch(&self, user: &str) -> bool {
+        self.user.as_deref() == Some(user) || self.watch.iter().any(|pattern| pattern.covers(user))
+    }
+}
+
 /// Why a token is not accepted. The text completes "the token is not accepted: …".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Invalid {
     #[error("it is not a JSON Web Token, or has more than {MAX_TOKEN_BYTES} bytes")]
     Malformed,
-    #[error("its alg is not the algorithm of the daemon's key")]
-    Algorithm,
+    #[error("its alg is not {expected}, the algorithm of the daemon's key")]
+    Algorithm { expected: String },
     #[error("its kid names no key of this daemon")]
     UnknownKey,
     #[error("its header has crit, which this daemon does not support")]
@@ -47,11 +66,13 @@ pub enum Invalid {
     #[error("its signature is wrong; another key signed it, or it was changed")]
     Signature,
     #[error(
-        "its claims cannot be read; exp and nbf must be numbers, sub and iss strings, aud and watch lists of strings"
+        "its claims cannot be read; exp and nbf must be numbers, sub and iss strings, aud and watch strings or lists of strings"
     )]
     Claims,
     #[error("it has no exp, and every token must expire")]
     NoExpiry,
+    #[error("its exp is later than the year 9999; exp is in seconds since 1970, not in milliseconds")]
+    FarExpiry,
     #[error("it has expired; get a new one")]
     Expired,
     #[error("it is not valid yet (nbf)")]
@@ -85,9 +106,17 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Pattern {
-        match text.strip_suffix('*') {
-            Some("") => Pattern::All,
+    /// The patterns of the claim `watch`. Only as text does `*` mean everybody: in a list it is a name, because a user of a
+    /// contact list may be called `*`.
+    fn of_claim(claim: &Texts) -> Vec<Pattern> {
+        match claim {
+            Texts::One(text) if text == "*" => vec![Pattern::All],
+            texts => texts.list().iter().map(|text| Pattern::of_entry(text)).collect(),
+        }
+    }
+
+    fn of_entry(text: &str) -> Pattern {
+        match text.strip_suffix('*').filter(|prefix| !prefix.is_empty()) {
             Some(prefix) => Pattern::Prefix(prefix.into()),
             None => Pattern::Exact(text.into()),
         }
@@ -133,6 +162,9 @@ impl Texts {
 impl Rules {
     fn grant(&self, claims: Claims, now: u64, key: Fingerprint) -> Result<Grant, Invalid> {
         let expires = claims.exp.ok_or(Invalid::NoExpiry)?;
+        if expires > LATEST_S {
+            return Err(Invalid::FarExpiry);
+        }
         // In whole seconds: NaN, and a time before 1970, become 0.
         let expires = expires as u64;
         if now >= expires.saturating_add(LEEWAY_S) {
@@ -152,8 +184,8 @@ impl Rules {
         if let Some(user) = &claims.sub {
             check_user(user).map_err(|_| Invalid::User)?;
         }
-        let watch = claims.watch.as_ref().map_or(&[][..], Texts::list);
-        let watch = watch.iter().map(|text| Pattern::parse(text)).collect();
-        Ok(Grant { user: claims.sub.map(Arc::from), watch, expires, key })
+        let watch = claims.watch.as_ref().map(Pattern::of_claim).unwrap_or_default();
+        let ends = expires + if now < expires { OPEN_LEEWAY_S } else { LEEWAY_S };
+        Ok(Grant { user: claims.sub.map(Arc::from), watch, expires, ends, key })
     }
 }

@@ -1,9 +1,11 @@
 //! Tests of tokens, their claims and the keys that verify them.
 
-use super::keys::{MAX_KEYS, SECRET_BYTES};
+use super::key_file::MAX_KEYS;
+use super::secret_file::SECRET_BYTES;
 use super::*;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use proptest::prelude::*;
+use rcgen::PublicKeyData;
 use serde_json::{Value, json};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -17,8 +19,13 @@ fn signed(claims: &Value) -> String {
     signed_with(&Header::default(), claims, SECRET)
 }
 
+/// The refusal of a token whose alg is not this one.
+fn other_than(expected: &str) -> Invalid {
+    Invalid::Algorithm { expected: expected.into() }
+}
+
 fn keys() -> KeySet {
-    KeySet::parse(SECRET, Rules::default()).unwrap()
+    KeySet::secret(SECRET, Rules::default()).unwrap()
 }
 
 fn good() -> Value {
@@ -59,7 +66,10 @@ fn token_must_expire_and_is_valid_until_then() {
     for odd in [json!("9999999999"), json!([1]), json!(true), json!({})] {
         assert_eq!(verify(&with("exp", odd.clone())), Err(Invalid::Claims), "{odd}");
     }
-    assert!(verify(&with("exp", json!(1e300))).is_ok());
+    assert!(verify(&with("exp", json!(253_402_300_799_u64))).is_ok(), "the end of the year 9999");
+    for ms in [json!((NOW + 60) * 1000), json!(253_402_300_800_u64), json!(1e300)] {
+        assert_eq!(verify(&with("exp", ms.clone())), Err(Invalid::FarExpiry), "{ms}");
+    }
 }
 
 #[test]
@@ -73,7 +83,7 @@ fn token_is_refused_before_nbf() {
 #[test]
 fn audience_and_issuer_are_checked_where_required() {
     let rules = Rules { audience: Some("presence".into()), issuer: Some("us".into()) };
-    let keys = KeySet::parse(SECRET, rules).unwrap();
+    let keys = KeySet::secret(SECRET, rules).unwrap();
     let verify = |aud: Value, iss: Value| {
         let claims = json!({"sub": "alice", "exp": NOW + 60, "aud": aud, "iss": iss});
         keys.verify(&signed(&claims), NOW).map(|_| ())
@@ -117,7 +127,7 @@ fn foreign_or_moved_signature_is_refused() {
 fn key_decides_the_algorithm() {
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let token = signed_with(&Header::new(algorithm), &good(), SECRET);
-        assert_eq!(keys().verify(&token, NOW), Err(Invalid::Algorithm));
+        assert_eq!(keys().verify(&token, NOW), Err(other_than("HS256")));
     }
     // alg none, in several spellings, with and without a signature.
     let payload = signed(&good()).split('.').nth(1).unwrap().to_owned();
@@ -130,10 +140,10 @@ fn key_decides_the_algorithm() {
     // A token signed with the public key as if it were an HS256 secret: the classic attack on JWT.
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let pem = pair.public_key_pem();
-    let keys = KeySet::parse(pem.as_bytes(), Rules::default()).unwrap();
+    let keys = KeySet::public(pem.as_bytes(), Rules::default()).unwrap();
     for secret in [pem.as_bytes(), pem.trim().as_bytes()] {
         let token = signed_with(&Header::default(), &good(), secret);
-        assert_eq!(keys.verify(&token, NOW), Err(Invalid::Algorithm));
+        assert_eq!(keys.verify(&token, NOW), Err(other_than("ES256")));
     }
 }
 
@@ -167,15 +177,16 @@ fn each_kind_of_key_verifies_its_own_tokens() {
         (ec.public_key_pem(), Algorithm::ES256, &ec_key),
         (ed.public_key_pem(), Algorithm::EdDSA, &ed_key),
     ];
-    let both = KeySet::parse(format!("{}{}", all[0].0, all[2].0).as_bytes(), Rules::default()).unwrap();
+    let both = KeySet::public(format!("{}{}", all[0].0, all[2].0).as_bytes(), Rules::default()).unwrap();
     for (i, (pem, algorithm, key)) in all.iter().enumerate() {
-        let keys = KeySet::parse(pem.as_bytes(), Rules::default()).unwrap();
-        assert_eq!(keys.algorithms(), format!("{algorithm:?}"));
+        let keys = KeySet::public(pem.as_bytes(), Rules::default()).unwrap();
+        assert_eq!(keys.names(), format!("{algorithm:?}"));
         let token = encode(&Header::new(*algorithm), &good(), key).unwrap();
         assert!(keys.verify(&token, NOW).is_ok(), "{algorithm:?}");
-        for (j, (other, _, _)) in all.iter().enumerate().filter(|&(j, _)| i != j) {
-            let other = KeySet::parse(other.as_bytes(), Rules::default()).unwrap();
-            assert_eq!(other.verify(&token, NOW), Err(Invalid::Algorithm), "{i} with {j}");
+        for (j, (other, ..)) in all.iter().enumerate().filter(|&(j, _)| i != j) {
+            let other = KeySet::public(other.as_bytes(), Rules::default()).unwrap();
+            let expected = format!("{:?}", all[j].1);
+            assert_eq!(other.verify(&token, NOW), Err(other_than(&expected)), "{i} with {j}");
         }
         assert_eq!(both.verify(&token, NOW).is_ok(), i != 1, "two keys in one file");
     }
@@ -184,16 +195,162 @@ fn each_kind_of_key_verifies_its_own_tokens() {
         (public(&small), "2048"),
         (private.to_string(), "private"),
         (rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem(), "P-256"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(), "CERTIFICATE"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(), "openssl x509"),
         (String::new(), "empty"),
-        ("x".repeat(SECRET_BYTES - 1), "31 bytes"),
         (ed.public_key_pem().repeat(MAX_KEYS + 1), "at most 64"),
         ("{}".into(), "JWKS"),
         (r#"{"keys":[]}"#.into(), "no key"),
     ] {
-        let Err(error) = KeySet::parse(bad.as_bytes(), Rules::default()) else { panic!("{why}") };
+        let Err(error) = KeySet::public(bad.as_bytes(), Rules::default()) else { panic!("{why}") };
         assert!(format!("{error:#}").contains(why), "{error:#}");
     }
+}
+
+/// A public key in PEM, the same in DER, and a key that signs its tokens.
+fn public_key() -> (String, Vec<u8>, EncodingKey) {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let private = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+    (pair.public_key_pem(), pair.subject_public_key_info(), private)
+}
+
+#[test]
+fn pem_block_is_found_anywhere_in_the_file() {
+    let (pem, _, private) = public_key();
+    let token = encode(&Header::new(Algorithm::ES256), &good(), &private).unwrap();
+    let indented: String = pem.lines().map(|line| format!("    {line}\r\n")).collect();
+    for text in [
+        pem.clone(),
+        format!("# key of the issuer\n{pem}"),
+        format!("\u{feff}{pem}"),
+        format!("Bag Attributes\n    localKeyID: 01\n{pem}# the end\n"),
+        format!("\u{feff}\r\n{indented}"),
+    ] {
+        let keys = KeySet::public(text.as_bytes(), Rules::default()).unwrap();
+        assert!(keys.verify(&token, NOW).is_ok(), "{text}");
+        let forged = signed_with(&Header::default(), &good(), text.trim().as_bytes());
+        assert_eq!(keys.verify(&forged, NOW), Err(other_than("ES256")), "{text}");
+    }
+}
+
+#[test]
+fn other_content_never_becomes_a_secret() {
+    let (pem, der, _) = public_key();
+    let bare: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    for (file, advice) in [
+        (&der[..], "-inform DER"),
+        (bare.as_bytes(), "BEGIN PUBLIC KEY"),
+        (b"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC7 me@example", "ssh-keygen -e"),
+        (br#"[{"kty":"RSA","n":"0123456789012345678901234567890","e":"AQAB"}]"#, "{\"keys\":[…]}"),
+        (b"<html><head><title>502 Bad Gateway</title></head></html>", "download the JWKS again"),
+        (b"https://issuer.example/.well-known/jwks.json", "download the JWKS"),
+        (b"\xff\xfe-\0-\0-\0", "UTF-8"),
+        (b"\x00\x01\x02 forty bytes of nothing that is a key", "binary"),
+        (pem.replace('\n', "\\n").as_bytes(), "real line breaks"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA", "END line"),
+        (SECRET, "--jwt-secret FILE"),
+    ] {
+        let Err(error) = KeySet::public(file, Rules::default()) else { panic!("{advice}") };
+        let error = format!("{error:#}");
+        assert!(error.contains(advice), "{error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+        if file != SECRET {
+            assert!(KeySet::secret(file, Rules::default()).is_err(), "as a secret: {advice}");
+        }
+    }
+}
+
+#[test]
+fn secret_is_one_line_of_text() {
+    let line = std::str::from_utf8(SECRET).unwrap();
+    for text in [line.to_owned(), format!("{line}\n"), format!("{line}\r\n")] {
+        let keys = KeySet::secret(text.as_bytes(), Rules::default()).unwrap();
+        assert!(keys.verify(&signed(&good()), NOW).is_ok(), "{text:?}");
+    }
+    let (pem, _, _) = public_key();
+    for (bad, why) in [
+        (String::new(), "empty"),
+        ("\n".into(), "empty"),
+        ("x".repeat(SECRET_BYTES - 1), "31 bytes"),
+        (format!("{line}\n{line}\n"), "several lines"),
+        (format!("{line}\n\n"), "several lines"),
+        (format!("\u{feff}{line}"), "byte order mark"),
+        (format!("{line}\0"), "control"),
+        (pem, "--jwt-key FILE"),
+        (r#"{"keys":[]}"#.into(), "--jwt-key FILE"),
+    ] {
+        let Err(error) = KeySet::secret(bad.as_bytes(), Rules::default()) else { panic!("{why}") };
+        assert!(format!("{error:#}").contains(why), "{error:#}");
+    }
+    assert!(KeySet::secret(&[0xe9; 40], Rules::default()).is_err(), "not UTF-8");
+}
+
+#[test]
+fn alg_selects_between_secret_and_keys() {
+    let (pem, _, private) = public_key();
+    let jwks = json!({"keys": [{"kty": "oct", "kid": "old", "k": base64_url(&[7; 32])}]}).to_string();
+    let both = |file: &str| KeySet::public(file.as_bytes(), Rules::default()).unwrap().with_secret(keys());
+    let of_key = encode(&Header::new(Algorithm::ES256), &good(), &private).unwrap();
+    assert!(both(&pem).verify(&of_key, NOW).is_ok());
+    assert!(both(&pem).verify(&signed(&good()), NOW).is_ok());
+    let of_set = signed_with(&Header::default(), &good(), &[7; 32]);
+    assert_eq!(both(&jwks).verify(&of_set, NOW), Err(Invalid::Signature), "only the secret verifies HS256");
+}
+
+#[test]
+fn reload_keeps_the_kind_of_key() {
+    let (pem, _, _) = public_key();
+    let oct = json!({"keys": [{"kty": "oct", "k": base64_url(&[7; 32])}]}).to_string();
+    let read = |text: &str| KeySet::public(text.as_bytes(), Rules::default()).unwrap();
+    assert!(read(&pem).check_same_kinds(&read(&public_key().0)).is_ok());
+    assert!(read(&oct).check_same_kinds(&keys()).is_ok());
+    for (before, after) in [(&pem, &oct), (&oct, &pem)] {
+        let error = read(before).check_same_kinds(&read(after)).unwrap_err().to_string();
+        assert!(error.contains("restart the daemon"), "{error}");
+    }
+}
+
+#[test]
+fn everybody_is_text_and_never_a_list() {
+    for (claim, everybody) in [
+        (json!("*"), true),
+        (json!(["*"]), false),
+        (json!(["*", "bob"]), false),
+        (json!("team-*"), false),
+        (json!("alice"), false),
+    ] {
+        let grant = verify(&with("watch", claim.clone())).unwrap();
+        assert_eq!(grant.watch.contains(&Pattern::All), everybody, "{claim}");
+        assert_eq!(grant.may_watch("mallory"), everybody, "{claim}");
+        assert!(grant.may_watch("alice"), "users watch themselves: {claim}");
+    }
+    assert!(verify(&with("watch", json!("team-*"))).unwrap().may_watch("team-a"));
+    let nobody = verify(&json!({"exp": NOW + 60})).unwrap();
+    assert!(!nobody.may_watch("alice"));
+}
+
+#[test]
+fn open_sockets_end_soon_after_expiry() {
+    for (exp, ends) in [(NOW + 60, NOW + 65), (NOW - 10, NOW + 20)] {
+        assert_eq!(verify(&with("exp", json!(exp))).unwrap().ends, ends);
+    }
+}
+
+#[test]
+fn ed25519_is_a_name_of_eddsa() {
+    let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let key = EncodingKey::from_ed_der(&short_ed(&ed.serialize_der()));
+    let x = base64_url(ed.public_key_raw());
+    let jwk = json!({"kty": "OKP", "crv": "Ed25519", "alg": "Ed25519", "x": x});
+    let jwks = json!({"keys": [jwk]}).to_string();
+    let header = base64_url(br#"{"alg":"Ed25519"}"#);
+    let message = format!("{header}.{}", base64_url(good().to_string().as_bytes()));
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::EdDSA).unwrap();
+    let token = format!("{message}.{signature}");
+    for file in [ed.public_key_pem(), jwks] {
+        let keys = KeySet::public(file.as_bytes(), Rules::default()).unwrap();
+        assert!(keys.verify(&token, NOW).is_ok(), "{file}");
+    }
+    assert_eq!(keys().verify(&token, NOW), Err(other_than("HS256")));
 }
 
 /// A PKCS#8 of an Ed25519 key without its public half.
@@ -214,8 +371,8 @@ fn jwks_selects_keys_by_id_and_skips_others() {
         {"kty": "RSA", "kid": "weak", "n": b64(&[7; 128]), "e": "AQAB"},
         {"kty": "oct", "kid": "short", "k": b64(b"too short a secret")},
     ]});
-    let keys = KeySet::parse(jwks.to_string().as_bytes(), Rules::default()).unwrap();
-    assert_eq!(keys.algorithms(), "HS256, HS256");
+    let keys = KeySet::public(jwks.to_string().as_bytes(), Rules::default()).unwrap();
+    assert_eq!(keys.names(), r#"HS256 with kid "old", HS256 with kid "new""#);
     let token = |kid: Option<&str>, secret: &[u8]| {
         let header = Header { kid: kid.map(str::to_owned), ..Header::default() };
         signed_with(&header, &good(), secret)
@@ -237,7 +394,10 @@ fn base64_url(bytes: &[u8]) -> String {
 #[test]
 fn pattern_compares_names_byte_by_byte() {
     for (pattern, user, covers) in [
-        ("*", "whoever", true),
+        ("*", "whoever", false),
+        ("*", "*", true),
+        ("**", "*b", true),
+        ("**", "b", false),
         ("alice", "alice", true),
         ("alice", "alice2", false),
         ("alice", "Alice", false),
@@ -248,7 +408,7 @@ fn pattern_compares_names_byte_by_byte() {
         ("é", "e\u{301}", false),
         ("", "alice", false),
     ] {
-        assert_eq!(Pattern::parse(pattern).covers(user), covers, "{pattern} {user}");
+        assert_eq!(Pattern::of_entry(pattern).covers(user), covers, "{pattern} {user}");
     }
 }
 
@@ -260,8 +420,9 @@ proptest! {
         token in "[A-Za-z0-9_.\\-]{0,120}",
         any_token in ".{0,60}",
     ) {
-        drop(KeySet::parse(&file, Rules::default()));
-        drop(KeySet::parse(text.as_bytes(), Rules::default()));
+        drop(KeySet::public(&file, Rules::default()));
+        drop(KeySet::secret(&file, Rules::default()));
+        drop(KeySet::public(text.as_bytes(), Rules::default()));
         prop_assert!(keys().verify(&token, NOW).is_err());
         prop_assert!(keys().verify(&any_token, NOW).is_err());
     }
@@ -297,9 +458,9 @@ proptest! {
 
     #[test]
     fn patterns_cover_what_the_model_covers(user in ".{1,20}", list in prop::collection::vec(".{0,8}", 0..6)) {
-        let covered = list.iter().any(|text| Pattern::parse(text).covers(&user));
+        let covered = list.iter().any(|text| Pattern::of_entry(text).covers(&user));
         let model = list.iter().any(|text| {
-            *text == user || text.ends_with('*') && user.as_bytes().starts_with(&text.as_bytes()[..text.len() - 1])
+            *text == user || text.len() > 1 && text.ends_with('*') && user.as_bytes().starts_with(&text.as_bytes()[..text.len() - 1])
         });
         // A name that itself ends with * is covered as a prefix.
         prop_assert_eq!(covered, model);

@@ -1,0 +1,80 @@
+//! Which query parameters each request has, by the OpenAPI document, and the refusal of all others.
+//!
+//! A client that writes `?sesion=phone` means one session; without this check the request would concern all of them.
+
+use crate::error::{Error, shown};
+use crate::web::failure::Failure;
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::{Method, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
+use std::sync::Arc;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{OpenApi, RefOr};
+
+/// Only these paths are checked: pages and health checks ignore their query, which other programs may add.
+const CHECKED: &str = "/v1/";
+/// The token, which every GET may have.
+const TOKEN: &str = "token";
+
+/// The parameters of each method and path.
+pub struct Parameters(HashMap<(Method, String), Vec<String>>);
+
+impl Parameters {
+    /// Reads them from the document.
+    pub fn new(document: &OpenApi) -> Parameters {
+        let mut known = HashMap::new();
+        for (path, item) in &document.paths.paths {
+            let methods = [
+                (Method::GET, &item.get),
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::DELETE, &item.delete),
+            ];
+            for (method, operation) in methods {
+                if let Some(operation) = operation {
+                    let mut names = query_parameters(operation);
+                    names.extend((method == Method::GET).then(|| TOKEN.to_owned()));
+                    known.insert((method, path.clone()), names);
+                }
+            }
+        }
+        Parameters(known)
+    }
+
+    /// An error that names the first parameter which this request does not have.
+    fn check(&self, method: &Method, path: &str, uri: &Uri) -> Result<(), Error> {
+        let method = if method == Method::HEAD { Method::GET } else { method.clone() };
+        let Some(known) = self.0.get(&(method, path.to_owned())).filter(|_| path.starts_with(CHECKED)) else {
+            return Ok(());
+        };
+        let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else { return Ok(()) };
+        match pairs.iter().find(|(name, _)| !known.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::InvalidRequest(format!(
+                "this request has no parameter {}; it has {}",
+                shown(name),
+                if known.is_empty() { "none".into() } else { known.join(", ") }
+            ))),
+        }
+    }
+}
+
+fn query_parameters(operation: &Operation) -> Vec<String> {
+    let all = operation.parameters.iter().flatten();
+    let in_query = all.filter_map(|parameter| match parameter {
+        RefOr::T(one) if matches!(one.parameter_in, ParameterIn::Query) => Some(one.name.clone()),
+        _ => None,
+    });
+    in_query.collect()
+}
+
+/// Refuses a request with a parameter that it does not have.
+pub async fn guard(State(known): State<Arc<Parameters>>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    match path.map_or(Ok(()), |path| known.check(request.method(), path, request.uri())) {
+        Ok(()) => next.run(request).await,
+        Err(error) => Failure(error).into_response(),
+    }
+}
