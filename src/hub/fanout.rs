@@ -18,6 +18,8 @@ pub(super) const RING_LATEST: Duration = Duration::from_millis(50);
 
 /// Entries of the log at which the hub looks who still needs the oldest.
 pub(super) const LOG_KEPT: u64 = 4096;
+/// The pause between two passes while a reader needs more of the log.
+const TRIM_AGAIN: Duration = Duration::from_millis(100);
 /// Readers that one step of a [`TrimPass`] looks at, unless one has to fold.
 const STEP: usize = 64;
 
@@ -103,12 +105,18 @@ impl Hub {
     pub async fn trim_log(&self) {
         loop {
             self.long_log.notified().await;
-            let mut pass = self.begin_pass(LOG_KEPT / 2);
-            while self.step(&mut pass) {
-                // Everybody else has a turn after each message of the log.
-                tokio::task::yield_now().await;
+            loop {
+                let mut pass = self.begin_pass(LOG_KEPT / 2);
+                while self.step(&mut pass) {
+                    // Everybody else has a turn after each message of the log.
+                    tokio::task::yield_now().await;
+                }
+                if self.end_pass(&pass) < LOG_KEPT {
+                    break;
+                }
+                // A lossless reader still needs the start of the log. It may catch up without another transition.
+                tokio::time::sleep(TRIM_AGAIN).await;
             }
-            self.end_pass(&pass);
         }
     }
 
@@ -141,7 +149,8 @@ impl Hub {
         true
     }
 
-    fn end_pass(&self, pass: &TrimPass) {
+    /// Trims the log. Returns how many entries are left.
+    fn end_pass(&self, pass: &TrimPass) -> u64 {
         let held = {
             let mut log = lock(&self.readers.log);
             log.seal();
@@ -150,6 +159,7 @@ impl Hub {
         };
         lock(&self.everybody).trim_at = Some(LOG_KEPT.max(held * 9 / 8));
         self.readers.relieve();
+        held
     }
 
     /// Rings the bell of the readers of everybody, if the log has grown and enough time has passed at `now`;

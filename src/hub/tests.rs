@@ -226,6 +226,33 @@ async fn log_is_trimmed_while_its_readers_are_stuck() {
     }
 }
 
+#[tokio::test]
+async fn log_shrinks_once_a_lossless_reader_caught_up() {
+    let hub = hub();
+    let reader = hub.watcher();
+    reader.make_lossless(100_000);
+    hub.watch_all(&reader).for_each(drop);
+    let length = || lock(&hub.readers.log).len();
+    let driver = async {
+        for i in 0..LOG_KEPT * 2 {
+            hub.apply(&change(&format!("u{}", i % 10), (i / 10) % 2 == 0));
+        }
+        // The first pass finds that the reader needs all of it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(length(), LOG_KEPT * 2);
+        while !reader.messages().is_empty() {}
+        while length() >= LOG_KEPT {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = hub.trim_log() => panic!("it never ends"),
+        done = tokio::time::timeout(std::time::Duration::from_secs(20), driver) => done.expect("the log shrinks"),
+    }
+}
+
 #[test]
 fn full_log_closes_readers_that_fell_behind() {
     let hub = Hub::with_mailboxes(Time::from_ms(1), 640, 256 * 1024, Arc::new(Metrics::new()));
