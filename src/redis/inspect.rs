@@ -4,7 +4,7 @@
 use crate::redis::cluster::Node;
 use crate::redis::info::Info;
 use crate::redis::link::events::EventStream;
-use crate::redis::names::{Names, missing_classes};
+use crate::redis::names::{FENCE_OPERATION, Names, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::{ASKING, Commands};
 use crate::redis::resp::reply::RedisReply;
@@ -26,6 +26,8 @@ const SHORT_MS: u64 = 100;
 const LOOK_AT: usize = 200_000;
 /// The most presence keys whose type and TTL are read.
 const ASK: usize = 10_000;
+/// The events that the daemon cannot do without. `new` comes before the `set` of the same key.
+const ALWAYS: [&str; 4] = ["set", "expired", "del", FENCE_OPERATION];
 /// The settings that matter here.
 const SETTINGS: [&str; 7] = [
     EVENTS,
@@ -56,7 +58,7 @@ pub struct Facts {
     pub in_file: Option<String>,
     /// How far the server's clock is ahead of this machine's, and the error of that, in milliseconds.
     pub clock_ms: Option<(i64, i64)>,
-    /// The events of a key of our own that arrived: `set`, `expired`, `del`, and the daemon's fence.
+    /// The events of a key of our own that arrived: `new`, `set`, `expired`, `del`, and the daemon's fence.
     pub arrived: BTreeSet<String>,
     /// Some of the presence keys.
     pub keys: KeySample,
@@ -129,6 +131,11 @@ impl Facts {
     /// The event classes that keybeat needs and the setting lacks; `None` if the setting cannot be read.
     pub fn missing_classes(&self) -> Option<String> {
         self.setting(EVENTS).map(missing_classes)
+    }
+
+    /// Does `notify-keyspace-events` lack the class of new keys? `None` if the setting cannot be read.
+    pub fn lacks_new(&self) -> Option<bool> {
+        self.setting(EVENTS).map(lacks_new)
     }
 
     /// How many keys with a TTL the server has, in all databases.
@@ -212,9 +219,9 @@ impl Exam<'_> {
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
         let mut stream = EventStream::subscribe(target, &self.names.channels()).await?;
         let key = self.own_key();
-        let mut arrived = BTreeSet::new();
+        let mut arrived: BTreeSet<String> = BTreeSet::new();
         let receive = async {
-            while arrived.len() < 4 {
+            while !ALWAYS.iter().all(|event| arrived.contains(*event)) {
                 // The fence carries our key as its text.
                 let take = |operation: &str, payload: &[u8]| {
                     if payload == key.as_bytes() {

@@ -13,8 +13,9 @@ const OWN_MARK: u8 = b'#';
 /// The operations that create or end a key (Redis documents them under "keyspace notifications").
 /// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
 /// `EXPIRE` renewed. They need the class letters in [`CLASSES`].
-const OPERATIONS: [&str; 10] = [
+const OPERATIONS: [&str; 11] = [
     "set",
+    "new",
     "expired",
     "del",
     "evicted",
@@ -28,6 +29,10 @@ const OPERATIONS: [&str; 10] = [
 
 /// What `notify-keyspace-events` must contain: keyevents of string, generic, expired and evicted.
 pub const CLASSES: &str = "E$gxe";
+
+/// The class of `new`, which reports each key that any command creates. Redis 6 does not know the class, and the
+/// daemon works without it.
+pub const NEW_CLASS: char = 'n';
 
 /// The operation of the channel on which the daemon publishes its fences. The channel's name begins like that of
 /// a keyevent channel, so that one ACL rule (`&__keyevent@*`) covers both.
@@ -93,6 +98,11 @@ pub fn missing_classes(setting: &str) -> String {
     let has =
         |class: char| setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class));
     CLASSES.chars().filter(|&class| !has(class)).collect()
+}
+
+/// Whether a server's setting lacks [`NEW_CLASS`]. `A` does not include it.
+pub fn lacks_new(setting: &str) -> bool {
+    !setting.contains(NEW_CLASS)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::redis::link::events::{EventStream, NEEDS};
 use crate::redis::link::feed::Silent;
 use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
-use crate::redis::names::{CLASSES, missing_classes};
+use crate::redis::names::{CLASSES, NEW_CLASS, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
@@ -39,6 +39,8 @@ pub(super) struct LinkMemory {
     pub(super) canary: CanaryKey,
     /// The server refused writes: nobody could renew a key, so keys expired.
     pub(super) refused: bool,
+    /// The log says that the server does not publish `new`.
+    logged_new: bool,
 }
 
 /// A subscription that is proven to be active.
@@ -80,6 +82,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
     let same = memory.run.as_ref() == Some(&run);
     let replaced = same && memory.canary.is_replaced(client.pipeline()).await?;
     let silent = trial.try_events(memory.canary.choose(settings)).await?;
+    log_silent(settings.target.shown(), silent, &mut memory.logged_new);
     Ok(Subscription {
         primary,
         stream,
@@ -124,6 +127,23 @@ async fn has_all_slots(pipeline: &Pipeline, node: &Target) -> Result<()> {
     )
 }
 
+/// Logs which events the server does not publish; a missing `new` only once.
+fn log_silent(server: &str, silent: Silent, logged_new: &mut bool) {
+    if silent.needs_polling() {
+        warn!(
+            server,
+            "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
+             which is slower; {EVENTS} needs at least {CLASSES}"
+        );
+    } else if silent.new && !std::mem::replace(logged_new, true) {
+        info!(
+            server,
+            "{EVENTS} lacks {NEW_CLASS}, so a key that another command than SET creates is found at the next \
+             comparison; Redis 7 and Valkey know this class"
+        );
+    }
+}
+
 /// Adds the classes that `notify-keyspace-events` lacks. If CONFIG is forbidden, it logs that; the trial of
 /// the events then shows whether they arrive anyway.
 async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<()> {
@@ -136,6 +156,14 @@ async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<()> {
         }
     };
     let missing = missing_classes(&held);
+    if settings.configure && lacks_new(&held) {
+        // Redis 6 refuses the class.
+        let wanted = format!("{held}{missing}{NEW_CLASS}");
+        if server_config::set(pipeline, EVENTS, &wanted).await?.is_ok() {
+            info!(server, "{EVENTS} was {held:?}, is now {wanted:?} until the server restarts");
+            return Ok(());
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -211,23 +239,15 @@ impl Trial<'_> {
             bail!("the canary could not be set: {why}");
         }
         numbers.written(number);
-        let silent = match timeout(PROOF, self.tried_events()).await {
-            Ok(silent) => silent?,
+        match timeout(PROOF, self.tried_events()).await {
+            Ok(silent) => silent,
             Err(_) => bail!("a mark did not arrive within {PROOF:?}"),
-        };
-        if silent.any() {
-            warn!(
-                server = self.settings.target.shown(),
-                "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
-                 which is slower; {EVENTS} needs at least {CLASSES}"
-            );
         }
-        Ok(silent)
     }
 
     /// Which events of the canary's key are missing before the mark.
     async fn tried_events(&mut self) -> Result<Silent> {
-        let mut silent = Silent { set: true, del: true };
+        let mut silent = Silent { set: true, del: true, new: true };
         let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
         let parser = self.parser;
         read_until(self.stream, |operation, payload| {
@@ -235,6 +255,7 @@ impl Trial<'_> {
                 match operation {
                     "set" => silent.set = false,
                     "del" => silent.del = false,
+                    "new" => silent.new = false,
                     _ => {}
                 }
             }

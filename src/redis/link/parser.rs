@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 pub enum Kind {
     /// A key was set.
     Renewed,
-    /// A key was created without SET: by RESTORE, RENAME, COPY or MOVE.
+    /// A key was created, by any command (`new`), or by RESTORE, RENAME, COPY or MOVE.
     Placed,
     /// A key ended.
     Ended(End),
@@ -98,7 +98,8 @@ impl Parser {
             "expired" => Kind::Ended(End::Expired),
             "del" | "rename_from" | "move_from" => Kind::Ended(End::Deleted),
             "evicted" => Kind::Ended(End::Evicted),
-            "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
+            // The `set` that follows a `new` teaches the TTL: the question waits for it, or comes after it.
+            "new" | "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ => return Parsed::Foreign,
         };
         self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
@@ -219,6 +220,7 @@ mod tests {
             ("del", Kind::Ended(End::Deleted)),
             ("rename_from", Kind::Ended(End::Deleted)),
             ("rename_to", Kind::Placed),
+            ("new", Kind::Placed),
             ("evicted", Kind::Ended(End::Evicted)),
         ] {
             let parsed = parser.parse(operation, b"presence:alice");

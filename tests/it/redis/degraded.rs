@@ -5,6 +5,7 @@ use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
 use crate::common::until;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// The fewest rights that work. `+config|get +config|set` lets the daemon add what `notify-keyspace-events` lacks;
 /// without a Sentinel or cluster nothing else is used.
@@ -192,5 +193,81 @@ async fn ipv6_address_is_followed() {
     assert_eq!(redis.call(&["CONFIG", "SET", "bind", "127.0.0.1 ::1"]).as_text(), "OK");
     let daemon = Daemon::with(&["--redis", &format!("redis://[::1]:{}", redis.port)]).await;
     assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
+    daemon.until_state("alice", "online").await;
+}
+
+/// A metric without labels.
+async fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.send("GET", "/metrics", None).await.1;
+    let line = metrics.as_str().expect("a text").lines().find_map(|line| line.strip_prefix(name));
+    line.expect("it is exported").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_every_command_count_at_once() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let mut expected = BTreeSet::new();
+    for command in [
+        "INCR presence:incr",
+        "INCRBYFLOAT presence:float 1",
+        "APPEND presence:append x",
+        "SETRANGE presence:setrange 0 on",
+        "SETBIT presence:setbit 1 1",
+        "PFADD presence:pfadd a",
+        "HSET presence:hset a b",
+        "LPUSH presence:lpush a",
+        "SADD presence:sadd a",
+        "ZADD presence:zadd 1 a",
+        "XADD presence:xadd * a b",
+        "MSET presence:mset 1",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        redis.call(&words);
+        redis.call(&["PEXPIRE", words[1], "4000"]);
+        expected.insert(words[1].trim_start_matches("presence:").to_owned());
+    }
+    for state in ["online", "offline"] {
+        let mut seen = BTreeSet::new();
+        while seen.len() < expected.len() {
+            for transition in socket.transitions().await {
+                assert_eq!(transition["state"], state, "{transition}");
+                seen.insert(transition["user"].as_str().expect("a name").to_owned());
+            }
+        }
+        assert_eq!(seen, expected, "{state}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_before_set_costs_one_question() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let before = metric(&daemon, "keybeat_lookups_total ").await;
+    let mut transitions = Vec::new();
+    for user in 0..20 {
+        redis.call(&["SET", &format!("presence:u{user}"), "1", "EX", "60"]);
+        transitions.extend(socket.transitions().await);
+    }
+    assert_eq!(transitions.len(), 20, "{transitions:?}");
+    until("each key's TTL was asked for", async || {
+        (metric(&daemon, "keybeat_lookups_total ").await >= before + 20).then_some(())
+    })
+    .await;
+    redis.call(&["SET", "presence:last", "1", "EX", "60"]);
+    assert_eq!(socket.transitions().await[0]["user"], "last");
+    assert!(metric(&daemon, "keybeat_lookups_total ").await <= before + 21);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_class_of_new_keys_is_no_gap() {
+    let redis = Redis::with(&["--notify-keyspace-events", "E$gxe"]);
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    let stats = daemon.get("/v1/stats").await;
+    assert_eq!((&stats["redis"]["mode"], &stats["gaps"]), (&json!("events"), &json!({})));
+    assert_eq!(daemon.log().matches("lacks n,").count(), 1, "{}", daemon.log());
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
     daemon.until_state("alice", "online").await;
 }
