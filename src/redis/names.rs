@@ -100,6 +100,13 @@ pub fn missing_classes(setting: &str) -> String {
     CLASSES.chars().filter(|&class| !has(class)).collect()
 }
 
+/// The classes that the daemon uses and that a server's setting had and no longer has.
+pub(super) fn lost_classes(held: &str, now: &str) -> String {
+    let had = missing_classes(held);
+    let lost = missing_classes(now).chars().filter(|&class| !had.contains(class)).collect::<String>();
+    if lacks_new(now) && !lacks_new(held) { lost + &NEW_CLASS.to_string() } else { lost }
+}
+
 /// Whether a server's setting lacks [`NEW_CLASS`]. `A` does not include it.
 pub fn lacks_new(setting: &str) -> bool {
     !setting.contains(NEW_CLASS)
@@ -130,6 +137,19 @@ mod tests {
             [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
         {
             assert_eq!(missing_classes(setting), missing, "{setting}");
+        }
+    }
+
+    #[test]
+    fn lost_classes_are_found() {
+        for (held, now, lost) in [
+            ("KEAn", "E$gxen", ""),
+            ("E$gxe", "E$x", "ge"),
+            ("E$gxen", "E$gxe", "n"),
+            ("E$", "KEA", ""),
+            ("", "", ""),
+        ] {
+            assert_eq!(lost_classes(held, now), lost, "{held} {now}");
         }
     }
 }

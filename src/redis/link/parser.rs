@@ -74,6 +74,8 @@ pub enum Parsed<'a> {
     Evidence(Kind, &'a [u8]),
     /// The new subscription is active.
     Hello,
+    /// An event of the canary's key.
+    CanaryKey,
     /// Not ours: another prefix or another daemon.
     Foreign,
 }
@@ -90,8 +92,8 @@ impl Parser {
         if operation == FENCE_OPERATION {
             return self.parse_mark(payload);
         }
-        if operation == "set" && self.is_canary(payload) {
-            return Parsed::Evidence(Kind::Canary, b"");
+        if self.is_canary(payload) {
+            return Parsed::CanaryKey;
         }
         let kind = match operation {
             "set" => Kind::Renewed,
@@ -106,7 +108,7 @@ impl Parser {
     }
 
     /// Is this our canary key? At a node of a cluster a number follows, which puts the key into a slot of the node.
-    pub(super) fn is_canary(&self, payload: &[u8]) -> bool {
+    fn is_canary(&self, payload: &[u8]) -> bool {
         let rest = payload.strip_prefix(&self.canary_key[..]);
         rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b':'))
     }
@@ -228,9 +230,9 @@ mod tests {
         }
         assert_eq!(parser.parse("lpush", b"presence:alice"), Parsed::Foreign);
         assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
-        let canary = Parsed::Evidence(Kind::Canary, b"");
-        assert_eq!(parser.parse("set", b"presence:#canary:d1"), canary);
-        assert_eq!(parser.parse("set", b"presence:#canary:d1:77"), Parsed::Evidence(Kind::Canary, b""));
+        for (operation, key) in [("set", &b"presence:#canary:d1"[..]), ("del", b"presence:#canary:d1:77")] {
+            assert_eq!(parser.parse(operation, key), Parsed::CanaryKey);
+        }
         for other in [&b"presence:#canary:d2"[..], b"presence:#canary:d1-x:3", b"presence:#canary:d"] {
             assert_eq!(parser.parse("set", other), Parsed::Foreign);
         }

@@ -271,3 +271,41 @@ async fn missing_class_of_new_keys_is_no_gap() {
     redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
     daemon.until_state("alice", "online").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_class_is_a_gap_and_is_repaired() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let events = || redis.call(&["CONFIG", "GET", "notify-keyspace-events"]).list().remove(1);
+    for (round, without) in ["$", "g", "n", "x", "ge"].into_iter().enumerate() {
+        redis.call(&["SET", "presence:alice", "1", "EX", "600"]);
+        daemon.until_state("alice", "online").await;
+        let rest: String = "E$gxen".chars().filter(|&class| !without.contains(class)).collect();
+        redis.call(&["CONFIG", "SET", "notify-keyspace-events", &rest]);
+        redis.call(&["DEL", "presence:alice"]);
+        daemon.until_state("alice", "offline").await;
+        until("the class is back", async || {
+            "E$gxen".chars().all(|class| events().as_text().contains(class)).then_some(())
+        })
+        .await;
+        daemon.ready().await;
+        let gaps = daemon.get("/v1/stats").await["gaps"]["canary"].as_u64();
+        assert!(gaps > Some(round as u64), "without {without}: {gaps:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_right_makes_the_daemon_unready() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    for right in ["pttl", "publish", "del", "set"] {
+        redis.call(&["ACL", "SETUSER", "keybeat", &format!("-{right}")]);
+        until("the cause names the right", async || {
+            let cause = daemon.not_ready().await;
+            (cause.contains("NOPERM") && cause.contains(right)).then_some(())
+        })
+        .await;
+        redis.call(&["ACL", "SETUSER", "keybeat", &format!("+{right}")]);
+        daemon.ready().await;
+    }
+}
