@@ -1,6 +1,7 @@
 //! What a Redis server is and does, as far as presence depends on it: settings that are read, and commands and events
 //! that are tried with a key of our own. It changes no setting. `doctor` decides what follows from the facts.
 
+use crate::presence::Key;
 use crate::redis::cluster::Node;
 use crate::redis::info::Info;
 use crate::redis::link::events::EventStream;
@@ -283,8 +284,8 @@ impl Exam<'_> {
 
     /// Reads TTL and type of each key.
     async fn look_at(&self, names: Vec<Vec<u8>>, keys: &mut KeySample) {
-        let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
-        let names: Vec<String> = names.map(|name| self.names.redis_key(&name)).collect();
+        let valid = names.iter().filter_map(|name| Key::parse(name).ok());
+        let names: Vec<String> = valid.map(|key| self.names.redis_key(key.as_str())).collect();
         let mut commands = Commands::default();
         for name in &names {
             commands.add_pttl(name);

@@ -10,6 +10,10 @@ pub struct Names {
 /// The first byte after the prefix in a key of the daemon itself. No user name can begin with it.
 const OWN_MARK: u8 = b'#';
 
+/// How the canary's key continues after [`OWN_MARK`]. A second `#` is in no valid name, so a daemon whose prefix is the
+/// beginning of this daemon's does not take the key for a session.
+const CANARY: &str = "canary:#:";
+
 /// The operations that create or end a key (Redis documents them under "keyspace notifications").
 /// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
 /// `EXPIRE` renewed. They need the class letters in [`CLASSES`].
@@ -49,10 +53,12 @@ impl Names {
         format!("{}{key}", self.prefix)
     }
 
-    /// The key without its prefix; `None` for a key that is not presence, or the daemon's own.
+    /// The key without its prefix; `None` for a key that is not presence, or the own key of any daemon.
     pub fn strip<'a>(&self, redis_key: &'a [u8]) -> Option<&'a [u8]> {
         let name = redis_key.strip_prefix(self.prefix.as_bytes())?;
-        (name.first() != Some(&OWN_MARK)).then_some(name)
+        let mark = name.iter().position(|&byte| byte == OWN_MARK);
+        let own = mark.is_some_and(|at| at == 0 || name[at + 1..].starts_with(CANARY.as_bytes()));
+        (!own).then_some(name)
     }
 
     /// The pattern of `SCAN … MATCH` for keys whose name after the prefix matches `pattern`, a glob.
@@ -62,7 +68,7 @@ impl Names {
 
     /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
-        format!("{}{}canary:{daemon}", self.prefix, OWN_MARK as char)
+        format!("{}{}{CANARY}{daemon}", self.prefix, OWN_MARK as char)
     }
 
     /// All channels to subscribe to. The fences' channel is the last: once a fence arrives, the other
@@ -122,6 +128,9 @@ mod tests {
         assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
         assert_eq!(names.strip(b"other:alice"), None);
         assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
+        let other = Names::new("presence:eu:", 3).canary_key("x:17");
+        assert_eq!(names.strip(other.as_bytes()), None, "of a daemon with a longer prefix");
+        assert!(names.strip(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
         assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
         assert_eq!(names.channels()[0], "__keyevent@3__:set");
     }

@@ -11,8 +11,9 @@ use anyhow::{Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The key's TTL in seconds: long enough that an outage is not mistaken for a flush.
-pub(super) const TTL_S: &str = "3600";
+/// The key's TTL in seconds. After a longer outage the missing key counts as a flush: then absence proves nothing for
+/// a while, and users who left go offline later. A daemon that was killed leaves the key for this long.
+pub(super) const TTL_S: &str = "300";
 
 /// Whether the keyspace was replaced, or the server's refusal to set the key.
 type Renewed = Result<bool, String>;

@@ -230,10 +230,11 @@ mod tests {
         }
         assert_eq!(parser.parse("lpush", b"presence:alice"), Parsed::Foreign);
         assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
-        for (operation, key) in [("set", &b"presence:#canary:d1"[..]), ("del", b"presence:#canary:d1:77")] {
+        for (operation, key) in [("set", &b"presence:#canary:#:d1"[..]), ("del", b"presence:#canary:#:d1:77")]
+        {
             assert_eq!(parser.parse(operation, key), Parsed::CanaryKey);
         }
-        for other in [&b"presence:#canary:d2"[..], b"presence:#canary:d1-x:3", b"presence:#canary:d"] {
+        for other in [&b"presence:#canary:#:d2"[..], b"presence:#canary:#:d1-x:3", b"presence:#canary:#:d"] {
             assert_eq!(parser.parse("set", other), Parsed::Foreign);
         }
     }

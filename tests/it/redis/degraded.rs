@@ -309,3 +309,43 @@ async fn revoked_right_makes_the_daemon_unready() {
         daemon.ready().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enormous_names_are_skipped_and_counted() {
+    let redis = Redis::start();
+    let enormous = format!("presence:{}", "x".repeat(24_000_000));
+    let mut client = redis.client();
+    client.call(&["SET", &enormous, "1"]);
+    for i in 0..1_200 {
+        client.call(&["SET", &format!("presence:{i}{}", "y".repeat(40_000)), "1"]);
+    }
+    client.call(&["SET", "presence:alice", "1", "EX", "600"]);
+    let daemon = Daemon::start(&redis).await;
+    daemon.until_state("alice", "online").await;
+    assert!(metric(&daemon, "keybeat_invalid_keys_total ").await >= 1_201);
+    // The event of such a key is skipped, too.
+    client.call(&["SET", &enormous, "2"]);
+    client.call(&["SET", "presence:bob", "1", "EX", "600"]);
+    daemon.until_state("bob", "online").await;
+    assert_eq!(daemon.get("/v1/stats").await["gaps"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn canary_of_a_longer_prefix_is_no_user() {
+    let redis = Redis::start();
+    let europe = Daemon::with(&["--redis", &redis.url(), "--prefix", "presence:eu:"]).await;
+    let daemon = Daemon::start(&redis).await;
+    let (mut socket, users) = daemon.watch_all().await;
+    assert_eq!(users, [json!(null); 0]);
+    let canary = redis.call(&["KEYS", "presence:eu:#canary:*"]).list().remove(0);
+    let left = redis.call(&["PTTL", canary.as_text()]).number();
+    assert!((1..=300_000).contains(&left), "{left}");
+    let value = || redis.call(&["GET", canary.as_text()]).as_text().parse::<u64>().expect("a number");
+    let before = value();
+    until("the canary was renewed", async || (value() > before).then_some(())).await;
+    redis.call(&["SET", "presence:eu:bob", "1", "EX", "60"]);
+    let seen = socket.transitions().await;
+    assert_eq!(seen[0]["user"], "eu:bob", "{seen:?}");
+    assert_eq!(metric(&daemon, "keybeat_invalid_keys_total ").await, 0);
+    europe.until_state("bob", "online").await;
+}
