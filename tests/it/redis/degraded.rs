@@ -1,5 +1,6 @@
 //! Servers that allow less than everything.
 
+use crate::cli::usage::{ended, keybeat};
 use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
@@ -348,4 +349,13 @@ async fn canary_of_a_longer_prefix_is_no_user() {
     assert_eq!(seen[0]["user"], "eu:bob", "{seen:?}");
     assert_eq!(metric(&daemon, "keybeat_invalid_keys_total ").await, 0);
     europe.until_state("bob", "online").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beat_needs_only_the_right_to_set() {
+    let redis = Redis::start();
+    let url = with_user(&redis, &["~presence:*", "resetchannels", "+set"]);
+    let ran = ended(keybeat(&["beat", "zoe", "--redis", &url])).await;
+    assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{ran:?}");
+    assert_eq!(redis.presence_keys(), ["presence:zoe"]);
 }
