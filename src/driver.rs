@@ -148,7 +148,7 @@ impl Driver {
             }
             Feed::Up { ref run, flushed, uptime_ms, silent } => {
                 self.links.begin_gap(link, Cause::Start);
-                let (silent, mark) = (silent.any(), self.hub.last_mark());
+                let (silent, mark) = (silent.needs_polling(), self.hub.last_mark());
                 LinkNotice::Up { run, flushed, uptime_ms, silent, mark }
             }
             Feed::Replaced => LinkNotice::Replaced,

@@ -4,7 +4,7 @@ use super::{DoctorArgs, logging, progress};
 use crate::redis::cluster::{self, Node, SLOTS};
 use crate::redis::inspect::{Facts, KeySample};
 use crate::redis::target::{Target, is_about_password};
-use crate::redis::{CLASSES, missing_classes};
+use crate::redis::{CLASSES, NEW_CLASS, missing_classes};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 /// The first major version of Redis with RESP3, which keybeat requires.
 const OLDEST: u64 = 6;
+/// The first major version that knows the class of new keys.
+const KNOWS_NEW: u64 = 7;
 /// A larger difference between the clocks makes times on the wire hard to compare, in milliseconds.
 const CLOCK_MS: i64 = 1_000;
 /// The default output buffer limit of a subscriber: 32 MiB.
@@ -148,16 +150,27 @@ fn examine(facts: &Facts) -> Vec<Finding> {
     }
     findings.extend([rights(facts), events(facts), events_after_restart(facts), configuring(facts)]);
     findings.extend([eviction(facts), buffers(facts), lag(facts), clock(facts), replicas(facts)]);
-    findings.extend([immortal(&facts.keys), other_types(&facts.keys)]);
+    findings.extend([immortal(&facts.keys), other_types(facts)]);
     findings
 }
 
-fn version(facts: &Facts) -> Finding {
+/// Name, version and major version of the server.
+fn software(facts: &Facts) -> (&'static str, &str, Option<u64>) {
     let (name, version) = match facts.field("valkey_version") {
         "" => ("Redis", facts.field("redis_version")),
         version => ("Valkey", version),
     };
-    let major = version.split('.').next().and_then(|major| major.parse::<u64>().ok());
+    (name, version, version.split('.').next().and_then(|major| major.parse().ok()))
+}
+
+/// The classes that a server should have: those that keybeat needs, and the one of new keys if the server knows it.
+fn best_classes(facts: &Facts) -> String {
+    let knows_new = software(facts).2.is_some_and(|major| major >= KNOWS_NEW);
+    CLASSES.chars().chain(knows_new.then_some(NEW_CLASS)).collect()
+}
+
+fn version(facts: &Facts) -> Finding {
+    let (name, version, major) = software(facts);
     match major {
         None => Finding::new(
             "version",
@@ -250,8 +263,10 @@ fn set_classes(held: &str, missing: &str) -> String {
 }
 
 fn events(facts: &Facts) -> Finding {
-    if let Some(missing) = facts.missing_classes().filter(|missing| !missing.is_empty()) {
+    if let Some(mut missing) = facts.missing_classes().filter(|missing| !missing.is_empty()) {
         let held = facts.setting("notify-keyspace-events").unwrap_or_default();
+        missing
+            .extend(best_classes(facts).chars().filter(|&class| class == NEW_CLASS && !held.contains(class)));
         let cause = format!("notify-keyspace-events is {held:?} and lacks {missing:?}");
         let mend = set_classes(held, &missing);
         return if facts.may_set {
@@ -270,10 +285,7 @@ fn events(facts: &Facts) -> Finding {
         .filter(|name| !facts.arrived.contains(*name))
         .collect();
     if missed.is_empty() {
-        return Finding::ok(
-            "events",
-            "the server sent an event for each change of a test key: set, expired, deleted",
-        );
+        return new_keys(facts);
     }
     let cause = format!("the server sent no event for these changes of a test key: {}", missed.join(", "));
     if missed.contains(&"keybeat-fence") {
@@ -285,7 +297,26 @@ fn events(facts: &Facts) -> Finding {
             mend,
         );
     }
-    Finding::new("events", Severity::Fatal, cause, set_classes("", CLASSES))
+    Finding::new("events", Severity::Fatal, cause, set_classes("", &best_classes(facts)))
+}
+
+/// Whether the server reports keys that other commands than SET create. The daemon works without it.
+fn new_keys(facts: &Facts) -> Finding {
+    const CHECK: &str = "events";
+    const LATE: &str =
+        "keys that other commands than SET create are found only when keybeat compares all keys";
+    if facts.arrived.contains("new") {
+        let cause = "the server sent an event for each change of a test key: new, set, expired, deleted";
+        return Finding::ok(CHECK, cause);
+    }
+    if !best_classes(facts).contains(NEW_CLASS) {
+        let cause = format!("the server does not know the event class {NEW_CLASS} (new keys): {LATE}");
+        return Finding::new(CHECK, Severity::Note, cause, "install Redis 7 or newer, or Valkey");
+    }
+    let adds = if facts.may_set { "; keybeat serve adds it when it starts" } else { "" };
+    let cause = format!("notify-keyspace-events lacks {NEW_CLASS} (new keys){adds}; without it, {LATE}");
+    let held = facts.setting("notify-keyspace-events").unwrap_or(CLASSES);
+    Finding::new(CHECK, Severity::Note, cause, set_classes(held, &NEW_CLASS.to_string()))
 }
 
 /// Whether the event classes survive a restart: a setting that is not in the file is lost.
@@ -308,7 +339,7 @@ fn events_after_restart(facts: &Facts) -> Finding {
             format!(
                 "cannot read {path} on this machine, so it is unknown whether the server sends events after a restart"
             ),
-            format!("check that the file contains: notify-keyspace-events {}", CLASSES),
+            format!("check that the file contains: notify-keyspace-events {}", best_classes(facts)),
         ),
         Some(missing) if missing.is_empty() => {
             Finding::ok(CHECK, format!("{path} sets the event classes, too"))
@@ -449,7 +480,7 @@ fn replicas(facts: &Facts) -> Finding {
             "replicas",
             Severity::Note,
             format!("{count}; a replica that becomes primary uses its own settings, event classes included"),
-            format!("on each replica: {}", set_classes("", CLASSES)),
+            format!("on each replica: {}", set_classes("", &best_classes(facts))),
         ),
     }
 }
@@ -470,7 +501,8 @@ fn immortal(keys: &KeySample) -> Finding {
     Finding::new("ttl", Severity::Warning, cause, format!("redis-cli EXPIRE {} 30", quoted(first)))
 }
 
-fn other_types(keys: &KeySample) -> Finding {
+fn other_types(facts: &Facts) -> Finding {
+    let keys = &facts.keys;
     let Some((first, kind)) = keys.other.first() else {
         return Finding::ok(
             "types",
@@ -478,12 +510,19 @@ fn other_types(keys: &KeySample) -> Finding {
         );
     };
     let some = some_of(keys, keys.other.len());
-    let cause =
-        format!("{some} are not strings, such as the {kind} {first:?}; writes into them are not heartbeats");
+    let (severity, seen) = if facts.arrived.contains("new") {
+        (
+            Severity::Note,
+            "they count from their creation, EXPIRE renews them, and other writes are not heartbeats",
+        )
+    } else {
+        (Severity::Warning, "keybeat finds them only when it compares all keys")
+    };
+    let cause = format!("{some} are not strings, such as the {kind} {first:?}; {seen}");
     let first = quoted(first);
     Finding::new(
         "types",
-        Severity::Warning,
+        severity,
         cause,
         format!("redis-cli DEL {first}; send heartbeats as SET {first} 1 EX 30"),
     )

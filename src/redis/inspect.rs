@@ -1,10 +1,11 @@
 //! What a Redis server is and does, as far as presence depends on it: settings that are read, and commands and events
 //! that are tried with a key of our own. It changes no setting. `doctor` decides what follows from the facts.
 
+use crate::presence::Key;
 use crate::redis::cluster::Node;
 use crate::redis::info::Info;
 use crate::redis::link::events::EventStream;
-use crate::redis::names::{Names, missing_classes};
+use crate::redis::names::{FENCE_OPERATION, Names, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::{ASKING, Commands};
 use crate::redis::resp::reply::RedisReply;
@@ -26,6 +27,8 @@ const SHORT_MS: u64 = 100;
 const LOOK_AT: usize = 200_000;
 /// The most presence keys whose type and TTL are read.
 const ASK: usize = 10_000;
+/// The events that the daemon cannot do without. `new` comes before the `set` of the same key.
+const ALWAYS: [&str; 4] = ["set", "expired", "del", FENCE_OPERATION];
 /// The settings that matter here.
 const SETTINGS: [&str; 7] = [
     EVENTS,
@@ -56,7 +59,7 @@ pub struct Facts {
     pub in_file: Option<String>,
     /// How far the server's clock is ahead of this machine's, and the error of that, in milliseconds.
     pub clock_ms: Option<(i64, i64)>,
-    /// The events of a key of our own that arrived: `set`, `expired`, `del`, and the daemon's fence.
+    /// The events of a key of our own that arrived: `new`, `set`, `expired`, `del`, and the daemon's fence.
     pub arrived: BTreeSet<String>,
     /// Some of the presence keys.
     pub keys: KeySample,
@@ -129,6 +132,11 @@ impl Facts {
     /// The event classes that keybeat needs and the setting lacks; `None` if the setting cannot be read.
     pub fn missing_classes(&self) -> Option<String> {
         self.setting(EVENTS).map(missing_classes)
+    }
+
+    /// Does `notify-keyspace-events` lack the class of new keys? `None` if the setting cannot be read.
+    pub fn lacks_new(&self) -> Option<bool> {
+        self.setting(EVENTS).map(lacks_new)
     }
 
     /// How many keys with a TTL the server has, in all databases.
@@ -212,9 +220,9 @@ impl Exam<'_> {
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
         let mut stream = EventStream::subscribe(target, &self.names.channels()).await?;
         let key = self.own_key();
-        let mut arrived = BTreeSet::new();
+        let mut arrived: BTreeSet<String> = BTreeSet::new();
         let receive = async {
-            while arrived.len() < 4 {
+            while !ALWAYS.iter().all(|event| arrived.contains(*event)) {
                 // The fence carries our key as its text.
                 let take = |operation: &str, payload: &[u8]| {
                     if payload == key.as_bytes() {
@@ -276,8 +284,8 @@ impl Exam<'_> {
 
     /// Reads TTL and type of each key.
     async fn look_at(&self, names: Vec<Vec<u8>>, keys: &mut KeySample) {
-        let names = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
-        let names: Vec<String> = names.map(|name| self.names.redis_key(&name)).collect();
+        let valid = names.iter().filter_map(|name| Key::parse(name).ok());
+        let names: Vec<String> = valid.map(|key| self.names.redis_key(key.as_str())).collect();
         let mut commands = Commands::default();
         for name in &names {
             commands.add_pttl(name);

@@ -21,4 +21,4 @@ pub mod tls;
 mod url;
 pub mod writer;
 
-pub use names::{CLASSES, Names, missing_classes};
+pub use names::{CLASSES, NEW_CLASS, Names, lacks_new, missing_classes};

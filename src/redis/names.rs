@@ -10,11 +10,16 @@ pub struct Names {
 /// The first byte after the prefix in a key of the daemon itself. No user name can begin with it.
 const OWN_MARK: u8 = b'#';
 
+/// How the canary's key continues after [`OWN_MARK`]. A second `#` is in no valid name, so a daemon whose prefix is the
+/// beginning of this daemon's does not take the key for a session.
+const CANARY: &str = "canary:#:";
+
 /// The operations that create or end a key (Redis documents them under "keyspace notifications").
 /// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
 /// `EXPIRE` renewed. They need the class letters in [`CLASSES`].
-const OPERATIONS: [&str; 10] = [
+const OPERATIONS: [&str; 11] = [
     "set",
+    "new",
     "expired",
     "del",
     "evicted",
@@ -28,6 +33,10 @@ const OPERATIONS: [&str; 10] = [
 
 /// What `notify-keyspace-events` must contain: keyevents of string, generic, expired and evicted.
 pub const CLASSES: &str = "E$gxe";
+
+/// The class of `new`, which reports each key that any command creates. Redis 6 does not know the class, and the
+/// daemon works without it.
+pub const NEW_CLASS: char = 'n';
 
 /// The operation of the channel on which the daemon publishes its fences. The channel's name begins like that of
 /// a keyevent channel, so that one ACL rule (`&__keyevent@*`) covers both.
@@ -44,10 +53,12 @@ impl Names {
         format!("{}{key}", self.prefix)
     }
 
-    /// The key without its prefix; `None` for a key that is not presence, or the daemon's own.
+    /// The key without its prefix; `None` for a key that is not presence, or the own key of any daemon.
     pub fn strip<'a>(&self, redis_key: &'a [u8]) -> Option<&'a [u8]> {
         let name = redis_key.strip_prefix(self.prefix.as_bytes())?;
-        (name.first() != Some(&OWN_MARK)).then_some(name)
+        let mark = name.iter().position(|&byte| byte == OWN_MARK);
+        let own = mark.is_some_and(|at| at == 0 || name[at + 1..].starts_with(CANARY.as_bytes()));
+        (!own).then_some(name)
     }
 
     /// The pattern of `SCAN … MATCH` for keys whose name after the prefix matches `pattern`, a glob.
@@ -57,7 +68,7 @@ impl Names {
 
     /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
-        format!("{}{}canary:{daemon}", self.prefix, OWN_MARK as char)
+        format!("{}{}{CANARY}{daemon}", self.prefix, OWN_MARK as char)
     }
 
     /// All channels to subscribe to. The fences' channel is the last: once a fence arrives, the other
@@ -95,6 +106,18 @@ pub fn missing_classes(setting: &str) -> String {
     CLASSES.chars().filter(|&class| !has(class)).collect()
 }
 
+/// The classes that the daemon uses and that a server's setting had and no longer has.
+pub(super) fn lost_classes(held: &str, now: &str) -> String {
+    let had = missing_classes(held);
+    let lost = missing_classes(now).chars().filter(|&class| !had.contains(class)).collect::<String>();
+    if lacks_new(now) && !lacks_new(held) { lost + &NEW_CLASS.to_string() } else { lost }
+}
+
+/// Whether a server's setting lacks [`NEW_CLASS`]. `A` does not include it.
+pub fn lacks_new(setting: &str) -> bool {
+    !setting.contains(NEW_CLASS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +128,9 @@ mod tests {
         assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
         assert_eq!(names.strip(b"other:alice"), None);
         assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
+        let other = Names::new("presence:eu:", 3).canary_key("x:17");
+        assert_eq!(names.strip(other.as_bytes()), None, "of a daemon with a longer prefix");
+        assert!(names.strip(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
         assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
         assert_eq!(names.channels()[0], "__keyevent@3__:set");
     }
@@ -120,6 +146,19 @@ mod tests {
             [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
         {
             assert_eq!(missing_classes(setting), missing, "{setting}");
+        }
+    }
+
+    #[test]
+    fn lost_classes_are_found() {
+        for (held, now, lost) in [
+            ("KEAn", "E$gxen", ""),
+            ("E$gxe", "E$x", "ge"),
+            ("E$gxen", "E$gxe", "n"),
+            ("E$", "KEA", ""),
+            ("", "", ""),
+        ] {
+            assert_eq!(lost_classes(held, now), lost, "{held} {now}");
         }
     }
 }

@@ -44,7 +44,8 @@ impl Embedded {
         let binary = find_binary()?;
         let folder = tempfile::Builder::new().prefix("keybeat-").tempdir()?;
         let conf = folder.path().join("redis.conf");
-        std::fs::write(&conf, REDIS_CONF)?;
+        // Redis 6 does not start with the class of new keys; the daemon adds the class where it can.
+        std::fs::write(&conf, REDIS_CONF.replace("E$gxen", "E$gxe"))?;
         let keeper = Command::new("/bin/sh")
             .args(["-c", KEEPER])
             .arg(folder.path())

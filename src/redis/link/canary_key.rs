@@ -1,16 +1,19 @@
-//! The canary: a key that the daemon renews to verify that the stream reports it and that the keyspace is the same.
+//! The canary: a key that the daemon deletes and sets to verify that the stream reports it, that the keyspace is the
+//! same, and that the daemon still has its rights.
 
 use crate::redis::cluster::{self, Topology};
 use crate::redis::link::feed::Silent;
 use crate::redis::link::settings::LinkSettings;
 use crate::redis::resp::client::Pipeline;
+use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
 use anyhow::{Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The key's TTL in seconds: long enough that an outage is not mistaken for a flush.
-pub(super) const TTL_S: &str = "3600";
+/// The key's TTL in seconds. After a longer outage the missing key counts as a flush: then absence proves nothing for
+/// a while, and users who left go offline later. A daemon that was killed leaves the key for this long.
+pub(super) const TTL_S: &str = "300";
 
 /// Whether the keyspace was replaced, or the server's refusal to set the key.
 type Renewed = Result<bool, String>;
@@ -42,15 +45,20 @@ impl CanaryNumbers {
     /// Writes the next number and returns whether the keyspace was replaced.
     async fn replace(&self, pipeline: &Pipeline, key: &str) -> Result<Renewed> {
         let number = self.next();
-        let command = ["SET", key, &number.to_string(), "EX", TTL_S, "GET"];
-        let found = match pipeline.one(&command).await? {
-            RedisReply::Refused(why) => return Ok(Err(why)),
+        let reply = pipeline.one(&["SET", key, &number.to_string(), "EX", TTL_S, "GET"]).await?;
+        Ok(self.replaced(number, reply))
+    }
+
+    /// What the reply to `SET … GET` with this number means.
+    fn replaced(&self, number: u64, reply: RedisReply) -> Renewed {
+        let found = match reply {
+            RedisReply::Refused(why) => return Err(why),
             RedisReply::Text(found) => std::str::from_utf8(&found).ok().and_then(|found| found.parse().ok()),
             _ => None,
         };
         let held = self.held.load(Ordering::Relaxed);
         self.written(number);
-        Ok(Ok(held > 0 && !found.is_some_and(|found: u64| (held..number).contains(&found))))
+        Ok(held > 0 && !found.is_some_and(|found: u64| (held..number).contains(&found)))
     }
 
     /// The key's value is now at least this number.
@@ -107,8 +115,15 @@ fn is_unknown_option(why: &str) -> bool {
     why.contains("syntax error")
 }
 
-/// Renews the canary's key and returns whether the keyspace was replaced. A published mark stands in for the key's
-/// event if the node owns none of the key's slots, or if the server does not publish `set`.
+/// The commands that publish a mark.
+pub(super) struct Marks {
+    /// Stands in for the key's events if the node owns none of the key's slots, or if the server does not publish `set`.
+    pub(super) canary: [String; 3],
+    /// Proves nothing: the command shows whether the daemon may still publish its fences.
+    pub(super) fence: [String; 3],
+}
+
+/// Renews the canary's key, and returns whether the keyspace was replaced.
 ///
 /// # Errors
 /// The connection was lost, or the server refused a command.
@@ -116,31 +131,99 @@ pub(super) async fn send(
     pipeline: &Pipeline,
     key: Option<(String, Arc<CanaryNumbers>)>,
     silent: Silent,
-    mark: &[&str],
+    marks: Marks,
 ) -> Result<bool> {
     let mut replaced = false;
-    let mut published = false;
+    let mut mark = marks.canary;
     if let Some((key, numbers)) = key {
-        match renew(pipeline, &key, &numbers).await? {
-            Ok(found) => (replaced, published) = (found, !silent.set),
+        match renew(pipeline, &key, &numbers, silent).await? {
+            Ok(found) if silent.set => replaced = found,
+            Ok(found) => (replaced, mark) = (found, marks.fence),
             Err(why) if cluster::redirection(&why).is_some() => numbers.forget(),
             Err(why) => bail!("{why}"),
         }
     }
-    if !published {
-        pipeline.one(mark).await?.accepted()?;
-    }
+    pipeline.one(&mark.each_ref().map(String::as_str)).await?.accepted()?;
     Ok(replaced)
 }
 
-async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers) -> Result<Renewed> {
-    match numbers.replace(pipeline, key).await? {
+/// Reads the key's value and its TTL, deletes it and sets it again. The commands go out in one write, which Redis
+/// carries out as a whole unless the network splits it.
+async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers, silent: Silent) -> Result<Renewed> {
+    let number = numbers.next();
+    let value = number.to_string();
+    let set = ["SET", key, &value, "EX", TTL_S];
+    let mut commands = Commands::one(&["SET", key, &value, "EX", TTL_S, "GET"]);
+    commands.add_pttl(key);
+    if !silent.del {
+        commands.add(&["DEL", key]);
+        commands.add(&set);
+    }
+    let mut replies = pipeline.send(commands).await?.into_iter();
+    let Some(first) = replies.next() else { bail!("the server sent no reply") };
+    let refused = |reply: RedisReply| match reply {
+        RedisReply::Refused(why) => Some(why),
+        _ => None,
+    };
+    if let Some(why) = replies.find_map(refused) {
+        return Ok(Err(why));
+    }
+    match numbers.replaced(number, first) {
         Err(why) if is_unknown_option(&why) => {}
         done => return Ok(done),
     }
-    if let RedisReply::Refused(why) = pipeline.one(&["SET", key, "0", "EX", TTL_S]).await? {
+    if silent.del
+        && let Some(why) = refused(pipeline.one(&set).await?)
+    {
         return Ok(Err(why));
     }
     numbers.forget();
     Ok(Ok(false))
+}
+
+/// How far the events of the canary under way have come. They come in the order `set`, `del`, `new`, `set`; the last
+/// one proves all of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CanaryProof {
+    del: bool,
+    new: bool,
+}
+
+impl CanaryProof {
+    /// Takes an event of the canary's key. Returns whether it proves each class that the server published when the
+    /// connection began.
+    pub(super) fn take(&mut self, operation: &str, silent: Silent) -> bool {
+        match operation {
+            "del" => *self = CanaryProof { del: true, new: false },
+            "new" => self.new = true,
+            "set" => {
+                let seen = std::mem::take(self);
+                return (seen.del || silent.del) && (seen.new || silent.new || silent.del);
+            }
+            _ => {}
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_is_proven_by_its_event() {
+        let proven = |events: &[&str], silent: Silent| {
+            let mut proof = CanaryProof::default();
+            events.iter().filter(|event| proof.take(event, silent)).count()
+        };
+        let (all, no_new) = (Silent::default(), Silent { new: true, ..Silent::default() });
+        let no_del = Silent { del: true, ..no_new };
+        assert_eq!(proven(&["set", "del", "new", "set"], all), 1);
+        assert_eq!(proven(&["expired", "new", "set", "del", "new", "set"], all), 1, "the key had expired");
+        assert_eq!(proven(&["set", "new", "set"], all), 0, "no class of del");
+        assert_eq!(proven(&["set", "del", "set", "set", "del", "set"], all), 0, "no class of new");
+        assert_eq!(proven(&["del", "new"], all), 0, "no class of set");
+        assert_eq!(proven(&["set", "del", "set"], no_new), 1);
+        assert_eq!(proven(&["set"], no_del), 1);
+    }
 }

@@ -45,11 +45,13 @@ pub struct Silent {
     pub set: bool,
     /// `del`.
     pub del: bool,
+    /// `new`, which Redis 6 does not know. Without it the daemon does not poll.
+    pub new: bool,
 }
 
 impl Silent {
-    /// Is any event missing?
-    pub fn any(self) -> bool {
+    /// Is an event missing that the daemon has to poll for?
+    pub fn needs_polling(self) -> bool {
         self.set || self.del
     }
 }

@@ -8,7 +8,7 @@ use crate::redis::link::events::{EventStream, NEEDS};
 use crate::redis::link::feed::Silent;
 use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
-use crate::redis::names::{CLASSES, missing_classes};
+use crate::redis::names::{CLASSES, NEW_CLASS, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
@@ -39,6 +39,8 @@ pub(super) struct LinkMemory {
     pub(super) canary: CanaryKey,
     /// The server refused writes: nobody could renew a key, so keys expired.
     pub(super) refused: bool,
+    /// The log says that the server does not publish `new`.
+    logged_new: bool,
 }
 
 /// A subscription that is proven to be active.
@@ -53,6 +55,8 @@ pub(super) struct Subscription {
     pub(super) flushed: bool,
     pub(super) uptime_ms: u64,
     pub(super) silent: Silent,
+    /// `notify-keyspace-events`, if it can be read.
+    pub(super) classes: Option<String>,
     /// How many keys the database has, not only presence keys.
     pub(super) size: usize,
     pub(super) version: String,
@@ -70,7 +74,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
     if settings.place.is_none() && is_of_cluster(&info) {
         has_all_slots(client.pipeline(), &primary).await?;
     }
-    configure(client.pipeline(), settings).await?;
+    let classes = configure(client.pipeline(), settings).await?;
     let mut stream = EventStream::subscribe(&primary, &settings.names.channels()).await?;
     let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let parser = Parser::new(settings.names.clone(), &settings.daemon, name, settings.seal.clone());
@@ -80,6 +84,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
     let same = memory.run.as_ref() == Some(&run);
     let replaced = same && memory.canary.is_replaced(client.pipeline()).await?;
     let silent = trial.try_events(memory.canary.choose(settings)).await?;
+    log_silent(settings.target.shown(), silent, &mut memory.logged_new);
     Ok(Subscription {
         primary,
         stream,
@@ -89,6 +94,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         flushed: replaced || memory.refused,
         uptime_ms: info.uptime_ms(),
         silent,
+        classes,
         size: info.keys_in(settings.target.db()),
         version: info.field("redis_version").to_owned(),
     })
@@ -124,31 +130,61 @@ async fn has_all_slots(pipeline: &Pipeline, node: &Target) -> Result<()> {
     )
 }
 
+/// Logs which events the server does not publish; a missing `new` only once.
+fn log_silent(server: &str, silent: Silent, logged_new: &mut bool) {
+    if silent.needs_polling() {
+        warn!(
+            server,
+            "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
+             which is slower; {EVENTS} needs at least {CLASSES}"
+        );
+    } else if silent.new && !std::mem::replace(logged_new, true) {
+        info!(
+            server,
+            "{EVENTS} lacks {NEW_CLASS}, so a key that another command than SET creates is found at the next \
+             comparison; Redis 7 and Valkey know this class"
+        );
+    }
+}
+
 /// Adds the classes that `notify-keyspace-events` lacks. If CONFIG is forbidden, it logs that; the trial of
-/// the events then shows whether they arrive anyway.
-async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<()> {
+/// the events then shows whether they arrive anyway. Returns the setting as it is now, if it can be read.
+async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<Option<String>> {
     let server = settings.target.shown();
     let held = match server_config::get(pipeline, EVENTS).await? {
         Ok(held) => held.unwrap_or_default(),
         Err(why) => {
             warn!(server, "{EVENTS} cannot be read ({why}); it needs at least {CLASSES}");
-            return Ok(());
+            return Ok(None);
         }
     };
     let missing = missing_classes(&held);
+    if settings.configure && lacks_new(&held) {
+        // Redis 6 refuses the class.
+        let wanted = format!("{held}{missing}{NEW_CLASS}");
+        if server_config::set(pipeline, EVENTS, &wanted).await?.is_ok() {
+            info!(server, "{EVENTS} was {held:?}, is now {wanted:?} until the server restarts");
+            return Ok(Some(wanted));
+        }
+    }
     if missing.is_empty() {
-        return Ok(());
+        return Ok(Some(held));
     }
     let wanted = format!("{held}{missing}");
     if !settings.configure {
         warn!(server, "{EVENTS} is {held:?} and lacks {missing:?}; set it: CONFIG SET {EVENTS} {wanted}");
-        return Ok(());
+        return Ok(Some(held));
     }
     match server_config::set(pipeline, EVENTS, &wanted).await? {
-        Ok(()) => info!(server, "{EVENTS} was {held:?}, is now {wanted:?} until the server restarts"),
-        Err(why) => warn!(server, "{EVENTS} is {held:?} and cannot be changed ({why}); set it to {wanted}"),
+        Ok(()) => {
+            info!(server, "{EVENTS} was {held:?}, is now {wanted:?} until the server restarts");
+            Ok(Some(wanted))
+        }
+        Err(why) => {
+            warn!(server, "{EVENTS} is {held:?} and cannot be changed ({why}); set it to {wanted}");
+            Ok(Some(held))
+        }
     }
-    Ok(())
 }
 
 /// The trial of a new subscription.
@@ -200,7 +236,7 @@ impl Trial<'_> {
         let set: &[&str] = &["SET", &key, &value, "EX", canary_key::TTL_S];
         let mark = &["PUBLISH", &self.settings.names.fence_channel(), &self.parser.mark(TRIED)];
         let mut commands = Commands::default();
-        [set, &["DEL", &key], set, mark].iter().for_each(|command| commands.add(command));
+        [set, &["PTTL", &key], &["DEL", &key], set, mark].iter().for_each(|command| commands.add(command));
         for reply in self.pipeline.send(commands).await? {
             let RedisReply::Refused(why) = reply else { continue };
             // Another node owns the slot now; the next canary finds out.
@@ -208,33 +244,26 @@ impl Trial<'_> {
                 numbers.forget();
                 return Ok(Silent::default());
             }
-            bail!("the canary could not be set: {why}");
+            bail!("a command with the canary's key failed: {why}");
         }
         numbers.written(number);
-        let silent = match timeout(PROOF, self.tried_events()).await {
-            Ok(silent) => silent?,
+        match timeout(PROOF, self.tried_events()).await {
+            Ok(silent) => silent,
             Err(_) => bail!("a mark did not arrive within {PROOF:?}"),
-        };
-        if silent.any() {
-            warn!(
-                server = self.settings.target.shown(),
-                "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
-                 which is slower; {EVENTS} needs at least {CLASSES}"
-            );
         }
-        Ok(silent)
     }
 
     /// Which events of the canary's key are missing before the mark.
     async fn tried_events(&mut self) -> Result<Silent> {
-        let mut silent = Silent { set: true, del: true };
+        let mut silent = Silent { set: true, del: true, new: true };
         let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
         let parser = self.parser;
         read_until(self.stream, |operation, payload| {
-            if parser.is_canary(payload) {
+            if parser.parse(operation, payload) == Parsed::CanaryKey {
                 match operation {
                     "set" => silent.set = false,
                     "del" => silent.del = false,
+                    "new" => silent.new = false,
                     _ => {}
                 }
             }

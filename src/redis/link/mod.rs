@@ -16,14 +16,17 @@ mod settings;
 pub use feed::{Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
-use crate::redis::link::canary_key::CanaryKey;
+use crate::redis::link::canary_key::{CanaryKey, CanaryProof};
 use crate::redis::link::events::EventStream;
 use crate::redis::link::feed::Ended;
 use crate::redis::link::handshake::{LinkMemory, Subscription, connect};
 use crate::redis::link::orders::Worker;
-use crate::redis::link::parser::{Events, Parsed, Parser};
+use crate::redis::link::parser::{Events, Kind, Parsed, Parser};
+use crate::redis::names::lost_classes;
+use crate::redis::resp::client::Pipeline;
 use crate::redis::retry_delay::RetryDelay;
 use crate::redis::sentinel;
+use crate::redis::server_config::{self, EVENTS};
 use crate::redis::target::Target;
 use anyhow::anyhow;
 use std::ops::ControlFlow;
@@ -39,6 +42,8 @@ const CHUNK: usize = 512;
 /// How often Sentinels are asked for the primary. Until the daemon knows of a new primary, it misses the heartbeats
 /// there: well below the shortest sensible TTL.
 const PRIMARY_EVERY: Duration = Duration::from_millis(250);
+/// How often `notify-keyspace-events` is read.
+const CLASSES_EVERY: Duration = Duration::from_secs(10);
 /// Waits between attempts to connect, the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A connection that lasts this long resets the wait.
@@ -125,8 +130,19 @@ async fn serve(
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Subscription { primary, stream, parser, mut client, run, flushed, uptime_ms, silent, size, .. } =
-        subscription;
+    let Subscription {
+        primary,
+        stream,
+        parser,
+        mut client,
+        run,
+        flushed,
+        uptime_ms,
+        silent,
+        classes,
+        size,
+        ..
+    } = subscription;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
         *held = primary.clone();
@@ -138,6 +154,7 @@ async fn serve(
     let (parser, pipeline) = (&parser, &client.pipeline().clone());
     let worker = Worker { settings, pipeline, parser, canary, silent, size, feed, tasks: JoinSet::new() };
     tokio::select! {
+        ended = watch_classes(pipeline, classes) => ended,
         ended = pump(stream, parser, silent, feed) => ended,
         ended = worker.run(orders) => ended,
         why = client.lost() => why.context("the command connection was lost").into(),
@@ -147,13 +164,16 @@ async fn serve(
 
 /// Passes events from the stream to the driver, in chunks.
 async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &Feeder) -> Ended {
+    let mut proof = CanaryProof::default();
     loop {
         let mut chunk = Events::default();
         let mut publishes_set = false;
         let read = stream.read(|operation, payload| {
             publishes_set |= silent.set && operation == "set";
-            if let Parsed::Evidence(kind, name) = parser.parse(operation, payload) {
-                chunk.push(kind, name);
+            match parser.parse(operation, payload) {
+                Parsed::Evidence(kind, name) => chunk.push(kind, name),
+                Parsed::CanaryKey if proof.take(operation, silent) => chunk.push(Kind::Canary, b""),
+                Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
             }
             if publishes_set || chunk.len() == CHUNK {
                 ControlFlow::Break(())
@@ -169,6 +189,25 @@ async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &F
         }
         if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
             return Ended::stopping();
+        }
+    }
+}
+
+/// Waits until `notify-keyspace-events` lacks a class that it had when the connection began. The canary proves the
+/// classes of its own events within a second, but neither expiry nor eviction.
+async fn watch_classes(pipeline: &Pipeline, held: Option<String>) -> Ended {
+    let Some(held) = held else { return std::future::pending().await };
+    loop {
+        sleep(CLASSES_EVERY).await;
+        let now = match server_config::get(pipeline, EVENTS).await {
+            Ok(Ok(now)) => now.unwrap_or_default(),
+            // The right was revoked, or the connection was lost, which its owner notices.
+            Ok(Err(_)) | Err(_) => return std::future::pending().await,
+        };
+        let lost = lost_classes(&held, &now);
+        if !lost.is_empty() {
+            let why = anyhow!("{EVENTS} was {held:?}, is now {now:?} and lacks {lost:?}");
+            return Ended { cause: "canary", why };
         }
     }
 }

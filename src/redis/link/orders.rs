@@ -1,7 +1,7 @@
 //! Carries out the driver's orders, many at a time.
 
 use crate::presence::{BatchId, Key, Side};
-use crate::redis::link::canary_key::{self, CanaryKey};
+use crate::redis::link::canary_key::{self, CanaryKey, Marks};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
 use crate::redis::link::parser::{Mark, Parser};
 use crate::redis::link::questions::Batch;
@@ -83,10 +83,10 @@ impl Worker<'_> {
 
     fn renew_canary(&mut self) {
         let (pipeline, feed, silent) = (self.pipeline.clone(), self.feed.clone(), self.silent);
-        let (key, mark) = (self.canary.choose(self.settings), self.publish(Mark::Canary));
+        let key = self.canary.choose(self.settings);
+        let marks = Marks { canary: self.publish(Mark::Canary), fence: self.publish(Mark::Hello) };
         self.tasks.spawn(async move {
-            let mark = mark.each_ref().map(String::as_str);
-            let sent = canary_key::send(&pipeline, key, silent, &mark).await;
+            let sent = canary_key::send(&pipeline, key, silent, marks).await;
             if sent.context("the canary could not be sent")? {
                 feed.send(Feed::Replaced).await?;
             }

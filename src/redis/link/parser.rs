@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 pub enum Kind {
     /// A key was set.
     Renewed,
-    /// A key was created without SET: by RESTORE, RENAME, COPY or MOVE.
+    /// A key was created, by any command (`new`), or by RESTORE, RENAME, COPY or MOVE.
     Placed,
     /// A key ended.
     Ended(End),
@@ -74,6 +74,8 @@ pub enum Parsed<'a> {
     Evidence(Kind, &'a [u8]),
     /// The new subscription is active.
     Hello,
+    /// An event of the canary's key.
+    CanaryKey,
     /// Not ours: another prefix or another daemon.
     Foreign,
 }
@@ -90,22 +92,23 @@ impl Parser {
         if operation == FENCE_OPERATION {
             return self.parse_mark(payload);
         }
-        if operation == "set" && self.is_canary(payload) {
-            return Parsed::Evidence(Kind::Canary, b"");
+        if self.is_canary(payload) {
+            return Parsed::CanaryKey;
         }
         let kind = match operation {
             "set" => Kind::Renewed,
             "expired" => Kind::Ended(End::Expired),
             "del" | "rename_from" | "move_from" => Kind::Ended(End::Deleted),
             "evicted" => Kind::Ended(End::Evicted),
-            "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
+            // The `set` that follows a `new` teaches the TTL: the question waits for it, or comes after it.
+            "new" | "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ => return Parsed::Foreign,
         };
         self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
     /// Is this our canary key? At a node of a cluster a number follows, which puts the key into a slot of the node.
-    pub(super) fn is_canary(&self, payload: &[u8]) -> bool {
+    fn is_canary(&self, payload: &[u8]) -> bool {
         let rest = payload.strip_prefix(&self.canary_key[..]);
         rest.is_some_and(|rest| rest.first().is_none_or(|&next| next == b':'))
     }
@@ -219,6 +222,7 @@ mod tests {
             ("del", Kind::Ended(End::Deleted)),
             ("rename_from", Kind::Ended(End::Deleted)),
             ("rename_to", Kind::Placed),
+            ("new", Kind::Placed),
             ("evicted", Kind::Ended(End::Evicted)),
         ] {
             let parsed = parser.parse(operation, b"presence:alice");
@@ -226,10 +230,11 @@ mod tests {
         }
         assert_eq!(parser.parse("lpush", b"presence:alice"), Parsed::Foreign);
         assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
-        let canary = Parsed::Evidence(Kind::Canary, b"");
-        assert_eq!(parser.parse("set", b"presence:#canary:d1"), canary);
-        assert_eq!(parser.parse("set", b"presence:#canary:d1:77"), Parsed::Evidence(Kind::Canary, b""));
-        for other in [&b"presence:#canary:d2"[..], b"presence:#canary:d1-x:3", b"presence:#canary:d"] {
+        for (operation, key) in [("set", &b"presence:#canary:#:d1"[..]), ("del", b"presence:#canary:#:d1:77")]
+        {
+            assert_eq!(parser.parse(operation, key), Parsed::CanaryKey);
+        }
+        for other in [&b"presence:#canary:#:d2"[..], b"presence:#canary:#:d1-x:3", b"presence:#canary:#:d"] {
             assert_eq!(parser.parse("set", other), Parsed::Foreign);
         }
     }

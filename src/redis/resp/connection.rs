@@ -9,6 +9,7 @@
 
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
+use crate::redis::resp::trim;
 use crate::redis::target::{CONNECT, Target, is_about_password};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Buf, BytesMut};
@@ -24,6 +25,8 @@ use tokio::time::timeout;
 const READ: usize = 64 * 1024;
 /// The longest message in bytes. The buffer holds a message until it is complete.
 const LONGEST: usize = 16 * 1024 * 1024;
+/// A message that is longer than this, in bytes, is trimmed while it arrives.
+const TRIM_FROM: usize = 1024 * 1024;
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
@@ -32,6 +35,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 pub(in crate::redis) struct RespConnection {
     transport: Box<dyn Transport>,
     buffer: BytesMut,
+    /// The buffer is trimmed when it is longer than this.
+    trim_at: usize,
+    /// So many of the next bytes belong to a text that was cut.
+    skip: usize,
 }
 
 impl RespConnection {
@@ -59,7 +66,12 @@ impl RespConnection {
     pub(in crate::redis) fn over(
         transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> RespConnection {
-        RespConnection { transport: Box::new(transport), buffer: BytesMut::new() }
+        RespConnection {
+            transport: Box::new(transport),
+            buffer: BytesMut::new(),
+            trim_at: TRIM_FROM,
+            skip: 0,
+        }
     }
 
     async fn introduce(&mut self, target: &Target, name: &str) -> Result<()> {
@@ -101,15 +113,26 @@ impl RespConnection {
     /// Waits for more bytes. Safe to cancel: a cancelled call has read nothing.
     ///
     /// # Errors
-    /// The connection was lost, or the message in the buffer is longer than 16 MiB.
+    /// The connection was lost, or the message in the buffer is longer than 16 MiB although long texts in it were cut.
     pub(in crate::redis) async fn fill(&mut self) -> Result<()> {
+        if self.buffer.len() > self.trim_at {
+            self.skip += trim::cut_long_texts(&mut self.buffer);
+            self.trim_at = TRIM_FROM.max(2 * self.buffer.len());
+        }
         if self.buffer.len() > LONGEST {
             bail!("a message has more than {LONGEST} bytes; does a key have such a long name?");
         }
         self.buffer.reserve(READ);
+        let before = self.buffer.len();
         let read = self.transport.read_buf(&mut self.buffer).await?;
         if read == 0 {
             bail!("the server closed the connection");
+        }
+        let skipped = self.skip.min(read);
+        if skipped > 0 {
+            self.skip -= skipped;
+            self.buffer.copy_within(before + skipped.., before);
+            self.buffer.truncate(before + read - skipped);
         }
         Ok(())
     }
@@ -131,6 +154,9 @@ impl RespConnection {
             more = take(frame, bytes);
         }
         self.buffer.advance(taken);
+        if taken > 0 {
+            self.trim_at = TRIM_FROM;
+        }
         more.map(|_| ())
     }
 }

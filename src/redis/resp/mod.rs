@@ -7,3 +7,4 @@ pub(in crate::redis) mod client;
 pub(in crate::redis) mod commands;
 pub(in crate::redis) mod connection;
 pub(in crate::redis) mod reply;
+mod trim;

@@ -79,7 +79,6 @@ fn builder(target: &Target) -> Builder {
         connection.connection_timeout = CONNECT;
         connection.internal_command_timeout = CONNECT;
         connection.max_command_attempts = 1;
-        connection.auto_client_setname = true;
         connection.tcp.nodelay = Some(true);
         connection.unresponsive = UnresponsiveConfig::default();
     });

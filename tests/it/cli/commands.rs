@@ -288,13 +288,14 @@ async fn keys_of_other_types_leave_no_ghost() {
     stage.call(&["LPOP", "presence:list"]);
     stage.sees(&["hash offline deleted", "list offline deleted"]).await;
     stage.sees(&["set offline expired", "sorted offline expired", "stream offline expired"]).await;
-    // In place of a user's key: the key goes, and the hash in its place is no heartbeat.
+    // In place of a user's key: the key goes, and the hash in its place counts from its creation.
     stage.call(&["SET", "presence:ann", "1", "EX", "60"]);
     stage.sees(&["ann online heartbeat"]).await;
     stage.call(&["DEL", "presence:ann"]);
     stage.call(&["HSET", "presence:ann", "x", "1"]);
-    stage.sees(&["ann offline deleted"]).await;
+    stage.sees(&["ann offline deleted", "ann online heartbeat"]).await;
     stage.call(&["DEL", "presence:ann"]);
+    stage.sees(&["ann offline deleted"]).await;
     stage.agrees().await;
 }
 

@@ -2,7 +2,7 @@
 
 use crate::common::cluster::{Cluster, Writer, id};
 use crate::common::daemon::Daemon;
-use crate::common::redis::{Redis, info};
+use crate::common::redis::Redis;
 use crate::common::{free_port, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -177,8 +177,8 @@ async fn a_node_that_is_flushed_leaves_no_ghost_without_a_ttl() {
     // Asked for when it appeared, and once more: an EXPIRE could have followed. From then on nothing renews it and
     // nothing would ask for it soon: the node's canary tells that it is gone.
     until("it was asked for twice", async || {
-        let stats = info(&cluster.nodes[0], "commandstats");
-        stats.get("cmdstat_pttl")?.starts_with("calls=2,").then_some(())
+        let metrics = daemon.send("GET", "/metrics", None).await.1;
+        metrics.as_str()?.contains("\nkeybeat_lookups_total 2\n").then_some(())
     })
     .await;
     cluster.nodes[0].call(&["FLUSHALL"]);

@@ -1,10 +1,12 @@
 //! Servers that allow less than everything.
 
+use crate::cli::usage::{ended, keybeat};
 use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
 use crate::common::until;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// The fewest rights that work. `+config|get +config|set` lets the daemon add what `notify-keyspace-events` lacks;
 /// without a Sentinel or cluster nothing else is used.
@@ -193,4 +195,167 @@ async fn ipv6_address_is_followed() {
     let daemon = Daemon::with(&["--redis", &format!("redis://[::1]:{}", redis.port)]).await;
     assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
     daemon.until_state("alice", "online").await;
+}
+
+/// A metric without labels.
+async fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.send("GET", "/metrics", None).await.1;
+    let line = metrics.as_str().expect("a text").lines().find_map(|line| line.strip_prefix(name));
+    line.expect("it is exported").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_every_command_count_at_once() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let mut expected = BTreeSet::new();
+    for command in [
+        "INCR presence:incr",
+        "INCRBYFLOAT presence:float 1",
+        "APPEND presence:append x",
+        "SETRANGE presence:setrange 0 on",
+        "SETBIT presence:setbit 1 1",
+        "PFADD presence:pfadd a",
+        "HSET presence:hset a b",
+        "LPUSH presence:lpush a",
+        "SADD presence:sadd a",
+        "ZADD presence:zadd 1 a",
+        "XADD presence:xadd * a b",
+        "MSET presence:mset 1",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        redis.call(&words);
+        redis.call(&["PEXPIRE", words[1], "4000"]);
+        expected.insert(words[1].trim_start_matches("presence:").to_owned());
+    }
+    for state in ["online", "offline"] {
+        let mut seen = BTreeSet::new();
+        while seen.len() < expected.len() {
+            for transition in socket.transitions().await {
+                assert_eq!(transition["state"], state, "{transition}");
+                seen.insert(transition["user"].as_str().expect("a name").to_owned());
+            }
+        }
+        assert_eq!(seen, expected, "{state}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_before_set_costs_one_question() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let before = metric(&daemon, "keybeat_lookups_total ").await;
+    let mut transitions = Vec::new();
+    for user in 0..20 {
+        redis.call(&["SET", &format!("presence:u{user}"), "1", "EX", "60"]);
+        transitions.extend(socket.transitions().await);
+    }
+    assert_eq!(transitions.len(), 20, "{transitions:?}");
+    until("each key's TTL was asked for", async || {
+        (metric(&daemon, "keybeat_lookups_total ").await >= before + 20).then_some(())
+    })
+    .await;
+    redis.call(&["SET", "presence:last", "1", "EX", "60"]);
+    assert_eq!(socket.transitions().await[0]["user"], "last");
+    assert!(metric(&daemon, "keybeat_lookups_total ").await <= before + 21);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_class_of_new_keys_is_no_gap() {
+    let redis = Redis::with(&["--notify-keyspace-events", "E$gxe"]);
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    let stats = daemon.get("/v1/stats").await;
+    assert_eq!((&stats["redis"]["mode"], &stats["gaps"]), (&json!("events"), &json!({})));
+    assert_eq!(daemon.log().matches("lacks n,").count(), 1, "{}", daemon.log());
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    daemon.until_state("alice", "online").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_class_is_a_gap_and_is_repaired() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let events = || redis.call(&["CONFIG", "GET", "notify-keyspace-events"]).list().remove(1);
+    for (round, without) in ["$", "g", "n", "x", "ge"].into_iter().enumerate() {
+        redis.call(&["SET", "presence:alice", "1", "EX", "600"]);
+        daemon.until_state("alice", "online").await;
+        let rest: String = "E$gxen".chars().filter(|&class| !without.contains(class)).collect();
+        redis.call(&["CONFIG", "SET", "notify-keyspace-events", &rest]);
+        redis.call(&["DEL", "presence:alice"]);
+        daemon.until_state("alice", "offline").await;
+        until("the class is back", async || {
+            "E$gxen".chars().all(|class| events().as_text().contains(class)).then_some(())
+        })
+        .await;
+        daemon.ready().await;
+        let gaps = daemon.get("/v1/stats").await["gaps"]["canary"].as_u64();
+        assert!(gaps > Some(round as u64), "without {without}: {gaps:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_right_makes_the_daemon_unready() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    for right in ["pttl", "publish", "del", "set"] {
+        redis.call(&["ACL", "SETUSER", "keybeat", &format!("-{right}")]);
+        until("the cause names the right", async || {
+            let cause = daemon.not_ready().await;
+            (cause.contains("NOPERM") && cause.contains(right)).then_some(())
+        })
+        .await;
+        redis.call(&["ACL", "SETUSER", "keybeat", &format!("+{right}")]);
+        daemon.ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enormous_names_are_skipped_and_counted() {
+    let redis = Redis::start();
+    let enormous = format!("presence:{}", "x".repeat(24_000_000));
+    let mut client = redis.client();
+    client.call(&["SET", &enormous, "1"]);
+    for i in 0..1_200 {
+        client.call(&["SET", &format!("presence:{i}{}", "y".repeat(40_000)), "1"]);
+    }
+    client.call(&["SET", "presence:alice", "1", "EX", "600"]);
+    let daemon = Daemon::start(&redis).await;
+    daemon.until_state("alice", "online").await;
+    assert!(metric(&daemon, "keybeat_invalid_keys_total ").await >= 1_201);
+    // The event of such a key is skipped, too.
+    client.call(&["SET", &enormous, "2"]);
+    client.call(&["SET", "presence:bob", "1", "EX", "600"]);
+    daemon.until_state("bob", "online").await;
+    assert_eq!(daemon.get("/v1/stats").await["gaps"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn canary_of_a_longer_prefix_is_no_user() {
+    let redis = Redis::start();
+    let europe = Daemon::with(&["--redis", &redis.url(), "--prefix", "presence:eu:"]).await;
+    let daemon = Daemon::start(&redis).await;
+    let (mut socket, users) = daemon.watch_all().await;
+    assert_eq!(users, [json!(null); 0]);
+    let canary = redis.call(&["KEYS", "presence:eu:#canary:*"]).list().remove(0);
+    let left = redis.call(&["PTTL", canary.as_text()]).number();
+    assert!((1..=300_000).contains(&left), "{left}");
+    let value = || redis.call(&["GET", canary.as_text()]).as_text().parse::<u64>().expect("a number");
+    let before = value();
+    until("the canary was renewed", async || (value() > before).then_some(())).await;
+    redis.call(&["SET", "presence:eu:bob", "1", "EX", "60"]);
+    let seen = socket.transitions().await;
+    assert_eq!(seen[0]["user"], "eu:bob", "{seen:?}");
+    assert_eq!(metric(&daemon, "keybeat_invalid_keys_total ").await, 0);
+    europe.until_state("bob", "online").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beat_needs_only_the_right_to_set() {
+    let redis = Redis::start();
+    let url = with_user(&redis, &["~presence:*", "resetchannels", "+set"]);
+    let ran = ended(keybeat(&["beat", "zoe", "--redis", &url])).await;
+    assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{ran:?}");
+    assert_eq!(redis.presence_keys(), ["presence:zoe"]);
 }
