@@ -4,7 +4,7 @@ use crate::presence::NameError;
 
 /// An error that a client receives: over HTTP with [`status`](Error::status), over WebSocket as an
 /// `error` message. Its text says what is wrong, with which value, and how to fix it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs)] // the texts describe the variants
 pub enum Error {
     #[error("the user name {name} {why}")]

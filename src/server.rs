@@ -1,6 +1,6 @@
 //! The one place where the parts are joined.
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -15,14 +15,17 @@ use crate::redis::writer::Store;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
+use crate::web::limits::activity::Times;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
+use crate::web::limits::entrance::Entrance;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
 use crate::web::listen::{self, Port};
 use crate::web::tls::Tls;
-use crate::web::{self, app::App};
+use crate::web::{self, Paths, app::App};
 use anyhow::{Context, Result};
+use futures_util::future::OptionFuture;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -44,6 +47,8 @@ const CLEAR: Duration = Duration::from_millis(500);
 pub struct Daemon {
     config: Config,
     listener: TcpListener,
+    /// Of `--admin-listen`.
+    admin: Option<TcpListener>,
     embedded: Option<Embedded>,
     target: Target,
     gate: Arc<Gate>,
@@ -63,9 +68,13 @@ impl Daemon {
         raise_open_files();
         let guard_host = !gate.requires_tokens() && config.listen.ip().is_loopback();
         let origins = Origins::new(&config.access.origins, guard_host)?;
-        let listener = listen::open(config.listen).with_context(|| {
-            format!("cannot listen on {}; name another address with --listen IP:PORT", config.listen)
-        })?;
+        let open = |address, flag| {
+            listen::open(address).with_context(|| {
+                format!("cannot listen on {address}; name another address with {flag} IP:PORT")
+            })
+        };
+        let listener = open(config.listen, "--listen")?;
+        let admin = config.admin_listen.map(|address| open(address, "--admin-listen")).transpose()?;
         let (target, embedded) = match named {
             Some(target) => (target, None),
             None => {
@@ -81,6 +90,7 @@ impl Daemon {
         Ok(Daemon {
             config,
             listener,
+            admin,
             embedded,
             target,
             gate,
@@ -93,6 +103,11 @@ impl Daemon {
     /// The address on which it listens.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// The address of `--admin-listen`, on which it listens too.
+    pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
+        Ok(self.admin.as_ref().map(TcpListener::local_addr).transpose()?)
     }
 
     /// The scheme of its URL.
@@ -124,7 +139,7 @@ impl Daemon {
     /// # Errors
     /// A part of the daemon ends before `shutdown` completes.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
+        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, metrics } = self;
         let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
@@ -147,16 +162,24 @@ impl Daemon {
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();
-        let port = Port {
-            connections: app.doors.connections.clone(),
+        let origins = Arc::new(origins);
+        let port = |paths, door| Port {
+            entrance: Arc::new(Entrance::new(door)),
             refusals: app.refusals.clone(),
             metrics: app.metrics.clone(),
-            handshake_timeout: app.limits.handshake_timeout,
+            times: Times { idle: app.limits.idle_timeout, headers: app.limits.handshake_timeout },
             stop: stop.clone(),
-            tls,
-            routes: web::routes(app.clone(), origins),
+            tls: tls.clone(),
+            routes: web::routes(app.clone(), origins.clone(), paths),
         };
-        let mut serve = tokio::spawn(listen::serve(listener, port));
+        let paths = if admin.is_some() { Paths::Public } else { Paths::All };
+        let public = listen::serve(listener, port(paths, app.doors.connections.clone()));
+        // A door of its own, so that the public port cannot fill it.
+        let door = Doors::new(&Limits::DEFAULT, &app.metrics).connections;
+        let admin = admin.map(|listener| listen::serve(listener, port(Paths::Admin, door)));
+        let mut serve = tokio::spawn(async move {
+            tokio::join!(public, OptionFuture::from(admin));
+        });
         supervisor::tell(Word::Ready).await;
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.health(), wanted, supervisor::tell);

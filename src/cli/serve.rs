@@ -22,6 +22,9 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let redis = named_redis(&args)?;
     let daemon = Daemon::bind(config, redis).await?;
     info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
+    if let Some(address) = daemon.admin_address()? {
+        info!("health and metrics on {}://{address}", daemon.scheme());
+    }
     reload_at_hangup(&daemon)?;
     let ran = daemon.run(stop_signal()?).await;
     traces.end().await;
