@@ -59,8 +59,11 @@ pub struct Access {
     pub issuer: Option<String>,
     /// Bearer tokens of backends, one per line.
     pub service_token: Option<PathBuf>,
-    /// Origins of web pages that may call the daemon, such as `https://example.com`; `*` allows any origin.
+    /// Origins of web pages that may call the daemon, such as `https://example.com`, `https://*.example.com` or
+    /// `http://localhost:*`; `*` allows any origin.
     pub origins: Vec<String>,
+    /// Values of the header `Host` that are allowed where no token is required, besides local names.
+    pub hosts: Vec<String>,
 }
 
 impl Access {

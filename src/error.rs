@@ -35,6 +35,8 @@ pub enum Error {
     InvalidToken(String),
     #[error("{0}")]
     Forbidden(String),
+    #[error("host {host} is not allowed where no token is required; the operator adds it with --allow-host")]
+    ForbiddenHost { host: String },
     #[error("origin {origin} is not allowed; the operator adds it with --allow-origin")]
     ForbiddenOrigin { origin: String },
     /// A limit of this client, with its code: the client must slow down.
@@ -140,7 +142,7 @@ impl Error {
             Error::Unauthorized(_) => code::UNAUTHORIZED,
             Error::InvalidToken(_) => code::INVALID_TOKEN,
             Error::Forbidden(_) => code::FORBIDDEN,
-            Error::ForbiddenOrigin { .. } => code::FORBIDDEN_ORIGIN,
+            Error::ForbiddenOrigin { .. } | Error::ForbiddenHost { .. } => code::FORBIDDEN_ORIGIN,
             Error::TooMany(code, _) | Error::Busy(code, _) => code,
             Error::NoUser => code::NO_USER,
             Error::RedisUnavailable(_) => code::REDIS_UNAVAILABLE,

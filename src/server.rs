@@ -66,8 +66,8 @@ impl Daemon {
         let gate = Arc::new(Gate::new(config.access.clone())?);
         let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
         raise_open_files();
-        let guard_host = !gate.requires_tokens() && config.listen.ip().is_loopback();
-        let origins = Origins::new(&config.access.origins, guard_host)?;
+        let guard_host = !gate.requires_tokens();
+        let origins = Origins::new(&config.access.origins, &config.access.hosts, guard_host)?;
         let open = |address, flag| {
             listen::open(address).with_context(|| {
                 format!("cannot listen on {address}; name another address with {flag} IP:PORT")

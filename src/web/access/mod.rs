@@ -2,6 +2,7 @@
 //!
 //! These files do not know `App`: each guard gets the few parts that it needs.
 
+mod allowed_origin;
 pub mod auth;
 pub mod origin;
 pub mod token;
