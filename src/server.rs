@@ -120,18 +120,35 @@ impl Daemon {
         &self.target
     }
 
-    /// A function that reloads keys, tokens and certificates while the daemon serves; `None` if there are none.
-    pub fn reload(&self) -> Option<impl Fn() + Send + 'static + use<>> {
+    /// Whether the daemon has keys, tokens or certificates to reload.
+    pub fn has_files(&self) -> bool {
+        self.gate.requires_tokens() || self.tls.is_some()
+    }
+
+    /// A function that reloads keys, tokens and certificates while the daemon serves: all of them, or none if one of the
+    /// files cannot be used.
+    pub fn reload(&self) -> impl Fn() + Send + 'static + use<> {
         let (gate, tls, metrics) = (self.gate.clone(), self.tls.clone(), self.metrics.clone());
-        let any = gate.requires_tokens() || tls.is_some();
-        any.then_some(move || {
-            let done = gate.reload().and_then(|()| tls.as_ref().map_or(Ok(()), |tls| tls.reload()));
+        let reload = move || -> Result<()> {
+            let keys = gate.prepare()?;
+            if let Some(tls) = &tls {
+                tls.prepare()?();
+            }
+            keys();
+            Ok(())
+        };
+        move || {
+            let done = reload();
             metrics.reloaded(done.is_ok());
             match done {
                 Ok(()) => info!("keys, tokens and certificates were reloaded"),
-                Err(why) => error!("keys, tokens and certificates were not all reloaded: {why:#}"),
+                Err(why) => {
+                    error!(
+                        "keys, tokens and certificates were not all reloaded: {why:#}; all old ones stay in use"
+                    )
+                }
             }
-        })
+        }
     }
 
     /// Serves until `shutdown` completes, then closes the clients' connections and returns.

@@ -30,7 +30,8 @@ pub struct AccessArgs {
     /// Required issuer: the iss of a client's token must equal it
     #[arg(long, env = "KEYBEAT_JWT_ISSUER", value_name = "TEXT")]
     jwt_issuer: Option<String>,
-    /// File with bearer tokens of backends, one per line; each may read and write everything
+    /// File with bearer tokens of backends, one per line: TOKEN, which may do everything, or NAME:SCOPES:TOKEN with the scopes
+    /// read, write, admin; # begins a comment
     #[arg(long, env = "KEYBEAT_SERVICE_TOKEN", value_name = "FILE")]
     service_token: Option<PathBuf>,
     /// Origins of web pages that may call the daemon, such as https://app.example, https://*.app.example, http://localhost:* or

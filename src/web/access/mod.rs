@@ -5,5 +5,6 @@
 mod allowed_origin;
 pub mod auth;
 pub mod origin;
+mod service_token;
 pub mod token;
 pub mod token_watch;
