@@ -19,6 +19,8 @@ pub const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379";
 pub struct Config {
     /// Address of HTTP and WebSocket.
     pub listen: SocketAddr,
+    /// Address of health, metrics and stats, which are then not at `listen`.
+    pub admin_listen: Option<SocketAddr>,
     /// Prefix of presence keys.
     pub prefix: String,
     /// TTL that the daemon writes; also the first guess of the TTL that other programs write.
@@ -57,8 +59,11 @@ pub struct Access {
     pub issuer: Option<String>,
     /// Bearer tokens of backends, one per line.
     pub service_token: Option<PathBuf>,
-    /// Origins of web pages that may call the daemon, such as `https://example.com`; `*` allows any origin.
+    /// Origins of web pages that may call the daemon, such as `https://example.com`, `https://*.example.com` or
+    /// `http://localhost:*`; `*` allows any origin.
     pub origins: Vec<String>,
+    /// Values of the header `Host` that are allowed where no token is required, besides local names.
+    pub hosts: Vec<String>,
 }
 
 impl Access {
@@ -75,10 +80,12 @@ pub struct Limits {
     pub sockets: usize,
     /// Open WebSockets per client address; further upgrades get 429.
     pub sockets_per_address: usize,
-    /// Open connections, WebSockets excluded; further ones get 503.
+    /// Open connections, WebSockets excluded; a further one replaces the one idle longest, or gets 503.
     pub connections: usize,
     /// Open connections per client address, WebSockets excluded; further ones get 429.
     pub connections_per_address: usize,
+    /// Time of an HTTP connection without a request; after it the daemon closes the connection.
+    pub idle_timeout: Duration,
     /// Time for a TLS handshake and for the headers of a request; after it the daemon closes the connection.
     pub handshake_timeout: Duration,
     /// Time for a request's body; after it the request fails with 400.
@@ -120,6 +127,8 @@ impl Limits {
         sockets_per_address: 20_000,
         connections: 8_192,
         connections_per_address: 4_096,
+        // Longer than the 60 s for which nginx and other proxies keep an idle connection.
+        idle_timeout: Duration::from_secs(75),
         handshake_timeout: Duration::from_secs(15),
         body_timeout: Duration::from_secs(10),
         bodies_bytes: 256 * 1024 * 1024,

@@ -4,7 +4,7 @@ use crate::presence::NameError;
 
 /// An error that a client receives: over HTTP with [`status`](Error::status), over WebSocket as an
 /// `error` message. Its text says what is wrong, with which value, and how to fix it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs)] // the texts describe the variants
 pub enum Error {
     #[error("the user name {name} {why}")]
@@ -35,6 +35,8 @@ pub enum Error {
     InvalidToken(String),
     #[error("{0}")]
     Forbidden(String),
+    #[error("host {host} is not allowed where no token is required; the operator adds it with --allow-host")]
+    ForbiddenHost { host: String },
     #[error("origin {origin} is not allowed; the operator adds it with --allow-origin")]
     ForbiddenOrigin { origin: String },
     /// A limit of this client, with its code: the client must slow down.
@@ -140,7 +142,7 @@ impl Error {
             Error::Unauthorized(_) => code::UNAUTHORIZED,
             Error::InvalidToken(_) => code::INVALID_TOKEN,
             Error::Forbidden(_) => code::FORBIDDEN,
-            Error::ForbiddenOrigin { .. } => code::FORBIDDEN_ORIGIN,
+            Error::ForbiddenOrigin { .. } | Error::ForbiddenHost { .. } => code::FORBIDDEN_ORIGIN,
             Error::TooMany(code, _) | Error::Busy(code, _) => code,
             Error::NoUser => code::NO_USER,
             Error::RedisUnavailable(_) => code::REDIS_UNAVAILABLE,

@@ -1,6 +1,6 @@
 //! The one place where the parts are joined.
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -15,14 +15,17 @@ use crate::redis::writer::Store;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
+use crate::web::limits::activity::Times;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
+use crate::web::limits::entrance::Entrance;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
 use crate::web::listen::{self, Port};
 use crate::web::tls::Tls;
-use crate::web::{self, app::App};
+use crate::web::{self, Paths, app::App};
 use anyhow::{Context, Result};
+use futures_util::future::OptionFuture;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -45,6 +48,8 @@ const CLEAR: Duration = Duration::from_millis(500);
 pub struct Daemon {
     config: Config,
     listener: TcpListener,
+    /// Of `--admin-listen`.
+    admin: Option<TcpListener>,
     embedded: Option<Embedded>,
     target: Target,
     gate: Arc<Gate>,
@@ -62,11 +67,15 @@ impl Daemon {
         let gate = Arc::new(Gate::new(config.access.clone())?);
         let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
         raise_open_files();
-        let guard_host = !gate.requires_tokens() && config.listen.ip().is_loopback();
-        let origins = Origins::new(&config.access.origins, guard_host)?;
-        let listener = listen::open(config.listen).with_context(|| {
-            format!("cannot listen on {}; name another address with --listen IP:PORT", config.listen)
-        })?;
+        let guard_host = !gate.requires_tokens();
+        let origins = Origins::new(&config.access.origins, &config.access.hosts, guard_host)?;
+        let open = |address, flag| {
+            listen::open(address).with_context(|| {
+                format!("cannot listen on {address}; name another address with {flag} IP:PORT")
+            })
+        };
+        let listener = open(config.listen, "--listen")?;
+        let admin = config.admin_listen.map(|address| open(address, "--admin-listen")).transpose()?;
         let (target, embedded) = match named {
             Some(target) => (target, None),
             None => {
@@ -82,6 +91,7 @@ impl Daemon {
         Ok(Daemon {
             config,
             listener,
+            admin,
             embedded,
             target,
             gate,
@@ -96,6 +106,11 @@ impl Daemon {
         Ok(self.listener.local_addr()?)
     }
 
+    /// The address of `--admin-listen`, on which it listens too.
+    pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
+        Ok(self.admin.as_ref().map(TcpListener::local_addr).transpose()?)
+    }
+
     /// The scheme of its URL.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -106,18 +121,35 @@ impl Daemon {
         &self.target
     }
 
-    /// A function that reloads keys, tokens and certificates while the daemon serves; `None` if there are none.
-    pub fn reload(&self) -> Option<impl Fn() + Send + 'static + use<>> {
+    /// Whether the daemon has keys, tokens or certificates to reload.
+    pub fn has_files(&self) -> bool {
+        self.gate.requires_tokens() || self.tls.is_some()
+    }
+
+    /// A function that reloads keys, tokens and certificates while the daemon serves: all of them, or none if one of the
+    /// files cannot be used.
+    pub fn reload(&self) -> impl Fn() + Send + 'static + use<> {
         let (gate, tls, metrics) = (self.gate.clone(), self.tls.clone(), self.metrics.clone());
-        let any = gate.requires_tokens() || tls.is_some();
-        any.then_some(move || {
-            let done = gate.reload().and_then(|()| tls.as_ref().map_or(Ok(()), |tls| tls.reload()));
+        let reload = move || -> Result<()> {
+            let keys = gate.prepare()?;
+            if let Some(tls) = &tls {
+                tls.prepare()?();
+            }
+            keys();
+            Ok(())
+        };
+        move || {
+            let done = reload();
             metrics.reloaded(done.is_ok());
             match done {
                 Ok(()) => info!("keys, tokens and certificates were reloaded"),
-                Err(why) => error!("keys, tokens and certificates were not all reloaded: {why:#}"),
+                Err(why) => {
+                    error!(
+                        "keys, tokens and certificates were not all reloaded: {why:#}; all old ones stay in use"
+                    )
+                }
             }
-        })
+        }
     }
 
     /// Serves until `shutdown` completes, then closes the clients' connections and returns.
@@ -125,7 +157,7 @@ impl Daemon {
     /// # Errors
     /// A part of the daemon ends before `shutdown` completes.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Daemon { config, listener, embedded, target, gate, origins, tls, metrics } = self;
+        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, metrics } = self;
         let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
@@ -148,16 +180,24 @@ impl Daemon {
             started: Instant::now(),
         });
         let sockets = app.sockets.clone();
-        let port = Port {
-            connections: app.doors.connections.clone(),
+        let origins = Arc::new(origins);
+        let port = |paths, door| Port {
+            entrance: Arc::new(Entrance::new(door)),
             refusals: app.refusals.clone(),
             metrics: app.metrics.clone(),
-            handshake_timeout: app.limits.handshake_timeout,
+            times: Times { idle: app.limits.idle_timeout, headers: app.limits.handshake_timeout },
             stop: stop.clone(),
-            tls,
-            routes: web::routes(app.clone(), origins),
+            tls: tls.clone(),
+            routes: web::routes(app.clone(), origins.clone(), paths),
         };
-        let mut serve = tokio::spawn(listen::serve(listener, port));
+        let paths = if admin.is_some() { Paths::Public } else { Paths::All };
+        let public = listen::serve(listener, port(paths, app.doors.connections.clone()));
+        // A door of its own, so that the public port cannot fill it.
+        let door = Doors::new(&Limits::DEFAULT, &app.metrics).connections;
+        let admin = admin.map(|listener| listen::serve(listener, port(Paths::Admin, door)));
+        let mut serve = tokio::spawn(async move {
+            tokio::join!(public, OptionFuture::from(admin));
+        });
         supervisor::tell(Word::Ready).await;
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.health(), wanted, supervisor::tell);

@@ -30,12 +30,18 @@ pub struct AccessArgs {
     /// Required issuer: the iss of a client's token must equal it
     #[arg(long, env = "KEYBEAT_JWT_ISSUER", value_name = "TEXT")]
     jwt_issuer: Option<String>,
-    /// File with bearer tokens of backends, one per line; each may read and write everything
+    /// File with bearer tokens of backends, one per line: TOKEN, which may do everything, or NAME:SCOPES:TOKEN with the scopes
+    /// read, write, admin; # begins a comment
     #[arg(long, env = "KEYBEAT_SERVICE_TOKEN", value_name = "FILE")]
     service_token: Option<PathBuf>,
-    /// Origins of web pages that may call the daemon, such as https://app.example; several separated by commas; * allows any
+    /// Origins of web pages that may call the daemon, such as https://app.example, https://*.app.example, http://localhost:* or
+    /// capacitor://localhost; several separated by commas; * allows any
     #[arg(long, env = "KEYBEAT_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allow_origin: Vec<String>,
+    /// Host names by which clients may call a daemon that requires no token; several separated by commas
+    /// [default: IP addresses, names without a dot, *.localhost, hosts of --allow-origin]
+    #[arg(long, env = "KEYBEAT_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    allow_host: Vec<String>,
 }
 
 impl AccessArgs {
@@ -51,6 +57,7 @@ impl AccessArgs {
             issuer: self.jwt_issuer.clone(),
             service_token: self.service_token.clone(),
             origins: self.allow_origin.clone(),
+            hosts: self.allow_host.clone(),
         };
         if access.jwt_key.is_none() && access.jwt_secret.is_none() {
             let flags = [(&access.audience, "--jwt-audience"), (&access.issuer, "--jwt-issuer")];

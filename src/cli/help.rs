@@ -11,7 +11,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage; get: 3 if any user is offline."
 
 pub const SERVE: &str = "Examples:
   keybeat serve                                      # start a private Redis
-  keybeat serve --listen 0.0.0.0:7400 --redis redis://HOST:6379 --no-auth   # behind a proxy
+  keybeat serve --redis redis://HOST:6379 --service-token tokens.txt   # for backends
   keybeat serve --redis redis://127.0.0.1:6379/3     # follow database 3
   keybeat serve --redis 'redis-sentinel://HOST:26379?sentinelServiceName=NAME'
   keybeat serve --redis redis-cluster://HOST:6379

@@ -17,12 +17,15 @@ pub struct LimitArgs {
     /// Maximum open WebSockets per client address; further upgrades get 429
     #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.sockets_per_address)]
     max_sockets_per_address: usize,
-    /// Maximum open connections, WebSockets excluded; further ones get 503
+    /// Maximum open connections, WebSockets excluded; a further one replaces the one idle longest, or gets 503
     #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT.connections)]
     max_connections: usize,
     /// Maximum open connections per client address, WebSockets excluded; further ones get 429
     #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.connections_per_address)]
     max_connections_per_address: usize,
+    /// Time of an HTTP connection without a request; after it the connection is closed
+    #[arg(long, env = "KEYBEAT_IDLE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.idle_timeout.into(), value_parser = duration)]
+    idle_timeout: Duration,
     /// Time for a TLS handshake and for the headers of a request; after it the connection is closed
     #[arg(long, env = "KEYBEAT_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.handshake_timeout.into(), value_parser = duration)]
     handshake_timeout: Duration,
@@ -73,6 +76,7 @@ impl LimitArgs {
             sockets_per_address: self.max_sockets_per_address,
             connections: self.max_connections,
             connections_per_address: self.max_connections_per_address,
+            idle_timeout: self.idle_timeout.into(),
             handshake_timeout: self.handshake_timeout.into(),
             body_timeout: self.body_timeout.into(),
             body_bytes: self.max_body_bytes,

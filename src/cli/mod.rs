@@ -106,6 +106,10 @@ struct DaemonArgs {
     /// IP address and port for HTTP and WebSocket
     #[arg(long, env = "KEYBEAT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN, value_parser = values::listen)]
     listen: SocketAddr,
+    /// IP address and port for /healthz, /readyz, /metrics and /v1/stats alone, which are then not at --listen
+    /// [default: reserved places at --listen]
+    #[arg(long, env = "KEYBEAT_ADMIN_LISTEN", value_name = "ADDR", value_parser = values::listen)]
+    admin_listen: Option<SocketAddr>,
     /// Prefix of presence keys
     #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
     prefix: String,
@@ -303,6 +307,7 @@ impl DaemonArgs {
     fn config(&self) -> Result<Config> {
         Ok(Config {
             listen: self.listen,
+            admin_listen: self.admin_listen,
             prefix: self.prefix.clone(),
             ttl: self.ttl.into(),
             configure_redis: self.configure_redis,

@@ -4,6 +4,7 @@ use super::{ServeArgs, Usage, logging};
 use crate::redis::target::Target;
 use crate::server::Daemon;
 use anyhow::{Result, bail};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -22,6 +23,9 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let redis = named_redis(&args)?;
     let daemon = Daemon::bind(config, redis).await?;
     info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
+    if let Some(address) = daemon.admin_address()? {
+        info!("health and metrics on {}://{address}", daemon.scheme());
+    }
     reload_at_hangup(&daemon)?;
     let ran = daemon.run(stop_signal()?).await;
     traces.end().await;
@@ -52,10 +56,13 @@ fn named_redis(args: &ServeArgs) -> Result<Option<Target>> {
     }
 }
 
-/// Reloads keys, tokens and certificates at each SIGHUP. Without such files the signal keeps its default action, so
-/// a daemon in a terminal ends with the terminal.
+/// Reloads keys, tokens and certificates at each SIGHUP. Without such files a daemon in a terminal keeps the signal's default
+/// action, and ends with the terminal; elsewhere a reload of a service must not end it.
 pub fn reload_at_hangup(daemon: &Daemon) -> Result<()> {
-    let Some(reload) = daemon.reload() else { return Ok(()) };
+    if !daemon.has_files() && std::io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let reload = daemon.reload();
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {

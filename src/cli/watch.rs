@@ -127,6 +127,7 @@ impl Outage {
 pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Belief {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
+        admin_listen: None,
         prefix: source.prefix.clone(),
         ttl: Duration::from_secs(30),
         configure_redis: true,

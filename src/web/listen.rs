@@ -1,17 +1,24 @@
 //! From an open port to requests: connections, TLS handshakes, and their time limits.
 
+use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::panics::contain;
-use crate::web::limits::connections::{Door, Peer};
+use crate::web::failure::Failure;
+use crate::web::limits::activity::{Answer, Noticed, Phase, Times};
+use crate::web::limits::connections::Peer;
+use crate::web::limits::entrance::{Entrance, HEALTH, Visit};
 use crate::web::limits::refusal_log::{Refusal, Refusals};
 use crate::web::tls::Tls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -35,19 +42,21 @@ const UNSENT_BYTES: u32 = 64 * 1024;
 /// by default), and drops the first packet of one more, so its client tries again only after a second. With the usual 128,
 /// a daemon serves clients that arrive 200 at a time at a rate of 400 per second.
 const BACKLOG: u32 = 65_535;
+/// How long a connection may last on a place that is reserved for health checks.
+const RESERVED_TIME: Duration = Duration::from_secs(5);
 /// How long to wait after the system ran out of file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
 /// What serving a port needs.
 pub struct Port {
-    /// Counts connections.
-    pub connections: Arc<Door>,
+    /// Admits connections.
+    pub entrance: Arc<Entrance>,
     /// Logs refusals.
     pub refusals: Arc<Refusals>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// How long a TLS handshake, and the headers of a request, may take.
-    pub handshake_timeout: Duration,
+    /// How long a connection may be idle, and how long a TLS handshake and the headers of a request may take.
+    pub times: Times,
     /// Cancelled when the daemon stops.
     pub stop: CancellationToken,
     /// TLS, if the port has a certificate.
@@ -106,35 +115,38 @@ fn tune(stream: &TcpStream) {
 }
 
 impl Port {
-    /// Serves a connection in a task of its own, or refuses it at the limit of connections.
+    /// Serves a connection in a task of its own.
     fn admit(self: &Arc<Port>, connections: &TaskTracker, stream: TcpStream, address: SocketAddr) {
-        let place = match self.connections.enter(address.ip()) {
-            Ok(place) => place,
-            Err(error) => {
-                let (address, code, status) = (address.ip(), error.code(), error.status());
-                self.refusals.log(&Refusal { address, route: "none", code, status });
-                if self.tls.is_none() {
-                    refuse(&stream, status);
-                }
-                return;
-            }
-        };
+        let visit = self.entrance.enter(address.ip());
         tune(&stream);
         let port = self.clone();
         let connection = async move {
             debug!(%address, "connection opened");
-            port.handshake(stream, address).await;
-            // Also when the connection has become a socket, which has a place of its own.
-            drop(place);
+            // The visit ends too when the connection has become a socket, which has a place of its own.
+            if visit.refusal.is_none() {
+                port.handshake(stream, address, &visit).await;
+            } else if timeout(RESERVED_TIME, port.handshake(stream, address, &visit)).await.is_err() {
+                debug!(%address, "connection closed: it took too long on a reserved place");
+            }
         };
         connections.spawn(contain(Box::pin(connection)));
     }
 
     /// The TLS handshake, if there is one, then the requests.
-    async fn handshake(&self, stream: TcpStream, address: SocketAddr) {
-        let Some(tls) = &self.tls else { return self.converse(stream, address).await };
-        match timeout(self.handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.converse(stream, address).await,
+    async fn handshake(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) {
+        let Some(tls) = &self.tls else { return self.converse(stream, address, visit).await };
+        // A connection that has sent nothing is idle: browsers open connections that they may need later.
+        let begun = tokio::select! {
+            begun = timeout(self.times.idle, stream.readable()) => matches!(begun, Ok(Ok(()))),
+            () = visit.activity.evicted() => false,
+            () = self.stop.cancelled() => false,
+        };
+        if !begun {
+            debug!(%address, "connection closed: it was idle");
+            return;
+        }
+        match timeout(self.times.headers, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.converse(stream, address, visit).await,
             Ok(Err(why)) => debug!(%address, %why, "connection closed: its TLS handshake failed"),
             Err(_) => self.too_slow(address),
         }
@@ -145,32 +157,74 @@ impl Port {
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         address: SocketAddr,
+        visit: &Visit,
     ) {
-        let routes = self.routes.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(address.ip()));
-            routes.clone().call(request)
+        let activity = &visit.activity;
+        let service = service_fn(|request: Request<Incoming>| {
+            activity.begin_request();
+            let answer = self.answer(request, address, visit.refusal.as_ref());
+            let activity = activity.clone();
+            async move { answer.await.map(|answer| answer.map(|body| Answer::new(body, activity))) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.handshake_timeout)
+            // `overdue` has the time limits: hyper's own does not distinguish an idle connection from a slow one.
+            .header_read_timeout(None)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Noticed::new(stream, activity.clone())), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let served = tokio::select! {
+            // In this order: the connection changes the phase that `overdue` looks at.
+            biased;
             served = connection.as_mut() => served,
+            phase = activity.overdue(self.times) => {
+                match phase {
+                    Phase::Headers => self.too_slow(address),
+                    Phase::Idle | Phase::Request => debug!(%address, "connection closed: it was idle"),
+                }
+                return;
+            }
+            () = activity.evicted() => {
+                debug!(%address, "connection closed: another one needs its place");
+                return;
+            }
             () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         match served {
-            Err(why) if why.is_timeout() => self.too_slow(address),
             Err(why) => debug!(%address, %why, "connection closed"),
             Ok(()) => debug!(%address, "connection closed"),
         }
+    }
+
+    /// Answers a request. On a reserved place every request but those of [`HEALTH`] is refused, and the connection ends.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        address: SocketAddr,
+        refusal: Option<&Error>,
+    ) -> Result<Response, Infallible> {
+        let mut answer = match refusal {
+            Some(error) if !HEALTH.contains(&request.uri().path()) => {
+                self.entrance.count(error);
+                self.metrics.refused(error.code());
+                let (address, code, status) = (address.ip(), error.code(), error.status());
+                self.refusals.log(&Refusal { address, route: "none", code, status });
+                Failure(error.clone()).into_response()
+            }
+            _ => {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Peer(address.ip()));
+                self.routes.clone().call(request).await?
+            }
+        };
+        if refusal.is_some() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer)
     }
 
     /// Counts and logs a handshake, or headers, that took too long.
@@ -179,12 +233,4 @@ impl Port {
         let refusal = Refusal { address: address.ip(), route: "none", code: "handshake_timeout", status: 0 };
         self.refusals.log(&refusal);
     }
-}
-
-/// Answers a refused connection with the status alone. It writes what fits at once, because it must not wait for a client
-/// that is refused.
-fn refuse(stream: &TcpStream, status: u16) {
-    let text =
-        format!("HTTP/1.1 {status} \r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    drop(stream.try_write(text.as_bytes()));
 }

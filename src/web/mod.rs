@@ -44,13 +44,29 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// All paths. A request passes the layers from the last one that is added to the first.
-pub fn routes(app: Arc<App>, origins: Origins) -> Router {
-    let (router, mut document) = handlers().split_for_parts();
+/// Which paths a port has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paths {
+    /// All.
+    All,
+    /// All but those of [`Paths::Admin`].
+    Public,
+    /// Health, metrics and stats.
+    Admin,
+}
+
+/// The paths of a port. A request passes the layers from the last one that is added to the first.
+pub fn routes(app: Arc<App>, origins: Arc<Origins>, paths: Paths) -> Router {
+    let handlers = match paths {
+        Paths::All => public().merge(admin()),
+        Paths::Public => public(),
+        Paths::Admin => admin(),
+    };
+    let described = OpenApiRouter::with_openapi(Head::openapi()).merge(handlers);
+    let (router, mut document) = described.split_for_parts();
     openapi::finish(&mut document);
     let (metrics, refusals) = (app.metrics.clone(), app.refusals.clone());
     let guard = Guard { gate: app.gate.clone(), quotas: app.quotas.clone(), is_public };
-    let origins = Arc::new(origins);
     router
         .layer(Extension(Arc::new(Documents::new(&document))))
         // After the tokens: a client without a token learns nothing of the parameters.
@@ -65,24 +81,28 @@ pub fn routes(app: Arc<App>, origins: Origins) -> Router {
         .with_state(app)
 }
 
-fn handlers() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(Head::openapi())
+fn admin() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(stats::stats))
+}
+
+fn public() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(console::page))
         .routes(routes!(console::docs))
         .routes(routes!(console::client))
         .routes(routes!(console::part))
         .routes(routes!(openapi::openapi))
         .routes(routes!(openapi::asyncapi))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
-        .routes(routes!(health::metrics))
         .routes(routes!(users::list))
         // A user may be called "query" too.
         .routes(routes!(users::query, users::user_query, heartbeats::end_query))
         .routes(routes!(users::user, heartbeats::end))
         .routes(routes!(heartbeats::heartbeat))
         .routes(routes!(heartbeats::heartbeats))
-        .routes(routes!(stats::stats))
         .routes(routes!(sse::stream))
         .routes(routes!(websocket::upgrade))
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// The certificate of the daemon's port; [`reload`](Tls::reload) reads it again.
+/// The certificate of the daemon's port; [`prepare`](Tls::prepare) reads it again.
 pub struct Tls {
     files: TlsFiles,
     config: Mutex<Arc<ServerConfig>>,
@@ -25,11 +25,11 @@ impl Tls {
         Ok(Tls { files, config })
     }
 
-    /// Reads certificate and key again, for connections from now on. On an error the old ones stay in use.
-    pub fn reload(&self) -> Result<()> {
+    /// Reads certificate and key again, and returns what puts them into use for new connections. On an error, and until
+    /// then, the old ones stay in use.
+    pub fn prepare(&self) -> Result<impl FnOnce() + '_> {
         let config = Arc::new(read(&self.files)?);
-        *lock(&self.config) = config;
-        Ok(())
+        Ok(move || *lock(&self.config) = config)
     }
 
     /// The handshake of one connection.

@@ -6,11 +6,12 @@ use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
 use crate::presence::check_user;
+use crate::web::access::service_token::{self, Scope, ServiceToken};
 use crate::web::access::token::{Grant, KeySet, Pattern, Rules};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -27,11 +28,6 @@ use tracing::info;
 
 /// Precedes the token in a WebSocket's list of subprotocols.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
-/// Service tokens in one file: room for old and new ones during a rotation.
-const MAX_SERVICE_TOKENS: usize = 16;
-/// The shortest service token, in bytes: a shorter one could be guessed.
-const SERVICE_TOKEN_BYTES: usize = 16;
-
 /// What a request or a socket may do.
 #[derive(Debug, Clone)]
 pub struct Pass(Arc<Holder>);
@@ -40,8 +36,8 @@ pub struct Pass(Arc<Holder>);
 enum Holder {
     /// The daemon requires no tokens.
     Anyone,
-    /// A backend, which may do everything; with the tag of its service token.
-    Service(hmac::Tag),
+    /// A backend with a service token.
+    Service(ServiceToken),
     /// A client with a token.
     Client(Grant),
 }
@@ -64,8 +60,21 @@ impl Pass {
         }
     }
 
+    /// An error if a backend's token lacks this scope. A client's token has no scopes.
+    fn check_scope(&self, scope: Scope) -> Result<(), Error> {
+        match &*self.0 {
+            Holder::Service(token) if !token.has(scope) => {
+                let name = token.name.as_deref().unwrap_or_default();
+                let scope = format!("{scope:?}").to_lowercase();
+                Err(Error::Forbidden(format!("the service token {name} does not have the scope {scope}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// An error unless the pass allows to watch everybody.
     pub fn check_watch_all(&self) -> Result<(), Error> {
+        self.check_scope(Scope::Read)?;
         match self.grant() {
             Some(grant) if !grant.watch.contains(&Pattern::All) => Err(Error::Forbidden(
                 "the token does not allow to watch everybody; its claim must be \"watch\":\"*\", a text and not a list".into(),
@@ -76,6 +85,7 @@ impl Pass {
 
     /// An error unless the pass allows to watch this user.
     pub fn check_watch(&self, user: &str) -> Result<(), Error> {
+        self.check_scope(Scope::Read)?;
         match self.grant() {
             Some(grant) if !grant.may_watch(user) => Err(Error::Forbidden(format!(
                 "the token does not allow to watch {}; its claim watch does not list this user",
@@ -93,6 +103,7 @@ impl Pass {
 
     /// An error unless the pass allows heartbeats and goodbyes of this user.
     pub fn check_speak(&self, user: &str) -> Result<(), Error> {
+        self.check_scope(Scope::Write)?;
         match self.grant() {
             Some(grant) if grant.user.as_deref() != Some(user) => Err(Error::Forbidden(format!(
                 "the token does not allow to speak for {}; a client speaks only for the sub of its token",
@@ -124,9 +135,7 @@ pub struct Gate {
 /// What the files hold.
 struct Loaded {
     keys: Option<KeySet>,
-    /// The service tokens as tags under a key of this process. Comparing tags takes the same time however many bytes
-    /// are right, and the daemon does not keep the tokens themselves.
-    service: Vec<hmac::Tag>,
+    service: Vec<ServiceToken>,
 }
 
 impl Loaded {
@@ -135,7 +144,7 @@ impl Loaded {
             let file =
                 String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
                     .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
-            service_tags(&file, tags).with_context(|| format!("--service-token {}", path.display()))
+            service_token::parse(&file, tags).with_context(|| format!("--service-token {}", path.display()))
         });
         Ok(Loaded { keys: read_keys(access)?, service: service.transpose()?.unwrap_or_default() })
     }
@@ -183,16 +192,17 @@ impl Gate {
         Ok(Gate { access, tags, loaded: Mutex::new(Arc::new(loaded)), changed: watch::Sender::new(0) })
     }
 
-    /// Reads the files again. On an error the gate keeps what it had.
-    pub fn reload(&self) -> Result<()> {
+    /// Reads the files again, and returns what puts them into use. On an error, and until then, the gate keeps what it had.
+    pub fn prepare(&self) -> Result<impl FnOnce() + '_> {
         let next = Loaded::read(&self.access, &self.tags)?;
         if let (Some(keys), Some(next)) = (&self.loaded().keys, &next.keys) {
             keys.check_same_kinds(next)?;
         }
-        next.log();
-        *lock(&self.loaded) = Arc::new(next);
-        self.changed.send_modify(|count| *count += 1);
-        Ok(())
+        Ok(move || {
+            next.log();
+            *lock(&self.loaded) = Arc::new(next);
+            self.changed.send_modify(|count| *count += 1);
+        })
     }
 
     /// Changes each time the files were read again.
@@ -210,7 +220,7 @@ impl Gate {
         match &*pass.0 {
             // Without the lock, since each delivery asks.
             Holder::Anyone => true,
-            Holder::Service(tag) => self.loaded().service.iter().any(|other| other.as_ref() == tag.as_ref()),
+            Holder::Service(token) => self.loaded().service.iter().any(|other| other.equals(token)),
             Holder::Client(grant) => {
                 let known = self.loaded().keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
                 known && now_s() < grant.ends
@@ -222,9 +232,9 @@ impl Gate {
     pub fn check(&self, token: &str) -> Result<Pass, Error> {
         let loaded = self.loaded();
         // Compares with all of them, so that the time does not show which one fits.
-        let fits = |tag: &&hmac::Tag| hmac::verify(&self.tags, token.as_bytes(), tag.as_ref()).is_ok();
-        if let Some(tag) = loaded.service.iter().filter(fits).last() {
-            return Ok(Pass::new(Holder::Service(*tag)));
+        let fits = |service: &&ServiceToken| service.is(token, &self.tags);
+        if let Some(service) = loaded.service.iter().filter(fits).last() {
+            return Ok(Pass::new(Holder::Service(service.clone())));
         }
         let Some(keys) = &loaded.keys else {
             return Err(Error::InvalidToken(
@@ -251,18 +261,6 @@ impl Gate {
     fn loaded(&self) -> Arc<Loaded> {
         lock(&self.loaded).clone()
     }
-}
-
-fn service_tags(file: &str, key: &hmac::Key) -> Result<Vec<hmac::Tag>> {
-    let lines: Vec<&str> = file.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    ensure!(!lines.is_empty(), "it is empty; put a token there: openssl rand -hex 32");
-    ensure!(lines.len() <= MAX_SERVICE_TOKENS, "it has more than {MAX_SERVICE_TOKENS} lines");
-    let shortest = lines.iter().map(|line| line.len()).min().unwrap_or_default();
-    ensure!(
-        shortest >= SERVICE_TOKEN_BYTES,
-        "it has a token of {shortest} bytes, which could be guessed; make a longer one: openssl rand -hex 32"
-    );
-    Ok(lines.iter().map(|line| hmac::sign(key, line.as_bytes())).collect())
 }
 
 /// The wall clock, in seconds since the epoch.

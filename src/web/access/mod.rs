@@ -2,7 +2,9 @@
 //!
 //! These files do not know `App`: each guard gets the few parts that it needs.
 
+mod allowed_origin;
 pub mod auth;
 pub mod origin;
+mod service_token;
 pub mod token;
 pub mod token_watch;

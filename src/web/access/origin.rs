@@ -4,10 +4,11 @@
 //! origin in the header Origin. Programs other than browsers send no Origin, and pass.
 
 use crate::error::{Error, shown};
+use crate::web::access::allowed_origin::{Allowed, is_host_name, split_port};
 use crate::web::failure::Failure;
 use anyhow::{Result, bail};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
@@ -21,20 +22,30 @@ const PREFLIGHT: Duration = Duration::from_secs(600);
 /// The origins whose pages may send requests, besides the daemon's own.
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
-    /// The origins of `--allow-origin`, written as browsers write them.
-    named: Vec<String>,
+    /// The origins of `--allow-origin`.
+    named: Vec<Allowed>,
     /// `--allow-origin '*'`.
     any: bool,
-    /// Check the header Host too: the daemon requires no tokens and listens on a loopback address.
+    /// The names of `--allow-host`.
+    hosts: Vec<String>,
+    /// Check the header Host too, because the daemon requires no tokens.
     guard_host: bool,
 }
 
 impl Origins {
-    /// Reads the values of `--allow-origin`. With `guard_host` the header Host must be a local name or one of them.
-    pub fn new(named: &[String], guard_host: bool) -> Result<Origins> {
+    /// Reads the values of `--allow-origin` and `--allow-host`. With `guard_host` the header Host must be a local name or
+    /// one of them.
+    pub fn new(named: &[String], hosts: &[String], guard_host: bool) -> Result<Origins> {
+        let given = |list: &[String]| -> Vec<String> {
+            list.iter().map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect()
+        };
+        let (named, hosts) = (given(named), given(hosts));
+        if let Some(bad) = hosts.iter().find(|host| !is_host_name(host)) {
+            bail!("--allow-host {} is not a host name; write a name such as keybeat.example.com", shown(bad));
+        }
         let any = named.iter().any(|origin| origin == "*");
-        let named = named.iter().filter(|origin| *origin != "*").map(|origin| normal(origin));
-        Ok(Origins { named: named.collect::<Result<_>>()?, any, guard_host })
+        let named = named.iter().filter(|origin| *origin != "*").map(|origin| Allowed::parse(origin));
+        Ok(Origins { named: named.collect::<Result<_>>()?, any, hosts, guard_host })
     }
 
     /// An error if the request comes from a page whose origin is not allowed.
@@ -44,12 +55,9 @@ impl Origins {
         }
         let text = |name| headers.get(name).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
         let host = text(header::HOST).or_else(|| uri.authority().map(|authority| authority.as_str().into()));
-        if let Some(host) = host.as_deref().filter(|_| self.guard_host)
-            && !is_local(host)
-            && !self.named.iter().any(|origin| host_of(origin).eq_ignore_ascii_case(host))
-        {
+        if let Some(host) = host.as_deref().filter(|host| self.guard_host && !self.allows_host(host)) {
             // DNS rebinding: the page's own name resolves to this daemon now, so Origin and Host are equal.
-            return Err(Error::ForbiddenOrigin { origin: shown(host) });
+            return Err(Error::ForbiddenHost { host: shown(host) });
         }
         match text(header::ORIGIN) {
             None => Ok(()),
@@ -58,10 +66,21 @@ impl Origins {
         }
     }
 
+    fn allows_host(&self, host: &str) -> bool {
+        let (name, _) = split_port(host);
+        is_local(host)
+            || self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+            || ["http", "https"].iter().any(|scheme| self.allows_named(&format!("{scheme}://{host}")))
+    }
+
+    fn allows_named(&self, origin: &str) -> bool {
+        self.named.iter().any(|allowed| allowed.covers(origin))
+    }
+
     fn allows(&self, origin: &str, host: Option<&str>) -> bool {
         let own = origin.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
         let is_own = own.zip(host).is_some_and(|((_, from), host)| from.eq_ignore_ascii_case(host));
-        is_own || self.named.iter().any(|named| named.eq_ignore_ascii_case(origin))
+        is_own || self.allows_named(origin)
     }
 
     /// The CORS headers, which allow browsers to show the answers to pages of these origins.
@@ -69,53 +88,27 @@ impl Origins {
         let origins = if self.any {
             AllowOrigin::any()
         } else {
-            AllowOrigin::list(self.named.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+            let own = self.clone();
+            AllowOrigin::predicate(move |origin, _| {
+                origin.to_str().is_ok_and(|origin| own.allows_named(origin))
+            })
         };
+        let sent = ["traceparent", "tracestate", "last-event-id"].map(HeaderName::from_static);
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+            .allow_headers(
+                [header::AUTHORIZATION, header::CONTENT_TYPE].into_iter().chain(sent).collect::<Vec<_>>(),
+            )
             .expose_headers([header::RETRY_AFTER])
             .max_age(PREFLIGHT)
     }
 }
 
-/// An origin as browsers write it: scheme and host, the port unless it is the scheme's default, no path.
-fn normal(origin: &str) -> Result<String> {
-    let read = || -> Option<String> {
-        let uri: Uri = origin.parse().ok()?;
-        let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
-        let authority = uri.authority()?;
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
-            return None;
-        }
-        let own = if scheme == "https" { 443 } else { 80 };
-        let port = authority.port_u16().filter(|&port| port != own);
-        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        Some(format!("{scheme}://{}{port}", authority.host().to_ascii_lowercase()))
-    };
-    match read() {
-        Some(origin) => Ok(origin),
-        None => {
-            bail!(
-                "--allow-origin {} is not an origin; write https://HOST or https://HOST:PORT",
-                shown(origin)
-            )
-        }
-    }
-}
-
-fn host_of(origin: &str) -> &str {
-    origin.split_once("://").map_or(origin, |(_, host)| host)
-}
-
 /// Is this Host a name that an attacker cannot point at this machine: an IP address, a name below `localhost`, or a name
 /// without a dot, which nobody can register?
 fn is_local(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
+    let (name, _) = split_port(host);
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let name = name.to_ascii_lowercase();
     bare.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !(name.is_empty() || name.contains('.'))
@@ -146,7 +139,7 @@ mod tests {
     #[test]
     fn own_and_allowed_origins_pass() {
         let named = ["https://app.example.com".into(), "http://Other.example:80/".into()];
-        let origins = Origins::new(&named, false).unwrap();
+        let origins = Origins::new(&named, &[], false).unwrap();
         for (host, origin, passes) in [
             ("keybeat.example:7400", None, true),
             ("keybeat.example:7400", Some("http://keybeat.example:7400"), true),
@@ -164,13 +157,18 @@ mod tests {
         ] {
             assert_eq!(check(&origins, host, origin), passes, "{host} {origin:?}");
         }
-        let any = Origins::new(&["*".into()], true).unwrap();
+        let any = Origins::new(&["*".into()], &[], true).unwrap();
         assert!(check(&any, "whatever", Some("null")));
     }
 
     #[test]
     fn host_is_checked_where_no_token_is_required() {
-        let origins = Origins::new(&["https://app.example.com:8443".into()], true).unwrap();
+        let origins = Origins::new(
+            &["https://app.example.com:8443".into()],
+            &["keybeat.internal.example".into()],
+            true,
+        )
+        .unwrap();
         for (host, passes) in [
             ("127.0.0.1:7400", true),
             ("localhost:7400", true),
@@ -179,6 +177,9 @@ mod tests {
             ("a.localhost:80", true),
             ("[::1]:7400", true),
             ("app.example.com:8443", true),
+            ("keybeat.internal.example", true),
+            ("Keybeat.internal.example:7400", true),
+            ("a.keybeat.internal.example", false),
             ("evil.example:7400", false),
             ("127.0.0.1.evil.example:7400", false),
             ("localhost.evil.example", false),
@@ -191,18 +192,20 @@ mod tests {
     }
 
     #[test]
-    fn invalid_origin_fails_at_start() {
-        for bad in
-            ["example.com", "https://", "https://a/b", "https://a?b", "ftp://a", "null", "", "https://u@a"]
-        {
-            assert!(Origins::new(&[bad.into()], false).is_err(), "{bad}");
+    fn lists_may_have_spaces_and_empty_entries() {
+        let list = ["https://a.example.com".into(), " https://b.example.com".into(), String::new()];
+        let origins = Origins::new(&list, &[], false).unwrap();
+        for origin in ["https://a.example.com", "https://b.example.com"] {
+            assert!(check(&origins, "keybeat.example", Some(origin)), "{origin}");
         }
+        assert!(Origins::new(&[], &["http://x".into()], false).is_err());
+        assert!(Origins::new(&["not an origin".into()], &[], false).is_err());
     }
 
     proptest! {
         #[test]
         fn only_the_own_host_passes(host in "[a-z.:0-9\\[\\]]{0,20}", origin in "(https?://)?[ -~]{0,24}") {
-            let origins = Origins::new(&[], false).unwrap();
+            let origins = Origins::new(&[], &[], false).unwrap();
             let own = ["http://", "https://"].iter().any(|scheme| {
                 origin.strip_prefix(scheme).is_some_and(|from| from.eq_ignore_ascii_case(&host))
             });

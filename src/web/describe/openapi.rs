@@ -88,16 +88,12 @@ const REFUSALS: [(&str, u16, &str); 8] = [
     ("NotFound", 404, "There is nothing at this path"),
     ("MethodNotAllowed", 405, "The path has no such method"),
     ("TooLarge", 413, "The body is over the limit, 4 MiB by default"),
-    (
-        "TooMany",
-        429,
-        "A limit of this client. A connection above the limit gets the status alone, without a body",
-    ),
+    ("TooMany", 429, "A limit of this client"),
     (
         "Unavailable",
         503,
         "Redis is unreachable and nothing was written; or the daemon has not compared itself with Redis yet; or a limit of \
-         the daemon. A connection above the limit gets the status alone, without a body",
+         the daemon",
     ),
 ];
 

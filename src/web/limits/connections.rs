@@ -66,20 +66,31 @@ impl Doors {
 }
 
 impl Door {
-    /// Takes a place for `address`. Error: 503 at the limit of all, 429 at the limit of one address.
+    /// Takes a place for `address`, and counts a refusal. Error: 503 at the limit of all, 429 at the limit of one address.
     pub fn enter(self: &Arc<Door>, address: IpAddr) -> Result<Place, Error> {
+        self.try_enter(address).inspect_err(|refusal| self.count(refusal))
+    }
+
+    /// Counts a refusal of this door.
+    pub fn count(&self, refusal: &Error) {
+        match refusal {
+            Error::TooMany(..) => self.metrics.limited(&format!("{}_per_address", self.what)),
+            _ => self.metrics.limited(self.what),
+        }
+    }
+
+    /// Takes a place for `address`. Error: as [`Door::enter`].
+    pub fn try_enter(self: &Arc<Door>, address: IpAddr) -> Result<Place, Error> {
         let address = counted(address);
         let mut inside = lock(&self.inside);
         let Inside { all, each } = &mut *inside;
         let (what, most, most_each) = (self.what, self.most, self.most_each);
         if *all >= most {
-            self.metrics.limited(what);
             let text = format!("the daemon has {most} {what}, which is its limit; try again later");
             return Err(Error::Busy(self.code, text));
         }
         let own = each.entry(address).or_default();
         if *own >= most_each {
-            self.metrics.limited(&format!("{what}_per_address"));
             let text =
                 format!("your address has {most_each} {what}, which is the limit of one address; close some");
             return Err(Error::TooMany(self.code, text));

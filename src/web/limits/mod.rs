@@ -2,7 +2,9 @@
 //!
 //! These files know neither `App` nor passes: a limit gets the address or the user that it counts.
 
+pub mod activity;
 pub mod bodies;
 pub mod connections;
+pub mod entrance;
 pub mod quota;
 pub mod refusal_log;

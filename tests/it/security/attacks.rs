@@ -121,7 +121,7 @@ async fn raw_socket(world: &World, token: &str) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_handshakes_and_slow_headers() {
-    let world = World::start(&["--handshake-timeout", "3s"]).await;
+    let world = World::start(&["--handshake-timeout", "3s", "--idle-timeout", "3s"]).await;
     let port = world.daemon.port;
     let mut half_open = Vec::new();
     for i in 0..2_000 {

@@ -6,7 +6,7 @@ use crate::common::tokens::{Issuer, call, call_as, socket_as, try_socket};
 use crate::common::{PATIENCE, until};
 use futures_util::SinkExt;
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -55,8 +55,23 @@ async fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Sends a GET on a connection of its own, and returns all of the answer.
+async fn ask(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    rest(&mut stream).await
+}
+
+/// Opens a connection and sends the beginning of a request.
+async fn begun(daemon: &Daemon) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    stream.write_all(b"GET /v1/stats HTTP/1.1\r\nhost: 127.0.0.1\r\nx: ").await.expect("it reads");
+    stream
+}
+
 #[tokio::test]
-async fn connections_in_all_and_of_one_address() {
+async fn full_door_answers_health_and_refuses_with_a_body() {
     let redis = Redis::start();
     for (flags, refused, limit) in [
         (["--max-connections", "6"], "503", "connections"),
@@ -64,29 +79,80 @@ async fn connections_in_all_and_of_one_address() {
     ] {
         let daemon = with(&redis, &flags).await;
         let mut socket = daemon.socket("?user=alice").await;
-        let connect = || TcpStream::connect(("127.0.0.1", daemon.port));
         let mut held = Vec::new();
-        let answer = loop {
-            let mut stream = connect().await.expect("it listens");
-            if let Ok(answer) = timeout(Duration::from_millis(200), rest_now(&mut stream)).await {
-                break answer;
-            }
-            held.push(stream);
-        };
-        assert!(answer.contains(refused) && answer.contains("retry-after"), "{answer}");
-        assert!((4..=6).contains(&held.len()), "{}", held.len());
+        // The daemon sees the first bytes of a request at some time after they were sent.
+        let answer = until("the door is full", async || {
+            held.push(begun(&daemon).await);
+            let answer = ask(daemon.port, "/v1/users/alice").await;
+            answer.contains("too_many_connections").then_some(answer)
+        })
+        .await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {refused}")), "{answer}");
+        assert!(answer.contains("retry-after") && answer.contains("\"message\""), "{answer}");
+        for path in ["/healthz", "/readyz", "/metrics", "/v1/stats"] {
+            let answer = ask(daemon.port, path).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        }
         socket.send(json!({"type": "watch", "users": ["alice"]})).await;
         assert_eq!(socket.snapshot().await.len(), 1, "a socket has a place of its own");
         drop(held);
-        daemon.ready().await;
+        until("there is a place again", async || {
+            ask(daemon.port, "/v1/users/alice").await.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
         counted(&daemon, limit).await;
     }
 }
 
-async fn rest_now(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await.ok();
-    String::from_utf8_lossy(&bytes).into_owned()
+#[tokio::test]
+async fn idle_connection_gives_its_place_to_a_new_one() {
+    let redis = Redis::start();
+    let daemon = with(&redis, &["--max-connections", "6"]).await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens"));
+    }
+    assert!(ask(daemon.port, "/v1/users/alice").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(rest(&mut idle[0]).await, "", "the oldest is closed");
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    assert!(!metrics.as_str().expect("a text").contains("limits_reached_total{"), "nobody was refused");
+}
+
+#[tokio::test]
+async fn idle_connection_has_a_longer_time_than_headers() {
+    let redis = Redis::start();
+    let daemon = with(&redis, &["--handshake-timeout", "300ms", "--idle-timeout", "1s"]).await;
+    let mut unused = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    let mut kept = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.expect("it reads");
+    let start = Instant::now();
+    assert!(rest(&mut kept).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(rest(&mut unused).await, "");
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    assert!(!metrics.as_str().expect("a text").contains("limits_reached_total{"), "idle is no refusal");
+    assert!(!daemon.log().contains("refused"), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn health_and_metrics_move_to_the_admin_port() {
+    let redis = Redis::start();
+    let flags = ["--redis", &redis.url(), "--admin-listen", "127.0.0.1:0", "--max-connections", "0"];
+    let daemon = Daemon::launch(&flags);
+    let port: u16 = until("the address is logged", async || {
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("health and metrics on"))?;
+        line.rsplit(':').next()?.trim().parse().ok()
+    })
+    .await;
+    until("the daemon is ready", async || ask(port, "/readyz").await.contains(" 200 ").then_some(())).await;
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/stats"] {
+        let answer = ask(port, path).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        assert!(ask(daemon.port, path).await.starts_with("HTTP/1.1 404"), "{path} is not at --listen");
+    }
+    assert!(ask(port, "/v1/users/alice").await.starts_with("HTTP/1.1 404"));
+    assert!(ask(daemon.port, "/v1/users/alice").await.contains("too_many_connections"));
 }
 
 #[tokio::test]
@@ -94,11 +160,7 @@ async fn headers_and_bodies_have_their_time() {
     let redis = Redis::start();
     let flags = ["--handshake-timeout", "300ms", "--body-timeout", "300ms", "--max-body-bytes", "1000"];
     let daemon = with(&redis, &flags).await;
-    for begun in ["", "GET /v1/ws HTTP/1.1\r\nhost: 127.0.0.1\r\nx: "] {
-        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
-        stream.write_all(begun.as_bytes()).await.expect("it reads");
-        assert!(!rest(&mut stream).await.contains(" 200 "));
-    }
+    assert!(!rest(&mut begun(&daemon).await).await.contains(" 200 "));
     counted(&daemon, "handshake_timeout").await;
     let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
     let head = "PUT /v1/users/alice/heartbeat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 20\r\n\r\n{";

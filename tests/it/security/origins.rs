@@ -3,7 +3,10 @@
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
 use crate::common::tokens::{Issuer, call, try_socket};
+use crate::common::until;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_page_of_another_origin_may_do_nothing() {
@@ -37,6 +40,47 @@ async fn a_page_of_another_origin_may_do_nothing() {
     assert!(metrics.to_string().contains("forbidden_origin"), "it is counted");
 }
 
+/// The answer to a GET with this `Host`. None if nothing listens.
+async fn get(port: u16, path: &str, host: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+#[tokio::test]
+async fn host_is_checked_on_any_address_without_tokens() {
+    let redis = Redis::start();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let port = free.expect("a free port").port();
+    let listen = format!("0.0.0.0:{port}");
+    let _daemon = tokio::process::Command::new(env!("CARGO_BIN_EXE_keybeat"))
+        .args(["serve", "--redis", &redis.url(), "--no-auth", "--listen", &listen])
+        .args(["--allow-host", "a.example, b.example"])
+        .kill_on_drop(true)
+        .spawn()
+        .expect("keybeat was built");
+    let is_ready = |answer: Option<String>| answer.is_some_and(|answer| answer.contains(" 200 "));
+    until("the daemon is ready", async || is_ready(get(port, "/readyz", "localhost").await).then_some(()))
+        .await;
+    for (host, passes) in [
+        ("rebound.example", false),
+        ("a.example", true),
+        ("b.example:7400", true),
+        ("c.a.example", false),
+        ("10.0.0.1:7400", true),
+        ("keybeat", true),
+        ("x.localhost", true),
+    ] {
+        let answer = get(port, "/v1/users/alice", host).await.expect("an answer");
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), passes, "{host}: {answer}");
+        let refused = answer.contains("forbidden_origin") && answer.contains("--allow-host");
+        assert_eq!(refused, !passes, "{host}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_page_that_is_named_may_ask_and_read_the_answer() {
     let redis = Redis::start();
@@ -52,7 +96,7 @@ async fn a_page_that_is_named_may_ask_and_read_the_answer() {
         let asked = [
             ("origin", origin),
             ("access-control-request-method", "PUT"),
-            ("access-control-request-headers", "authorization,content-type"),
+            ("access-control-request-headers", "authorization,content-type,traceparent,last-event-id"),
         ];
         let preflight = call(&daemon, "OPTIONS", "/v1/users/alice/heartbeat", None, &asked).await;
         let headers = [("origin", origin), ("authorization", &*bearer)];
@@ -60,7 +104,9 @@ async fn a_page_that_is_named_may_ask_and_read_the_answer() {
         let refused = call(&daemon, "GET", "/v1/users/bob", None, &headers[..1]).await;
         if passes {
             let allowed = preflight.headers["access-control-allow-headers"].to_str().expect("text");
-            assert!(allowed.contains("authorization") && allowed.contains("content-type"), "{allowed}");
+            for header in ["authorization", "content-type", "traceparent", "last-event-id"] {
+                assert!(allowed.contains(header), "{allowed}");
+            }
         }
         for answer in [&preflight, &put, &refused] {
             let allowed =

@@ -65,6 +65,26 @@ async fn http_and_websocket_by_tls_and_a_new_certificate_without_a_restart() {
 }
 
 #[tokio::test]
+async fn failed_reload_changes_nothing() {
+    let (redis, authority) = (Redis::start(), Authority::new());
+    let [cert, key] = authority.issue("server");
+    let tokens = authority.path("tokens");
+    std::fs::write(&tokens, "old-service-token\n").expect("a file");
+    let files = ["--tls-cert", &cert, "--tls-key", &key, "--service-token", &tokens];
+    let daemon = Daemon::launch(&[&["--redis", &redis.url()][..], &files].concat());
+    ready(&authority, &daemon).await;
+    std::fs::write(&tokens, "new-service-token\n").expect("a file");
+    std::fs::write(&cert, "no certificate").expect("a file");
+    signal(daemon.pid(), "HUP");
+    until("the reload fails", async || daemon.log().contains("not all reloaded: ").then_some(())).await;
+    for (token, status) in [("old-service-token", "200"), ("new-service-token", "401")] {
+        let stream = authority.connect(daemon.port).await.expect("the old certificate stays");
+        let answer = get(stream, &format!("/v1/users/alice?token={token}")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{token}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn redis_by_tls_with_a_certificate_of_our_own() {
     let authority = Authority::new();
     let [server_cert, server_key] = authority.issue("redis");

@@ -379,6 +379,40 @@ async fn a_service_token_may_do_everything_until_its_line_is_gone() {
 }
 
 #[tokio::test]
+async fn service_token_has_only_its_scopes() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let lines = "# backends\nreader:read:token-of-the-reader\nwriter:write:token-of-the-writer\n";
+    let file = issuer.write("service", lines);
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--service-token", &file]).await;
+    let (reader, writer) = ("token-of-the-reader", "token-of-the-writer");
+    for (token, method, path, body, status) in [
+        (reader, "GET", "/v1/users/alice", None, 200),
+        (reader, "GET", "/v1/users", None, 200),
+        (reader, "GET", "/v1/stats", None, 200),
+        (reader, "PUT", "/v1/users/alice/heartbeat", None, 403),
+        (reader, "POST", "/v1/heartbeats", Some(json!({"users": ["alice"]})), 403),
+        (reader, "DELETE", "/v1/users/alice", None, 403),
+        (writer, "PUT", "/v1/users/alice/heartbeat", None, 204),
+        (writer, "DELETE", "/v1/users/alice", None, 204),
+        (writer, "GET", "/v1/users/alice", None, 403),
+        (writer, "GET", "/v1/users", None, 403),
+        (writer, "GET", "/v1/events?all=true", None, 403),
+        ("# backends", "GET", "/v1/users/alice", None, 401),
+        ("reader:read:token-of-the-reader", "GET", "/v1/users/alice", None, 401),
+    ] {
+        let answer = call_as(&daemon, token, method, path, body).await;
+        assert_eq!(answer.status, status, "{token} {method} {path}: {}", answer.body);
+    }
+    let (mut socket, _) = socket_as(&daemon, writer, "?user=alice").await;
+    socket.send(json!({"type": "watch", "all": true})).await;
+    assert_eq!(socket.next().await["code"], "forbidden");
+    let bearer = format!("Bearer {reader}");
+    let refused = try_socket(&daemon, "?user=alice", &[("authorization", &bearer)]).await;
+    assert_eq!(refused.err(), Some((403, "forbidden".into())));
+}
+
+#[tokio::test]
 async fn what_is_secret_is_told_nowhere() {
     let redis = Redis::start();
     let issuer = Issuer::new();
