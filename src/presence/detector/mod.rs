@@ -89,6 +89,8 @@ pub struct Counts {
     pub overtaken: u64,
     /// Names under the prefix that cannot be a user or session.
     pub invalid: u64,
+    /// Changes that the tracker reported at once, since too many waited for evidence that may have been older.
+    pub early: u64,
 }
 
 /// The detector of one server. See the module's head.
@@ -196,6 +198,12 @@ impl Detector {
     /// Whether the server is up and every key was compared with Redis since the last gap.
     pub fn settled(&self) -> bool {
         self.up && self.pass.as_ref().is_none_or(Pass::sweeps)
+    }
+
+    /// Whether this key is believed live here.
+    pub fn has_live(&self, key: &Key) -> bool {
+        let slot = self.table.find(key.as_bytes()).and_then(|at| self.table.get(at));
+        slot.is_some_and(Slot::is_live)
     }
 
     /// The counters.
