@@ -259,6 +259,9 @@ impl Detector {
     }
 
     fn renewed(&mut self, now: Time, name: &[u8], placed: bool) {
+        if !placed {
+            self.end_deleted(now, name);
+        }
         let Some(at) = self.find_or_make(now, name) else { return };
         self.touch(at);
         let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);
