@@ -1,10 +1,15 @@
 //! The book that is kept of the daemon: what it said, what it should have said, and what it may be excused.
 
 use super::link::{Link, Up};
+use super::programs::Kind;
 use super::redis::{Event, NEVER};
+use super::relay::Server;
 use super::world::{TAINT_MS, World};
 use keybeat::presence::{Change, End};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The end of a session waits for at least so long for a server that is out of reach.
+const AWAY_MS: u64 = 1_200;
 
 #[derive(Default)]
 pub struct Book {
@@ -152,7 +157,8 @@ impl World {
     /// A user whose program keeps beating is never seen offline, but once for each time that Redis
     /// lost the key without a word to a daemon that listened.
     pub fn check_blink(&mut self, user: &str) {
-        let steady = self.programs.iter().any(|program| program.user == user && program.steady(self.now));
+        let found = self.programs.iter().find(|program| program.user == user && program.steady(self.now));
+        let steady = found.is_some_and(|program| program.kind != Kind::Mover || self.sees_sessions());
         // Before all servers have been compared nobody is told.
         if !steady || self.frozen || !self.relay.open || self.relay.book.excused.remove(user).is_some() {
             return;
@@ -161,6 +167,17 @@ impl World {
             Some(debt) if *debt > 0 => *debt -= 1,
             _ => self.fail(format!("the steady {user} was seen offline")),
         }
+    }
+
+    /// Is a new session known before the old one ends? Not if its key can be lost, nor if its stream is deaf, nor if its
+    /// server is new, or out of reach for longer than ends wait.
+    fn sees_sessions(&self) -> bool {
+        let link = |server: &Server| server.link.deaf.is_none() && server.link.was_deaf.is_none();
+        let near = |server: &Server| server.connected || self.now - server.away_since < AWAY_MS;
+        let servers = &self.relay.servers;
+        let known =
+            !self.cluster.on || (servers.iter().all(near) && self.relay.viewed == self.cluster.view.number);
+        known && servers.iter().all(link) && self.knobs.faults >> 9 == 0 && !self.knobs.silent.any()
     }
 
     /// Where each coming and going is announced, no more are said, however keys move.

@@ -68,11 +68,10 @@ impl Keys<'_> {
         Some(&mut self.nodes[at]).filter(|node| node.up)
     }
 
-    pub fn set(&mut self, key: &str, ttl: u64) {
+    /// Whether a server took it.
+    pub fn set(&mut self, key: &str, ttl: u64) -> bool {
         let now = self.now;
-        if let Some(node) = self.node(key) {
-            node.set(now, key, ttl);
-        }
+        self.node(key).map(|node| node.set(now, key, ttl)).is_some()
     }
 
     pub fn restore(&mut self, key: &str, ttl: u64) {

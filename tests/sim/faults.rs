@@ -22,8 +22,10 @@ impl World {
             0..=2 => {
                 // Questions, stream and stalls together stay below the limit of a fence in a quiet world.
                 let slow = if self.quiet() { 800 } else { 3_000 };
+                // Of several streams one that is behind for 2 s is dead.
+                let late = if self.quiet() && self.cluster.on { 800 } else { 3_000 };
                 self.lagged = true;
-                let extra = (self.rng.u64(1..3_000), self.rng.u64(1..slow));
+                let extra = (self.rng.u64(1..late), self.rng.u64(1..slow));
                 self.relay.servers[at].link.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
                 self.later(1..4_000, Act::EndLag);
             }
@@ -39,7 +41,7 @@ impl World {
                 self.relay.book.exact = false;
             }
             7 => self.cut(at),
-            8 => self.stalled_until = self.now + self.rng.u64(2_600..9_000),
+            8 => self.stalled_until = self.now + self.rng.u64(700..9_000),
             9 => self.crash(node, Return::Whole),
             10 => {
                 let how = [Return::Older, Return::Empty][self.rng.usize(..2)];

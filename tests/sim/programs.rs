@@ -12,6 +12,9 @@ const TTLS: [u64; 5] = [1_000, 1_500, 2_000, FIRST_TTL, LONGEST_TTL];
 /// It may take a heartbeat that is heard, asked for and answered, come what may in between.
 const LEARNS_WITHIN_MS: u64 = 15_000;
 
+/// Within so long a stream that lags is known to.
+const LAG_KNOWN_MS: u64 = 1_500;
+
 /// How a user behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -21,6 +24,8 @@ pub enum Kind {
     Jittery,
     /// One steady session and one that comes and goes.
     Pair,
+    /// Always has a session; its name changes.
+    Mover,
     /// Renews by EXPIRE; SET only if the key is gone.
     Expirer,
     /// Steady, and now and then another TTL.
@@ -38,11 +43,16 @@ pub struct Program {
     pub kind: Kind,
     ttl: u64,
     changed: u64,
+    /// A mover's session.
+    session: u8,
+    /// The session that it had before, and until when it is kept.
+    before: Option<(u8, u64)>,
 }
 
 impl Program {
     pub fn new(user: String, rng: &mut Rng, expires: bool) -> Program {
-        let kind = match rng.u8(..10) {
+        let kind = match rng.u8(..11) {
+            10 => Kind::Mover,
             0 | 1 => Kind::Steady,
             2 => Kind::Jittery,
             3 => Kind::Pair,
@@ -51,13 +61,13 @@ impl Program {
             6 | 7 => Kind::Flaky,
             _ => Kind::Wild(expires),
         };
-        Program { user, kind, ttl: TTLS[rng.usize(..TTLS.len())], changed: 0 }
+        Program { user, kind, ttl: TTLS[rng.usize(..TTLS.len())], changed: 0, session: 0, before: None }
     }
 
     /// Does it renew a key of the user's at least twice a TTL, whenever Redis can be reached?
     pub fn steady(&self, now: u64) -> bool {
         match self.kind {
-            Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer => true,
+            Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer | Kind::Mover => true,
             Kind::Changer => now > self.changed + LEARNS_WITHIN_MS,
             Kind::Flaky | Kind::Wild(_) => false,
         }
@@ -72,7 +82,10 @@ impl Program {
     pub fn step(&mut self, keys: &mut Keys, rng: &mut Rng) -> u64 {
         let (user, third) = (self.user.clone(), self.ttl / 3);
         match self.kind {
-            Kind::Steady => keys.set(&user, self.ttl),
+            Kind::Mover => self.move_on(keys, rng),
+            Kind::Steady => {
+                keys.set(&user, self.ttl);
+            }
             Kind::Jittery => {
                 keys.set(&user, self.ttl);
                 return rng.u64(1..=self.ttl / 2);
@@ -80,7 +93,9 @@ impl Program {
             Kind::Pair => {
                 keys.set(&format!("{user}#a"), self.ttl);
                 match rng.u8(..4) {
-                    0 => keys.set(&format!("{user}#b"), self.ttl / 2),
+                    0 => {
+                        keys.set(&format!("{user}#b"), self.ttl / 2);
+                    }
                     1 => keys.del(&format!("{user}#b")),
                     _ => {}
                 }
@@ -104,6 +119,32 @@ impl Program {
         third
     }
 
+    /// The new session is there before the old one ends; in a cluster for so long before that a stream which lags is known
+    /// to.
+    fn move_on(&mut self, keys: &mut Keys, rng: &mut Rng) {
+        let name = |session: u8| format!("{}#m{session}", self.user);
+        keys.set(&name(self.session), self.ttl);
+        match self.before {
+            Some((session, until)) if keys.now < until => {
+                keys.set(&name(session), self.ttl);
+            }
+            Some((session, _)) => {
+                if rng.bool() {
+                    keys.del(&name(session));
+                }
+                self.before = None;
+            }
+            None => {
+                let next = (self.session + 1) % 4;
+                if rng.u8(..3) == 0 && keys.set(&name(next), self.ttl) {
+                    let kept = if keys.cluster.on { LAG_KNOWN_MS } else { 0 };
+                    self.before = Some((self.session, keys.now + kept));
+                    self.session = next;
+                }
+            }
+        }
+    }
+
     fn flake(&self, keys: &mut Keys, rng: &mut Rng) -> u64 {
         keys.set(&self.user, self.ttl);
         match rng.u8(..10) {
@@ -124,8 +165,12 @@ fn wild(user: &str, keys: &mut Keys, rng: &mut Rng, expires: bool) {
     let [key, other] = [&names[rng.usize(..3)], &names[rng.usize(..3)]];
     let ttl = rng.u64(1..LONGEST_TTL);
     match rng.u8(..16) {
-        0..=5 => keys.set(key, ttl),
-        6 => keys.set(key, NEVER),
+        0..=5 => {
+            keys.set(key, ttl);
+        }
+        6 => {
+            keys.set(key, NEVER);
+        }
         7 | 8 => keys.del(key),
         9 | 10 if expires => {
             keys.expire(key, ttl);

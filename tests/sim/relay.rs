@@ -21,7 +21,9 @@ pub struct Server {
     pub node: usize,
     pub link: Link,
     /// The tracker was told that it is up, and has not closed it since.
-    connected: bool,
+    pub connected: bool,
+    /// When it was connected last, or opened.
+    pub away_since: u64,
     /// Compared since the last gap.
     settled: bool,
     pub run_seen: Option<u32>,
@@ -147,7 +149,9 @@ impl World {
             Feed::Page(number, names, next) => LinkNotice::Page { number, names, next, likely: 0 },
             Feed::Up(up) => return self.rise(at, &up),
             Feed::Down => {
-                server.connected = false;
+                if std::mem::take(&mut server.connected) {
+                    server.away_since = self.now;
+                }
                 self.relay.book.exact = false;
                 if broken == Broken::GapsUnseen {
                     return;
@@ -278,6 +282,7 @@ impl World {
             node,
             link,
             connected: false,
+            away_since: self.now,
             settled: false,
             run_seen,
             noticed,
@@ -290,7 +295,8 @@ impl World {
             self.fail(format!("nothing was late, and the stream is said to be dead ({cause:?})"));
         }
         if let Some(at) = self.relay.place_of(link) {
-            self.relay.servers[at].connected = false;
+            let server = &mut self.relay.servers[at];
+            (server.connected, server.away_since) = (false, self.now);
             self.cut(at);
         }
     }
@@ -322,8 +328,10 @@ impl World {
         let timely =
             change.at <= now && change.last_seen <= now && change.deadline.is_none_or(|at| at <= now);
         let transition = relay.hub.apply(change);
-        // Keys change hands whether a server is in reach or not, but nobody comes or goes by that.
-        let up = connected || (self.cluster.on && transition.is_none());
+        // Keys change hands whether a server is in reach or not, but nobody comes or goes by that. An end may have waited
+        // until its server left.
+        let left = relay.servers.iter().all(|server| server.id != link);
+        let up = connected || (self.cluster.on && (transition.is_none() || (left && !change.live)));
         if let Some(transition) = &transition {
             relay.book.said.push((user.to_owned(), transition.online));
             let seq = relay.hub.seq();

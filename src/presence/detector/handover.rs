@@ -48,6 +48,14 @@ impl Detector {
         }
     }
 
+    /// `set` of a key: if a `del` was in doubt, it was a deletion. Had the key moved, this server would have sent the `set` on
+    /// to the new owner; a key that has moved back was placed here before.
+    pub(super) fn end_deleted(&mut self, now: Time, name: &[u8]) {
+        if let Some(at) = self.table.find(name).filter(|&at| self.table[at].proves_deletion()) {
+            self.end(at, now, Reason::Deleted);
+        }
+    }
+
     /// Whether a key that has not arrived at the new owner of a slot is gone. That is so only if the server `left`,
     /// which the slot leaves, had disowned it before. Otherwise that server may still have the key: it never sent it,
     /// the slot returns to it, or the slot came by a third server.

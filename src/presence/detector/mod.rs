@@ -89,6 +89,8 @@ pub struct Counts {
     pub overtaken: u64,
     /// Names under the prefix that cannot be a user or session.
     pub invalid: u64,
+    /// Changes that the tracker reported at once, since too many waited for evidence that may have been older.
+    pub early: u64,
 }
 
 /// The detector of one server. See the module's head.
@@ -198,6 +200,12 @@ impl Detector {
         self.up && self.pass.as_ref().is_none_or(Pass::sweeps)
     }
 
+    /// Whether this key is believed live here.
+    pub fn has_live(&self, key: &Key) -> bool {
+        let slot = self.table.find(key.as_bytes()).and_then(|at| self.table.get(at));
+        slot.is_some_and(Slot::is_live)
+    }
+
     /// The counters.
     pub fn counts(&self) -> Counts {
         Counts { waiting: self.asks.waiting() as u64, ..self.counts }
@@ -251,6 +259,9 @@ impl Detector {
     }
 
     fn renewed(&mut self, now: Time, name: &[u8], placed: bool) {
+        if !placed {
+            self.end_deleted(now, name);
+        }
         let Some(at) = self.find_or_make(now, name) else { return };
         self.touch(at);
         let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);

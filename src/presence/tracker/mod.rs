@@ -9,10 +9,12 @@
 //! - Each period in which events may be missing gives one [`Action::Gap`], and ends with one [`Action::Compared`].
 //! - A dead stream gives [`Action::Gap`] and [`Action::Close`] at once. The link reconnects by itself.
 //! - A key is adopted by its new server's detector before the old one lets it go.
+//! - A user's last key ends only when no older evidence about the user can be unread (`whole_user.rs`).
 //! - The status is up only while each server is connected, compared with Redis, and its canary has come back.
 
 mod canary;
 mod gap;
+mod held;
 mod messages;
 mod owners;
 mod polling;
@@ -20,6 +22,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod whole_user;
 
 pub use gap::Cause;
 pub use messages::{Action, Event, LinkId, LinkNotice, Notice};
@@ -27,7 +30,8 @@ pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
 use super::{Counts, End, Input, Key, Output, Settings, Time};
-use canary::Canary;
+use canary::{CURRENT_MS, Canary};
+use held::Held;
 use server::{CANARY_EVERY_MS, Phase, Server};
 use std::collections::{HashMap, VecDeque};
 
@@ -61,6 +65,16 @@ pub struct Tracker {
     /// When something was last handed in.
     last: Time,
     opened: bool,
+    /// Ends that wait; see `held.rs`.
+    held: Held,
+    /// How many changes were reported early, since too many waited.
+    early: u64,
+    /// A reason for which they wait may be gone.
+    may_release: bool,
+    /// When it was last checked whether they have waited for too long.
+    holds_checked: Time,
+    /// When something may last have been unread in every stream.
+    disturbed: Time,
     /// A mark came back, or a server that was waited for is gone.
     marks_changed: bool,
     passed: u64,
@@ -82,6 +96,11 @@ impl Tracker {
             forgotten: Counts::default(),
             last: Time::default(),
             opened: false,
+            held: Held::default(),
+            early: 0,
+            may_release: false,
+            holds_checked: Time::default(),
+            disturbed: Time::default(),
             marks_changed: false,
             passed: 0,
             servers_changed: false,
@@ -139,7 +158,7 @@ impl Tracker {
                 return Some(action);
             }
             let Some(at) = self.servers.iter().position(|server| server.stirred) else {
-                self.conclude();
+                self.conclude(now);
                 return self.out.pop_front();
             };
             match self.servers[at].detector.poll(now) {
@@ -151,12 +170,12 @@ impl Tracker {
 
     /// When to hand in [`Notice::Due`] at the latest.
     pub fn next_due(&self) -> Option<Time> {
-        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).min()
+        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).chain(self.hold_due()).min()
     }
 
-    /// Has each server been compared with Redis since its last gap?
+    /// Has each server been compared with Redis since its last gap, and is everything reported?
     pub fn settled(&self) -> bool {
-        self.servers.iter().all(Server::settled)
+        self.servers.iter().all(Server::settled) && self.held.is_empty()
     }
 
     /// How each server is doing.
@@ -174,13 +193,18 @@ impl Tracker {
             all.waiting += counts.waiting;
             all.add_totals(counts);
         }
+        all.early = self.early;
         all
     }
 
     /// Events that waited while the process was stopped are older than they look, so their deadlines would be too
     /// late: a gap.
     fn check_stall(&mut self, now: Time) {
+        let late = now.since(self.last) > CURRENT_MS && self.turned_late(now);
         let slept = now.since(std::mem::replace(&mut self.last, now));
+        if late {
+            self.disturbed = now;
+        }
         if slept <= STALL_MS {
             return;
         }
@@ -207,6 +231,7 @@ impl Tracker {
                 server.polling.up(now, silent);
                 let flushed = std::mem::take(&mut server.replaced) || flushed;
                 self.servers_changed = true;
+                self.disturbed = now;
                 self.feed(now, at, Input::Up { run, flushed, uptime_ms });
             }
             // What the dead stream's connection still brings proves nothing.
@@ -239,16 +264,21 @@ impl Tracker {
 
     fn fall(&mut self, now: Time, at: usize, phase: Phase) {
         let server = &mut self.servers[at];
+        if server.is_up() {
+            server.down_since = now;
+        }
         server.phase = phase;
         server.polling.down();
         self.feed(now, at, Input::Down);
         self.marks_changed = true;
+        self.may_release = true;
         self.servers_changed = true;
     }
 
     /// A gap begins. What the detector found before is reported before.
     fn gap(&mut self, now: Time, at: usize, cause: Cause, why: String) {
         self.drain(now, at);
+        self.disturbed = now;
         let server = &mut self.servers[at];
         server.cause = cause;
         server.gaps += 1;
@@ -277,12 +307,15 @@ impl Tracker {
         let Phase::Up(canary) = &mut self.servers[at].phase else { return };
         if let Some(lag_ms) = canary.seen(now) {
             self.out.push_back(Action::EventLag(lag_ms));
+            self.may_release = true;
         }
         self.replaced_before_here(now, at);
     }
 
     fn due(&mut self, now: Time) {
         self.retire_again(now);
+        self.end_long_holds(now);
+        self.hurry(now);
         for at in 0..self.servers.len() {
             self.watch_connection(now, at);
             if self.servers[at].polling.due(now) {
@@ -327,7 +360,7 @@ impl Tracker {
         let server = &mut self.servers[at];
         let link = server.link;
         match output {
-            Output::Changed(change) => self.out.push_back(Action::Changed(link, change, server.cause)),
+            Output::Changed(change) => self.report(now, at, change),
             Output::Ask(batch, keys) => self.out.push_back(Action::Ask(link, batch, keys)),
             Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
             Output::Restart => self.close(now, at, Cause::Fence),
@@ -342,6 +375,9 @@ impl Tracker {
         let counts = server.detector.counts();
         server.compared += 1;
         server.polling.ended(now);
+        self.may_release = true;
+        self.release(now);
+        let server = &mut self.servers[at];
         self.out.push_back(Action::Compared {
             link: server.link,
             cause: server.cause,
@@ -361,9 +397,10 @@ impl Tracker {
     }
 
     /// Once all detectors are drained: what follows from their state.
-    fn conclude(&mut self) {
+    fn conclude(&mut self, now: Time) {
         self.forget_the_empty();
-        if std::mem::take(&mut self.marks_changed) {
+        self.release(now);
+        if std::mem::take(&mut self.marks_changed) && !self.holds() {
             self.pass_marks();
         }
         let obstacle = self.fleet.missing().or_else(|| {

@@ -18,18 +18,19 @@ impl Tracker {
         }
         for primary in &fleet.primaries {
             if self.place_of(&primary.id).is_none() {
-                self.open_link(primary);
+                self.open_link(now, primary);
             }
         }
         self.fleet = fleet;
         self.retire(now);
         self.open_if_compared();
         self.servers_changed = true;
+        self.may_release = true;
     }
 
-    fn open_link(&mut self, primary: &Primary) {
+    fn open_link(&mut self, now: Time, primary: &Primary) {
         self.links += 1;
-        self.servers.push(Server::new(self.links, primary, &self.settings));
+        self.servers.push(Server::new(now, self.links, primary, &self.settings));
         self.out.push_back(Action::Open { link: self.links, primary: primary.id.clone() });
     }
 

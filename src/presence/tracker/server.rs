@@ -46,6 +46,8 @@ pub(super) struct Server {
     pub(super) link: LinkId,
     pub(super) primary: Primary,
     pub(super) phase: Phase,
+    /// When the connection was lost; for a server that was never connected, when it was found.
+    pub(super) down_since: Time,
     pub(super) detector: Detector,
     pub(super) polling: Polling,
     /// Why the last comparison was needed.
@@ -65,11 +67,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(link: LinkId, primary: &Primary, settings: &FleetSettings) -> Server {
+    pub(super) fn new(now: Time, link: LinkId, primary: &Primary, settings: &FleetSettings) -> Server {
         Server {
             link,
             primary: primary.clone(),
             phase: Phase::Down("not connected yet".into()),
+            down_since: now,
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
             cause: Cause::Start,

@@ -5,3 +5,4 @@ mod degraded;
 pub(crate) mod doctor;
 mod faults;
 mod lifecycle;
+mod sessions;

@@ -62,6 +62,11 @@ impl Slot {
         self.put_doubt(true);
     }
 
+    /// Whether a `set` from this server shows that the `del` in doubt was a deletion.
+    pub fn proves_deletion(&self) -> bool {
+        self.is_live() && self.is_doubted() && !self.is_adopted() && !self.is_moved()
+    }
+
     /// An absent answer will mean a deletion. Where absence proves nothing, a `del` older than the move does not
     /// either, whichever of the three (doubt, grant, adoption) comes last.
     fn put_doubt(&mut self, on: bool) {

@@ -9,7 +9,7 @@
 //!
 //! | event | asked | live | granted | doubted | adopted | moved |
 //! | --- | --- | --- | --- | --- | --- | --- |
-//! | `set`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | → live | renewed, still adopted | → live |
+//! | `set`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
 //! | `del`: [`delete`](Slot::delete) | – | ends | ends | ends | → doubted | ends |
 //! | `del` in a cluster: [`doubt`](Slot::doubt) | – | → doubted | → doubted | – | → doubted | → doubted |

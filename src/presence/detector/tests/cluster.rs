@@ -15,10 +15,14 @@ fn doubted_deletion_is_asked_for() {
         &format!("{held} 10 doubted a; 11 answered a=19; 31 due; 32 answered a=-"),
         &format!("{said} 10 ask a; 31 ask a; 32 -a Expired at 30 seen 0"),
     );
-    // Renewed after it.
+    // A `set` after it proves it; another server's key that is placed here does not.
     check(
         &format!("{held} 10 doubted a; 10 open; 10 answers a=-; 10 set a; 11 close; 11 due"),
-        &format!("{said} 10 ask a"),
+        &format!("{said} 10 ask a; 10 -a Deleted at 10 seen 0; 10 +a Heartbeat seen 10; 11 ask a"),
+    );
+    check(
+        &format!("{held} 10 doubted a; 10 open; 10 answers a=-; 10 placed a; 11 close; 11 due"),
+        &format!("{said} 10 ask a; 11 ask a"),
     );
 }
 

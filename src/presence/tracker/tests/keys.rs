@@ -65,6 +65,25 @@ fn a_deletion_in_a_cluster_is_asked_first() {
 }
 
 #[test]
+fn a_set_after_a_deletion_proves_it() {
+    let came = "1 came u1 A Heartbeat start;";
+    let back = "2 went u1 A Deleted start; 2 came u1 A Heartbeat start";
+    check(
+        "came went",
+        &format!("{TWO} 2 del A u1; 2 set A u1; 3 answered A u1=30000"),
+        &format!("{came} {back}"),
+    );
+    // The key came back from another server.
+    check("came went", &format!("{TWO} 2 del A u1; 2 placed A u1; 2 set A u1; 3 answered A u1=30000"), came);
+    // The slot belongs to another server since, which adopts the key.
+    check(
+        "came went",
+        &format!("{TWO} 2 del A u1; 3 answered A u1=moved:1:B:1; 4 set B u1; 4 answered B u1=30000"),
+        &format!("{came} 3 came u1 B Reconciled start; 3 went u1 A Reconciled start"),
+    );
+}
+
+#[test]
 fn an_absence_is_proven_by_the_server_the_slot_leaves() {
     // A has disowned the key, and B, to which the slot is moving, has it not: it is gone.
     check(

@@ -4,3 +4,4 @@ mod connections;
 mod keys;
 mod properties;
 mod script;
+mod whole_user;

@@ -45,7 +45,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 /// Runs `script` and compares those outputs whose first word is in `shown`.
 ///
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`. Of a server: `up A [RUN] [flushed]
-/// [silent] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `expired A KEY`, `del A
+/// [silent] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
@@ -114,6 +114,7 @@ impl Run {
             }
             "replaced" => self.handle(now, Notice::Link(link, LinkNotice::Replaced)),
             "set" => self.event(now, link, Event::Key(Input::Renewed(word(1)))),
+            "placed" => self.event(now, link, Event::Key(Input::Placed(word(1)))),
             "expired" => self.event(now, link, Event::Key(Input::Ended(word(1), End::Expired))),
             "del" => self.event(now, link, Event::Key(Input::Ended(word(1), End::Deleted))),
             "canary" => self.event(now, link, Event::Canary),

@@ -1,0 +1,166 @@
+//! The whole-user rule: when the end of a key may be reported.
+
+use super::Tracker;
+use super::canary::CURRENT_MS;
+use super::gap::Cause;
+use super::held::Entry;
+use super::server::{CANARY_EVERY_MS, Phase, Server};
+use crate::presence::{Change, Reason, Time};
+
+/// How long ends wait for a stream that is behind, or for the comparison of a server whose connection was lost at the
+/// same time, in milliseconds.
+const WAITS_MOST_MS: u64 = 2_000;
+
+impl Tracker {
+    /// Reports a change, or holds it back.
+    pub(super) fn report(&mut self, now: Time, at: usize, change: Change) {
+        let server = &self.servers[at];
+        let entry = Entry { link: server.link, cause: server.cause, since: now, change };
+        if self.held.is_empty() && (entry.change.live || !self.opened) {
+            return self.out.push_back(entry.report());
+        }
+        let before = self.held.last_of(entry.link, &entry.change.key);
+        let waits = match before {
+            Some(_) if entry.change.live && entry.change.reason == Reason::Reconciled => {
+                return self.held.withdraw(entry.link, &entry.change.key);
+            }
+            Some(_) => true,
+            None if entry.change.live => self.follows_an_end(now, server, &entry),
+            None => server.is_up() && self.must_wait(now, &entry) && !self.lives_elsewhere(&entry),
+        };
+        if !waits {
+            return self.out.push_back(entry.report());
+        }
+        if self.held.is_full() {
+            self.early += self.held.len() as u64;
+            let all = self.held.release(|_| false);
+            self.out.extend(all.into_iter().map(Entry::report));
+        }
+        self.held.push(entry);
+    }
+
+    /// Can older evidence about other sessions of the user still be unread?
+    fn must_wait(&self, now: Time, entry: &Entry) -> bool {
+        self.opened && self.servers.iter().any(|server| server.withholds(now, self.disturbed, entry))
+    }
+
+    /// Is a key's start surely later than an end of the same user that waits? A comparison finds what was there before.
+    /// So does an event, if a pass has yet to say what was there, or if the other server's end may have overtaken it.
+    fn follows_an_end(&self, now: Time, server: &Server, start: &Entry) -> bool {
+        if start.change.reason == Reason::Reconciled || !server.settled() {
+            return false;
+        }
+        let mut ends = self.held.of(start.change.key.user()).filter(|entry| !entry.change.live).peekable();
+        let behind = matches!(&server.phase, Phase::Up(canary) if canary.behind(now, self.disturbed, now));
+        ends.peek().is_some() && !(behind && ends.any(|end| end.link != server.link))
+    }
+
+    /// Does another server have the key, so that its end changes nobody? So ends what has moved.
+    fn lives_elsewhere(&self, end: &Entry) -> bool {
+        let key = &end.change.key;
+        let others = |server: &Server| server.link != end.link && server.detector.has_live(key);
+        self.held.of(key.user()).next().is_none() && self.servers.iter().any(others)
+    }
+
+    /// Sends canaries along the streams that must prove themselves anew. One stream alone is in order.
+    pub(super) fn hurry(&mut self, now: Time) {
+        if !self.shared() {
+            return;
+        }
+        let disturbed = self.disturbed;
+        let since = if self.held.is_empty() { disturbed } else { now };
+        for server in &mut self.servers {
+            if let Phase::Up(canary) = &mut server.phase
+                && canary.behind(now, disturbed, since)
+            {
+                canary.hurry(now);
+            }
+        }
+    }
+
+    /// Did the driver's loop turn late? Then the streams may hold more than it seems.
+    pub(super) fn turned_late(&self, now: Time) -> bool {
+        let latest = self.last.plus(CANARY_EVERY_MS);
+        let due = self.next_due().map_or(latest, |due| due.clamp(self.last, latest));
+        now.since(due) > CURRENT_MS
+    }
+
+    /// Reports what need not wait any longer.
+    pub(super) fn release(&mut self, now: Time) {
+        let compares = |server: &Server| server.is_up() && !server.detector.settled();
+        if !std::mem::take(&mut self.may_release) || self.held.is_empty() || self.servers.iter().any(compares)
+        {
+            return;
+        }
+        let mut held = std::mem::take(&mut self.held);
+        let released = held.release(|entry| self.must_stay(now, entry));
+        self.held = held;
+        self.marks_changed |= !released.is_empty();
+        self.out.extend(released.into_iter().map(Entry::report));
+    }
+
+    /// While its own server is out of reach, a change that was held back waits for the next comparison.
+    fn must_stay(&self, now: Time, entry: &Entry) -> bool {
+        let own = self.servers.iter().find(|server| server.link == entry.link);
+        own.is_some_and(|server| !server.is_up() && !server.has_left()) || self.must_wait(now, entry)
+    }
+
+    /// Do changes of a connected server wait?
+    pub(super) fn holds(&self) -> bool {
+        self.held.any(|entry| self.servers.iter().any(|server| server.link == entry.link && server.is_up()))
+    }
+
+    /// When the next server has been waited for long enough.
+    pub(super) fn hold_due(&self) -> Option<Time> {
+        let ends = self.servers.iter().filter_map(|server| self.hold_ends(server));
+        ends.filter(|&ends| ends > self.holds_checked).min()
+    }
+
+    /// When nothing waits for this server any longer.
+    fn hold_ends(&self, server: &Server) -> Option<Time> {
+        let oldest = self.held.oldest()?;
+        let began = match &server.phase {
+            Phase::Left => return None,
+            Phase::Up(canary) => canary.behind_since(oldest),
+            Phase::Down(_) | Phase::Closing(..) => server.down_since,
+        };
+        Some(began.plus(WAITS_MOST_MS + 1))
+    }
+
+    /// Ends no longer wait for servers that were waited for long enough: a stream that is still behind is dead.
+    pub(super) fn end_long_holds(&mut self, now: Time) {
+        self.may_release |= self.hold_due().is_some_and(|due| due <= now);
+        self.holds_checked = now;
+        let Some(oldest) = self.held.oldest().filter(|_| self.may_release) else { return };
+        for at in 0..self.servers.len() {
+            let Phase::Up(canary) = &self.servers[at].phase else { continue };
+            let long = now.since(canary.behind_since(oldest)) > WAITS_MOST_MS;
+            if long && self.shared() && canary.behind(now, self.disturbed, oldest) {
+                self.close(now, at, Cause::Canary);
+            }
+        }
+    }
+
+    /// Are several servers connected?
+    fn shared(&self) -> bool {
+        self.servers.iter().filter(|server| server.is_up()).nth(1).is_some()
+    }
+}
+
+impl Server {
+    /// Can older evidence than this end still come from here?
+    fn withholds(&self, now: Time, disturbed: Time, end: &Entry) -> bool {
+        match &self.phase {
+            Phase::Left => false,
+            Phase::Up(_) if !self.detector.settled() => true,
+            // One stream is in order.
+            Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.since),
+            // What it had to say was waited for when its connection was lost; or the end was found by a comparison, for
+            // connections to several servers are often lost together, and do not come back together.
+            Phase::Down(_) | Phase::Closing(..) => {
+                let unread = end.change.reason == Reason::Reconciled || self.down_since >= end.since;
+                unread && self.link != end.link && now.since(self.down_since) <= WAITS_MOST_MS
+            }
+        }
+    }
+}
