@@ -6,7 +6,7 @@ though it has no more characters than allowed.
 
 import schemathesis
 
-MOST = {"user": 256, "users": 256, "session": 64}
+MOST = {"user": 256, "users": 256, "prefix": 256, "session": 64}
 
 
 def too_long(key, value):
@@ -29,6 +29,10 @@ def contradicts(query, body):
 @schemathesis.hook
 def filter_case(context, case):
     if contradicts(case.query, case.body):
+        return False
+    # Of several heartbeats the good ones are set, whatever the others are.
+    users = case.body.get("users") if isinstance(case.body, dict) else None
+    if case.path == "/v1/heartbeats" and isinstance(users, list) and len(users) > 1:
         return False
     parts = (case.path_parameters, case.query, case.body)
     return not any(too_long(None, part) for part in parts if isinstance(part, dict))

@@ -1,6 +1,7 @@
 //! `keybeat get`: the state of users.
 
-use super::{GetArgs, Source, logging, progress};
+use super::{GetArgs, Source, Usage, logging, progress, values};
+use crate::error::shown;
 use crate::presence::Key;
 use crate::protocol::{QueriedUser, UserObject};
 use crate::redis::listing::{Listing, LiveKey};
@@ -15,8 +16,22 @@ use std::time::{Duration, SystemTime};
 /// The exit code if any user is offline.
 const SOMEBODY_OFFLINE: u8 = 3;
 
-pub async fn run(args: GetArgs) -> Result<ExitCode> {
+pub async fn run(mut args: GetArgs) -> Result<ExitCode> {
     logging::start_quiet();
+    let checked =
+        args.users.iter().map(|user| values::user(user).map_err(|why| format!("{}: {why}", shown(user))));
+    let (users, invalid): (Vec<_>, Vec<_>) = checked.partition(Result::is_ok);
+    let invalid = invalid.into_iter().find_map(Result::err);
+    args.users = users.into_iter().flatten().collect();
+    // One invalid name does not hide the others.
+    match invalid {
+        Some(why) if args.users.is_empty() => Err(Usage(why).into()),
+        Some(why) => print(args).await.and_then(|_| bail!("{why}")),
+        None => print(args).await,
+    }
+}
+
+async fn print(args: GetArgs) -> Result<ExitCode> {
     let all_online = match args.source.source()? {
         Source::Daemon(daemon) => {
             let answers = progress::waiting_for(&daemon.shown(), daemon.query(&args.users)).await?;

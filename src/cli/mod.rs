@@ -178,7 +178,7 @@ struct LsArgs {
 #[derive(Parser)]
 struct GetArgs {
     /// Users to print
-    #[arg(required = true, value_name = "USER", value_parser = values::user)]
+    #[arg(required = true, value_name = "USER")]
     users: Vec<String>,
     /// Print one JSON object per line
     #[arg(long)]

@@ -205,7 +205,8 @@ impl TryFrom<RawItem> for HeartbeatItem {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct QueryBody {
-    #[schema(value_type = Vec<schema::User>, max_items = 10_000)]
+    /// User names. One that breaks the rules has an `error` in the answer.
+    #[schema(max_items = 10_000)]
     pub users: Vec<String>,
 }
 

@@ -140,7 +140,8 @@ impl ListQuery {
         ("limit" = Option<usize>, Query, description = "Users in one page. Default: 1,000", minimum = 1, maximum = 10_000),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before",
             pattern = "^(([0-9]|[1-5][0-9]|6[0-3])-[0-9]{1,9})?$", max_length = 12, example = "0-0"),
-        ("prefix" = Option<schema::User>, Query, description = "Only users whose names begin with this"),
+        ("prefix" = Option<String>, Query, description = "Only users whose names begin with this",
+            pattern = r"^[^#\u0000-\u001f\u007f-\u009f]*$", max_length = 256),
     ),
     responses((status = 200, description = "One page", body = ListAnswer), OfQuestion),
     security(("bearer" = []))
