@@ -208,6 +208,7 @@ impl Driver {
         metrics.probes.inc_by(counts.probes - before.probes);
         metrics.lookups.inc_by(counts.lookups - before.lookups);
         metrics.overtaken.inc_by(counts.overtaken - before.overtaken);
+        metrics.early_reports.inc_by(counts.early - before.early);
         metrics.invalid_keys.inc_by(counts.invalid - before.invalid);
         metrics.immortal_keys.set(counts.immortal as i64);
         metrics.swept_servers.set(servers.iter().filter(|server| server.polled).count() as i64);

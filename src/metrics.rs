@@ -43,6 +43,8 @@ pub struct Metrics {
     pub probes: Counter,
     pub lookups: Counter,
     pub overtaken: Counter,
+    /// Changes that the whole-user rule held back and that were reported early, because too many waited.
+    pub early_reports: Counter,
     pub invalid_keys: Counter,
     pub heartbeats: Counter,
     repairs: ByCause,
@@ -166,15 +168,11 @@ impl Metrics {
             sockets: gauge(r, "sockets", "Open WebSockets"),
             watchers: gauge(r, "watchers", "Open WebSockets that watch at least one user"),
             event_streams: gauge(r, "event_streams", "Open streams of Server-Sent Events"),
-            ready: gauge(
-                r,
-                "ready",
-                "1 while every Redis server is subscribed, reconciled and its event stream verified",
-            ),
+            ready: gauge(r, "ready", "1 while every Redis server is subscribed, reconciled and verified"),
             immortal_keys: gauge(
                 r,
                 "keys_without_ttl",
-                "Live presence keys without a TTL; their users stay online until the keys are deleted",
+                "Live presence keys without a TTL, online until deleted",
             ),
             swept_servers: gauge(
                 r,
@@ -191,6 +189,7 @@ impl Metrics {
                 "overtaken_answers",
                 "Answers that were discarded because an event may have overtaken them",
             ),
+            early_reports: counter(r, "early_reports", "Changes reported early, because too many waited"),
             invalid_keys: counter(r, "invalid_keys", "Events of keys whose name is not a valid user name"),
             heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon has written"),
             repairs: ByCause::new(family(

@@ -163,22 +163,7 @@ impl Daemon {
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
         let stop = CancellationToken::new();
-        let app = Arc::new(App {
-            hub,
-            store,
-            gate,
-            doors: Doors::new(&config.limits, &metrics),
-            quotas: Arc::new(Quotas::new(&config.limits, &metrics)),
-            bodies: Bodies::new(&config.limits, &metrics),
-            refusals: Arc::new(Refusals::new()),
-            metrics,
-            limits: config.limits,
-            stop: stop.clone(),
-            sockets: TaskTracker::new(),
-            held: Mutex::default(),
-            numbered: AtomicU64::new(0),
-            started: Instant::now(),
-        });
+        let app = share(config.limits, (hub, store, gate), metrics, &stop);
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {
@@ -210,13 +195,38 @@ impl Daemon {
         close(&sockets, serve).await?;
         drop(driver);
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
-            tracing::debug!("could not delete the canary key; Redis expires it within an hour");
+            tracing::debug!("could not delete the canary key; Redis expires it within five minutes");
         }
         if let Some(embedded) = embedded {
             embedded.stop().await;
         }
         Ok(())
     }
+}
+
+/// What the requests share.
+fn share(
+    limits: Limits,
+    (hub, store, gate): (Arc<Hub>, Store, Arc<Gate>),
+    metrics: Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Arc<App> {
+    Arc::new(App {
+        hub,
+        store,
+        gate,
+        doors: Doors::new(&limits, &metrics),
+        quotas: Arc::new(Quotas::new(&limits, &metrics)),
+        bodies: Bodies::new(&limits, &metrics),
+        refusals: Arc::new(Refusals::new()),
+        metrics,
+        limits,
+        stop: stop.clone(),
+        sockets: TaskTracker::new(),
+        held: Mutex::default(),
+        numbered: AtomicU64::new(0),
+        started: Instant::now(),
+    })
 }
 
 /// Waits until all connections are closed, at most [`DRAIN`].

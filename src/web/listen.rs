@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::panics::contain;
 use crate::web::failure::Failure;
-use crate::web::limits::activity::{Answer, Noticed, Phase, Times};
+use crate::web::limits::activity::{Noticed, RequestPhase, ResponseState, Times};
 use crate::web::limits::connections::Peer;
 use crate::web::limits::entrance::{Entrance, HEALTH, Visit};
 use crate::web::limits::refusal_log::{Refusal, Refusals};
@@ -164,7 +164,7 @@ impl Port {
             activity.begin_request();
             let answer = self.answer(request, address, visit.refusal.as_ref());
             let activity = activity.clone();
-            async move { answer.await.map(|answer| answer.map(|body| Answer::new(body, activity))) }
+            async move { answer.await.map(|answer| answer.map(|body| ResponseState::new(body, activity))) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -180,8 +180,8 @@ impl Port {
             served = connection.as_mut() => served,
             phase = activity.overdue(self.times) => {
                 match phase {
-                    Phase::Headers => self.too_slow(address),
-                    Phase::Idle | Phase::Request => debug!(%address, "connection closed: it was idle"),
+                    RequestPhase::Headers => self.too_slow(address),
+                    RequestPhase::Idle | RequestPhase::Request => debug!(%address, "connection closed: it was idle"),
                 }
                 return;
             }

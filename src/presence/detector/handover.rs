@@ -14,9 +14,9 @@ use std::collections::HashMap;
 /// Which server disowned each adopted key before it was adopted here. Empty unless slots move, so it costs a slot
 /// nothing.
 #[derive(Clone, Default)]
-pub(super) struct Origins(HashMap<u32, ServerId>);
+pub(super) struct LastOwners(HashMap<u32, ServerId>);
 
-impl Origins {
+impl LastOwners {
     pub(super) fn note(&mut self, at: u32, from: ServerId) {
         self.0.insert(at, from);
     }

@@ -28,9 +28,9 @@ use super::table::Table;
 use super::{Change, Key, Reason, Time};
 use deadlines::Deadlines;
 use grants::Grants;
-use handover::Origins;
+use handover::LastOwners;
 use probes::Asks;
-use reconcile::Pass;
+use reconcile::ReconcilePass;
 use slot::{Look, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
@@ -100,7 +100,7 @@ pub struct Detector {
     table: Table<Slot>,
     deadlines: Deadlines,
     asks: Asks,
-    pass: Option<Pass>,
+    pass: Option<ReconcilePass>,
     pass_number: u8,
     /// The first slot that may hold a key that the first pass found and nobody has asked for.
     unasked: Option<u32>,
@@ -111,7 +111,7 @@ pub struct Detector {
     /// The last time when events may have been missed: a `set` before it need not be the last one.
     missed: Time,
     grants: Grants,
-    origins: Origins,
+    origins: LastOwners,
     checks: Checks,
     counts: Counts,
     out: VecDeque<Output>,
@@ -133,7 +133,7 @@ impl Detector {
             restart_sent: false,
             missed: Time::default(),
             grants: Grants::default(),
-            origins: Origins::default(),
+            origins: LastOwners::default(),
             checks: Checks::default(),
             counts: Counts::default(),
             out: VecDeque::new(),
@@ -197,7 +197,7 @@ impl Detector {
 
     /// Whether the server is up and every key was compared with Redis since the last gap.
     pub fn settled(&self) -> bool {
-        self.up && self.pass.as_ref().is_none_or(Pass::sweeps)
+        self.up && self.pass.as_ref().is_none_or(ReconcilePass::sweeps)
     }
 
     /// Whether this key is believed live here.

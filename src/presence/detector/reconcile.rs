@@ -25,18 +25,18 @@ const ENDS_MOST: usize = 65_536;
 
 /// One pass under way.
 #[derive(Clone)]
-pub(super) struct Pass {
+pub(super) struct ReconcilePass {
     /// The cursor of the next page; `None` while a page is under way, and after the last one.
     cursor: Option<u64>,
     /// All pages were read.
     read: bool,
     /// Keys that this pass asked for and that are not answered.
     open: usize,
-    kind: Kind,
+    kind: PassKind,
 }
 
 #[derive(Clone)]
-enum Kind {
+enum PassKind {
     /// After a gap: asks for every key.
     Compares,
     /// The first pass of a server that has been up for long: believes names.
@@ -53,29 +53,29 @@ enum Ends {
     TooMany,
 }
 
-impl Pass {
-    fn new(kind: Kind) -> Pass {
-        Pass { cursor: Some(0), read: false, open: 0, kind }
+impl ReconcilePass {
+    fn new(kind: PassKind) -> ReconcilePass {
+        ReconcilePass { cursor: Some(0), read: false, open: 0, kind }
     }
 
     /// Whether it is a sweep.
     pub(super) fn sweeps(&self) -> bool {
-        matches!(self.kind, Kind::Sweeps)
+        matches!(self.kind, PassKind::Sweeps)
     }
 
     /// Whether the names of its pages are questions, or at least may be.
     fn asks_for_names(&self) -> bool {
-        !matches!(self.kind, Kind::First(Ends::Noted(_)))
+        !matches!(self.kind, PassKind::First(Ends::Noted(_)))
     }
 
     /// Whether a page proves that this key is live.
     fn believes(&self, name: &[u8]) -> bool {
-        matches!(&self.kind, Kind::First(Ends::Noted(ended)) if !ended.contains(name))
+        matches!(&self.kind, PassKind::First(Ends::Noted(ended)) if !ended.contains(name))
     }
 }
 
 #[cfg(test)]
-impl Pass {
+impl ReconcilePass {
     pub(super) fn open(&self) -> usize {
         self.open
     }
@@ -99,7 +99,7 @@ impl Detector {
         if let Some(pass) = self.pass.as_mut().filter(|_| self.table.len() == 0)
             && young.is_some_and(|uptime_ms| uptime_ms >= trusted)
         {
-            pass.kind = Kind::First(Ends::Noted(HashSet::new()));
+            pass.kind = PassKind::First(Ends::Noted(HashSet::new()));
         }
         self.grants.rise(if other { Some(0) } else { young });
         // A key that is live before the first connection was adopted from a server that left.
@@ -122,14 +122,14 @@ impl Detector {
         self.unasked = None;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(Pass::new(Kind::Compares));
+        self.pass = Some(ReconcilePass::new(PassKind::Compares));
     }
 
     /// Begins a sweep, unless a pass is under way.
     pub(super) fn begin_sweep(&mut self) {
         if self.pass.is_none() {
             self.pass_number = self.pass_number.wrapping_add(1);
-            self.pass = Some(Pass::new(Kind::Sweeps));
+            self.pass = Some(ReconcilePass::new(PassKind::Sweeps));
         }
     }
 
@@ -154,7 +154,7 @@ impl Detector {
         if next == 0 {
             match self.pass.as_ref().map(|pass| &pass.kind) {
                 None => {}
-                Some(Kind::First(_)) => self.ask_for_ttls(),
+                Some(PassKind::First(_)) => self.ask_for_ttls(),
                 Some(_) => self.ask_for_unnamed(),
             }
         }
@@ -182,7 +182,7 @@ impl Detector {
 
     /// An end came. A page of a first pass that still names the key may be older.
     pub(super) fn note_end(&mut self, name: &[u8]) {
-        let Some(Kind::First(ends)) = self.pass.as_mut().map(|pass| &mut pass.kind) else { return };
+        let Some(PassKind::First(ends)) = self.pass.as_mut().map(|pass| &mut pass.kind) else { return };
         let Ends::Noted(ended) = ends else { return };
         if name.len() > MAX_KEY_BYTES {
             return;
@@ -256,7 +256,7 @@ impl Detector {
 
     fn join_pass(&mut self, at: u32) {
         let Some(pass) = &mut self.pass else { return };
-        let missed = matches!(pass.kind, Kind::Compares);
+        let missed = matches!(pass.kind, PassKind::Compares);
         self.table[at].join_pass(self.pass_number, missed);
         pass.open += 1;
     }

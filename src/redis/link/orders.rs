@@ -4,7 +4,7 @@ use crate::presence::{BatchId, Key, Side};
 use crate::redis::link::canary_key::{self, CanaryKey, Marks};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
 use crate::redis::link::parser::{Mark, Parser};
-use crate::redis::link::questions::Batch;
+use crate::redis::link::questions::QuestionBatch;
 use crate::redis::link::settings::LinkSettings;
 use crate::redis::resp::client::Pipeline;
 use crate::redis::resp::commands::Commands;
@@ -61,7 +61,7 @@ impl Worker<'_> {
             Commands::one(&command.each_ref().map(String::as_str))
         });
         self.tasks.spawn(async move {
-            let questions = Batch { keys: &keys, names: &settings.names, fences };
+            let questions = QuestionBatch { keys: &keys, names: &settings.names, fences };
             let answered = match topology {
                 Some(topology) => questions.ask_node(&pipeline, &topology).await,
                 None => questions.ask(&pipeline).await,

@@ -10,7 +10,7 @@ use crate::redis::scan::pttl_answer;
 use anyhow::{Context, Result};
 
 /// A batch of questions.
-pub(super) struct Batch<'a> {
+pub(super) struct QuestionBatch<'a> {
     /// Which keys.
     pub(super) keys: &'a [Key],
     /// The names of the keys in Redis.
@@ -22,7 +22,7 @@ pub(super) struct Batch<'a> {
 /// An answer for each key, and the redirections among them: each with the index of its answer.
 pub(super) type Answered = (Vec<Answer>, Vec<(usize, Redirection)>);
 
-impl Batch<'_> {
+impl QuestionBatch<'_> {
     /// Asks a server that stands alone.
     ///
     /// # Errors

@@ -8,16 +8,16 @@ const NEVER: [&str; 7] = ["ws", "wss", "ftp", "file", "data", "blob", "javascrip
 
 /// An allowed origin, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Allowed {
+pub(super) struct AllowedOrigin {
     scheme: String,
     /// `app.example.com`, or `.example.com` for any subdomain.
     host: String,
     any_subdomain: bool,
-    port: Port,
+    port: OriginPort,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Port {
+enum OriginPort {
     /// The scheme's own.
     Default,
     /// `*`
@@ -25,10 +25,10 @@ enum Port {
     Exact(u16),
 }
 
-impl Allowed {
+impl AllowedOrigin {
     /// Reads a value. Error: it cannot be the origin of a page.
-    pub(super) fn parse(text: &str) -> Result<Allowed> {
-        match Allowed::read(&text.to_ascii_lowercase()) {
+    pub(super) fn parse(text: &str) -> Result<AllowedOrigin> {
+        match AllowedOrigin::read(&text.to_ascii_lowercase()) {
             Some(allowed) => Ok(allowed),
             None => bail!(
                 "--allow-origin {} is not the origin of any page; write https://HOST, https://HOST:PORT, \
@@ -39,17 +39,17 @@ impl Allowed {
         }
     }
 
-    fn read(text: &str) -> Option<Allowed> {
+    fn read(text: &str) -> Option<AllowedOrigin> {
         let (scheme, rest) = text.split_once("://")?;
         if !is_scheme(scheme) || NEVER.contains(&scheme) {
             return None;
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = match rest.strip_suffix(":*") {
-            Some(host) => (host, Port::Any),
+            Some(host) => (host, OriginPort::Any),
             None => match split_port(rest) {
-                (host, Some(port)) => (host, Port::Exact(port.parse().ok()?)),
-                (host, None) => (host, Port::Default),
+                (host, Some(port)) => (host, OriginPort::Exact(port.parse().ok()?)),
+                (host, None) => (host, OriginPort::Default),
             },
         };
         let subdomains = host.strip_prefix("*.");
@@ -60,14 +60,16 @@ impl Allowed {
         if !is_host {
             return None;
         }
-        let port = if port == default_port(scheme).map_or(Port::Any, Port::Exact) && port != Port::Any {
-            Port::Default
+        let port = if port == default_port(scheme).map_or(OriginPort::Any, OriginPort::Exact)
+            && port != OriginPort::Any
+        {
+            OriginPort::Default
         } else {
             port
         };
         let any_subdomain = subdomains.is_some();
         let host = subdomains.map_or(host.to_owned(), |parent| format!(".{parent}"));
-        Some(Allowed { scheme: scheme.to_owned(), host, any_subdomain, port })
+        Some(AllowedOrigin { scheme: scheme.to_owned(), host, any_subdomain, port })
     }
 
     /// Does it allow pages of this origin, as a browser writes it?
@@ -81,9 +83,9 @@ impl Allowed {
             host == self.host
         };
         let port_fits = match (&self.port, port) {
-            (Port::Any, _) | (Port::Default, None) => true,
-            (Port::Exact(wanted), Some(port)) => port.parse() == Ok(*wanted),
-            (Port::Default, Some(_)) | (Port::Exact(_), None) => false,
+            (OriginPort::Any, _) | (OriginPort::Default, None) => true,
+            (OriginPort::Exact(wanted), Some(port)) => port.parse() == Ok(*wanted),
+            (OriginPort::Default, Some(_)) | (OriginPort::Exact(_), None) => false,
         };
         scheme == self.scheme && host_fits && port_fits
     }
@@ -168,7 +170,7 @@ mod tests {
             ("https://a.example:444", &["https://a.example:444"], &["https://a.example"]),
             ("http://[::1]:3000", &["http://[::1]:3000"], &["http://[::1]"]),
         ] {
-            let pattern = Allowed::parse(allowed).unwrap();
+            let pattern = AllowedOrigin::parse(allowed).unwrap();
             for origin in covered {
                 assert!(pattern.covers(origin), "{allowed} covers {origin}");
             }
@@ -205,7 +207,7 @@ mod tests {
             "://a",
             "https://[::1",
         ] {
-            assert!(Allowed::parse(bad).is_err(), "{bad}");
+            assert!(AllowedOrigin::parse(bad).is_err(), "{bad}");
         }
     }
 }

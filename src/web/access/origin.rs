@@ -4,7 +4,7 @@
 //! origin in the header Origin. Programs other than browsers send no Origin, and pass.
 
 use crate::error::{Error, shown};
-use crate::web::access::allowed_origin::{Allowed, is_host_name, split_port};
+use crate::web::access::allowed_origin::{AllowedOrigin, is_host_name, split_port};
 use crate::web::failure::Failure;
 use anyhow::{Result, bail};
 use axum::extract::{Request, State};
@@ -23,7 +23,7 @@ const PREFLIGHT: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
     /// The origins of `--allow-origin`.
-    named: Vec<Allowed>,
+    named: Vec<AllowedOrigin>,
     /// `--allow-origin '*'`.
     any: bool,
     /// The names of `--allow-host`.
@@ -44,7 +44,7 @@ impl Origins {
             bail!("--allow-host {} is not a host name; write a name such as keybeat.example.com", shown(bad));
         }
         let any = named.iter().any(|origin| origin == "*");
-        let named = named.iter().filter(|origin| *origin != "*").map(|origin| Allowed::parse(origin));
+        let named = named.iter().filter(|origin| *origin != "*").map(|origin| AllowedOrigin::parse(origin));
         Ok(Origins { named: named.collect::<Result<_>>()?, any, hosts, guard_host })
     }
 

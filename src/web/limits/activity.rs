@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum RequestPhase {
     /// It waits for the first byte of a request: before the first request, or between two.
     Idle,
     /// The headers of a request arrive.
@@ -49,24 +49,24 @@ impl Activity {
     }
 
     /// The phase, and since when.
-    pub fn phase(&self) -> (Phase, Instant) {
+    pub fn phase(&self) -> (RequestPhase, Instant) {
         let state = self.state.load(Ordering::Relaxed);
         let phase = match state & 3 {
-            0 => Phase::Idle,
-            1 => Phase::Headers,
-            _ => Phase::Request,
+            0 => RequestPhase::Idle,
+            1 => RequestPhase::Headers,
+            _ => RequestPhase::Request,
         };
         (phase, self.opened + Duration::from_millis(state >> 2))
     }
 
-    fn enter(&self, phase: Phase) {
+    fn enter(&self, phase: RequestPhase) {
         let at = self.opened.elapsed().as_millis() as u64;
         self.state.store(at << 2 | phase as u64, Ordering::Relaxed);
     }
 
-    /// A request has begun. Its phase lasts until its answer is dropped, see [`Answer`].
+    /// A request has begun. Its phase lasts until its answer is dropped, see [`ResponseState`].
     pub fn begin_request(&self) {
-        self.enter(Phase::Request);
+        self.enter(RequestPhase::Request);
     }
 
     /// Asks the connection to end, because another one needs its place.
@@ -80,17 +80,17 @@ impl Activity {
     }
 
     /// When the connection has stayed in its phase for too long; `None` during a request.
-    fn end(&self, times: Times) -> Option<(Phase, Instant)> {
+    fn end(&self, times: Times) -> Option<(RequestPhase, Instant)> {
         match self.phase() {
-            (Phase::Idle, since) => Some((Phase::Idle, since + times.idle)),
-            (Phase::Headers, since) => Some((Phase::Headers, since + times.headers)),
-            (Phase::Request, _) => None,
+            (RequestPhase::Idle, since) => Some((RequestPhase::Idle, since + times.idle)),
+            (RequestPhase::Headers, since) => Some((RequestPhase::Headers, since + times.headers)),
+            (RequestPhase::Request, _) => None,
         }
     }
 
     /// Waits until the connection has stayed in a phase for too long. The phase changes only while the connection is polled,
     /// so the same task must poll this future after the connection.
-    pub async fn overdue(&self, times: Times) -> Phase {
+    pub async fn overdue(&self, times: Times) -> RequestPhase {
         let mut timer = pin!(sleep_until(Instant::now() + times.idle.min(times.headers)));
         poll_fn(move |context| {
             loop {
@@ -135,8 +135,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noticed<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.activity.phase().0 == Phase::Idle {
-            self.activity.enter(Phase::Headers);
+        if buffer.filled().len() > before && self.activity.phase().0 == RequestPhase::Idle {
+            self.activity.enter(RequestPhase::Headers);
         }
         read
     }
@@ -173,25 +173,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noticed<S> {
 }
 
 /// The body of an answer. The connection is idle again when the body was sent or given up.
-pub struct Answer<B> {
+pub struct ResponseState<B> {
     body: B,
     activity: Arc<Activity>,
 }
 
-impl<B> Answer<B> {
+impl<B> ResponseState<B> {
     /// The answer to the request under way.
-    pub fn new(body: B, activity: Arc<Activity>) -> Answer<B> {
-        Answer { body, activity }
+    pub fn new(body: B, activity: Arc<Activity>) -> ResponseState<B> {
+        ResponseState { body, activity }
     }
 }
 
-impl<B> Drop for Answer<B> {
+impl<B> Drop for ResponseState<B> {
     fn drop(&mut self) {
-        self.activity.enter(Phase::Idle);
+        self.activity.enter(RequestPhase::Idle);
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for ResponseState<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -218,7 +218,7 @@ mod tests {
     const TIMES: Times = Times { idle: Duration::from_secs(75), headers: Duration::from_secs(15) };
 
     /// The phase that will last too long, and in how many seconds from now.
-    fn ends(activity: &Activity) -> Option<(Phase, u64)> {
+    fn ends(activity: &Activity) -> Option<(RequestPhase, u64)> {
         let (phase, end) = activity.end(TIMES)?;
         Some((phase, end.duration_since(Instant::now()).as_secs_f64().round() as u64))
     }
@@ -226,20 +226,20 @@ mod tests {
     #[test]
     fn each_phase_has_its_own_time() {
         let activity = Arc::new(Activity::new());
-        assert_eq!(ends(&activity), Some((Phase::Idle, 75)));
-        activity.enter(Phase::Headers);
-        assert_eq!(ends(&activity), Some((Phase::Headers, 15)));
+        assert_eq!(ends(&activity), Some((RequestPhase::Idle, 75)));
+        activity.enter(RequestPhase::Headers);
+        assert_eq!(ends(&activity), Some((RequestPhase::Headers, 15)));
         activity.begin_request();
         assert_eq!(ends(&activity), None, "a request has limits of its own");
-        drop(Answer::new((), activity.clone()));
-        assert_eq!(ends(&activity), Some((Phase::Idle, 75)), "from the end of the answer");
+        drop(ResponseState::new((), activity.clone()));
+        assert_eq!(ends(&activity), Some((RequestPhase::Idle, 75)), "from the end of the answer");
     }
 
     #[tokio::test]
     async fn overdue_follows_the_phase() {
         let activity = Activity::new();
         let times = Times { idle: Duration::from_secs(75), headers: Duration::from_millis(20) };
-        activity.enter(Phase::Headers);
-        assert_eq!(activity.overdue(times).await, Phase::Headers);
+        activity.enter(RequestPhase::Headers);
+        assert_eq!(activity.overdue(times).await, RequestPhase::Headers);
     }
 }

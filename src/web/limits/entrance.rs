@@ -1,7 +1,7 @@
 //! Where a new connection goes: to a place of its own, to the place of the connection that has been idle longest, or, when
 //! all places are busy, to one of a few that are reserved for health checks.
 
-use super::activity::{Activity, Phase};
+use super::activity::{Activity, RequestPhase};
 use super::connections::{Door, Place};
 use crate::error::Error;
 use crate::lock::lock;
@@ -84,7 +84,7 @@ impl Open {
     /// Ends the connection that has been idle longest, and frees its place. False if none is idle.
     fn evict_idlest(&mut self) -> bool {
         let idle = self.regular.iter().filter_map(|(number, (activity, _))| match activity.phase() {
-            (Phase::Idle, since) => Some((since, *number)),
+            (RequestPhase::Idle, since) => Some((since, *number)),
             _ => None,
         });
         let Some((_, number)) = idle.min() else { return false };

@@ -214,7 +214,7 @@ impl Run {
         assert_eq!((detector.counts.keys, detector.counts.immortal), (live, immortal));
         assert_eq!(self.said.values().filter(|live| **live).count() as u64, live);
         assert_eq!(detector.table.places(), detector.table.len());
-        assert_eq!(detector.pass.as_ref().map_or(0, Pass::open), open, "what a pass waits for");
+        assert_eq!(detector.pass.as_ref().map_or(0, ReconcilePass::open), open, "what a pass waits for");
     }
 
     /// A live key has a place that will look at it again, one that is not has its question.
