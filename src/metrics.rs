@@ -95,7 +95,7 @@ impl ByCause {
 /// The number of latest lags that percentiles are computed from.
 const RECENT: usize = 10_000;
 
-/// Percentiles of the latest [`RECENT`] lags in milliseconds; `None` before the first lag.
+/// Percentiles of the latest 10,000 lags in milliseconds; `None` before the first lag.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 #[allow(missing_docs)]
 pub struct Percentiles {

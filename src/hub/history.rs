@@ -363,9 +363,9 @@ mod tests {
                     12..14 => {
                         client.leave();
                         // Some time passes before it comes back.
-                        for user in 0..user {
-                            truth[user] = !truth[user];
-                            hub.apply(&change(&format!("u{user}"), truth[user]));
+                        for (user, online) in truth[..user].iter_mut().enumerate() {
+                            *online = !*online;
+                            hub.apply(&change(&format!("u{user}"), *online));
                         }
                         client.begin();
                     }

@@ -74,7 +74,7 @@ impl App {
         Ok(!self.hub.health().borrow().up)
     }
 
-    /// Waits until the hub knows all that Redis has done so far, at most for [`CATCH_UP`]. If the event stream is dead,
+    /// Waits until the hub knows all that Redis has done so far, at most for `CATCH_UP`. If the event stream is dead,
     /// reconciling repairs what this call misses.
     pub async fn catch_up(&self) -> Result<(), Error> {
         let mark = self.hub.next_mark();

@@ -191,10 +191,11 @@ impl World {
     /// A chunk of what has arrived.
     fn take_events(&mut self, at: usize, first: Message) {
         let (mut chunk, most) = (vec![first], self.rng.usize(1..10));
-        let ready = |front: &mut (u64, Feed)| front.0 <= self.now && matches!(front.1, Feed::Event(_));
+        let ready = |front: &(u64, Feed)| front.0 <= self.now && matches!(front.1, Feed::Event(_));
         let server = &mut self.relay.servers[at];
         while chunk.len() < most
-            && let Some((_, Feed::Event(event))) = server.link.wire.pop_front_if(ready)
+            && server.link.wire.front().is_some_and(ready)
+            && let Some((_, Feed::Event(event))) = server.link.wire.pop_front()
         {
             self.trail.note(self.now, format_args!("<- {event:?}"));
             chunk.push(event);

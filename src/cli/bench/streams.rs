@@ -96,7 +96,7 @@ async fn run(site: &Site, rate: f64, lasts: Duration) -> Result<(Option<f64>, f6
     while began.elapsed() < lasts {
         let due = (began.elapsed().as_secs_f64() * rate) as usize;
         while made < due {
-            let (user, come) = (made % USERS, made / USERS % 2 == 0);
+            let (user, come) = (made % USERS, (made / USERS).is_multiple_of(2));
             let some: Vec<usize> = (user..USERS.min(user + due - made)).collect();
             site.change(&tally, &some, come).await?;
             made += some.len();

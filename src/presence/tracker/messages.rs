@@ -13,7 +13,7 @@ pub enum Notice<'a> {
     Topology(Fleet),
     /// A link reports.
     Link(LinkId, LinkNotice<'a>),
-    /// Time has passed. Due at [`Tracker::next_due`], and at least once a second.
+    /// Time has passed. Due at [`super::Tracker::next_due`], and at least once a second.
     Due,
 }
 
@@ -111,7 +111,7 @@ pub enum Action {
     Passed(u64),
     /// A canary took so many milliseconds from order to arrival.
     EventLag(u64),
-    /// [`Tracker::servers`] or [`Tracker::counts`] have changed.
+    /// [`super::Tracker::servers`] or [`super::Tracker::counts`] have changed.
     Servers,
     /// Everybody's state is known, or why it is not.
     Status(Result<(), String>),

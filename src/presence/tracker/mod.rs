@@ -330,7 +330,8 @@ impl Tracker {
         match &mut server.phase {
             Phase::Up(canary) if canary.dead(now) => self.close(now, at, Cause::Canary),
             Phase::Up(canary) => {
-                if canary.due(now) {
+                let due = canary.due(now);
+                if due {
                     self.out.push_back(Action::Canary(server.link));
                     self.servers_changed = true;
                 }

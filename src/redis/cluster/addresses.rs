@@ -20,7 +20,7 @@ pub(super) struct ReachedNodes {
 
 impl ReachedNodes {
     /// The addresses to poll: the one at which a node answered, or else all of its addresses.
-    pub(super) fn to_poll(&mut self, accepted: &AcceptedView) -> BTreeSet<NodeAddress> {
+    pub(super) fn polled(&mut self, accepted: &AcceptedView) -> BTreeSet<NodeAddress> {
         let mut places = BTreeSet::new();
         self.tried.clear();
         for (id, addresses) in accepted.nodes() {
@@ -94,7 +94,7 @@ mod tests {
     /// Polls once: each of `hosts` answers as the node with that id, if it is polled.
     fn poll(nodes: &mut ReachedNodes, view: &AcceptedView, hosts: &[(&str, &str)]) -> Option<String> {
         let seeds = [at("seed")];
-        let polled: BTreeSet<NodeAddress> = nodes.to_poll(view).into_iter().chain(seeds.clone()).collect();
+        let polled: BTreeSet<NodeAddress> = nodes.polled(view).into_iter().chain(seeds.clone()).collect();
         let answers = hosts.iter().map(|(host, id)| (at(host), (*id).to_owned()));
         nodes.update(view, &answers.filter(|(place, _)| polled.contains(place)).collect(), &seeds);
         nodes.by_id().get("aaa").map(|(host, _)| host.clone())

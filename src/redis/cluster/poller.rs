@@ -102,7 +102,7 @@ impl ClusterPoller {
 
     /// Polls all nodes, and accepts the newest view.
     async fn poll_all(&mut self) -> Result<()> {
-        let mut places = self.nodes.to_poll(&self.accepted);
+        let mut places = self.nodes.polled(&self.accepted);
         places.extend(self.seeds.iter().cloned());
         // The connections to other places end here.
         let mut held = std::mem::take(&mut self.clients);
