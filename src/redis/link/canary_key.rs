@@ -44,19 +44,24 @@ impl CanaryNumbers {
 
     /// Writes the next number and returns whether the keyspace was replaced.
     async fn replace(&self, pipeline: &Pipeline, key: &str) -> Result<Renewed> {
-        let number = self.next();
+        let (number, held) = (self.next(), self.held());
         let reply = pipeline.one(&["SET", key, &number.to_string(), "EX", TTL_S, "GET"]).await?;
-        Ok(self.replaced(number, reply))
+        Ok(self.replaced(number, held, reply))
     }
 
-    /// What the reply to `SET … GET` with this number means.
-    fn replaced(&self, number: u64, reply: RedisReply) -> Renewed {
+    /// The number that the key is known to hold at least. The caller reads it before it sends: the reply to a later
+    /// renewal may be processed first, and raises it.
+    fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// What the reply to `SET … GET` with this number means, if the key held at least `held` when it was sent.
+    fn replaced(&self, number: u64, held: u64, reply: RedisReply) -> Renewed {
         let found = match reply {
             RedisReply::Refused(why) => return Err(why),
             RedisReply::Text(found) => std::str::from_utf8(&found).ok().and_then(|found| found.parse().ok()),
             _ => None,
         };
-        let held = self.held.load(Ordering::Relaxed);
         self.written(number);
         Ok(held > 0 && !found.is_some_and(|found: u64| (held..number).contains(&found)))
     }
@@ -150,7 +155,7 @@ pub(super) async fn send(
 /// Reads the key's value and its TTL, deletes it and sets it again. The commands go out in one write, which Redis
 /// carries out as a whole unless the network splits it.
 async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers, silent: Silent) -> Result<Renewed> {
-    let number = numbers.next();
+    let (number, held) = (numbers.next(), numbers.held());
     let value = number.to_string();
     let set = ["SET", key, &value, "EX", TTL_S];
     let mut commands = Commands::one(&["SET", key, &value, "EX", TTL_S, "GET"]);
@@ -168,7 +173,7 @@ async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers, silent: 
     if let Some(why) = replies.find_map(refused) {
         return Ok(Err(why));
     }
-    match numbers.replaced(number, first) {
+    match numbers.replaced(number, held, first) {
         Err(why) if is_unknown_option(&why) => {}
         done => return Ok(done),
     }
@@ -209,6 +214,19 @@ impl CanaryProof {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_of_two_canaries_may_be_processed_in_any_order() {
+        let numbers = CanaryNumbers::default();
+        numbers.written(numbers.next());
+        let found = |number: u64| RedisReply::Text(number.to_string().into_bytes());
+        let (first, held_first) = (numbers.next(), numbers.held());
+        let (second, held_second) = (numbers.next(), numbers.held());
+        assert_eq!(numbers.replaced(second, held_second, found(first)), Ok(false));
+        assert_eq!(numbers.replaced(first, held_first, found(1)), Ok(false));
+        let (third, held) = (numbers.next(), numbers.held());
+        assert_eq!(numbers.replaced(third, held, RedisReply::Nil), Ok(true), "the keyspace was replaced");
+    }
 
     #[test]
     fn each_class_is_proven_by_its_event() {
