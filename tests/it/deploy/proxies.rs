@@ -185,13 +185,12 @@ async fn events_are_not_kept_back(kind: Kind) {
 }
 
 fn the_shipped_file_is_one_that_the_program_takes(kind: Kind) {
-    let mut command = kind.command();
+    let (mut command, folder) = (kind.command(), tempfile::tempdir().expect("a folder"));
     match kind {
         Kind::Haproxy => command.arg("-c").arg("-f").arg(kind.shipped()),
-        // Its own process id and its log are where only root may write.
+        // By default nginx writes its process id and its log where only root may write.
         Kind::Nginx => {
-            let folder = std::env::temp_dir();
-            let own = format!("pid {}/keybeat-nginx-test.pid; error_log stderr;", folder.display());
+            let own = format!("pid {}/nginx.pid; error_log stderr;", folder.path().display());
             command.arg("-t").arg("-c").arg(kind.shipped()).args(["-g", &own])
         }
     };
