@@ -66,7 +66,13 @@ impl Daemon {
                 log.push('\n');
             }
         });
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+        // Shorter than any --idle-timeout of a test: a request on a connection that the daemon is closing fails.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .pool_idle_timeout(Duration::from_millis(300))
+            .build()
+            .expect("a client");
         Daemon { port, child, log, http }
     }
 
