@@ -3,6 +3,8 @@
 
 mod clock;
 mod links;
+mod meters;
+mod notices;
 mod pulse;
 
 pub use clock::Clock;
@@ -10,13 +12,12 @@ pub use clock::Clock;
 use crate::hub::{Health, Hub};
 use crate::metrics::Metrics;
 use crate::presence::{
-    Action, Cause, Change, Counts, Elsewhere, Event, Fleet, FleetSettings, Key, LinkId, LinkNotice, Notice,
-    Primary, Reason, Settings, Time, Tracker,
+    Action, Cause, Change, FleetSettings, Key, LinkId, Notice, Reason, Settings, Time, Tracker,
 };
-use crate::redis::cluster::{self, Topology, slot};
-use crate::redis::link::parser::Item;
+use crate::redis::cluster::{Topology, slot};
 use crate::redis::link::{Feed, LinkSettings, Order};
 use links::Links;
+use meters::Meters;
 use pulse::Pulse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,9 +50,7 @@ pub struct Driver {
     feed: mpsc::Receiver<(LinkId, Feed)>,
     topology: watch::Receiver<Arc<Topology>>,
     hub: Arc<Hub>,
-    metrics: Arc<Metrics>,
-    /// What the metrics have counted already.
-    counted: Counts,
+    meters: Meters,
     clock: Clock,
     /// When the hub wants to be called again.
     ring_at: Option<Instant>,
@@ -76,8 +75,8 @@ impl Driver {
         });
         let pulse = Pulse::new(template.pulse, clock.now());
         let links = Links::new(template.link, topology.clone(), feeder);
-        let (counted, ring_at) = (Counts::default(), None);
-        Driver { tracker, links, feed, topology, hub, metrics, counted, clock, ring_at, pulse }
+        let meters = Meters::new(metrics);
+        Driver { tracker, links, feed, topology, hub, meters, clock, ring_at: None, pulse }
     }
 
     /// Changes as long as the loop turns, at least once a second; ends with it.
@@ -110,7 +109,7 @@ impl Driver {
 
     fn follow(&mut self) {
         let topology = self.topology.borrow_and_update().clone();
-        let fleet = fleet(&topology);
+        let fleet = topology.fleet();
         self.links.follow(topology);
         self.handle(Notice::Topology(fleet));
     }
@@ -129,34 +128,18 @@ impl Driver {
     }
 
     fn take(&mut self, (link, feed): (LinkId, Feed)) {
-        let notice = match feed {
+        match feed {
             Feed::Events(events) => {
-                self.metrics.events.inc_by(events.len() as u64);
-                self.tracker.events(self.clock.now(), link, events.items().map(event));
+                self.meters.metrics.events.inc_by(events.len() as u64);
+                self.tracker.events(self.clock.now(), link, events.items().map(notices::event));
                 return self.carry_out();
             }
-            Feed::Answers(batch, answers, redirections) => {
-                let elsewhere = redirections.into_iter().map(|(place, told)| Elsewhere {
-                    place,
-                    slot: told.slot,
-                    address: told.address,
-                });
-                LinkNotice::Answers(batch, answers, elsewhere.collect())
-            }
-            Feed::Page(number, page, likely) => {
-                LinkNotice::Page { number, names: page.names, next: page.next, likely }
-            }
-            Feed::Up { ref run, flushed, uptime_ms, silent } => {
-                self.links.begin_gap(link, Cause::Start);
-                let (silent, mark) = (silent.needs_polling(), self.hub.last_mark());
-                LinkNotice::Up { run, flushed, uptime_ms, silent, mark }
-            }
-            Feed::Replaced => LinkNotice::Replaced,
-            Feed::Down { cause, why } => {
-                LinkNotice::Down(Cause::from_label(cause).unwrap_or(Cause::Connection), why)
-            }
-        };
-        self.handle(Notice::Link(link, notice));
+            Feed::Up { .. } => self.links.begin_gap(link, Cause::Start),
+            _ => {}
+        }
+        if let Some(notice) = notices::notice(feed, self.hub.last_mark()) {
+            self.handle(Notice::Link(link, notice));
+        }
     }
 
     fn carry_out(&mut self) {
@@ -168,10 +151,10 @@ impl Driver {
                 Action::Scan(link, number, cursor) => self.links.order(link, Order::Scan(number, cursor)),
                 Action::Canary(link) => self.links.order(link, Order::Canary),
                 Action::Open { link, primary } => self.links.open(link, &primary),
-                Action::Close(link, cause) => self.links.order(link, Order::Restart(cause.label())),
+                Action::Close(link, cause) => self.links.order(link, Order::Restart(cause)),
                 Action::Forget(link) => self.links.forget(link),
                 Action::Gap { link, cause, why } => {
-                    self.metrics.gap(cause.label());
+                    self.meters.metrics.gap(cause.label());
                     self.links.gap(link, cause, &why);
                 }
                 Action::Compared { link, cause, after_ms, keys, without_ttl } => {
@@ -179,8 +162,12 @@ impl Driver {
                 }
                 Action::Opened => self.hub.open(),
                 Action::Passed(mark) => self.hub.pass_mark(mark),
-                Action::EventLag(ms) => self.metrics.event_lag.observe_ms(ms as f64),
-                Action::Servers => self.publish(),
+                Action::EventLag(ms) => self.meters.metrics.event_lag.observe_ms(ms as f64),
+                Action::Servers => {
+                    let servers = self.tracker.servers();
+                    self.meters.publish(&servers, self.tracker.counts(), &self.hub);
+                    self.hub.set_servers(servers);
+                }
                 Action::Status(status) => {
                     let (up, cause) = (status.is_ok(), status.err().unwrap_or_default());
                     self.hub.set_health(Health { up, since: now, cause });
@@ -192,52 +179,8 @@ impl Driver {
     fn change(&mut self, link: LinkId, change: &Change, cause: Cause) {
         let Some(transition) = self.hub.apply(change) else { return };
         if change.reason == Reason::Reconciled {
-            self.metrics.repair(cause.label());
             self.links.repaired(link);
         }
-        let counter = if transition.online { &self.metrics.went_online } else { &self.metrics.went_offline };
-        counter.inc();
-        if let Some(deadline) = change.deadline {
-            self.metrics.detection_lag.observe_ms(self.clock.now_ms() - deadline.as_ms() as f64);
-        }
-    }
-
-    fn publish(&mut self) {
-        let (servers, counts) = (self.tracker.servers(), self.tracker.counts());
-        let (metrics, before) = (&self.metrics, std::mem::replace(&mut self.counted, counts));
-        metrics.probes.inc_by(counts.probes - before.probes);
-        metrics.lookups.inc_by(counts.lookups - before.lookups);
-        metrics.overtaken.inc_by(counts.overtaken - before.overtaken);
-        metrics.early_reports.inc_by(counts.early - before.early);
-        metrics.invalid_keys.inc_by(counts.invalid - before.invalid);
-        metrics.immortal_keys.set(counts.immortal as i64);
-        metrics.swept_servers.set(servers.iter().filter(|server| server.polled).count() as i64);
-        let (users, sessions) = self.hub.count();
-        metrics.users_online.set(users as i64);
-        metrics.sessions.set(sessions as i64);
-        metrics.mailbox_bytes.set(self.hub.mailbox_bytes() as i64);
-        self.hub.set_servers(servers);
-    }
-}
-
-fn event(item: Item) -> Event {
-    match item {
-        Item::Input(input) => Event::Key(input),
-        Item::Canary => Event::Canary,
-        Item::Mark(mark) => Event::Mark(mark),
-    }
-}
-
-fn fleet(topology: &Topology) -> Fleet {
-    let primaries = topology.nodes.iter().map(|node| Primary {
-        id: node.id.clone(),
-        name: node.shown().to_owned(),
-        addresses: node.addresses.clone(),
-        slots: node.slots.clone(),
-    });
-    Fleet {
-        slots: if topology.clustered { cluster::SLOTS } else { 0 },
-        primaries: primaries.collect(),
-        unknown: topology.unknown.clone(),
+        self.meters.count(change, transition.online, cause, self.clock.now_ms());
     }
 }

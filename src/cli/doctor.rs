@@ -60,7 +60,8 @@ impl Finding {
 
     /// The same result for one node of a cluster; its fix addresses that node.
     fn at(self, node: &Node) -> Finding {
-        let (host, port) = node.addresses.first().and_then(|at| at.rsplit_once(':')).unwrap_or_default();
+        let (host, port) =
+            node.primary.addresses.first().and_then(|at| at.rsplit_once(':')).unwrap_or_default();
         let there = format!("redis-cli -h {host} -p {port} ");
         let mend = self.mend.map(|mend| mend.replace("redis-cli ", &there));
         Finding { server: Some(node.shown().to_owned()), mend, ..self }
@@ -87,7 +88,7 @@ async fn look_at(target: &Target, prefix: &str, bar: &ProgressBar) -> Vec<Findin
     if !topology.clustered {
         return look_at_node(&topology.nodes[0], prefix, bar).await;
     }
-    let mut findings = vec![coverage(topology.without_owner(), topology.nodes.len())];
+    let mut findings = vec![coverage(topology.fleet().without_owner(), topology.nodes.len())];
     for node in &topology.nodes {
         let found = look_at_node(node, prefix, bar).await;
         findings.extend(found.into_iter().map(|finding| finding.at(node)));

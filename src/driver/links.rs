@@ -43,7 +43,7 @@ impl Links {
     }
 
     pub(super) fn open(&mut self, link: LinkId, id: &str) {
-        let Some(node) = self.current.nodes.iter().find(|node| node.id == id) else { return };
+        let Some(node) = self.current.nodes.iter().find(|node| node.id() == id) else { return };
         if self.current.clustered {
             info!(server = node.shown(), "a primary of the cluster; following it");
         }
@@ -54,7 +54,7 @@ impl Links {
     }
 
     fn settings(&self, node: &Node) -> LinkSettings {
-        let place = ClusterPlace { node: node.id.clone(), topology: self.topology.clone() };
+        let place = ClusterPlace { node: node.id().to_owned(), topology: self.topology.clone() };
         LinkSettings {
             target: node.target.clone(),
             daemon: node.daemon(&self.template.daemon),

@@ -92,7 +92,7 @@ impl Facts {
         let client = RespClient::connect(&primary, "keybeat-doctor").await?;
         let exam = Exam { pipeline: client.pipeline(), names: &names, node };
         progress("reading its settings");
-        let slots = (!node.id.is_empty()).then(|| node.owned());
+        let slots = (!node.id().is_empty()).then(|| node.primary.owned());
         let mut facts = Facts { info: exam.info().await, slots, ..Facts::default() };
         facts.clock_ms = exam.clock().await;
         facts.settings = exam.settings().await;
@@ -188,7 +188,7 @@ impl Exam<'_> {
     async fn forbidden(&self) -> Vec<&'static str> {
         let key = self.own_key();
         let fence = self.names.fence_channel();
-        let clustered = self.node.owned() > 0;
+        let clustered = self.node.primary.owned() > 0;
         let tries: [(&'static str, &[&str]); 7] = [
             ("+set", &["SET", &key, "1", "PX", "1000"]),
             ("+pttl", &["PTTL", &key]),

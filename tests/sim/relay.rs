@@ -183,7 +183,7 @@ impl World {
         let number = if broken == Broken::RestartsUnseen { 0 } else { up.run };
         let run = format!("run{}-{number}", server.node);
         let (uptime_ms, flushed) = (up.uptime_ms, up.flushed);
-        let notice = LinkNotice::Up { run: &run, flushed, uptime_ms, silent, mark: 0 };
+        let notice = LinkNotice::Up { run, flushed, uptime_ms, silent, mark: 0 };
         let id = server.id;
         self.handle(Notice::Link(id, notice));
     }

@@ -66,9 +66,4 @@ impl Cause {
             Cause::Topology => "it is no longer a primary of the cluster",
         }
     }
-
-    /// The cause with this label.
-    pub fn from_label(label: &str) -> Option<Cause> {
-        Cause::ALL.into_iter().find(|cause| cause.label() == label)
-    }
 }

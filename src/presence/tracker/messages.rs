@@ -8,21 +8,21 @@ use crate::presence::{Answer, BatchId, Change, Input, Key, ServerId};
 pub type LinkId = ServerId;
 
 /// Something that the tracker must know.
-pub enum Notice<'a> {
+pub enum Notice {
     /// These primaries there are now.
     Topology(Fleet),
     /// A link reports.
-    Link(LinkId, LinkNotice<'a>),
+    Link(LinkId, LinkNotice),
     /// Time has passed. Due at [`super::Tracker::next_due`], and at least once a second.
     Due,
 }
 
 /// What a link reports about its server.
-pub enum LinkNotice<'a> {
+pub enum LinkNotice {
     /// Subscribed.
     Up {
         /// The server's run id.
-        run: &'a str,
+        run: String,
         /// Its data were thrown away since the last connection.
         flushed: bool,
         /// How long it has been running, in milliseconds; `u64::MAX` if it started without data.

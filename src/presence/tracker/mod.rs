@@ -232,7 +232,7 @@ impl Tracker {
                 let flushed = std::mem::take(&mut server.replaced) || flushed;
                 self.servers_changed = true;
                 self.disturbed = now;
-                self.feed(now, at, Input::Up { run, flushed, uptime_ms });
+                self.feed(now, at, Input::Up { run: &run, flushed, uptime_ms });
             }
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}

@@ -20,7 +20,7 @@ pub struct Primary {
     pub id: String,
     /// Its address as people read it, without a password.
     pub name: String,
-    /// How redirections may call it, each `HOST:PORT`.
+    /// The addresses that redirections may use for it, each `HOST:PORT`; first the one at which it is reached.
     pub addresses: Vec<String>,
     /// The slots that it owns.
     pub slots: Vec<RangeInclusive<u16>>,
@@ -48,15 +48,16 @@ impl Fleet {
         self.primaries.iter().find(|primary| !self.clustered() || primary.owns(slot))
     }
 
-    /// The primary that a redirection names.
+    /// The primary that a redirection names. The address at which a primary is reached counts before those that a
+    /// primary only announces: another primary may have had them.
     pub fn at(&self, address: &str) -> Option<&Primary> {
-        self.primaries.iter().find(|primary| primary.addresses.iter().any(|held| held == address))
+        let reached = self.primaries.iter().find(|primary| primary.is_reached_at(address));
+        reached.or_else(|| self.primaries.iter().find(|primary| primary.has(address)))
     }
 
     /// How many slots no primary owns.
     pub fn without_owner(&self) -> usize {
-        let owned: usize =
-            self.primaries.iter().flat_map(|primary| &primary.slots).map(|range| range.len()).sum();
+        let owned: usize = self.primaries.iter().map(Primary::owned).sum();
         usize::from(self.slots).saturating_sub(owned)
     }
 
@@ -77,8 +78,24 @@ impl Fleet {
 }
 
 impl Primary {
-    fn owns(&self, slot: u16) -> bool {
+    /// Does it own this slot?
+    pub fn owns(&self, slot: u16) -> bool {
         self.slots.iter().any(|range| range.contains(&slot))
+    }
+
+    /// How many slots it owns.
+    pub fn owned(&self) -> usize {
+        self.slots.iter().map(|range| range.len()).sum()
+    }
+
+    /// Is it reached at this address?
+    pub fn is_reached_at(&self, address: &str) -> bool {
+        self.addresses.first().is_some_and(|held| held == address)
+    }
+
+    /// May a redirection use this address for it?
+    pub fn has(&self, address: &str) -> bool {
+        self.addresses.iter().any(|held| held == address)
     }
 
     /// Is it the same server? With another address it is not: the link to it must start again.
@@ -86,7 +103,7 @@ impl Primary {
         self.id == other.id && self.addresses == other.addresses
     }
 
-    /// The full address of a redirection that this server gave.
+    /// The full address of a redirection by this server, which leaves out the host if the host is its own.
     pub fn absolute(&self, address: &str) -> String {
         let own = self.addresses.first().and_then(|own| own.rsplit_once(':'));
         // An IPv6 address may begin with a colon, too.

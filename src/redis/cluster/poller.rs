@@ -82,7 +82,7 @@ impl ClusterPoller {
                     none_known.then(|| Topology { clustered: true, nodes: Vec::new(), unknown })
                 }
             };
-            if let Some(next) = next.filter(|next| !next.same(&sender.borrow())) {
+            if let Some(next) = next.filter(|next| next.fleet() != sender.borrow().fleet()) {
                 log(&next);
                 sender.send_replace(Arc::new(next));
             }
@@ -140,7 +140,7 @@ impl ClusterPoller {
 }
 
 fn log(topology: &Topology) {
-    let missing = topology.without_owner();
+    let missing = topology.fleet().without_owner();
     if topology.nodes.is_empty() {
         warn!("{}", topology.unknown);
     } else if missing > 0 {

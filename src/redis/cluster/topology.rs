@@ -1,72 +1,50 @@
 //! The primaries, and which of them owns which key.
 
+use crate::presence::{Fleet, Primary};
 use crate::redis::names::Names;
 use crate::redis::target::Target;
-use std::ops::RangeInclusive;
 
 /// How many slots a cluster has (Redis cluster specification).
 pub const SLOTS: u16 = 16_384;
 
-/// One primary.
+/// One primary, and how to connect to it.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Its id in the cluster; empty for a server that stands alone.
-    pub id: String,
+    /// Its id, slots and addresses. The first address is the one of `target`.
+    pub primary: Primary,
     /// How to connect to it.
     pub target: Target,
-    /// The addresses that redirections may use for it, each `HOST:PORT`; first the one of `target`.
-    pub addresses: Vec<String>,
-    /// The slots that it owns.
-    pub slots: Vec<RangeInclusive<u16>>,
 }
 
 impl Node {
-    /// Does it own this slot?
-    pub fn owns(&self, slot: u16) -> bool {
-        self.slots.iter().any(|range| range.contains(&slot))
-    }
-
-    /// How many slots it owns.
-    pub fn owned(&self) -> usize {
-        self.slots.iter().map(|range| range.len()).sum()
-    }
-
-    /// The address of a redirection by this node, which leaves out the host if the host is its own.
-    pub fn absolute(&self, address: &str) -> String {
-        let own = self.addresses.first().and_then(|own| own.rsplit_once(':'));
-        // An IPv6 address may begin with a colon too.
-        let port = address.strip_prefix(':').filter(|port| port.bytes().all(|c| c.is_ascii_digit()));
-        match own {
-            Some((host, _)) if port.is_some() => format!("{host}{address}"),
-            _ => address.to_owned(),
-        }
+    /// Its id in the cluster; empty for a server that stands alone.
+    pub fn id(&self) -> &str {
+        &self.primary.id
     }
 
     /// The name at this node of the daemon named `daemon`.
     pub fn daemon(&self, daemon: &str) -> String {
-        if self.id.is_empty() { daemon.to_owned() } else { format!("{daemon}-{}", self.id) }
+        if self.id().is_empty() { daemon.to_owned() } else { format!("{daemon}-{}", self.id()) }
     }
 
     /// A canary key whose slot this node owns; `None` if no such key was found.
     pub fn canary_key(&self, names: &Names, daemon: &str) -> Option<String> {
         let key = names.canary_key(daemon);
-        if self.id.is_empty() {
+        if self.id().is_empty() {
             return Some(key);
         }
-        if self.slots.is_empty() {
+        if self.primary.slots.is_empty() {
             return None;
         }
         // Keys fall into slots at random: 163,840 tries miss a node that owns one slot in 1 of 20,000 cases.
-        (0..u32::from(SLOTS) * 10).map(|i| format!("{key}:{i}")).find(|key| self.owns(slot(key.as_bytes())))
+        (0..u32::from(SLOTS) * 10)
+            .map(|i| format!("{key}:{i}"))
+            .find(|key| self.primary.owns(slot(key.as_bytes())))
     }
 
     /// Its name for people.
     pub fn shown(&self) -> &str {
         self.target.shown()
-    }
-
-    fn same(&self, other: &Node) -> bool {
-        self.id == other.id && self.addresses == other.addresses && self.slots == other.slots
     }
 }
 
@@ -84,8 +62,8 @@ pub struct Topology {
 impl Topology {
     /// The topology of one server, with or without Sentinels.
     pub fn one(target: Target) -> Topology {
-        let node = Node { id: String::new(), target, addresses: Vec::new(), slots: Vec::new() };
-        Topology { clustered: false, nodes: vec![node], unknown: String::new() }
+        let primary = Primary { name: target.shown().to_owned(), ..Primary::default() };
+        Topology { clustered: false, nodes: vec![Node { primary, target }], unknown: String::new() }
     }
 
     /// The node that owns a key.
@@ -94,27 +72,23 @@ impl Topology {
             return self.nodes.first();
         }
         let slot = slot(redis_key);
-        self.nodes.iter().find(|node| node.owns(slot))
+        self.nodes.iter().find(|node| node.primary.owns(slot))
     }
 
     /// The node that a redirection names. The address that a node is reached at counts before those that it only
     /// announces: another node may have had them.
     pub fn at(&self, address: &str) -> Option<&Node> {
-        let reached =
-            self.nodes.iter().find(|node| node.addresses.first().is_some_and(|held| held == address));
-        reached.or_else(|| self.nodes.iter().find(|node| node.addresses.iter().any(|held| held == address)))
+        let reached = self.nodes.iter().find(|node| node.primary.is_reached_at(address));
+        reached.or_else(|| self.nodes.iter().find(|node| node.primary.has(address)))
     }
 
-    /// How many slots have no owner.
-    pub fn without_owner(&self) -> usize {
-        let owned: usize = self.nodes.iter().map(Node::owned).sum();
-        if self.clustered { usize::from(SLOTS).saturating_sub(owned) } else { 0 }
-    }
-
-    pub(super) fn same(&self, other: &Topology) -> bool {
-        self.nodes.len() == other.nodes.len()
-            && self.nodes.iter().zip(&other.nodes).all(|(a, b)| a.same(b))
-            && self.unknown == other.unknown
+    /// The primaries without their connections.
+    pub fn fleet(&self) -> Fleet {
+        Fleet {
+            slots: if self.clustered { SLOTS } else { 0 },
+            primaries: self.nodes.iter().map(|node| node.primary.clone()).collect(),
+            unknown: self.unknown.clone(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What one node knows of its cluster: CLUSTER INFO and CLUSTER NODES, parsed. No I/O.
 
+use crate::presence::Primary;
 use crate::redis::cluster::topology::{Node, SLOTS, Topology};
 use crate::redis::info::Info;
 use crate::redis::target::Target;
@@ -193,15 +194,17 @@ impl ClusterView {
             let others = line.addresses.iter().filter(|&address| Some(address) != reached);
             let addresses: Vec<&NodeAddress> = reached.into_iter().chain(others).collect();
             let (host, port) = addresses[0].clone();
-            Node {
+            let target = target.at(host, port);
+            let primary = Primary {
                 id: line.id.clone(),
-                target: target.at(host, port),
+                name: target.shown().to_owned(),
                 addresses: addresses.into_iter().map(|(host, port)| format!("{host}:{port}")).collect(),
                 slots: line.slots.clone(),
-            }
+            };
+            Node { primary, target }
         };
         let mut nodes: Vec<Node> = self.primaries().map(node).collect();
-        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        nodes.sort_by(|a, b| a.id().cmp(b.id()));
         Topology { clustered: true, nodes, unknown: String::new() }
     }
 }
@@ -231,16 +234,16 @@ fff :0@0 master,noaddr - 0 1 2 disconnected
         let topology = ClusterView::parse(&Info::parse(INFO), NODES, "10.0.0.2")
             .unwrap()
             .topology(&target(), &BTreeMap::new());
-        let ids: Vec<&str> = topology.nodes.iter().map(|node| node.id.as_str()).collect();
+        let ids: Vec<&str> = topology.nodes.iter().map(Node::id).collect();
         assert_eq!(ids, ["aaa", "bbb", "eee"], "a failed one only as long as nobody has its slots");
-        assert_eq!(topology.without_owner(), 0);
-        assert_eq!(topology.at("b.example:7002").map(|node| node.id.as_str()), Some("bbb"));
-        assert_eq!(topology.at("10.0.0.2:7002").map(|node| node.id.as_str()), Some("bbb"));
+        assert_eq!(topology.fleet().without_owner(), 0);
+        assert_eq!(topology.at("b.example:7002").map(Node::id), Some("bbb"));
+        assert_eq!(topology.at("10.0.0.2:7002").map(Node::id), Some("bbb"));
         assert_eq!(slot(b"123456789"), 12739, "the example of the cluster specification");
-        assert_eq!(topology.owner(b"123456789").map(|node| node.id.as_str()), Some("eee"));
-        assert_eq!(topology.nodes[0].absolute(":7009"), "127.0.0.1:7009");
-        assert_eq!(topology.nodes[0].absolute("::1:7009"), "::1:7009");
-        assert_eq!(topology.owner(b"x{123456789}y").map(|node| node.id.as_str()), Some("eee"));
+        assert_eq!(topology.owner(b"123456789").map(Node::id), Some("eee"));
+        assert_eq!(topology.nodes[0].primary.absolute(":7009"), "127.0.0.1:7009");
+        assert_eq!(topology.nodes[0].primary.absolute("::1:7009"), "::1:7009");
+        assert_eq!(topology.owner(b"x{123456789}y").map(Node::id), Some("eee"));
     }
 
     #[test]
@@ -316,7 +319,7 @@ bbb 127.0.0.1:3@4 master - 0 1 7 connected 101-16383
             let mut accepted = AcceptedView::default();
             accepted.accept(&views, Instant::now());
             let topology = accepted.view().unwrap().topology(&target(), &BTreeMap::new());
-            assert_eq!(topology.nodes[0].addresses, ["10.0.0.9:7"]);
+            assert_eq!(topology.nodes[0].primary.addresses, ["10.0.0.9:7"]);
         }
     }
 
@@ -330,14 +333,14 @@ bbb 127.0.0.1:3@4 master - 0 1 7 connected 101-16383
         assert_eq!(topology(None).shown(), "redis://10.0.0.1:7", "as the stock endpoint type says");
         let named = topology(Some(("a.example", 7)));
         assert_eq!(named.shown(), "redis://a.example:7");
-        assert_eq!(named.addresses, ["a.example:7", "10.0.0.1:7"]);
+        assert_eq!(named.primary.addresses, ["a.example:7", "10.0.0.1:7"]);
     }
 
     proptest! {
         #[test]
         fn parser_never_panics(info in ".*", nodes in "[ -~\n]*", line in "[a-c0-9:@,\\[\\]> -]{0,60}") {
             let _ = ClusterView::parse(&Info::parse(&info), &nodes, "h");
-            let _ = ClusterView::parse(&Info::parse(INFO), &line, "h").map(|view| view.topology(&target(), &BTreeMap::new()).without_owner());
+            let _ = ClusterView::parse(&Info::parse(INFO), &line, "h").map(|view| view.topology(&target(), &BTreeMap::new()).fleet());
         }
     }
 }

@@ -83,7 +83,7 @@ impl CanaryKey {
         match (settings.topology(), &settings.place) {
             (Some(topology), Some(place)) => {
                 if !self.chosen_for.as_ref().is_some_and(|held| Arc::ptr_eq(held, &topology)) {
-                    let node = topology.nodes.iter().find(|node| node.id == place.node);
+                    let node = topology.nodes.iter().find(|node| node.id() == place.node);
                     let key = node.and_then(|node| node.canary_key(&settings.names, &settings.daemon));
                     if self.key != key {
                         (self.key, self.numbers) = (key, Arc::default());

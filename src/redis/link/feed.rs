@@ -1,6 +1,6 @@
 //! What a link reports to the driver, and what the driver orders.
 
-use crate::presence::{Answer, BatchId, Key};
+use crate::presence::{Answer, BatchId, Cause, Key};
 use crate::redis::cluster::Redirection;
 use crate::redis::link::parser::Events;
 use crate::redis::scan::ScanPage;
@@ -22,8 +22,8 @@ pub enum Feed {
     },
     /// The server is unreachable, or cannot be used.
     Down {
-        /// The metric's label.
-        cause: &'static str,
+        /// The cause of the gap that follows.
+        cause: Cause,
         /// The reason in words.
         why: String,
     },
@@ -65,7 +65,7 @@ pub enum Order {
     /// Renew the canary.
     Canary,
     /// Close the connections and reconnect, for this cause.
-    Restart(&'static str),
+    Restart(Cause),
 }
 
 /// Sends a link's reports into a channel that all links share.
@@ -89,19 +89,19 @@ impl Feeder {
 
 /// Why a connection of a link ended; the driver receives it as [`Feed::Down`].
 pub(super) struct Ended {
-    pub(super) cause: &'static str,
+    pub(super) cause: Cause,
     pub(super) why: anyhow::Error,
 }
 
 impl Ended {
     /// The driver has ended, or has dropped the link.
     pub(super) fn stopping() -> Ended {
-        Ended { cause: "stop", why: anyhow!("the daemon is stopping") }
+        Ended { cause: Cause::Connection, why: anyhow!("the daemon is stopping") }
     }
 }
 
 impl From<anyhow::Error> for Ended {
     fn from(why: anyhow::Error) -> Ended {
-        Ended { cause: "connection", why }
+        Ended { cause: Cause::Connection, why }
     }
 }

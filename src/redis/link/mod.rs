@@ -16,6 +16,7 @@ mod settings;
 pub use feed::{Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
+use crate::presence::Cause;
 use crate::redis::link::canary_key::{CanaryKey, CanaryProof};
 use crate::redis::link::events::EventStream;
 use crate::redis::link::feed::Ended;
@@ -85,7 +86,9 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
     let mut retry = RetryDelay::new(RETRY.0, RETRY.1);
     let mut logged = String::new();
     loop {
-        let ended = match connect(&settings, &mut memory).await {
+        let subscribed = connect(&settings, &mut memory).await;
+        let connected = subscribed.is_ok();
+        let ended = match subscribed {
             Ok(subscription) => {
                 info!(server = settings.target.shown(), version = subscription.version, "subscribed");
                 memory.run = Some(subscription.run.clone());
@@ -99,26 +102,23 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
                 }
                 ended
             }
-            Err(why) => Ended { cause: "connect", why },
+            Err(why) => why.into(),
         };
         let why = format!("{:#}", ended.why);
         memory.refused |= REFUSALS.iter().any(|word| why.contains(word));
-        log_end(settings.target.shown(), ended.cause, &why, why == logged);
+        let server = settings.target.shown();
+        // A failed attempt is logged once, not each time. A connection that ended is a gap, which the driver logs.
+        if connected || why == logged {
+            debug!(server, cause = ended.cause.label(), why, "the connection to Redis ended");
+        } else {
+            warn!(server, why, "no connection to Redis");
+        }
         logged.clone_from(&why);
         if feed.send(Feed::Down { cause: ended.cause, why }).await.is_err() {
             return;
         }
         while orders.try_recv().is_ok() {}
         retry.wait().await;
-    }
-}
-
-/// Logs a failed attempt once, not each time. A connection that ended is a gap, which the driver logs.
-fn log_end(server: &str, cause: &'static str, why: &str, logged: bool) {
-    if logged || cause != "connect" {
-        debug!(server, cause, why, "the connection to Redis ended");
-    } else {
-        warn!(server, cause, why, "no connection to Redis");
     }
 }
 
@@ -185,7 +185,7 @@ async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &F
             return why.context("the event connection was lost").into();
         }
         if publishes_set {
-            return Ended { cause: "events", why: anyhow!("the server now publishes set events") };
+            return Ended { cause: Cause::Events, why: anyhow!("the server now publishes set events") };
         }
         if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
             return Ended::stopping();
@@ -207,7 +207,7 @@ async fn watch_classes(pipeline: &Pipeline, held: Option<String>) -> Ended {
         let lost = lost_classes(&held, &now);
         if !lost.is_empty() {
             let why = anyhow!("{EVENTS} was {held:?}, is now {now:?} and lacks {lost:?}");
-            return Ended { cause: "canary", why };
+            return Ended { cause: Cause::Canary, why };
         }
     }
 }
@@ -222,7 +222,7 @@ async fn watch_primary(target: &Target, primary: &Target) -> Ended {
         match sentinel::resolve(target).await {
             Ok(now) if now.shown() != primary.shown() => {
                 let why = anyhow!("the primary is now {} and no longer {}", now.shown(), primary.shown());
-                return Ended { cause: "failover", why };
+                return Ended { cause: Cause::Failover, why };
             }
             Ok(_) => {}
             // Without a Sentinel, the connection to the server still shows whether the server is alive.

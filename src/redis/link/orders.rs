@@ -45,7 +45,7 @@ impl Worker<'_> {
                 Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
                 Some(Order::Canary) => self.renew_canary(),
                 Some(Order::Restart(cause)) => {
-                    let why = anyhow!("the event stream is dead ({cause} not seen in time)");
+                    let why = anyhow!(cause.text());
                     return Ended { cause, why };
                 }
                 None => return Ended::stopping(),

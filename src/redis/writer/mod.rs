@@ -126,7 +126,7 @@ impl Store {
         let lanes = self.lanes(&topology);
         let sent = topology.nodes.iter().map(async |node| {
             let text = self.seal.store_mark(&node.daemon(&self.daemon), mark);
-            let Some(lane) = lanes.get(&node.id) else { return Ok(()) };
+            let Some(lane) = lanes.get(node.id()) else { return Ok(()) };
             let publish =
                 lane.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await);
             // A frozen server must not delay the others.
@@ -161,10 +161,11 @@ impl Store {
     /// A lane to each server. Lanes to servers that are gone end.
     fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
         let mut lanes = lock(&self.lanes);
-        let same = |id: &str, at: &str| topology.nodes.iter().any(|node| node.id == id && node.shown() == at);
+        let same =
+            |id: &str, at: &str| topology.nodes.iter().any(|node| node.id() == id && node.shown() == at);
         lanes.retain(|id, (at, _)| same(id, at));
         for node in &topology.nodes {
-            lanes.entry(node.id.clone()).or_insert_with(|| {
+            lanes.entry(node.id().to_owned()).or_insert_with(|| {
                 let lane =
                     if topology.clustered { Lane::to(&node.target) } else { Lane::new(self.primary.clone()) };
                 (node.shown().to_owned(), Arc::new(lane))
@@ -193,7 +194,7 @@ impl Store {
         let mut groups: BTreeMap<String, Vec<Write>> = BTreeMap::new();
         for write in writes {
             match topology.owner(write.key.as_bytes()) {
-                Some(owner) => groups.entry(owner.id.clone()).or_default().push(write),
+                Some(owner) => groups.entry(owner.id().to_owned()).or_default().push(write),
                 None => failed = Some(unowned(&write)),
             }
         }
@@ -240,9 +241,9 @@ fn refused(why: &fred::error::Error) -> Error {
 /// The node that a redirection by the node `from` names, and whether it needs ASKING; none if it is unknown.
 fn redirected(topology: &Topology, from: &str, why: &fred::error::Error) -> Option<(String, bool)> {
     let redirection = cluster::redirection(why.details())?;
-    let from = topology.nodes.iter().find(|node| node.id == from)?;
-    let to = topology.at(&from.absolute(&redirection.address))?;
-    Some((to.id.clone(), redirection.ask))
+    let from = topology.nodes.iter().find(|node| node.id() == from)?;
+    let to = topology.at(&from.primary.absolute(&redirection.address))?;
+    Some((to.id().to_owned(), redirection.ask))
 }
 
 /// Sends all writes in one pipeline, each after ASKING if `ask` is true. One answer for each write.

@@ -185,7 +185,7 @@ impl Fleets {
             return;
         }
         *link = Link { server: link.server, up: true, gap: true, ..Link::default() };
-        let run = if run { "one" } else { "other" };
+        let run = if run { "one" } else { "other" }.to_owned();
         let up = LinkNotice::Up { run, flushed, uptime_ms: 1_000, silent, mark: 3 };
         self.handle(Notice::Link(id, up));
     }

@@ -94,7 +94,7 @@ impl Run {
             "up" => {
                 let mark = words.iter().find_map(|word| word.strip_prefix("mark="));
                 let up = LinkNotice::Up {
-                    run: words.get(1).unwrap_or(&"r"),
+                    run: (*words.get(1).unwrap_or(&"r")).to_owned(),
                     flushed: words.contains(&"flushed"),
                     uptime_ms: u64::MAX - 1,
                     silent: words.contains(&"silent"),
@@ -103,7 +103,8 @@ impl Run {
                 self.handle(now, Notice::Link(link, up));
             }
             "down" => {
-                let cause = Cause::from_label(words.get(1).unwrap_or(&"connection")).unwrap();
+                let label = *words.get(1).unwrap_or(&"connection");
+                let cause = Cause::ALL.into_iter().find(|cause| cause.label() == label).unwrap();
                 self.handle(now, Notice::Link(link, LinkNotice::Down(cause, "why".into())));
             }
             "page" => {

@@ -1,0 +1,37 @@
+//! The feed of a link, in the words of the tracker.
+
+use crate::presence::{Elsewhere, Event, LinkNotice};
+use crate::redis::link::Feed;
+use crate::redis::link::parser::Item;
+
+/// The notice for a piece of the feed; `None` for events. `mark` is the hub's last mark.
+pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
+    Some(match feed {
+        Feed::Events(_) => return None,
+        Feed::Up { run, flushed, uptime_ms, silent } => {
+            LinkNotice::Up { run, flushed, uptime_ms, silent: silent.needs_polling(), mark }
+        }
+        Feed::Down { cause, why } => LinkNotice::Down(cause, why),
+        Feed::Replaced => LinkNotice::Replaced,
+        Feed::Answers(batch, answers, redirections) => {
+            let elsewhere = redirections.into_iter().map(|(place, to)| Elsewhere {
+                place,
+                slot: to.slot,
+                address: to.address,
+            });
+            LinkNotice::Answers(batch, answers, elsewhere.collect())
+        }
+        Feed::Page(number, page, likely) => {
+            LinkNotice::Page { number, names: page.names, next: page.next, likely }
+        }
+    })
+}
+
+/// The event for an item of the stream.
+pub(super) fn event(item: Item<'_>) -> Event<'_> {
+    match item {
+        Item::Input(input) => Event::Key(input),
+        Item::Canary => Event::Canary,
+        Item::Mark(mark) => Event::Mark(mark),
+    }
+}
