@@ -90,13 +90,13 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Time for a request's body; after it the request fails with 400.
     pub body_timeout: Duration,
-    /// Memory for all request bodies that are being read, in bytes; further requests get 503.
+    /// Memory for all request bodies that are being read and for watches that wait, in bytes; further ones get 503 `busy`.
     pub bodies_bytes: usize,
     /// Frames per second of one socket, with bursts of ten times as many; above it the socket is closed with 4029.
     pub messages_per_second: u32,
     /// Wrong tokens per second of one address, with bursts of ten times as many; above it they get 429.
     pub wrong_tokens_per_second: u32,
-    /// Heartbeats per second of one client's token, with bursts of ten times as many; above it they get 429.
+    /// Heartbeats and goodbyes per second of one client's token, with bursts of ten times as many; above it they get 429.
     pub heartbeats_per_second: u32,
     /// Live keys that one client's token may set through the daemon; further keys get 429.
     pub keys_per_token: usize,

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub early_reports: Counter,
     pub invalid_keys: Counter,
     pub heartbeats: Counter,
+    /// Heartbeats of sockets that failed and were sent again.
+    pub repeated_heartbeats: Counter,
     repairs: ByCause,
     gaps: ByCause,
     limits_reached: Family<CauseLabel, Counter>,
@@ -192,6 +194,11 @@ impl Metrics {
             early_reports: counter(r, "early_reports", "Changes reported early, because too many waited"),
             invalid_keys: counter(r, "invalid_keys", "Events of keys whose name is not a valid user name"),
             heartbeats: counter(r, "heartbeats", "Heartbeats that the daemon has written"),
+            repeated_heartbeats: counter(
+                r,
+                "repeated_heartbeats",
+                "Heartbeats of sockets that were not written and were sent again",
+            ),
             repairs: ByCause::new(family(
                 r,
                 "repairs",

@@ -22,14 +22,15 @@ use crate::web::limits::entrance::Entrance;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
 use crate::web::listen::{self, Port};
+use crate::web::sessions::keeper::Sessions;
 use crate::web::tls::Tls;
 use crate::web::{self, Paths, app::App};
 use anyhow::{Context, Result};
 use futures_util::future::OptionFuture;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -187,8 +188,10 @@ impl Daemon {
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.health(), wanted, supervisor::tell);
         let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
-        supervisor::until_stopped(shutdown, [("the driver", &mut driver), ("the listener", &mut serve)])
-            .await?;
+        let mut beater = AbortOnDropHandle::new(tokio::spawn(app.sessions.clone().run()));
+        let parts: [supervisor::Part<'_>; 3] =
+            [("the driver", &mut driver), ("the listener", &mut serve), ("the beater", &mut beater)];
+        supervisor::until_stopped(shutdown, parts).await?;
         supervisor::tell(Word::Stopping).await;
         info!("stopping: no new clients, closing open connections");
         stop.cancel();
@@ -211,19 +214,21 @@ fn share(
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Arc<App> {
+    let store = Arc::new(store);
+    let quotas = Arc::new(Quotas::new(&limits, &metrics));
     Arc::new(App {
         hub,
+        sessions: Arc::new(Sessions::new(store.clone(), quotas.clone(), metrics.clone())),
         store,
         gate,
         doors: Doors::new(&limits, &metrics),
-        quotas: Arc::new(Quotas::new(&limits, &metrics)),
+        quotas,
         bodies: Bodies::new(&limits, &metrics),
         refusals: Arc::new(Refusals::new()),
         metrics,
         limits,
         stop: stop.clone(),
         sockets: TaskTracker::new(),
-        held: Mutex::default(),
         numbered: AtomicU64::new(0),
         started: Instant::now(),
     })

@@ -35,7 +35,7 @@ pub struct LimitArgs {
     /// Maximum size of a request's body in bytes; a longer one gets 413
     #[arg(long, env = "KEYBEAT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = DEFAULT.body_bytes)]
     max_body_bytes: usize,
-    /// Memory for all request bodies that are being read, in bytes; further requests get 503
+    /// Memory for all request bodies that are being read and all watches that wait for Redis, in bytes; further ones get 503 or `busy`
     #[arg(long, env = "KEYBEAT_MAX_BODIES_BYTES", value_name = "BYTES", default_value_t = DEFAULT.bodies_bytes)]
     max_bodies_bytes: usize,
     /// Maximum size of a WebSocket message in bytes; a longer one closes the socket (1009)
@@ -50,7 +50,7 @@ pub struct LimitArgs {
     /// Memory for queued changes of slow sockets, in MiB; above it, the sockets with the longest queues are closed (1013)
     #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = positive())]
     mailbox_mib: u32,
-    /// Maximum heartbeats per second of one client's token, in bursts ten times as many; further ones get 429
+    /// Maximum heartbeats and logouts per second of one client's token, in bursts ten times as many; further ones get 429
     #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.heartbeats_per_second, value_parser = positive())]
     max_heartbeats_per_second: u32,
     /// Maximum wrong tokens per second of one client address, in bursts ten times as many; further wrong ones get

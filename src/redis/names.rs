@@ -14,6 +14,9 @@ const OWN_MARK: u8 = b'#';
 /// beginning of this daemon's does not take the key for a session.
 const CANARY: &str = "canary:#:";
 
+/// The same for the mark of a goodbye.
+const LEFT: &str = "left:#:";
+
 /// The operations that create or end a key (Redis documents them under "keyspace notifications").
 /// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
 /// `EXPIRE` renewed. They need the class letters in [`CLASSES`].
@@ -57,7 +60,9 @@ impl Names {
     pub fn strip<'a>(&self, redis_key: &'a [u8]) -> Option<&'a [u8]> {
         let name = redis_key.strip_prefix(self.prefix.as_bytes())?;
         let mark = name.iter().position(|&byte| byte == OWN_MARK);
-        let own = mark.is_some_and(|at| at == 0 || name[at + 1..].starts_with(CANARY.as_bytes()));
+        let own = mark.is_some_and(|at| {
+            at == 0 || [CANARY, LEFT].iter().any(|own| name[at + 1..].starts_with(own.as_bytes()))
+        });
         (!own).then_some(name)
     }
 
@@ -69,6 +74,11 @@ impl Names {
     /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
         format!("{}{}{CANARY}{daemon}", self.prefix, OWN_MARK as char)
+    }
+
+    /// The key by which a daemon marks that this session has said goodbye.
+    pub fn left_key(&self, key: &str) -> String {
+        format!("{}{}{LEFT}{key}", self.prefix, OWN_MARK as char)
     }
 
     /// All channels to subscribe to. The fences' channel is the last: once a fence arrives, the other
@@ -130,6 +140,8 @@ mod tests {
         assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
         let other = Names::new("presence:eu:", 3).canary_key("x:17");
         assert_eq!(names.strip(other.as_bytes()), None, "of a daemon with a longer prefix");
+        let left = Names::new("presence:eu:", 3).left_key("alice#tab");
+        assert_eq!(names.strip(left.as_bytes()), None, "a goodbye at such a daemon");
         assert!(names.strip(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
         assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
         assert_eq!(names.channels()[0], "__keyevent@3__:set");

@@ -11,10 +11,10 @@ use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
+use crate::web::sessions::keeper::Sessions;
 use axum::extract::State;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ pub struct App {
     /// Who is online.
     pub hub: Arc<Hub>,
     /// Writes heartbeats.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// Checks tokens.
     pub gate: Arc<Gate>,
     /// Connections and sockets, counted.
@@ -48,8 +48,8 @@ pub struct App {
     pub stop: CancellationToken,
     /// The sockets' tasks.
     pub sockets: TaskTracker,
-    /// How many sockets keep each presence key.
-    pub held: Mutex<HashMap<Key, u32>>,
+    /// The sessions that sockets keep online.
+    pub sessions: Arc<Sessions>,
     /// Numbers sockets and streams, for the log.
     pub numbered: AtomicU64,
     /// When the daemon started.
@@ -108,17 +108,11 @@ impl App {
         self.store.beat(keys).await
     }
 
-    /// Sets the key of a socket that has just answered a ping. It waits for its turn: at most one caller per socket.
-    pub async fn pulse(&self, pass: &Pass, key: Key) -> Result<(), Error> {
-        self.quotas.renew(pass.user(), &key, self.store.ttl());
-        let _turn = self.quotas.wait_for_turn().await;
-        self.store.beat(&[(key, None)]).await
-    }
-
-    /// Deletes keys.
-    pub async fn end(&self, keys: &[Key]) -> Result<(), Error> {
+    /// Deletes keys for a request, within the quota of its pass. Sockets of these sessions stop keeping them.
+    pub async fn end(&self, pass: &Pass, keys: &[Key]) -> Result<(), Error> {
+        self.quotas.take_writes(pass.user(), keys.len())?;
         let _turn = self.quotas.turn()?;
-        self.store.end(keys).await?;
+        self.sessions.leave(keys).await?;
         self.quotas.give_back(keys);
         Ok(())
     }

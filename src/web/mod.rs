@@ -8,6 +8,7 @@
 //! app.rs      what handlers share, and the way of a write
 //! access/     who may: tokens, origins           middleware.rs  span, counter and log line of a request
 //! parameters.rs  refuses unknown query parameters
+//! sessions/   the sessions that sockets keep online, and their heartbeats
 //! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
 //! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
 //! ```
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod listen;
 mod middleware;
 mod parameters;
+pub mod sessions;
 mod stream;
 pub mod tls;
 
@@ -39,7 +41,8 @@ use failure::Failure;
 use middleware::Observer;
 use parameters::Parameters;
 use std::sync::Arc;
-use stream::{sse, websocket};
+use stream::socket::opening;
+use stream::sse;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -104,7 +107,7 @@ fn public() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(heartbeats::heartbeat))
         .routes(routes!(heartbeats::heartbeats))
         .routes(routes!(sse::stream))
-        .routes(routes!(websocket::upgrade))
+        .routes(routes!(opening::upgrade))
 }
 
 /// The paths that need no token, because they reveal nothing about users: the pages and their parts, health, metrics and the

@@ -7,7 +7,11 @@ use crate::error::Error;
 use crate::redis::retry_delay::RetryDelay;
 use crate::redis::target::Target;
 use crate::redis::writer::connection::{WriteConnection, in_words};
+use crate::redis::writer::release::{Release, Released, Releaser};
+use anyhow::Result as Opened;
 use fred::prelude::Client;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -19,29 +23,38 @@ use tracing::debug;
 const WRITE: Duration = Duration::from_secs(2);
 /// The longest time that a write waits for a connection.
 pub(super) const CONNECTING: Duration = Duration::from_millis(250);
-/// Waits between attempts to connect, the first and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Waits between attempts to connect, the first and the longest. A short TTL must survive the last of them.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+/// An attempt to connect that takes longer gets company: while packets are lost, its next one is seconds away.
+const ANOTHER: Duration = Duration::from_millis(250);
+/// Attempts to connect at the same time.
+const ATTEMPTS: usize = 12;
 
 /// See the module's head.
 pub(super) struct Lane {
     connection: watch::Receiver<Option<Arc<WriteConnection>>>,
     /// The connection no longer answers.
     broken: Arc<Notify>,
+    releaser: Releaser,
     _keeper: AbortOnDropHandle<()>,
 }
 
 impl Lane {
     /// A lane to the server that `primary` names, also when that changes.
-    pub(super) fn new(primary: watch::Receiver<Target>) -> Lane {
+    pub(super) fn new(primary: watch::Receiver<Target>, clustered: bool) -> Lane {
         let (sender, connection) = watch::channel(None);
         let broken = Arc::new(Notify::new());
+        let releaser = Releaser::new(primary.clone(), clustered);
         let keeper = tokio::spawn(keep_connected(primary, sender, broken.clone()));
-        Lane { connection, broken, _keeper: AbortOnDropHandle::new(keeper) }
+        Lane { connection, broken, releaser, _keeper: AbortOnDropHandle::new(keeper) }
     }
 
-    /// A lane to one server that never changes.
-    pub(super) fn to(target: &Target) -> Lane {
-        Lane::new(watch::channel(target.clone()).1)
+    /// Releases a key that this server owns.
+    ///
+    /// # Errors
+    /// There is no connection, or it was lost.
+    pub(super) async fn release(&self, release: Release) -> Result<Released, Error> {
+        self.releaser.release(release).await
     }
 
     /// Does `write` on the connection.
@@ -71,6 +84,19 @@ impl Lane {
     }
 }
 
+/// Connects. The first of several attempts wins.
+async fn open(target: &Target) -> Opened<WriteConnection> {
+    let mut attempts = FuturesUnordered::from_iter([WriteConnection::open(target)]);
+    loop {
+        match timeout(ANOTHER, attempts.next()).await {
+            Ok(Some(opened)) if opened.is_ok() || attempts.is_empty() => return opened,
+            Ok(_) => {}
+            Err(_) if attempts.len() < ATTEMPTS => attempts.push(WriteConnection::open(target)),
+            Err(_) => {}
+        }
+    }
+}
+
 /// Keeps a connection to the primary: a new one when it breaks or another server becomes the primary.
 async fn keep_connected(
     mut primary: watch::Receiver<Target>,
@@ -80,7 +106,7 @@ async fn keep_connected(
     let mut retry = RetryDelay::new(RETRY.0, RETRY.1);
     loop {
         let target = primary.borrow_and_update().clone();
-        match WriteConnection::open(&target).await {
+        match open(&target).await {
             Ok(connection) => {
                 retry.reset();
                 let connection = Arc::new(connection);

@@ -7,60 +7,49 @@
 
 mod connection;
 mod lane;
+mod release;
+mod servers;
+mod sockets;
+mod token;
 
 pub use connection::WriteConnection;
+pub use sockets::{Renewal, Renewed};
+pub use token::{Departure, SocketValue, Token};
 
 use crate::error::Error;
-use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::presence::Key;
-use crate::redis::cluster::{self, Node, Topology};
+use crate::redis::cluster::{Node, Topology};
 use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
-use crate::redis::resp::commands::ASKING;
 use crate::redis::target::Target;
-use crate::redis::writer::connection::in_words;
-use crate::redis::writer::lane::{CONNECTING, Lane};
-use crate::traces;
+use crate::redis::writer::servers::{Servers, Write};
 use fred::prelude::*;
-use fred::types::{ClusterHash, CustomCommand};
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::Instrument;
 
 /// The longest time to send a mark to one server.
 const MARK: Duration = Duration::from_millis(500);
 
+/// How many heartbeats a socket sends in one TTL. Two that are lost in a row do not end its session, and neither does a
+/// connection to Redis that is away for two thirds of the TTL.
+pub const BEATS_PER_TTL: u32 = 5;
+
 /// Writes presence keys, each to the server that owns it.
 pub struct Store {
-    topology: watch::Receiver<Arc<Topology>>,
-    /// The address of the one server, if it is not a cluster. Sentinels may change it.
-    primary: watch::Receiver<Target>,
-    /// By the id of the node.
-    lanes: Mutex<BTreeMap<String, Led>>,
+    servers: Servers,
     names: Names,
     daemon: String,
     seal: Seal,
     ttl: Duration,
     metrics: Arc<Metrics>,
+    /// A server refused `SET … GET`: it is older than 6.2, or the rights do not allow it.
+    without_get: AtomicBool,
 }
-
-/// A lane, and the URL that it leads to.
-type Led = (String, Arc<Lane>);
-
-/// One command of one key.
-#[derive(Clone)]
-struct Write {
-    key: String,
-    args: Vec<Value>,
-    command: &'static str,
-}
-
-type Answers = Vec<Result<Value, fred::error::Error>>;
 
 impl Store {
     /// A store with its own connections, which follow the primaries.
@@ -71,9 +60,8 @@ impl Store {
         ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> Store {
-        let store = Store { topology, primary, lanes: Mutex::default(), names, daemon, seal, ttl, metrics };
-        store.lanes(&store.topology.borrow().clone());
-        store
+        let servers = Servers::new(topology, primary);
+        Store { servers, names, daemon, seal, ttl, metrics, without_get: AtomicBool::new(false) }
     }
 
     /// The TTL of heartbeats that do not name one.
@@ -95,24 +83,15 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes keys.
-    ///
-    /// # Errors
-    /// At least one key was not deleted.
-    pub async fn end(&self, keys: &[Key]) -> Result<(), Error> {
-        self.write(keys.iter().map(|key| self.command("DEL", key, Vec::new())).collect()).await
-    }
-
     /// Deletes the daemon's canary keys.
     ///
     /// # Errors
     /// At least one key was not deleted.
     pub async fn clear(&self) -> Result<(), Error> {
-        let topology = self.topology.borrow().clone();
+        let topology = self.servers.topology();
         let canary = |node: &Node| node.canary_key(&self.names, &node.daemon(&self.daemon));
         let keys = topology.nodes.iter().filter_map(canary);
-        self.write(keys.map(|key| Write { args: vec![key.as_str().into()], key, command: "DEL" }).collect())
-            .await
+        self.write(keys.map(|key| Write::new("DEL", key, Vec::new())).collect()).await
     }
 
     /// Publishes a mark into the event stream of each reachable server: when it arrives, all events before it have
@@ -121,9 +100,9 @@ impl Store {
     /// # Errors
     /// No server took the mark.
     pub async fn mark(&self, mark: u64) -> Result<(), Error> {
-        let topology = self.known().await?;
+        let topology = self.servers.known().await?;
         let channel = self.names.fence_channel();
-        let lanes = self.lanes(&topology);
+        let lanes = self.servers.lanes(&topology);
         let sent = topology.nodes.iter().map(async |node| {
             let text = self.seal.store_mark(&node.daemon(&self.daemon), mark);
             let Some(lane) = lanes.get(node.id()) else { return Ok(()) };
@@ -143,140 +122,10 @@ impl Store {
     }
 
     fn command(&self, command: &'static str, key: &Key, more: Vec<Value>) -> Write {
-        let key = self.names.redis_key(key.as_str());
-        let args = std::iter::once(key.as_str().into()).chain(more).collect();
-        Write { key, args, command }
-    }
-
-    /// The servers. At the start of a cluster it waits until they are known.
-    async fn known(&self) -> Result<Arc<Topology>, Error> {
-        let mut topology = self.topology.clone();
-        let known = timeout(CONNECTING, topology.wait_for(|topology| !topology.nodes.is_empty())).await;
-        match known {
-            Ok(Ok(topology)) => Ok(topology.clone()),
-            _ => Err(Error::RedisUnavailable(self.topology.borrow().unknown.clone())),
-        }
-    }
-
-    /// A lane to each server. Lanes to servers that are gone end.
-    fn lanes(&self, topology: &Topology) -> BTreeMap<String, Arc<Lane>> {
-        let mut lanes = lock(&self.lanes);
-        let same =
-            |id: &str, at: &str| topology.nodes.iter().any(|node| node.id() == id && node.shown() == at);
-        lanes.retain(|id, (at, _)| same(id, at));
-        for node in &topology.nodes {
-            lanes.entry(node.id().to_owned()).or_insert_with(|| {
-                let lane =
-                    if topology.clustered { Lane::to(&node.target) } else { Lane::new(self.primary.clone()) };
-                (node.shown().to_owned(), Arc::new(lane))
-            });
-        }
-        lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()
+        Write::new(command, self.names.redis_key(key.as_str()), more)
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let span = traces::write(writes.len());
-        let written = self.write_each(writes).instrument(span.clone()).await;
-        if written.is_err() {
-            traces::failed(&span);
-        }
-        written
+        self.servers.send(writes).await.into_iter().find_map(Result::err).map_or(Ok(()), Err)
     }
-
-    /// Sends each write to the owner of its key, and once more to the node that a redirection names.
-    async fn write_each(&self, writes: Vec<Write>) -> Result<(), Error> {
-        let topology = self.known().await?;
-        let lanes = self.lanes(&topology);
-        let (mut moved, mut failed) = (Vec::new(), None);
-        let mut groups: BTreeMap<String, Vec<Write>> = BTreeMap::new();
-        for write in writes {
-            match topology.owner(write.key.as_bytes()) {
-                Some(owner) => groups.entry(owner.id().to_owned()).or_default().push(write),
-                None => failed = Some(unowned(&write)),
-            }
-        }
-        let sent = groups.into_iter().map(async |(id, writes)| {
-            let answers = send(&lanes, &id, &writes, false).await;
-            (id, writes, answers)
-        });
-        // A failed group does not stop the others.
-        for (id, writes, answers) in join_all(sent).await {
-            let answers = match answers {
-                Ok(answers) => answers,
-                Err(why) => {
-                    failed = Some(why);
-                    continue;
-                }
-            };
-            for (write, answer) in writes.into_iter().zip(answers) {
-                let Err(why) = answer else { continue };
-                match redirected(&topology, &id, &why) {
-                    Some((to, ask)) => moved.push((to, ask, write)),
-                    None => failed = Some(refused(&why)),
-                }
-            }
-        }
-        for (id, ask, write) in moved {
-            let sent = send(&lanes, &id, &[write], ask).await;
-            let done = sent.and_then(|answers| {
-                answers.into_iter().collect::<Result<Vec<Value>, _>>().map_err(|why| refused(&why))
-            });
-            failed = done.err().or(failed);
-        }
-        failed.map_or(Ok(()), Err)
-    }
-}
-
-fn unowned(write: &Write) -> Error {
-    Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
-}
-
-fn refused(why: &fred::error::Error) -> Error {
-    Error::RedisUnavailable(in_words(why))
-}
-
-/// The node that a redirection by the node `from` names, and whether it needs ASKING; none if it is unknown.
-fn redirected(topology: &Topology, from: &str, why: &fred::error::Error) -> Option<(String, bool)> {
-    let redirection = cluster::redirection(why.details())?;
-    let from = topology.nodes.iter().find(|node| node.id() == from)?;
-    let to = topology.at(&from.primary.absolute(&redirection.address))?;
-    Some((to.id().to_owned(), redirection.ask))
-}
-
-/// Sends all writes in one pipeline, each after ASKING if `ask` is true. One answer for each write.
-async fn send(
-    lanes: &BTreeMap<String, Arc<Lane>>,
-    id: &str,
-    writes: &[Write],
-    ask: bool,
-) -> Result<Answers, Error> {
-    let Some(lane) = lanes.get(id) else {
-        return Err(Error::RedisUnavailable("there is no connection".into()));
-    };
-    let answers = lane.write(async |client: &Client| {
-        let pipeline = client.pipeline();
-        for write in writes {
-            if ask {
-                pipeline.custom::<(), Value>(asking(), Vec::new()).await?;
-            }
-            let command = CustomCommand::new_static(write.command, ClusterHash::FirstKey, false);
-            pipeline.custom::<(), _>(command, write.args.clone()).await?;
-        }
-        Ok(pipeline.try_all::<Value>().await)
-    });
-    let answers: Answers = answers.await?;
-    // A lost connection gives one answer for all writes.
-    if answers.len() != writes.len() * if ask { 2 } else { 1 } {
-        let why = answers.into_iter().find_map(Result::err);
-        let lost = || Error::RedisUnavailable("the connection was lost".into());
-        return Err(why.as_ref().map_or_else(lost, refused));
-    }
-    Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
-}
-
-fn asking() -> CustomCommand {
-    CustomCommand::new_static(ASKING, ClusterHash::FirstKey, false)
 }

@@ -1,11 +1,8 @@
 //! What a socket or stream may do while its token is valid.
 
-use crate::config::Limits;
 use crate::error::{Error, shown};
 use crate::protocol::{ClientMessage, ServerMessage, TokenWord};
 use crate::web::access::auth::{Pass, now_s};
-use crate::web::limits::quota::per_second;
-use governor::{DefaultDirectRateLimiter, RateLimiter};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -28,14 +25,12 @@ pub struct Permit {
     warn_at: Option<u64>,
     /// Refusals that the token caused.
     forbidden: u32,
-    messages: DefaultDirectRateLimiter,
 }
 
 impl Permit {
     /// The permit of a socket that opens with `pass`.
-    pub fn new(pass: Pass, limits: &Limits) -> Permit {
-        let messages = RateLimiter::direct(per_second(limits.messages_per_second));
-        let mut permit = Permit { pass, due: None, warn_at: None, forbidden: 0, messages };
+    pub fn new(pass: Pass) -> Permit {
+        let mut permit = Permit { pass, due: None, warn_at: None, forbidden: 0 };
         permit.begin();
         permit
     }
@@ -60,11 +55,6 @@ impl Permit {
     /// The current pass.
     pub fn pass(&self) -> &Pass {
         &self.pass
-    }
-
-    /// Counts a message of the client; false if it is one too many.
-    pub fn allows_another(&self) -> bool {
-        self.messages.check().is_ok()
     }
 
     /// Waits until the token has to be checked again; without a token it waits forever.

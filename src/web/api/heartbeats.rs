@@ -150,7 +150,7 @@ pub async fn end(
         keys = app.hub.keys(&user);
     }
     keys.push(key);
-    app.end(&keys).await?;
+    app.end(&pass, &keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,4 +1,4 @@
-//! Reads request bodies: each within a size and a time, all together within a number of bytes.
+//! Reads request bodies: each within a size and a time, all together within a number of bytes. Requests that wait share it.
 
 use crate::config::Limits;
 use crate::error::{Error, code};
@@ -7,13 +7,13 @@ use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// The limits of request bodies.
 pub struct Bodies {
     /// Bytes that bodies under way may still take together.
-    room: Semaphore,
+    room: Arc<Semaphore>,
     /// Bytes of one body.
     most: usize,
     /// Time to read one body.
@@ -25,7 +25,7 @@ impl Bodies {
     /// No body is under way.
     pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Bodies {
         Bodies {
-            room: Semaphore::new(limits.bodies_bytes),
+            room: Arc::new(Semaphore::new(limits.bodies_bytes)),
             most: limits.body_bytes,
             within: limits.body_timeout,
             metrics: metrics.clone(),
@@ -60,13 +60,19 @@ impl Bodies {
         Ok(bytes)
     }
 
-    /// Adds `count` bytes to what this body holds of the common room.
-    fn reserve<'a>(&'a self, room: &mut Option<SemaphorePermit<'a>>, count: usize) -> Result<(), Error> {
-        let more = self.room.try_acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).map_err(|_| {
+    /// A share of the common room, for a request that has to wait.
+    pub fn hold(&self, count: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.room.clone().try_acquire_many_owned(count).map_err(|_| {
             self.metrics.limited("bodies_bytes");
-            let text = "the daemon is reading too many request bodies; try again in a moment";
+            let text = "the daemon holds too many requests; try again in a moment";
             Error::Busy(code::BUSY, text.into())
-        })?;
+        })
+    }
+
+    /// Adds `count` bytes to what this body holds of the common room.
+    fn reserve(&self, room: &mut Option<OwnedSemaphorePermit>, count: usize) -> Result<(), Error> {
+        let more = self.hold(count)?;
         match room {
             None => *room = Some(more),
             Some(room) => room.merge(more),

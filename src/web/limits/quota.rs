@@ -62,12 +62,8 @@ impl Quotas {
         keys: &[(Key, Option<u64>)],
         ttl: Duration,
     ) -> Result<(), Error> {
+        self.take_writes(user, keys.len())?;
         let Some(user) = user else { return Ok(()) };
-        if keys.iter().any(|_| self.heartbeats.check_key(user).is_err()) {
-            self.metrics.limited("heartbeats");
-            let text = "more heartbeats than one token may send; one per third of the TTL is enough";
-            return Err(Error::TooMany(code::TOO_MANY_HEARTBEATS, text.into()));
-        }
         let now = Instant::now();
         let mut held = lock(&self.held);
         held.taken += keys.len();
@@ -85,6 +81,17 @@ impl Quotas {
                 return Err(Error::TooMany(code::TOO_MANY_SESSIONS, text));
             }
             own.insert(key.clone(), now + ttl_ms.map_or(ttl, Duration::from_millis));
+        }
+        Ok(())
+    }
+
+    /// Counts heartbeats or goodbyes of `user`. Error: 429. Without a `user` there is no quota.
+    pub fn take_writes(&self, user: Option<&Arc<str>>, count: usize) -> Result<(), Error> {
+        let Some(user) = user else { return Ok(()) };
+        if (0..count).any(|_| self.heartbeats.check_key(user).is_err()) {
+            self.metrics.limited("heartbeats");
+            let text = "more heartbeats and goodbyes than one token may send; one heartbeat per third of the TTL is enough";
+            return Err(Error::TooMany(code::TOO_MANY_HEARTBEATS, text.into()));
         }
         Ok(())
     }
@@ -128,7 +135,7 @@ impl Quotas {
         })
     }
 
-    /// Waits for a turn at Redis. At most one caller per socket may do so, so that the waiters have a limit. None: no turn will
+    /// Waits for a turn at Redis. At most two callers per socket may do so, so that the waiters have a limit. None: no turn will
     /// come, which does not happen while the daemon runs.
     pub async fn wait_for_turn(&self) -> Option<SemaphorePermit<'_>> {
         self.redis.acquire().await.ok()

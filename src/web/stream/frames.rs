@@ -4,10 +4,12 @@
 //! as the socket lives: a snapshot of 1,000 users would cost 100 KB forever. A server does not mask its frames, so
 //! one text serves all sockets, each with its own header.
 
+use super::wire::Wire;
 use crate::error::Error;
 use crate::panics::contain;
 use crate::protocol::SUBPROTOCOL;
 use crate::web::failure::Failure;
+use crate::web::limits::quota::per_second;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, WebSocketUpgrade};
 use axum::http::request::Parts;
@@ -18,10 +20,11 @@ use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::io::AsyncWrite;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -34,6 +37,8 @@ const READ_BUFFER: usize = 512;
 const FRAMES: usize = 32;
 /// The first byte of a frame: FIN, and the opcode of a text.
 const TEXT: u8 = 0x81;
+/// The header of a ping without payload.
+const PING: &[u8] = &[0x89, 0];
 
 /// A valid request for a WebSocket.
 pub struct Upgrade {
@@ -66,8 +71,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 }
 
 impl Upgrade {
-    /// Accepts the request, and runs `live` with the socket. A message may have `most` bytes.
-    pub fn accept<F>(self, most: usize, live: impl FnOnce(FrameIo) -> F + Send + 'static) -> Response
+    /// Accepts the request, and runs `live` with the socket. A message may have `most` bytes, and `frames` may come per second.
+    pub fn accept<F>(
+        self,
+        most: usize,
+        frames: u32,
+        live: impl FnOnce(FrameIo) -> F + Send + 'static,
+    ) -> Response
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -76,7 +86,7 @@ impl Upgrade {
             match on_upgrade.await {
                 // In another task: this one keeps the memory of the upgrade for as long as it lives.
                 Ok(upgraded) => {
-                    drop(tokio::spawn(contain(Box::pin(live(FrameIo::new(upgraded, most).await)))));
+                    drop(tokio::spawn(contain(Box::pin(live(FrameIo::new(upgraded, most, frames).await)))));
                 }
                 Err(why) => debug!(%why, "a WebSocket upgrade failed"),
             }
@@ -99,25 +109,38 @@ impl Upgrade {
 
 /// The frames of one connection.
 pub struct FrameIo {
-    ws: WebSocketStream<TokioIo<Upgraded>>,
+    ws: WebSocketStream<Wire<TokioIo<Upgraded>>>,
     /// What is still to be written: a header, its text, the next header, …
     out: VecDeque<Bytes>,
+    /// The first frame in `out` has been written in part.
+    begun: bool,
+    /// Bytes that were written past tungstenite.
+    written: u64,
+}
+
+/// What a write that has to wait for the client came to.
+pub enum Moved {
+    /// Everything is written, or the connection is broken.
+    Flushed(io::Result<()>),
+    /// The client has taken some bytes.
+    Progress,
+    /// A message has come meanwhile.
+    Read(Option<Result<Message, tungstenite::Error>>),
 }
 
 impl FrameIo {
-    async fn new(upgraded: Upgraded, most: usize) -> FrameIo {
+    async fn new(upgraded: Upgraded, most: usize, frames: u32) -> FrameIo {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_message_size(Some(most))
             .max_frame_size(Some(most));
-        let io = TokioIo::new(upgraded);
+        let io = Wire::new(TokioIo::new(upgraded), per_second(frames));
         let ws = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        FrameIo { ws, out: VecDeque::new() }
+        FrameIo { ws, out: VecDeque::new(), begun: false, written: 0 }
     }
 
-    /// The next message. Call it only when every text is written: the answer to a ping would go between the bytes of
-    /// a text.
+    /// The next message.
     pub async fn recv(&mut self) -> Option<Result<Message, tungstenite::Error>> {
         self.ws.next().await
     }
@@ -130,21 +153,60 @@ impl FrameIo {
         }
     }
 
+    /// Queues a ping before all frames of which nothing is written yet, unless one is queued already.
+    pub fn put_ping(&mut self) {
+        if self.out.iter().any(|bytes| **bytes == *PING) {
+            return;
+        }
+        let at = if self.out.len() % 2 == 1 { 1 } else { 2 * usize::from(self.begun) };
+        self.out.insert(at, Bytes::from_static(PING));
+        self.out.insert(at + 1, Bytes::new());
+    }
+
+    /// Has the client sent more frames than allowed? Nothing more is read then.
+    pub fn flooded(&self) -> bool {
+        self.ws.get_ref().flooded
+    }
+
     /// Writes what was queued, many frames at a time. It may be dropped before it ends; the next call continues.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        self.ws.flush().await.map_err(io::Error::other)?;
-        while !self.out.is_empty() {
-            let written = std::future::poll_fn(|cx| self.poll_write(cx)).await?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Goes on with a write that has to wait for the client, and reads a message meanwhile if `reads` is true.
+    pub async fn moved(&mut self, reads: bool) -> Moved {
+        let before = self.written;
+        poll_fn(|cx| {
+            if let Poll::Ready(flushed) = self.poll_flush(cx) {
+                return Poll::Ready(Moved::Flushed(flushed));
             }
+            if self.written > before {
+                return Poll::Ready(Moved::Progress);
+            }
+            if reads && let Poll::Ready(message) = self.ws.poll_next_unpin(cx) {
+                return Poll::Ready(Moved::Read(message));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            if !self.begun {
+                // The answers to pings go between two frames.
+                ready!(self.ws.poll_flush_unpin(cx)).map_err(io::Error::other)?;
+            }
+            let written = ready!(self.poll_write(cx))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += written as u64;
             self.advance(written);
+            self.ws.get_mut().held = self.begun;
         }
         self.out = VecDeque::new();
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// One write. The slices (1 KB) are built for each attempt: if they lived across an await they would be part of
@@ -156,21 +218,32 @@ impl FrameIo {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
-        Pin::new(self.ws.get_mut()).poll_write_vectored(cx, &slices[..count])
+        Pin::new(self.ws.get_mut().stream()).poll_write_vectored(cx, &slices[..count])
     }
 
     fn advance(&mut self, mut written: usize) {
         while let Some(front) = self.out.front_mut() {
             if written < front.len() {
                 *front = front.slice(written..);
-                return;
+                break;
             }
             written -= front.len();
             self.out.pop_front();
         }
+        // Part of a header, or a header without all of its text.
+        self.begun = written > 0 || self.out.len() % 2 == 1;
     }
 
-    /// Sends a ping or a close, after what was queued.
+    /// Reads until the other side has ended, which also sends the answer to its close.
+    pub async fn finish(&mut self) {
+        if !self.flooded() {
+            while let Some(Ok(_)) = self.recv().await {}
+        }
+        let mut rest = [0; 4096];
+        while self.flooded() && self.ws.get_mut().stream().read(&mut rest).await.is_ok_and(|read| read > 0) {}
+    }
+
+    /// Sends a close, after what was queued.
     pub async fn send(&mut self, message: Message) -> io::Result<()> {
         self.flush().await?;
         self.ws.send(message).await.map_err(io::Error::other)

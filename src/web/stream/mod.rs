@@ -5,5 +5,6 @@ mod bells;
 pub mod frames;
 pub mod names;
 mod reader;
+pub mod socket;
 pub mod sse;
-pub mod websocket;
+mod wire;

@@ -1,5 +1,5 @@
 //! What WebSockets and event streams have in common: hello, status, snapshots, the check of the token, and the
-//! reasons for which the daemon ends a client. `websocket` and `sse` have only what differs.
+//! reasons for which the daemon ends a client. `socket` and `sse` have only what differs.
 
 use super::names::NameSet;
 use crate::hub::{Delivery, Hub, Overflow, Watcher};

@@ -80,7 +80,7 @@ pub async fn stream(
     let (wanted, refused) = wanted.check(&app, &pass)?;
     app.known()?;
     app.hub.begin_history();
-    let permit = Permit::new(pass, &app.limits);
+    let permit = Permit::new(pass);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let stream = SseStream::new(Reader::new(app, address, permit), (wanted, refused), last);
     let events = futures_util::stream::unfold(stream, |mut stream| async {

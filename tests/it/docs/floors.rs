@@ -38,7 +38,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         &[
             "failure tls describe",
             "limits console",
-            "access middleware parameters listen",
+            "access middleware parameters listen sessions",
             "app",
             "api stream",
         ],

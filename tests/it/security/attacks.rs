@@ -173,6 +173,8 @@ async fn endless_frames() {
     let fragments = [0x00, 0x80, 1, 2, 3, 4].repeat(100_000);
     stream.write_all(&[0x01, 0x80, 1, 2, 3, 4]).await.expect("it reads");
     timeout(PATIENCE, stream.write_all(&fragments)).await.expect("in time").ok();
+    let bytes = closed(&mut stream).await;
+    assert!(bytes.windows(2).any(|two| two == 4029u16.to_be_bytes()), "{bytes:?}");
     assert_eq!(call_as(&world.daemon, &token, "GET", "/v1/users/x", None).await.status, 403, "it lives");
 }
 

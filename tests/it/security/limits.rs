@@ -2,6 +2,7 @@
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
+use crate::common::socket::Socket;
 use crate::common::tokens::{Issuer, call, call_as, socket_as, try_socket};
 use crate::common::{PATIENCE, until};
 use futures_util::SinkExt;
@@ -297,7 +298,24 @@ async fn wrong_tokens_of_one_address() {
     );
     assert_eq!(call(&daemon, "GET", "/v1/users/bob", None, &[]).await.status, 401, "none is not a wrong one");
     counted(&daemon, "wrong_tokens").await;
-    // A socket cannot go on trying either.
+    // Neither can it go on with sockets.
+    let end = loop {
+        socket.send(json!({"type": "auth", "token": wrong})).await;
+        match socket.next_or_close().await {
+            Ok(answer) => assert_eq!(answer["code"], "invalid_token"),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end.0, 4029, "{end:?}");
+}
+
+#[tokio::test]
+async fn socket_that_keeps_guessing_tokens_is_closed() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let daemon = with(&redis, &["--jwt-secret", &issuer.secret_file()]).await;
+    let (mut socket, _) = socket_as(&daemon, &issuer.token("alice", &[]), "").await;
+    let wrong = Issuer::new().token("alice", &[]);
     let end = loop {
         socket.send(json!({"type": "auth", "token": wrong})).await;
         match socket.next_or_close().await {
@@ -306,6 +324,79 @@ async fn wrong_tokens_of_one_address() {
         }
     };
     assert_eq!(end.0, 4003, "{end:?}");
+}
+
+#[tokio::test]
+async fn goodbyes_count_as_heartbeats() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let flags = ["--jwt-secret", &issuer.secret_file(), "--max-heartbeats-per-second", "2"];
+    let daemon = with(&redis, &flags).await;
+    let (mut socket, _) = socket_as(&daemon, &issuer.token("bob", &[]), "").await;
+    for _ in 0..40 {
+        socket.send(json!({"type": "leave"})).await;
+    }
+    assert_eq!(socket.next().await["code"], "too_many_heartbeats");
+    let alice = issuer.token("alice", &[]);
+    let mut ended = 0;
+    let refused = until("it is too often", async || {
+        let answer = call_as(&daemon, &alice, "DELETE", "/v1/users/alice?session=tab", None).await;
+        ended += u32::from(answer.status == 204);
+        (answer.status != 204).then_some(answer)
+    })
+    .await;
+    assert_eq!((refused.status, refused.code()), (429, "too_many_heartbeats"));
+    assert!((20..100).contains(&ended), "{ended} logouts");
+    counted(&daemon, "heartbeats").await;
+}
+
+#[tokio::test]
+async fn watches_that_wait_are_bounded() {
+    let mut redis = Redis::start();
+    redis.kill();
+    // 0.2 MB for a watch.
+    let users: Vec<String> = (0..3_000).map(|i| format!("u{i}")).collect();
+    let refusals = async |socket: &mut Socket, watches: u32| {
+        for id in 0..watches {
+            socket.send(json!({"type": "watch", "users": users, "id": id})).await;
+        }
+        socket.send(json!({"type": "ping"})).await;
+        let mut refused = Vec::new();
+        loop {
+            let message = socket.next().await;
+            match message["type"].as_str() {
+                Some("error") => {
+                    refused.push(format!("{} {}", message["id"], message["code"].as_str().expect("a code")))
+                }
+                Some("pong") => return refused,
+                _ => {}
+            }
+        }
+    };
+    let narrow = Daemon::launch(&["--redis", &redis.url(), "--max-bodies-bytes", "400000"]);
+    let wide = Daemon::launch(&["--redis", &redis.url()]);
+    let open = async |daemon: &Daemon| {
+        until("the daemon listens", async || Socket::try_connect(daemon.port).await).await
+    };
+    let mut sockets = [open(&narrow).await, open(&narrow).await, open(&wide).await];
+    assert_eq!(refusals(&mut sockets[0], 2).await, ["1 busy"]);
+    assert_eq!(refusals(&mut sockets[1], 1).await, ["0 busy"], "all sockets share the memory");
+    assert_eq!(refusals(&mut sockets[2], 5).await, ["3 not_ready", "4 not_ready"], "10,000 names each");
+    for (daemon, limit) in [(&narrow, "bodies_bytes"), (&wide, "waiting_watches")] {
+        counted(daemon, limit).await;
+    }
+    redis.run();
+    let mut answered = 0;
+    while answered < 3 {
+        let message = sockets[2].next().await;
+        if message["type"] == "snapshot" {
+            assert_eq!(
+                (&message["id"], message["users"].as_array().map(Vec::len)),
+                (&json!(answered), Some(3_000))
+            );
+            answered += 1;
+        }
+    }
 }
 
 #[tokio::test]

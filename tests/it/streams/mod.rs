@@ -5,6 +5,7 @@ mod console;
 mod console_sight;
 mod events;
 mod js_client;
+mod keeping;
 mod rust_client;
 mod slow;
 pub(crate) mod socket;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -46,10 +46,10 @@ pub(super) async fn one(socket: &mut Socket) -> Value {
 }
 
 /// The transitions of a user, read all the time, so that this socket's pings are answered too.
-struct Told(mpsc::UnboundedReceiver<Value>);
+pub(super) struct Told(mpsc::UnboundedReceiver<Value>);
 
 impl Told {
-    async fn of(daemon: &Daemon, user: &str) -> Told {
+    pub(super) async fn of(daemon: &Daemon, user: &str) -> Told {
         let mut socket = watch(daemon, &[user]).await;
         let (sender, told) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -63,7 +63,7 @@ impl Told {
     }
 
     /// The next transition, which has to come alone.
-    async fn one(&mut self) -> Value {
+    pub(super) async fn one(&mut self) -> Value {
         let message =
             timeout(PATIENCE, self.0.recv()).await.expect("in time").expect("the watcher's socket is open");
         let transitions = message["transitions"].as_array().unwrap_or_else(|| panic!("{message}"));
@@ -71,13 +71,13 @@ impl Told {
         transitions[0].clone()
     }
 
-    fn none(&mut self) {
+    pub(super) fn none(&mut self) {
         assert_eq!(self.0.try_recv(), Err(TryRecvError::Empty));
     }
 }
 
 /// User, state and reason of a transition.
-fn gist(transition: &Value) -> [&str; 3] {
+pub(super) fn gist(transition: &Value) -> [&str; 3] {
     ["user", "state", "reason"].map(|name| transition[name].as_str().expect("a text"))
 }
 
@@ -96,13 +96,22 @@ async fn until_sockets(daemon: &Daemon, count: usize) {
 }
 
 /// A WebSocket client that does nothing by itself: no pong, no answer to a close.
-struct Raw {
-    stream: TcpStream,
+pub(super) struct Raw {
+    pub(super) stream: TcpStream,
 }
 
 impl Raw {
     async fn connect(port: u16, query: &str) -> Raw {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the daemon listens");
+        Raw::connect_with(port, query, None).await
+    }
+
+    /// Connects with a receive buffer of this size.
+    pub(super) async fn connect_with(port: u16, query: &str, buffer: Option<u32>) -> Raw {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        if let Some(bytes) = buffer {
+            socket.set_recv_buffer_size(bytes).expect("a buffer");
+        }
+        let stream = socket.connect(([127, 0, 0, 1], port).into()).await.expect("the daemon listens");
         let mut raw = Raw { stream };
         let request = format!(
             "GET /v1/ws{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -150,7 +159,7 @@ impl Raw {
     }
 
     /// Sends a frame of a text, masked with zeros: the first of a message has opcode 1, the others 0.
-    async fn send(&mut self, opcode: u8, last: bool, payload: &[u8]) -> std::io::Result<()> {
+    pub(super) async fn send(&mut self, opcode: u8, last: bool, payload: &[u8]) -> std::io::Result<()> {
         let mut frame = vec![opcode | if last { 0x80 } else { 0 }, 0x80 | 127];
         frame.extend((payload.len() as u64).to_be_bytes());
         frame.extend([0; 4]);
@@ -938,7 +947,7 @@ async fn a_client_that_answers_no_ping_is_closed_with_4009() {
     let mut watcher = Told::of(&daemon, "alice").await;
     let mut raw = Raw::connect(daemon.port, "?user=alice&session=phone").await;
     let (pings, code, reason) = raw.closed().await;
-    assert_eq!((pings, code), (2, 4009), "{reason}");
+    assert!(pings >= 2 && code == 4009, "{pings} pings, {code} {reason}");
     assert_eq!(gist(&watcher.one().await), ["alice", "online", "heartbeat"]);
     let gone = watcher.one().await;
     assert_eq!(gist(&gone), ["alice", "offline", "expired"], "no clean close: the key is left to its TTL");

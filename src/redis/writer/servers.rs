@@ -1,0 +1,206 @@
+//! The servers that own the keys: commands go to the owner, and follow redirections.
+
+use crate::error::Error;
+use crate::lock::lock;
+use crate::redis::cluster::{self, Topology};
+use crate::redis::resp::commands::ASKING;
+use crate::redis::target::Target;
+use crate::redis::writer::connection::in_words;
+use crate::redis::writer::lane::{CONNECTING, Lane};
+use crate::traces;
+use fred::prelude::*;
+use fred::types::{ClusterHash, CustomCommand};
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+/// One command of one key.
+#[derive(Clone)]
+pub(super) struct Write {
+    pub(super) key: String,
+    pub(super) args: Vec<Value>,
+    pub(super) command: &'static str,
+}
+
+impl Write {
+    /// `command` with its key, and `more` after the key.
+    pub(super) fn new(command: &'static str, key: String, more: Vec<Value>) -> Write {
+        let args = std::iter::once(key.as_str().into()).chain(more).collect();
+        Write { key, args, command }
+    }
+}
+
+/// What a server answers to one command.
+pub(super) type Answer = Result<Value, Error>;
+
+/// A lane, and the URL that it leads to.
+type Led = (String, Arc<Lane>);
+
+/// Lanes to the servers, by the id of the node.
+pub(super) type Lanes = BTreeMap<String, Arc<Lane>>;
+
+/// See the module's head.
+pub(super) struct Servers {
+    topology: watch::Receiver<Arc<Topology>>,
+    /// The address of the one server, if it is not a cluster. Sentinels may change it.
+    primary: watch::Receiver<Target>,
+    lanes: Mutex<BTreeMap<String, Led>>,
+}
+
+impl Servers {
+    /// Opens connections to the servers, and follows them.
+    pub(super) fn new(topology: watch::Receiver<Arc<Topology>>, primary: watch::Receiver<Target>) -> Servers {
+        let servers = Servers { topology, primary, lanes: Mutex::default() };
+        servers.lanes(&servers.topology());
+        servers
+    }
+
+    /// The servers that are known now.
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.topology.borrow().clone()
+    }
+
+    /// The servers. At the start of a cluster it waits until they are known.
+    pub(super) async fn known(&self) -> Result<Arc<Topology>, Error> {
+        let mut topology = self.topology.clone();
+        let known = timeout(CONNECTING, topology.wait_for(|topology| !topology.nodes.is_empty())).await;
+        match known {
+            Ok(Ok(topology)) => Ok(topology.clone()),
+            _ => Err(Error::RedisUnavailable(self.topology.borrow().unknown.clone())),
+        }
+    }
+
+    /// A lane to each server. Lanes to servers that are gone end.
+    pub(super) fn lanes(&self, topology: &Topology) -> Lanes {
+        let mut lanes = lock(&self.lanes);
+        let same =
+            |id: &str, at: &str| topology.nodes.iter().any(|node| node.id() == id && node.shown() == at);
+        lanes.retain(|id, (at, _)| same(id, at));
+        for node in &topology.nodes {
+            lanes.entry(node.id().to_owned()).or_insert_with(|| {
+                let primary = if topology.clustered {
+                    watch::channel(node.target.clone()).1
+                } else {
+                    self.primary.clone()
+                };
+                (node.shown().to_owned(), Arc::new(Lane::new(primary, topology.clustered)))
+            });
+        }
+        lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()
+    }
+
+    /// Sends all commands, in one pipeline per server, in their order. One answer for each.
+    pub(super) async fn send(&self, writes: Vec<Write>) -> Vec<Answer> {
+        if writes.is_empty() {
+            return Vec::new();
+        }
+        let span = traces::write(writes.len());
+        let answers = self.send_each(writes).instrument(span.clone()).await;
+        if answers.iter().any(Result::is_err) {
+            traces::failed(&span);
+        }
+        answers
+    }
+
+    /// Sends each command to the owner of its key, and once more to the node that a redirection names.
+    async fn send_each(&self, writes: Vec<Write>) -> Vec<Answer> {
+        let topology = match self.known().await {
+            Ok(topology) => topology,
+            Err(why) => return writes.iter().map(|_| Err(why.clone())).collect(),
+        };
+        let lanes = self.lanes(&topology);
+        let mut answers: Vec<Answer> = writes.iter().map(|write| Err(unowned(write))).collect();
+        let mut groups: BTreeMap<String, (Vec<usize>, Vec<Write>)> = BTreeMap::new();
+        for (at, write) in writes.into_iter().enumerate() {
+            if let Some(owner) = topology.owner(write.key.as_bytes()) {
+                let (places, group) = groups.entry(owner.id().to_owned()).or_default();
+                places.push(at);
+                group.push(write);
+            }
+        }
+        let sent = groups.into_iter().map(async |(id, (places, writes))| {
+            let sent = pipeline(&lanes, &id, &writes, false).await;
+            (id, places, writes, sent)
+        });
+        let mut moved = Vec::new();
+        // A failed group does not stop the others.
+        for (id, places, writes, sent) in join_all(sent).await {
+            let sent = match sent {
+                Ok(sent) => sent,
+                Err(why) => {
+                    places.iter().for_each(|&at| answers[at] = Err(why.clone()));
+                    continue;
+                }
+            };
+            for ((at, write), answer) in places.into_iter().zip(writes).zip(sent) {
+                let redirected = answer.as_ref().err().and_then(|why| redirected(&topology, &id, why));
+                answers[at] = answer.map_err(|why| refused(&why));
+                moved.extend(redirected.map(|(to, ask)| (at, to, ask, write)));
+            }
+        }
+        for (at, to, ask, write) in moved {
+            let sent = pipeline(&lanes, &to, &[write], ask).await;
+            let only = sent.map(|mut answers| answers.pop());
+            answers[at] = match only {
+                Ok(Some(answer)) => answer.map_err(|why| refused(&why)),
+                Ok(None) => Err(Error::RedisUnavailable("the server sent no answer".into())),
+                Err(why) => Err(why),
+            };
+        }
+        answers
+    }
+}
+
+fn unowned(write: &Write) -> Error {
+    Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
+}
+
+fn refused(why: &fred::error::Error) -> Error {
+    Error::RedisUnavailable(in_words(why))
+}
+
+/// The node that a redirection by the node `from` names, and whether it needs ASKING; none if it is unknown.
+fn redirected(topology: &Topology, from: &str, why: &fred::error::Error) -> Option<(String, bool)> {
+    let redirection = cluster::redirection(why.details())?;
+    let from = topology.nodes.iter().find(|node| node.id() == from)?;
+    let to = topology.at(&from.primary.absolute(&redirection.address))?;
+    Some((to.id().to_owned(), redirection.ask))
+}
+
+/// Sends all commands in one pipeline, each after ASKING if `ask` is true. One answer for each command.
+async fn pipeline(
+    lanes: &Lanes,
+    id: &str,
+    writes: &[Write],
+    ask: bool,
+) -> Result<Vec<Result<Value, fred::error::Error>>, Error> {
+    let Some(lane) = lanes.get(id) else {
+        return Err(Error::RedisUnavailable("there is no connection".into()));
+    };
+    let answers = lane.write(async |client: &Client| {
+        let pipeline = client.pipeline();
+        for write in writes {
+            if ask {
+                pipeline.custom::<(), Value>(asking(), Vec::new()).await?;
+            }
+            let command = CustomCommand::new_static(write.command, ClusterHash::FirstKey, false);
+            pipeline.custom::<(), _>(command, write.args.clone()).await?;
+        }
+        Ok(pipeline.try_all::<Value>().await)
+    });
+    let answers = answers.await?;
+    // A lost connection gives one answer for all writes.
+    if answers.len() != writes.len() * if ask { 2 } else { 1 } {
+        let why = answers.into_iter().find_map(Result::err);
+        let lost = || Error::RedisUnavailable("the connection was lost".into());
+        return Err(why.as_ref().map_or_else(lost, refused));
+    }
+    Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
+}
+
+fn asking() -> CustomCommand {
+    CustomCommand::new_static(ASKING, ClusterHash::FirstKey, false)
+}

@@ -1,0 +1,177 @@
+//! All sessions that sockets of this daemon keep, by their key.
+
+use super::session::{Era, Session};
+use crate::error::Error;
+use crate::lock::lock;
+use crate::metrics::Metrics;
+use crate::presence::Key;
+use crate::redis::writer::{BEATS_PER_TTL, Renewal, Renewed, Store};
+use crate::web::limits::quota::Quotas;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+/// The longest between two signs of life that the daemon asks for, and the shortest.
+const PERIOD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(20));
+/// How long a goodbye waits for a write that is under way. The write gives up before.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// See the module's head.
+pub struct Sessions {
+    pub(super) store: Arc<Store>,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) metrics: Arc<Metrics>,
+    /// How often a socket proves that it is alive.
+    pub period: Duration,
+    open: Mutex<HashMap<Key, Arc<Session>>>,
+    /// Sessions whose key has to be written: each is listed at most once.
+    pub(super) due: Mutex<Vec<Arc<Session>>>,
+    pub(super) bell: Notify,
+}
+
+/// One socket's part in its session. Dropping it leaves the key to its TTL.
+pub struct Hold {
+    sessions: Arc<Sessions>,
+    session: Arc<Session>,
+    era: Era,
+    closed: bool,
+}
+
+impl Sessions {
+    /// No session is kept.
+    pub fn new(store: Arc<Store>, quotas: Arc<Quotas>, metrics: Arc<Metrics>) -> Sessions {
+        let period = (store.ttl() / BEATS_PER_TTL).clamp(PERIOD.0, PERIOD.1);
+        let (open, due, bell) = (Mutex::default(), Mutex::default(), Notify::new());
+        Sessions { store, quotas, metrics, period, open, due, bell }
+    }
+
+    /// A socket of this session opens. `user` is the one of its token.
+    pub fn hold(self: &Arc<Sessions>, key: Key, user: Option<Arc<str>>) -> Hold {
+        let now = Instant::now();
+        let mut open = lock(&self.open);
+        let session =
+            open.entry(key).or_insert_with_key(|key| Arc::new(Session::new(key.clone(), user, now))).clone();
+        let era = session.join(now);
+        drop(open);
+        Hold { sessions: self.clone(), session, era, closed: false }
+    }
+
+    /// Deletes keys for a goodbye. No socket keeps them any more, at this daemon or another one.
+    pub async fn leave(&self, keys: &[Key]) -> Result<(), Error> {
+        let sessions: Vec<Arc<Session>> = {
+            let open = lock(&self.open);
+            keys.iter().filter_map(|key| open.get(key).cloned()).collect()
+        };
+        sessions.iter().for_each(|session| session.leave());
+        let settled = async {
+            for session in &sessions {
+                session.until_settled().await;
+            }
+        };
+        if timeout(SETTLE, settled).await.is_err() {
+            debug!("a heartbeat was still under way when its session ended");
+        }
+        self.store.leave(keys).await
+    }
+
+    /// Queues a write.
+    pub(super) fn queue(&self, session: Arc<Session>) {
+        lock(&self.due).push(session);
+        self.bell.notify_one();
+    }
+
+    fn part(&self, session: &Session, era: Era) -> bool {
+        let mut open = lock(&self.open);
+        let (last, empty) = session.part(era);
+        if empty {
+            open.remove(&session.key);
+        }
+        last
+    }
+
+    /// Deletes the key of a session whose last socket has closed, unless another one keeps it.
+    async fn end(&self, session: &Session) -> Result<(), Error> {
+        if timeout(SETTLE, session.until_settled()).await.is_err() {
+            debug!("a heartbeat was still under way when its session ended");
+        }
+        if lock(&self.open).get(&session.key).is_some_and(|open| open.is_kept()) {
+            return Ok(());
+        }
+        let _turn = self.quotas.wait_for_turn().await;
+        self.store.release(&session.key, session.departure(Instant::now(), self.period)).await?;
+        self.quotas.give_back(std::slice::from_ref(&session.key));
+        Ok(())
+    }
+}
+
+impl Hold {
+    /// The presence key.
+    pub fn key(&self) -> &Key {
+        &self.session.key
+    }
+
+    /// The socket's client has just proven that it is alive.
+    pub fn sign(&self) {
+        if self.session.sign(self.era, Instant::now(), self.sessions.period) {
+            self.sessions.queue(self.session.clone());
+        }
+    }
+
+    /// Waits until the key was written for the first time, but not for long.
+    pub async fn first_beat(&self, most: Duration) {
+        if timeout(most, self.session.until_written()).await.is_err() {
+            debug!(key = self.session.key.as_str(), "a socket begins without its first heartbeat");
+        }
+    }
+
+    /// The client sent a heartbeat: the socket keeps the session from now on. The future writes the key.
+    pub fn heartbeat(&mut self) -> impl Future<Output = Result<(), Error>> + Send + 'static + use<> {
+        let now = Instant::now();
+        self.era = self.session.resume(self.era, now);
+        let (sessions, session) = (self.sessions.clone(), self.session.clone());
+        async move {
+            let _turn = sessions.quotas.turn()?;
+            let renewal = Renewal { key: session.key.clone(), token: session.token, creates: true };
+            match sessions.store.renew(&[renewal]).await.pop() {
+                Some(Ok(Renewed::Written(before))) => session.written(now, before, Instant::now()),
+                Some(Ok(Renewed::Absent)) | None => {}
+                Some(Err(why)) => return Err(why),
+            }
+            Ok(())
+        }
+    }
+
+    /// The client said goodbye. The future deletes the key.
+    pub fn leave(&self) -> impl Future<Output = Result<(), Error>> + Send + 'static + use<> {
+        self.session.leave();
+        let (sessions, key) = (self.sessions.clone(), self.session.key.clone());
+        async move {
+            let _turn = sessions.quotas.turn()?;
+            sessions.leave(std::slice::from_ref(&key)).await?;
+            sessions.quotas.give_back(std::slice::from_ref(&key));
+            Ok(())
+        }
+    }
+
+    /// The client closed the socket in good order. If no other socket keeps the session, the key is deleted.
+    pub async fn close(mut self) {
+        self.closed = true;
+        if !self.sessions.part(&self.session, self.era) {
+            return;
+        }
+        if let Err(why) = self.sessions.end(&self.session).await {
+            debug!(key = self.session.key.as_str(), %why, "a socket's key was not deleted, its TTL will end it");
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.sessions.part(&self.session, self.era);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Why a socket ends.
+
+use super::super::reader::Cut;
+use crate::protocol::close;
+
+/// Why a socket ends.
+pub(super) enum Ending {
+    /// We close it, with a code and a reason.
+    Close(u16, &'static str),
+    /// The client closed it in good order.
+    Goodbye,
+    /// The connection is gone.
+    Lost,
+}
+
+impl From<Cut> for Ending {
+    fn from(cut: Cut) -> Ending {
+        let (code, reason) = match cut {
+            Cut::TokenExpired => (close::TOKEN_EXPIRED, "token_expired: renew the token, then reconnect"),
+            Cut::TooSlow => (close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"),
+            Cut::Crowded => (close::TRY_LATER, "try_later: too much waits for slow clients, reconnect later"),
+            Cut::GoingAway => (close::GOING_AWAY, "going_away: the daemon stops, reconnect"),
+        };
+        Ending::Close(code, reason)
+    }
+}
+
+impl Ending {
+    /// A message is longer than allowed.
+    pub(super) fn too_big() -> Ending {
+        Ending::Close(close::TOO_BIG, "too_big: the message is longer than allowed")
+    }
+}

@@ -1,0 +1,147 @@
+//! What a client sends, and what is refused.
+
+use super::ending::Ending;
+use super::state::Socket;
+use crate::error::{Error, code};
+use crate::protocol::{ClientMessage, ServerMessage, close};
+use crate::web::access::token_watch as permit;
+use crate::web::limits::refusal_log::Refusal;
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tracing::debug;
+
+/// The route, for the log.
+pub(super) const ROUTE: &str = "/v1/ws";
+
+impl Socket {
+    /// What the client sent.
+    pub(super) async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), Ending> {
+        if matches!(&message, Some(Ok(message)) if !message.is_close()) {
+            self.sign_of_life();
+        }
+        match message {
+            None => Err(Ending::Lost),
+            Some(Err(why)) => Err(self.broken(&why)),
+            Some(Ok(Message::Close(_))) => Err(Ending::Goodbye),
+            Some(Ok(Message::Pong(_) | Message::Ping(_) | Message::Frame(_))) => Ok(()),
+            Some(Ok(Message::Text(text))) if text.len() > self.reader.app.limits.message_bytes => {
+                Err(Ending::too_big())
+            }
+            Some(Ok(Message::Binary(bytes))) if bytes.len() > self.reader.app.limits.message_bytes => {
+                Err(Ending::too_big())
+            }
+            Some(Ok(Message::Binary(_))) => {
+                self.refuse(
+                    None,
+                    Error::InvalidRequest("send JSON as a text message, not a binary one".into()),
+                )
+                .await
+            }
+            Some(Ok(Message::Text(text))) => {
+                let (id, message) = ClientMessage::parse(&text);
+                match message {
+                    Ok(message) => self.obey(id, message).await,
+                    Err(error) => self.refuse(id, error).await,
+                }
+            }
+        }
+    }
+
+    pub(super) async fn obey(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), Ending> {
+        if let Err(error) = self.reader.permit.check(&message) {
+            return self.refuse_forbidden(id, error).await;
+        }
+        let is_watch = matches!(message, ClientMessage::Watch { .. });
+        if is_watch && !*self.reader.app.hub.opened().borrow() {
+            // Nobody's state is known yet; the answer follows the first comparison.
+            return match self.waiting.push(&self.reader.app, id.clone(), message) {
+                Ok(()) => Ok(()),
+                Err(error) => self.refuse(id, error).await,
+            };
+        }
+        let done = match message {
+            ClientMessage::Watch { users: None, all: true, lossless, replace: false } => {
+                return self.watch_all(id, lossless).await;
+            }
+            ClientMessage::Watch { users: Some(users), all: false, lossless: false, replace } => {
+                return self.watch(id, users, replace).await;
+            }
+            ClientMessage::Watch { .. } => Err(Error::InvalidRequest(
+                "watch takes either users (and with them replace), or all (and with it lossless)".into(),
+            )),
+            ClientMessage::Unwatch { users: Some(users), all: false } => {
+                self.unwatch(&users);
+                Ok(())
+            }
+            ClientMessage::Unwatch { users: None, all: true } => {
+                self.flush().await?;
+                self.reader.app.hub.unwatch_all(&self.reader.watcher);
+                self.reader.all = false;
+                self.count_watching();
+                Ok(())
+            }
+            ClientMessage::Unwatch { .. } => {
+                Err(Error::InvalidRequest("unwatch takes either users, or all".into()))
+            }
+            ClientMessage::Heartbeat { user } => self.heartbeat(id.clone(), user),
+            ClientMessage::Leave => self.leave(id.clone()),
+            ClientMessage::Ping => return self.send(ServerMessage::Pong { id }.encode()).await,
+            ClientMessage::Auth { token } => return self.renew(id, &token.0).await,
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => self.refuse(id, error).await,
+        }
+    }
+
+    /// Why the connection broke.
+    pub(super) fn broken(&self, why: &WsError) -> Ending {
+        if self.io.flooded() {
+            self.reader.app.metrics.limited("messages_per_second");
+            return Ending::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down");
+        }
+        if is_too_long(why) {
+            return Ending::too_big();
+        }
+        debug!(socket = self.reader.number, %why, "a socket was lost");
+        Ending::Lost
+    }
+
+    /// Takes a new token in place of the one before.
+    async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), Ending> {
+        let speaks = self.hold.as_ref().map(|hold| hold.key().user());
+        let (watched, all) = (self.reader.watched.iter(), self.reader.all);
+        let pass = self.reader.app.gate.check(token);
+        match pass.and_then(|pass| self.reader.permit.renew(pass, speaks, watched, all)) {
+            Ok(()) => self.send(self.reader.permit.renewed(id).encode()).await,
+            Err(Error::InvalidToken(_))
+                if self.reader.app.quotas.take_wrong_token(self.reader.address).is_err() =>
+            {
+                self.reader.app.metrics.refused(code::TOO_MANY_WRONG_TOKENS);
+                Err(Ending::Close(close::TOO_MANY, "too_many: this address has sent too many wrong tokens"))
+            }
+            Err(error) => self.refuse_forbidden(id, error).await,
+        }
+    }
+
+    /// Refuses a message. A client that asks again and again for what its token does not allow is closed.
+    async fn refuse_forbidden(&mut self, id: Option<Value>, error: Error) -> Result<(), Ending> {
+        if self.reader.permit.gives_up(&error) {
+            self.reader.app.metrics.refused(error.code());
+            return Err(Ending::Close(close::FORBIDDEN, permit::FORBIDDEN));
+        }
+        self.refuse(id, error).await
+    }
+
+    pub(super) async fn refuse(&mut self, id: Option<Value>, error: Error) -> Result<(), Ending> {
+        let (code, status) = (error.code(), error.status());
+        self.reader.app.metrics.refused(code);
+        self.reader.app.refusals.log(&Refusal { address: self.reader.address, route: ROUTE, code, status });
+        self.send(ServerMessage::error(id, &error).encode()).await
+    }
+}
+
+fn is_too_long(why: &WsError) -> bool {
+    matches!(why, WsError::Capacity(CapacityError::MessageTooLong { .. }))
+}

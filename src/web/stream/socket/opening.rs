@@ -1,0 +1,80 @@
+//! The upgrade of a request to a socket.
+
+use super::super::frames::Upgrade;
+use super::state::Socket;
+use crate::error::Error;
+use crate::protocol::schema;
+use crate::web::access::auth::Pass;
+use crate::web::access::token_watch::Permit;
+use crate::web::app::{self, Shared};
+use crate::web::describe::openapi::OfQuestion;
+use crate::web::failure::Failure;
+use crate::web::limits::connections::Peer;
+use axum::Extension;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+pub struct Who {
+    user: Option<String>,
+    session: Option<String>,
+}
+
+/// Changes as a WebSocket
+///
+/// Subprotocol `keybeat.v1`; the messages are described in [/asyncapi.json](/asyncapi.json).
+#[utoipa::path(
+    get,
+    path = "/v1/ws",
+    tag = "streams",
+    params(
+        ("user" = Option<schema::User>, Query, description = "Whom the socket keeps online for as long as it is open"),
+        ("session" = Option<schema::Session>, Query, description = "In which session, with `user`; else in one of its own"),
+    ),
+    responses((status = 101, description = "The socket is open"), OfQuestion),
+    security(("bearer" = []), ("token" = []))
+)]
+pub async fn upgrade(
+    State(app): Shared,
+    pass: Pass,
+    Extension(peer): Extension<Peer>,
+    who: Result<Query<Who>, axum::extract::rejection::QueryRejection>,
+    ws: Result<Upgrade, Failure>,
+) -> Response {
+    let read = || -> Result<_, Error> {
+        let Query(who) = who.map_err(|why| Error::InvalidRequest(why.body_text()))?;
+        // A client's token says for whom the socket speaks.
+        let user = who.user.or_else(|| pass.user().map(ToString::to_string));
+        let key = match &user {
+            None if who.session.is_some() => {
+                let text = "session is given without user; connect with ?user=NAME&session=NAME";
+                return Err(Error::InvalidRequest(text.into()));
+            }
+            None => None,
+            Some(user) => {
+                pass.check_speak(user)?;
+                let own = || format!("ws-{:012x}", fastrand::u64(..1 << 48));
+                Some(app::key(user, Some(&who.session.unwrap_or_else(own)))?)
+            }
+        };
+        let ws = ws.map_err(|Failure(error)| error)?;
+        let place = app.doors.sockets.enter(peer.0)?;
+        if let Some(key) = &key {
+            app.take_keys(&pass, &[(key.clone(), None)])?;
+        }
+        let hold = key.map(|key| app.sessions.hold(key, pass.user().cloned()));
+        Ok((hold, ws, place))
+    };
+    let (hold, ws, place) = match read() {
+        Ok(read) => read,
+        Err(error) => return Failure(error).into_response(),
+    };
+    // Above our own limit, so that a message just over it is closed with its code, not cut off.
+    let (most, frames) = (app.limits.message_bytes * 2, app.limits.messages_per_second);
+    ws.accept(most, frames, move |io| {
+        let sockets = app.sockets.clone();
+        let permit = Permit::new(pass);
+        sockets.track_future(Box::new(Socket::new(app, io, hold, permit, place)).live())
+    })
+}

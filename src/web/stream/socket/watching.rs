@@ -1,0 +1,90 @@
+//! Watches of a socket.
+
+use super::super::asked::Asked;
+use super::super::reader::{Reader, Snapshot};
+use super::ending::Ending;
+use super::messages::ROUTE;
+use super::state::Socket;
+use crate::protocol::close;
+use crate::web::access::token_watch as permit;
+use crate::web::limits::refusal_log::Refusal;
+use serde_json::Value;
+use std::collections::HashSet;
+
+impl Socket {
+    pub(super) async fn watch(
+        &mut self,
+        id: Option<Value>,
+        users: Vec<String>,
+        replace: bool,
+    ) -> Result<(), Ending> {
+        let asked = self.sort_out(users, replace)?;
+        let users = &asked.accepted;
+        if replace {
+            let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
+            let left = self.reader.watched.keep(|user| asked.contains(user));
+            left.iter().for_each(|user| self.reader.app.hub.unwatch(&self.reader.watcher, user));
+        }
+        // One chunk, however long: all of it answers one message.
+        let snapshot = self.reader.watch(users, id, usize::MAX).refusing(asked.answers());
+        self.count_watching();
+        self.send_snapshot(snapshot).await
+    }
+
+    /// Decides for each user of a watch, and counts and logs the refusals.
+    fn sort_out(&mut self, users: Vec<String>, replace: bool) -> Result<Asked, Ending> {
+        let Reader { app, permit: own, watched, address, .. } = &mut self.reader;
+        let held = if replace { 0 } else { watched.len() };
+        let asked = Asked::new(app, own.pass(), users, held, |user| !replace && watched.contains(user));
+        for (code, status) in asked.count_refused(app) {
+            app.refusals.log(&Refusal { address: *address, route: ROUTE, code, status });
+        }
+        // A watch that names somebody good too is an ordinary list, however many others it names.
+        match asked.refused.first().filter(|_| asked.accepted.is_empty()) {
+            Some((_, error)) if own.gives_up(error) => {
+                Err(Ending::Close(close::FORBIDDEN, permit::FORBIDDEN))
+            }
+            _ => Ok(asked),
+        }
+    }
+
+    pub(super) async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), Ending> {
+        // First what follows the earlier snapshots.
+        self.flush().await?;
+        if lossless {
+            self.reader.watcher.make_lossless(self.reader.app.limits.lossless_pending);
+        }
+        let snapshot = self.reader.watch_all(id);
+        self.count_watching();
+        self.send_snapshot(snapshot).await
+    }
+
+    async fn send_snapshot(&mut self, mut snapshot: Snapshot) -> Result<(), Ending> {
+        while let Some(chunk) = snapshot.next() {
+            self.send(chunk).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn unwatch(&mut self, users: &[String]) {
+        for user in users {
+            if self.reader.watched.remove(user) {
+                self.reader.app.hub.unwatch(&self.reader.watcher, user);
+            }
+        }
+        self.count_watching();
+    }
+
+    pub(super) fn count_watching(&mut self) {
+        let watching = self.reader.all || !self.reader.watched.is_empty();
+        if watching != self.counted {
+            self.counted = watching;
+            self.reader.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.reader.unwatch_everything();
+        self.count_watching();
+    }
+}

@@ -1,0 +1,96 @@
+//! Writes of a socket, and how long a client may read nothing.
+
+use super::super::frames::Moved;
+use super::super::reader::Cut;
+use super::ending::Ending;
+use super::state::Socket;
+use crate::protocol::close;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use std::time::Duration;
+use tokio::time::{Instant, interval_at, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::Error as WsError;
+
+/// How long a write may make no progress at all before the client counts as gone.
+const STUCK: Duration = Duration::from_secs(60);
+
+impl Socket {
+    /// Sends what is pending.
+    pub(super) async fn flush(&mut self) -> Result<(), Ending> {
+        for round in 0.. {
+            let messages = self.reader.pending()?;
+            if messages.is_empty() {
+                return Ok(());
+            }
+            self.send_all(messages.into_iter().map(|message| message.text)).await?;
+            // A client that never catches up never gets to the bells.
+            if round > 0 && self.reader.app.stop.is_cancelled() {
+                return Err(Cut::GoingAway.into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn send(&mut self, text: String) -> Result<(), Ending> {
+        let sent = self.send_all([text.into()]).await;
+        // The wait for a slow client takes the bell's rings; the next flush looks again.
+        self.reader.watcher.ring();
+        sent
+    }
+
+    /// Writes messages. Gives up if the client reads nothing at all for a minute, or may no longer be served.
+    pub(super) async fn send_all(&mut self, texts: impl IntoIterator<Item = Bytes>) -> Result<(), Ending> {
+        self.io.put(texts);
+        // Mostly the kernel takes them at once.
+        match self.io.flush().now_or_never() {
+            Some(flushed) => flushed.map_err(|_| Ending::Lost),
+            None => Box::pin(self.send_slowly()).await,
+        }
+    }
+
+    /// Writes as fast as the client reads. Each part that it takes is a sign of life, and so are its pongs, which are read
+    /// meanwhile.
+    async fn send_slowly(&mut self) -> Result<(), Ending> {
+        let period = self.reader.app.sessions.period;
+        let mut ping = interval_at(Instant::now() + period, period);
+        let mut progress = Instant::now();
+        loop {
+            let moved = tokio::select! {
+                biased;
+                moved = self.io.moved(self.unread.is_none()) => moved,
+                cut = Box::pin(self.reader.cut()) => return Err(cut.into()),
+                _ = ping.tick() => {
+                    self.io.put_ping();
+                    continue;
+                }
+                () = sleep_until(progress + STUCK) => {
+                    let reason = "no_pong: nothing was read for a minute, reconnect";
+                    return Err(Ending::Close(close::NO_PONG, reason));
+                }
+            };
+            match moved {
+                Moved::Flushed(flushed) => return flushed.map_err(|_| Ending::Lost),
+                Moved::Progress => {
+                    progress = Instant::now();
+                    self.sign_of_life();
+                }
+                Moved::Read(message) => self.read_aside(message)?,
+            }
+        }
+    }
+
+    /// A message that came while a write had to wait: one that needs an answer is kept until then.
+    fn read_aside(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), Ending> {
+        match message {
+            Some(Ok(Message::Close(_))) => Err(Ending::Goodbye),
+            Some(Ok(message)) => {
+                self.sign_of_life();
+                self.unread = matches!(message, Message::Text(_) | Message::Binary(_)).then_some(message);
+                Ok(())
+            }
+            Some(Err(why)) => Err(self.broken(&why)),
+            None => Err(Ending::Lost),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The bytes below a socket's frames: the daemon's own writes and those of tungstenite take turns, and each frame of the
+//! client counts.
+
+use governor::{DefaultDirectRateLimiter, RateLimiter};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// See the module's head.
+pub(super) struct Wire<S> {
+    stream: S,
+    /// While true, tungstenite's writes wait: a frame is written in part.
+    pub(super) held: bool,
+    frames: FrameCounter,
+    limit: DefaultDirectRateLimiter,
+    /// The client sent more frames than allowed. No more is read.
+    pub(super) flooded: bool,
+}
+
+impl<S> Wire<S> {
+    /// A client may send so many frames.
+    pub(super) fn new(stream: S, quota: governor::Quota) -> Wire<S> {
+        let (frames, limit) = (FrameCounter::default(), RateLimiter::direct(quota));
+        Wire { stream, held: false, frames, limit, flooded: false }
+    }
+
+    /// The stream, for the daemon's own writes.
+    pub(super) fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        // tungstenite reads on until a message is complete, so it never reports fragments.
+        let frames = self.frames.count(&buffer.filled()[before..]);
+        if (0..frames).any(|_| self.limit.check().is_err()) {
+            self.flooded = true;
+            return Poll::Ready(Err(io::Error::other("more frames than allowed")));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // The daemon's own write, which holds it, wakes the task.
+        if self.held { Poll::Pending } else { Pin::new(&mut self.stream).poll_write(context, bytes) }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.held { Poll::Pending } else { Pin::new(&mut self.stream).poll_write_vectored(context, parts) }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Counts frames by their headers (RFC 6455, 5.2), however they arrive in pieces.
+#[derive(Default)]
+struct FrameCounter {
+    /// Bytes of the header that have arrived.
+    head: u8,
+    /// How many bytes of the header give the length, after the first two.
+    extended: u8,
+    masked: bool,
+    /// Bytes of the payload.
+    length: u64,
+    /// Bytes of the payload that are still to come.
+    rest: u64,
+}
+
+impl FrameCounter {
+    /// Takes the next bytes. Returns how many headers end in them.
+    fn count(&mut self, mut bytes: &[u8]) -> u32 {
+        let mut frames = 0;
+        while let Some((&byte, after)) = bytes.split_first() {
+            if self.rest > 0 {
+                let skipped = usize::try_from(self.rest).unwrap_or(usize::MAX).min(bytes.len());
+                self.rest -= skipped as u64;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            bytes = after;
+            frames += u32::from(self.take(byte));
+        }
+        frames
+    }
+
+    /// Takes a byte of a header. Returns whether it is the last.
+    fn take(&mut self, byte: u8) -> bool {
+        self.head += 1;
+        match self.head {
+            1 => return false,
+            2 => {
+                self.masked = byte & 0x80 != 0;
+                self.length = u64::from(byte & 0x7f);
+                self.extended = match self.length {
+                    126 => 2,
+                    127 => 8,
+                    _ => 0,
+                };
+                if self.extended > 0 {
+                    self.length = 0;
+                }
+            }
+            head if head <= 2 + self.extended => self.length = self.length << 8 | u64::from(byte),
+            _ => {}
+        }
+        let is_last = self.head == 2 + self.extended + if self.masked { 4 } else { 0 };
+        if is_last {
+            (self.head, self.rest) = (0, self.length);
+        }
+        is_last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for length in [0_usize, 1, 125, 126, 65_535, 65_536, 0] {
+            let header = match length {
+                0..126 => vec![0x81, 0x80 | length as u8],
+                126..65_536 => [&[0x01, 0xfe][..], &(length as u16).to_be_bytes()].concat(),
+                _ => [&[0x80, 0xff][..], &(length as u64).to_be_bytes()].concat(),
+            };
+            bytes.extend(header);
+            bytes.extend([1, 2, 3, 4]);
+            bytes.extend(vec![0xff; length]);
+        }
+        for piece in [1, 2, 3, 7, 512, bytes.len()] {
+            let mut counter = FrameCounter::default();
+            let frames: u32 = bytes.chunks(piece).map(|piece| counter.count(piece)).sum();
+            assert_eq!((frames, counter.head, counter.rest), (7, 0, 0), "in pieces of {piece}");
+        }
+    }
+}
