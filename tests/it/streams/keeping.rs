@@ -257,6 +257,11 @@ async fn frozen_redis_delays_no_hello_and_no_status() {
     let mut silent = daemon.socket("").await;
     redis.signal("STOP");
     let began = Instant::now();
+    // The daemon does not know yet that Redis hangs.
+    for i in 0..5 {
+        daemon.socket(&format!("?user=early{i}")).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{i}: hello after {:?}", began.elapsed());
+    }
     let down = async |socket: &mut Socket| {
         assert_eq!(socket.next().await["redis"], "down");
         began.elapsed()
