@@ -1,6 +1,7 @@
 //! The settings of a daemon, as decided after the command line was parsed, and every default.
 
 use crate::error::MAX_USERS;
+use crate::presence::KeyPattern;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,8 +22,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of health, metrics and stats, which are then not at `listen`.
     pub admin_listen: Option<SocketAddr>,
-    /// Prefix of presence keys.
-    pub prefix: String,
+    /// Which keys are presence keys.
+    pub key_pattern: KeyPattern,
     /// TTL that the daemon writes; also the first guess of the TTL that other programs write.
     pub ttl: Duration,
     /// Whether to add missing classes to `notify-keyspace-events`.

@@ -1,6 +1,6 @@
 //! The errors that clients receive, each with its code on the wire and its HTTP status.
 
-use crate::presence::NameError;
+use crate::presence::{KeyError, NameError};
 
 /// An error that a client receives: over HTTP with [`status`](Error::status), over WebSocket as an
 /// `error` message. Its text says what is wrong, with which value, and how to fix it.
@@ -164,9 +164,12 @@ impl Error {
         Error::InvalidUser { name: shown(name), why }
     }
 
-    /// A session name that breaks a rule.
-    pub fn session(name: &str, why: NameError) -> Error {
-        Error::InvalidSession { name: shown(name), why }
+    /// A user and a session that cannot be one key.
+    pub fn key(user: &str, session: Option<&str>, why: KeyError) -> Error {
+        match why {
+            KeyError::User(why) => Error::user(user, why),
+            KeyError::Session(why) => Error::InvalidSession { name: shown(session.unwrap_or_default()), why },
+        }
     }
 }
 

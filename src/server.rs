@@ -4,7 +4,7 @@ use crate::config::{Config, Limits};
 use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::{Settings, Time};
+use crate::presence::{KeyPattern, Settings, Time};
 use crate::redis::Names;
 use crate::redis::cluster::{self, Followed};
 use crate::redis::link;
@@ -164,7 +164,7 @@ impl Daemon {
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
         let stop = CancellationToken::new();
-        let app = share(config.limits, (hub, store, gate), metrics, &stop);
+        let app = share(config.limits, config.key_pattern, (hub, store, gate), metrics, &stop);
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {
@@ -210,6 +210,7 @@ impl Daemon {
 /// What the requests share.
 fn share(
     limits: Limits,
+    pattern: KeyPattern,
     (hub, store, gate): (Arc<Hub>, Store, Arc<Gate>),
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
@@ -220,6 +221,7 @@ fn share(
         hub,
         sessions: Arc::new(Sessions::new(store.clone(), quotas.clone(), metrics.clone())),
         store,
+        pattern,
         gate,
         doors: Doors::new(&limits, &metrics),
         quotas,
@@ -285,7 +287,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         config.limits.mailbox_bytes,
         metrics.clone(),
     ));
-    let names = Names::new(&config.prefix, target.db());
+    let names = Names::new(&config.key_pattern, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
     let seal = Seal::default();
     let (told, primary) = watch::channel(target.clone());

@@ -1,6 +1,7 @@
 //! `keybeat beat`: heartbeats, once or repeatedly.
 
-use super::{BeatArgs, Source, logging, progress, serve};
+use super::{BeatArgs, Source, Usage, logging, progress, serve};
+use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::redis::Names;
 use crate::redis::cluster::{self, Followed};
@@ -61,7 +62,12 @@ impl HeartbeatSender {
     }
 
     async fn redis(args: &BeatArgs, target: &Target) -> Result<HeartbeatSender> {
-        let names = Names::new(&args.source.prefix, target.db());
+        let pattern = args.source.pattern.pattern();
+        for key in &args.users {
+            let checked = pattern.key(key.user(), key.session());
+            checked.map_err(|why| Usage(format!("{}: {why}", shown(key.as_str()))))?;
+        }
+        let names = Names::new(&pattern, target.db());
         if target.cluster_seeds().is_some() {
             // A cluster that is unreachable now is an error, too.
             cluster::primaries(target).await?;

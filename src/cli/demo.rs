@@ -29,7 +29,7 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
         tracing::warn!("{DEFAULT_LISTEN} is in use; listening on a free port instead");
         config.listen.set_port(0);
     }
-    let names = Names::new(&config.prefix, 0);
+    let names = Names::new(&config.key_pattern, 0);
     let daemon = Daemon::bind(config, None).await?;
     println!(
         "{} simulated users; open the console at {}://{}",
@@ -61,7 +61,7 @@ async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
         (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
     while let Some(Reverse((at, user, next))) = queue.pop() {
         sleep_until(at).await;
-        let key = names.redis_key(&name(user));
+        let key = names.redis_key(&name(user, &names));
         let (at, next) = match (next, fastrand::u32(..100)) {
             // The user goes silent: Redis expires the key.
             (Next::Beat, 0..4) => (soon(20_000) + TTL, Next::Return),
@@ -99,7 +99,8 @@ const FIRST: [&str; 20] = [
     "noor", "otto", "priya", "quentin", "rosa", "sami", "tove",
 ];
 
-fn name(user: u32) -> String {
+fn name(user: u32, names: &Names) -> String {
     let (first, number) = (FIRST[user as usize % FIRST.len()], user as usize / FIRST.len());
-    if number == 0 { first.to_owned() } else { format!("{first}-{number}") }
+    let session = if names.pattern().needs_session() { "#demo" } else { "" };
+    if number == 0 { format!("{first}{session}") } else { format!("{first}-{number}{session}") }
 }

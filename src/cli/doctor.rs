@@ -1,6 +1,7 @@
 //! `keybeat doctor`: checks of a Redis server for everything that breaks presence, with a fix for each problem.
 
 use super::{DoctorArgs, logging, progress};
+use crate::presence::KeyPattern;
 use crate::redis::cluster::{self, Node, SLOTS};
 use crate::redis::inspect::{Facts, KeySample};
 use crate::redis::target::{Target, is_about_password};
@@ -72,7 +73,7 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
     let bar = progress::step(&format!("checking {}", target.shown()));
-    let findings = look_at(&target, &args.redis.prefix, &bar).await;
+    let findings = look_at(&target, &args.redis.pattern.pattern(), &bar).await;
     bar.finish_and_clear();
     print(&findings, args.json)?;
     let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
@@ -80,25 +81,25 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
 }
 
 /// Checks each primary of a cluster separately, because a setting can be wrong on one of them.
-async fn look_at(target: &Target, prefix: &str, bar: &ProgressBar) -> Vec<Finding> {
+async fn look_at(target: &Target, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
     let topology = match cluster::primaries(target).await {
         Ok(topology) => topology,
         Err(why) => return vec![unreachable(&why)],
     };
     if !topology.clustered {
-        return look_at_node(&topology.nodes[0], prefix, bar).await;
+        return look_at_node(&topology.nodes[0], pattern, bar).await;
     }
     let mut findings = vec![coverage(topology.fleet().without_owner(), topology.nodes.len())];
     for node in &topology.nodes {
-        let found = look_at_node(node, prefix, bar).await;
+        let found = look_at_node(node, pattern, bar).await;
         findings.extend(found.into_iter().map(|finding| finding.at(node)));
     }
     findings
 }
 
-async fn look_at_node(node: &Node, prefix: &str, bar: &ProgressBar) -> Vec<Finding> {
+async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
     let show = |what: &str| bar.set_message(format!("{}: {what}", node.shown()));
-    match Facts::read(node, prefix, show).await {
+    match Facts::read(node, pattern, show).await {
         Ok(facts) => examine(&facts),
         Err(why) => vec![unreachable(&why)],
     }

@@ -69,6 +69,9 @@ pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
         let typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
         source.decide(typed("url"), typed("redis"))?;
     }
+    if let (Some(pattern), Some((_, matches))) = (args.pattern_mut(), matches.subcommand()) {
+        pattern.decide(matches.value_source("prefix"), matches.value_source("key_pattern"))?;
+    }
     Ok(args)
 }
 

@@ -4,6 +4,7 @@ use super::{GetArgs, Source, Usage, logging, progress, values};
 use crate::error::shown;
 use crate::presence::Key;
 use crate::protocol::{QueriedUser, UserObject};
+use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
 use anyhow::{Result, anyhow, bail};
@@ -18,8 +19,16 @@ const SOMEBODY_OFFLINE: u8 = 3;
 
 pub async fn run(mut args: GetArgs) -> Result<ExitCode> {
     logging::start_quiet();
-    let checked =
-        args.users.iter().map(|user| values::user(user).map_err(|why| format!("{}: {why}", shown(user))));
+    // A daemon has its own key pattern.
+    let pattern = args.source.redis.as_ref().map(|_| args.source.pattern.pattern());
+    let checked = args.users.iter().map(|user| {
+        let valid = values::user(user);
+        let valid = valid.and_then(|user| match &pattern {
+            Some(pattern) => values::user_of(pattern, &user).map(|()| user),
+            None => Ok(user),
+        });
+        valid.map_err(|why| format!("{}: {why}", shown(user)))
+    });
     let (users, invalid): (Vec<_>, Vec<_>) = checked.partition(Result::is_ok);
     let invalid = invalid.into_iter().find_map(Result::err);
     args.users = users.into_iter().flatten().collect();
@@ -84,7 +93,7 @@ fn ago(at_ms: u64) -> String {
 
 /// Prints the states from Redis, which knows who is online, but neither since when nor the last heartbeat.
 async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
-    let listing = Listing::connect(target, &args.source.prefix).await?;
+    let listing = Listing::connect(target, &args.source.pattern.pattern()).await?;
     let online = online(&listing, &args.users).await?;
     let mut out = std::io::stdout().lock();
     for user in &args.users {
@@ -101,20 +110,21 @@ async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
 /// Those of `users` who are online. It reads the keyspace at most once, and only if a user has no key without a session:
 /// such a user may have keys with sessions.
 async fn online(listing: &Listing, users: &[String]) -> Result<HashSet<String>> {
+    let pattern = listing.pattern();
     let keys: Result<Vec<Key>, _> = users.iter().map(|user| Key::new(user, None)).collect();
-    let keys = keys.map_err(|why| anyhow!("{why}"))?;
+    let keys = if pattern.needs_session() { Vec::new() } else { keys.map_err(|why| anyhow!("{why}"))? };
     let name = |live: LiveKey| live.key.user().to_owned();
     let mut online: HashSet<String> = listing.look_up(&keys).await?.into_iter().map(name).collect();
     let missing: HashSet<&str> =
         users.iter().map(|user| &**user).filter(|user| !online.contains(*user)).collect();
-    if missing.is_empty() {
+    if missing.is_empty() || !pattern.has_sessions() {
         return Ok(online);
     }
     let bar = progress::keys(listing.size().await.ok());
     let progress = |read: usize| bar.inc(read as u64);
     let found = match missing.iter().next() {
-        Some(user) if missing.len() == 1 => listing.of_user(user, progress).await?,
-        _ => listing.read("*#*", progress).await?,
+        Some(user) if missing.len() == 1 => listing.sessions_of(user, progress).await?,
+        _ => listing.read(&Glob::new("*#*"), progress).await?,
     };
     let found: Vec<String> = found.into_iter().map(name).filter(|user| missing.contains(&**user)).collect();
     online.extend(found);

@@ -2,6 +2,7 @@
 
 use super::{LsArgs, logging, progress};
 use crate::config::DEFAULT_TTL;
+use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -28,9 +29,10 @@ const USUAL_TTL_S: u64 = DEFAULT_TTL.as_secs();
 pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
-    let listing = Listing::connect(&target, &args.redis.prefix).await?;
+    let pattern = args.redis.pattern.pattern();
+    let listing = Listing::connect(&target, &pattern).await?;
     let bar = progress::keys(listing.size().await.ok());
-    let mut keys = listing.read(&args.pattern, |looked_at| bar.inc(looked_at as u64)).await?;
+    let mut keys = listing.read(&Glob::new(&args.pattern), |looked_at| bar.inc(looked_at as u64)).await?;
     bar.finish_and_clear();
     sort(&mut keys, args.sort);
     let total = keys.len();
@@ -112,7 +114,8 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
         write!(out, "; {without} without a TTL (online until deleted)")?;
     }
     if total == 0 {
-        write!(out, " under {:?} that match {:?}", args.redis.prefix, args.pattern)?;
+        let pattern = args.redis.pattern.pattern();
+        write!(out, " with the key pattern {:?} that match {:?}", pattern.text(), args.pattern)?;
     }
     writeln!(out)?;
     Ok(out.flush()?)

@@ -12,6 +12,7 @@ mod environment;
 mod get;
 mod healthcheck;
 mod help;
+mod key_pattern;
 mod limits;
 mod list;
 mod logging;
@@ -25,11 +26,12 @@ mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_PREFIX, DEFAULT_TTL};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL};
 use crate::presence::Key;
 use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 pub use environment::parse;
+use key_pattern::PatternArgs;
 use source::{RedisArgs, Source, SourceArgs, redis};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -110,9 +112,8 @@ struct DaemonArgs {
     /// [default: reserved places at --listen]
     #[arg(long, env = "KEYBEAT_ADMIN_LISTEN", value_name = "ADDR", value_parser = values::listen)]
     admin_listen: Option<SocketAddr>,
-    /// Prefix of presence keys
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
-    prefix: String,
+    #[command(flatten)]
+    pattern: PatternArgs,
     /// TTL of the heartbeats that the daemon writes, 100ms to 1day
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
     ttl: humantime::Duration,
@@ -159,7 +160,7 @@ struct DemoArgs {
 
 #[derive(Parser)]
 struct LsArgs {
-    /// Glob of key names without the prefix, such as 'team-*'
+    /// Glob of names, alice or alice#phone, such as 'team-*'
     #[arg(default_value = "*")]
     pattern: String,
     /// Sort order
@@ -308,7 +309,7 @@ impl DaemonArgs {
         Ok(Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
-            prefix: self.prefix.clone(),
+            key_pattern: self.pattern.pattern(),
             ttl: self.ttl.into(),
             configure_redis: self.configure_redis,
             probes: self.probes,
@@ -332,6 +333,21 @@ impl Args {
             Command::Watch(args) => Some(&mut args.source),
             Command::Top(args) => Some(&mut args.source),
             Command::Beat(args) => Some(&mut args.source),
+            _ => None,
+        }
+    }
+
+    /// The key pattern of a command that has one.
+    fn pattern_mut(&mut self) -> Option<&mut PatternArgs> {
+        match &mut self.command {
+            Command::Serve(args) => Some(&mut args.daemon.pattern),
+            Command::Demo(args) => Some(&mut args.daemon.pattern),
+            Command::Ls(args) => Some(&mut args.redis.pattern),
+            Command::Doctor(args) => Some(&mut args.redis.pattern),
+            Command::Get(args) => Some(&mut args.source.pattern),
+            Command::Watch(args) => Some(&mut args.source.pattern),
+            Command::Top(args) => Some(&mut args.source.pattern),
+            Command::Beat(args) => Some(&mut args.source.pattern),
             _ => None,
         }
     }

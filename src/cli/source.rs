@@ -1,7 +1,8 @@
 //! Where a command gets its data: from a daemon, or from Redis itself.
 
-use super::{Usage, access, address, daemon, tls, values};
-use crate::config::{DEFAULT_PREFIX, DEFAULT_REDIS};
+use super::key_pattern::PatternArgs;
+use super::{Usage, access, address, daemon, tls};
+use crate::config::DEFAULT_REDIS;
 use crate::redis::target::Target;
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -14,9 +15,8 @@ pub struct RedisArgs {
     pub redis: String,
     #[command(flatten)]
     pub redis_tls: tls::RedisTlsArgs,
-    /// Prefix of presence keys
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
-    pub prefix: String,
+    #[command(flatten)]
+    pub pattern: PatternArgs,
 }
 
 /// The daemon or the Redis of a command that can use both.
@@ -27,9 +27,8 @@ pub struct SourceArgs {
     /// Use this Redis directly, without a daemon; KEYBEAT_REDIS in the environment does not select it
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
-    /// Prefix of presence keys; used only with --redis
-    #[arg(long, env = "KEYBEAT_PREFIX", value_name = "TEXT", default_value = DEFAULT_PREFIX, value_parser = values::prefix)]
-    pub prefix: String,
+    #[command(flatten)]
+    pub pattern: PatternArgs,
     #[command(flatten)]
     pub redis_tls: tls::RedisTlsArgs,
     #[command(flatten)]

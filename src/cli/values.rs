@@ -2,7 +2,7 @@
 
 use crate::config::DEFAULT_LISTEN;
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
-use crate::presence::Key;
+use crate::presence::{Key, KeyPattern};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -51,6 +51,11 @@ pub fn ttl(text: &str) -> Result<humantime::Duration, String> {
 pub fn user(text: &str) -> Result<String, String> {
     crate::presence::check_user(text).map_err(|why| format!("a user name {why}"))?;
     Ok(text.to_owned())
+}
+
+/// Checks a user name against the key pattern too.
+pub fn user_of(pattern: &KeyPattern, user: &str) -> Result<(), String> {
+    pattern.check_user(user).map_err(|why| format!("a user name {why}"))
 }
 
 /// A user name, optionally with `#` and a session name.

@@ -1,9 +1,12 @@
 //! `keybeat watch`
 
 use super::address::advised;
-use super::{Source, SourceArgs, WatchArgs, colour, daemon::DaemonApi, logging, progress, serve};
+use super::{
+    Source, SourceArgs, Usage, WatchArgs, colour, daemon::DaemonApi, logging, progress, serve, values,
+};
 use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, Limits};
+use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::protocol::{State, TransitionObject};
 use crate::redis::target::Target;
@@ -128,7 +131,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
         admin_listen: None,
-        prefix: source.prefix.clone(),
+        key_pattern: source.pattern.pattern(),
         ttl: Duration::from_secs(30),
         configure_redis: true,
         probes: true,
@@ -140,6 +143,10 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
 }
 
 async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Result<()> {
+    let pattern = args.source.pattern.pattern();
+    for user in &args.users {
+        values::user_of(&pattern, user).map_err(|why| Usage(format!("{}: {why}", shown(user))))?;
+    }
     let belief = belief(&args.source, target, Arc::new(Metrics::new()));
     belief.hub.opened().wait_for(|&open| open).await?;
     let watcher = belief.hub.watcher();

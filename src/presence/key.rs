@@ -6,9 +6,9 @@ use std::fmt;
 pub const MAX_USER_BYTES: usize = 256;
 /// The longest session name, in bytes of UTF-8.
 pub const MAX_SESSION_BYTES: usize = 64;
-/// The longest key without its prefix, in bytes.
+/// The longest name of a key, in bytes.
 pub(super) const MAX_KEY_BYTES: usize = MAX_USER_BYTES + SESSION_MARK.len_utf8() + MAX_SESSION_BYTES;
-/// Separates user and session in a key: `alice#phone`.
+/// Separates user and session in the name of a key: `alice#phone`.
 pub const SESSION_MARK: char = '#';
 
 /// Why a name cannot be a user or a session. The text completes "a user name …".
@@ -29,6 +29,12 @@ pub enum NameError {
     Control,
     /// The name is not UTF-8; only a Redis key can cause this.
     NotUtf8,
+    /// The literal that follows the name in the key pattern occurs in it.
+    EndsEarly,
+    /// The key pattern has no session.
+    NotInPattern,
+    /// There is no session, and the key pattern requires one.
+    Missing,
 }
 
 impl fmt::Display for NameError {
@@ -43,6 +49,15 @@ impl fmt::Display for NameError {
             }
             NameError::Control => write!(f, "must not contain control characters"),
             NameError::NotUtf8 => write!(f, "must be UTF-8"),
+            NameError::EndsEarly => {
+                write!(f, "must not contain the text that follows it in the daemon's --key-pattern")
+            }
+            NameError::NotInPattern => {
+                write!(f, "is not possible: the daemon's --key-pattern has no <session>; leave it out")
+            }
+            NameError::Missing => {
+                write!(f, "is missing: the daemon's --key-pattern requires a <session>; add one")
+            }
         }
     }
 }
@@ -76,7 +91,7 @@ pub fn check_session(name: &str) -> Result<(), NameError> {
 /// A name or key. Clones share the text; each costs one word.
 pub type Name = arcstr::ArcStr;
 
-/// A presence key without its prefix: `alice`, or with a session `alice#phone`.
+/// The name of a presence key: `alice`, or with a session `alice#phone`, whatever the key pattern is.
 ///
 /// Clones share the text, so the detector and the roster keep one copy of a name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,7 +113,7 @@ impl Key {
         })
     }
 
-    /// Parses the part of a Redis key that follows the prefix. Redis allows any bytes there.
+    /// Parses the name of a key. Redis allows any bytes in it.
     ///
     /// # Errors
     /// The rule that the name breaks.
@@ -139,7 +154,8 @@ impl Key {
     }
 }
 
-fn split(name: &str) -> (&str, Option<&str>) {
+/// The user and the session of `alice#phone`.
+pub(super) fn split(name: &str) -> (&str, Option<&str>) {
     match name.split_once(SESSION_MARK) {
         None => (name, None),
         Some((user, session)) => (user, Some(session)),

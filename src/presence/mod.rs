@@ -11,6 +11,7 @@
 mod change;
 mod detector;
 mod key;
+mod pattern;
 mod roster;
 mod slots;
 mod table;
@@ -21,9 +22,8 @@ pub use change::{Change, Reason, Transition};
 pub use detector::{
     Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, ServerId, Settings, Side,
 };
-pub use key::{
-    Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_session, check_user,
-};
+pub use key::{Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_user};
+pub use pattern::{KeyError, KeyPattern, PatternError};
 pub use roster::{Presence, Roster};
 pub use time::Time;
 pub use tracker::{

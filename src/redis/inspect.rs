@@ -1,8 +1,9 @@
 //! What a Redis server is and does, as far as presence depends on it: settings that are read, and commands and events
 //! that are tried with a key of our own. It changes no setting. `doctor` decides what follows from the facts.
 
-use crate::presence::Key;
+use crate::presence::{Key, KeyPattern};
 use crate::redis::cluster::Node;
+use crate::redis::glob::Glob;
 use crate::redis::info::Info;
 use crate::redis::link::events::EventStream;
 use crate::redis::names::{FENCE_OPERATION, Names, lacks_new, missing_classes};
@@ -85,8 +86,8 @@ impl Facts {
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn read(node: &Node, prefix: &str, progress: impl Fn(&str)) -> Result<Facts> {
-        let names = Names::new(prefix, node.target.db());
+    pub async fn read(node: &Node, pattern: &KeyPattern, progress: impl Fn(&str)) -> Result<Facts> {
+        let names = Names::new(pattern, node.target.db());
         progress("connecting");
         let primary = sentinel::resolve(&node.target).await?;
         let client = RespClient::connect(&primary, "keybeat-doctor").await?;
@@ -267,7 +268,9 @@ impl Exam<'_> {
         let mut keys = KeySample { in_database: size.unsigned_abs(), all: true, ..KeySample::default() };
         let (mut cursor, mut looked_at) = (0, 0);
         loop {
-            let Ok(page) = scan::read_page(self.pipeline, self.names, "*", cursor).await else { return keys };
+            let Ok(page) = scan::read_page(self.pipeline, self.names, &Glob::any(), cursor).await else {
+                return keys;
+            };
             looked_at += PAGE;
             self.look_at(page.names, &mut keys).await;
             progress(keys.asked);

@@ -1,15 +1,16 @@
 //! The live presence keys straight from Redis, for commands of the CLI.
 
-use crate::presence::{Answer, Key};
+use crate::presence::{Answer, Key, KeyPattern};
 use crate::redis::cluster;
-use crate::redis::names::{Names, glob_escaped};
+use crate::redis::glob::{Glob, glob_escaped};
+use crate::redis::names::Names;
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
 use crate::redis::scan::{self, PAGE};
 use crate::redis::sentinel;
 use crate::redis::target::Target;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use std::collections::HashMap;
 
 /// The reference count of an object that Redis shares between keys (OBJ_SHARED_REFCOUNT).
@@ -39,13 +40,13 @@ impl Listing {
     ///
     /// # Errors
     /// A primary cannot be reached.
-    pub async fn connect(target: &Target, prefix: &str) -> Result<Listing> {
+    pub async fn connect(target: &Target, pattern: &KeyPattern) -> Result<Listing> {
         let mut clients = Vec::new();
         for node in cluster::primaries(target).await?.nodes {
             let primary = sentinel::resolve(&node.target).await?;
             clients.push(RespClient::connect(&primary, "keybeat-listing").await?);
         }
-        Ok(Listing { clients, names: Names::new(prefix, target.db()) })
+        Ok(Listing { clients, names: Names::new(pattern, target.db()) })
     }
 
     /// How many keys the database has, not only presence keys.
@@ -60,17 +61,22 @@ impl Listing {
         Ok(size)
     }
 
-    /// The live keys that match `pattern`. `progress` receives the number of keys looked at.
+    /// Which keys are presence keys.
+    pub fn pattern(&self) -> &KeyPattern {
+        self.names.pattern()
+    }
+
+    /// The live keys whose names, `alice#phone`, match `wanted`. `progress` receives the number of keys looked at.
     ///
     /// # Errors
     /// A connection was lost, or a server refused SCAN or PTTL.
-    pub async fn read(&self, pattern: &str, mut progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
+    pub async fn read(&self, wanted: &Glob, mut progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
         // A scan may return a key twice; while a slot moves, two servers may.
         let mut live = HashMap::new();
         for client in &self.clients {
             let mut cursor = 0;
             loop {
-                let page = scan::read_page(client.pipeline(), &self.names, pattern, cursor).await?;
+                let page = scan::read_page(client.pipeline(), &self.names, wanted, cursor).await?;
                 let keys: Vec<Key> = page.names.iter().filter_map(|name| Key::parse(name).ok()).collect();
                 let found = self.look_up_at(client.pipeline(), &keys).await?;
                 live.extend(found.into_iter().map(|key| (key.key.clone(), key)));
@@ -113,16 +119,12 @@ impl Listing {
         Ok(live)
     }
 
-    /// The live keys of one user, of any session. `progress` receives the number of keys looked at.
+    /// The live keys of one user that name a session. `progress` receives the number of keys looked at.
     ///
     /// # Errors
-    /// The name is not valid, a connection was lost, or a server refused a command.
-    pub async fn of_user(&self, user: &str, progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
-        let mut live = self.look_up(&[Key::new(user, None).map_err(|why| anyhow!("{why}"))?]).await?;
-        if live.is_empty() {
-            live = self.read(&format!("{}#*", glob_escaped(user)), progress).await?;
-        }
-        Ok(live)
+    /// A connection was lost, or a server refused a command.
+    pub async fn sessions_of(&self, user: &str, progress: impl FnMut(usize)) -> Result<Vec<LiveKey>> {
+        self.read(&Glob::new(&format!("{}#*", glob_escaped(user))), progress).await
     }
 }
 

@@ -1,10 +1,11 @@
 //! All of Redis: names, connections, the event stream, questions, writes, listings, a private server.
 //!
-//! From the ground up: `names`, `url` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
+//! From the ground up: `glob` and `names`, `url` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
 //! `server_config` (one place for INFO, SCAN and CONFIG), `sentinel` and `cluster` (which servers there are); above
 //! them `link` (events and questions), `writer`, `listing` and `inspect`. No file imports one above it.
 
 pub mod cluster;
+mod glob;
 pub mod info;
 pub mod inspect;
 pub mod link;
@@ -21,4 +22,5 @@ pub mod tls;
 mod url;
 pub mod writer;
 
+pub use glob::Glob;
 pub use names::{CLASSES, NEW_CLASS, Names, lacks_new, missing_classes};

@@ -1,13 +1,17 @@
 //! The names of keys and channels in one Redis database.
 
+use crate::presence::KeyPattern;
+use crate::redis::glob::{Glob, glob_escaped};
+use std::borrow::Cow;
+
 /// The names in one Redis database: which keys are presence keys, and which channels publish their events.
 #[derive(Debug, Clone)]
 pub struct Names {
-    prefix: String,
+    pattern: KeyPattern,
     db: u8,
 }
 
-/// The first byte after the prefix in a key of the daemon itself. No user name can begin with it.
+/// The first byte in a key of the daemon itself after the literal before `<user>`. No user name can begin with it.
 const OWN_MARK: u8 = b'#';
 
 /// How the canary's key continues after [`OWN_MARK`]. A second `#` is in no valid name, so a daemon whose prefix is the
@@ -46,39 +50,50 @@ pub const NEW_CLASS: char = 'n';
 pub(super) const FENCE_OPERATION: &str = "keybeat-fence";
 
 impl Names {
-    /// The names of database `db` with `prefix`.
-    pub fn new(prefix: &str, db: u8) -> Names {
-        Names { prefix: prefix.to_owned(), db }
+    /// The names of database `db` whose presence keys have this pattern.
+    pub fn new(pattern: &KeyPattern, db: u8) -> Names {
+        Names { pattern: pattern.clone(), db }
     }
 
-    /// The Redis key of a presence key.
+    /// Which keys are presence keys.
+    pub fn pattern(&self) -> &KeyPattern {
+        &self.pattern
+    }
+
+    /// The Redis key of a presence key, which is named by its user and session: `alice#phone`.
     pub fn redis_key(&self, key: &str) -> String {
-        format!("{}{key}", self.prefix)
+        self.pattern.redis_key(key)
     }
 
-    /// The key without its prefix; `None` for a key that is not presence, or the own key of any daemon.
-    pub fn strip<'a>(&self, redis_key: &'a [u8]) -> Option<&'a [u8]> {
-        let name = redis_key.strip_prefix(self.prefix.as_bytes())?;
-        let mark = name.iter().position(|&byte| byte == OWN_MARK);
+    /// User and session of a key, `alice#phone`; `None` for a key that is not presence, or the own key of any daemon.
+    pub fn name<'a>(&self, redis_key: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        let rest = redis_key.strip_prefix(self.pattern.before().as_bytes())?;
+        let mark = rest.iter().position(|&byte| byte == OWN_MARK);
         let own = mark.is_some_and(|at| {
-            at == 0 || [CANARY, LEFT].iter().any(|own| name[at + 1..].starts_with(own.as_bytes()))
+            at == 0 || [CANARY, LEFT].iter().any(|own| rest[at + 1..].starts_with(own.as_bytes()))
         });
-        (!own).then_some(name)
+        if own { None } else { self.pattern.name(redis_key) }
     }
 
-    /// The pattern of `SCAN … MATCH` for keys whose name after the prefix matches `pattern`, a glob.
-    pub fn scan_pattern(&self, pattern: &str) -> String {
-        glob_escaped(&self.prefix) + pattern
+    /// The pattern of `SCAN … MATCH` that all keys match whose name, `alice#phone`, matches `wanted`. Other keys may match
+    /// it too, unless a name is the rest of its key after a prefix.
+    pub fn scan_pattern(&self, wanted: &Glob) -> String {
+        let before = glob_escaped(self.pattern.before());
+        if self.pattern.is_prefix() {
+            return before + wanted.text();
+        }
+        let start = wanted.literal_start().split(char::from(OWN_MARK)).next().unwrap_or_default();
+        before + &glob_escaped(start) + "*" + &glob_escaped(self.pattern.ending())
     }
 
     /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
-        format!("{}{}{CANARY}{daemon}", self.prefix, OWN_MARK as char)
+        format!("{}{}{CANARY}{daemon}", self.pattern.before(), OWN_MARK as char)
     }
 
     /// The key by which a daemon marks that this session has said goodbye.
     pub fn left_key(&self, key: &str) -> String {
-        format!("{}{}{LEFT}{key}", self.prefix, OWN_MARK as char)
+        format!("{}{}{LEFT}{key}", self.pattern.before(), OWN_MARK as char)
     }
 
     /// All channels to subscribe to. The fences' channel is the last: once a fence arrives, the other
@@ -95,18 +110,6 @@ impl Names {
     fn channel(&self, operation: &str) -> String {
         format!("__keyevent@{}__:{operation}", self.db)
     }
-}
-
-/// A glob that matches only this text.
-pub(super) fn glob_escaped(text: &str) -> String {
-    let mut glob = String::with_capacity(text.len());
-    for c in text.chars() {
-        if "*?[]\\^-".contains(c) {
-            glob.push('\\');
-        }
-        glob.push(c);
-    }
-    glob
 }
 
 /// The classes of [`CLASSES`] that a server's setting lacks. `A` stands for many of them.
@@ -132,24 +135,55 @@ pub fn lacks_new(setting: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn names(pattern: &str, db: u8) -> Names {
+        Names::new(&pattern.parse().unwrap(), db)
+    }
+
     #[test]
     fn only_prefixed_keys_are_presence_keys() {
-        let names = Names::new("presence:", 3);
-        assert_eq!(names.strip(b"presence:alice#tab"), Some(&b"alice#tab"[..]));
-        assert_eq!(names.strip(b"other:alice"), None);
-        assert_eq!(names.strip(names.canary_key("x").as_bytes()), None);
-        let other = Names::new("presence:eu:", 3).canary_key("x:17");
-        assert_eq!(names.strip(other.as_bytes()), None, "of a daemon with a longer prefix");
-        let left = Names::new("presence:eu:", 3).left_key("alice#tab");
-        assert_eq!(names.strip(left.as_bytes()), None, "a goodbye at such a daemon");
-        assert!(names.strip(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
-        assert_eq!(names.strip(b"presence:"), Some(&b""[..]), "not a name; the detector counts it");
+        let names = names("presence:<user>[#<session>]", 3);
+        assert_eq!(names.name(b"presence:alice#tab").as_deref(), Some(&b"alice#tab"[..]));
+        assert_eq!(names.name(b"other:alice"), None);
+        assert_eq!(names.name(names.canary_key("x").as_bytes()), None);
+        let europe = Names::new(&KeyPattern::of_prefix("presence:eu:"), 3);
+        let other = europe.canary_key("x:17");
+        assert_eq!(names.name(other.as_bytes()), None, "of a daemon with a longer prefix");
+        let left = europe.left_key("alice#tab");
+        assert_eq!(names.name(left.as_bytes()), None, "a goodbye at such a daemon");
+        assert!(names.name(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
+        assert_eq!(names.name(b"presence:").as_deref(), Some(&b""[..]), "not a name; the detector counts it");
         assert_eq!(names.channels()[0], "__keyevent@3__:set");
     }
 
     #[test]
-    fn glob_characters_of_prefix_are_escaped() {
-        assert_eq!(Names::new("p[1]*:", 0).scan_pattern("a*"), r"p\[1\]\*:a*");
+    fn own_keys_are_no_presence_keys_under_any_pattern() {
+        for pattern in
+            ["user:<user>:online", "{<user>}:presence", "presence:<user>[:<session>]", "p:<user>:<session>"]
+        {
+            let names = names(pattern, 0);
+            let own = names.canary_key("d1:17");
+            assert!(own.starts_with(&format!("{}#", names.pattern().before())), "{own}");
+            assert_eq!(names.name(own.as_bytes()), None, "{own}");
+            let left = names.left_key("alice#tab");
+            assert_eq!(names.name(left.as_bytes()), None, "{left}");
+        }
+    }
+
+    #[test]
+    fn scans_ask_for_all_keys_that_may_match() {
+        for (pattern, wanted, scanned) in [
+            ("p[1]*:<user>[#<session>]", "a*", r"p\[1\]\*:a*"),
+            ("user:<user>:online", "*", "user:*:online"),
+            ("user:<user>:online", "team-?", "user:team\\-*:online"),
+            ("user:<user>[:<session>]:online", "alice#*", "user:alice*:online"),
+            ("{<user>}:presence[:<session>]", "al", "{al*"),
+        ] {
+            assert_eq!(
+                names(pattern, 0).scan_pattern(&Glob::new(wanted)),
+                scanned,
+                "{wanted} under {pattern}"
+            );
+        }
     }
 
     #[test]

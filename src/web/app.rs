@@ -4,7 +4,7 @@ use crate::config::Limits;
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::{Key, check_session, check_user};
+use crate::presence::{Key, KeyPattern};
 use crate::redis::writer::Store;
 use crate::web::access::auth::{Gate, Pass};
 use crate::web::limits::bodies::Bodies;
@@ -30,6 +30,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Writes heartbeats.
     pub store: Arc<Store>,
+    /// Which keys are presence keys.
+    pub pattern: KeyPattern,
     /// Checks tokens.
     pub gate: Arc<Gate>,
     /// Connections and sockets, counted.
@@ -91,6 +93,11 @@ impl App {
 
 /// The way of a write.
 impl App {
+    /// The key of a user and session that a client named. Errors: `invalid_user`, `invalid_session`.
+    pub fn key(&self, user: &str, session: Option<&str>) -> Result<Key, Error> {
+        self.pattern.key(user, session).map_err(|why| Error::key(user, session, why))
+    }
+
     /// Counts keys that are about to be set. Error: 429, the quota of the pass has no room for them.
     pub fn take_keys(&self, pass: &Pass, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
         self.quotas.take(pass.user(), keys, self.store.ttl())
@@ -116,13 +123,4 @@ impl App {
         self.quotas.give_back(keys);
         Ok(())
     }
-}
-
-/// The key of a user and session that a client named. Errors: `invalid_user`, `invalid_session`.
-pub fn key(user: &str, session: Option<&str>) -> Result<Key, Error> {
-    check_user(user).map_err(|why| Error::user(user, why))?;
-    if let Some(session) = session {
-        check_session(session).map_err(|why| Error::session(session, why))?;
-    }
-    Key::new(user, session).map_err(|why| Error::user(user, why))
 }

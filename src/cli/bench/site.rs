@@ -6,6 +6,8 @@ use crate::cli::access::TokenArgs;
 use crate::cli::address::AddressArgs;
 use crate::cli::daemon::DaemonApi;
 use crate::client::Address;
+use crate::config::DEFAULT_PREFIX;
+use crate::presence::KeyPattern;
 use crate::redis::Names;
 use crate::redis::private::Embedded;
 use crate::redis::writer::WriteConnection;
@@ -70,7 +72,7 @@ impl Site {
         let at = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let target = embedded.target()?;
         let redis = WriteConnection::open(&target).await?;
-        let names = Names::new("presence:", target.db());
+        let names = Names::new(&KeyPattern::of_prefix(DEFAULT_PREFIX), target.db());
         let own = Own { daemon: serve(&embedded, at)?, redis, names, embedded };
         let url = Some(Address::parse(&format!("http://{at}")).map_err(|why| anyhow!(why))?);
         let http = DaemonApi::new(&AddressArgs { url, ca: None }, TokenArgs::none())?;

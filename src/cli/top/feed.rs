@@ -7,7 +7,9 @@ use crate::cli::{Source, TopArgs, watch};
 use crate::client::{ClientError, ClientEvent};
 use crate::hub::{Hub, Watcher};
 use crate::metrics::Metrics;
+use crate::presence::KeyPattern;
 use crate::protocol::RedisWord;
+use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
 use anyhow::{Result, anyhow};
@@ -38,7 +40,7 @@ pub fn start(args: &TopArgs, sender: Sender<Update>) -> Result<Feeds> {
     let target = redis.map(|url| crate::cli::redis(url, &args.source.redis_tls)).transpose()?;
     let asks_for_deadlines = target.is_some();
     if let Some(target) = target {
-        tasks.spawn(deadlines(target, args.source.prefix.clone(), sender.clone()));
+        tasks.spawn(deadlines(target, args.source.pattern.pattern(), sender.clone()));
     }
     let from = match args.source.source()? {
         Source::Daemon(daemon) => {
@@ -171,10 +173,10 @@ fn watch_all(hub: &Hub) -> Arc<Watcher> {
 }
 
 /// The next deadlines, again and again.
-async fn deadlines(target: Target, prefix: String, sender: Sender<Update>) {
+async fn deadlines(target: Target, pattern: KeyPattern, sender: Sender<Update>) {
     loop {
         let began = Instant::now();
-        let read = soonest(&target, &prefix).await.map_err(|why| format!("{why:#}"));
+        let read = soonest(&target, &pattern).await.map_err(|why| format!("{why:#}"));
         if sender.send(Update::Deadlines(read)).await.is_err() {
             return;
         }
@@ -182,10 +184,10 @@ async fn deadlines(target: Target, prefix: String, sender: Sender<Update>) {
     }
 }
 
-async fn soonest(target: &Target, prefix: &str) -> Result<(Vec<LiveKey>, usize)> {
+async fn soonest(target: &Target, pattern: &KeyPattern) -> Result<(Vec<LiveKey>, usize)> {
     let read = async {
-        let listing = Listing::connect(target, prefix).await?;
-        listing.read("*", |_| {}).await
+        let listing = Listing::connect(target, pattern).await?;
+        listing.read(&Glob::any(), |_| {}).await
     };
     // A server that hangs would otherwise stop this feed forever.
     let read = tokio::time::timeout(Duration::from_secs(300), read).await;

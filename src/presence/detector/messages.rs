@@ -45,7 +45,7 @@ pub enum End {
     Evicted,
 }
 
-/// One piece of evidence. Names are keys without their prefix, as the bytes that Redis sent.
+/// One piece of evidence. Names have user and session, `alice#phone`, as the bytes that Redis sent.
 #[derive(Debug, Clone)]
 pub enum Input<'a> {
     /// `set`: the key is live, with the TTL that its program uses.

@@ -87,7 +87,7 @@ pub struct Counts {
     pub lookups: u64,
     /// Answers that were discarded because an event came between the fences.
     pub overtaken: u64,
-    /// Names under the prefix that cannot be a user or session.
+    /// Names of presence keys that cannot be a user or session.
     pub invalid: u64,
     /// Changes that the tracker reported at once, since too many waited for evidence that may have been older.
     pub early: u64,

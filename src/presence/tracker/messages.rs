@@ -40,7 +40,7 @@ pub enum LinkNotice {
     Page {
         /// The scan's number.
         number: u8,
-        /// Keys without their prefix.
+        /// Names of keys, `alice#phone`.
         names: Vec<Vec<u8>>,
         /// The cursor of the next page; 0 after the last.
         next: u64,

@@ -256,7 +256,7 @@ impl Trial<'_> {
     /// Which events of the canary's key are missing before the mark.
     async fn tried_events(&mut self) -> Result<Silent> {
         let mut silent = Silent { set: true, del: true, new: true };
-        let end = Parsed::Evidence(Kind::Fence(0, Side::Close), b"");
+        let end = Parsed::marked(Kind::Fence(0, Side::Close));
         let parser = self.parser;
         read_until(self.stream, |operation, payload| {
             if parser.parse(operation, payload) == Parsed::CanaryKey {

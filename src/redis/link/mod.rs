@@ -171,7 +171,7 @@ async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &F
         let read = stream.read(|operation, payload| {
             publishes_set |= silent.set && operation == "set";
             match parser.parse(operation, payload) {
-                Parsed::Evidence(kind, name) => chunk.push(kind, name),
+                Parsed::Evidence(kind, name) => chunk.push(kind, &name),
                 Parsed::CanaryKey if proof.take(operation, silent) => chunk.push(Kind::Canary, b""),
                 Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
             }

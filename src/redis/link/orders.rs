@@ -1,6 +1,7 @@
 //! Carries out the driver's orders, many at a time.
 
 use crate::presence::{BatchId, Key, Side};
+use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
 use crate::redis::link::parser::{Mark, Parser};
@@ -75,7 +76,7 @@ impl Worker<'_> {
         let (settings, pipeline, feed) = (self.settings.clone(), self.pipeline.clone(), self.feed.clone());
         let size = self.size;
         self.tasks.spawn(async move {
-            let page = scan::read_page(&pipeline, &settings.names, "*", cursor).await?;
+            let page = scan::read_page(&pipeline, &settings.names, &Glob::any(), cursor).await?;
             let likely = if cursor == 0 { page.share(size) } else { 0 };
             feed.send(Feed::Page(number, page, likely)).await
         });

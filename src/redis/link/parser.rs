@@ -2,6 +2,7 @@
 
 use crate::presence::{BatchId, End, Input, Side};
 use crate::redis::names::{FENCE_OPERATION, Names};
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 
 /// What one message of the event stream means.
@@ -70,14 +71,21 @@ pub struct Parser {
 /// The result for one message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// Evidence, and the key without its prefix; empty if the evidence has no key.
-    Evidence(Kind, &'a [u8]),
+    /// Evidence, and the name of the key, `alice#phone`; empty if the evidence has no key.
+    Evidence(Kind, Cow<'a, [u8]>),
     /// The new subscription is active.
     Hello,
     /// An event of the canary's key.
     CanaryKey,
-    /// Not ours: another prefix or another daemon.
+    /// Not ours: no presence key, or of another daemon.
     Foreign,
+}
+
+impl Parsed<'_> {
+    /// Evidence without a key.
+    pub fn marked(kind: Kind) -> Parsed<'static> {
+        Parsed::Evidence(kind, Cow::Borrowed(b""))
+    }
 }
 
 impl Parser {
@@ -104,7 +112,7 @@ impl Parser {
             "new" | "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ => return Parsed::Foreign,
         };
-        self.names.strip(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
+        self.names.name(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
     /// Is this our canary key? At a node of a cluster a number follows, which puts the key into a slot of the node.
@@ -129,7 +137,7 @@ impl Parser {
             let text = self.seal.open(std::str::from_utf8(payload).ok()?)?;
             if let Some(mark) = text.strip_prefix(&self.daemon) {
                 let mark = mark.strip_prefix(':')?.parse().ok()?;
-                return Some(Parsed::Evidence(Kind::Mark(mark), b""));
+                return Some(Parsed::marked(Kind::Mark(mark)));
             }
             let rest = text.strip_prefix(&self.stream)?;
             let rest = rest.strip_prefix(':')?;
@@ -137,7 +145,7 @@ impl Parser {
                 return Some(Parsed::Hello);
             }
             if rest == "k" {
-                return Some(Parsed::Evidence(Kind::Canary, b""));
+                return Some(Parsed::marked(Kind::Canary));
             }
             let (batch, side) = rest.split_once(':')?;
             let side = match side {
@@ -145,7 +153,7 @@ impl Parser {
                 "c" => Side::Close,
                 _ => return None,
             };
-            Some(Parsed::Evidence(Kind::Fence(batch.parse().ok()?, side), b""))
+            Some(Parsed::marked(Kind::Fence(batch.parse().ok()?, side)))
         };
         read().unwrap_or(Parsed::Foreign)
     }
@@ -207,10 +215,16 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::KeyPattern;
     use proptest::prelude::*;
 
     fn parser() -> Parser {
-        Parser::new(Names::new("presence:", 0), "d1", "s3cret".into(), Seal::default())
+        Parser::new(
+            Names::new(&KeyPattern::of_prefix("presence:"), 0),
+            "d1",
+            "s3cret".into(),
+            Seal::default(),
+        )
     }
 
     #[test]
@@ -226,7 +240,7 @@ mod tests {
             ("evicted", Kind::Ended(End::Evicted)),
         ] {
             let parsed = parser.parse(operation, b"presence:alice");
-            assert_eq!(parsed, Parsed::Evidence(kind, b"alice"), "{operation}");
+            assert_eq!(parsed, Parsed::Evidence(kind, b"alice".as_slice().into()), "{operation}");
         }
         assert_eq!(parser.parse("lpush", b"presence:alice"), Parsed::Foreign);
         assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
@@ -247,8 +261,8 @@ mod tests {
         {
             let expected = match mark {
                 Mark::Hello => Parsed::Hello,
-                Mark::Canary => Parsed::Evidence(Kind::Canary, b""),
-                Mark::Fence(batch, side) => Parsed::Evidence(Kind::Fence(batch, side), b""),
+                Mark::Canary => Parsed::marked(Kind::Canary),
+                Mark::Fence(batch, side) => Parsed::marked(Kind::Fence(batch, side)),
             };
             let payload = parser.mark(mark);
             assert_eq!(parser.parse(FENCE_OPERATION, payload.as_bytes()), expected);
@@ -264,7 +278,7 @@ mod tests {
             }
         }
         let stored = parser.seal.store_mark("d1", 9);
-        let passed = Parsed::Evidence(Kind::Mark(9), &b""[..]);
+        let passed = Parsed::marked(Kind::Mark(9));
         assert_eq!(parser.parse(FENCE_OPERATION, stored.as_bytes()), passed);
         for odd in ["s3cret", "s3cret:", "s3cret:x:o", "s3cret:1:x", "s3cret:-1:o", "s3creth"] {
             assert_eq!(parser.parse(FENCE_OPERATION, odd.as_bytes()), Parsed::Foreign, "{odd}");

@@ -5,7 +5,7 @@
 use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
-use crate::presence::check_user;
+use crate::presence::KeyPattern;
 use crate::web::access::service_token::{self, Scope, ServiceToken};
 use crate::web::access::token::{Grant, KeySet, Pattern, Rules};
 use crate::web::failure::Failure;
@@ -96,8 +96,8 @@ impl Pass {
     }
 
     /// An error unless a client may name this user in a query or watch: an invalid name, or one that the pass does not allow.
-    pub fn check_asked(&self, user: &str) -> Result<(), Error> {
-        check_user(user).map_err(|why| Error::user(user, why))?;
+    pub fn check_asked(&self, pattern: &KeyPattern, user: &str) -> Result<(), Error> {
+        pattern.check_user(user).map_err(|why| Error::user(user, why))?;
         self.check_watch(user)
     }
 

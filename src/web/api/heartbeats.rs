@@ -8,7 +8,7 @@ use crate::protocol::{
     schema,
 };
 use crate::web::access::auth::Pass;
-use crate::web::app::{App, Shared, key};
+use crate::web::app::{App, Shared};
 use crate::web::describe::openapi::OfBody;
 use crate::web::failure::Failure;
 use axum::body::Body;
@@ -52,7 +52,7 @@ pub async fn heartbeat(
     let body: HeartbeatBody = request::optional_body(&app, body).await?;
     let session = one_of("session", body.session, query.session)?;
     let ttl_ms = one_of("ttl_ms", body.ttl_ms, query.ttl_ms)?;
-    let key = key(&user, session.as_deref())?;
+    let key = app.key(&user, session.as_deref())?;
     ttl_ms.map_or(Ok(()), check_ttl)?;
     app.beat(&pass, &[(key, ttl_ms)]).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -102,7 +102,7 @@ pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<Res
 
 /// The key of one heartbeat and its TTL, counted against the quota of the pass.
 fn counted_key(app: &App, pass: &Pass, item: &HeartbeatItem) -> Result<(Key, Option<u64>), Error> {
-    let name = key(&item.user, item.session.as_deref())?;
+    let name = app.key(&item.user, item.session.as_deref())?;
     pass.check_speak(&item.user)?;
     item.ttl_ms.map_or(Ok(()), check_ttl)?;
     let counted = (name, item.ttl_ms);
@@ -142,14 +142,15 @@ pub async fn end(
     let query = request::query(query)?;
     let body: EndBody = request::optional_body(&app, body).await?;
     let session = one_of("session", body.session, query.session)?;
-    let key = key(&user, session.as_deref())?;
     let mut keys = Vec::new();
     if session.is_none() {
         // All of the user's keys, also one whose heartbeat was answered just now.
         app.catch_up().await?;
         keys = app.hub.keys(&user);
     }
-    keys.push(key);
+    if session.is_some() || !app.pattern.needs_session() {
+        keys.push(app.key(&user, session.as_deref())?);
+    }
     app.end(&pass, &keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,7 +1,6 @@
 //! Reads what requests carry: the user in the path, the query, the JSON body.
 
 use crate::error::Error;
-use crate::presence::check_user;
 use crate::web::app::App;
 use crate::web::failure::Failure;
 use axum::body::Body;
@@ -9,6 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use std::sync::Arc;
 
 /// What a handler answers.
 pub type Reply<T> = Result<T, Failure>;
@@ -19,14 +19,14 @@ pub type QueryString<T> = Result<Query<T>, QueryRejection>;
 /// The user in the path, checked.
 pub struct UserName(pub String);
 
-impl<S: Send + Sync> FromRequestParts<S> for UserName {
+impl FromRequestParts<Arc<App>> for UserName {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<UserName, Failure> {
-        let Path(user) = Path::<String>::from_request_parts(parts, state)
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<UserName, Failure> {
+        let Path(user) = Path::<String>::from_request_parts(parts, app)
             .await
             .map_err(|why| Error::InvalidRequest(format!("the path cannot be read: {}", why.body_text())))?;
-        check_user(&user).map_err(|why| Error::user(&user, why))?;
+        app.pattern.check_user(&user).map_err(|why| Error::user(&user, why))?;
         Ok(UserName(user))
     }
 }

@@ -63,7 +63,7 @@ pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<Que
     request::check_count(&app, body.users.len())?;
     let stale = app.known()?;
     let seq = app.hub.seq();
-    let answer = |user: String| match pass.check_asked(&user) {
+    let answer = |user: String| match pass.check_asked(&app.pattern, &user) {
         Ok(()) => QueriedUser::Known(UserObject::new(&user, app.hub.get(&user), stale)),
         Err(error) => {
             app.metrics.refused(error.code());

@@ -29,7 +29,7 @@ impl Asked {
             let is_new = !is_held(&user) && !new.contains(&user);
             let has_room = !is_new || held + new.len() < most;
             let room = if has_room { Ok(()) } else { Err(Error::TooManyWatches { count, most }) };
-            match pass.check_asked(&user).and(room) {
+            match pass.check_asked(&app.pattern, &user).and(room) {
                 Ok(()) => {
                     if is_new {
                         new.insert(user.clone());

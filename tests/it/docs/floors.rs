@@ -20,11 +20,12 @@ const FLOORS: [&str; 7] = [
 /// The rooms of a folder, from the lowest floor to the highest. The folder's mod.rs is `mod`; without a line of its own it is
 /// above all rooms.
 const ROOMS: [(&str, &[&str]); 3] = [
-    ("presence", &["time key", "change slots", "table", "roster detector", "tracker"]),
+    ("presence", &["time key", "change slots pattern", "table", "roster detector", "tracker"]),
     (
         "redis",
         &[
-            "names tls url retry_delay",
+            "glob tls url retry_delay",
+            "names",
             "target",
             "resp",
             "info scan server_config sentinel private",

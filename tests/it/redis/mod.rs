@@ -4,5 +4,6 @@ mod cluster;
 mod degraded;
 pub(crate) mod doctor;
 mod faults;
+mod key_pattern;
 mod lifecycle;
 mod sessions;

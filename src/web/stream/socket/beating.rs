@@ -50,7 +50,7 @@ impl Socket {
         let own = self.hold.as_ref().map(|hold| hold.key().user());
         let other = user.filter(|user| own != Some(user));
         let key = match &other {
-            Some(other) => app::key(other, None)?,
+            Some(other) => self.reader.app.key(other, None)?,
             None => self.hold.as_ref().ok_or(Error::NoUser)?.key().clone(),
         };
         let place = self.job_place()?;

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::protocol::schema;
 use crate::web::access::auth::Pass;
 use crate::web::access::token_watch::Permit;
-use crate::web::app::{self, Shared};
+use crate::web::app::Shared;
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
@@ -30,7 +30,7 @@ pub struct Who {
     tag = "streams",
     params(
         ("user" = Option<schema::User>, Query, description = "Whom the socket keeps online for as long as it is open"),
-        ("session" = Option<schema::Session>, Query, description = "In which session, with `user`; else in one of its own"),
+        ("session" = Option<schema::Session>, Query, description = "In which session, with `user`; else in one of its own, if the key pattern has sessions"),
     ),
     responses((status = 101, description = "The socket is open"), OfQuestion),
     security(("bearer" = []), ("token" = []))
@@ -55,7 +55,8 @@ pub async fn upgrade(
             Some(user) => {
                 pass.check_speak(user)?;
                 let own = || format!("ws-{:012x}", fastrand::u64(..1 << 48));
-                Some(app::key(user, Some(&who.session.unwrap_or_else(own)))?)
+                let session = who.session.or_else(|| app.pattern.has_sessions().then(own));
+                Some(app.key(user, session.as_deref())?)
             }
         };
         let ws = ws.map_err(|Failure(error)| error)?;
