@@ -1,9 +1,9 @@
 # One command each. tests/setup.sh installs from Debian's packages what the machine lacks.
 
-.PHONY: help run test check soak deny bench faults deb deb-files
+.PHONY: help run test test-servers check soak deny bench faults deb deb-files
 
 help: ## This list
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Build and start the daemon with a private Redis and simulated users; print the console's address
 	@bash tests/setup.sh run
@@ -11,6 +11,10 @@ run: ## Build and start the daemon with a private Redis and simulated users; pri
 
 test: ## Every check and every test; print how long each part took
 	@bash tests/run.sh test
+
+SERVERS ?= redis-7.4 redis-8.2 valkey-9.1
+test-servers: ## The tests of detection and faults on other servers: make test-servers SERVERS="redis-8.2"
+	@bash tests/run.sh servers $(SERVERS)
 
 check: ## Format, lints and unit tests
 	@bash tests/run.sh check

@@ -3,6 +3,7 @@
 #   tests/run.sh test     everything
 #   tests/run.sh check    format, lints and unit tests
 #   tests/run.sh deny     licences, bans and sources of all dependencies
+#   tests/run.sh servers NAME…   the tests of detection and faults on each of these servers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -70,6 +71,18 @@ tests() {
     fi
 }
 
+# on_server NAME: runs the tests of detection and faults on a server of tests/setup.sh.
+on_server() {
+    local program=$PWD/target/servers/$1/redis-server
+    "$program" --version
+    export KEYBEAT_TEST_REDIS=$program
+    if [ -n "$has_nextest" ]; then
+        show cargo nextest run --locked --features otel --test it --no-fail-fast -E 'test(/^(redis|streams::churn)::/)'
+    else
+        show cargo test --locked --features otel --test it --no-fail-fast -- redis:: streams::churn::
+    fi
+}
+
 build() { show cargo test --no-run --locked --features otel "$@"; }
 
 # A test runs the examples. With the profile of the tests they share its dependencies.
@@ -132,8 +145,17 @@ test)
     part "integration tests" tests "--test it" without
     part "browsers, schemathesis, package" tests "--test it" only
     ;;
+servers)
+    shift
+    part "packages" bash tests/setup.sh bench
+    part "servers" bash tests/setup.sh servers "$@"
+    part "integration: build" build --test it
+    failed=0
+    for server; do part "$server" on_server "$server" || failed=1; done
+    exit $failed
+    ;;
 *)
-    echo "run: $1 is not a list of checks; take test, check or deny" >&2
+    echo "run: $1 is not a list of checks; take test, check, deny or servers" >&2
     exit 2
     ;;
 esac

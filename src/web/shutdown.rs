@@ -1,0 +1,126 @@
+//! The end of the daemon: at once, or announced by a drain, during which requests are still served while sockets and event
+//! streams close one after the other.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// The golden ratio. The fractional parts of its multiples are spread evenly, from whichever number one starts.
+const SPREAD: f64 = 1.618_033_988_749_895;
+
+/// What clients and ports learn of the end.
+pub struct Shutdown {
+    stop: CancellationToken,
+    /// Cancelled when a drain begins. One token for all, since each idle socket waits for it.
+    drain: CancellationToken,
+    /// When the drain ends.
+    drained: OnceLock<Instant>,
+}
+
+impl Shutdown {
+    /// The daemon runs.
+    pub fn new() -> Shutdown {
+        let stop = CancellationToken::new();
+        Shutdown { drain: stop.child_token(), stop, drained: OnceLock::new() }
+    }
+
+    /// Begins a drain of this length.
+    pub fn begin_drain(&self, length: Duration) {
+        self.drained.get_or_init(|| Instant::now() + length);
+        self.drain.cancel();
+    }
+
+    /// Has a drain begun, or the stop?
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// The daemon stops: every client ends now.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Does the daemon stop?
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits until the daemon stops.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Waits until the client of this number has to end.
+    pub async fn turn(&self, number: u64) {
+        self.drain.cancelled().await;
+        let Some(&end) = self.drained.get() else { return };
+        let now = Instant::now();
+        let at = now + end.saturating_duration_since(now).mul_f64(share(number));
+        // In a box of its own: a socket waits for it during a drain only.
+        let stopped = Box::pin(timeout_at(at, self.stop.cancelled()));
+        drop(stopped.await);
+    }
+}
+
+/// The part of a drain after which a client ends, from 0 to 1.
+fn share(number: u64) -> f64 {
+    (number as f64 * SPREAD).fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn clients_are_spread_evenly() {
+        for (from, count) in [(1, 20), (1_000_000, 100), (77, 5)] {
+            let mut shares: Vec<f64> = (from..from + count).map(share).collect();
+            shares.sort_by(f64::total_cmp);
+            let widest = shares.windows(2).map(|two| two[1] - two[0]).fold(shares[0], f64::max);
+            assert!(widest < 3.0 / count as f64, "{widest} among {count}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_end_within_the_drain_one_after_the_other() {
+        let shutdown = Arc::new(Shutdown::new());
+        let began = Instant::now();
+        let turns = (1..=100).map(|number| {
+            let shutdown = shutdown.clone();
+            tokio::spawn(async move {
+                shutdown.turn(number).await;
+                began.elapsed()
+            })
+        });
+        let turns: Vec<_> = turns.collect();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!shutdown.is_draining() && turns.iter().all(|turn| !turn.is_finished()));
+        shutdown.begin_drain(Duration::from_secs(10));
+        assert!(shutdown.is_draining() && !shutdown.is_stopping());
+        let mut quarters = [0; 4];
+        for turn in turns {
+            let at = turn.await.unwrap().as_secs_f64() - 5.0;
+            quarters[(at / 2.5) as usize] += 1;
+        }
+        assert!(quarters.iter().all(|&count| (20..=30).contains(&count)), "{quarters:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stop_ends_all_at_once() {
+        let shutdown = Arc::new(Shutdown::new());
+        shutdown.begin_drain(Duration::from_secs(10));
+        let waiting = shutdown.clone();
+        let turn = tokio::spawn(async move { waiting.turn(1).await });
+        tokio::task::yield_now().await;
+        shutdown.stop();
+        let began = Instant::now();
+        turn.await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let undrained = Shutdown::new();
+        undrained.stop();
+        undrained.turn(1).await;
+        assert!(undrained.is_draining(), "an undrained stop refuses readiness too");
+    }
+}
