@@ -2,6 +2,7 @@
 
 use crate::error::MAX_USERS;
 use crate::presence::KeyPattern;
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,10 @@ pub struct Config {
     pub access: Access,
     /// Certificate for TLS; without one the daemon serves plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// Proxies whose `X-Forwarded-For` names the client.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Time between SIGTERM and the stop, in which requests are still served.
+    pub drain: Duration,
     /// Limits of queues and requests.
     pub limits: Limits,
 }

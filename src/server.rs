@@ -19,10 +19,12 @@ use crate::web::limits::activity::Times;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
 use crate::web::limits::entrance::Entrance;
+use crate::web::limits::forwarded::TrustedProxies;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
 use crate::web::listen::{self, Port};
 use crate::web::sessions::keeper::Sessions;
+use crate::web::shutdown::Shutdown;
 use crate::web::tls::Tls;
 use crate::web::{self, Paths, app::App};
 use anyhow::{Context, Result};
@@ -35,15 +37,26 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
-/// Time for open requests and sockets to end, out of the 5 s that a stop may take.
-const DRAIN: Duration = Duration::from_secs(3);
+/// Time for open requests and sockets to end, out of [`STOP`].
+const CLOSE: Duration = Duration::from_secs(3);
+
+/// The longest that a stop may take, without a drain.
+const STOP: Duration = Duration::from_secs(5);
 
 /// Time to delete the daemon's own keys from Redis.
 const CLEAR: Duration = Duration::from_millis(500);
+
+/// Why the daemon is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGTERM: after the drain, if there is one.
+    Terminate,
+    /// SIGINT: at once.
+    Interrupt,
+}
 
 /// A daemon that has opened its port and, if needed, started its private Redis.
 pub struct Daemon {
@@ -153,26 +166,29 @@ impl Daemon {
         }
     }
 
-    /// Serves until `shutdown` completes, then closes the clients' connections and returns.
+    /// Serves until a signal comes, drains if `--drain` says so and no further signal comes, then closes the clients'
+    /// connections and returns. Each call of `signals` waits for the next signal.
     ///
     /// # Errors
-    /// A part of the daemon ends before `shutdown` completes.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+    /// A part of the daemon ends before the stop.
+    pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
         let Daemon { config, listener, admin, embedded, target, gate, origins, tls, metrics } = self;
         let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
-        let stop = CancellationToken::new();
-        let app = share(config.limits, config.key_pattern, (hub, store, gate), metrics, &stop);
+        let drain = config.drain;
+        let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
+        let app = share(config.limits, config.key_pattern, (hub, store, gate), metrics);
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {
             entrance: Arc::new(Entrance::new(door)),
+            proxies: proxies.clone(),
             refusals: app.refusals.clone(),
             metrics: app.metrics.clone(),
             times: Times { idle: app.limits.idle_timeout, headers: app.limits.handshake_timeout },
-            stop: stop.clone(),
+            shutdown: app.shutdown.clone(),
             tls: tls.clone(),
             routes: web::routes(app.clone(), origins.clone(), paths),
         };
@@ -191,10 +207,15 @@ impl Daemon {
         let mut beater = AbortOnDropHandle::new(tokio::spawn(app.sessions.clone().run()));
         let parts: [supervisor::Part<'_>; 3] =
             [("the driver", &mut driver), ("the listener", &mut serve), ("the beater", &mut beater)];
-        supervisor::until_stopped(shutdown, parts).await?;
-        supervisor::tell(Word::Stopping).await;
+        let signalled = async {
+            if signals().await == StopSignal::Terminate && !drain.is_zero() {
+                drained(&app.shutdown, drain, signals).await;
+            }
+        };
+        supervisor::until_stopped(signalled, parts).await?;
+        supervisor::tell(Word::Stopping(STOP)).await;
         info!("stopping: no new clients, closing open connections");
-        stop.cancel();
+        app.shutdown.stop();
         close(&sockets, serve).await?;
         drop(driver);
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
@@ -207,13 +228,25 @@ impl Daemon {
     }
 }
 
+/// Drains until its time is over or another signal comes.
+async fn drained(shutdown: &Shutdown, length: Duration, mut signals: impl AsyncFnMut() -> StopSignal) {
+    supervisor::tell(Word::Stopping(length + STOP)).await;
+    info!(
+        "draining for {length:?}: requests are still served, sockets and streams close; another signal stops at once"
+    );
+    shutdown.begin_drain(length);
+    tokio::select! {
+        () = tokio::time::sleep(length) => {}
+        _ = signals() => {}
+    }
+}
+
 /// What the requests share.
 fn share(
     limits: Limits,
     pattern: KeyPattern,
     (hub, store, gate): (Arc<Hub>, Store, Arc<Gate>),
     metrics: Arc<Metrics>,
-    stop: &CancellationToken,
 ) -> Arc<App> {
     let store = Arc::new(store);
     let quotas = Arc::new(Quotas::new(&limits, &metrics));
@@ -229,26 +262,26 @@ fn share(
         refusals: Arc::new(Refusals::new()),
         metrics,
         limits,
-        stop: stop.clone(),
+        shutdown: Arc::new(Shutdown::new()),
         sockets: TaskTracker::new(),
         numbered: AtomicU64::new(0),
         started: Instant::now(),
     })
 }
 
-/// Waits until all connections are closed, at most [`DRAIN`].
+/// Waits until all connections are closed, at most [`CLOSE`].
 ///
 /// # Errors
 /// The listener panicked.
 async fn close(sockets: &TaskTracker, serve: JoinHandle<()>) -> Result<()> {
     sockets.close();
-    let drained = async {
+    let closed = async {
         sockets.wait().await;
         serve.await
     };
-    match tokio::time::timeout(DRAIN, drained).await {
+    match tokio::time::timeout(CLOSE, closed).await {
         Ok(served) => served?,
-        Err(_) => warn!("some connections were still open after {DRAIN:?}"),
+        Err(_) => warn!("some connections were still open after {CLOSE:?}"),
     }
     Ok(())
 }

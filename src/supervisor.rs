@@ -5,7 +5,7 @@
 //! - `WATCHDOG=1` at half of `WATCHDOG_USEC`, each after a pulse of the driver's loop. A loop that hangs gives no pulse.
 //!   An unreachable Redis does not stop the pulse.
 //! - `STATUS=…` when the answer of `/readyz` changes.
-//! - `STOPPING=1` when the stop begins.
+//! - `STOPPING=1` when the stop begins, with `EXTEND_TIMEOUT_USEC=…`: a drain may take longer than `TimeoutStopSec`.
 //!
 //! The protocol is that of sd_notify(3) and sd_watchdog_enabled(3).
 
@@ -27,8 +27,8 @@ pub enum Word {
     Alive,
     /// What `/readyz` answers.
     Status(String),
-    /// The stop has begun.
-    Stopping,
+    /// The stop has begun. It may take so long.
+    Stopping(Duration),
 }
 
 /// A task that has to run as long as the daemon, and its name.
@@ -38,13 +38,13 @@ pub type Part<'a> = (&'static str, &'a mut (dyn Future<Output = Result<(), JoinE
 ///
 /// # Errors
 /// One of the parts ends first: the daemon must not go on without it.
-pub async fn until_stopped<const N: usize>(
-    stop: impl Future<Output = ()>,
+pub async fn until_stopped<T, const N: usize>(
+    stop: impl Future<Output = T>,
     parts: [Part<'_>; N],
-) -> Result<()> {
+) -> Result<T> {
     let ends = parts.map(|(name, task)| Box::pin(async move { (name, task.await) }));
     tokio::select! {
-        () = stop => Ok(()),
+        stopped = stop => Ok(stopped),
         ((name, ended), ..) = futures_util::future::select_all(ends) => match ended {
             Ok(()) => bail!("{name} has ended"),
             Err(why) => bail!("{name} has ended: {why}"),
@@ -65,7 +65,10 @@ pub async fn tell(word: Word) {
         Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
         Word::Status(text) => sd_notify::notify(&[NotifyState::Status(text)]),
-        Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Word::Stopping(time) => {
+            let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            sd_notify::notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)])
+        }
     });
     if let Ok(Err(why)) = sent.await {
         debug!(%why, "cannot write to NOTIFY_SOCKET");
@@ -179,10 +182,11 @@ mod tests {
         let mut listener = tokio::spawn(std::future::pending::<()>());
         let mut driver = tokio::spawn(async { panic!("on purpose") });
         let parts: [Part<'_>; 2] = [("the listener", &mut listener), ("the driver", &mut driver)];
-        let why = until_stopped(std::future::pending(), parts).await.unwrap_err().to_string();
+        let why = until_stopped(std::future::pending::<()>(), parts).await.unwrap_err().to_string();
         assert!(why.starts_with("the driver has ended: ") && why.contains("on purpose"), "{why}");
         let mut driver = tokio::spawn(async {});
-        let why = until_stopped(std::future::pending(), [("the driver", &mut driver)]).await.unwrap_err();
+        let why =
+            until_stopped(std::future::pending::<()>(), [("the driver", &mut driver)]).await.unwrap_err();
         assert_eq!(why.to_string(), "the driver has ended");
     }
 }

@@ -39,7 +39,7 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
     );
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     serve::reload_at_hangup(&daemon)?;
-    let ran = daemon.run(serve::stop_signal()?).await;
+    let ran = daemon.run(serve::stop_signals()?).await;
     crowd.abort();
     traces.end().await;
     ran?;

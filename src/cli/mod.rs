@@ -31,6 +31,7 @@ use crate::presence::Key;
 use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 pub use environment::parse;
+use ipnet::IpNet;
 use key_pattern::PatternArgs;
 use source::{RedisArgs, Source, SourceArgs, redis};
 use std::net::SocketAddr;
@@ -126,6 +127,14 @@ struct DaemonArgs {
     /// Whether to send deadline probes; turn them off only to measure their effect
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     probes: bool,
+    /// Networks of proxies, such as 10.0.0.0/8 or 192.0.2.7; several separated by commas. From these peers the client's address is
+    /// the last one in X-Forwarded-For that is not in them [default: none]
+    #[arg(long, env = "KEYBEAT_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
+    trusted_proxy: Vec<IpNet>,
+    /// Time between SIGTERM and the stop: /readyz is 503, requests are still served, sockets and event streams close one
+    /// after the other (1001)
+    #[arg(long, env = "KEYBEAT_DRAIN", value_name = "DURATION", default_value = "0s", value_parser = values::duration_or_zero)]
+    drain: humantime::Duration,
     #[command(flatten)]
     access: access::AccessArgs,
     #[command(flatten)]
@@ -315,6 +324,8 @@ impl DaemonArgs {
             probes: self.probes,
             access: self.access.access(self.listen)?,
             tls: self.tls.files(),
+            trusted_proxies: self.trusted_proxy.clone(),
+            drain: self.drain.into(),
             limits: self.limits.limits(),
         })
     }

@@ -2,7 +2,7 @@
 
 use super::{ServeArgs, Usage, logging};
 use crate::redis::target::Target;
-use crate::server::Daemon;
+use crate::server::{Daemon, StopSignal};
 use anyhow::{Result, bail};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         info!("health and metrics on {}://{address}", daemon.scheme());
     }
     reload_at_hangup(&daemon)?;
-    let ran = daemon.run(stop_signal()?).await;
+    let ran = daemon.run(stop_signals()?).await;
     traces.end().await;
     ran?;
     info!("stopped");
@@ -72,14 +72,22 @@ pub fn reload_at_hangup(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Completes at the first SIGTERM or SIGINT.
-pub fn stop_signal() -> Result<impl Future<Output = ()>> {
+/// Each call waits for the next SIGTERM or SIGINT.
+pub fn stop_signals() -> Result<impl AsyncFnMut() -> StopSignal> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    Ok(async move || {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => StopSignal::Terminate,
+            _ = interrupt.recv() => StopSignal::Interrupt,
         }
+    })
+}
+
+/// Completes at the first SIGTERM or SIGINT.
+pub fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut signals = stop_signals()?;
+    Ok(async move {
+        signals().await;
     })
 }

@@ -3,7 +3,8 @@
 use crate::config::DEFAULT_LISTEN;
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{Key, KeyPattern};
-use std::net::SocketAddr;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// An IP address and port. Host names are refused: one name may stand for several addresses, some of them public.
@@ -25,6 +26,15 @@ pub fn prefix(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A network such as `10.0.0.0/8`, or one address.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = || text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+    text.parse::<IpNet>()
+        .or_else(|_| address())
+        .map_err(|_| "not a network; write 10.0.0.0/8, fd00::/8 or 192.0.2.7".to_owned())
+}
+
 /// A boolean: true, false, 1, 0, yes, no, on or off, in any case.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match &*text.to_ascii_lowercase() {
@@ -38,6 +48,11 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
     if duration.is_zero() { Err("the duration must be longer than 0".into()) } else { Ok(duration) }
+}
+
+/// A duration with its unit; 0s is allowed.
+pub fn duration_or_zero(text: &str) -> Result<humantime::Duration, String> {
+    humantime::parse_duration(text).map(Into::into).map_err(|why| format!("{why}; write 20s, 1m or 0s"))
 }
 
 /// The TTL of a heartbeat.
@@ -78,6 +93,23 @@ mod tests {
         }
         for text in ["", "none", "null", "disabled", "never", "t", "f", "2", " true", "\"false\""] {
             assert!(boolean(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_with_or_without_a_length() {
+        for (text, expected) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            (" 10.1.2.3/8", "10.1.2.3/8"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ] {
+            assert_eq!(network(text).map(|network| network.to_string()), Ok(expected.to_owned()), "{text}");
+        }
+        for text in ["", "10.0.0.0/33", "10.0.0", "proxy", "10.0.0.1:80", "*"] {
+            assert!(network(text).is_err(), "{text:?}");
         }
     }
 

@@ -137,6 +137,8 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         probes: true,
         access: Access::default(),
         tls: None,
+        trusted_proxies: Vec::new(),
+        drain: Duration::ZERO,
         limits: Limits::default(),
     };
     server::believe(&config, target, metrics)

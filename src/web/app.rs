@@ -12,12 +12,12 @@ use crate::web::limits::connections::Doors;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
 use crate::web::sessions::keeper::Sessions;
+use crate::web::shutdown::Shutdown;
 use axum::extract::State;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -46,8 +46,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.
     pub limits: Limits,
-    /// Cancelled when the daemon stops: sockets and streams then close.
-    pub stop: CancellationToken,
+    /// When sockets and streams close.
+    pub shutdown: Arc<Shutdown>,
     /// The sockets' tasks.
     pub sockets: TaskTracker,
     /// The sessions that sockets keep online.

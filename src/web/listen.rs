@@ -5,14 +5,16 @@ use crate::metrics::Metrics;
 use crate::panics::contain;
 use crate::web::failure::Failure;
 use crate::web::limits::activity::{Noticed, RequestPhase, ResponseState, Times};
-use crate::web::limits::connections::Peer;
+use crate::web::limits::connections::{Peer, Place};
 use crate::web::limits::entrance::{Entrance, HEALTH, Visit};
+use crate::web::limits::forwarded::TrustedProxies;
 use crate::web::limits::refusal_log::{Refusal, Refusals};
+use crate::web::shutdown::Shutdown;
 use crate::web::tls::Tls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,7 +29,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 use tracing::debug;
@@ -51,14 +52,16 @@ const OUT_OF_FILES: Duration = Duration::from_millis(50);
 pub struct Port {
     /// Admits connections.
     pub entrance: Arc<Entrance>,
+    /// Whose `X-Forwarded-For` counts.
+    pub proxies: Arc<TrustedProxies>,
     /// Logs refusals.
     pub refusals: Arc<Refusals>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// How long a connection may be idle, and how long a TLS handshake and the headers of a request may take.
     pub times: Times,
-    /// Cancelled when the daemon stops.
-    pub stop: CancellationToken,
+    /// When the port closes.
+    pub shutdown: Arc<Shutdown>,
     /// TLS, if the port has a certificate.
     pub tls: Option<Arc<Tls>>,
     /// What answers the requests.
@@ -73,13 +76,13 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop`, then lets the requests under way finish.
+/// Serves until the daemon stops, then lets the requests under way finish.
 pub async fn serve(listener: TcpListener, port: Port) {
     let (port, connections) = (Arc::new(port), TaskTracker::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = port.stop.cancelled() => break,
+            () = port.shutdown.stopping() => break,
         };
         match accepted {
             Ok((stream, address)) => port.admit(&connections, stream, address),
@@ -117,7 +120,7 @@ fn tune(stream: &TcpStream) {
 impl Port {
     /// Serves a connection in a task of its own.
     fn admit(self: &Arc<Port>, connections: &TaskTracker, stream: TcpStream, address: SocketAddr) {
-        let visit = self.entrance.enter(address.ip());
+        let visit = self.entrance.enter(address.ip(), self.proxies.has(address.ip()));
         tune(&stream);
         let port = self.clone();
         let connection = async move {
@@ -139,7 +142,7 @@ impl Port {
         let begun = tokio::select! {
             begun = timeout(self.times.idle, stream.readable()) => matches!(begun, Ok(Ok(()))),
             () = visit.activity.evicted() => false,
-            () = self.stop.cancelled() => false,
+            () = self.shutdown.stopping() => false,
         };
         if !begun {
             debug!(%address, "connection closed: it was idle");
@@ -164,7 +167,10 @@ impl Port {
             activity.begin_request();
             let answer = self.answer(request, address, visit.refusal.as_ref());
             let activity = activity.clone();
-            async move { answer.await.map(|answer| answer.map(|body| ResponseState::new(body, activity))) }
+            async move {
+                let (answer, place) = answer.await?;
+                Ok::<_, Infallible>(answer.map(|body| ResponseState::new(body, activity, place)))
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -189,7 +195,7 @@ impl Port {
                 debug!(%address, "connection closed: another one needs its place");
                 return;
             }
-            () = self.stop.cancelled() => {
+            () = self.shutdown.stopping() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -201,30 +207,42 @@ impl Port {
     }
 
     /// Answers a request. On a reserved place every request but those of [`HEALTH`] is refused, and the connection ends.
+    /// Returns the place of a request that came through a trusted proxy, too.
     async fn answer(
         &self,
         request: Request<Incoming>,
         address: SocketAddr,
         refusal: Option<&Error>,
-    ) -> Result<Response, Infallible> {
-        let mut answer = match refusal {
-            Some(error) if !HEALTH.contains(&request.uri().path()) => {
+    ) -> Result<(Response, Option<Place>), Infallible> {
+        let client = self.proxies.client(address.ip(), request.headers());
+        let admitted = match refusal {
+            _ if HEALTH.contains(&request.uri().path()) => Ok(None),
+            Some(error) => {
                 self.entrance.count(error);
-                self.metrics.refused(error.code());
-                let (address, code, status) = (address.ip(), error.code(), error.status());
-                self.refusals.log(&Refusal { address, route: "none", code, status });
-                Failure(error.clone()).into_response()
+                Err(error.clone())
             }
-            _ => {
+            None if self.proxies.has(address.ip()) => self.entrance.enter_through_proxy(client).map(Some),
+            None => Ok(None),
+        };
+        let (mut answer, place) = match admitted {
+            Ok(place) => {
                 let mut request = request.map(Body::new);
-                request.extensions_mut().insert(Peer(address.ip()));
-                self.routes.clone().call(request).await?
+                request.extensions_mut().insert(Peer(client));
+                (self.routes.clone().call(request).await?, place)
+            }
+            Err(error) => {
+                self.metrics.refused(error.code());
+                let (code, status) = (error.code(), error.status());
+                self.refusals.log(&Refusal { address: client, route: "none", code, status });
+                (Failure(error).into_response(), None)
             }
         };
-        if refusal.is_some() {
+        // During a drain a client that asks again gets another daemon, if it has to connect again.
+        let upgrades = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if refusal.is_some() || self.shutdown.is_draining() && !upgrades {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(answer)
+        Ok((answer, place))
     }
 
     /// Counts and logs a handshake, or headers, that took too long.

@@ -10,6 +10,7 @@
 //! parameters.rs  refuses unknown query parameters
 //! sessions/   the sessions that sockets keep online, and their heartbeats
 //! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
+//! shutdown.rs  the drain and the stop
 //! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
 //! ```
 
@@ -24,6 +25,7 @@ pub mod listen;
 mod middleware;
 mod parameters;
 pub mod sessions;
+pub mod shutdown;
 mod stream;
 pub mod tls;
 

@@ -163,6 +163,18 @@ impl Daemon {
         (status, began.elapsed())
     }
 
+    /// Waits until it has ended by itself.
+    pub async fn ended(mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its own child") {
+                return status;
+            }
+            assert!(Instant::now() < end, "the daemon goes on after {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Sends SIGKILL and waits.
     pub fn kill(mut self) {
         self.child.kill().expect("its own child");

@@ -30,6 +30,9 @@ pub async fn healthz() -> &'static str {
     )
 )]
 pub async fn readyz(State(app): Shared) -> Response {
+    if app.shutdown.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n").into_response();
+    }
     let status = app.hub.health().borrow().clone();
     if status.up {
         return "ready\n".into_response();

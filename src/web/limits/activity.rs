@@ -1,6 +1,7 @@
 //! What an HTTP connection is doing, and how long it may go on: it may be idle for long, but a request that has begun must
 //! arrive soon.
 
+use super::connections::Place;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::future::poll_fn;
@@ -176,12 +177,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noticed<S> {
 pub struct ResponseState<B> {
     body: B,
     activity: Arc<Activity>,
+    /// Of a request that came through a trusted proxy.
+    _place: Option<Place>,
 }
 
 impl<B> ResponseState<B> {
-    /// The answer to the request under way.
-    pub fn new(body: B, activity: Arc<Activity>) -> ResponseState<B> {
-        ResponseState { body, activity }
+    /// The answer to the request under way, and the place of the request.
+    pub fn new(body: B, activity: Arc<Activity>, place: Option<Place>) -> ResponseState<B> {
+        ResponseState { body, activity, _place: place }
     }
 }
 
@@ -231,7 +234,7 @@ mod tests {
         assert_eq!(ends(&activity), Some((RequestPhase::Headers, 15)));
         activity.begin_request();
         assert_eq!(ends(&activity), None, "a request has limits of its own");
-        drop(ResponseState::new((), activity.clone()));
+        drop(ResponseState::new((), activity.clone(), None));
         assert_eq!(ends(&activity), Some((RequestPhase::Idle, 75)), "from the end of the answer");
     }
 

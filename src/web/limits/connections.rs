@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
-/// The address that a request's connection came from.
+/// The address of a request's client: that of its connection, or the one that a trusted proxy names.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
@@ -44,6 +44,17 @@ struct Inside {
 pub struct Place {
     door: Arc<Door>,
     address: IpAddr,
+    counts: Counts,
+}
+
+/// Which counts a place belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    Both,
+    /// A connection of a trusted proxy, which carries requests of many addresses.
+    All,
+    /// A request that came through a trusted proxy.
+    Each,
 }
 
 impl Doors {
@@ -81,23 +92,40 @@ impl Door {
 
     /// Takes a place for `address`. Error: as [`Door::enter`].
     pub fn try_enter(self: &Arc<Door>, address: IpAddr) -> Result<Place, Error> {
+        self.take(address, Counts::Both)
+    }
+
+    /// Takes a place for a trusted proxy, which no address counts for. Error: 503.
+    pub fn try_enter_proxy(self: &Arc<Door>, address: IpAddr) -> Result<Place, Error> {
+        self.take(address, Counts::All)
+    }
+
+    /// Counts a request of `address` through a trusted proxy, and counts a refusal. Error: 429.
+    pub fn enter_through_proxy(self: &Arc<Door>, address: IpAddr) -> Result<Place, Error> {
+        self.take(address, Counts::Each).inspect_err(|refusal| self.count(refusal))
+    }
+
+    fn take(self: &Arc<Door>, address: IpAddr, counts: Counts) -> Result<Place, Error> {
         let address = counted(address);
         let mut inside = lock(&self.inside);
         let Inside { all, each } = &mut *inside;
         let (what, most, most_each) = (self.what, self.most, self.most_each);
-        if *all >= most {
+        if counts != Counts::Each && *all >= most {
             let text = format!("the daemon has {most} {what}, which is its limit; try again later");
             return Err(Error::Busy(self.code, text));
         }
-        let own = each.entry(address).or_default();
-        if *own >= most_each {
-            let text =
-                format!("your address has {most_each} {what}, which is the limit of one address; close some");
-            return Err(Error::TooMany(self.code, text));
+        if counts != Counts::All {
+            let own = each.entry(address).or_default();
+            if *own >= most_each {
+                let text = format!(
+                    "your address has {most_each} {what}, which is the limit of one address; close some"
+                );
+                return Err(Error::TooMany(self.code, text));
+            }
+            *own += 1;
         }
-        *own += 1;
-        *all += 1;
-        Ok(Place { door: self.clone(), address })
+        *all += usize::from(counts != Counts::Each);
+        Ok(Place { door: self.clone(), address, counts })
     }
 }
 
@@ -111,7 +139,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = lock(&self.door.inside);
-        inside.all -= 1;
+        inside.all -= usize::from(self.counts != Counts::Each);
+        if self.counts == Counts::All {
+            return;
+        }
         if let Some(own) = inside.each.get_mut(&self.address) {
             *own -= 1;
             if *own == 0 {
@@ -150,5 +181,22 @@ mod tests {
         assert!(door.enter(neighbour).is_ok());
         let inside = lock(&door.inside);
         assert_eq!((inside.all, inside.each.len()), (2, 2), "an IPv6 network is one address");
+    }
+
+    #[test]
+    fn clients_of_a_proxy_count_by_their_own_addresses() {
+        let limits = Limits { connections: 3, connections_per_address: 1, ..Limits::default() };
+        let door = Doors::new(&limits, &Arc::new(Metrics::new())).connections;
+        let [proxy, client]: [IpAddr; 2] = ["10.0.0.1", "203.0.113.7"].map(|text| text.parse().unwrap());
+        let connections: Vec<Place> = (0..3).map(|_| door.try_enter_proxy(proxy).unwrap()).collect();
+        assert!(matches!(door.try_enter_proxy(proxy), Err(Error::Busy(..))));
+        let request = door.enter_through_proxy(client).unwrap();
+        assert!(matches!(door.enter_through_proxy(client), Err(Error::TooMany(..))));
+        assert_eq!(lock(&door.inside).all, 3, "a request is no connection");
+        drop(request);
+        assert!(door.enter_through_proxy(client).is_ok());
+        drop(connections);
+        let inside = lock(&door.inside);
+        assert_eq!((inside.all, inside.each.len()), (0, 0));
     }
 }

@@ -45,14 +45,18 @@ impl Entrance {
         Entrance { door, open: Mutex::default() }
     }
 
-    /// Admits a connection.
-    pub fn enter(self: &Arc<Entrance>, address: IpAddr) -> Visit {
+    /// Admits a connection. That of a trusted proxy does not count for an address.
+    pub fn enter(self: &Arc<Entrance>, address: IpAddr, is_proxy: bool) -> Visit {
         let activity = Arc::new(Activity::new());
         let mut open = lock(&self.open);
         open.next += 1;
         let number = open.next;
-        let place = match self.door.try_enter(address) {
-            Err(Error::Busy(..)) if open.evict_idlest() => self.door.try_enter(address),
+        let enter = || match is_proxy {
+            true => self.door.try_enter_proxy(address),
+            false => self.door.try_enter(address),
+        };
+        let place = match enter() {
+            Err(Error::Busy(..)) if open.evict_idlest() => enter(),
             other => other,
         };
         let refusal = match place {
@@ -72,6 +76,11 @@ impl Entrance {
         };
         drop(open);
         Visit { entrance: self.clone(), number, activity, refusal }
+    }
+
+    /// Counts a request of `address` that came through a trusted proxy, until the place is dropped. Error: 429.
+    pub fn enter_through_proxy(&self, address: IpAddr) -> Result<Place, Error> {
+        self.door.enter_through_proxy(address)
     }
 
     /// Counts a request that a full door refuses.
@@ -123,22 +132,22 @@ mod tests {
     #[tokio::test]
     async fn new_connection_replaces_the_one_idle_longest() {
         let (entrance, address) = (entrance(2), IpAddr::from([10, 0, 0, 1]));
-        let busy = entrance.enter(address);
+        let busy = entrance.enter(address, false);
         busy.activity.begin_request();
-        let idle = entrance.enter(address);
-        let third = entrance.enter(address);
+        let idle = entrance.enter(address, false);
+        let third = entrance.enter(address, false);
         assert!(third.refusal.is_none() && is_evicted(&idle).await && !is_evicted(&busy).await);
         third.activity.begin_request();
-        assert!(entrance.enter(address).refusal.is_some(), "all are busy");
+        assert!(entrance.enter(address, false).refusal.is_some(), "all are busy");
         drop((busy, idle));
-        assert!(entrance.enter(address).refusal.is_none(), "the evicted one frees no second place");
+        assert!(entrance.enter(address, false).refusal.is_none(), "the evicted one frees no second place");
         assert_eq!(lock(&entrance.open).regular.len(), 1);
     }
 
     #[tokio::test]
     async fn oldest_reserved_connection_ends_first() {
         let (entrance, address) = (entrance(0), IpAddr::from([10, 0, 0, 1]));
-        let visits: Vec<Visit> = (0..=RESERVED).map(|_| entrance.enter(address)).collect();
+        let visits: Vec<Visit> = (0..=RESERVED).map(|_| entrance.enter(address, false)).collect();
         assert!(visits.iter().all(|visit| visit.refusal.is_some()));
         assert!(is_evicted(&visits[0]).await && !is_evicted(&visits[1]).await);
         assert_eq!(lock(&entrance.open).reserved.len(), RESERVED);

@@ -2,8 +2,9 @@
 
 use crate::hub::Health;
 use crate::web::app::App;
+use crate::web::shutdown::Shutdown;
+use std::sync::Arc;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 /// What every client listens to and what rings seldom. A client waits for it in one future that outlives a
 /// delivery. To leave each list of waiters and to join it again would cost every delivery four locks that all
@@ -12,7 +13,9 @@ pub(super) struct Bells {
     health: watch::Receiver<Health>,
     opened: watch::Receiver<bool>,
     keys: watch::Receiver<u64>,
-    stop: CancellationToken,
+    shutdown: Arc<Shutdown>,
+    /// Of the client.
+    number: u64,
 }
 
 /// Which of them rang.
@@ -24,10 +27,10 @@ pub(super) enum Rang {
 }
 
 impl Bells {
-    /// What changes from now on rings.
-    pub(super) fn new(app: &App) -> Bells {
+    /// What changes from now on rings. `number` is that of the client.
+    pub(super) fn new(app: &App, number: u64) -> Bells {
         let (health, opened) = (app.hub.health(), app.hub.opened());
-        Bells { health, opened, keys: app.gate.changed(), stop: app.stop.clone() }
+        Bells { health, opened, keys: app.gate.changed(), shutdown: app.shutdown.clone(), number }
     }
 
     pub(super) async fn next(mut self) -> (Bells, Rang) {
@@ -35,7 +38,7 @@ impl Bells {
             Ok(()) = self.health.changed() => Rang::Health,
             Ok(()) = self.opened.changed() => Rang::Opened,
             Ok(()) = self.keys.changed() => Rang::Keys,
-            () = self.stop.cancelled() => Rang::Stop,
+            () = self.shutdown.turn(self.number) => Rang::Stop,
         };
         (self, rang)
     }

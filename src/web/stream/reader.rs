@@ -153,7 +153,7 @@ impl Reader {
             let checked = tokio::select! {
                 () = self.watcher.rung() => self.check_overflow(),
                 _ = look.tick() => self.check_token(),
-                () = self.app.stop.cancelled() => Err(Cut::GoingAway),
+                () = self.app.shutdown.stopping() => Err(Cut::GoingAway),
             };
             if let Err(cut) = checked {
                 return cut;

@@ -158,7 +158,7 @@ impl SseStream {
     ) -> SseStream {
         reader.app.metrics.event_streams.inc();
         debug!(stream = reader.number, address = %reader.address, "stream opened");
-        let rare = Box::pin(Bells::new(&reader.app).next());
+        let rare = Box::pin(Bells::new(&reader.app, reader.number).next());
         // A stream speaks for nobody.
         let queue = VecDeque::from([Event::default().data(reader.hello(None))]);
         let resumed = last.and_then(|last| resume(&mut reader, &wanted, last));

@@ -1,5 +1,6 @@
 //! Packages, proxies, supervisors and examples.
 
+mod drain;
 mod examples;
 mod files;
 mod proxies;

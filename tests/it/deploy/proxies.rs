@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// After so long without a byte the proxies of the tests cut a connection.
@@ -184,6 +185,61 @@ async fn events_are_not_kept_back(kind: Kind) {
     }
 }
 
+/// The limits of a client count by the address that the proxy sees, whatever the client says itself.
+async fn clients_have_their_own_addresses(kind: Kind) {
+    let redis = Redis::start();
+    let url = redis.url();
+    let args = ["--redis", &url, "--trusted-proxy", "127.0.0.1", "--max-sockets-per-address", "1"];
+    let (a, b) = tokio::join!(Daemon::with(&args), Daemon::with(&args));
+    let front = Front::start(kind, [&a, &b], None).await;
+    let open = async |from: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("a loopback address");
+        let mut stream = socket.connect(([127, 0, 0, 1], front.port).into()).await.expect("it listens");
+        let request = "GET /v1/ws HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                       sec-websocket-protocol: keybeat.v1\r\nx-forwarded-for: 203.0.113.9\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut status = [0; 12];
+        timeout(PATIENCE, stream.read_exact(&mut status)).await.expect("in time").expect("an answer");
+        (stream, String::from_utf8_lossy(&status).into_owned())
+    };
+    let mut held = Vec::new();
+    let mut statuses = Vec::new();
+    // Three sockets of one address are more than two daemons admit, wherever the proxy leads them.
+    for from in [[127, 0, 0, 2], [127, 0, 0, 2], [127, 0, 0, 2], [127, 0, 0, 3]] {
+        let (stream, status) = open(from).await;
+        held.push(stream);
+        statuses.push(status);
+    }
+    let refused = statuses[..3].iter().filter(|status| status.ends_with("429")).count();
+    assert!(refused >= 1, "{statuses:?}");
+    assert!(statuses[3].ends_with("101"), "the next address has a place of its own: {statuses:?}");
+}
+
+/// A balancer that checks `/readyz` takes a draining daemon out before that refuses anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_while_a_daemon_drains() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let args = ["--redis", &url, "--drain", "5s"];
+    let (a, b) = tokio::join!(Daemon::with(&args), Daemon::with(&args));
+    let front = Front::start(Kind::Haproxy, [&a, &b], None).await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let base = format!("http://127.0.0.1:{}/v1", front.port);
+    crate::common::redis::signal(a.pid(), "TERM");
+    let mut ended = tokio::spawn(a.ended());
+    let mut rounds = 0;
+    while !ended.is_finished() || rounds < 20 {
+        let beat = http.post(format!("{base}/heartbeats")).json(&json!({"users": ["alice"]})).send().await;
+        assert_eq!(beat.expect("it is answered").status(), 204, "round {rounds}");
+        let state = http.get(format!("{base}/users/bob")).send().await;
+        assert_eq!(state.expect("it is answered").status(), 200, "round {rounds}");
+        rounds += 1;
+    }
+    assert_eq!((&mut ended).await.expect("no panic").code(), Some(0));
+}
+
 fn the_shipped_file_is_one_that_the_program_takes(kind: Kind) {
     let (mut command, folder) = (kind.command(), tempfile::tempdir().expect("a folder"));
     match kind {
@@ -208,7 +264,8 @@ macro_rules! for_each_proxy {
 for_each_proxy!(
     a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon,
     a_socket_whose_pings_are_rarer_than_the_proxy_waits_is_cut,
-    events_are_not_kept_back
+    events_are_not_kept_back,
+    clients_have_their_own_addresses
 );
 
 #[test]

@@ -79,6 +79,21 @@ async fn systemd_is_told_of_the_start_of_life_of_redis_and_of_the_stop() {
 }
 
 #[tokio::test]
+async fn a_drain_asks_for_more_time_than_the_stop() {
+    let manager = Manager::new();
+    let redis = Redis::start();
+    let daemon = manager.start(&redis.url(), &[("KEYBEAT_DRAIN", "1s")]);
+    manager.until("STATUS=follows Redis").await;
+    signal(daemon.pid(), "TERM");
+    let drain = manager.until("STOPPING=1").await.pop().expect("a word");
+    assert_eq!(drain, "STOPPING=1\nEXTEND_TIMEOUT_USEC=6000000");
+    manager.until("WATCHDOG=1").await;
+    let stop = manager.until("STOPPING=1").await.pop().expect("a word");
+    assert_eq!(stop, "STOPPING=1\nEXTEND_TIMEOUT_USEC=5000000");
+    assert_eq!(daemon.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_daemon_whose_loop_stands_still_gives_no_sign_of_life() {
     let manager = Manager::new();
     let redis = Redis::start();

@@ -37,7 +37,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
     (
         "web",
         &[
-            "failure tls describe",
+            "failure tls describe shutdown",
             "limits console",
             "access middleware parameters listen sessions",
             "app",

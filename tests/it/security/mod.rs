@@ -2,6 +2,7 @@
 
 mod attacks;
 mod fence;
+mod forwarded;
 mod limits;
 mod origins;
 mod tls;

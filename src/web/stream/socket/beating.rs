@@ -5,7 +5,6 @@ use super::state::Socket;
 use super::worker::{JobPlace, Worker};
 use crate::error::Error;
 use crate::protocol::close;
-use crate::web::app;
 use crate::web::sessions::keeper::Hold;
 use serde_json::Value;
 use std::time::Duration;

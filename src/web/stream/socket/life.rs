@@ -30,7 +30,7 @@ impl Socket {
     }
 
     async fn serve(&mut self) -> Result<(), Ending> {
-        let bells = Bells::new(&self.reader.app);
+        let bells = Bells::new(&self.reader.app, self.reader.number);
         Box::pin(self.first_beat()).await;
         Box::pin(self.greet()).await?;
         let every = self.reader.app.sessions.period;

@@ -25,7 +25,7 @@ impl Socket {
             }
             self.send_all(messages.into_iter().map(|message| message.text)).await?;
             // A client that never catches up never gets to the bells.
-            if round > 0 && self.reader.app.stop.is_cancelled() {
+            if round > 0 && self.reader.app.shutdown.is_stopping() {
                 return Err(Cut::GoingAway.into());
             }
         }

@@ -1,0 +1,114 @@
+//! `--drain`: between SIGTERM and the stop requests are served, and sockets and event streams close evenly.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, signal};
+use crate::common::socket::Socket;
+use crate::common::until;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const DRAIN: Duration = Duration::from_secs(3);
+
+async fn start(redis: &Redis, drain: &str) -> Daemon {
+    Daemon::with(&["--redis", &redis.url(), "--drain", drain]).await
+}
+
+/// When a socket was closed, and with which code.
+async fn closed(mut socket: Socket) -> (u16, Instant) {
+    loop {
+        if let Err((code, _)) = socket.next_or_close().await {
+            return (code, Instant::now());
+        }
+    }
+}
+
+/// When an event stream of everybody ended.
+async fn ended(url: String) -> (u16, Instant) {
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut answer = http.get(url).send().await.expect("it answers");
+    while let Ok(Some(_)) = answer.chunk().await {}
+    (answer.status().as_u16(), Instant::now())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_close_evenly_while_requests_are_served() {
+    let redis = Redis::start();
+    let daemon = start(&redis, "3s").await;
+    let (mut sockets, mut streams) = (JoinSet::new(), JoinSet::new());
+    for number in 0..24 {
+        sockets.spawn(closed(daemon.socket(&format!("?user=u{number}")).await));
+    }
+    for _ in 0..4 {
+        streams.spawn(ended(daemon.url("/v1/events?all=true")));
+    }
+    until("all are there", async || {
+        let stats = daemon.get("/v1/stats").await;
+        (stats["sockets"] == 24 && stats["users_online"] == 24).then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    signal(daemon.pid(), "TERM");
+    assert_eq!(daemon.not_ready().await, "not ready: draining\n");
+    let mut served = 0;
+    while began.elapsed() < DRAIN.mul_f64(0.8) {
+        assert_eq!(daemon.call("PUT", "/v1/users/late/heartbeat", None).await.0, 204);
+        assert_eq!(daemon.get("/v1/users/u3").await["state"], "online");
+        let mut late = daemon.socket("").await;
+        late.send(json!({"type": "watch", "users": ["u3"]})).await;
+        assert_eq!(late.snapshot().await[0]["state"], "online");
+        served += 1;
+    }
+    assert!(served >= 10, "{served} rounds were served");
+    let mut quarters = [0; 4];
+    while let Some(closed) = sockets.join_next().await {
+        let (code, at) = closed.expect("no panic");
+        assert_eq!(code, 1001);
+        quarters[((at - began).as_secs_f64() / DRAIN.as_secs_f64() * 4.0).min(3.0) as usize] += 1;
+    }
+    assert!(quarters.iter().all(|count| (3..=9).contains(count)), "{quarters:?}");
+    while let Some(ended) = streams.join_next().await {
+        let (status, at) = ended.expect("no panic");
+        assert!(status == 200 && at - began < DRAIN * 2, "{status} {:?}", at - began);
+    }
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let took = began.elapsed();
+    assert!((DRAIN..DRAIN + Duration::from_secs(5)).contains(&took), "{took:?}");
+    let users = redis.presence_keys().iter().filter(|key| key.starts_with("presence:u")).count();
+    assert_eq!(users, 24, "a drain changes no key");
+}
+
+#[tokio::test]
+async fn another_signal_ends_a_drain() {
+    let redis = Redis::start();
+    let daemon = start(&redis, "10m").await;
+    let socket = tokio::spawn(closed(daemon.socket("?user=alice").await));
+    signal(daemon.pid(), "TERM");
+    assert_eq!(daemon.not_ready().await, "not ready: draining\n");
+    let (status, took) = daemon.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(socket.await.expect("no panic").0, 1001);
+}
+
+#[tokio::test]
+async fn an_interrupt_stops_without_a_drain() {
+    let redis = Redis::start();
+    let daemon = start(&redis, "10m").await;
+    let began = Instant::now();
+    signal(daemon.pid(), "INT");
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_next_answer() {
+    let redis = Redis::start();
+    let daemon = start(&redis, "10m").await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let ask = async || http.get(daemon.url("/v1/stats")).send().await.expect("it answers");
+    assert!(ask().await.headers().get("connection").is_none());
+    signal(daemon.pid(), "TERM");
+    daemon.not_ready().await;
+    assert_eq!(ask().await.headers()["connection"], "close");
+}
