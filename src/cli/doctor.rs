@@ -250,12 +250,13 @@ fn rights(facts: &Facts) -> Finding {
     if facts.forbidden.is_empty() {
         return Finding::ok("rights", "the user may run every command that keybeat needs");
     }
+    let keys: String = facts.key_globs.iter().map(|glob| quoted(&format!("~{glob}")) + " ").collect();
     let rights = facts.forbidden.join(" ");
     Finding::new(
         "rights",
         Severity::Fatal,
         format!("the user lacks {rights}, or access to the keys or channels for it"),
-        format!("redis-cli ACL SETUSER USER '~presence:*' '&__keyevent@*' {rights}"),
+        format!("redis-cli ACL SETUSER USER {keys}'&__keyevent@*' {rights}"),
     )
 }
 

@@ -54,6 +54,8 @@ pub struct Facts {
     pub settings: Option<HashMap<String, String>>,
     /// Whether CONFIG SET is allowed.
     pub may_set: bool,
+    /// Globs of the presence keys and of the daemon's own keys, as an ACL has them.
+    pub key_globs: Vec<String>,
     /// The commands that keybeat needs and that are forbidden, as an ACL names them.
     pub forbidden: Vec<&'static str>,
     /// `notify-keyspace-events` in the server's file; `None` if the file cannot be read here.
@@ -94,7 +96,8 @@ impl Facts {
         let exam = Exam { pipeline: client.pipeline(), names: &names, node };
         progress("reading its settings");
         let slots = (!node.id().is_empty()).then(|| node.primary.owned());
-        let mut facts = Facts { info: exam.info().await, slots, ..Facts::default() };
+        let mut facts =
+            Facts { info: exam.info().await, slots, key_globs: names.key_globs(), ..Facts::default() };
         facts.clock_ms = exam.clock().await;
         facts.settings = exam.settings().await;
         facts.may_set = exam.may_set().await;

@@ -86,6 +86,15 @@ impl Names {
         before + &glob_escaped(start) + "*" + &glob_escaped(self.pattern.ending())
     }
 
+    /// Globs of the presence keys and of the daemons' own keys.
+    pub fn key_globs(&self) -> Vec<String> {
+        let [before, ending] = [self.pattern.before(), self.pattern.ending()].map(glob_escaped);
+        match ending.is_empty() {
+            true => vec![before + "*"],
+            false => vec![format!("{before}*{ending}"), before + "#*"],
+        }
+    }
+
     /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
         format!("{}{}{CANARY}{daemon}", self.pattern.before(), OWN_MARK as char)
@@ -167,6 +176,12 @@ mod tests {
             let left = names.left_key("alice#tab");
             assert_eq!(names.name(left.as_bytes()), None, "{left}");
         }
+    }
+
+    #[test]
+    fn globs_cover_presence_keys_and_own_keys() {
+        assert_eq!(names("presence:<user>[#<session>]", 0).key_globs(), ["presence:*"]);
+        assert_eq!(names("user:<user>:online", 0).key_globs(), ["user:*:online", "user:#*"]);
     }
 
     #[test]

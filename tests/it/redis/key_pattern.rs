@@ -265,6 +265,24 @@ async fn commands_on_redis_use_the_pattern() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_to_keys_of_the_pattern_are_enough() {
+    let redis = Redis::start();
+    let rights =
+        "&__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set +del +pttl +scan";
+    let user = |keys: &str| {
+        let words = ["ACL", "SETUSER", "keybeat", "reset", "on", ">secret"];
+        redis.call(&words.into_iter().chain(keys.split(' ')).chain(rights.split(' ')).collect::<Vec<_>>());
+        format!("redis://keybeat:secret@127.0.0.1:{}", redis.port)
+    };
+    let ran = ended(keybeat(&["doctor", "--redis", &user("~presence:*"), "--key-pattern", ONLINE])).await;
+    let keys = "'~user:*:online' '~user:#*'";
+    assert!(ran.code == Some(1) && ran.out.contains(keys), "{ran:?}");
+    let daemon = Daemon::with(&["--redis", &user(&keys.replace('\'', "")), "--key-pattern", ONLINE]).await;
+    assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
+    daemon.until_state("alice", "online").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_the_keys_of_a_user_in_one_slot() {
     let cluster = Cluster::start(3, 0).await;
     let daemon =
