@@ -235,6 +235,7 @@ async fn move_slots(cluster: Cluster, from: usize, to: usize) -> Cluster {
     let moved = tokio::task::spawn_blocking(move || {
         let users = (0..100).map(|i| format!("presence:steady-{i}"));
         let users = users.chain((0..100).map(|i| format!("presence:dying-{i}")));
+        let users = users.chain((0..100).map(|i| format!("presence:changing-{i}#b")));
         let mut slots: Vec<u16> = users.map(|key| cluster.slot(&key)).collect();
         slots.sort_unstable();
         slots.dedup();

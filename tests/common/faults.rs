@@ -1,8 +1,9 @@
 //! A world in which a fault happens, and what a client sees of the fault.
 //!
-//! 300 steady users send heartbeats all the time, 300 more fall silent around the fault, and one client watches
-//! everybody, also on a restarted daemon. Whatever breaks, the client must see no steady user offline, and every
-//! silent user offline exactly once.
+//! 300 steady users send heartbeats all the time, 300 more fall silent around the fault, and 100 change their session
+//! during it. One client watches everybody, also on a restarted daemon. Whatever breaks, the client must see no steady or
+//! changing user offline, and every silent user offline exactly once. With `KEYBEAT_TEST_DAEMONS=2` a second daemon
+//! follows the same Redis, and a second client watches everybody there.
 
 use super::cluster::{Writer, held};
 use super::daemon::Daemon;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 pub const USERS: usize = 300;
+/// Users who change their session.
+pub const CHANGING: usize = 100;
 pub const TTL: Duration = Duration::from_secs(4);
 const BEAT_EVERY: Duration = Duration::from_millis(800);
 
@@ -56,6 +59,7 @@ impl View {
 #[derive(Debug)]
 pub struct Outcome {
     pub steady_blinks: Vec<String>,
+    pub changed_blinks: Vec<String>,
     pub dead_not_once: Vec<String>,
     pub wrong: Vec<String>,
     /// From the end of the fault until the daemon was ready and its view equalled Redis.
@@ -74,6 +78,12 @@ impl Outcome {
             &self.steady_blinks[..self.steady_blinks.len().min(5)]
         );
         assert!(
+            self.changed_blinks.is_empty(),
+            "{} users who changed their session were seen offline: {:?}",
+            self.changed_blinks.len(),
+            &self.changed_blinks[..self.changed_blinks.len().min(5)]
+        );
+        assert!(
             self.dead_not_once.is_empty(),
             "{} silent users were not seen offline exactly once: {:?}",
             self.dead_not_once.len(),
@@ -89,10 +99,26 @@ pub struct World {
     pub daemon_port: u16,
     /// Ports that receive heartbeats: another one after a failover, any of several in a cluster.
     pub beat_ports: Arc<Mutex<Vec<u16>>>,
-    pub view: Arc<Mutex<View>>,
+    /// What the client of each daemon sees.
+    views: Vec<Arc<Mutex<View>>>,
     steady: Arc<AtomicBool>,
     dying: Arc<AtomicBool>,
-    _watcher: AbortOnDropHandle<()>,
+    changing: Arc<Change>,
+    second: Option<Daemon>,
+    _watchers: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Whether the users who change their session are to do so, and whether they go on.
+#[derive(Default)]
+struct Change {
+    begun: AtomicBool,
+    ended: AtomicBool,
+}
+
+/// How many daemons follow the servers: one, or as many as the environment says, at most two.
+pub fn daemons() -> usize {
+    let wanted = std::env::var("KEYBEAT_TEST_DAEMONS").ok().and_then(|count| count.parse().ok());
+    wanted.unwrap_or(1).clamp(1, 2)
 }
 
 impl World {
@@ -105,24 +131,38 @@ impl World {
     /// A world on Redis servers at these ports.
     pub async fn at_ports(ports: Vec<u16>, args: &[&str]) -> World {
         // The guess is right, because a fault may come before the daemon has read the TTLs.
-        let daemon = Daemon::with(&[args, &["--ttl", "4s"]].concat()).await;
-        let view = Arc::new(Mutex::new(View::default()));
-        let watcher = tokio::spawn(watch(daemon.port, view.clone()));
+        let args = [args, &["--ttl", "4s"]].concat();
+        let daemon = Daemon::with(&args).await;
+        let second = if daemons() == 2 { Some(Daemon::with(&args).await) } else { None };
+        let ports_of_daemons = [Some(daemon.port), second.as_ref().map(|second| second.port)];
+        let (mut views, mut watchers) = (Vec::new(), Vec::new());
+        for port in ports_of_daemons.into_iter().flatten() {
+            let view = Arc::new(Mutex::new(View::default()));
+            watchers.push(AbortOnDropHandle::new(tokio::spawn(watch(port, view.clone()))));
+            views.push(view);
+        }
         let beat_ports = Arc::new(Mutex::new(ports));
         let steady = beat("steady", beat_ports.clone());
         let dying = beat("dying", beat_ports.clone());
+        let changing = Arc::new(Change::default());
+        beat_and_change(changing.clone(), beat_ports.clone());
         let world = World {
             redis: None,
             daemon_port: daemon.port,
             daemon: Some(daemon),
             beat_ports,
-            view,
+            views,
             steady,
             dying,
-            _watcher: AbortOnDropHandle::new(watcher),
+            changing,
+            second,
+            _watchers: watchers,
         };
-        until("the client sees all online", async || (world.view().online.len() == 2 * USERS).then_some(()))
-            .await;
+        until("the clients see all online", async || {
+            let all = 2 * USERS + CHANGING;
+            world.views().all(|view| view.online.len() == all).then_some(())
+        })
+        .await;
         world
     }
 
@@ -141,45 +181,57 @@ impl World {
         *self.beat_ports.lock().expect("not poisoned") = ports;
     }
 
-    pub fn view(&self) -> std::sync::MutexGuard<'_, View> {
-        self.view.lock().expect("not poisoned")
+    fn views(&self) -> impl Iterator<Item = std::sync::MutexGuard<'_, View>> {
+        self.views.iter().map(|view| view.lock().expect("not poisoned"))
     }
 
-    /// Stops the heartbeats of the users who are to fall silent.
+    /// Stops the heartbeats of the users who are to fall silent, and changes the sessions of those who are to change.
     pub fn silence(&self) {
         self.dying.store(false, Ordering::Relaxed);
+        self.changing.begun.store(true, Ordering::Relaxed);
     }
 
     /// After the fault: waits until the views are equal and one TTL longer, then returns what the client saw.
     pub async fn outcome(self) -> Outcome {
         let ended = Instant::now();
-        let daemon = self.daemon.as_ref().expect("a daemon runs again");
-        daemon.ready().await;
-        until("the daemon's view equals Redis", async || {
-            let believed = believed(daemon).await;
-            // Heartbeats continue between the two reads, so one read may be slightly ahead.
-            let ports = self.beat_ports.lock().expect("not poisoned").clone();
-            (believed == held(&ports)).then_some(())
-        })
-        .await;
+        let first = self.daemon.as_ref().expect("a daemon runs again");
+        for daemon in std::iter::once(first).chain(&self.second) {
+            daemon.ready().await;
+            until("the daemon's view equals Redis", async || {
+                let believed = believed(daemon).await;
+                // Heartbeats continue between the two reads, so one read may be slightly ahead.
+                let ports = self.beat_ports.lock().expect("not poisoned").clone();
+                let user = |name: String| name.split('#').next().unwrap_or_default().to_owned();
+                let held: BTreeSet<String> = held(&ports).into_iter().map(user).collect();
+                (believed == held).then_some(())
+            })
+            .await;
+        }
         let equal_after = ended.elapsed();
         until("the client sees all silent users offline", async || {
-            let view = self.view();
-            let gone = (0..USERS).all(|i| !view.online.contains(&format!("dying-{i}")));
-            gone.then_some(())
+            let gone = |view: &View| (0..USERS).all(|i| !view.online.contains(&format!("dying-{i}")));
+            self.views().all(|view| gone(&view)).then_some(())
         })
         .await;
         let said_after = ended.elapsed();
         // Within one more TTL a wrong belief about any user would show.
         tokio::time::sleep(TTL).await;
         self.steady.store(false, Ordering::Relaxed);
-        let view = self.view();
-        let steady = |i: &usize| view.offline.contains_key(&format!("steady-{i}"));
-        let not_once = |i: &usize| view.offline.get(&format!("dying-{i}")) != Some(&1);
+        self.changing.ended.store(true, Ordering::Relaxed);
+        let times = |name: &str, count: usize, wrong: fn(u32) -> bool| -> Vec<String> {
+            let users: Vec<String> = (0..count).map(|i| format!("{name}-{i}")).collect();
+            let seen = |view: &View, user: &str| view.offline.get(user).copied().unwrap_or_default();
+            self.views()
+                .flat_map(|view| {
+                    users.iter().filter(|user| wrong(seen(&view, user))).cloned().collect::<Vec<_>>()
+                })
+                .collect()
+        };
         Outcome {
-            steady_blinks: (0..USERS).filter(steady).map(|i| format!("steady-{i}")).collect(),
-            dead_not_once: (0..USERS).filter(not_once).map(|i| format!("dying-{i}")).collect(),
-            wrong: view.wrong.clone(),
+            steady_blinks: times("steady", USERS, |offline| offline > 0),
+            changed_blinks: times("changing", CHANGING, |offline| offline > 0),
+            dead_not_once: times("dying", USERS, |offline| offline != 1),
+            wrong: self.views().flat_map(|view| view.wrong.clone()).collect(),
             equal_after,
             said_after,
         }
@@ -213,6 +265,37 @@ fn beat(name: &'static str, ports: Arc<Mutex<Vec<u16>>>) -> Arc<AtomicBool> {
         }
     });
     flag
+}
+
+/// Sends the heartbeats of the users who change their session: first of the session a, then of b. Half of them delete the
+/// key of a once all keys of b are set, the others leave it to its TTL.
+fn beat_and_change(change: Arc<Change>, ports: Arc<Mutex<Vec<u16>>>) {
+    let ttl = TTL.as_millis().to_string();
+    let key = |i: usize, session: &str| format!("presence:changing-{i}#{session}");
+    let set = move |session: &str| -> Vec<Vec<String>> {
+        let set = |i| ["SET", &key(i, session), "1", "PX", &ttl].map(str::to_owned).to_vec();
+        (0..CHANGING).map(set).collect()
+    };
+    let delete: Vec<Vec<String>> =
+        (0..CHANGING).step_by(2).map(|i| vec!["DEL".to_owned(), key(i, "a")]).collect();
+    std::thread::spawn(move || {
+        let (before, after) = (set("a"), set("b"));
+        let mut writer = Writer::new(Vec::new());
+        let (mut at, mut deleted) = (Vec::new(), false);
+        while !change.ended.load(Ordering::Relaxed) {
+            let now = ports.lock().expect("not poisoned").clone();
+            if at != now {
+                writer = Writer::new(now.clone());
+                at = now;
+            }
+            let begun = change.begun.load(Ordering::Relaxed);
+            let sent = writer.send(if begun { &after } else { &before });
+            if sent && begun && !deleted {
+                deleted = writer.send(&delete);
+            }
+            std::thread::sleep(if sent { BEAT_EVERY } else { Duration::from_millis(50) });
+        }
+    });
 }
 
 /// Watches everybody for ever, and reconnects when the daemon is gone.
