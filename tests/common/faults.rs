@@ -22,6 +22,8 @@ pub const USERS: usize = 300;
 pub const CHANGING: usize = 100;
 pub const TTL: Duration = Duration::from_secs(4);
 const BEAT_EVERY: Duration = Duration::from_millis(800);
+/// Time in which the daemon follows a node that took the place of another.
+const FOLLOWED: Duration = Duration::from_millis(1_500);
 
 /// The view of a client that watches everybody.
 #[derive(Default)]
@@ -286,11 +288,13 @@ fn beat_and_change(change: Arc<Change>, ports: Arc<Mutex<Vec<u16>>>) {
             let now = ports.lock().expect("not poisoned").clone();
             if at != now {
                 writer = Writer::new(now.clone());
-                at = now;
+                at = now.clone();
             }
             let begun = change.begun.load(Ordering::Relaxed);
             let sent = writer.send(if begun { &after } else { &before });
             if sent && begun && !deleted {
+                // A node that the daemon does not follow yet cannot hold a user online.
+                std::thread::sleep(if now.len() > 1 { FOLLOWED } else { Duration::ZERO });
                 deleted = writer.send(&delete);
             }
             std::thread::sleep(if sent { BEAT_EVERY } else { Duration::from_millis(50) });
