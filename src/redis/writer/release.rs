@@ -29,7 +29,7 @@ pub(super) struct Release {
     pub(super) short: Duration,
 }
 
-/// What became of it.
+/// The outcome of a release.
 pub(super) enum Released {
     /// The key is deleted, or left to another writer.
     Done,

@@ -33,7 +33,7 @@ impl Write {
     }
 }
 
-/// What a server answers to one command.
+/// The answer to one command.
 pub(super) type Answer = Result<Value, Error>;
 
 /// A lane, and the URL that it leads to.

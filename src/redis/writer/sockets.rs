@@ -1,5 +1,5 @@
-//! What sockets write: renewals of their sessions, goodbyes, and the notes by which daemons that share a session avoid to
-//! end it for each other.
+//! The writes of sockets: renewals of their sessions, goodbyes, and the notes that keep one daemon from ending a
+//! session of another one.
 //!
 //! - The value of a key names the writer ([`SocketValue`]). A renewal reads the value that it replaces, so each daemon
 //!   learns whether another one keeps the session too.
@@ -31,7 +31,7 @@ pub struct Renewal {
     pub creates: bool,
 }
 
-/// What became of a heartbeat.
+/// The outcome of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewed {
     /// The key was set; the value before, if a socket wrote it.

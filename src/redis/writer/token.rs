@@ -32,9 +32,9 @@ impl fmt::Display for Token {
 /// The value of a key that a socket wrote last: `ws:WRITER`, `ws:WRITER:GONE` or `ws:-:GONE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketValue {
-    /// Whose socket keeps the key; none if its last writer has gone and another daemon may still keep it.
+    /// The session whose socket keeps the key; none if the last writer has gone and another daemon may still keep it.
     pub writer: Option<Token>,
-    /// Whose sockets have gone since.
+    /// The session whose sockets have gone since.
     pub gone: Option<Token>,
 }
 
@@ -76,7 +76,7 @@ pub struct Departure {
     pub other: Option<Token>,
 }
 
-/// What becomes of the key of such a session.
+/// The fate of the key of such a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
     /// It is deleted.

@@ -167,7 +167,7 @@ impl Session {
         lock(&self.state).keepers > 0
     }
 
-    /// What to do about the key after the last socket that kept it has closed. Another daemon that wrote the key within two
+    /// The departure of the last socket that kept the session. Another daemon that wrote the key within two
     /// periods may still keep it.
     pub fn departure(&self, now: Instant, period: Duration) -> Departure {
         let other = lock(&self.state).other.filter(|(_, at)| now.duration_since(*at) <= period * 2);

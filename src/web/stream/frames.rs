@@ -118,7 +118,7 @@ pub struct FrameIo {
     written: u64,
 }
 
-/// What a write that has to wait for the client came to.
+/// An event during a write that has to wait for the client.
 pub enum Moved {
     /// Everything is written, or the connection is broken.
     Flushed(io::Result<()>),

@@ -1,5 +1,6 @@
 //! Sockets that keep a user online: one session at several sockets and daemons, lost heartbeats, and slow readers.
 
+use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
 use crate::common::proxy::Proxy;
 use crate::common::redis::Redis;
@@ -333,4 +334,56 @@ async fn socket_needs_no_more_writes_than_its_ttl_does() {
     // The canary is set once a second.
     let most = 2 + before.1.elapsed().as_secs() as u32;
     assert!(sets() - before.0 <= most, "{} SETs for 300 pongs", sets() - before.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_cluster_move_and_end_as_those_of_one_server() {
+    const USERS: usize = 20;
+    let cluster = Cluster::start(2, 0).await;
+    let start = async || Daemon::with(&["--redis", &cluster.url()]).await;
+    let [first, second] = [start().await, start().await];
+    let (mut socket, _) = second.watch_all().await;
+    let mut tabs = [Vec::new(), Vec::new()];
+    for (daemon, tabs) in [&first, &second].into_iter().zip(&mut tabs) {
+        for i in 0..USERS {
+            tabs.push(Tab::open(daemon, &format!("?user=u{i}&session=tab")).await);
+        }
+    }
+    for tab in tabs.into_iter().flatten() {
+        tab.close().await;
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 2 * USERS {
+        let transitions = socket.transitions().await;
+        seen.extend(transitions.iter().map(|one| gist(one).map(str::to_owned)));
+    }
+    let (online, offline) = seen.split_at(USERS);
+    assert!(online.iter().all(|[_, state, _]| state == "online"), "{online:?}");
+    assert!(
+        offline.iter().all(|[_, state, reason]| state == "offline" && reason == "deleted"),
+        "{offline:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_node_of_a_cluster_ends_nobody_on_the_others() {
+    let cluster = Cluster::start(2, 0).await;
+    for node in &cluster.nodes {
+        // Or the cluster would refuse writes to all slots.
+        node.call(&["CONFIG", "SET", "cluster-node-timeout", "20000"]);
+    }
+    let daemon = Daemon::with(&["--redis", &cluster.url(), "--ttl", "1s"]).await;
+    let mut tabs = Vec::new();
+    for i in 0..20 {
+        tabs.push(Tab::open(&daemon, &format!("?user=u{i}&session=tab")).await);
+    }
+    let keys = || cluster.nodes[0].presence_keys().len();
+    let all = keys();
+    assert!(all > 0 && all < tabs.len(), "{all} of them are on the first node");
+    cluster.nodes[1].signal("STOP");
+    for _ in 0..15 {
+        tabs[0].pinged(1).await;
+        assert_eq!(keys(), all);
+    }
+    cluster.nodes[1].signal("CONT");
 }

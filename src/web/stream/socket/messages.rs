@@ -1,4 +1,4 @@
-//! What a client sends, and what is refused.
+//! Messages of the client, and refusals.
 
 use super::ending::Ending;
 use super::state::Socket;
@@ -15,7 +15,7 @@ use tracing::debug;
 pub(super) const ROUTE: &str = "/v1/ws";
 
 impl Socket {
-    /// What the client sent.
+    /// Takes a message of the client, or the end of the connection.
     pub(super) async fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), Ending> {
         if matches!(&message, Some(Ok(message)) if !message.is_close()) {
             self.sign_of_life();

@@ -1,4 +1,4 @@
-//! What a socket holds.
+//! The state of a socket.
 
 use super::super::frames::FrameIo;
 use super::super::reader::Reader;
