@@ -387,3 +387,41 @@ async fn frozen_node_of_a_cluster_ends_nobody_on_the_others() {
     }
     cluster.nodes[1].signal("CONT");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_who_move_between_daemons_are_never_offline() {
+    const USERS: usize = 60;
+    const MOVES: usize = 8;
+    let redis = Redis::start();
+    let start = async || Daemon::with(&["--redis", &redis.url(), "--ttl", "4s"]).await;
+    let daemons = [start().await, start().await];
+    let (mut socket, _) = daemons[0].watch_all().await;
+    let seen = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        loop {
+            let transitions = socket.transitions().await;
+            seen.extend(transitions.iter().map(|one| gist(one).map(str::to_owned)));
+            if seen.iter().any(|[user, ..]| user == "last") {
+                return seen;
+            }
+        }
+    });
+    let moving = (0..USERS).map(async |i| {
+        let query = format!("?user=u{i}&session=tab");
+        let mut tab = Tab::open(&daemons[0], &query).await;
+        for step in 1..=MOVES {
+            let next = Tab::open(&daemons[step % 2], &query).await;
+            // Before and after heartbeats of either daemon, which are 0.8 s apart.
+            sleep(Duration::from_millis(fastrand::u64(..1_000))).await;
+            tab.close().await;
+            tab = next;
+        }
+        tab
+    });
+    let tabs = futures_util::future::join_all(moving).await;
+    redis.call(&["SET", "presence:last", "1"]);
+    let seen = seen.await.expect("the watcher reads");
+    let offline: Vec<_> = seen.iter().filter(|[_, state, _]| state == "offline").collect();
+    assert!(offline.is_empty() && seen.len() == USERS + 1, "{offline:?}");
+    drop(tabs);
+}
