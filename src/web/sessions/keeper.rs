@@ -11,13 +11,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 /// The longest between two signs of life that the daemon asks for, and the shortest.
 const PERIOD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(20));
 /// How long a goodbye waits for a write that is under way. The write gives up before.
 const SETTLE: Duration = Duration::from_secs(3);
+/// How long the daemon waits for another socket of the session when the last one has closed. A client that closes a socket
+/// and opens another one at once stays online.
+const REOPEN: Duration = Duration::from_millis(25);
 
 /// See the module's head.
 pub struct Sessions {
@@ -94,6 +97,7 @@ impl Sessions {
 
     /// Deletes the key of a session whose last socket has closed, unless another one keeps it.
     async fn end(&self, session: &Session) -> Result<(), Error> {
+        sleep(REOPEN).await;
         if timeout(SETTLE, session.until_settled()).await.is_err() {
             debug!("a heartbeat was still under way when its session ended");
         }

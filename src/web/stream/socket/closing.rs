@@ -3,10 +3,9 @@
 use super::ending::Ending;
 use super::messages::ROUTE;
 use super::state::Socket;
+use crate::panics::contain;
 use crate::protocol::close;
 use crate::web::limits::refusal_log::Refusal;
-use crate::web::sessions::keeper::Hold;
-use futures_util::future::OptionFuture;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -31,8 +30,11 @@ impl Socket {
             // Its key is left to its TTL.
             Ending::Close(code, reason) => self.close(code, reason).await,
             Ending::Goodbye => {
-                let closed = OptionFuture::from(hold.map(Hold::close));
-                tokio::join!(closed, self.finish_close());
+                // In a task of its own: a client opens its next socket when this one is closed, and keeps the session.
+                if let Some(hold) = hold {
+                    self.reader.app.sockets.spawn(contain(Box::pin(hold.close())));
+                }
+                self.finish_close().await;
             }
             Ending::Lost => {}
         }
