@@ -15,9 +15,11 @@ use crate::presence::check_user;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// How far the clocks of issuer and daemon may differ, in seconds: a token is accepted for so long after `exp`, and before
-/// `nbf`.
+/// How long after `exp` a token is still accepted, in seconds, because the clocks of issuer and daemon may differ.
 pub const LEEWAY_S: u64 = 30;
+/// How long before `nbf` a token is already accepted, in seconds: less than after `exp`, because an issuer that postpones a
+/// token means it.
+pub const EARLY_LEEWAY_S: u64 = 5;
 /// How long after `exp` a socket or stream stays open that was opened before, in seconds. Its client had a warning.
 const OPEN_LEEWAY_S: u64 = 5;
 /// The latest `exp`, in seconds: the end of the year 9999. A later one is in milliseconds by mistake, and the token would be
@@ -75,7 +77,7 @@ pub enum Invalid {
     FarExpiry,
     #[error("it has expired; get a new one")]
     Expired,
-    #[error("it is not valid yet (nbf)")]
+    #[error("it is not valid yet: its nbf is in the future; send it again then")]
     NotYet,
     #[error("its aud does not contain the required audience")]
     Audience,
@@ -170,7 +172,7 @@ impl Rules {
         if now >= expires.saturating_add(LEEWAY_S) {
             return Err(Invalid::Expired);
         }
-        if claims.nbf.is_some_and(|nbf| nbf as u64 > now + LEEWAY_S) {
+        if claims.nbf.is_some_and(|nbf| nbf as u64 > now + EARLY_LEEWAY_S) {
             return Err(Invalid::NotYet);
         }
         if let Some(audience) = &self.audience
