@@ -1,34 +1,45 @@
 //! Certificates and private keys in PEM files, and the authorities to trust.
 
+mod der;
+mod own_authority;
+
+use own_authority::OwnAuthority;
 use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
 #[cfg(feature = "daemon")]
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Why certificates cannot be used. The text names the flag, the file and the cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unusable(String);
 
-/// The authorities to trust: those in the file `ca`, which the user named with `flag`, or else the system's.
+/// Verifies servers by the authorities in the file `ca`, which the user named with `flag`, or else by the system's.
 ///
 /// # Errors
 /// When the file cannot be read, or when there is no authority at all.
-pub fn roots(ca: Option<&Path>, flag: &str) -> Result<RootCertStore, Unusable> {
+pub fn verifier(ca: Option<&Path>, flag: &str) -> Result<Arc<dyn ServerCertVerifier>, Unusable> {
     let mut roots = RootCertStore::empty();
-    let authorities = match ca {
-        Some(ca) => certificates(ca, flag)?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
+    let named = ca.map(|ca| certificates(ca, flag)).transpose()?;
+    let authorities = named.clone().unwrap_or_else(|| rustls_native_certs::load_native_certs().certs);
     roots.add_parsable_certificates(authorities);
     if roots.is_empty() {
         return Err(Unusable(format!(
             "there is no certificate authority to trust; name one with {flag} FILE"
         )));
     }
-    Ok(roots)
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+    let webpki = webpki.build().map_err(|why| Unusable(format!("the authorities cannot be used: {why}")))?;
+    Ok(match named {
+        Some(named) => Arc::new(OwnAuthority { webpki, named }),
+        None => webpki,
+    })
 }
 
 /// All certificates of the file `path`, which the user named with `flag`.

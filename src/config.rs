@@ -65,6 +65,8 @@ pub struct Access {
     pub issuer: Option<String>,
     /// Bearer tokens of backends, one per line.
     pub service_token: Option<PathBuf>,
+    /// Values of `sub` or `jti` whose tokens are refused, one per line.
+    pub revoked: Option<PathBuf>,
     /// Origins of web pages that may call the daemon, such as `https://example.com`, `https://*.example.com` or
     /// `http://localhost:*`; `*` allows any origin.
     pub origins: Vec<String>,

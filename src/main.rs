@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use keybeat::cli::{Usage, parse, run};
+use keybeat::cli::{Usage, parse, printed_error, run};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(why) if is_broken_pipe(&why) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("keybeat: {why:#}");
+            eprintln!("keybeat: {}", printed_error(&why));
             if why.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     };

@@ -257,6 +257,7 @@ fn share(
         pattern,
         gate,
         doors: Doors::new(&limits, &metrics),
+        connected: Arc::default(),
         quotas,
         bodies: Bodies::new(&limits, &metrics),
         refusals: Arc::new(Refusals::new()),

@@ -34,6 +34,9 @@ pub struct AccessArgs {
     /// read, write, admin; # begins a comment
     #[arg(long, env = "KEYBEAT_SERVICE_TOKEN", value_name = "FILE")]
     service_token: Option<PathBuf>,
+    /// File with the sub or jti of clients' tokens that are refused from the next SIGHUP on, one per line
+    #[arg(long, env = "KEYBEAT_REVOKED", value_name = "FILE")]
+    revoked: Option<PathBuf>,
     /// Origins of web pages that may call the daemon, such as https://app.example, https://*.app.example, http://localhost:* or
     /// capacitor://localhost; several separated by commas; * allows any
     #[arg(long, env = "KEYBEAT_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -56,12 +59,17 @@ impl AccessArgs {
             audience: self.jwt_audience.clone(),
             issuer: self.jwt_issuer.clone(),
             service_token: self.service_token.clone(),
+            revoked: self.revoked.clone(),
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),
         };
         if access.jwt_key.is_none() && access.jwt_secret.is_none() {
-            let flags = [(&access.audience, "--jwt-audience"), (&access.issuer, "--jwt-issuer")];
-            if let Some((_, flag)) = flags.iter().find(|(value, _)| value.is_some()) {
+            let flags = [
+                (access.audience.is_some(), "--jwt-audience"),
+                (access.issuer.is_some(), "--jwt-issuer"),
+                (access.revoked.is_some(), "--revoked"),
+            ];
+            if let Some((_, flag)) = flags.iter().find(|(given, _)| *given) {
                 bail!(Usage(format!(
                     "{flag} checks clients' tokens; add --jwt-key FILE or --jwt-secret FILE"
                 )));

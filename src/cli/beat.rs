@@ -1,6 +1,6 @@
 //! `keybeat beat`: heartbeats, once or repeatedly.
 
-use super::{BeatArgs, Source, Usage, logging, progress, serve};
+use super::{BeatArgs, Source, Usage, logging, printed, progress, serve};
 use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::redis::Names;
@@ -33,7 +33,7 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
                 ticks.tick().await;
                 // A heartbeat that fails is printed; the next one may succeed after a restart of Redis or the daemon.
                 if let Err(why) = sender.beat(&args).await {
-                    eprintln!("keybeat: {why:#}");
+                    eprintln!("keybeat: {}", printed::error(&why));
                 }
             }
         };

@@ -1,6 +1,6 @@
 //! `keybeat get`: the state of users.
 
-use super::{GetArgs, Source, Usage, logging, progress, values};
+use super::{GetArgs, Source, Usage, logging, printed, progress, values};
 use crate::error::shown;
 use crate::presence::Key;
 use crate::protocol::{QueriedUser, UserObject};
@@ -66,10 +66,10 @@ fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for object in objects {
         if as_json {
-            writeln!(out, "{}", serde_json::to_string(object)?)?;
+            writeln!(out, "{}", printed::json(object)?)?;
             continue;
         }
-        let user = object.user();
+        let user = printed::text(object.user());
         match object {
             UserObject::Online { since_ms, sessions, .. } => {
                 let plural = if *sessions == 1 { "" } else { "s" };
@@ -99,9 +99,9 @@ async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
     for user in &args.users {
         let state = if online.contains(user) { "online" } else { "offline" };
         if args.json {
-            writeln!(out, "{}", json!({"user": user, "state": state}))?;
+            writeln!(out, "{}", printed::json(&json!({"user": user, "state": state}))?)?;
         } else {
-            writeln!(out, "{user}: {state}")?;
+            writeln!(out, "{}: {state}", printed::text(user))?;
         }
     }
     Ok(args.users.iter().all(|user| online.contains(user)))

@@ -2,7 +2,7 @@
 
 use super::access::TokenArgs;
 use super::daemon::DaemonApi;
-use super::{HealthcheckArgs, progress};
+use super::{HealthcheckArgs, printed, progress};
 use anyhow::{Result, bail};
 use axum::http::Method;
 use std::io::Write;
@@ -17,6 +17,6 @@ pub async fn run(args: HealthcheckArgs) -> Result<ExitCode> {
     if !status.is_success() {
         bail!("{path} returned {status}: {}", text.trim());
     }
-    writeln!(std::io::stdout(), "{}", text.trim())?;
+    writeln!(std::io::stdout(), "{}", printed::text(text.trim()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `keybeat ls`: the live presence keys.
 
-use super::{LsArgs, logging, progress};
+use super::{LsArgs, logging, printed, progress};
 use crate::config::DEFAULT_TTL;
 use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
@@ -28,7 +28,7 @@ const USUAL_TTL_S: u64 = DEFAULT_TTL.as_secs();
 
 pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
-    let target = super::redis(&args.redis.redis, &args.redis.redis_tls)?;
+    let target = super::redis(&args.redis.redis, &args.redis.redis_access)?;
     let pattern = args.redis.pattern.pattern();
     let listing = Listing::connect(&target, &pattern).await?;
     let bar = progress::keys(listing.size().await.ok());
@@ -77,7 +77,7 @@ fn print_json(keys: &[LiveKey]) -> Result<()> {
             "ttl_ms": ttl_ms(key).map(|(ttl, _)| ttl),
             "ttl_guessed": ttl_ms(key).map(|(_, guessed)| guessed),
         });
-        writeln!(out, "{object}")?;
+        writeln!(out, "{}", printed::json(&object)?)?;
     }
     Ok(out.flush()?)
 }
@@ -85,10 +85,12 @@ fn print_json(keys: &[LiveKey]) -> Result<()> {
 fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let bars = std::io::stdout().is_terminal();
-    let width =
-        |of: fn(&LiveKey) -> usize, least: usize| keys.iter().map(of).max().unwrap_or(0).clamp(least, WIDEST);
-    let user = width(|key| key.key.user().chars().count(), 4);
-    let session = width(|key| key.key.session().map_or(0, |name| name.chars().count()), 7);
+    let name = |key: &LiveKey| printed::text(key.key.user()).into_owned();
+    let session_of = |key: &LiveKey| printed::text(key.key.session().unwrap_or("")).into_owned();
+    let width = |of: &dyn Fn(&LiveKey) -> String, least: usize| {
+        keys.iter().map(|key| of(key).chars().count()).max().unwrap_or(0).clamp(least, WIDEST)
+    };
+    let (user, session) = (width(&name, 4), width(&session_of, 7));
     if !keys.is_empty() {
         writeln!(out, "{:user$}  {:session$}  {:>9}  {:>7}", "USER", "SESSION", "LEFT", "TTL")?;
     }
@@ -97,7 +99,7 @@ fn print_table(keys: &[LiveKey], total: usize, args: &LsArgs) -> Result<()> {
         let ttl = ttl_ms(key).map_or(String::new(), |(ms, guessed)| {
             format!("{}{} s", if guessed { "~" } else { "" }, ms / 1000)
         });
-        let (name, of) = (key.key.user(), key.key.session().unwrap_or(""));
+        let (name, of) = (name(key), session_of(key));
         write!(out, "{name:user$}  {of:session$}  {left:>9}  {ttl:>7}")?;
         if bars {
             write!(out, "  {}", bar(key))?;

@@ -17,7 +17,9 @@ mod limits;
 mod list;
 mod logging;
 mod manual;
+mod printed;
 mod progress;
+mod redis_access;
 mod serve;
 mod source;
 mod tls;
@@ -33,6 +35,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 pub use environment::parse;
 use ipnet::IpNet;
 use key_pattern::PatternArgs;
+pub use printed::error as printed_error;
 use source::{RedisArgs, Source, SourceArgs, redis};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -99,7 +102,7 @@ struct ServeArgs {
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", hide_env_values = true)]
     redis: Option<String>,
     #[command(flatten)]
-    redis_tls: tls::RedisTlsArgs,
+    redis_access: redis_access::RedisAccessArgs,
     #[command(flatten)]
     daemon: DaemonArgs,
 }

@@ -1,6 +1,7 @@
 //! Progress of slow steps. It is drawn on standard error, only if that is a terminal, and disappears when it is
 //! dropped.
 
+use super::printed;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -28,7 +29,7 @@ pub fn keys(size: Option<u64>) -> ProgressBar {
 
 /// A step of unknown length: what it does, and for how long already.
 pub fn step(what: &str) -> ProgressBar {
-    let bar = drawn(None, "{spinner} {wide_msg} {elapsed}").with_message(what.to_owned());
+    let bar = drawn(None, "{spinner} {wide_msg} {elapsed}").with_message(printed::text(what).into_owned());
     bar.enable_steady_tick(TICK);
     bar
 }

@@ -37,13 +37,16 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
 /// The Redis that the arguments name; `None` for a private one.
 ///
 /// # Errors
-/// [`Usage`] where a private Redis would be started by mistake: a daemon for others would lose all presence when it
+/// [`Usage`] for a password of a private Redis, and where a private Redis would be started by mistake: a daemon for others would lose all presence when it
 /// stops, and an empty variable was meant to name a Redis.
 fn named_redis(args: &ServeArgs) -> Result<Option<Target>> {
     let listen = args.daemon.listen;
     match args.redis.as_deref() {
+        Some(PRIVATE) | None if args.redis_access.has_password() => bail!(Usage(
+            "--redis-password-file is for a Redis that --redis URL names, and none is named".into()
+        )),
         Some(PRIVATE) => Ok(None),
-        Some(url) => super::redis(url, &args.redis_tls).map(Some),
+        Some(url) => super::redis(url, &args.redis_access).map(Some),
         None if std::env::var_os("KEYBEAT_REDIS").is_some() => bail!(Usage(format!(
             "KEYBEAT_REDIS is set but empty; name a Redis, unset the variable, or start a private Redis with --redis \
              {PRIVATE}"

@@ -1,7 +1,7 @@
 //! Where a command gets its data: from a daemon, or from Redis itself.
 
 use super::key_pattern::PatternArgs;
-use super::{Usage, access, address, daemon, tls};
+use super::{Usage, access, address, daemon, redis_access};
 use crate::config::DEFAULT_REDIS;
 use crate::redis::target::Target;
 use anyhow::{Result, bail};
@@ -14,7 +14,7 @@ pub struct RedisArgs {
     #[arg(long, env = "KEYBEAT_REDIS", value_name = "URL", default_value = DEFAULT_REDIS, hide_env_values = true)]
     pub redis: String,
     #[command(flatten)]
-    pub redis_tls: tls::RedisTlsArgs,
+    pub redis_access: redis_access::RedisAccessArgs,
     #[command(flatten)]
     pub pattern: PatternArgs,
 }
@@ -30,7 +30,7 @@ pub struct SourceArgs {
     #[command(flatten)]
     pub pattern: PatternArgs,
     #[command(flatten)]
-    pub redis_tls: tls::RedisTlsArgs,
+    pub redis_access: redis_access::RedisAccessArgs,
     #[command(flatten)]
     pub token: access::TokenArgs,
 }
@@ -64,7 +64,7 @@ impl SourceArgs {
     /// A URL or a certificate cannot be used.
     pub fn source(&self) -> Result<Source> {
         match &self.redis {
-            Some(url) => Ok(Source::Redis(redis(url, &self.redis_tls)?)),
+            Some(url) => Ok(Source::Redis(redis(url, &self.redis_access)?)),
             None => Ok(Source::Daemon(daemon::DaemonApi::new(&self.address, self.token.clone())?)),
         }
     }
@@ -74,7 +74,7 @@ impl SourceArgs {
 ///
 /// # Errors
 /// [`Usage`] if the URL cannot be parsed; the text hides the password.
-pub fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
+pub fn redis(url: &str, access: &redis_access::RedisAccessArgs) -> Result<Target> {
     if !url.contains("://") {
         // The text may contain a password, and it is unknown where the password begins.
         let host = url.rsplit('@').next().unwrap_or_default();
@@ -85,7 +85,7 @@ pub fn redis(url: &str, tls: &tls::RedisTlsArgs) -> Result<Target> {
         bail!(Usage(text));
     }
     let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
-    target.with_tls(&tls.files())
+    access.apply(target)
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
             host in "[a-z0-9.:/\\[\\]?=&%-]{0,24}", any in ".{0,30}",
         ) {
             for url in [format!("{scheme}u:hunter2@{host}"), format!("{scheme}{any}")] {
-                let none = tls::RedisTlsArgs::parse_from(["keybeat"]);
+                let none = redis_access::RedisAccessArgs::parse_from(["keybeat"]);
                 let shown = match super::redis(&url, &none) {
                     Ok(target) => target.shown().to_owned(),
                     Err(why) => format!("{why:#}"),

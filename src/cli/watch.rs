@@ -2,7 +2,8 @@
 
 use super::address::advised;
 use super::{
-    Source, SourceArgs, Usage, WatchArgs, colour, daemon::DaemonApi, logging, progress, serve, values,
+    Source, SourceArgs, Usage, WatchArgs, colour, daemon::DaemonApi, logging, printed, progress, serve,
+    values,
 };
 use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, Limits};
@@ -47,7 +48,7 @@ impl Printer {
     fn print(&self, transition: &TransitionObject) -> Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", serde_json::to_string(transition)?)?;
+            writeln!(out, "{}", printed::json(transition)?)?;
         } else {
             let at = SystemTime::UNIX_EPOCH + Duration::from_millis(transition.at_ms);
             let state = match transition.state {
@@ -59,7 +60,7 @@ impl Printer {
                 out,
                 "{}  {state}  {}  ({reason})",
                 humantime::format_rfc3339_millis(at),
-                transition.user
+                printed::text(&transition.user)
             )?;
         }
         Ok(out.flush()?)
@@ -121,7 +122,8 @@ impl Outage {
         let kind = discriminant(&why);
         if !self.printed.contains(&kind) {
             self.printed.push(kind);
-            line.suspend(|| eprintln!("keybeat: {:#}; trying again until it is back", advised(why)));
+            let why = printed::error(&advised(why));
+            line.suspend(|| eprintln!("keybeat: {why}; trying again until it is back"));
         }
     }
 }

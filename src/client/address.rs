@@ -101,11 +101,13 @@ impl Address {
                 ))),
             };
         }
-        let roots = certificates::roots(ca, option).map_err(|why| ClientError::Invalid(why.to_string()))?;
+        let verifier =
+            certificates::verifier(ca, option).map_err(|why| ClientError::Invalid(why.to_string()))?;
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|why| ClientError::Invalid(why.to_string()))?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         Ok(Some(TlsConnector::from(Arc::new(config))))
     }

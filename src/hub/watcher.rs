@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 /// Bytes of messages for one write to a client.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Why a reader has to start again with a new snapshot.
+/// Why a reader ends. But for the last cause it starts again with a new snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
     /// It fell too far behind: it asked for every transition and did not read them, or the full log dropped
@@ -23,6 +23,8 @@ pub enum Overflow {
     Behind,
     /// All mailboxes together hold too much, and its own was among the largest.
     Crowded,
+    /// It must not start again: an operator has ended it.
+    Dismissed,
 }
 
 /// One `transitions` message.
@@ -68,6 +70,7 @@ impl Watcher {
         match self.overflow.load(Ordering::Acquire) {
             1 => Some(Overflow::Behind),
             2 => Some(Overflow::Crowded),
+            3 => Some(Overflow::Dismissed),
             _ => None,
         }
     }
@@ -93,6 +96,11 @@ impl Watcher {
     /// Rings the bell, so that the reader looks for what came while it was busy.
     pub fn ring(&self) {
         self.bell.notify_one();
+    }
+
+    /// Ends this reader for good: it gets nothing more.
+    pub fn dismiss(&self) {
+        self.overflow_locked(&mut lock(&self.backlog), Overflow::Dismissed);
     }
 
     /// Keeps every change of everybody from now on, at most `pending` at a time.
@@ -356,8 +364,19 @@ impl Watcher {
 
     /// The reader has to start again: it gets nothing more.
     fn overflow_locked(&self, backlog: &mut Backlog, why: Overflow) {
-        let code = if why == Overflow::Behind { 1 } else { 2 };
-        if self.overflow.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        let code = match why {
+            Overflow::Behind => 1,
+            Overflow::Crowded => 2,
+            Overflow::Dismissed => 3,
+        };
+        // The first cause counts, but a dismissal is final.
+        if self
+            .overflow
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |held| {
+                (held == 0 || code == 3).then_some(code)
+            })
+            .is_err()
+        {
             return;
         }
         self.readers.recount(backlog.mailbox.bytes(), 0);

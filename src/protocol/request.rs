@@ -232,6 +232,14 @@ pub enum QueriedUser {
     },
 }
 
+/// Answer to `DELETE /v1/sockets`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct ClosedSockets {
+    /// Sockets and streams of the user that were open at this daemon.
+    pub closed: usize,
+}
+
 /// Answer to `POST /v1/heartbeats` if some of them are refused. The others are set.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]

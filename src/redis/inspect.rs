@@ -41,6 +41,37 @@ const SETTINGS: [&str; 7] = [
     "maxmemory-clients",
 ];
 
+/// Whether a server lets its settings be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConfigAccess {
+    /// CONFIG SET works.
+    #[default]
+    Allowed,
+    /// An ACL forbids it to this user.
+    Forbidden,
+    /// There is no such command: it is renamed, or the service that runs the server has disabled it.
+    Absent,
+}
+
+impl ConfigAccess {
+    /// What the refusal of a trial says.
+    fn of_refusal(why: &str) -> ConfigAccess {
+        let why = why.to_ascii_lowercase();
+        let is_absent = |words: &&str| why.contains(words);
+        if is_forbidden(&why.to_ascii_uppercase()) {
+            ConfigAccess::Forbidden
+        } else if ["unknown command", "not available", "not allowed", "disabled", "not supported"]
+            .iter()
+            .any(is_absent)
+        {
+            ConfigAccess::Absent
+        } else {
+            // It only does not know the setting.
+            ConfigAccess::Allowed
+        }
+    }
+}
+
 /// The facts about one server.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -52,8 +83,8 @@ pub struct Facts {
     pub slots: Option<usize>,
     /// Settings by name; `None` if CONFIG GET is forbidden.
     pub settings: Option<HashMap<String, String>>,
-    /// Whether CONFIG SET is allowed.
-    pub may_set: bool,
+    /// Whether CONFIG SET works.
+    pub config: ConfigAccess,
     /// Globs of the presence keys and of the daemon's own keys, as an ACL has them.
     pub key_globs: Vec<String>,
     /// The commands that keybeat needs and that are forbidden, as an ACL names them.
@@ -100,7 +131,7 @@ impl Facts {
             Facts { info: exam.info().await, slots, key_globs: names.key_globs(), ..Facts::default() };
         facts.clock_ms = exam.clock().await;
         facts.settings = exam.settings().await;
-        facts.may_set = exam.may_set().await;
+        facts.config = exam.config().await;
         facts.in_file = in_file(&primary, facts.field("config_file"));
         if facts.field("cluster_enabled") == "1" {
             facts.cluster = Info::read_cluster(client.pipeline()).await?.unwrap_or_default();
@@ -183,9 +214,11 @@ impl Exam<'_> {
     }
 
     /// An ACL refuses before the server looks at the setting's name. No setting has this name.
-    async fn may_set(&self) -> bool {
-        let tried = server_config::set(self.pipeline, "keybeat-doctor", "1").await;
-        !tried.is_ok_and(|tried| tried.is_err_and(|why| is_forbidden(&why)))
+    async fn config(&self) -> ConfigAccess {
+        match server_config::set(self.pipeline, "keybeat-doctor", "1").await {
+            Ok(Err(why)) => ConfigAccess::of_refusal(&why),
+            Ok(Ok(())) | Err(_) => ConfigAccess::Allowed,
+        }
     }
 
     /// Tries the daemon's commands with a key of our own.
@@ -343,6 +376,30 @@ fn setting_in(text: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_of_config_have_their_kind() {
+        for (why, kind) in [
+            (
+                "NOPERM User keybeat has no permissions to run the 'config|set' command",
+                ConfigAccess::Forbidden,
+            ),
+            (
+                "NOPERM this user has no permissions to run the 'config' command or its subcommand",
+                ConfigAccess::Forbidden,
+            ),
+            ("ERR unknown command 'CONFIG', with args beginning with: 'SET'", ConfigAccess::Absent),
+            ("ERR unknown command `CONFIG`, with args beginning with: `SET`,", ConfigAccess::Absent),
+            ("ERR Command is not available: 'CONFIG'", ConfigAccess::Absent),
+            (
+                "ERR Unknown option or number of arguments for CONFIG SET - 'keybeat-doctor'",
+                ConfigAccess::Allowed,
+            ),
+            ("ERR Unsupported CONFIG parameter: keybeat-doctor", ConfigAccess::Allowed),
+        ] {
+            assert_eq!(ConfigAccess::of_refusal(why), kind, "{why}");
+        }
+    }
 
     #[test]
     fn last_setting_in_file_counts() {

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod link;
 pub mod listing;
 mod names;
+pub mod password_file;
 pub mod private;
 mod resp;
 mod retry_delay;

@@ -3,6 +3,8 @@
 use crate::redis::resp::client::RespClient;
 use crate::redis::target::Target;
 use anyhow::{Context, Result, bail};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -42,7 +44,9 @@ impl Embedded {
     /// No server binary was found, or the server did not answer within 10 s.
     pub async fn start() -> Result<Embedded> {
         let binary = find_binary()?;
-        let folder = tempfile::Builder::new().prefix("keybeat-").tempdir()?;
+        // Whatever the umask is: who can open the socket can read and write all presence.
+        let only_owner = Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix("keybeat-").permissions(only_owner).tempdir()?;
         let conf = folder.path().join("redis.conf");
         // Redis 6 does not start with the class of new keys; the daemon adds the class where it can.
         std::fs::write(&conf, REDIS_CONF.replace("E$gxen", "E$gxe"))?;

@@ -1,5 +1,6 @@
 //! A Redis URL: how it is parsed, and what it names. No I/O.
 
+use crate::redis::password_file::PasswordFile;
 use crate::redis::tls::RedisTlsFiles;
 use crate::redis::url;
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,7 +17,15 @@ pub(super) const COMMAND: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Target {
     config: Config,
+    /// Where the password is, if it is not in the URL.
+    password: Option<PasswordFile>,
     shown: String,
+}
+
+/// What AUTH needs.
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) password: String,
 }
 
 impl Target {
@@ -32,7 +41,8 @@ impl Target {
             .with_context(|| format!("the Redis URL {shown} cannot be parsed; {}", url::FORMS))?;
         let mut config = Config { database: checked.db.or(config.database), ..config };
         remove_brackets(&mut config.server);
-        Ok(Target { config: Config { version: RespVersion::RESP3, fail_fast: true, ..config }, shown })
+        let config = Config { version: RespVersion::RESP3, fail_fast: true, ..config };
+        Ok(Target { config, password: None, shown })
     }
 
     /// The same Redis, with certificates that the user named.
@@ -51,6 +61,34 @@ impl Target {
         }
         self.config.tls = Some(tls.config()?);
         Ok(self)
+    }
+
+    /// The same Redis, with its password in a file. Of Sentinels, it is the password of their primary.
+    ///
+    /// # Errors
+    /// The URL has a password too, or the file cannot be used.
+    pub fn with_password(mut self, file: PasswordFile) -> Result<Target> {
+        if self.config.password.is_some() {
+            bail!(
+                "{} has a password, and --redis-password-file names another one; remove the password from the URL",
+                self.shown
+            );
+        }
+        file.read()?;
+        self.password = Some(file);
+        Ok(self)
+    }
+
+    /// The login of a connection that is made now; `None` without a password.
+    ///
+    /// # Errors
+    /// The file with the password cannot be used.
+    pub(super) fn login(&self) -> Result<Option<Login>> {
+        let password = match &self.password {
+            Some(file) => Some(file.read()?),
+            None => self.config.password.clone(),
+        };
+        Ok(password.map(|password| Login { user: self.config.username.clone(), password }))
     }
 
     /// The URL without its secrets.
@@ -92,6 +130,7 @@ impl Target {
                 database: None,
                 ..self.config.clone()
             },
+            password: None,
             shown: format!("the Sentinel at {host}"),
         };
         Some((hosts.iter().map(sentinel).collect(), service_name))
@@ -106,7 +145,7 @@ impl Target {
             format!("redis://{host}:{port}")
         };
         let server = ServerConfig::Centralized { server: Server::new(host, port) };
-        Target { config: Config { server, ..self.config.clone() }, shown }
+        Target { config: Config { server, ..self.config.clone() }, password: self.password.clone(), shown }
     }
 
     /// The error of a connection that failed for the reason `why`, with advice.

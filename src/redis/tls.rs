@@ -1,6 +1,6 @@
 //! TLS to Redis with certificates that the user names.
 
-use crate::certificates::{certificates, private_key, roots};
+use crate::certificates::{certificates, private_key, verifier};
 use anyhow::{Context, Result};
 use fred::types::config::{TlsConfig, TlsConnector};
 use rustls::ClientConfig;
@@ -30,7 +30,8 @@ impl RedisTlsFiles {
     pub fn config(&self) -> Result<TlsConfig> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(self.ca.as_deref(), "--redis-ca")?);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier(self.ca.as_deref(), "--redis-ca")?);
         let config = match &self.own {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => builder

@@ -8,6 +8,7 @@ use crate::presence::{Key, KeyPattern};
 use crate::redis::writer::Store;
 use crate::web::access::auth::{Gate, Pass};
 use crate::web::limits::bodies::Bodies;
+use crate::web::limits::connected::Connected;
 use crate::web::limits::connections::Doors;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
@@ -36,6 +37,8 @@ pub struct App {
     pub gate: Arc<Gate>,
     /// Connections and sockets, counted.
     pub doors: Doors,
+    /// The open sockets and streams of each user.
+    pub connected: Arc<Connected>,
     /// How often a user may do something.
     pub quotas: Arc<Quotas>,
     /// Reads request bodies.
@@ -115,9 +118,24 @@ impl App {
         self.store.beat(keys).await
     }
 
+    /// All keys of a user, also one whose heartbeat was answered just now.
+    pub async fn all_keys(&self, user: &str) -> Result<Vec<Key>, Error> {
+        self.catch_up().await?;
+        let mut keys = self.hub.keys(user);
+        if !self.pattern.needs_session() {
+            keys.push(self.key(user, None)?);
+        }
+        Ok(keys)
+    }
+
     /// Deletes keys for a request, within the quota of its pass. Sockets of these sessions stop keeping them.
     pub async fn end(&self, pass: &Pass, keys: &[Key]) -> Result<(), Error> {
         self.quotas.take_writes(pass.user(), keys.len())?;
+        self.delete(keys).await
+    }
+
+    /// Deletes keys. Sockets of these sessions stop keeping them.
+    pub async fn delete(&self, keys: &[Key]) -> Result<(), Error> {
         let _turn = self.quotas.turn()?;
         self.sessions.leave(keys).await?;
         self.quotas.give_back(keys);

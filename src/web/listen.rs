@@ -9,6 +9,7 @@ use crate::web::limits::connections::{Peer, Place};
 use crate::web::limits::entrance::{Entrance, HEALTH, Visit};
 use crate::web::limits::forwarded::TrustedProxies;
 use crate::web::limits::refusal_log::{Refusal, Refusals};
+use crate::web::protective_headers;
 use crate::web::shutdown::Shutdown;
 use crate::web::tls::Tls;
 use axum::Router;
@@ -214,9 +215,10 @@ impl Port {
         address: SocketAddr,
         refusal: Option<&Error>,
     ) -> Result<(Response, Option<Place>), Infallible> {
+        let path = request.uri().path().to_owned();
         let client = self.proxies.client(address.ip(), request.headers());
         let admitted = match refusal {
-            _ if HEALTH.contains(&request.uri().path()) => Ok(None),
+            _ if HEALTH.contains(&&*path) => Ok(None),
             Some(error) => {
                 self.entrance.count(error);
                 Err(error.clone())
@@ -237,6 +239,7 @@ impl Port {
                 (Failure(error).into_response(), None)
             }
         };
+        protective_headers::add(answer.headers_mut(), &path);
         // During a drain a client that asks again gets another daemon, if it has to connect again.
         let upgrades = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         if refusal.is_some() || self.shutdown.is_draining() && !upgrades {

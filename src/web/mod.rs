@@ -12,6 +12,7 @@
 //! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
 //! shutdown.rs  the drain and the stop
 //! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
+//! protective_headers.rs  headers of every answer
 //! ```
 
 pub mod access;
@@ -24,6 +25,7 @@ pub mod limits;
 pub mod listen;
 mod middleware;
 mod parameters;
+mod protective_headers;
 pub mod sessions;
 pub mod shutdown;
 mod stream;
@@ -33,7 +35,7 @@ use crate::error::{Error, shown};
 use crate::presence::NameError;
 use access::auth::{self, Guard};
 use access::origin::{self, Origins};
-use api::{health, heartbeats, stats, users};
+use api::{health, heartbeats, sockets, stats, users};
 use app::App;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
@@ -108,6 +110,7 @@ fn public() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(users::user, heartbeats::end))
         .routes(routes!(heartbeats::heartbeat))
         .routes(routes!(heartbeats::heartbeats))
+        .routes(routes!(sockets::close))
         .routes(routes!(sse::stream))
         .routes(routes!(opening::upgrade))
 }

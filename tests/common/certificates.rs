@@ -43,6 +43,20 @@ impl Authority {
         paths
     }
 
+    /// Writes NAME.pem and NAME.key, an authority that is a server's own certificate for 127.0.0.1, as `openssl req -x509` makes
+    /// it, and returns both paths. Without `alternative` the address is only its common name.
+    pub fn issue_self_signed(&self, name: &str, alternative: bool) -> [String; 2] {
+        let key = KeyPair::generate().expect("a key");
+        let names = if alternative { vec!["127.0.0.1".into()] } else { vec![] };
+        let mut params = CertificateParams::new(names).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, "127.0.0.1");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let paths = [self.path(&format!("{name}.pem")), self.path(&format!("{name}.key"))];
+        std::fs::write(&paths[0], params.self_signed(&key).expect("a certificate").pem()).expect("a file");
+        std::fs::write(&paths[1], key.serialize_pem()).expect("a file");
+        paths
+    }
+
     /// Opens a TLS connection that trusts only this authority.
     pub async fn connect(&self, port: u16) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();

@@ -1,6 +1,7 @@
 //! The picture.
 
 use super::model::{DeadlineList, Figures, Model, came};
+use crate::cli::printed;
 use crate::redis::listing::LiveKey;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -199,9 +200,9 @@ fn ms(ms: f64) -> String {
     if ms < 1_000.0 { format!("{ms:.1} ms") } else { format!("{:.1} s", ms / 1_000.0) }
 }
 
-/// Without what could move the cursor.
+/// Without control characters, which the terminal would obey.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printed::text(text).into_owned()
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Feeds {
 pub fn start(args: &TopArgs, sender: Sender<Update>) -> Result<Feeds> {
     let mut tasks = JoinSet::new();
     let redis = args.source.redis.as_deref();
-    let target = redis.map(|url| crate::cli::redis(url, &args.source.redis_tls)).transpose()?;
+    let target = redis.map(|url| crate::cli::redis(url, &args.source.redis_access)).transpose()?;
     let asks_for_deadlines = target.is_some();
     if let Some(target) = target {
         tasks.spawn(deadlines(target, args.source.pattern.pattern(), sender.clone()));

@@ -9,8 +9,8 @@
 
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
-use crate::redis::resp::trim;
-use crate::redis::target::{CONNECT, Target, is_about_password};
+use crate::redis::resp::{depth, trim};
+use crate::redis::target::{CONNECT, Login, Target, is_about_password};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Buf, BytesMut};
 use fred::types::config::{ServerConfig, TlsConnector};
@@ -75,10 +75,8 @@ impl RespConnection {
     }
 
     async fn introduce(&mut self, target: &Target, name: &str) -> Result<()> {
-        let config = target.config();
-        if let Some(password) = &config.password {
-            let user = config.username.as_deref();
-            let login: Vec<&str> = ["AUTH"].into_iter().chain(user).chain([&**password]).collect();
+        if let Some(Login { user, password }) = target.login()? {
+            let login: Vec<&str> = ["AUTH"].into_iter().chain(user.as_deref()).chain([&*password]).collect();
             self.call(&login).await?.accepted()?;
         }
         if target.db() > 0 {
@@ -163,6 +161,7 @@ impl RespConnection {
 
 /// The first frame and its bytes, if it is complete.
 fn first(buffer: &[u8]) -> Result<Option<(RangeFrame, &[u8])>> {
+    depth::check(buffer)?;
     let frame = decode_range(buffer).map_err(|why| anyhow!("the server does not speak RESP: {why}"))?;
     Ok(frame.map(|(frame, length)| (frame, &buffer[..length])))
 }

@@ -19,7 +19,7 @@ impl WriteConnection {
     /// # Errors
     /// The server cannot be reached, does not answer in time, or refuses the login.
     pub async fn open(target: &Target) -> Result<WriteConnection> {
-        let client = builder(target).build()?;
+        let client = builder(target)?.build()?;
         let mut task = None;
         // `wait_for_connect` has to run first, since fred reports the result only once. (`init` does that too,
         // but never returns if a server accepts the connection and then stays silent.)
@@ -41,7 +41,7 @@ impl WriteConnection {
     /// # Errors
     /// fred does not accept the settings.
     pub fn persistent(target: &Target) -> Result<WriteConnection> {
-        let mut builder = builder(target);
+        let mut builder = builder(target)?;
         builder.with_config(|config| config.fail_fast = false);
         // Without a policy, fred never stops waiting for the first connection.
         builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
@@ -73,8 +73,9 @@ impl WriteConnection {
     }
 }
 
-fn builder(target: &Target) -> Builder {
-    let mut builder = Builder::from_config(target.config().clone());
+fn builder(target: &Target) -> Result<Builder> {
+    let password = target.login()?.map(|login| login.password);
+    let mut builder = Builder::from_config(Config { password, ..target.config().clone() });
     builder.with_connection_config(|connection| {
         connection.connection_timeout = CONNECT;
         connection.internal_command_timeout = CONNECT;
@@ -86,7 +87,7 @@ fn builder(target: &Target) -> Builder {
         default_command_timeout: COMMAND,
         ..PerformanceConfig::default()
     });
-    builder
+    Ok(builder)
 }
 
 /// fred's error text, without the debug output of a system error in it.

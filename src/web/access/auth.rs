@@ -6,6 +6,7 @@ use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
 use crate::presence::KeyPattern;
+use crate::web::access::revoked::Revoked;
 use crate::web::access::service_token::{self, Scope, ServiceToken};
 use crate::web::access::token::{Grant, KeySet, Pattern, Rules};
 use crate::web::failure::Failure;
@@ -28,6 +29,9 @@ use tracing::info;
 
 /// Precedes the token in a WebSocket's list of subprotocols.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
+/// Why a revoked token is not accepted.
+pub const REVOKED: &str = "it was revoked";
+
 /// What a request or a socket may do.
 #[derive(Debug, Clone)]
 pub struct Pass(Arc<Holder>);
@@ -52,6 +56,14 @@ impl Pass {
         self.grant()?.user.as_ref()
     }
 
+    /// The name of a backend's token. One without a name is `unnamed`.
+    pub fn service_name(&self) -> Option<&str> {
+        match &*self.0 {
+            Holder::Service(token) => Some(token.name.as_deref().unwrap_or("unnamed")),
+            Holder::Anyone | Holder::Client(_) => None,
+        }
+    }
+
     /// What a client's token allows; none for a backend, and where the daemon requires no tokens.
     pub fn grant(&self) -> Option<&Grant> {
         match &*self.0 {
@@ -69,6 +81,17 @@ impl Pass {
                 Err(Error::Forbidden(format!("the service token {name} does not have the scope {scope}")))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// An error unless the pass allows administrative calls.
+    pub fn check_admin(&self) -> Result<(), Error> {
+        self.check_scope(Scope::Admin)?;
+        match self.grant() {
+            Some(_) => {
+                Err(Error::Forbidden("only a service token with the scope admin allows this call".into()))
+            }
+            None => Ok(()),
         }
     }
 
@@ -136,6 +159,16 @@ pub struct Gate {
 struct Loaded {
     keys: Option<KeySet>,
     service: Vec<ServiceToken>,
+    revoked: Revoked,
+}
+
+/// Why a pass that was good is no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassEnd {
+    /// The token has expired, or its key or service token is gone from the files.
+    Expired,
+    /// `--revoked` names it.
+    Revoked,
 }
 
 impl Loaded {
@@ -146,7 +179,15 @@ impl Loaded {
                     .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
             service_token::parse(&file, tags).with_context(|| format!("--service-token {}", path.display()))
         });
-        Ok(Loaded { keys: read_keys(access)?, service: service.transpose()?.unwrap_or_default() })
+        let revoked = access.revoked.as_deref().map(|path| {
+            let file = read(path, "--revoked", "it may be empty, but it must exist")?;
+            Revoked::parse(&file).with_context(|| format!("--revoked {}", path.display()))
+        });
+        Ok(Loaded {
+            keys: read_keys(access)?,
+            service: service.transpose()?.unwrap_or_default(),
+            revoked: revoked.transpose()?.unwrap_or_default(),
+        })
     }
 
     fn log(&self) {
@@ -215,16 +256,22 @@ impl Gate {
         !self.access.is_open()
     }
 
-    /// Is a pass still good: its token has not expired, and its key or service token is still in the files?
-    pub fn still_good(&self, pass: &Pass) -> bool {
-        match &*pass.0 {
+    /// Is a pass still good: its token has not expired and is not revoked, and its key or service token is still in the files?
+    pub fn still_good(&self, pass: &Pass) -> Result<(), PassEnd> {
+        let (good, revoked) = match &*pass.0 {
             // Without the lock, since each delivery asks.
-            Holder::Anyone => true,
-            Holder::Service(token) => self.loaded().service.iter().any(|other| other.equals(token)),
+            Holder::Anyone => return Ok(()),
+            Holder::Service(token) => (self.loaded().service.iter().any(|other| other.equals(token)), false),
             Holder::Client(grant) => {
-                let known = self.loaded().keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
-                known && now_s() < grant.ends
+                let loaded = self.loaded();
+                let known = loaded.keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
+                (known && now_s() < grant.ends, loaded.revoked.names(grant))
             }
+        };
+        match (good, revoked) {
+            // Also of an expired token: a new one would be revoked too.
+            (_, true) => Err(PassEnd::Revoked),
+            (good, false) => good.then_some(()).ok_or(PassEnd::Expired),
         }
     }
 
@@ -242,6 +289,9 @@ impl Gate {
             ));
         };
         let grant = keys.verify(token, now_s()).map_err(|why| Error::InvalidToken(why.to_string()))?;
+        if loaded.revoked.names(&grant) {
+            return Err(Error::InvalidToken(REVOKED.into()));
+        }
         Ok(Pass::new(Holder::Client(grant)))
     }
 
@@ -318,8 +368,11 @@ pub async fn authenticate(State(guard): State<Guard>, mut request: Request, next
     }
     match guard.gate.admit(request.method(), request.uri(), request.headers()) {
         Ok(pass) => {
-            request.extensions_mut().insert(pass);
-            next.run(request).await
+            request.extensions_mut().insert(pass.clone());
+            let mut response = next.run(request).await;
+            // For the audit.
+            response.extensions_mut().insert(pass);
+            response
         }
         Err(error) => Failure(guard.count(&request, error)).into_response(),
     }

@@ -5,6 +5,7 @@
 mod allowed_origin;
 pub mod auth;
 pub mod origin;
+mod revoked;
 mod service_token;
 pub mod token;
 pub mod token_watch;

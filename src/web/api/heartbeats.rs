@@ -142,15 +142,10 @@ pub async fn end(
     let query = request::query(query)?;
     let body: EndBody = request::optional_body(&app, body).await?;
     let session = one_of("session", body.session, query.session)?;
-    let mut keys = Vec::new();
-    if session.is_none() {
-        // All of the user's keys, also one whose heartbeat was answered just now.
-        app.catch_up().await?;
-        keys = app.hub.keys(&user);
-    }
-    if session.is_some() || !app.pattern.needs_session() {
-        keys.push(app.key(&user, session.as_deref())?);
-    }
+    let keys = match &session {
+        Some(_) => vec![app.key(&user, session.as_deref())?],
+        None => app.all_keys(&user).await?,
+    };
     app.end(&pass, &keys).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,5 +3,6 @@
 pub mod health;
 pub mod heartbeats;
 mod request;
+pub mod sockets;
 pub mod stats;
 pub mod users;

@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod bodies;
+pub mod connected;
 pub mod connections;
 pub mod entrance;
 pub mod forwarded;

@@ -5,8 +5,10 @@ use super::names::NameSet;
 use crate::hub::{Delivery, Hub, Overflow, Watcher};
 use crate::presence::{Name, Presence};
 use crate::protocol::{RedisWord, RefusedUser, ServerMessage, UserObject};
+use crate::web::access::auth::PassEnd;
 use crate::web::access::token_watch::Permit;
 use crate::web::app::App;
+use crate::web::limits::connected::Membership;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +25,10 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) enum Cut {
     /// Its token has expired, or the key of the token is gone.
     TokenExpired,
+    /// Its token was revoked.
+    Revoked,
+    /// An operator closed the connections of its user.
+    Dismissed,
     /// It fell too far behind.
     TooSlow,
     /// The queued changes of all clients together took too much memory.
@@ -45,16 +51,22 @@ pub(super) struct Reader {
     pub(super) all: bool,
     /// Whether Redis is up, as far as the client was told. A hello means that it is.
     up: bool,
+    /// Its place among the connections of its user, if it has one.
+    membership: Option<Membership>,
 }
 
 impl Reader {
-    pub(super) fn new(app: Arc<App>, address: IpAddr, permit: Permit) -> Reader {
+    /// A reader of the user for whom it speaks, or else whose token it has.
+    pub(super) fn new(app: Arc<App>, address: IpAddr, permit: Permit, speaks: Option<&str>) -> Reader {
+        let watcher = app.hub.watcher();
+        let user = speaks.or_else(|| permit.pass().user().map(|user| &**user));
         Reader {
+            membership: user.map(|user| app.connected.enter(user, &watcher)),
             number: app.number(),
             address,
             opened: Instant::now(),
             permit,
-            watcher: app.hub.watcher(),
+            watcher,
             watched: NameSet::default(),
             all: false,
             up: true,
@@ -114,7 +126,10 @@ impl Reader {
 
     /// Is the token still good?
     pub(super) fn check_token(&self) -> Result<(), Cut> {
-        self.app.gate.still_good(self.permit.pass()).then_some(()).ok_or(Cut::TokenExpired)
+        self.app.gate.still_good(self.permit.pass()).map_err(|end| match end {
+            PassEnd::Expired => Cut::TokenExpired,
+            PassEnd::Revoked => Cut::Revoked,
+        })
     }
 
     /// The token is due: the warning that it will expire, if it is time for that.
@@ -133,7 +148,16 @@ impl Reader {
         Ok(messages)
     }
 
+    /// An error if an operator closed this client.
+    pub(super) fn check_dismissed(&self) -> Result<(), Cut> {
+        match self.watcher.overflow_cause() {
+            Some(Overflow::Dismissed) => Err(Cut::Dismissed),
+            _ => Ok(()),
+        }
+    }
+
     fn check_overflow(&self) -> Result<(), Cut> {
+        self.check_dismissed()?;
         if !self.watcher.overflowed() {
             return Ok(());
         }
@@ -166,8 +190,9 @@ impl Reader {
         Cut::TooSlow
     }
 
-    /// Stops watching.
+    /// Stops watching, and leaves the connections of its user.
     pub(super) fn unwatch_everything(&mut self) {
+        self.membership = None;
         for user in std::mem::take(&mut self.watched).keep(|_| false) {
             self.app.hub.unwatch(&self.watcher, &user);
         }

@@ -8,10 +8,10 @@
 use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::reader::{CHUNK, Cut, Reader, Snapshot};
-use crate::error::Error;
+use crate::error::{Error, code};
 use crate::hub::{Delivery, Missed};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
-use crate::web::access::auth::Pass;
+use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
 use crate::web::app::{App, Shared};
 use crate::web::describe::openapi::OfQuestion;
@@ -82,7 +82,7 @@ pub async fn stream(
     app.hub.begin_history();
     let permit = Permit::new(pass);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let stream = SseStream::new(Reader::new(app, address, permit), (wanted, refused), last);
+    let stream = SseStream::new(Reader::new(app, address, permit, None), (wanted, refused), last);
     let events = futures_util::stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
@@ -203,6 +203,10 @@ impl SseStream {
 
     /// Takes what is to be sent next into the queue; false if there is nothing.
     fn fill(&mut self) -> bool {
+        if let Err(cut) = self.reader.check_dismissed() {
+            self.end(cut);
+            return true;
+        }
         if let Some(snapshot) = &mut self.snapshot {
             match snapshot.next() {
                 Some(chunk) => self.push(chunk),
@@ -287,8 +291,8 @@ impl SseStream {
     }
 
     fn end(&mut self, cut: Cut) {
-        if cut == Cut::TokenExpired {
-            self.push(ServerMessage::error(None, &token_expired()).encode());
+        if let Some(error) = error(cut) {
+            self.push(ServerMessage::error(None, &error).encode());
         }
         self.cut = Some(cut);
     }
@@ -316,15 +320,24 @@ fn resume(reader: &mut Reader, wanted: &Wanted, last: &str) -> Option<(Missed, u
     Some((missed, seq))
 }
 
-fn token_expired() -> Error {
-    Error::InvalidToken("it has expired, or its key is gone; come back with a new one".into())
+/// The last message of a stream that ends for this reason, if there is one.
+fn error(cut: Cut) -> Option<Error> {
+    Some(match cut {
+        Cut::TokenExpired => {
+            Error::InvalidToken("it has expired, or its key is gone; come back with a new one".into())
+        }
+        Cut::Revoked => Error::InvalidToken(REVOKED.into()),
+        Cut::Dismissed => Error::Forbidden("an operator closed the connections of this user".into()),
+        Cut::TooSlow | Cut::Crowded | Cut::GoingAway => return None,
+    })
 }
 
 /// The reason that the log gives.
 fn name(cut: Option<Cut>) -> &'static str {
     match cut {
         None => "lost",
-        Some(Cut::TokenExpired) => token_expired().code(),
+        Some(Cut::TokenExpired | Cut::Revoked) => code::INVALID_TOKEN,
+        Some(Cut::Dismissed) => code::FORBIDDEN,
         Some(Cut::TooSlow) => "too_slow",
         Some(Cut::Crowded) => "try_later",
         Some(Cut::GoingAway) => "going_away",

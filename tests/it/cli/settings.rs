@@ -206,3 +206,51 @@ async fn json_logs_include_failures_at_the_start() {
         assert!(message.contains(word), "{args:?}: {message}");
     }
 }
+
+#[tokio::test]
+async fn password_for_redis_comes_from_a_file() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence:alice", "1"]);
+    redis.call(&["ACL", "SETUSER", "keybeat", "on", ">hunter2", "~*", "&*", "+@all"]);
+    redis.call(&["CONFIG", "SET", "requirepass", "hunter2"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password").to_str().expect("UTF-8").to_owned();
+    std::fs::write(&file, "hunter2\n").expect("a file");
+    let with_user = redis.url().replace("://", "://keybeat@");
+    for url in [redis.url(), with_user.clone()] {
+        for command in [&["ls"][..], &["get", "alice"], &["doctor"], &["beat", "alice"]] {
+            let ran = run(&[command, &["--redis", &url, "--redis-password-file", &file]].concat(), &[]).await;
+            assert_eq!(ran.code, Some(0), "{command:?} {url}: {ran:?}");
+        }
+    }
+    let url = redis.url().replace("://", "://:hunter2@");
+    let ran = run(&["ls", "--redis", &url, "--redis-password-file", &file], &[]).await;
+    assert!(ran.code == Some(1) && ran.err.contains("remove the password from the URL"), "{ran:?}");
+    let ran =
+        run(&["ls", "--redis", &redis.url()], &[("KEYBEAT_REDIS_PASSWORD_FILE", "/nowhere/password")]).await;
+    assert!(ran.code == Some(1) && ran.err.contains("/nowhere/password"), "{ran:?}");
+    serve_is_refused(&["--redis-password-file", &file], &[], &["--redis-password-file", "--redis URL"]).await;
+    // The file is read again at each connection.
+    let daemon = Daemon::with(&["--redis", &with_user, "--redis-password-file", &file]).await;
+    redis.call(&["AUTH", "hunter2"]);
+    let admin = |words: &[&str]| {
+        let port = redis.port.to_string();
+        let words = [&["-p", &port, "-a", "hunter2", "--no-auth-warning"], words].concat();
+        let ran = std::process::Command::new("redis-cli").args(&words).output().expect("redis-cli");
+        assert!(ran.status.success() && !String::from_utf8_lossy(&ran.stdout).contains("ERR"), "{ran:?}");
+    };
+    std::fs::write(&file, "correct-horse\r\n").expect("a file");
+    admin(&["ACL", "SETUSER", "keybeat", "resetpass", ">correct-horse"]);
+    admin(&["CLIENT", "KILL", "USER", "keybeat"]);
+    crate::common::until("it has connected again", async || {
+        (daemon.log().matches("subscribed").count() > 1).then_some(())
+    })
+    .await;
+    daemon.ready().await;
+    assert_eq!(
+        daemon.call("PUT", "/v1/users/bob/heartbeat", None).await.0,
+        204,
+        "writes use the new password too"
+    );
+    assert!(!daemon.log().contains("hunter2") && !daemon.log().contains("horse"), "{}", daemon.log());
+}

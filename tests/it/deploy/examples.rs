@@ -137,11 +137,14 @@ async fn a_watcher_in_rust() {
 
 // --- the list of contacts -------------------------------------------------------------------------------
 
-/// A server of one's own, with the page.
-async fn site() -> String {
+/// A server of one's own, with the page for the daemon at this address.
+async fn site(daemon: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let origin = format!("http://{}", listener.local_addr().expect("an address"));
     let page = std::fs::read_to_string(example("contacts.html")).expect("the page");
+    let line = "const daemon = 'http://127.0.0.1:7400';";
+    assert_eq!(page.matches(line).count(), 1, "the page has the address of its daemon");
+    let page = page.replace(line, &format!("const daemon = '{daemon}';"));
     let app = Router::new().route("/contacts.html", get(|| async { Html(page) }));
     tokio::spawn(async move { axum::serve(listener, app).await });
     origin
@@ -163,13 +166,15 @@ fn row(user: &str, online: bool, note: &str) -> Value {
 
 #[tokio::test]
 async fn contacts_have_green_dots_through_restarts_of_daemon_and_redis() {
-    let (mut redis, origin, port) = (Redis::start(), site().await, free_port());
+    let (mut redis, port) = (Redis::start(), free_port());
+    let origin = site(&format!("http://127.0.0.1:{port}")).await;
     let launch =
         |redis: &Redis| Daemon::launch_at(port, &["--redis", &redis.url(), "--allow-origin", &origin]);
     let daemon = launch(&redis);
     daemon.ready().await;
     let browser = Browser::start(390, 844).await;
-    let query = format!("?daemon=http://127.0.0.1:{port}&users=alice,bob,%3Ci%3Ecarol&me=dave");
+    // No address from the query.
+    let query = "?daemon=http://127.0.0.1:1&users=alice,bob,%3Ci%3Ecarol&me=dave";
     browser.open(&format!("{origin}/contacts.html{query}")).await;
     browser.shows(STATUS, json!("live")).await;
     browser.shows(COUNT, json!("0 of 3 online")).await;
@@ -200,10 +205,11 @@ async fn contacts_have_green_dots_through_restarts_of_daemon_and_redis() {
 
 #[tokio::test]
 async fn a_page_that_may_not_ask_says_which_argument_lets_it() {
-    let (redis, origin) = (Redis::start(), site().await);
+    let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
+    let origin = site(&daemon.url("")).await;
     let browser = Browser::start(1280, 800).await;
-    browser.open(&format!("{origin}/contacts.html?daemon={}", daemon.url(""))).await;
+    browser.open(&format!("{origin}/contacts.html")).await;
     let said =
         format!("return document.querySelector('#status').textContent.includes('--allow-origin {origin}')");
     browser.shows(&said, json!(true)).await;

@@ -24,7 +24,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
     (
         "redis",
         &[
-            "glob tls url retry_delay",
+            "glob tls url retry_delay password_file",
             "names",
             "target",
             "resp",
@@ -37,7 +37,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
     (
         "web",
         &[
-            "failure tls describe shutdown",
+            "failure tls describe shutdown protective_headers",
             "limits console",
             "access middleware parameters listen sessions",
             "app",

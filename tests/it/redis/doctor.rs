@@ -174,9 +174,40 @@ async fn events_that_are_missing_are_fatal_where_the_daemon_may_not_add_them() {
     assert!(cause.contains("set") && cause.contains("del") && !cause.contains("expired"), "{cause}");
     let (code, findings) = doctor(&user(&redis, &format!("{RIGHTS} +config|get"))).await;
     assert_eq!((code, &of(&findings, "events")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
-    mend(&redis, of(&findings, "events"));
+    for finding in &findings {
+        assert!(!finding["mend"].to_string().contains("CONFIG SET"), "the user may not: {finding}");
+    }
+    let advice = of(&findings, "events")["mend"].as_str().expect("a mend");
+    assert!(advice.contains("+config|set") && advice.contains("file: notify-keyspace-events "), "{advice}");
+    redis.call(&["CONFIG", "SET", "notify-keyspace-events", "E$gxen"]);
     let (code, findings) = doctor(&user(&redis, &format!("{RIGHTS} +config|get"))).await;
     assert_eq!((code, &of(&findings, "events")["severity"]), (Some(0), &"ok".into()), "{findings:?}");
+}
+
+#[tokio::test]
+async fn config_is_not_suggested_where_it_is_renamed() {
+    for name in ["", "CONFIG-7f3a"] {
+        let redis = Redis::with(&["--rename-command", "CONFIG", name, "--notify-keyspace-events", "Ex"]);
+        let (code, findings) = doctor(&redis.url()).await;
+        assert_eq!(code, Some(1), "{findings:?}");
+        assert_eq!(wrong(&findings), [("events", "fatal"), ("config", "note")]);
+        for finding in &findings {
+            let mend = finding["mend"].as_str().unwrap_or_default().to_uppercase();
+            assert!(
+                !["CONFIG SET", "CONFIG REWRITE", "+CONFIG"].iter().any(|word| mend.contains(word)),
+                "{finding}"
+            );
+        }
+        let events = of(&findings, "events");
+        assert!(
+            events["mend"].as_str().expect("a mend").contains("file: notify-keyspace-events E$gxen"),
+            "{events}"
+        );
+        assert!(
+            of(&findings, "config")["cause"].as_str().expect("a text").contains("renamed"),
+            "{findings:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::common::{free_port, until};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,7 +56,10 @@ async fn without_a_redis_url_a_private_redis_is_started_and_it_is_said_how_to_na
     for word in ["private Redis", "redis+unix:///", "--redis redis://"] {
         assert!(log.contains(word), "{word:?} is not in\n{log}");
     }
-    assert!(runs(server_pid(&private_socket(&daemon))));
+    let socket = private_socket(&daemon);
+    assert!(runs(server_pid(&socket)));
+    let folder = std::fs::metadata(socket.parent().expect("a folder")).expect("it exists");
+    assert_eq!(folder.permissions().mode() & 0o777, 0o700, "nobody else may open the socket");
     assert_eq!(daemon.call("PUT", "/v1/users/alice/heartbeat", None).await.0, 204);
     daemon.until_state("alice", "online").await;
 }

@@ -5,5 +5,7 @@ mod fence;
 mod forwarded;
 mod limits;
 mod origins;
+mod revocation;
+mod rogue;
 mod tls;
 mod tokens;

@@ -121,3 +121,46 @@ async fn a_page_that_is_named_may_ask_and_read_the_answer() {
         assert_eq!(socket.is_ok(), passes);
     }
 }
+
+#[tokio::test]
+async fn every_answer_has_protective_headers() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()];
+    let daemon = Daemon::with(&args).await;
+    let bearer = format!("Bearer {}", issuer.token("alice", &["*"]));
+    for (method, path, status, cache) in [
+        ("GET", "/", 200, "no-cache"),
+        ("GET", "/keybeat.js", 200, "no-cache"),
+        ("GET", "/docs", 200, "no-cache"),
+        ("GET", "/openapi.json", 200, "no-store"),
+        ("GET", "/metrics", 200, "no-store"),
+        ("GET", "/readyz", 200, "no-store"),
+        ("GET", "/v1/users/bob", 200, "no-store"),
+        ("GET", "/v1/stats", 200, "no-store"),
+        ("PUT", "/v1/users/alice/heartbeat", 204, "no-store"),
+        ("PUT", "/v1/users/bob/heartbeat", 403, "no-store"),
+        ("GET", "/nowhere", 404, "no-store"),
+        ("PATCH", "/v1/users/bob", 405, "no-store"),
+        ("OPTIONS", "/v1/users/bob", 200, "no-store"),
+    ] {
+        let answer = call(&daemon, method, path, None, &[("authorization", &bearer)]).await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        for (name, value) in [
+            ("content-security-policy", "frame-ancestors 'none'"),
+            ("x-frame-options", "DENY"),
+            ("x-content-type-options", "nosniff"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", cache),
+        ] {
+            assert_eq!(
+                answer.headers.get(name).map(|value| value.as_bytes()),
+                Some(value.as_bytes()),
+                "{method} {path} {name}"
+            );
+        }
+    }
+    let foreign = call(&daemon, "GET", "/v1/users/bob", None, &[("origin", "https://evil.example")]).await;
+    assert_eq!((foreign.status, foreign.headers.contains_key("x-content-type-options")), (403, true));
+}

@@ -127,6 +127,41 @@ async fn redis_by_tls_with_a_certificate_of_our_own() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn authority_that_is_the_server_itself_is_trusted() {
+    let authority = Authority::new();
+    for alternative in [true, false] {
+        let [cert, key] = authority.issue_self_signed("redis", alternative);
+        let port = free_port();
+        let args = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
+        let _redis =
+            Redis::with(&[&args[..], &["--tls-ca-cert-file", &cert, "--tls-auth-clients", "no"]].concat());
+        let url = format!("rediss://127.0.0.1:{port}");
+        let daemon =
+            Daemon::launch(&["--redis", &url, "--redis-ca", &cert, "--tls-cert", &cert, "--tls-key", &key]);
+        let https = format!("https://127.0.0.1:{}", daemon.port);
+        until(&format!("it is ready: {}", daemon.log()), async || {
+            let (code, _) = command(&["healthcheck", "--ready", "--url", &https, "--ca", &cert]);
+            (code == Some(0)).then_some(())
+        })
+        .await;
+        assert_eq!(command(&["beat", "alice", "--url", &https, "--ca", &cert]), (Some(0), String::new()));
+        assert_eq!(command(&["get", "alice", "--redis", &url, "--redis-ca", &cert]).0, Some(0));
+        // Another certificate of the same name, and the right one under another name.
+        let other = authority.issue_self_signed("other", alternative)[0].clone();
+        let elsewhere = format!("rediss://localhost:{port}");
+        for args in [
+            &["get", "alice", "--redis", &url, "--redis-ca", &other][..],
+            &["get", "alice", "--redis", &elsewhere, "--redis-ca", &cert],
+            &["get", "alice", "--url", &https, "--ca", &other],
+            &["get", "alice", "--url", &https.replace("127.0.0.1", "localhost"), "--ca", &cert],
+        ] {
+            let (code, said) = command(args);
+            assert_eq!(code, Some(1), "{args:?}: {said}");
+        }
+    }
+}
+
 #[test]
 fn there_is_one_tls_provider_in_the_tree() {
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");

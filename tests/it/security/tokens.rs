@@ -26,6 +26,7 @@ fn requests() -> Vec<(&'static str, &'static str, Option<Value>)> {
         ("GET", "/v1/ws", None),
         ("GET", "/v1/events", None),
         ("GET", "/v1/users/query", None),
+        ("DELETE", "/v1/sockets?user=alice", None),
         ("GET", "/v1/nowhere", None),
         ("PATCH", "/v1/users/alice", None),
         ("GET", "/nowhere", None),
@@ -477,6 +478,12 @@ fn a_daemon_that_would_let_everyone_in_does_not_start() {
     for (args, code, words) in [
         (&open[..], 2, &["0.0.0.0", "loopback", "--jwt-key", "--service-token", "--no-auth"][..]),
         (&["--listen", "127.0.0.1:0", "--no-auth", "--jwt-secret", &key], 2, &["--no-auth", "--jwt-secret"]),
+        (&["--listen", "127.0.0.1:0", "--revoked", &empty], 2, &["--revoked", "--jwt-key", "--jwt-secret"]),
+        (
+            &["--listen", "127.0.0.1:0", "--jwt-secret", &key, "--revoked", "/nowhere/revoked"],
+            1,
+            &["--revoked", "/nowhere/revoked", "cannot be read"],
+        ),
         (
             &["--listen", "127.0.0.1:0", "--jwt-audience", "x"],
             2,

@@ -29,7 +29,7 @@ async fn open(daemon: &Daemon, query: &str, headers: &[(&str, &str)]) -> Result<
         return Err((status, body["error"]["code"].as_str().expect("a code").to_owned()));
     }
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
-    assert_eq!(answer.headers()["cache-control"], "no-cache");
+    assert_eq!(answer.headers()["cache-control"], "no-store");
     Ok(Stream { answer, text: String::new(), id: None })
 }
 

@@ -13,6 +13,7 @@ pub use keys::KeySet;
 
 use crate::presence::check_user;
 use serde::Deserialize;
+use serde_json::Number;
 use std::sync::Arc;
 
 /// How long after `exp` a token is still accepted, in seconds, because the clocks of issuer and daemon may differ.
@@ -36,6 +37,8 @@ pub type Fingerprint = [u8; 32];
 pub struct Grant {
     /// The user that it speaks for.
     pub user: Option<Arc<str>>,
+    /// Its `jti`, by which it can be revoked.
+    pub id: Option<Box<str>>,
     /// The users that it may watch.
     pub watch: Vec<Pattern>,
     /// When it expires, in seconds since the epoch.
@@ -68,7 +71,7 @@ pub enum Invalid {
     #[error("its signature is wrong; another key signed it, or it was changed")]
     Signature,
     #[error(
-        "its claims cannot be read; exp and nbf must be numbers, sub and iss strings, aud and watch strings or lists of strings"
+        "its claims cannot be read; exp and nbf must be numbers, sub, iss and jti strings, aud and watch strings or lists of strings"
     )]
     Claims,
     #[error("it has no exp, and every token must expire")]
@@ -138,11 +141,29 @@ impl Pattern {
 #[derive(Debug, Default, Deserialize)]
 struct Claims {
     sub: Option<String>,
+    jti: Option<Id>,
     exp: Option<f64>,
     nbf: Option<f64>,
     iss: Option<String>,
     aud: Option<Texts>,
     watch: Option<Texts>,
+}
+
+/// A `jti`. It should be a string; some issuers write a number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Id {
+    Text(Box<str>),
+    Number(Number),
+}
+
+impl Id {
+    fn into_text(self) -> Box<str> {
+        match self {
+            Id::Text(text) => text,
+            Id::Number(number) => number.to_string().into(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -188,6 +209,7 @@ impl Rules {
         }
         let watch = claims.watch.as_ref().map(Pattern::of_claim).unwrap_or_default();
         let ends = expires + if now < expires { OPEN_LEEWAY_S } else { LEEWAY_S };
-        Ok(Grant { user: claims.sub.map(Arc::from), watch, expires, ends, key })
+        let (user, id) = (claims.sub.map(Arc::from), claims.jti.map(Id::into_text));
+        Ok(Grant { user, id, watch, expires, ends, key })
     }
 }

@@ -17,6 +17,8 @@ impl From<Cut> for Ending {
     fn from(cut: Cut) -> Ending {
         let (code, reason) = match cut {
             Cut::TokenExpired => (close::TOKEN_EXPIRED, "token_expired: renew the token, then reconnect"),
+            Cut::Revoked => (close::FORBIDDEN, "forbidden: the token was revoked"),
+            Cut::Dismissed => (close::FORBIDDEN, "forbidden: an operator closed this user's connections"),
             Cut::TooSlow => (close::TOO_SLOW, "too_slow: reconnect and take a new snapshot"),
             Cut::Crowded => (close::TRY_LATER, "try_later: too much waits for slow clients, reconnect later"),
             Cut::GoingAway => (close::GOING_AWAY, "going_away: the daemon stops, reconnect"),

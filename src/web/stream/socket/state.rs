@@ -41,8 +41,9 @@ impl Socket {
         permit: Permit,
         place: Place,
     ) -> Socket {
+        let speaks = hold.as_ref().map(|hold| hold.key().user());
         Socket {
-            reader: Reader::new(app, place.address(), permit),
+            reader: Reader::new(app, place.address(), permit, speaks),
             io,
             hold,
             _place: place,

@@ -1,0 +1,62 @@
+//! The presence keys: without a TTL, or of a type that is not a string.
+
+use super::finding::{Finding, Severity};
+use crate::redis::inspect::{Facts, KeySample};
+
+/// "12 of 300 presence keys"; for a sample "12 of 300 sampled presence keys".
+fn some_of(keys: &KeySample, count: usize) -> String {
+    let sampled = if keys.all { "" } else { "sampled " };
+    format!("{count} of {} {sampled}presence keys", keys.asked)
+}
+
+pub(super) fn immortal(keys: &KeySample) -> Finding {
+    let Some(first) = keys.immortal.first() else {
+        return Finding::ok("ttl", format!("all {} presence keys that were checked have a TTL", keys.asked));
+    };
+    let some = some_of(keys, keys.immortal.len());
+    let cause =
+        format!("{some} have no TTL, such as {first:?}; their users stay online until the keys are deleted");
+    Finding::new("ttl", Severity::Warning, cause, format!("redis-cli EXPIRE {} 30", quoted(first)))
+}
+
+pub(super) fn other_types(facts: &Facts) -> Finding {
+    let keys = &facts.keys;
+    let Some((first, kind)) = keys.other.first() else {
+        return Finding::ok(
+            "types",
+            format!("all {} presence keys that were checked are strings", keys.asked),
+        );
+    };
+    let some = some_of(keys, keys.other.len());
+    let (severity, seen) = if facts.arrived.contains("new") {
+        (
+            Severity::Note,
+            "they count from their creation, EXPIRE renews them, and other writes are not heartbeats",
+        )
+    } else {
+        (Severity::Warning, "keybeat finds them only when it compares all keys")
+    };
+    let cause = format!("{some} are not strings, such as the {kind} {first:?}; {seen}");
+    let first = quoted(first);
+    Finding::new(
+        "types",
+        severity,
+        cause,
+        format!("redis-cli DEL {first}; send heartbeats as SET {first} 1 EX 30"),
+    )
+}
+
+/// A word in single quotes for a shell.
+pub(super) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_name_stays_one_shell_word() {
+        assert_eq!(quoted("presence:o'neil; rm"), r"'presence:o'\''neil; rm'");
+    }
+}

@@ -1,0 +1,44 @@
+//! What a Redis requires besides its URL: certificates and a password.
+
+use crate::redis::password_file::PasswordFile;
+use crate::redis::target::Target;
+use crate::redis::tls::RedisTlsFiles;
+use anyhow::Result;
+use clap::Parser;
+use std::path::PathBuf;
+
+#[derive(Parser, Clone)]
+pub struct RedisAccessArgs {
+    /// File with the password for Redis, read at each connection attempt; the URL has the user name
+    #[arg(long, env = "KEYBEAT_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+    /// CA certificates for a rediss:// server, in PEM [default: the system's CA certificates]
+    #[arg(long, env = "KEYBEAT_REDIS_CA", value_name = "FILE")]
+    redis_ca: Option<PathBuf>,
+    /// Client certificate for a rediss:// server that requires one, in PEM
+    #[arg(long, env = "KEYBEAT_REDIS_CERT", value_name = "FILE", requires = "redis_key")]
+    redis_cert: Option<PathBuf>,
+    /// Private key of --redis-cert, in PEM
+    #[arg(long, env = "KEYBEAT_REDIS_KEY", value_name = "FILE", requires = "redis_cert")]
+    redis_key: Option<PathBuf>,
+}
+
+impl RedisAccessArgs {
+    /// The password file, if there is one.
+    pub fn has_password(&self) -> bool {
+        self.redis_password_file.is_some()
+    }
+
+    /// The Redis with these certificates and this password.
+    ///
+    /// # Errors
+    /// A file cannot be used, or it does not suit the URL.
+    pub fn apply(&self, target: Target) -> Result<Target> {
+        let own = self.redis_cert.clone().zip(self.redis_key.clone());
+        let target = target.with_tls(&RedisTlsFiles { ca: self.redis_ca.clone(), own })?;
+        match &self.redis_password_file {
+            Some(path) => target.with_password(PasswordFile(path.clone())),
+            None => Ok(target),
+        }
+    }
+}
