@@ -35,6 +35,8 @@ pub struct Config {
     pub access: Access,
     /// Certificate for TLS; without one the daemon serves plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// File with a line for each write, refusal and administrative call.
+    pub audit: Option<PathBuf>,
     /// Proxies whose `X-Forwarded-For` names the client.
     pub trusted_proxies: Vec<IpNet>,
     /// Time between SIGTERM and the stop, in which requests are still served.

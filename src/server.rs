@@ -15,6 +15,7 @@ use crate::redis::writer::Store;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
+use crate::web::audit::AuditLog;
 use crate::web::limits::activity::Times;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
@@ -69,6 +70,7 @@ pub struct Daemon {
     gate: Arc<Gate>,
     origins: Origins,
     tls: Option<Arc<Tls>>,
+    audit: Option<Arc<AuditLog>>,
     metrics: Arc<Metrics>,
 }
 
@@ -80,6 +82,8 @@ impl Daemon {
     pub async fn bind(config: Config, named: Option<Target>) -> Result<Daemon> {
         let gate = Arc::new(Gate::new(config.access.clone())?);
         let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
+        let metrics = Arc::new(Metrics::new());
+        let audit = config.audit.clone().map(|path| AuditLog::open(path, metrics.clone())).transpose()?;
         raise_open_files();
         let guard_host = !gate.requires_tokens();
         let origins = Origins::new(&config.access.origins, &config.access.hosts, guard_host)?;
@@ -111,7 +115,8 @@ impl Daemon {
             gate,
             origins,
             tls,
-            metrics: Arc::new(Metrics::new()),
+            audit: audit.map(Arc::new),
+            metrics,
         })
     }
 
@@ -135,21 +140,23 @@ impl Daemon {
         &self.target
     }
 
-    /// Whether the daemon has keys, tokens or certificates to reload.
+    /// Whether the daemon has files to read or open again.
     pub fn has_files(&self) -> bool {
-        self.gate.requires_tokens() || self.tls.is_some()
+        self.gate.requires_tokens() || self.tls.is_some() || self.audit.is_some()
     }
 
-    /// A function that reloads keys, tokens and certificates while the daemon serves: all of them, or none if one of the
-    /// files cannot be used.
+    /// A function that reloads keys, tokens and certificates and opens the audit file again while the daemon serves: all of
+    /// them, or none if one of the files cannot be used.
     pub fn reload(&self) -> impl Fn() + Send + 'static + use<> {
-        let (gate, tls, metrics) = (self.gate.clone(), self.tls.clone(), self.metrics.clone());
+        let (gate, tls, audit) = (self.gate.clone(), self.tls.clone(), self.audit.clone());
+        let metrics = self.metrics.clone();
         let reload = move || -> Result<()> {
             let keys = gate.prepare()?;
-            if let Some(tls) = &tls {
-                tls.prepare()?();
-            }
+            let tls = tls.as_ref().map(|tls| tls.prepare()).transpose()?;
+            let audit = audit.as_ref().map(|audit| audit.prepare()).transpose()?;
             keys();
+            tls.into_iter().for_each(|tls| tls());
+            audit.into_iter().for_each(|audit| audit());
             Ok(())
         };
         move || {
@@ -172,14 +179,14 @@ impl Daemon {
     /// # Errors
     /// A part of the daemon ends before the stop.
     pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
-        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, metrics } = self;
+        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics } = self;
         let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
-        let app = share(config.limits, config.key_pattern, (hub, store, gate), metrics);
+        let app = share(config.limits, config.key_pattern, (hub, store, gate), (metrics, audit));
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {
@@ -221,6 +228,9 @@ impl Daemon {
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
             tracing::debug!("could not delete the canary key; Redis expires it within five minutes");
         }
+        if let Some(audit) = &app.audit {
+            audit.close().await;
+        }
         if let Some(embedded) = embedded {
             embedded.stop().await;
         }
@@ -246,7 +256,7 @@ fn share(
     limits: Limits,
     pattern: KeyPattern,
     (hub, store, gate): (Arc<Hub>, Store, Arc<Gate>),
-    metrics: Arc<Metrics>,
+    (metrics, audit): (Arc<Metrics>, Option<Arc<AuditLog>>),
 ) -> Arc<App> {
     let store = Arc::new(store);
     let quotas = Arc::new(Quotas::new(&limits, &metrics));
@@ -261,6 +271,7 @@ fn share(
         quotas,
         bodies: Bodies::new(&limits, &metrics),
         refusals: Arc::new(Refusals::new()),
+        audit,
         metrics,
         limits,
         shutdown: Arc::new(Shutdown::new()),

@@ -38,6 +38,7 @@ use key_pattern::PatternArgs;
 pub use printed::error as printed_error;
 use source::{RedisArgs, Source, SourceArgs, redis};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -142,6 +143,9 @@ struct DaemonArgs {
     access: access::AccessArgs,
     #[command(flatten)]
     tls: tls::TlsArgs,
+    /// Append one JSON line for each write, refusal and administrative call to this file; opened again at SIGHUP
+    #[arg(long, env = "KEYBEAT_AUDIT", value_name = "FILE")]
+    audit: Option<PathBuf>,
     /// Format of the log on standard error
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
@@ -252,7 +256,7 @@ struct CompletionsArgs {
 struct ManArgs {
     /// Target folder; created if it does not exist
     #[arg(value_name = "FOLDER")]
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 #[derive(Parser)]
@@ -327,6 +331,7 @@ impl DaemonArgs {
             probes: self.probes,
             access: self.access.access(self.listen)?,
             tls: self.tls.files(),
+            audit: self.audit.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
             drain: self.drain.into(),
             limits: self.limits.limits(),

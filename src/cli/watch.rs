@@ -139,6 +139,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         probes: true,
         access: Access::default(),
         tls: None,
+        audit: None,
         trusted_proxies: Vec::new(),
         drain: Duration::ZERO,
         limits: Limits::default(),

@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::presence::{Key, KeyPattern};
 use crate::redis::writer::Store;
 use crate::web::access::auth::{Gate, Pass};
+use crate::web::audit::AuditLog;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connected::Connected;
 use crate::web::limits::connections::Doors;
@@ -45,6 +46,8 @@ pub struct App {
     pub bodies: Bodies,
     /// Logs refusals.
     pub refusals: Arc<Refusals>,
+    /// Records writes and refusals, if `--audit` names a file.
+    pub audit: Option<Arc<AuditLog>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Limits of requests and sockets.

@@ -6,6 +6,7 @@
 //! mod.rs      routes, and the layers around them
 //! api/ stream/   what a request does: heartbeats, users, stats, health | WebSocket, Server-Sent Events
 //! app.rs      what handlers share, and the way of a write
+//! audit/      the line of --audit for each request
 //! access/     who may: tokens, origins           middleware.rs  span, counter and log line of a request
 //! parameters.rs  refuses unknown query parameters
 //! sessions/   the sessions that sockets keep online, and their heartbeats
@@ -18,6 +19,7 @@
 pub mod access;
 mod api;
 pub mod app;
+pub mod audit;
 mod console;
 mod describe;
 mod failure;
@@ -73,8 +75,9 @@ pub fn routes(app: Arc<App>, origins: Arc<Origins>, paths: Paths) -> Router {
     let (router, mut document) = described.split_for_parts();
     openapi::finish(&mut document);
     let (metrics, refusals) = (app.metrics.clone(), app.refusals.clone());
+    let audit = app.audit.clone();
     let guard = Guard { gate: app.gate.clone(), quotas: app.quotas.clone(), is_public };
-    router
+    let router = router
         .layer(Extension(Arc::new(Documents::new(&document))))
         // After the tokens: a client without a token learns nothing of the parameters.
         .layer(from_fn_with_state(Arc::new(Parameters::new(&document)), parameters::guard))
@@ -84,8 +87,12 @@ pub fn routes(app: Arc<App>, origins: Arc<Origins>, paths: Paths) -> Router {
         // Before the tokens: a browser's preflight has none.
         .layer(origins.cors())
         .layer(from_fn_with_state(origins, origin::guard))
-        .layer(from_fn_with_state(Observer { metrics, refusals }, middleware::observe))
-        .with_state(app)
+        .layer(from_fn_with_state(Observer { metrics, refusals }, middleware::observe));
+    let router = match audit {
+        Some(log) => router.layer(from_fn_with_state(log, audit::layer)),
+        None => router,
+    };
+    router.with_state(app)
 }
 
 fn admin() -> OpenApiRouter<Arc<App>> {

@@ -9,8 +9,10 @@ use crate::protocol::{
 };
 use crate::web::access::auth::Pass;
 use crate::web::app::{App, Shared};
+use crate::web::audit::Counted;
 use crate::web::describe::openapi::OfBody;
 use crate::web::failure::Failure;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -88,8 +90,9 @@ pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<Res
         return Err(Failure(refused.swap_remove(0).1));
     }
     app.set(&keys).await?;
+    let counted = Extension(Counted(keys.len()));
     if refused.is_empty() {
-        return Ok(StatusCode::NO_CONTENT.into_response());
+        return Ok((StatusCode::NO_CONTENT, counted).into_response());
     }
     let describe = |(index, error): (usize, Error)| {
         app.metrics.refused(error.code());
@@ -97,7 +100,7 @@ pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<Res
         RefusedHeartbeat { index, user, code, message }
     };
     let refused = refused.into_iter().map(describe).collect();
-    Ok(axum::Json(HeartbeatsAnswer { refused }).into_response())
+    Ok((counted, axum::Json(HeartbeatsAnswer { refused })).into_response())
 }
 
 /// The key of one heartbeat and its TTL, counted against the quota of the pass.

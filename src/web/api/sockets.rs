@@ -5,9 +5,10 @@ use crate::error::Error;
 use crate::protocol::{ClosedSockets, schema};
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
+use crate::web::audit::Counted;
 use crate::web::describe::openapi::OfQuestion;
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 
 /// The query of the call.
@@ -32,7 +33,7 @@ pub async fn close(
     State(app): Shared,
     pass: Pass,
     query: QueryString<CloseQuery>,
-) -> Reply<Json<ClosedSockets>> {
+) -> Reply<(Extension<Counted>, Json<ClosedSockets>)> {
     pass.check_admin()?;
     let user = request::query(query)?.user;
     let user = user.ok_or_else(|| {
@@ -41,5 +42,5 @@ pub async fn close(
     app.pattern.check_user(&user).map_err(|why| Error::user(&user, why))?;
     let closed = app.connected.close(&user).await;
     app.delete(&app.all_keys(&user).await?).await?;
-    Ok(Json(ClosedSockets { closed }))
+    Ok((Extension(Counted(closed)), Json(ClosedSockets { closed })))
 }

@@ -1,6 +1,7 @@
 //! Attackers.
 
 mod attacks;
+mod audit;
 mod fence;
 mod forwarded;
 mod limits;
