@@ -7,7 +7,7 @@ use crate::traces;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-use tracing::{Span, info, warn};
+use tracing::{Span, debug, info, warn};
 
 /// See the module's head.
 pub(super) struct Links {
@@ -27,6 +27,8 @@ struct Labelled {
     span: Option<Span>,
     /// Transitions that the comparison has found so far.
     repaired: u64,
+    /// The cause of the last gap, until it is compared. A fault that lasts is logged once, not with each attempt.
+    logged: Option<String>,
 }
 
 impl Links {
@@ -50,7 +52,7 @@ impl Links {
         let feeder = Feeder { link, feed: self.feeder.clone() };
         let name = node.shown().to_owned();
         let started = Link::start(self.settings(node), feeder);
-        self.links.insert(link, Labelled { link: started, name, span: None, repaired: 0 });
+        self.links.insert(link, Labelled { link: started, name, span: None, repaired: 0, logged: None });
     }
 
     fn settings(&self, node: &Node) -> LinkSettings {
@@ -84,8 +86,13 @@ impl Links {
 
     pub(super) fn gap(&mut self, link: LinkId, cause: Cause, why: &str) {
         self.begin_gap(link, cause);
-        if let Some(labelled) = self.links.get(&link) {
-            warn!(server = labelled.name, cause = cause.label(), why, "gap");
+        let Some(labelled) = self.links.get_mut(&link) else { return };
+        let (server, cause) = (&labelled.name, cause.label());
+        if labelled.logged.as_deref() == Some(why) {
+            debug!(server, cause, why, "gap");
+        } else {
+            warn!(server, cause, why, "gap");
+            labelled.logged = Some(why.to_owned());
         }
     }
 
@@ -105,6 +112,7 @@ impl Links {
     ) {
         let Some(labelled) = self.links.get_mut(&link) else { return };
         let repaired = std::mem::take(&mut labelled.repaired);
+        labelled.logged = None;
         if let Some(span) = labelled.span.take() {
             traces::compared(&span, repaired, keys);
         }

@@ -6,6 +6,7 @@ use crate::redis::info::Info;
 use crate::redis::link::canary_key::{self, CanaryKey, CanaryNumbers};
 use crate::redis::link::events::{EventStream, NEEDS};
 use crate::redis::link::feed::Silent;
+use crate::redis::link::logged::LoggedLines;
 use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
 use crate::redis::names::{CLASSES, NEW_CLASS, lacks_new, missing_classes};
@@ -41,6 +42,8 @@ pub(super) struct LinkMemory {
     pub(super) refused: bool,
     /// The log says that the server does not publish `new`.
     logged_new: bool,
+    /// What the log says already.
+    pub(super) logged: LoggedLines,
 }
 
 /// A subscription that is proven to be active.
@@ -74,7 +77,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
     if settings.place.is_none() && is_of_cluster(&info) {
         has_all_slots(client.pipeline(), &primary).await?;
     }
-    let classes = configure(client.pipeline(), settings).await?;
+    let classes = configure(client.pipeline(), settings, &mut memory.logged).await?;
     let mut stream = EventStream::subscribe(&primary, &settings.names.channels()).await?;
     let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let parser = Parser::new(settings.names.clone(), &settings.daemon, name, settings.seal.clone());
@@ -84,7 +87,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
     let same = memory.run.as_ref() == Some(&run);
     let replaced = same && memory.canary.is_replaced(client.pipeline()).await?;
     let silent = trial.try_events(memory.canary.choose(settings)).await?;
-    log_silent(settings.target.shown(), silent, &mut memory.logged_new);
+    log_silent(settings.target.shown(), silent, memory);
     Ok(Subscription {
         primary,
         stream,
@@ -131,14 +134,17 @@ async fn has_all_slots(pipeline: &Pipeline, node: &Target) -> Result<()> {
 }
 
 /// Logs which events the server does not publish; a missing `new` only once.
-fn log_silent(server: &str, silent: Silent, logged_new: &mut bool) {
+fn log_silent(server: &str, silent: Silent, memory: &mut LinkMemory) {
     if silent.needs_polling() {
+        if !memory.logged.is_new("polled") {
+            return;
+        }
         warn!(
             server,
             "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
              which is slower; {EVENTS} needs at least {CLASSES}"
         );
-    } else if silent.new && !std::mem::replace(logged_new, true) {
+    } else if silent.new && !std::mem::replace(&mut memory.logged_new, true) {
         info!(
             server,
             "{EVENTS} lacks {NEW_CLASS}, so a key that another command than SET creates is found at the next \
@@ -149,12 +155,18 @@ fn log_silent(server: &str, silent: Silent, logged_new: &mut bool) {
 
 /// Adds the classes that `notify-keyspace-events` lacks. If CONFIG is forbidden, it logs that; the trial of
 /// the events then shows whether they arrive anyway. Returns the setting as it is now, if it can be read.
-async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<Option<String>> {
+async fn configure(
+    pipeline: &Pipeline,
+    settings: &LinkSettings,
+    logged: &mut LoggedLines,
+) -> Result<Option<String>> {
     let server = settings.target.shown();
     let held = match server_config::get(pipeline, EVENTS).await? {
         Ok(held) => held.unwrap_or_default(),
         Err(why) => {
-            warn!(server, "{EVENTS} cannot be read ({why}); it needs at least {CLASSES}");
+            if logged.is_new(&why) {
+                warn!(server, "{EVENTS} cannot be read ({why}); it needs at least {CLASSES}");
+            }
             return Ok(None);
         }
     };
@@ -171,8 +183,11 @@ async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<Optio
         return Ok(Some(held));
     }
     let wanted = format!("{held}{missing}");
+    let is_new = logged.is_new(&format!("{EVENTS} {held}"));
     if !settings.configure {
-        warn!(server, "{EVENTS} is {held:?} and lacks {missing:?}; set it: CONFIG SET {EVENTS} {wanted}");
+        if is_new {
+            warn!(server, "{EVENTS} is {held:?} and lacks {missing:?}; set it to {wanted}");
+        }
         return Ok(Some(held));
     }
     match server_config::set(pipeline, EVENTS, &wanted).await? {
@@ -181,7 +196,9 @@ async fn configure(pipeline: &Pipeline, settings: &LinkSettings) -> Result<Optio
             Ok(Some(wanted))
         }
         Err(why) => {
-            warn!(server, "{EVENTS} is {held:?} and cannot be changed ({why}); set it to {wanted}");
+            if is_new {
+                warn!(server, "{EVENTS} is {held:?} and cannot be changed ({why}); set it to {wanted}");
+            }
             Ok(Some(held))
         }
     }

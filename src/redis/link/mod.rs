@@ -8,6 +8,7 @@ mod canary_key;
 pub(in crate::redis) mod events;
 mod feed;
 mod handshake;
+mod logged;
 mod orders;
 pub mod parser;
 mod questions;
@@ -84,13 +85,16 @@ impl Drop for Link {
 async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiver<Order>) {
     let mut memory = LinkMemory::default();
     let mut retry = RetryDelay::new(RETRY.0, RETRY.1);
-    let mut logged = String::new();
+    // The last connection ended at once, for a reason that the log has already.
+    let mut repeats = false;
     loop {
         let subscribed = connect(&settings, &mut memory).await;
         let connected = subscribed.is_ok();
         let ended = match subscribed {
             Ok(subscription) => {
-                info!(server = settings.target.shown(), version = subscription.version, "subscribed");
+                if !repeats {
+                    info!(server = settings.target.shown(), version = subscription.version, "subscribed");
+                }
                 memory.run = Some(subscription.run.clone());
                 memory.refused = false;
                 let began = Instant::now();
@@ -98,7 +102,7 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
                 // A server that accepts connections and drops them at once must not cause a storm of attempts.
                 if began.elapsed() > LASTING {
                     retry.reset();
-                    logged.clear();
+                    memory.logged.clear();
                 }
                 ended
             }
@@ -107,13 +111,14 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
         let why = format!("{:#}", ended.why);
         memory.refused |= REFUSALS.iter().any(|word| why.contains(word));
         let server = settings.target.shown();
+        let logged = !memory.logged.is_new(&why);
+        repeats = connected && logged;
         // A failed attempt is logged once, not each time. A connection that ended is a gap, which the driver logs.
-        if connected || why == logged {
+        if connected || logged {
             debug!(server, cause = ended.cause.label(), why, "the connection to Redis ended");
         } else {
             warn!(server, why, "no connection to Redis");
         }
-        logged.clone_from(&why);
         if feed.send(Feed::Down { cause: ended.cause, why }).await.is_err() {
             return;
         }

@@ -359,3 +359,21 @@ async fn beat_needs_only_the_right_to_set() {
     assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{ran:?}");
     assert_eq!(redis.presence_keys(), ["presence:zoe"]);
 }
+
+#[tokio::test]
+async fn missing_right_is_logged_once() {
+    let redis = Redis::start();
+    for right in ["+pttl", "+scan", "+publish"] {
+        let fewer: Vec<&str> = FEWEST.iter().copied().filter(|&other| other != right).collect();
+        let daemon = Daemon::launch(&["--redis", &with_user(&redis, &fewer), "--log", "debug"]);
+        // Each attempt ends with a line at debug.
+        let attempts = || daemon.log().matches("the connection to Redis ended").count();
+        until("five attempts have failed", async || (attempts() >= 5).then_some(())).await;
+        let log = daemon.log();
+        let is_loud = |line: &&str| !line.contains("DEBUG") && line.contains("NOPERM");
+        let loud: Vec<&str> = log.lines().filter(is_loud).collect();
+        assert!(loud.len() <= 3, "without {right}:\n{}", loud.join("\n"));
+        assert!(loud.iter().any(|line| line.contains(&right[1..])), "without {right}: {log}");
+        assert!(log.matches("subscribed").count() <= 2, "without {right}: {log}");
+    }
+}
