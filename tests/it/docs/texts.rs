@@ -132,6 +132,40 @@ fn settings_list_every_argument() {
 }
 
 #[test]
+fn each_attack_has_a_test() {
+    let security = page("SECURITY.md");
+    let (_, after) = security.split_once("| attack |").expect("a table of attacks");
+    let rows: Vec<&str> = after.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 20, "only {} attacks found", rows.len());
+    let mut sources = Vec::new();
+    for folder in ["src", "tests"] {
+        read_all(&root().join(folder), &mut sources);
+    }
+    for row in rows {
+        let column = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        let tests: Vec<&str> = column.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test in the row {row}");
+        for test in tests {
+            let heads = [format!("fn {test}("), format!("fn {test}<")];
+            let exists = sources.iter().any(|text| heads.iter().any(|head| text.contains(head)));
+            assert!(exists, "docs/SECURITY.md names {test}, which does not exist, in the row {row}");
+        }
+    }
+}
+
+/// The texts of all Rust files of a folder.
+fn read_all(folder: &Path, texts: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_all(&path, texts);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            texts.push(std::fs::read_to_string(path).expect("a text"));
+        }
+    }
+}
+
+#[test]
 fn every_metric_is_documented() {
     let metrics = Metrics::new();
     // A family is not rendered before its first count.
