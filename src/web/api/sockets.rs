@@ -19,8 +19,8 @@ pub struct CloseQuery {
 
 /// Close a user's sockets and streams
 ///
-/// They end with 4003 and the user is offline at once, at this daemon and at the others on the same Redis. Needs a service
-/// token with the scope `admin`. A token stays valid until its `exp` or until `--revoked` names it.
+/// They end with 4003 and the user is offline at once. It concerns this daemon: where several follow one Redis, call each.
+/// Needs a service token with the scope `admin`. A token stays valid until its `exp` or until `--revoked` names it.
 #[utoipa::path(
     delete,
     path = "/v1/sockets",
