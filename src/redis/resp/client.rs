@@ -95,15 +95,21 @@ async fn converse(mut connection: RespConnection, mut waiting: mpsc::Receiver<Se
     loop {
         tokio::select! {
             sent = waiting.recv() => {
-                let Some(sent) = sent else { return Ok(()) };
-                // Without a command there is no reply that could complete it.
-                if sent.commands.len() == 0 {
-                    drop(sent.replies.send(Vec::new()));
-                    continue;
+                let Some(first) = sent else { return Ok(()) };
+                // Whatever waits goes out with one write.
+                let more = std::iter::from_fn(|| waiting.try_recv().ok());
+                let mut all = Commands::default();
+                for sent in std::iter::once(first).chain(more) {
+                    // Without a command there is no reply that could complete it.
+                    if sent.commands.len() == 0 {
+                        drop(sent.replies.send(Vec::new()));
+                        continue;
+                    }
+                    all.extend(&sent.commands);
+                    let replies = Vec::with_capacity(sent.commands.len());
+                    open.push_back((sent, replies));
                 }
-                connection.send(&sent.commands).await?;
-                let replies = Vec::with_capacity(sent.commands.len());
-                open.push_back((sent, replies));
+                connection.send(&all).await?;
             }
             filled = connection.fill() => {
                 filled?;

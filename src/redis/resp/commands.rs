@@ -47,6 +47,11 @@ impl Commands {
 
     /// Appends all of `others`.
     pub(in crate::redis) fn append(&mut self, others: Commands) {
+        self.extend(&others);
+    }
+
+    /// Appends a copy of all of `others`.
+    pub(super) fn extend(&mut self, others: &Commands) {
         self.bytes.extend_from_slice(&others.bytes);
         self.count += others.count;
     }

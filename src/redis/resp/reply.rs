@@ -62,6 +62,14 @@ impl RedisReply {
         }
     }
 
+    /// The bytes of a text; `None` for any other reply.
+    pub(in crate::redis) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            RedisReply::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The number.
     ///
     /// # Errors

@@ -1,16 +1,15 @@
-//! fred's connection: to one server or, for programs that write without a daemon, to a Redis with Sentinels.
+//! fred's connection, for programs that write without a daemon: to one server or to a Redis with Sentinels.
 
 use crate::redis::target::{COMMAND, CONNECT, Target};
 use anyhow::{Result, bail};
 use fred::prelude::*;
 use fred::types::config::{PerformanceConfig, UnresponsiveConfig};
-use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A connection for writes; dropped, it ends with all its tasks.
 pub struct WriteConnection {
     client: Client,
-    task: AbortOnDropHandle<Result<(), Error>>,
+    _task: AbortOnDropHandle<Result<(), Error>>,
 }
 
 impl WriteConnection {
@@ -27,7 +26,7 @@ impl WriteConnection {
         let connected = async { tokio::join!(biased; client.wait_for_connect(), begin).0 };
         let waited = tokio::time::timeout(CONNECT, connected).await;
         let Some(task) = task else { bail!("the connection to {} was not started", target.shown()) };
-        let connection = WriteConnection { client, task };
+        let connection = WriteConnection { client, _task: task };
         match waited {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(why)) => Err(target.unreachable(&in_words(&why))),
@@ -47,29 +46,12 @@ impl WriteConnection {
         builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
         let client = builder.build()?;
         let task = AbortOnDropHandle::new(client.connect());
-        Ok(WriteConnection { client, task })
+        Ok(WriteConnection { client, _task: task })
     }
 
     /// fred's client.
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    /// Waits until the connection is lost and returns the reason.
-    pub(super) async fn lost(&self) -> String {
-        let mut errors = self.client.error_rx();
-        let mut check = tokio::time::interval(Duration::from_millis(250));
-        loop {
-            tokio::select! {
-                error = errors.recv() => return match error {
-                    Ok((why, _)) => in_words(&why),
-                    Err(_) => "the connection ended".into(),
-                },
-                _ = check.tick() => if self.task.is_finished() {
-                    return "the connection ended".into();
-                },
-            }
-        }
     }
 }
 
@@ -91,7 +73,7 @@ fn builder(target: &Target) -> Result<Builder> {
 }
 
 /// fred's error text, without the debug output of a system error in it.
-pub(super) fn in_words(why: &Error) -> String {
+fn in_words(why: &Error) -> String {
     let details = why.details();
     let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     message.map_or(details, |(message, _)| message).to_owned()

@@ -1,15 +1,14 @@
 //! A connection for writes to one server, which is made and made again in the background.
 //!
 //! A write that a client was told has failed is not sent later: each connection ends with its first fault, and
-//! its waiting commands end with it. (fred's own reconnection would send them again.)
+//! its waiting commands end with it. (A reconnection by itself would send them again.)
 
 use crate::error::Error;
+use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::retry_delay::RetryDelay;
 use crate::redis::target::Target;
-use crate::redis::writer::connection::{WriteConnection, in_words};
 use crate::redis::writer::release::{Release, Released, Releaser};
-use anyhow::Result as Opened;
-use fred::prelude::Client;
+use anyhow::Result as Done;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::sync::Arc;
@@ -30,9 +29,12 @@ const ANOTHER: Duration = Duration::from_millis(250);
 /// Attempts to connect at the same time.
 const ATTEMPTS: usize = 12;
 
+/// The connection's name in the server's `CLIENT LIST`.
+const NAME: &str = "keybeat-writes";
+
 /// See the module's head.
 pub(super) struct Lane {
-    connection: watch::Receiver<Option<Arc<WriteConnection>>>,
+    connection: watch::Receiver<Option<Pipeline>>,
     /// The connection no longer answers.
     broken: Arc<Notify>,
     releaser: Releaser,
@@ -61,10 +63,7 @@ impl Lane {
     ///
     /// # Errors
     /// There is no connection after 250 ms, the write failed, or it took more than 2 s.
-    pub(super) async fn write<T>(
-        &self,
-        write: impl AsyncFnOnce(&Client) -> Result<T, fred::error::Error>,
-    ) -> Result<T, Error> {
+    pub(super) async fn write<T>(&self, write: impl AsyncFnOnce(&Pipeline) -> Done<T>) -> Result<T, Error> {
         let mut held = self.connection.clone();
         let connection = match timeout(CONNECTING, held.wait_for(Option::is_some)).await {
             Ok(Ok(connection)) => connection.clone(),
@@ -73,9 +72,9 @@ impl Lane {
         let Some(connection) = connection else {
             return Err(Error::RedisUnavailable("there is no connection".into()));
         };
-        match timeout(WRITE, write(connection.client())).await {
+        match timeout(WRITE, write(&connection)).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(why)) => Err(Error::RedisUnavailable(in_words(&why))),
+            Ok(Err(why)) => Err(Error::RedisUnavailable(format!("{why:#}"))),
             Err(_) => {
                 self.broken.notify_one();
                 Err(Error::RedisUnavailable(format!("no answer within {WRITE:?}")))
@@ -85,13 +84,13 @@ impl Lane {
 }
 
 /// Connects. The first of several attempts wins.
-async fn open(target: &Target) -> Opened<WriteConnection> {
-    let mut attempts = FuturesUnordered::from_iter([WriteConnection::open(target)]);
+async fn open(target: &Target) -> Done<RespClient> {
+    let mut attempts = FuturesUnordered::from_iter([RespClient::connect(target, NAME)]);
     loop {
         match timeout(ANOTHER, attempts.next()).await {
             Ok(Some(opened)) if opened.is_ok() || attempts.is_empty() => return opened,
             Ok(_) => {}
-            Err(_) if attempts.len() < ATTEMPTS => attempts.push(WriteConnection::open(target)),
+            Err(_) if attempts.len() < ATTEMPTS => attempts.push(RespClient::connect(target, NAME)),
             Err(_) => {}
         }
     }
@@ -100,19 +99,18 @@ async fn open(target: &Target) -> Opened<WriteConnection> {
 /// Keeps a connection to the primary: a new one when it breaks or another server becomes the primary.
 async fn keep_connected(
     mut primary: watch::Receiver<Target>,
-    sender: watch::Sender<Option<Arc<WriteConnection>>>,
+    sender: watch::Sender<Option<Pipeline>>,
     broken: Arc<Notify>,
 ) {
     let mut retry = RetryDelay::new(RETRY.0, RETRY.1);
     loop {
         let target = primary.borrow_and_update().clone();
         match open(&target).await {
-            Ok(connection) => {
+            Ok(mut client) => {
                 retry.reset();
-                let connection = Arc::new(connection);
-                sender.send_replace(Some(connection.clone()));
+                sender.send_replace(Some(client.pipeline().clone()));
                 let why = tokio::select! {
-                    why = connection.lost() => why,
+                    why = client.lost() => format!("{why:#}"),
                     () = broken.notified() => "a write was not answered".into(),
                     Ok(()) = primary.changed() => "another server is the primary".into(),
                 };

@@ -1,9 +1,8 @@
 //! Writes of the daemon itself: heartbeats, deletions and marks. They never touch the hub: their effects come back
 //! over the event stream, as those of any other program do.
 //!
-//! Writes use fred, for its connection management: it connects (TLS, unix sockets, Sentinels), pipelines the commands
-//! of concurrent requests, times them out, and for `beat --every` and `demo` it reconnects. A write needs no order
-//! relative to the event stream. Everything that does uses the RESP client in `resp/`.
+//! They use the RESP client in `resp/` as everything else does, so that a rogue server finds the same limits. fred, which has
+//! no limit to nested answers, only serves programs that write to a Redis of their own (`demo`, `bench`, `beat --redis`).
 
 mod connection;
 mod lane;
@@ -22,9 +21,9 @@ use crate::presence::Key;
 use crate::redis::cluster::{Node, Topology};
 use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
+use crate::redis::resp::client::Pipeline;
 use crate::redis::target::Target;
 use crate::redis::writer::servers::{Servers, Write};
-use fred::prelude::*;
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,8 +74,8 @@ impl Store {
     /// At least one key was not written.
     pub async fn beat(&self, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
         let set = |(key, ttl_ms): &(Key, Option<u64>)| {
-            let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64) as i64;
-            self.command("SET", key, vec![1.into(), "PX".into(), ttl.into()])
+            let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64);
+            self.command("SET", key, vec!["1".into(), "PX".into(), ttl.to_string()])
         };
         self.write(keys.iter().map(set).collect()).await?;
         self.metrics.heartbeats.inc_by(keys.len() as u64);
@@ -106,8 +105,9 @@ impl Store {
         let sent = topology.nodes.iter().map(async |node| {
             let text = self.seal.store_mark(&node.daemon(&self.daemon), mark);
             let Some(lane) = lanes.get(node.id()) else { return Ok(()) };
-            let publish =
-                lane.write(async |client: &Client| client.publish::<(), _, _>(&channel, &text).await);
+            let publish = lane.write(async |pipeline: &Pipeline| {
+                pipeline.one(&["PUBLISH", &channel, &text]).await?.accepted()
+            });
             // A frozen server must not delay the others.
             timeout(MARK, publish).await.unwrap_or_else(|_| Err(Error::RedisUnavailable("no answer".into())))
         });
@@ -121,7 +121,7 @@ impl Store {
         failed.map_or(Ok(()), Err)
     }
 
-    fn command(&self, command: &'static str, key: &Key, more: Vec<Value>) -> Write {
+    fn command(&self, command: &'static str, key: &Key, more: Vec<String>) -> Write {
         Write::new(command, self.names.redis_key(key.as_str()), more)
     }
 

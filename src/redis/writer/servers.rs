@@ -3,13 +3,12 @@
 use crate::error::Error;
 use crate::lock::lock;
 use crate::redis::cluster::{self, Topology};
-use crate::redis::resp::commands::ASKING;
+use crate::redis::resp::client::Pipeline;
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::RedisReply;
 use crate::redis::target::Target;
-use crate::redis::writer::connection::in_words;
 use crate::redis::writer::lane::{CONNECTING, Lane};
 use crate::traces;
-use fred::prelude::*;
-use fred::types::{ClusterHash, CustomCommand};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,20 +20,20 @@ use tracing::Instrument;
 #[derive(Clone)]
 pub(super) struct Write {
     pub(super) key: String,
-    pub(super) args: Vec<Value>,
+    pub(super) args: Vec<String>,
     pub(super) command: &'static str,
 }
 
 impl Write {
     /// `command` with its key, and `more` after the key.
-    pub(super) fn new(command: &'static str, key: String, more: Vec<Value>) -> Write {
-        let args = std::iter::once(key.as_str().into()).chain(more).collect();
+    pub(super) fn new(command: &'static str, key: String, more: Vec<String>) -> Write {
+        let args = std::iter::once(key.clone()).chain(more).collect();
         Write { key, args, command }
     }
 }
 
 /// The answer to one command.
-pub(super) type Answer = Result<Value, Error>;
+pub(super) type Answer = Result<RedisReply, Error>;
 
 /// A lane, and the URL that it leads to.
 type Led = (String, Arc<Lane>);
@@ -158,49 +157,42 @@ fn unowned(write: &Write) -> Error {
     Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
 }
 
-fn refused(why: &fred::error::Error) -> Error {
-    Error::RedisUnavailable(in_words(why))
+fn refused(why: &str) -> Error {
+    Error::RedisUnavailable(why.to_owned())
 }
 
 /// The node that a redirection by the node `from` names, and whether it needs ASKING; none if it is unknown.
-fn redirected(topology: &Topology, from: &str, why: &fred::error::Error) -> Option<(String, bool)> {
-    let redirection = cluster::redirection(why.details())?;
+fn redirected(topology: &Topology, from: &str, why: &str) -> Option<(String, bool)> {
+    let redirection = cluster::redirection(why)?;
     let from = topology.nodes.iter().find(|node| node.id() == from)?;
     let to = topology.at(&from.primary.absolute(&redirection.address))?;
     Some((to.id().to_owned(), redirection.ask))
 }
 
-/// Sends all commands in one pipeline, each after ASKING if `ask` is true. One answer for each command.
+/// Sends all commands in one pipeline, each after ASKING if `ask` is true. One answer for each command; the error of an answer
+/// is the server's refusal.
 async fn pipeline(
     lanes: &Lanes,
     id: &str,
     writes: &[Write],
     ask: bool,
-) -> Result<Vec<Result<Value, fred::error::Error>>, Error> {
+) -> Result<Vec<Result<RedisReply, String>>, Error> {
     let Some(lane) = lanes.get(id) else {
         return Err(Error::RedisUnavailable("there is no connection".into()));
     };
-    let answers = lane.write(async |client: &Client| {
-        let pipeline = client.pipeline();
-        for write in writes {
-            if ask {
-                pipeline.custom::<(), Value>(asking(), Vec::new()).await?;
-            }
-            let command = CustomCommand::new_static(write.command, ClusterHash::FirstKey, false);
-            pipeline.custom::<(), _>(command, write.args.clone()).await?;
+    let mut commands = Commands::default();
+    for write in writes {
+        if ask {
+            commands.add_asking();
         }
-        Ok(pipeline.try_all::<Value>().await)
-    });
-    let answers = answers.await?;
-    // A lost connection gives one answer for all writes.
-    if answers.len() != writes.len() * if ask { 2 } else { 1 } {
-        let why = answers.into_iter().find_map(Result::err);
-        let lost = || Error::RedisUnavailable("the connection was lost".into());
-        return Err(why.as_ref().map_or_else(lost, refused));
+        let args = write.args.iter().map(String::as_str);
+        commands.add(&[write.command].into_iter().chain(args).collect::<Vec<_>>());
     }
-    Ok(if ask { answers.into_iter().skip(1).step_by(2).collect() } else { answers })
-}
-
-fn asking() -> CustomCommand {
-    CustomCommand::new_static(ASKING, ClusterHash::FirstKey, false)
+    let replies = lane.write(async |pipeline: &Pipeline| pipeline.send(commands).await).await?;
+    let answers = replies.into_iter().skip(usize::from(ask)).step_by(if ask { 2 } else { 1 });
+    let answer = |reply| match reply {
+        RedisReply::Refused(why) => Err(why),
+        reply => Ok(reply),
+    };
+    Ok(answers.map(answer).collect())
 }

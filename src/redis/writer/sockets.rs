@@ -8,11 +8,11 @@
 
 use crate::error::Error;
 use crate::presence::Key;
+use crate::redis::resp::reply::RedisReply;
 use crate::redis::writer::release::{Release, Released};
 use crate::redis::writer::servers::Write;
 use crate::redis::writer::token::{Departure, Farewell, SocketValue, Token};
 use crate::redis::writer::{BEATS_PER_TTL, Store};
-use fred::prelude::Value;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::debug;
@@ -82,10 +82,10 @@ impl Store {
     }
 
     async fn renew_with(&self, renewals: &[Renewal], reads: bool) -> Vec<Result<Renewed, Error>> {
-        let ttl_ms = self.ttl.as_millis() as i64;
+        let ttl_ms = self.ttl.as_millis();
         let set = |renewal: &Renewal| {
             let value = SocketValue::of(renewal.token).to_string();
-            let mut more: Vec<Value> = vec![value.into(), "PX".into(), ttl_ms.into()];
+            let mut more = vec![value, "PX".into(), ttl_ms.to_string()];
             if !renewal.creates {
                 more.push("XX".into());
             }
@@ -95,13 +95,13 @@ impl Store {
             self.command("SET", &renewal.key, more)
         };
         let answers = self.servers.send(renewals.iter().map(set).collect()).await;
-        let renewed = |(renewal, answer): (&Renewal, Result<Value, Error>)| {
+        let renewed = |(renewal, answer): (&Renewal, Result<RedisReply, Error>)| {
             let answer = answer?;
-            if answer.is_null() && !renewal.creates {
+            if answer == RedisReply::Nil && !renewal.creates {
                 return Ok(Renewed::Absent);
             }
             self.metrics.heartbeats.inc();
-            Ok(Renewed::Written(answer.as_bytes().and_then(SocketValue::parse)))
+            Ok(Renewed::Written(answer.bytes().and_then(SocketValue::parse)))
         };
         renewals.iter().zip(answers).map(renewed).collect()
     }
@@ -113,8 +113,8 @@ impl Store {
     pub async fn left(&self, keys: &[Key]) -> Vec<Result<Option<Duration>, Error>> {
         let query = |key: &Key| Write::new("PTTL", self.names.left_key(key.as_str()), Vec::new());
         let answers = self.servers.send(keys.iter().map(query).collect()).await;
-        let age = |answer: Value| {
-            let ttl = u64::try_from(answer.as_i64()?).ok().map(Duration::from_millis)?;
+        let age = |answer: RedisReply| {
+            let ttl = u64::try_from(answer.number().ok()?).ok().map(Duration::from_millis)?;
             Some(LEFT.saturating_sub(ttl))
         };
         answers.into_iter().map(|answer| answer.map(age)).collect()
@@ -126,7 +126,7 @@ impl Store {
     /// At least one key was not deleted.
     pub async fn leave(&self, keys: &[Key]) -> Result<(), Error> {
         let mark = |key: &Key| {
-            let more = vec![1.into(), "PX".into(), (LEFT.as_millis() as i64).into()];
+            let more = vec!["1".into(), "PX".into(), LEFT.as_millis().to_string()];
             Write::new("SET", self.names.left_key(key.as_str()), more)
         };
         // The marks first: a renewal that finds no key must find the mark. In a cluster they may be a moment late, but so is
@@ -161,10 +161,10 @@ impl Store {
             }
         }
         let get = Write::new("GET", redis_key.clone(), Vec::new());
-        let value = self.servers.send(vec![get]).await.pop().unwrap_or(Ok(Value::Null))?;
-        let words = Farewell::command(departure.farewell(value.as_bytes()), &redis_key, self.short());
+        let value = self.servers.send(vec![get]).await.pop().unwrap_or(Ok(RedisReply::Nil))?;
+        let words = Farewell::command(departure.farewell(value.bytes()), &redis_key, self.short());
         let Some(words) = words else { return Ok(()) };
-        let more = words[2..].iter().map(|word| word.as_str().into()).collect();
+        let more = words[2..].to_vec();
         let command = if words[0] == "DEL" { "DEL" } else { "SET" };
         self.write(vec![Write::new(command, redis_key, more)]).await
     }

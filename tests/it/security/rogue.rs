@@ -1,8 +1,10 @@
 //! A rogue Redis, and a rogue daemon: what they send must neither end a process nor move the cursor of a terminal.
 
 use crate::cli::usage::{ended, keybeat};
+use crate::common::daemon::Daemon;
 use crate::common::proxy::Proxy;
 use crate::common::redis::{Redis, info};
+use crate::common::until;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::json;
@@ -30,7 +32,7 @@ pub async fn server_saying(answer: String) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nested_arrays_end_no_command() {
+async fn nested_arrays_end_no_process() {
     let port = server_saying("*1\r\n".repeat(500_000)).await;
     let url = format!("redis://127.0.0.1:{port}");
     for args in [&["ls"][..], &["doctor"], &["get", "alice"]] {
@@ -38,6 +40,16 @@ async fn nested_arrays_end_no_command() {
         assert_eq!(ran.code, Some(1), "{args:?} ended by a signal: {ran:?}");
         assert!((ran.out + &ran.err).contains("nested"), "{args:?}");
     }
+    // The daemon has several connections, for writes too.
+    let daemon = Daemon::launch(&["--redis", &url]);
+    let cause = until("the cause names the fault", async || {
+        let cause = daemon.not_ready().await;
+        cause.contains("nested").then_some(cause)
+    })
+    .await;
+    let (status, _) = daemon.call("PUT", "/v1/users/alice/heartbeat", None).await;
+    assert_eq!(status, 503, "{cause}");
+    assert!(daemon.call("GET", "/healthz", None).await.0 == 200, "{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
