@@ -113,6 +113,14 @@ async fn each_write_refusal_and_administrative_call_leaves_a_line() {
     let refused = try_socket(&daemon, "?user=bob", &[("authorization", &format!("Bearer {alice}"))]).await;
     assert!(refused.is_err());
     expected.push(json!(["socket", null, "alice", "bob", 0, 403, "forbidden"]));
+    // Of its messages, those that are refused, and a goodbye.
+    for message in
+        [json!({"type": "heartbeat"}), json!({"type": "watch", "all": true}), json!({"type": "leave"})]
+    {
+        socket.send(message).await;
+    }
+    expected.push(json!(["message", null, "alice", null, 0, 403, "forbidden"]));
+    expected.push(json!(["delete", null, "alice", "alice", 1, 204, null]));
     let seen = lines(&path, expected.len()).await;
     for (line, expected) in seen.iter().zip(&expected) {
         let fields =

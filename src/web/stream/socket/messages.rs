@@ -5,6 +5,7 @@ use super::state::Socket;
 use crate::error::{Error, code};
 use crate::protocol::{ClientMessage, ServerMessage, close};
 use crate::web::access::token_watch as permit;
+use crate::web::audit::Happened;
 use crate::web::limits::refusal_log::Refusal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
@@ -84,8 +85,20 @@ impl Socket {
             ClientMessage::Unwatch { .. } => {
                 Err(Error::InvalidRequest("unwatch takes either users, or all".into()))
             }
-            ClientMessage::Heartbeat { user } => self.heartbeat(id.clone(), user),
-            ClientMessage::Leave => self.leave(id.clone()),
+            ClientMessage::Heartbeat { user } => {
+                let done = self.heartbeat(id.clone(), user.clone());
+                if done.is_ok() && user.is_some() {
+                    self.audit("heartbeat", user.as_deref(), None);
+                }
+                done
+            }
+            ClientMessage::Leave => {
+                let done = self.leave(id.clone());
+                if done.is_ok() {
+                    self.audit("delete", self.hold.as_ref().map(|hold| hold.key().user()), None);
+                }
+                done
+            }
             ClientMessage::Ping => return self.send(ServerMessage::Pong { id }.encode()).await,
             ClientMessage::Auth { token } => return self.renew(id, &token.0).await,
         };
@@ -138,7 +151,15 @@ impl Socket {
         let (code, status) = (error.code(), error.status());
         self.reader.app.metrics.refused(code);
         self.reader.app.refusals.log(&Refusal { address: self.reader.address, route: ROUTE, code, status });
+        self.audit("message", None, Some(&error));
         self.send(ServerMessage::error(id, &error).encode()).await
+    }
+
+    /// Records a message that writes or is refused.
+    fn audit(&self, action: &'static str, user: Option<&str>, error: Option<&Error>) {
+        if let Some(log) = &self.reader.app.audit {
+            log.record(self.reader.permit.pass(), self.reader.address, &Happened { action, user, error });
+        }
     }
 }
 
