@@ -1,18 +1,19 @@
 //! The feed of a link, in the words of the tracker.
 
 use crate::presence::{Elsewhere, Event, LinkNotice};
-use crate::redis::link::Feed;
 use crate::redis::link::parser::Item;
+use crate::redis::link::{CanaryReply, Feed};
 
 /// The notice for a piece of the feed; `None` for events. `mark` is the hub's last mark.
 pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
     Some(match feed {
         Feed::Events(_) => return None,
-        Feed::Up { run, flushed, uptime_ms, silent } => {
-            LinkNotice::Up { run, flushed, uptime_ms, silent: silent.needs_polling(), mark }
+        Feed::Up { run, outage, uptime_ms, silent } => {
+            LinkNotice::Up { run, outage, uptime_ms, silent: silent.needs_polling(), mark }
         }
         Feed::Down { cause, why } => LinkNotice::Down(cause, why),
-        Feed::Replaced => LinkNotice::Replaced,
+        Feed::Canary(CanaryReply::Intact { refused }) => LinkNotice::Intact { refused },
+        Feed::Canary(CanaryReply::Replaced) => LinkNotice::Replaced,
         Feed::Answers(batch, answers, redirections) => {
             let elsewhere = redirections.into_iter().map(|(place, to)| Elsewhere {
                 place,

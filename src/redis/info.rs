@@ -6,6 +6,10 @@ use crate::redis::resp::reply::{Allowed, RedisReply};
 use anyhow::{Context, Result};
 use std::collections::HashMap;
 
+/// The errors of a server that takes no writes: a script runs for too long, it loads its data, its cluster is down, its
+/// memory is full, it cannot save, or too few replicas follow it.
+pub(super) const REFUSED: [&str; 6] = ["BUSY", "LOADING", "CLUSTERDOWN", "OOM", "MISCONF", "NOREPLICAS"];
+
 /// The fields of INFO or CLUSTER INFO.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info(HashMap<String, String>);
@@ -68,6 +72,12 @@ impl Info {
         databases.filter_map(|(_, text)| number_after("expires=", text)).sum()
     }
 
+    /// How many commands the server has refused in a state in which it takes no writes. Needs the section errorstats.
+    pub(super) fn refused_writes(&self) -> u64 {
+        let count = |code: &&str| number_after("count=", self.field(&format!("errorstat_{code}")));
+        REFUSED.iter().filter_map(count).sum()
+    }
+
     /// How long the server has been running, in milliseconds: keys that it loaded from disk may be that old.
     /// `u64::MAX` if it started without data, or if the uptime is unknown.
     pub(super) fn uptime_ms(&self) -> u64 {
@@ -94,6 +104,14 @@ mod tests {
         assert_eq!(info.expiring(), 12);
         assert_eq!((info.keys_in(0), info.keys_in(3)), (5, 9));
         assert_eq!(info.keys_in(1), 0, "INFO leaves out an empty database");
+    }
+
+    #[test]
+    fn refused_writes_are_counted() {
+        let info =
+            Info::parse("errorstat_ERR:count=9\r\nerrorstat_OOM:count=3\r\nerrorstat_BUSY:count=4\r\n");
+        assert_eq!(info.refused_writes(), 7);
+        assert_eq!(Info::default().refused_writes(), 0);
     }
 
     #[test]

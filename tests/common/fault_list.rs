@@ -80,6 +80,37 @@ async fn a_server_that_sleeps() -> Outcome {
     world.outcome().await
 }
 
+/// The server answers BUSY, or not at all.
+async fn a_script_that_runs_for_longer_than_a_ttl() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.redis().call(&["CONFIG", "SET", "lua-time-limit", "500"]);
+    world.silence();
+    let mut client = world.redis().client();
+    let script = tokio::task::spawn_blocking(move || client.try_call(&["EVAL", "while true do end", "0"]));
+    lasts(TTL.as_millis() as u64 + 2_000).await;
+    world.redis().call(&["SCRIPT", "KILL"]);
+    script.await.expect("the script ends");
+    world.outcome().await
+}
+
+async fn writes_paused_for_longer_than_a_ttl() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.silence();
+    let ms = TTL.as_millis() + 2_000;
+    world.redis().call(&["CLIENT", "PAUSE", &ms.to_string(), "WRITE"]);
+    lasts(ms as u64).await;
+    world.outcome().await
+}
+
+async fn a_server_frozen_for_longer_than_a_ttl() -> Outcome {
+    let mut world = World::start(Redis::start()).await;
+    world.silence();
+    world.redis().signal("STOP");
+    lasts(TTL.as_millis() as u64 + 2_000).await;
+    world.redis().signal("CONT");
+    world.outcome().await
+}
+
 async fn all_data_flushed() -> Outcome {
     let mut world = World::start(Redis::start()).await;
     world.redis().call(&["FLUSHALL"]);
@@ -329,6 +360,18 @@ pub const FAULTS: &[Fault] = &[
         run: || Box::pin(notifications_switched_off_under_us()),
     },
     Fault { name: "a server that sleeps", run: || Box::pin(a_server_that_sleeps()) },
+    Fault {
+        name: "a script that runs for longer than a ttl",
+        run: || Box::pin(a_script_that_runs_for_longer_than_a_ttl()),
+    },
+    Fault {
+        name: "writes paused for longer than a ttl",
+        run: || Box::pin(writes_paused_for_longer_than_a_ttl()),
+    },
+    Fault {
+        name: "a server frozen for longer than a ttl",
+        run: || Box::pin(a_server_frozen_for_longer_than_a_ttl()),
+    },
     Fault { name: "all data flushed", run: || Box::pin(all_data_flushed()) },
     Fault {
         name: "a daemon stopped for longer than a ttl",

@@ -1,7 +1,7 @@
 //! The book that is kept of the daemon: what it said, what it should have said, and what it may be excused.
 
 use super::link::{Link, Up};
-use super::programs::Kind;
+use super::programs::{FIRST_TTL, Kind, Program};
 use super::redis::{Event, NEVER};
 use super::relay::Server;
 use super::world::{TAINT_MS, World};
@@ -140,13 +140,13 @@ impl World {
     }
 
     /// The subscription stands: from here on the book knows what is held.
-    pub fn enter_up(&mut self, at: usize, up: &Up, flushed: bool) {
+    pub fn enter_up(&mut self, at: usize, up: &Up, outage: bool) {
         let before = self.relay.servers[at].run_seen.replace(up.run);
         let lossy = before.map_or(up.uptime_ms < TAINT_MS, |before| before != up.run);
         if before.is_none() && up.took_over && up.uptime_ms > TAINT_MS {
             self.excuse_unseen();
         }
-        if lossy || flushed {
+        if lossy || outage {
             self.taint();
             self.forgive_until(self.relay.servers[at].node, up.at);
         }
@@ -158,7 +158,10 @@ impl World {
     /// lost the key without a word to a daemon that listened.
     pub fn check_blink(&mut self, user: &str) {
         let found = self.programs.iter().find(|program| program.user == user && program.steady(self.now));
-        let steady = found.is_some_and(|program| program.kind != Kind::Mover || self.sees_sessions());
+        // A short TTL may run out before a canary shows that the server refuses writes.
+        let in_time = |program: &Program| !self.refuses() || program.ttl() >= FIRST_TTL;
+        let steady = found
+            .is_some_and(|program| in_time(program) && (program.kind != Kind::Mover || self.sees_sessions()));
         // Before all servers have been compared nobody is told.
         if !steady || self.frozen || !self.relay.open || self.relay.book.excused.remove(user).is_some() {
             return;
@@ -169,15 +172,16 @@ impl World {
         }
     }
 
-    /// Is a new session known before the old one ends? Not if its key can be lost, nor if its stream is deaf, nor if its
-    /// server is new, or out of reach for longer than ends wait.
+    /// Is a new session known before the old one ends? Not if its key can be lost; nor, in a cluster, if its stream is
+    /// deaf, or if its server is new, or out of reach for longer than ends wait.
     fn sees_sessions(&self) -> bool {
         let link = |server: &Server| server.link.deaf.is_none() && server.link.was_deaf.is_none();
         let near = |server: &Server| server.connected || self.now - server.away_since < AWAY_MS;
         let servers = &self.relay.servers;
+        let all = |server: &Server| near(server) && link(server);
         let known =
-            !self.cluster.on || (servers.iter().all(near) && self.relay.viewed == self.cluster.view.number);
-        known && servers.iter().all(link) && self.knobs.faults >> 9 == 0 && !self.knobs.silent.any()
+            !self.cluster.on || (servers.iter().all(all) && self.relay.viewed == self.cluster.view.number);
+        known && self.knobs.faults >> 9 == 0 && !self.knobs.silent.any()
     }
 
     /// Where each coming and going is announced, no more are said, however keys move.
@@ -199,8 +203,7 @@ impl World {
         }
     }
 
-    /// A key was found absent, or ran out early, since its server threw it away or exchanged it: no daemon can know
-    /// that before it notices the exchange.
+    /// A key ran out early, since its server exchanged it: no daemon can know that before it notices the exchange.
     pub fn excuse_unsaid(&mut self, key: &str) {
         // Its slot may have moved since.
         let unsaid = |node: usize| self.nodes[node].unsaid.get(key).map(|&when| (node, when));

@@ -60,12 +60,15 @@ impl Keys<'_> {
     fn node(&mut self, key: &str) -> Option<&mut Redis> {
         let (owner, to) = (self.cluster.view.owners[slot(key)], self.cluster.to[slot(key)]);
         let node = &mut self.nodes[owner];
-        if !node.up {
+        if !node.up || node.frozen_until > self.now {
             return None;
         }
         node.touch(self.now, key);
+        // A node that refuses writes still redirects.
         let at = to.filter(|_| !node.keys.contains_key(key)).unwrap_or(owner);
-        Some(&mut self.nodes[at]).filter(|node| node.up)
+        let (now, node) = (self.now, &mut self.nodes[at]);
+        node.refused |= node.up && !node.takes_writes(now);
+        Some(node).filter(|node| node.takes_writes(now))
     }
 
     /// Whether a server took it.
@@ -131,12 +134,12 @@ impl World {
         let owner = self.cluster.view.owners[slot];
         let leaving = self.cluster.leaving;
         if self.cluster.to[slot].is_some()
-            || !self.nodes[owner].up
+            || !self.nodes[owner].takes_writes(self.now)
             || leaving.is_some_and(|node| node != owner)
         {
             return;
         }
-        let fits = |&node: &usize| node != owner && self.nodes[node].up;
+        let fits = |&node: &usize| node != owner && self.nodes[node].takes_writes(self.now);
         let others: Vec<usize> = self.cluster.view.members.iter().copied().filter(fits).collect();
         if others.is_empty() {
             return;
@@ -150,11 +153,14 @@ impl World {
     /// One more key of the slot moves, or it is done.
     pub fn step_move(&mut self, slot: usize) {
         let Some(to) = self.cluster.to[slot] else { return };
+        let from = self.cluster.view.owners[slot];
+        if [from, to].iter().any(|&node| self.nodes[node].up && !self.nodes[node].takes_writes(self.now)) {
+            return self.later(1..1_000, Act::Move(slot));
+        }
         if self.healing && self.rng.u8(..8) == 0 {
             // It stays half moved.
             return;
         }
-        let from = self.cluster.view.owners[slot];
         let name = self.nodes[from].keys.keys().find(|key| self::slot(key) == slot).cloned();
         match name {
             Some(name) => self.migrate(&name, from, to),

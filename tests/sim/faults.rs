@@ -2,7 +2,7 @@
 
 use super::link::Deaf;
 use super::redis::Return;
-use super::world::{Act, Broken, World};
+use super::world::{Act, World};
 
 impl World {
     /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
@@ -12,7 +12,7 @@ impl World {
             return;
         }
         let faults = self.knobs.faults;
-        let allowed: Vec<u8> = (0..14).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
+        let allowed: Vec<u8> = (0..16).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
         let which = allowed[self.rng.usize(..allowed.len())];
         let at = self.rng.usize(..servers);
         let members: Vec<usize> = self.cluster.view.members.iter().copied().collect();
@@ -22,8 +22,11 @@ impl World {
             0..=2 => {
                 // Questions, stream and stalls together stay below the limit of a fence in a quiet world.
                 let slow = if self.quiet() { 800 } else { 3_000 };
+                // A server that refuses writes is noticed when a canary was carried out.
+                let slow = if self.refuses() { 300 } else { slow };
                 // Of several streams one that is behind for 2 s is dead.
                 let late = if self.quiet() && self.cluster.on { 800 } else { 3_000 };
+                let late = if self.refuses() { 300 } else { late };
                 self.lagged = true;
                 let extra = (self.rng.u64(1..late), self.rng.u64(1..slow));
                 self.relay.servers[at].link.lag = [(extra.0, 0), (0, extra.1), extra][usize::from(which)];
@@ -48,24 +51,37 @@ impl World {
                 self.crash(node, how);
             }
             11 => self.crash(node, Return::Failover),
-            12 if self.nodes[node].up => self.exchange(node),
-            13 if self.nodes[node].up && !self.nodes[node].keys.is_empty() => {
+            12 if self.nodes[node].takes_writes(self.now) => self.exchange(node),
+            13 if self.nodes[node].takes_writes(self.now) && !self.nodes[node].keys.is_empty() => {
                 let at = self.rng.usize(..self.nodes[node].keys.len());
                 if let Some(key) = self.nodes[node].keys.keys().nth(at).cloned() {
                     self.taint();
                     self.nodes[node].evict(&key);
                 }
             }
+            // While a slot moves, a node that refuses or freezes keeps users from their keys at the other one.
+            14 | 15 if self.cluster.moves(node) => {}
+            14 if self.nodes[node].takes_writes(self.now) => {
+                self.nodes[node].refuses_until = self.now + self.rng.u64(300..9_000);
+            }
+            // Longer than it takes until a canary shows it.
+            15 if self.nodes[node].takes_writes(self.now) => {
+                self.nodes[node].frozen_until = self.now + self.rng.u64(3_500..12_000);
+            }
             _ => {}
         }
+    }
+
+    /// Do servers refuse writes now and then, or freeze?
+    pub fn refuses(&self) -> bool {
+        self.knobs.faults >> 14 != 0
     }
 
     /// FLUSHALL, or SWAPDB, which a cluster does not know.
     fn exchange(&mut self, node: usize) {
         self.taint();
-        // Which questions were under way is followed only where that is what is looked at: elsewhere each user may
-        // blink once.
-        if self.knobs.broken != Broken::ReplacedAtOnce {
+        if self.cluster.on {
+            // A slot that moves before the flush is noticed takes the loss to a server that knows nothing of it.
             for program in &self.programs {
                 *self.relay.book.debt.entry(program.user.clone()).or_default() += 1;
             }

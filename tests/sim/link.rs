@@ -15,7 +15,9 @@ pub enum Feed {
     /// With the answers whose keys are elsewhere: their place, slot and node.
     Answers(BatchId, Vec<Answer>, Vec<[usize; 3]>),
     Page(u8, Vec<Vec<u8>>, u64),
-    /// The keys are others, which was found then.
+    /// The canary was carried out, and the keys are the same; whether writes were refused since the one before.
+    Intact(bool),
+    /// The canary was carried out: the keys are others, which was found then.
     Replaced(u64),
 }
 
@@ -23,8 +25,8 @@ pub enum Feed {
 #[derive(Debug, Clone)]
 pub struct Up {
     pub run: u32,
-    /// The data were thrown away since the last link.
-    pub flushed: bool,
+    /// The data were thrown away since the last link, or the server took no writes.
+    pub outage: bool,
     pub uptime_ms: u64,
     /// For the book: the keys when it was subscribed, when that was, and whether it was a replica before.
     pub held: BTreeSet<String>,
@@ -82,6 +84,8 @@ pub struct Link {
     pub deaf: Option<Deaf>,
     /// The connection that was made then follows a deaf one, and the daemon has yet to hear of it.
     pub was_deaf: Option<u64>,
+    /// A write was refused, or an attempt to connect failed, since the last connection.
+    pub barred: bool,
     /// The next connection lasts for no more than so long, in milliseconds.
     pub short: Option<u64>,
     /// A relay that hides gaps has reported it once.
@@ -143,12 +147,21 @@ impl World {
         if !self.nodes[node].up {
             return;
         }
+        // A frozen server carries out later what it receives now.
+        if self.nodes[node].frozen_until > self.now {
+            let until = self.nodes[node].frozen_until;
+            return self.at(until, Act::Question(epoch, question));
+        }
         match question {
             Question::Scan(number, cursor) => {
                 let (names, next) = self.nodes[node].scan(self.now, &mut self.rng, cursor);
                 self.reply(at, Feed::Page(number, names, next));
             }
-            Question::Canary => self.sing(at),
+            Question::Canary if self.nodes[node].takes_writes(self.now) => self.sing(at),
+            Question::Canary => {
+                self.relay.servers[at].link.barred = true;
+                self.cut(at);
+            }
             Question::Ask(mut ask) => {
                 let done = self.step_ask(at, &mut ask);
                 if done {
@@ -216,11 +229,7 @@ impl World {
     }
 
     fn pttl(&mut self, node: usize, name: &str) -> Answer {
-        let answer = self.nodes[node].pttl(self.now, name);
-        if answer == Answer::Absent {
-            self.excuse_unsaid(name);
-        }
-        answer
+        self.nodes[node].pttl(self.now, name)
     }
 
     /// The canary is renewed, and what it replaces looked at.
@@ -229,9 +238,8 @@ impl World {
         let node = &mut self.nodes[server.node];
         let other = server.link.renew(node);
         node.out.push(Event::Canary);
-        if other {
-            self.reply(at, Feed::Replaced(self.now));
-        }
+        let refused = std::mem::take(&mut node.refused);
+        self.reply(at, if other { Feed::Replaced(self.now) } else { Feed::Intact(refused) });
     }
 
     fn reply(&mut self, at: usize, feed: Feed) {
@@ -286,7 +294,9 @@ impl World {
         self.trail.note(self.now, format_args!("the link {id} ends"));
         link.on = false;
         let kept = self.rng.usize(..=link.wire.len());
-        let lost: Vec<Event> = link.wire.drain(kept..).filter_map(|(_, feed)| event_of(feed)).collect();
+        let lost: Vec<Feed> = link.wire.drain(kept..).map(|(_, feed)| feed).collect();
+        link.barred |= lost.iter().any(|feed| matches!(feed, Feed::Up(up) if up.outage));
+        let lost: Vec<Event> = lost.into_iter().filter_map(event_of).collect();
         link.replies.retain(|&(when, _), _| when <= self.now);
         lost.iter().for_each(|event| self.lost(event));
         self.send(at, Feed::Down);
@@ -303,9 +313,10 @@ impl World {
     pub fn connect(&mut self, id: LinkId) {
         let Some(at) = self.relay.place_of(id) else { return };
         let (now, number) = (self.now, self.relay.servers[at].node);
-        if !self.nodes[number].up {
+        if !self.nodes[number].takes_writes(now) {
+            self.relay.servers[at].link.barred = true;
             self.send(at, Feed::Down);
-            return self.later(20..1_500, Act::Connect(id));
+            return self.later(20..if self.nodes[number].up { 120 } else { 1_500 }, Act::Connect(id));
         }
         self.epochs += 1;
         let (node, link) = (&mut self.nodes[number], &mut self.relay.servers[at].link);
@@ -316,9 +327,10 @@ impl World {
         // INFO tells whole seconds.
         let uptime_ms = (now - node.started) / 1_000 * 1_000;
         let flushed = link.renew(node) && same;
+        let outage = std::mem::take(&mut link.barred) || flushed;
         // Keys that have run out count: they will be announced.
         let held = node.keys.keys().cloned().collect();
-        let up = Up { run: node.run, flushed, uptime_ms, held, at: now, took_over: node.took_over };
+        let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over };
         let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
         self.send(at, Feed::Up(up));
         for question in parked {

@@ -73,6 +73,11 @@ impl Program {
         }
     }
 
+    /// How long its keys last.
+    pub fn ttl(&self) -> u64 {
+        self.ttl
+    }
+
     /// Is the TTL of the user's last key known, so that its end is seen when it comes?
     pub fn one_ttl(&self) -> bool {
         !matches!(self.kind, Kind::Changer | Kind::Wild(_))

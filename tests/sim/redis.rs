@@ -44,6 +44,11 @@ pub struct Redis {
     /// Published, and not yet on its way.
     pub out: Vec<Event>,
     pub up: bool,
+    /// Until then it refuses writes; until then it does nothing at all.
+    pub refuses_until: u64,
+    pub frozen_until: u64,
+    /// It has refused a write that no canary has counted.
+    pub refused: bool,
     pub run: u32,
     /// When its process was started.
     pub started: u64,
@@ -62,6 +67,10 @@ pub struct Redis {
 impl Redis {
     pub fn new() -> Redis {
         Redis { up: true, run: 1, ..Redis::default() }
+    }
+
+    pub fn takes_writes(&self, now: u64) -> bool {
+        self.up && self.refuses_until <= now && self.frozen_until <= now
     }
 
     /// Any access deletes a key that has run out.
@@ -203,6 +212,7 @@ impl Redis {
             self.keys.retain(|_, deadline| *deadline >= now);
         }
         self.up = true;
+        (self.refuses_until, self.frozen_until, self.refused) = (0, 0, false);
         self.run += 1;
         self.canary = None;
         self.other = Default::default();

@@ -13,7 +13,11 @@ use keybeat::presence::{
     Action, Cause, Change, Elsewhere, End, Event, Fleet, FleetSettings, Input, Key, LinkId, LinkNotice,
     Notice, Primary, Reason, Settings, Time, Tracker,
 };
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// A server that leaves a write unanswered for so long may take none.
+const UNANSWERED_MS: u64 = 250;
 
 /// A server that the tracker follows: its link, and what the tracker must know of it.
 pub struct Server {
@@ -27,8 +31,19 @@ pub struct Server {
     /// Compared since the last gap.
     settled: bool,
     pub run_seen: Option<u32>,
+    /// When the canaries were ordered whose replies have not come, and whether one was not answered for long.
+    pub sung: VecDeque<u64>,
+    pub barred: bool,
     /// When the exchange of the keyspace was noticed whose place in the stream is awaited.
     noticed: Option<u64>,
+}
+
+impl Server {
+    /// The connection is lost: did the server leave the canary unanswered?
+    fn fall(&mut self, now: u64) {
+        self.barred |= self.sung.front().is_some_and(|sung| now - sung > UNANSWERED_MS);
+        self.sung.clear();
+    }
 }
 
 /// The tracker and the hub, and the book that is kept of them.
@@ -151,6 +166,7 @@ impl World {
             Feed::Down => {
                 if std::mem::take(&mut server.connected) {
                     server.away_since = self.now;
+                    server.fall(self.now);
                 }
                 self.relay.book.exact = false;
                 if broken == Broken::GapsUnseen {
@@ -158,7 +174,16 @@ impl World {
                 }
                 LinkNotice::Down(Cause::Connection, "cut".into())
             }
+            Feed::Intact(refused) => {
+                server.sung.pop_front();
+                let refused = refused && broken != Broken::OutagesUnseen;
+                if refused {
+                    self.taint();
+                }
+                LinkNotice::Intact { refused }
+            }
             Feed::Replaced(noticed) => {
+                server.sung.pop_front();
                 server.noticed = Some(noticed);
                 if broken == Broken::ReplacedAtOnce {
                     self.relay.tracker.events(Time::from_ms(self.now), id, std::iter::once(Event::Canary));
@@ -170,8 +195,11 @@ impl World {
     }
 
     fn rise(&mut self, at: usize, up: &Up) {
-        let flushed = self.relay.servers[at].noticed.take().is_some() || up.flushed;
-        self.enter_up(at, up, flushed);
+        let server = &mut self.relay.servers[at];
+        let barred = std::mem::take(&mut server.barred);
+        let flushed = server.noticed.take().is_some();
+        let outage = flushed || barred || up.outage;
+        self.enter_up(at, up, outage);
         let broken = self.knobs.broken;
         let silent = self.knobs.silent.any() && broken != Broken::NeverPolls;
         let server = &mut self.relay.servers[at];
@@ -182,8 +210,9 @@ impl World {
         }
         let number = if broken == Broken::RestartsUnseen { 0 } else { up.run };
         let run = format!("run{}-{number}", server.node);
-        let (uptime_ms, flushed) = (up.uptime_ms, up.flushed);
-        let notice = LinkNotice::Up { run, flushed, uptime_ms, silent, mark: 0 };
+        let unseen = matches!(broken, Broken::OutagesUnseen | Broken::RestartsUnseen);
+        let (uptime_ms, outage) = (up.uptime_ms, up.outage && !unseen);
+        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, mark: 0 };
         let id = server.id;
         self.handle(Notice::Link(id, notice));
     }
@@ -248,6 +277,14 @@ impl World {
             Action::Scan(link, number, cursor) => self.order(link, Question::Scan(number, cursor)),
             Action::Canary(link) => {
                 self.order(link, Question::Canary);
+                if let Some(at) = self.relay.place_of(link) {
+                    self.relay.servers[at].sung.push_back(self.now);
+                }
+                if self.knobs.broken == Broken::ProofsAtOnce {
+                    self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
+                    let intact = LinkNotice::Intact { refused: false };
+                    self.relay.tracker.handle(self.time(), Notice::Link(link, intact));
+                }
                 if self.knobs.broken == Broken::CanariesEchoed {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
@@ -285,6 +322,8 @@ impl World {
             connected: false,
             away_since: self.now,
             settled: false,
+            sung: VecDeque::new(),
+            barred: false,
             run_seen,
             noticed,
         });
@@ -298,6 +337,7 @@ impl World {
         if let Some(at) = self.relay.place_of(link) {
             let server = &mut self.relay.servers[at];
             (server.connected, server.away_since) = (false, self.now);
+            server.fall(self.now);
             self.cut(at);
         }
     }

@@ -1,7 +1,7 @@
 //! Is what is believed what the servers hold together?
 
 use super::book::users_of;
-use super::programs::Kind;
+use super::programs::{Kind, Program};
 use super::world::{Act, World};
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ const SWEPT_MS: u64 = 4_000;
 impl World {
     /// In a quiet moment each belief must be what the servers hold.
     pub fn compare(&mut self) -> bool {
-        let asking = self.acts.values().any(|act| matches!(act, Act::Question(..)));
+        let asking = self.acts.values().any(|act| matches!(act, Act::Question(..)))
+            || self.relay.tracker.counts().waiting > 0;
         let idle = self.relay.servers.iter().all(|server| {
             let link = &server.link;
             link.on && link.wire.is_empty() && link.replies.is_empty()
@@ -56,7 +57,9 @@ impl World {
     /// Until nobody beats any more: a steady user who is not believed online.
     fn wrong_though_swept(&self) -> Option<String> {
         let believed = self.relay.book.online();
-        let steady = self.programs.iter().filter(|program| program.steady(self.now));
+        // The next poll finds a mover's new session.
+        let steady = |program: &&Program| program.steady(self.now) && program.kind != Kind::Mover;
+        let steady = self.programs.iter().filter(steady);
         steady.map(|program| program.user.clone()).find(|user| !self.frozen && !believed.contains(user))
     }
 

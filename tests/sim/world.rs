@@ -22,7 +22,7 @@ pub enum Broken {
     No,
     /// The tracker never learns that a connection was lost.
     GapsUnseen,
-    /// The run id of a server never changes.
+    /// The run id of a server never changes, and that it was away is not reported.
     RestartsUnseen,
     /// Each canary is answered at once, whatever the stream does.
     CanariesEchoed,
@@ -36,6 +36,10 @@ pub enum Broken {
     ReplacedAtOnce,
     /// A server that does not publish all events is not polled.
     NeverPolls,
+    /// That a server took no writes is not reported.
+    OutagesUnseen,
+    /// Each canary has come back intact as soon as it is sent.
+    ProofsAtOnce,
 }
 
 /// What the servers do not tell.
@@ -116,6 +120,14 @@ impl Knobs {
             // Only an exchange while the stream lags can show it.
             (kind, faults) = (5, 1 << 12);
         }
+        // Some servers refuse writes, or freeze. A stall would hide that.
+        let refuses = broken == Broken::OutagesUnseen || (faults != 0 && rng.u8(..3) == 0);
+        if refuses && broken != Broken::ReplacedAtOnce {
+            faults = (faults & !(1 << 8)) | rng.u16(1..4) << 14;
+        }
+        if broken == Broken::ProofsAtOnce {
+            (kind, faults) = (5, 1 << 12);
+        }
         let settings = Settings {
             first_ttl_ms: FIRST_TTL,
             batch_keys: [1, 2, 512][rng.usize(..3)],
@@ -136,7 +148,12 @@ impl Knobs {
             chaos_ms: rng.u64(3_000..40_000),
             silent: if kind.is_multiple_of(4) { silences[rng.usize(..3)] } else { Silent::Nothing },
             settings,
-            canary_limit_ms: if faults == 0 { 8_000 } else { [1_500, 8_000][rng.usize(..2)] },
+            canary_limit_ms: match faults {
+                0 => 8_000,
+                // A server that freezes for less than the limit is not noticed.
+                faults if faults >> 14 != 0 => 1_500,
+                _ => [1_500, 8_000][rng.usize(..2)],
+            },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
         };
         (knobs, cluster)
@@ -241,6 +258,9 @@ impl World {
         self.go(self.knobs.chaos_ms, false);
         self.healing = true;
         self.end_lag();
+        for node in &mut self.nodes {
+            (node.refuses_until, node.frozen_until) = (0, 0);
+        }
         self.go(HEAL_MS, false);
         self.go(LONGEST_TTL, true);
         (self.frozen, self.frozen_at) = (true, self.now);
@@ -331,7 +351,8 @@ impl World {
                 self.at(self.now + wait.max(1), Act::Program(i));
             }
             Act::Sweep => {
-                for node in self.nodes.iter_mut().filter(|node| node.up) {
+                let now = self.now;
+                for node in self.nodes.iter_mut().filter(|node| node.up && node.frozen_until <= now) {
                     node.sweep(self.now, &mut self.rng);
                 }
                 self.later(50..600, Act::Sweep);

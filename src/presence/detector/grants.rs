@@ -2,7 +2,8 @@
 //!
 //! A server that restarted, failed over or was flushed may have lost keys, and its users could not renew them in
 //! the meantime. An evicted key was removed by Redis. A granted key stays live for one TTL from now; then the
-//! detector asks once more.
+//! detector asks once more. Grants add up to no more than the time of all outages and one TTL
+//! ([`latest_grant`](Detector::latest_grant)).
 
 use super::Detector;
 use crate::presence::Time;
@@ -50,6 +51,12 @@ impl Detector {
         }
     }
 
+    /// Users could not renew their keys since `well`, and can now.
+    pub(super) fn refused(&mut self, now: Time, well: Time) {
+        self.outages.note(well, now);
+        self.grant_all(now);
+    }
+
     /// A pass found a key that was not known. If the server loaded it from its disk, its user may have been unable
     /// to renew it.
     pub(super) fn grant_found(&mut self, at: u32, now: Time) {
@@ -63,17 +70,32 @@ impl Detector {
         let ttl = self.table[at].ttl_or(self.settings.first_ttl_ms);
         let turn = self.grants.given / GRANTS_PER_MS % ttl.max(1);
         self.grants.given += 1;
+        let until = now.plus(turn).plus(ttl).min(self.latest_grant(at));
         self.apply(at, |slot| {
-            slot.grant(now.plus(turn).plus(ttl));
+            slot.grant(until);
             None
         });
     }
 
-    /// Redis removed the key, not its user.
-    pub(super) fn throw_away(&mut self, at: u32, now: Time) {
+    /// However many outages and flushes there were: a user who has not renewed the key is offline one TTL after the end
+    /// of the key's own, plus the time in which renewing was impossible. Where renewals are found by polling, the last
+    /// one may have been missed: one TTL more, and no limit before the key is known to be absent.
+    pub(super) fn latest_grant(&self, at: u32) -> Time {
+        let slot = &self.table[at];
+        let first_ttl = self.settings.first_ttl_ms;
+        if self.polled && !slot.is_gone() {
+            return Time::NEVER;
+        }
+        let ttl = slot.ttl_or(first_ttl) * if self.polled { 2 } else { 1 };
+        let outages = self.outages.since(slot.last_seen());
+        slot.own_deadline(first_ttl).plus(outages).plus(ttl)
+    }
+
+    /// Redis removed the key, not its user. The grant ends at `latest` at the latest.
+    pub(super) fn throw_away(&mut self, at: u32, now: Time, latest: Time) {
         let first_ttl = self.settings.first_ttl_ms;
         self.apply(at, |slot| {
-            slot.throw_away(now, first_ttl);
+            slot.throw_away(now, first_ttl, latest);
             None
         });
     }
@@ -85,7 +107,8 @@ impl Detector {
             let Some(slot) = self.table.get_mut(at) else { continue };
             if slot.is_live() && !slot.is_immortal() {
                 slot.distrust_before(self.missed);
-                self.throw_away(at, now);
+                let latest = self.latest_grant(at);
+                self.throw_away(at, now, latest);
             }
         }
         self.begin_pass(now);

@@ -82,6 +82,10 @@ impl Detector {
         let found = self.table.find(moved.key.as_bytes());
         let at = found.unwrap_or_else(|| self.make(now, moved.key.clone()));
         self.origins.note(at, from);
+        // The outage was the other server's: its key may not have been renewed since.
+        if moved.granted {
+            self.outages.note(moved.last_seen, now);
+        }
         self.apply(at, |slot| slot.adopt(now, moved));
         // While the server is down, the pass that follows will ask.
         if self.up && !self.table[at].waits() {

@@ -62,8 +62,13 @@ pub enum Input<'a> {
     Up {
         /// The server's run id.
         run: &'a str,
-        /// The server's data was flushed while the daemon was not connected.
-        flushed: bool,
+        /// Keys may be missing although their users are there: the server's data were deleted while the daemon was not
+        /// connected, or users could not renew their keys.
+        outage: bool,
+        /// Until then the server certainly accepted writes, and the detector knows all heartbeats.
+        well: Time,
+        /// The server does not publish each `set`, so renewals are only found by polling.
+        polled: bool,
         /// The server's uptime in milliseconds; `u64::MAX` if it is unknown or if the server started without data.
         /// It matters for the first server that a detector meets: users need time to renew keys that the server
         /// loaded from its disk.
@@ -95,6 +100,11 @@ pub enum Input<'a> {
     LetGo(&'a [u8]),
     /// The server leaves the cluster: hand over all its keys.
     Retired,
+    /// The server refused writes for a moment, no earlier than then, and takes them again. No event is missing.
+    Refused(Time),
+    /// The canary that was ordered then has come back: its write was accepted, its event was read, and its key was the
+    /// one that the daemon had set. So nobody had replaced the keyspace until then, and the stream is alive.
+    Proven(Time),
     /// Time has passed.
     Due,
 }
@@ -116,6 +126,9 @@ pub enum Output {
     Reconciled,
     /// The sweep is complete, and all its questions are answered.
     Swept,
+    /// An answer says that a key is absent, and no event does. It counts only after [`Input::Proven`] for a canary that
+    /// is ordered later than now.
+    Prove,
     /// The stream is dead even if its socket is open: subscribe again.
     Restart,
 }

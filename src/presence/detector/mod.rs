@@ -7,7 +7,7 @@
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `ttl`: learning TTLs. `deadlines`: when to ask.
-//! - `grants`: keys whose absence proves nothing for a while.
+//! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `handover`: keys that move between the servers of a cluster.
 
@@ -15,6 +15,7 @@ mod deadlines;
 mod grants;
 mod handover;
 mod messages;
+mod outages;
 mod probes;
 mod reconcile;
 mod slot;
@@ -29,6 +30,7 @@ use super::{Change, Key, Reason, Time};
 use deadlines::Deadlines;
 use grants::Grants;
 use handover::LastOwners;
+use outages::Outages;
 use probes::Asks;
 use reconcile::ReconcilePass;
 use slot::{Look, Slot, Verdict};
@@ -79,7 +81,7 @@ pub struct Counts {
     pub keys: u64,
     /// Live keys without a TTL.
     pub immortal: u64,
-    /// Keys that wait to be asked for.
+    /// Keys that wait to be asked for, or whose answers wait for a canary.
     pub waiting: u64,
     /// Questions because a deadline had passed, or a deletion was in doubt.
     pub probes: u64,
@@ -111,6 +113,9 @@ pub struct Detector {
     /// The last time when events may have been missed: a `set` before it need not be the last one.
     missed: Time,
     grants: Grants,
+    outages: Outages,
+    /// The server does not publish each `set`.
+    polled: bool,
     origins: LastOwners,
     checks: Checks,
     counts: Counts,
@@ -133,6 +138,8 @@ impl Detector {
             restart_sent: false,
             missed: Time::default(),
             grants: Grants::default(),
+            outages: Outages::default(),
+            polled: false,
             origins: LastOwners::default(),
             checks: Checks::default(),
             counts: Counts::default(),
@@ -149,7 +156,10 @@ impl Detector {
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
             Input::Due => self.due(now),
-            Input::Up { run, flushed, uptime_ms } => self.rise(now, run, flushed, uptime_ms),
+            Input::Up { run, outage, well, polled, uptime_ms } => {
+                self.polled = polled;
+                self.rise(now, run, outage, well, uptime_ms);
+            }
             Input::Down => self.fall(),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
@@ -172,6 +182,8 @@ impl Detector {
                 self.doubted(name);
             }
             Input::Fence(batch, side) => self.fence(now, batch, side),
+            Input::Refused(well) => self.refused(now, well),
+            Input::Proven(sent) => self.proven(now, sent),
         }
     }
 
@@ -289,7 +301,8 @@ impl Detector {
     }
 
     fn file(&mut self, at: u32, now: Time) {
-        self.table[at].file(at, &mut self.deadlines, now);
+        let first_ttl = self.settings.first_ttl_ms;
+        self.table[at].file(at, &mut self.deadlines, now, first_ttl);
     }
 
     fn ended(&mut self, now: Time, name: &[u8], end: End) {
@@ -304,7 +317,8 @@ impl Detector {
             End::Expired => (slot.expire(), Reason::Expired),
             End::Deleted => (slot.delete(), Reason::Deleted),
             End::Evicted => {
-                self.throw_away(at, now);
+                // It was there until now: however often that happens, its user renews it in between.
+                self.throw_away(at, now, Time::NEVER);
                 (Verdict::Kept, Reason::Expired)
             }
         };
@@ -329,7 +343,9 @@ impl Detector {
         }
         while let Some(bucket) = self.deadlines.pop(now) {
             for &at in &bucket.slots {
-                let look = self.table.get_mut(at).map_or(Look::Away, |slot| slot.look(&bucket, now));
+                let first_ttl = self.settings.first_ttl_ms;
+                let slot = self.table.get_mut(at);
+                let look = slot.map_or(Look::Away, |slot| slot.look(&bucket, now, first_ttl));
                 match look {
                     Look::Away => {}
                     Look::AskLater => self.ask_later(at),

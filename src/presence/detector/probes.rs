@@ -4,6 +4,10 @@
 //! batch of questions therefore travels between two fences that come back in the event stream. An answer is applied
 //! when the closing fence arrives, and only if no event for its key came between the two fences. Otherwise the
 //! detector asks again where it still needs to.
+//!
+//! A key that is absent although no event ended it may have gone with the whole keyspace, or its event with a stream
+//! that is dead. So a batch with such an answer is applied only after a canary, ordered later, has come back with its
+//! key as the daemon had set it. Until then events still count as newer than the answers.
 
 use super::Detector;
 use super::LONGEST_TTL_MS;
@@ -33,11 +37,19 @@ struct Batch {
     open: bool,
     closed: bool,
     answers: Option<(Time, Vec<Answer>)>,
+    /// Fences and answers are there since then, and a canary is to prove the absence of a key.
+    unproven: Option<Time>,
 }
 
 impl Asks {
     pub(super) fn waiting(&self) -> usize {
-        self.due.len() + self.learn.len()
+        self.due.len() + self.learn.len() + self.unproven()
+    }
+
+    /// How many keys were asked for in batches that wait for a canary.
+    fn unproven(&self) -> usize {
+        let unproven = self.batches.values().filter(|batch| batch.unproven.is_some());
+        unproven.map(|batch| batch.slots.len()).sum()
     }
 
     /// The batches under way, for tests that compare states.
@@ -59,14 +71,15 @@ impl Asks {
         self.learn.len()
     }
 
-    /// When the oldest batch under way was sent. Numbers grow, except for one wrap in years; then the result is late
+    /// When the oldest batch was sent whose fences or answers are missing. Numbers grow, except for one wrap in years; then the result is late
     /// once.
     pub(super) fn oldest(&self) -> Option<Time> {
-        self.batches.values().next().map(|batch| batch.sent)
+        self.batches.values().find(|batch| batch.unproven.is_none()).map(|batch| batch.sent)
     }
 
     fn has_room(&self, learns: bool, most: usize) -> bool {
-        self.batches.values().filter(|batch| batch.learns == learns).count() < most
+        let waits = |batch: &&Batch| batch.learns == learns && batch.unproven.is_none();
+        self.batches.values().filter(waits).count() < most
     }
 }
 
@@ -139,7 +152,8 @@ impl Detector {
             self.counts.probes += count
         }
         self.asks.last = id;
-        let batch = Batch { sent: now, slots, learns, open: false, closed: false, answers: None };
+        let batch =
+            Batch { sent: now, slots, learns, open: false, closed: false, answers: None, unproven: None };
         self.asks.batches.insert(id, batch);
         Some(Output::Ask(id, keys))
     }
@@ -159,12 +173,37 @@ impl Detector {
         self.finish_batch(now, id);
     }
 
-    /// Applies a batch once both its closing fence and its answers have arrived.
+    /// Applies a batch once both its closing fence and its answers have arrived, or has its absences proven.
     fn finish_batch(&mut self, now: Time, id: BatchId) {
-        let ready = |batch: &Batch| batch.closed && batch.answers.is_some();
-        if !self.asks.batches.get(&id).is_some_and(ready) {
-            return;
+        let ready = |batch: &&Batch| batch.closed && batch.answers.is_some() && batch.unproven.is_none();
+        let Some(batch) = self.asks.batches.get(&id).filter(ready) else { return };
+        if !self.needs_proof(batch) {
+            return self.apply_batch(now, id);
         }
+        if let Some(batch) = self.asks.batches.get_mut(&id) {
+            batch.unproven = Some(now);
+            self.out.push_back(Output::Prove);
+        }
+    }
+
+    /// Whether an answer of the batch would end a key that no event has ended.
+    fn needs_proof(&self, batch: &Batch) -> bool {
+        let Some((_, answers)) = &batch.answers else { return false };
+        let ends = |(&at, answer): (&u32, &Answer)| {
+            *answer == Answer::Absent && self.table[at].ends_unannounced(batch.sent)
+        };
+        batch.open && answers.len() == batch.slots.len() && batch.slots.iter().zip(answers).any(ends)
+    }
+
+    /// A canary that was ordered at `sent` has come back: applies the batches that were complete before.
+    pub(super) fn proven(&mut self, now: Time, sent: Time) {
+        let before = |batch: &Batch| batch.unproven.is_some_and(|since| since < sent);
+        let batches = self.asks.batches.iter().filter(|(_, batch)| before(batch));
+        let ids: Vec<BatchId> = batches.map(|(&id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.apply_batch(now, id));
+    }
+
+    fn apply_batch(&mut self, now: Time, id: BatchId) {
         let Some(batch) = self.asks.batches.remove(&id) else { return };
         let Some((came, answers)) = batch.answers else { return };
         // Without its opening fence a batch proves nothing: ask again.
@@ -267,6 +306,10 @@ impl Detector {
         }
         if !was_live {
             self.grant_found(at, now);
+        }
+        // The answer is older than the TTL.
+        if self.table[at].may_be_renewed(now, first_ttl) {
+            return self.ask_later(at);
         }
         self.file(at, now);
     }

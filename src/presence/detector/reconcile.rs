@@ -86,8 +86,8 @@ impl ReconcilePass {
 }
 
 impl Detector {
-    /// The server is up: begins a pass, and grants what the outage calls for.
-    pub(super) fn rise(&mut self, now: Time, run: &str, flushed: bool, uptime_ms: u64) {
+    /// The server is up: begins a pass, and grants what an outage calls for, which began no earlier than `well`.
+    pub(super) fn rise(&mut self, now: Time, run: &str, outage: bool, well: Time, uptime_ms: u64) {
         let other = self.run.as_deref().is_some_and(|before| before != run);
         // Before the first connection, anything may have happened to the server.
         let young = self.run.is_none().then_some(uptime_ms);
@@ -103,8 +103,8 @@ impl Detector {
         }
         self.grants.rise(if other { Some(0) } else { young });
         // A key that is live before the first connection was adopted from a server that left.
-        if other || flushed || young.is_some() {
-            self.grant_all(now);
+        if other || outage || young.is_some() {
+            self.refused(now, if young.is_some() { Time::default() } else { well });
         }
     }
 
@@ -173,7 +173,7 @@ impl Detector {
         if believed {
             self.table[at].named_by_pass(number);
             self.apply(at, |slot| slot.found(now, first_ttl));
-        } else if sweeps && self.table[at].is_live() {
+        } else if sweeps && self.table[at].is_live() && !self.table[at].is_granted() {
             self.table[at].named_by_pass(number);
         } else {
             self.enter_pass(at);

@@ -23,8 +23,8 @@ pub enum LinkNotice {
     Up {
         /// The server's run id.
         run: String,
-        /// Its data were thrown away since the last connection.
-        flushed: bool,
+        /// Its data were deleted since the last connection, or it took no writes.
+        outage: bool,
         /// How long it has been running, in milliseconds; `u64::MAX` if it started without data.
         uptime_ms: u64,
         /// It does not publish all events, so it must be polled.
@@ -47,7 +47,12 @@ pub enum LinkNotice {
         /// How many keys all pages together are likely to name; 0 if that is not known.
         likely: usize,
     },
-    /// The keyspace is another than a moment ago: FLUSHALL, FLUSHDB or SWAPDB.
+    /// The server has carried out the canary, whose key was the one that the daemon had set.
+    Intact {
+        /// It has refused writes since the canary before, and takes them again.
+        refused: bool,
+    },
+    /// The server has carried out the canary: the keyspace is another than a moment ago (FLUSHALL, FLUSHDB or SWAPDB).
     Replaced,
 }
 

@@ -39,6 +39,10 @@ use std::collections::{HashMap, VecDeque};
 /// what waits in the streams is older than it looks.
 const STALL_MS: u64 = 2_500;
 
+/// So long, in milliseconds, a canary that is to prove an absence waits for more of them. It must be sent later than the
+/// answers came.
+const PROOF_WAITS_MS: u64 = 2;
+
 /// What all servers have in common.
 pub struct FleetSettings {
     /// For each detector.
@@ -222,17 +226,19 @@ impl Tracker {
     fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {
         match notice {
             LinkNotice::Down(cause, why) => self.down(now, at, cause, why),
-            LinkNotice::Up { run, flushed, uptime_ms, silent, mark } => {
+            LinkNotice::Up { run, outage, uptime_ms, silent, mark } => {
                 let server = &mut self.servers[at];
+                let well = server.well;
                 server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
                 server.gap_at.get_or_insert(now);
                 // The comparison that begins finds what was written before.
                 server.passed = mark;
                 server.polling.up(now, silent);
-                let flushed = std::mem::take(&mut server.replaced) || flushed;
+                let barred = std::mem::take(&mut server.barred);
+                let outage = std::mem::take(&mut server.replaced) || barred || outage;
                 self.servers_changed = true;
                 self.disturbed = now;
-                self.feed(now, at, Input::Up { run: &run, flushed, uptime_ms });
+                self.feed(now, at, Input::Up { run: &run, outage, well, polled: silent, uptime_ms });
             }
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}
@@ -244,7 +250,21 @@ impl Tracker {
                 self.servers[at].detector.expect(likely);
                 self.feed(now, at, Input::Page(number, names, next));
             }
-            LinkNotice::Replaced => self.replaced(now, at),
+            LinkNotice::Intact { refused } => {
+                if refused {
+                    let well = self.servers[at].well;
+                    self.feed(now, at, Input::Refused(well));
+                }
+                self.canary_replied(now, at);
+            }
+            LinkNotice::Replaced => {
+                self.replaced(now, at);
+                // Before this canary, nothing is proven.
+                if let Phase::Up(canary) = &mut self.servers[at].phase {
+                    canary.replied();
+                    canary.complete();
+                }
+            }
         }
     }
 
@@ -264,8 +284,9 @@ impl Tracker {
 
     fn fall(&mut self, now: Time, at: usize, phase: Phase) {
         let server = &mut self.servers[at];
-        if server.is_up() {
+        if let Phase::Up(canary) = &server.phase {
             server.down_since = now;
+            server.barred |= canary.is_unanswered(now);
         }
         server.phase = phase;
         server.polling.down();
@@ -310,6 +331,28 @@ impl Tracker {
             self.may_release = true;
         }
         self.replaced_before_here(now, at);
+        self.canary_complete(now, at);
+    }
+
+    fn canary_replied(&mut self, now: Time, at: usize) {
+        if let Phase::Up(canary) = &mut self.servers[at].phase {
+            canary.replied();
+            self.canary_complete(now, at);
+        }
+    }
+
+    /// Event and reply have come, in whatever order: what was absent before is gone, unless the keyspace was replaced.
+    fn canary_complete(&mut self, now: Time, at: usize) {
+        let server = &mut self.servers[at];
+        if let Phase::Up(canary) = &mut server.phase
+            && let Some(sent) = canary.complete()
+        {
+            // Before a comparison is done, heartbeats that it has yet to find are not known.
+            if server.detector.settled() {
+                server.well = sent;
+            }
+            self.feed(now, at, Input::Proven(sent));
+        }
     }
 
     fn due(&mut self, now: Time) {
@@ -364,10 +407,18 @@ impl Tracker {
             Output::Changed(change) => self.report(now, at, change),
             Output::Ask(batch, keys) => self.out.push_back(Action::Ask(link, batch, keys)),
             Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
+            Output::Prove => self.prove(now, at),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
             Output::Swept => server.polling.ended(now),
             Output::Moved(moved) => self.hand_over(now, at, &moved),
+        }
+    }
+
+    /// A canary that is sent later than now is to come back soon.
+    fn prove(&mut self, now: Time, at: usize) {
+        if let Phase::Up(canary) = &mut self.servers[at].phase {
+            canary.hurry(now.plus(PROOF_WAITS_MS));
         }
     }
 

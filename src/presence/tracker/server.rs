@@ -46,6 +46,11 @@ pub(super) struct Server {
     pub(super) link: LinkId,
     pub(super) primary: Primary,
     pub(super) phase: Phase,
+    /// Until then it certainly took writes, and all heartbeats are known: the last canary that came back, while no
+    /// comparison was under way, was sent then.
+    pub(super) well: Time,
+    /// It has left a canary unanswered since.
+    pub(super) barred: bool,
     /// When the connection was lost; for a server that was never connected, when it was found.
     pub(super) down_since: Time,
     pub(super) detector: Detector,
@@ -72,6 +77,8 @@ impl Server {
             link,
             primary: primary.clone(),
             phase: Phase::Down("not connected yet".into()),
+            well: Time::default(),
+            barred: false,
             down_since: now,
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
@@ -134,7 +141,7 @@ impl Server {
 
     pub(super) fn next_due(&self) -> Option<Time> {
         let phase = match &self.phase {
-            Phase::Up(canary) => Some(canary.next_due()),
+            Phase::Up(canary) => canary.next_due(),
             Phase::Closing(_, again) => Some(*again),
             Phase::Down(_) | Phase::Left => None,
         };

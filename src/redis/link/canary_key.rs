@@ -2,7 +2,8 @@
 //! same, and that the daemon still has its rights.
 
 use crate::redis::cluster::{self, Topology};
-use crate::redis::link::feed::Silent;
+use crate::redis::info::Info;
+use crate::redis::link::feed::{CanaryReply, Silent};
 use crate::redis::link::settings::LinkSettings;
 use crate::redis::resp::client::Pipeline;
 use crate::redis::resp::commands::Commands;
@@ -17,6 +18,21 @@ pub(super) const TTL_S: &str = "300";
 
 /// Whether the keyspace was replaced, or the server's refusal to set the key.
 type Renewed = Result<bool, String>;
+
+/// How many writes the server has refused since it was started, as far as the last canary knows.
+#[derive(Default)]
+pub(super) struct Refusals {
+    /// One more than the count; 0 if it is not known yet.
+    known: AtomicU64,
+}
+
+impl Refusals {
+    /// Takes the count that INFO reports. Returns whether the server has refused a write since the last count.
+    fn note(&self, count: u64) -> bool {
+        let before = self.known.swap(count + 1, Ordering::Relaxed);
+        before > 0 && count + 1 > before
+    }
+}
 
 /// Which key is the canary, until slots move.
 #[derive(Default)]
@@ -128,7 +144,7 @@ pub(super) struct Marks {
     pub(super) fence: [String; 3],
 }
 
-/// Renews the canary's key, and returns whether the keyspace was replaced.
+/// Renews the canary's key, and returns what the server's replies mean.
 ///
 /// # Errors
 /// The connection was lost, or the server refused a command.
@@ -137,7 +153,8 @@ pub(super) async fn send(
     key: Option<(String, Arc<CanaryNumbers>)>,
     silent: Silent,
     marks: Marks,
-) -> Result<bool> {
+    refusals: &Refusals,
+) -> Result<CanaryReply> {
     let mut replaced = false;
     let mut mark = marks.canary;
     if let Some((key, numbers)) = key {
@@ -148,8 +165,14 @@ pub(super) async fn send(
             Err(why) => bail!("{why}"),
         }
     }
-    pipeline.one(&mark.each_ref().map(String::as_str)).await?.accepted()?;
-    Ok(replaced)
+    let mut last = Commands::one(&mark.each_ref().map(String::as_str));
+    last.add(&["INFO", "errorstats"]);
+    let mut replies = pipeline.send(last).await?.into_iter();
+    replies.next().map_or(Ok(()), |reply| reply.accepted())?;
+    // Redis before 6.2 has no such section.
+    let info = replies.next().and_then(|reply| reply.text().ok()).unwrap_or_default();
+    let refused = refusals.note(Info::parse(&info).refused_writes());
+    Ok(if replaced { CanaryReply::Replaced } else { CanaryReply::Intact { refused } })
 }
 
 /// Reads the key's value and its TTL, deletes it and sets it again. The commands go out in one write, which Redis
@@ -226,6 +249,17 @@ mod tests {
         assert_eq!(numbers.replaced(first, held_first, found(1)), Ok(false));
         let (third, held) = (numbers.next(), numbers.held());
         assert_eq!(numbers.replaced(third, held, RedisReply::Nil), Ok(true), "the keyspace was replaced");
+    }
+
+    #[test]
+    fn refusals_between_two_canaries_are_noticed() {
+        let refusals = Refusals::default();
+        let noted = [5, 5, 7, 7, 0, 1].map(|count| refusals.note(count));
+        assert_eq!(
+            noted,
+            [false, false, true, false, false, true],
+            "the first count is no news; CONFIG RESETSTAT"
+        );
     }
 
     #[test]

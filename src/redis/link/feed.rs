@@ -13,8 +13,8 @@ pub enum Feed {
     Up {
         /// The server's run id.
         run: String,
-        /// The server's data were deleted since the last connection.
-        flushed: bool,
+        /// The server's data were deleted since the last connection, or it took no writes.
+        outage: bool,
         /// How long the server has been running, in milliseconds; `u64::MAX` if it started without data.
         uptime_ms: u64,
         /// Which events the server does not publish: such keys have to be found by polling.
@@ -29,13 +29,25 @@ pub enum Feed {
     },
     /// Evidence, in the order of the stream.
     Events(Events),
-    /// The keyspace was replaced without an event (FLUSHALL, FLUSHDB or SWAPDB).
-    Replaced,
+    /// The server has carried out the canary that was ordered last.
+    Canary(CanaryReply),
     /// The answers to a batch, and the redirections among them: each with the index of its answer.
     Answers(BatchId, Vec<Answer>, Vec<(usize, Redirection)>),
     /// A page of the scan with this number. With the first page, an estimate of how many keys all pages will have;
     /// 0 with the others.
     Page(u8, ScanPage, usize),
+}
+
+/// What the replies to a canary mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CanaryReply {
+    /// The keyspace is the same as at the canary before.
+    Intact {
+        /// The server has refused writes since then.
+        refused: bool,
+    },
+    /// The keyspace was replaced without an event (FLUSHALL, FLUSHDB or SWAPDB).
+    Replaced,
 }
 
 /// The events that a server does not publish because `notify-keyspace-events` lacks them and cannot be changed.

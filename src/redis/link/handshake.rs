@@ -38,8 +38,8 @@ pub(super) struct LinkMemory {
     /// The server's run id.
     pub(super) run: Option<String>,
     pub(super) canary: CanaryKey,
-    /// The server refused writes: nobody could renew a key, so keys expired.
-    pub(super) refused: bool,
+    /// The server refused writes, or could not be reached: users may have been unable to renew their keys.
+    pub(super) barred: bool,
     /// The log says that the server does not publish `new`.
     logged_new: bool,
     /// What the log says already.
@@ -55,7 +55,7 @@ pub(super) struct Subscription {
     /// The connection for commands.
     pub(super) client: RespClient,
     pub(super) run: String,
-    pub(super) flushed: bool,
+    pub(super) outage: bool,
     pub(super) uptime_ms: u64,
     pub(super) silent: Silent,
     /// `notify-keyspace-events`, if it can be read.
@@ -94,7 +94,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         parser,
         client,
         run,
-        flushed: replaced || memory.refused,
+        outage: replaced || memory.barred,
         uptime_ms: info.uptime_ms(),
         silent,
         classes,

@@ -14,10 +14,11 @@ pub mod parser;
 mod questions;
 mod settings;
 
-pub use feed::{Feed, Feeder, Order, Silent};
+pub use feed::{CanaryReply, Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
 use crate::presence::Cause;
+use crate::redis::info::REFUSED;
 use crate::redis::link::canary_key::{CanaryKey, CanaryProof};
 use crate::redis::link::events::EventStream;
 use crate::redis::link::feed::Ended;
@@ -50,9 +51,11 @@ const CLASSES_EVERY: Duration = Duration::from_secs(10);
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A connection that lasts this long resets the wait.
 const LASTING: Duration = Duration::from_secs(3);
-/// The errors of a server that takes no writes: its cluster is down, its memory is full, it cannot save, too few
-/// replicas follow it, or it has become a replica.
-const REFUSALS: [&str; 5] = ["CLUSTERDOWN", "OOM ", "MISCONF", "NOREPLICAS", "READONLY"];
+/// More errors of a server that takes no writes: a slot is being moved, it has become a replica, or its primary is away.
+const MORE_REFUSED: [&str; 3] = ["TRYAGAIN", "READONLY", "MASTERDOWN"];
+/// The wait before the next attempt at a server that refuses writes. The shorter it is, the better the daemon knows for
+/// how long users could not renew their keys.
+const REFUSED_AGAIN: Duration = Duration::from_millis(100);
 /// Orders that may wait. A detector has far fewer under way. The link drops an order that does not fit; its fence then
 /// never arrives, which is a gap.
 const ORDERS: usize = 1024;
@@ -96,7 +99,7 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
                     info!(server = settings.target.shown(), version = subscription.version, "subscribed");
                 }
                 memory.run = Some(subscription.run.clone());
-                memory.refused = false;
+                memory.barred = false;
                 let began = Instant::now();
                 let ended = serve(subscription, &settings, &mut memory.canary, &feed, &mut orders).await;
                 // A server that accepts connections and drops them at once must not cause a storm of attempts.
@@ -109,7 +112,8 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
             Err(why) => why.into(),
         };
         let why = format!("{:#}", ended.why);
-        memory.refused |= REFUSALS.iter().any(|word| why.contains(word));
+        let refused = REFUSED.iter().chain(&MORE_REFUSED).any(|code| why.contains(code));
+        memory.barred |= refused || !connected;
         let server = settings.target.shown();
         let logged = !memory.logged.is_new(&why);
         repeats = connected && logged;
@@ -123,7 +127,11 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
             return;
         }
         while orders.try_recv().is_ok() {}
-        retry.wait().await;
+        if refused {
+            sleep(REFUSED_AGAIN).await;
+        } else {
+            retry.wait().await;
+        }
     }
 }
 
@@ -141,7 +149,7 @@ async fn serve(
         parser,
         mut client,
         run,
-        flushed,
+        outage,
         uptime_ms,
         silent,
         classes,
@@ -153,11 +161,12 @@ async fn serve(
         *held = primary.clone();
         changed
     });
-    if feed.send(Feed::Up { run, flushed, uptime_ms, silent }).await.is_err() {
+    if feed.send(Feed::Up { run, outage, uptime_ms, silent }).await.is_err() {
         return Ended::stopping();
     }
     let (parser, pipeline) = (&parser, &client.pipeline().clone());
-    let worker = Worker { settings, pipeline, parser, canary, silent, size, feed, tasks: JoinSet::new() };
+    let (refusals, tasks) = (Arc::default(), JoinSet::new());
+    let worker = Worker { settings, pipeline, parser, canary, silent, refusals, size, feed, tasks };
     tokio::select! {
         ended = watch_classes(pipeline, classes) => ended,
         ended = pump(stream, parser, silent, feed) => ended,

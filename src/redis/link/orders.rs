@@ -2,7 +2,7 @@
 
 use crate::presence::{BatchId, Key, Side};
 use crate::redis::glob::Glob;
-use crate::redis::link::canary_key::{self, CanaryKey, Marks};
+use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
 use crate::redis::link::parser::{Mark, Parser};
 use crate::redis::link::questions::QuestionBatch;
@@ -22,6 +22,7 @@ pub(super) struct Worker<'a> {
     pub(super) parser: &'a Parser,
     pub(super) canary: &'a mut CanaryKey,
     pub(super) silent: Silent,
+    pub(super) refusals: Arc<Refusals>,
     /// How many keys the database had at the start, not only presence keys.
     pub(super) size: usize,
     pub(super) feed: &'a Feeder,
@@ -84,14 +85,11 @@ impl Worker<'_> {
 
     fn renew_canary(&mut self) {
         let (pipeline, feed, silent) = (self.pipeline.clone(), self.feed.clone(), self.silent);
-        let key = self.canary.choose(self.settings);
+        let (key, refusals) = (self.canary.choose(self.settings), self.refusals.clone());
         let marks = Marks { canary: self.publish(Mark::Canary), fence: self.publish(Mark::Hello) };
         self.tasks.spawn(async move {
-            let sent = canary_key::send(&pipeline, key, silent, marks).await;
-            if sent.context("the canary could not be sent")? {
-                feed.send(Feed::Replaced).await?;
-            }
-            Ok(())
+            let sent = canary_key::send(&pipeline, key, silent, marks, &refusals).await;
+            feed.send(Feed::Canary(sent.context("the canary could not be sent")?)).await
         });
     }
 

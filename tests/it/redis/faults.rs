@@ -40,6 +40,9 @@ faults! {
     a_server_back_with_its_saved_data
     notifications_switched_off_under_us
     a_server_that_sleeps
+    a_script_that_runs_for_longer_than_a_ttl
+    writes_paused_for_longer_than_a_ttl
+    a_server_frozen_for_longer_than_a_ttl
     all_data_flushed
     a_daemon_stopped_for_longer_than_a_ttl
     an_event_connection_cut_for_its_full_buffer

@@ -6,4 +6,5 @@ pub(crate) mod doctor;
 mod faults;
 mod key_pattern;
 mod lifecycle;
+mod outages;
 mod sessions;

@@ -18,7 +18,7 @@ impl Slot {
         let learn = self.ttl == 0 || self.flags.has(Flags::LEAST);
         self.last_seen = now;
         self.deadline = now.plus(self.ttl_or(first_ttl));
-        self.flags.put(Flags::GRANTED | Flags::DOUBTED | Flags::MOVED, false);
+        self.flags.put(Flags::GRANTED | Flags::GONE | Flags::DOUBTED | Flags::MOVED, false);
         self.flags.put(Flags::BY_SET, again && !placed);
         self.flags.put(Flags::HEARD, !placed);
         self.flags.put(Flags::LEARN, learn);
@@ -40,7 +40,9 @@ impl Slot {
             return Verdict::Kept;
         }
         // The copy that a restarted server had: the user may have been unable to renew it.
-        if self.flags.has(Flags::GRANTED) { Verdict::Kept } else { Verdict::Ends }
+        let granted = self.flags.has(Flags::GRANTED);
+        self.flags.put(Flags::GONE, granted);
+        if granted { Verdict::Kept } else { Verdict::Ends }
     }
 
     /// Whether `expired` at `now` shows that the program has changed the TTL.
@@ -75,13 +77,14 @@ impl Slot {
     }
 
     /// Redis removed the key, not the user: it stays until the deadline of its last heartbeat.
-    pub fn throw_away(&mut self, now: Time, first_ttl: u64) {
+    pub fn throw_away(&mut self, now: Time, first_ttl: u64, latest: Time) {
         // A renewal by EXPIRE, or a `set` that was missed, may have moved the deadline: then one TTL from now.
         let heard = self.flags.has(Flags::HEARD) && self.flags.has(Flags::BY_SET);
         if !heard || self.deadline < now || self.is_immortal() {
-            self.extend(now.plus(self.ttl_or(first_ttl)));
+            self.extend(now.plus(self.ttl_or(first_ttl)).min(latest));
         }
         self.put_grant();
+        self.flags.put(Flags::GONE, true);
     }
 
     /// Absence proves nothing before `until`, nor before a later deadline that it already has.
@@ -107,12 +110,15 @@ impl Slot {
     pub fn take_ttl(&mut self, now: Time, left: Left, first_ttl: u64) -> bool {
         let changed = self.learn(left);
         self.know_at_least(left.ms, first_ttl);
-        self.flags.put(Flags::ASK, false);
+        self.flags.put(Flags::ASK | Flags::GONE, false);
         let heard = self.flags.has(Flags::HEARD);
         let (low, high) = (left.sent.plus(left.ms), left.came.plus(left.ms));
         let deadline = if heard { self.last_seen.plus(u64::from(self.ttl)).clamp(low, high) } else { low };
         let granted = self.flags.has(Flags::GRANTED);
-        self.deadline = if granted { self.deadline.max(deadline) } else { deadline };
+        // A key that Redis keeps for longer than the grant needs no grant.
+        let granted = granted && deadline < self.deadline;
+        self.flags.put(Flags::GRANTED, granted);
+        self.deadline = if granted { self.deadline } else { deadline };
         if !heard {
             let renewed = deadline.minus(self.ttl_or(first_ttl)).min(now);
             self.last_seen = if self.is_live() { self.last_seen.max(renewed) } else { renewed };
@@ -166,7 +172,7 @@ impl Slot {
     /// An answer said that it has no TTL. The caller [revives](Slot::revive) a key that was not live.
     pub fn take_no_ttl(&mut self, now: Time) {
         self.deadline = Time::NEVER;
-        self.flags.put(Flags::GRANTED | Flags::ASK, false);
+        self.flags.put(Flags::GRANTED | Flags::GONE | Flags::ASK, false);
         if !self.is_live() {
             self.last_seen = now;
         }
@@ -190,9 +196,17 @@ impl Slot {
         }
     }
 
-    /// Nothing more is to be asked before the deadline.
+    /// Whether an absent answer to a question sent at `sent` would end it without an event: no `del` is in doubt, and
+    /// no event came since the question.
+    pub fn ends_unannounced(&self, sent: Time) -> bool {
+        let granted = self.flags.has(Flags::GRANTED) && sent <= self.deadline;
+        self.is_live() && !self.is_doubted() && !granted && !self.flags.has(Flags::OVERTAKEN)
+    }
+
+    /// It is absent under a grant: nothing more is to be asked before the deadline.
     pub fn rest(&mut self) {
         self.flags.put(Flags::ASK, false);
+        self.flags.put(Flags::GONE, true);
     }
 
     /// An answer found it here, though an event overtook the answer.

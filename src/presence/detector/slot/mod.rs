@@ -15,13 +15,13 @@
 //! | `del` in a cluster: [`doubt`](Slot::doubt) | – | → doubted | → doubted | – | → doubted | → doubted |
 //! | `evicted`, replaced: [`throw_away`](Slot::throw_away) | – | → granted | deadline kept or later | → granted | → granted, no doubt | → granted |
 //! | server restarted: [`grant`](Slot::grant) | – | → granted | deadline kept or later | → granted | → granted, no doubt | → granted |
-//! | answer: a TTL: [`take_ttl`](Slot::take_ttl) | → live, online | deadline learnt | deadline kept or later | → live | → live | → live |
+//! | answer: a TTL: [`take_ttl`](Slot::take_ttl) | → live, online | deadline learnt | deadline kept; → live if it is later | → live | → live | → live |
 //! | answer: no TTL: [`take_no_ttl`](Slot::take_no_ttl) | → live, online | immortal | → live, immortal | → immortal | → immortal | → immortal |
 //! | answer: absent: [`absence`](Slot::absence) | freed | ends | kept until the deadline, then ends | ends: deleted | ends | ends |
 //! | answer: moved: [`disown`](Slot::disown) | freed | → moved, handed over | → moved, handed over | → moved, handed over | → moved, handed over in 500 ms | handed over again |
 //! | handed over to here: [`adopt`](Slot::adopt) | → adopted, online | → adopted | → adopted, granted | → adopted | stays | → adopted |
 //! | adopted elsewhere: [`is_moved`](Slot::is_moved) | – | – | – | – | – | ends |
-//! | its deadline passes: [`look`](Slot::look) | – | asked | asked | asked | asked | asked |
+//! | its deadline passes: [`look`](Slot::look) | – | asked | asked, also at its own deadline if renewals may be unseen | asked | asked | asked |
 //!
 //! "ends" is [`end`](Slot::end): offline, and freed unless a question is pending. A key that is both granted and
 //! adopted cannot be doubted. An answer counts only if no event came between its fences (see `probes.rs`).
@@ -84,6 +84,8 @@ impl Flags {
     const BY_SET: u16 = 4096;
     /// It was adopted from a server where it had not arrived: if this server disowns it too, it goes back without delay.
     const EAGER: u16 = 8192;
+    /// Redis does not have it, although a grant keeps it live: only a `set` brings it back.
+    const GONE: u16 = 16384;
     /// It is to be asked for before its deadline.
     const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
     /// What concerns its question, which outlives the key.
@@ -237,6 +239,11 @@ impl Slot {
         self.deadline == Time::NEVER
     }
 
+    /// Whether absence proves nothing until its deadline.
+    pub(super) fn is_granted(&self) -> bool {
+        self.flags.has(Flags::GRANTED)
+    }
+
     pub(super) fn is_doubted(&self) -> bool {
         self.flags.has(Flags::DOUBTED)
     }
@@ -257,6 +264,31 @@ impl Slot {
 
     pub(super) fn deadline(&self) -> Time {
         self.deadline
+    }
+
+    /// The last heartbeat known.
+    pub(super) fn last_seen(&self) -> Time {
+        self.last_seen
+    }
+
+    /// The deadline without any grant: one TTL after the last heartbeat known.
+    pub(super) fn own_deadline(&self, first_ttl: u64) -> Time {
+        if self.is_immortal() { Time::NEVER } else { self.last_seen.plus(self.ttl_or(first_ttl)) }
+    }
+
+    /// Whether only a grant keeps it live: Redis does not have it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.flags.has(Flags::GONE)
+    }
+
+    /// Whether a grant may hide a renewal without an event: then the detector asks at the key's own deadline too.
+    fn hides_renewals(&self) -> bool {
+        self.flags.has(Flags::GRANTED) && !self.flags.has(Flags::BY_SET) && !self.flags.has(Flags::GONE)
+    }
+
+    /// Whether its own deadline has passed under a grant that may hide a renewal.
+    pub(super) fn may_be_renewed(&self, now: Time, first_ttl: u64) -> bool {
+        self.hides_renewals() && self.own_deadline(first_ttl) < now && self.deadline >= now
     }
 
     /// The TTL in milliseconds; `first_ttl` while it is unknown.
@@ -300,10 +332,13 @@ impl Slot {
 /// Deadlines, and the two ends of a presence.
 impl Slot {
     /// Files it under its deadline, if it has one.
-    pub(super) fn file(&mut self, at: u32, deadlines: &mut Deadlines, now: Time) {
-        if !self.is_immortal() {
-            self.file_under(at, deadlines, self.deadline.plus(1), now);
+    pub(super) fn file(&mut self, at: u32, deadlines: &mut Deadlines, now: Time, first_ttl: u64) {
+        if self.is_immortal() {
+            return;
         }
+        let own = self.own_deadline(first_ttl);
+        let due = if self.hides_renewals() && own >= now { own.min(self.deadline) } else { self.deadline };
+        self.file_under(at, deadlines, due.plus(1), now);
     }
 
     /// Files it under another instant than its deadline.
@@ -312,7 +347,7 @@ impl Slot {
     }
 
     /// Its bucket came due.
-    pub(super) fn look(&mut self, bucket: &Bucket, now: Time) -> Look {
+    pub(super) fn look(&mut self, bucket: &Bucket, now: Time, first_ttl: u64) -> Look {
         if !bucket.holds(self.filed) {
             return Look::Away;
         }
@@ -320,6 +355,8 @@ impl Slot {
         if self.waits() || !self.is_live() {
             Look::Away
         } else if self.is_immortal() || self.must_ask() {
+            Look::AskLater
+        } else if self.may_be_renewed(now, first_ttl) {
             Look::AskLater
         } else if self.deadline >= now {
             Look::File

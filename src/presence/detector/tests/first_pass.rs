@@ -122,7 +122,10 @@ fn too_many_waiting_questions_stop_the_scan() {
     // Four batches of 512 are sent; the rest waits.
     let scans_on = |ends: usize, names: usize, uptime_ms: u64| {
         let mut detector = Detector::new(Settings::default());
-        detector.handle(now, Input::Up { run: "r", flushed: false, uptime_ms });
+        detector.handle(
+            now,
+            Input::Up { run: "r", outage: false, well: Time::from_ms(0), polled: false, uptime_ms },
+        );
         let Some(Output::Scan(number, 0)) = detector.poll(now) else { panic!("a scan") };
         for i in 0..ends {
             detector.handle(now, Input::Ended(format!("u{i}").as_bytes(), End::Deleted));

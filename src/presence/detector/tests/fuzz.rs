@@ -18,7 +18,7 @@ enum Op {
     Answered([bool; 3], Vec<Answer>),
     Up {
         run: u8,
-        flushed: bool,
+        outage: bool,
         uptime_ms: u64,
     },
     Gap,
@@ -30,6 +30,8 @@ enum Op {
     LetGo(Vec<u8>),
     Retired,
     Sweep,
+    Proven,
+    Refused,
 }
 
 /// Mostly names that meet again, and some that cannot be keys.
@@ -98,7 +100,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0u32..9, vec(answer(), 0..4)).prop_map(|(id, answers)| Op::Answers(id, answers)),
         8 => (any::<[bool; 3]>(), vec(answer(), 8)).prop_map(|(which, answers)| Op::Answered(which, answers)),
         8 => vec(answer(), 8).prop_map(|answers| Op::Answered([true; 3], answers)),
-        2 => up.prop_map(|(run, flushed, uptime_ms)| Op::Up { run, flushed, uptime_ms }),
+        2 => up.prop_map(|(run, outage, uptime_ms)| Op::Up { run, outage, uptime_ms }),
         1 => Just(Op::Gap),
         1 => Just(Op::Down),
         1 => (any::<u8>(), vec(name(), 0..4), cursor()).prop_map(|(pass, names, next)| Op::Page(pass, names, next)),
@@ -107,6 +109,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => name().prop_map(Op::LetGo),
         1 => Just(Op::Retired),
         1 => Just(Op::Sweep),
+        8 => Just(Op::Proven),
+        1 => Just(Op::Refused),
     ]
 }
 
@@ -151,7 +155,8 @@ impl Run {
                 }
                 Output::Ask(id, keys) => self.asked.push_back((id, keys.len())),
                 Output::Scan(number, _) => self.scan = number,
-                Output::Moved(_) | Output::Reconciled | Output::Swept | Output::Restart => {}
+                Output::Moved(_) | Output::Reconciled | Output::Swept => {}
+                Output::Restart | Output::Prove => {}
             }
         }
         self.audit();
@@ -170,8 +175,9 @@ impl Run {
             Op::Fence(id, side) => self.feed(Input::Fence(id, side)),
             Op::Answers(id, answers) => self.feed(Input::Answers(id, answers)),
             Op::Answered(which, answers) => self.answer(which, answers),
-            Op::Up { run, flushed, uptime_ms } => {
-                self.feed(Input::Up { run: &run.to_string(), flushed, uptime_ms });
+            Op::Up { run, outage, uptime_ms } => {
+                let (well, polled) = (self.now.minus(uptime_ms), uptime_ms.is_multiple_of(2));
+                self.feed(Input::Up { run: &run.to_string(), outage, well, polled, uptime_ms });
             }
             Op::Gap => self.feed(Input::Gap),
             Op::Down => self.feed(Input::Down),
@@ -181,6 +187,8 @@ impl Run {
             Op::LetGo(name) => self.feed(Input::LetGo(&name)),
             Op::Retired => self.feed(Input::Retired),
             Op::Sweep => self.feed(Input::Sweep),
+            Op::Refused => self.feed(Input::Refused(self.now.minus(20))),
+            Op::Proven => self.feed(Input::Proven(self.now.plus(1))),
         }
     }
 

@@ -5,6 +5,7 @@
 //! and any of them may move next. In every order the detector must report exactly what Redis did, key by
 //! key, never before Redis did it. A state that another order reached before is not explored again.
 
+use super::script::UP;
 use super::*;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -65,7 +66,7 @@ impl World {
             answers: BTreeMap::new(),
             detector: Detector::new(settings),
         };
-        world.feed(Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX });
+        world.feed(UP);
         world.feed(Input::Page(world.detector.pass_number, vec![], 0));
         world
     }
@@ -104,6 +105,7 @@ impl World {
                     self.questions.push_back(Question::Fence(id, false));
                 }
                 Output::Scan(..) | Output::Reconciled | Output::Swept => {}
+                Output::Prove => self.detector.handle(now, Input::Proven(now.plus(1))),
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence was lost"),
             }

@@ -4,6 +4,7 @@
 //! No user comes or goes more often in the reports than in the cluster. So a user with steady heartbeats never goes
 //! offline, and one who dies goes offline once. When everything has arrived, the belief is what the cluster holds.
 
+use super::script::UP;
 use super::*;
 use crate::presence::{Presence, Roster};
 use proptest::prelude::*;
@@ -185,6 +186,7 @@ impl Cluster {
                 }
                 Output::Moved(moved) => self.hand_over(server, &moved),
                 Output::Reconciled | Output::Swept => {}
+                Output::Prove => self.feed(server, Input::Proven(self.time().plus(1))),
                 Output::Restart => panic!("no fence was so late"),
             }
         }
@@ -295,7 +297,7 @@ impl Cluster {
 
     fn connect(&mut self, server: usize) {
         self.servers[server].up = true;
-        self.feed(server, Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX });
+        self.feed(server, UP);
     }
 
     fn cut(&mut self, server: usize) {

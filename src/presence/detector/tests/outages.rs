@@ -132,7 +132,10 @@ fn grants_end_one_after_the_other() {
         detector.handle(at(0), Input::Renewed(format!("u{i}").as_bytes()));
     }
     detector.handle(at(1), Input::Down);
-    detector.handle(at(100), Input::Up { run: "r2", flushed: false, uptime_ms: u64::MAX });
+    detector.handle(
+        at(100),
+        Input::Up { run: "r2", outage: false, well: at(1), polled: false, uptime_ms: u64::MAX },
+    );
     let ends: Vec<u64> = detector.table.values().map(|slot| slot.deadline().as_ms()).collect();
     let count = |end: u64| ends.iter().filter(|&&other| other == end).count();
     // 20 a millisecond would need 50 ms, so they share the 30 ms of one TTL: 40 in the first 20 of them.
@@ -192,7 +195,7 @@ fn answer_never_shortens_a_grant() {
     let (held, said) = HELD;
     check(
         &format!(
-            "{held} 10 down; 28 up r2; 28 page a; 29 answered a=1; 40 due; 41 expired a; 58 due; 59 due"
+            "{held} 10 down; 28 up r2; 28 page a; 29 answered a=1; 30 expired a; 40 due; 58 due; 59 due"
         ),
         &format!("{said} 28 ask a; 29 reconciled; 59 ask a"),
     );
@@ -215,4 +218,80 @@ fn replacement_after_a_gap_grants_one_ttl() {
         &format!("{held} 5 set a; 10 gap; 12 replaced; 12 page; 13 answered a=-; 36 due; 43 due"),
         &format!("{said} 12 ask a; 13 reconciled; 43 ask a"),
     );
+}
+
+#[test]
+fn grants_add_up_to_outages_and_one_ttl() {
+    let (held, said) = HELD;
+    // Down for 10 of every 20: the user is gone at 0 + 30, plus 10 for each outage, plus 30.
+    let (mut script, mut expected) = (held.to_owned(), said.to_owned());
+    for up in (20..=120).step_by(20) {
+        script += &format!("{} down; {up} flushed r; {up} page; {up} answered a=-;", up - 10);
+        expected += &format!("{up} ask a; {up} reconciled;");
+    }
+    check(
+        &format!("{script} 121 due; 122 answered a=-"),
+        &format!("{expected} 121 ask a; 122 -a Expired at 120 seen 0"),
+    );
+}
+
+#[test]
+fn repeated_flushes_grant_one_ttl() {
+    let (held, said) = HELD;
+    let flushed = |at: u64| format!("{at} replaced; {at} page; {at} answered a=-;");
+    check(
+        &format!("{held} {} {} {} 61 due; 62 answered a=-", flushed(20), flushed(40), flushed(59)),
+        &format!(
+            "{said} 20 ask a; 20 reconciled; 40 ask a; 40 reconciled; 59 ask a; 59 reconciled; 61 ask a; \
+             62 -a Expired at 60 seen 0"
+        ),
+    );
+}
+
+#[test]
+fn absence_counts_after_a_canary_that_was_sent_later() {
+    let (held, said) = HELD;
+    let asked = format!("byhand; {held} 31 due; 32 answered a=-;").replacen("byhand", "0 byhand", 1);
+    let said = format!("{said} 31 ask a; 32 prove;");
+    check(&format!("{asked} 33 proven 32"), &said);
+    check(&format!("{asked} 35 proven 33"), &format!("{said} 35 -a Expired at 30 seen 0"));
+    // The keyspace was replaced: the user stays until the deadline that the grant gives.
+    check(&format!("{asked} 35 replaced; 36 proven 35"), &said);
+    // An event is newer than the answer.
+    check(&format!("{asked} 33 set a; 35 proven 34"), &said);
+    check(&format!("{asked} 33 expired a; 35 proven 34"), &format!("{said} 33 -a Expired at 30 seen 0"));
+}
+
+#[test]
+fn renewal_by_expire_under_a_grant_is_found() {
+    let (held, said) = HELD;
+    // The server kept the key, whose user renews it by EXPIRE at 35. Then it loses the key.
+    check(
+        &format!(
+            "{held} 10 down; 20 flushed r; 20 page a; 21 answered a=9; 31 due; 32 answered a=30; \
+             45 down; 59 up r2; 59 page; 60 answered a=-; 88 set a"
+        ),
+        &format!("{said} 20 ask a; 21 reconciled; 31 ask a; 59 ask a; 60 reconciled"),
+    );
+}
+
+#[test]
+fn polled_server_grants_one_ttl_more() {
+    check(
+        "0 up r polled; 0 page a; 0 answered a=30; 20 flushed r; 20 page; 21 answered a=-; 49 flushed r polled; \
+         49 page; 50 answered a=-; 80 due; 81 answered a=-",
+        "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 20 ask a; 21 reconciled; 49 ask a; 50 reconciled; \
+         80 ask a; 81 -a Expired at 79 seen 0",
+    );
+}
+
+#[test]
+fn short_refusal_grants_without_a_gap() {
+    let (held, said) = HELD;
+    // 5 of refusals before 20: the key may run out at 30, and its user has until 50.
+    check(
+        &format!("{held} 20 refused 15; 31 expired a; 49 due; 51 due; 52 answered a=-"),
+        &format!("{said} 51 ask a; 52 -a Expired at 50 seen 0"),
+    );
+    check(&format!("{held} 20 refused 15; 31 expired a; 45 set a; 51 due"), said);
 }

@@ -89,6 +89,8 @@ struct World {
     stream: VecDeque<Event>,
     detector: Detector,
     connected: bool,
+    /// When everything was read and compared last.
+    well: u64,
     runs: u32,
     /// When the server was started.
     started: u64,
@@ -120,6 +122,7 @@ impl World {
             stream: VecDeque::new(),
             detector: detector(),
             connected: false,
+            well: 0,
             runs: 0,
             started: 0,
             pause_until: 0,
@@ -157,6 +160,7 @@ impl World {
                     self.detector.handle(now, Input::Page(number, names, 0));
                 }
                 Output::Reconciled | Output::Swept => {}
+                Output::Prove => self.detector.handle(now, Input::Proven(now.plus(1))),
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence is lost without a gap"),
             }
@@ -230,24 +234,36 @@ impl World {
         true
     }
 
-    fn connect(&mut self, flushed: bool) {
+    fn connect(&mut self, outage: bool) {
         self.connected = true;
         // A new subscription receives only new events.
         self.stream.clear();
         let run = format!("run{}", self.runs);
         let uptime_ms = self.now - self.started;
-        self.feed(Input::Up { run: &run, flushed, uptime_ms });
+        let (well, polled) = (Time::from_ms(self.well), self.hears != Hears::All);
+        self.feed(Input::Up { run: &run, outage, well, polled, uptime_ms });
     }
 
     fn cut(&mut self) {
+        self.note_well();
         self.connected = false;
         self.stream.clear();
         self.feed(Input::Down);
     }
 
+    fn note_well(&mut self) {
+        let overdue = self.detector.next_due().is_some_and(|due| due.as_ms() <= self.now);
+        if self.connected && self.stream.is_empty() && self.detector.settled() && !overdue {
+            self.well = self.now;
+        }
+    }
+
     /// Time passes in small steps; the steady user sends heartbeats, and a detector that is due gets its input.
     fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
+            // Where renewals are found by polling, a stream that lags by a TTL hides them.
+            while self.hears != Hears::All && self.deliver() {}
+            self.note_well();
             self.now = (self.now / 50 + 1) * 50;
             self.beat();
             if self.hears != Hears::All && self.now.is_multiple_of(SWEEP_MS) {
@@ -303,6 +319,7 @@ impl World {
             }
             Op::Daemon => {
                 self.detector = detector();
+                self.well = 0;
                 self.said.clear();
                 self.connect(false);
             }

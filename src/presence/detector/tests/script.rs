@@ -4,7 +4,9 @@ use super::*;
 
 /// Runs a script and compares all outputs. Steps are separated by `;` and start with the time in milliseconds.
 ///
-/// - `up RUN [UPTIME]`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
+/// - `up RUN [UPTIME|polled]`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
+/// - `refused MS`: writes were refused, no earlier than then
+/// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
 /// - `set KEY`; `placed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
 /// - `adopted KEY SEEN DEADLINE [granted] [notyet]`, from the server 1
 /// - `page KEY…`: the last page of the scan
@@ -16,7 +18,14 @@ pub(super) fn check(script: &str, expected: &str) {
 }
 
 pub(super) fn check_with(settings: Settings, script: &str, expected: &str) {
-    let mut run = Run { detector: Detector::new(settings), asked: Default::default(), scan: 0, said: vec![] };
+    let mut run = Run {
+        detector: Detector::new(settings),
+        asked: Default::default(),
+        scan: 0,
+        said: vec![],
+        well: Time::from_ms(0),
+        proves: true,
+    };
     for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
         let mut words = step.split_whitespace();
         let now = Time::from_ms(words.next().unwrap().parse().unwrap());
@@ -26,13 +35,18 @@ pub(super) fn check_with(settings: Settings, script: &str, expected: &str) {
     assert_eq!(run.said, expected, "\nscript: {script}");
 }
 
-pub(super) const UP: Input = Input::Up { run: "r", flushed: false, uptime_ms: u64::MAX };
+pub(super) const UP: Input =
+    Input::Up { run: "r", outage: false, well: Time::from_ms(0), polled: false, uptime_ms: u64::MAX };
 
 struct Run {
     detector: Detector,
     asked: VecDeque<BatchId>,
     scan: u8,
     said: Vec<String>,
+    /// When the connection was lost.
+    well: Time,
+    /// Each proof that the detector wants comes at once.
+    proves: bool,
 }
 
 impl Run {
@@ -41,13 +55,23 @@ impl Run {
         let oldest = *self.asked.front().unwrap_or(&0);
         match verb {
             "up" | "flushed" => {
-                let uptime_ms = words.get(1).map_or(u64::MAX - 1, |word| word.parse().unwrap());
-                let flushed = verb == "flushed";
-                self.feed(now, Input::Up { run: words[0], flushed, uptime_ms });
+                let uptime_ms = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(u64::MAX - 1);
+                let (outage, polled) = (verb == "flushed", words.get(1) == Some(&"polled"));
+                self.feed(now, Input::Up { run: words[0], outage, well: self.well, polled, uptime_ms });
             }
-            "met" => self.feed(now, Input::Up { run: words[0], flushed: false, uptime_ms: u64::MAX }),
+            "met" => {
+                let well = self.well;
+                let up = Input::Up { run: words[0], outage: false, well, polled: false, uptime_ms: u64::MAX };
+                self.feed(now, up);
+            }
+            "proven" => self.feed(now, Input::Proven(Time::from_ms(words[0].parse().unwrap()))),
+            "refused" => self.feed(now, Input::Refused(Time::from_ms(words[0].parse().unwrap()))),
+            "byhand" => self.proves = false,
             "sweep" => self.feed(now, Input::Sweep),
-            "down" => self.feed(now, Input::Down),
+            "down" => {
+                self.well = now;
+                self.feed(now, Input::Down);
+            }
             "gap" => self.feed(now, Input::Gap),
             "replaced" => self.feed(now, Input::Replaced),
             "due" => self.feed(now, Input::Due),
@@ -113,6 +137,11 @@ impl Run {
                 Output::Reconciled => format!("{ms} reconciled"),
                 Output::Swept => format!("{ms} swept"),
                 Output::Restart => format!("{ms} restart"),
+                Output::Prove if self.proves => {
+                    self.detector.handle(now, Input::Proven(now.plus(1)));
+                    continue;
+                }
+                Output::Prove => format!("{ms} prove"),
             });
         }
     }

@@ -143,8 +143,9 @@ fn a_replaced_keyspace_waits_for_the_canary() {
     // Without a flush, absence on the same server is final.
     check(
         "went",
-        "0 fleet S; 0 ready S; 1 set S a; 1 answered S a=30000; 1002 down S; 1003 up S; 1004 page S; 1005 answered S a=-",
-        "1005 went a S Reconciled connection",
+        "0 fleet S; 0 ready S; 1 set S a; 1 answered S a=30000; 1002 down S; 1003 up S; 1004 page S; 1005 answered S a=-; \
+         1007 due; 1008 canary S",
+        "1008 went a S Reconciled connection",
     );
 }
 

@@ -17,7 +17,7 @@ enum Op {
     Up {
         server: usize,
         run: bool,
-        flushed: bool,
+        outage: bool,
         silent: bool,
     },
     Down(usize),
@@ -38,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..2_600u64).prop_map(Op::Wait),
         2 => (1..8u8, 0..11u16, 0..11u16).prop_map(|(members, a, b)| Op::Fleet(members, a.min(b), a.max(b))),
         4 => (server(), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(server, run, flushed, silent)| Op::Up { server, run, flushed, silent }),
+            .prop_map(|(server, run, outage, silent)| Op::Up { server, run, outage, silent }),
         1 => server().prop_map(Op::Down),
         5 => (server(), key()).prop_map(|(server, key)| Op::Set(server, key)),
         3 => (server(), key(), 0..3u8).prop_map(|(server, key, end)| Op::End(server, key, end)),
@@ -179,14 +179,14 @@ impl Fleets {
         self.handle(Notice::Topology(fleet(&words)));
     }
 
-    fn up(&mut self, id: LinkId, run: bool, flushed: bool, silent: bool) {
+    fn up(&mut self, id: LinkId, run: bool, outage: bool, silent: bool) {
         let link = self.links.get_mut(&id).expect("an open link");
         if link.up {
             return;
         }
         *link = Link { server: link.server, up: true, gap: true, ..Link::default() };
         let run = if run { "one" } else { "other" }.to_owned();
-        let up = LinkNotice::Up { run, flushed, uptime_ms: 1_000, silent, mark: 3 };
+        let up = LinkNotice::Up { run, outage, uptime_ms: 1_000, silent, mark: 3 };
         self.handle(Notice::Link(id, up));
     }
 
@@ -202,6 +202,7 @@ impl Fleets {
             link.proven = !link.closing;
         }
         self.event(id, Event::Canary);
+        self.handle(Notice::Link(id, LinkNotice::Intact { refused: false }));
     }
 
     /// Answers the oldest batch between its fences.
@@ -242,7 +243,7 @@ impl Fleets {
         let Some(id) = self.link_of(server) else { return };
         let ends = [End::Expired, End::Deleted, End::Evicted];
         match *op {
-            Op::Up { run, flushed, silent, .. } => self.up(id, run, flushed, silent),
+            Op::Up { run, outage, silent, .. } => self.up(id, run, outage, silent),
             Op::Down(_) => self.down(id),
             Op::Set(_, key) => self.event(id, Event::Key(Input::Renewed(KEYS[key].as_bytes()))),
             Op::End(_, key, end) => {

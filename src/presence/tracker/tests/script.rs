@@ -46,7 +46,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 ///
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`. Of a server: `up A [RUN] [flushed]
 /// [silent] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
-/// KEY`, `canary A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
+/// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
     let mut run = Run::new();
@@ -95,7 +95,7 @@ impl Run {
                 let mark = words.iter().find_map(|word| word.strip_prefix("mark="));
                 let up = LinkNotice::Up {
                     run: (*words.get(1).unwrap_or(&"r")).to_owned(),
-                    flushed: words.contains(&"flushed"),
+                    outage: words.contains(&"flushed"),
                     uptime_ms: u64::MAX - 1,
                     silent: words.contains(&"silent"),
                     mark: mark.map_or(0, |mark| mark.parse().unwrap()),
@@ -114,11 +114,20 @@ impl Run {
                 self.handle(now, Notice::Link(link, page));
             }
             "replaced" => self.handle(now, Notice::Link(link, LinkNotice::Replaced)),
+            "intact" => self
+                .handle(now, Notice::Link(link, LinkNotice::Intact { refused: words.contains(&"refused") })),
             "set" => self.event(now, link, Event::Key(Input::Renewed(word(1)))),
             "placed" => self.event(now, link, Event::Key(Input::Placed(word(1)))),
             "expired" => self.event(now, link, Event::Key(Input::Ended(word(1), End::Expired))),
             "del" => self.event(now, link, Event::Key(Input::Ended(word(1), End::Deleted))),
-            "canary" => self.event(now, link, Event::Canary),
+            "canary" => {
+                self.event(now, link, Event::Canary);
+                self.handle(
+                    now,
+                    Notice::Link(link, LinkNotice::Intact { refused: words.contains(&"refused") }),
+                );
+            }
+            "sung" => self.event(now, link, Event::Canary),
             "mark" => self.event(now, link, Event::Mark(words[1].parse().unwrap())),
             "answered" => self.answered(now, link, &words[1..]),
             other => panic!("no such verb: {other}"),

@@ -22,7 +22,13 @@ fn dues(from: u64, to: u64) -> String {
 fn session_that_changed_in_a_gap_keeps_its_user() {
     let expected = "1 came u#a S Heartbeat start; 10 gap S connection; \
                     30 came u#b S Reconciled connection; 30 went u#a S Reconciled connection";
-    changes(&format!("{ONE} 10 down S; 20 up S; 21 page S u#a u#b; 30 answered S u#a=- u#b=30000"), expected);
+    changes(
+        &format!(
+            "{ONE} 10 down S; 20 up S; 21 page S u#a u#b; 27 answered S u#a=- u#b=30000; \
+             29 due; 30 canary S"
+        ),
+        expected,
+    );
     // The end is an event, and the new session was set before it.
     changes(
         &format!("{ONE} 10 down S; 20 up S; 21 del S u#a; 22 page S u#b; 30 answered S u#b=30000"),
