@@ -22,6 +22,8 @@ struct NamedPrimary {
     epoch: u64,
     host: String,
     port: u16,
+    /// How long it has been the primary as far as the Sentinel knows, in milliseconds.
+    since_ms: u64,
 }
 
 /// The server to connect to now: the primary that the Sentinels name, or the one server of a URL without Sentinels.
@@ -31,7 +33,15 @@ struct NamedPrimary {
 /// # Errors
 /// No Sentinel answered with a primary; the error is that of the last one.
 pub(super) async fn resolve(target: &Target) -> Result<Target> {
-    let Some((sentinels, service)) = target.sentinels() else { return Ok(target.clone()) };
+    Ok(resolve_with_age(target).await?.0)
+}
+
+/// The same, and how long the server has been the primary, in milliseconds; `u64::MAX` if that is not known.
+///
+/// # Errors
+/// See [`resolve`].
+pub(super) async fn resolve_with_age(target: &Target) -> Result<(Target, u64)> {
+    let Some((sentinels, service)) = target.sentinels() else { return Ok((target.clone(), u64::MAX)) };
     let mut failed = anyhow!("{} does not name a Sentinel", target.shown());
     let mut newest: Option<NamedPrimary> = None;
     let mut end = None;
@@ -51,7 +61,7 @@ pub(super) async fn resolve(target: &Target) -> Result<Target> {
         }
     }
     let primary = newest.ok_or(failed)?;
-    Ok(target.at(primary.host, primary.port))
+    Ok((target.at(primary.host, primary.port), primary.since_ms))
 }
 
 async fn ask(sentinel: &Target, service: &str) -> Result<NamedPrimary> {
@@ -66,15 +76,21 @@ async fn ask(sentinel: &Target, service: &str) -> Result<NamedPrimary> {
     let unreadable = || anyhow!("{} named a primary without a host and a port", sentinel.shown());
     let [host, port] = <[RedisReply; 2]>::try_from(address.list()?).map_err(|_| unreadable())?;
     let port = port.text()?.parse().map_err(|_| unreadable())?;
-    Ok(NamedPrimary { epoch: replies.next().map_or(0, config_epoch), host: host.text()?, port })
+    let fields = replies.next().map(fields).unwrap_or_default();
+    let epoch = number(&fields, "config-epoch").unwrap_or(0);
+    // A Sentinel counts this from its own start, too.
+    let since_ms = number(&fields, "role-reported-time").unwrap_or(u64::MAX);
+    Ok(NamedPrimary { epoch, host: host.text()?, port, since_ms })
 }
 
-/// The epoch in the reply to SENTINEL MASTER, names and values in turn; 0 if an ACL forbids the command.
-fn config_epoch(reply: RedisReply) -> u64 {
-    let fields: Vec<String> =
-        reply.list().unwrap_or_default().into_iter().filter_map(|field| field.text().ok()).collect();
-    let value = fields.iter().position(|field| field == "config-epoch").and_then(|at| fields.get(at + 1));
-    value.and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
+/// The reply to SENTINEL MASTER, names and values in turn; none if an ACL forbids the command.
+fn fields(reply: RedisReply) -> Vec<String> {
+    reply.list().unwrap_or_default().into_iter().filter_map(|field| field.text().ok()).collect()
+}
+
+fn number(fields: &[String], name: &str) -> Option<u64> {
+    let at = fields.iter().step_by(2).position(|field| field == name)?;
+    fields.get(2 * at + 1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -130,12 +146,14 @@ mod tests {
 
     #[test]
     fn newest_failover_counts() {
-        let named = |host: &str, epoch: u64| NamedPrimary { epoch, host: host.into(), port: 1 };
+        let named = |host: &str, epoch: u64| NamedPrimary { epoch, host: host.into(), port: 1, since_ms: 0 };
         let answers = [named("z", 3), named("a", 4), named("y", 3)];
         assert_eq!(answers.iter().max(), Some(&named("a", 4)));
         let text = |text: &str| RedisReply::Text(text.into());
-        let fields = ["name", "m", "config-epoch", "7", "quorum", "2"].map(text);
-        assert_eq!(config_epoch(RedisReply::List(fields.into())), 7);
-        assert_eq!(config_epoch(RedisReply::Refused("NOPERM".into())), 0);
+        let reply = ["name", "m", "config-epoch", "7", "role-reported-time", "900"].map(text);
+        let known = fields(RedisReply::List(reply.into()));
+        let numbers = ["config-epoch", "role-reported-time", "quorum"].map(|name| number(&known, name));
+        assert_eq!(numbers, [Some(7), Some(900), None]);
+        assert_eq!(number(&fields(RedisReply::Refused("NOPERM".into())), "config-epoch"), None);
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// If only older views arrive for this long, the cluster was created again.
+/// If only older views, or views of other clusters, arrive for this long, the cluster was created again.
 const OLDER_FOR: Duration = Duration::from_secs(5);
 
 /// Host and port of a node.
@@ -46,10 +46,15 @@ pub(super) struct AcceptedView {
 }
 
 impl AcceptedView {
-    /// Accepts the newest of the views that a poll returned, unless all are older than the accepted one.
+    /// Accepts the newest of the views that a poll returned, unless all are older than the accepted one. Epochs of
+    /// different clusters cannot be compared: a node that belongs to another cluster now decides nothing.
     pub(super) fn accept(&mut self, views: &[ClusterView], now: Instant) {
-        let Some(view) = newest(views, self.view.as_ref()) else { return };
-        let older = self.view.as_ref().is_some_and(|held| view.rank() < held.rank());
+        let held = self.view.as_ref();
+        let same = |view: &&ClusterView| held.is_none_or(|held| held.is_of_cluster(view));
+        let related: Vec<ClusterView> = views.iter().filter(same).cloned().collect();
+        let views = if related.is_empty() { views } else { &related };
+        let Some(view) = newest(views, held) else { return };
+        let older = related.is_empty() || held.is_some_and(|held| view.rank() < held.rank());
         if older && now.duration_since(*self.older_since.get_or_insert(now)) < OLDER_FOR {
             return;
         }
@@ -162,6 +167,13 @@ impl ClusterView {
         let newest = primaries().map(|line| line.epoch).max().unwrap_or(0);
         let slots = |line: &NodeLine| line.slots.iter().map(|range| range.len() as u128).sum::<u128>();
         (self.ok, self.epoch, newest, primaries().map(|line| slots(line) * u128::from(line.epoch)).sum())
+    }
+
+    /// Whether two views are of one cluster: at least half of the nodes of the smaller one are in both. A node that was
+    /// reset keeps its id and may be in another cluster now.
+    fn is_of_cluster(&self, other: &ClusterView) -> bool {
+        let shared = self.lines.iter().filter(|line| other.line(&line.id).is_some()).count();
+        2 * shared >= self.lines.len().min(other.lines.len())
     }
 
     /// Which primaries there are and which slots they own, in the order of their ids.
@@ -294,6 +306,24 @@ bbb 127.0.0.1:3@4 master - 0 1 7 connected 0-16383
             assert_eq!(topology.nodes.len(), 1, "{after}");
             accepted.accept(&[view(both)], now);
         }
+    }
+
+    #[test]
+    fn node_of_another_cluster_decides_nothing() {
+        let ours = view("aaa 1:1@2 master - 0 1 5 connected 0-100\nbbb 1:3@4 master - 0 1 7 connected 101-16383\n");
+        // The node aaa was reset and has met others, whose epochs are higher.
+        let theirs = "aaa 1:1@2 myself,master - 0 1 90 connected 0-9\nxxx 1:5@6 master - 0 1 80 connected 10-16383\n\
+                      yyy 1:7@8 slave xxx 0 1 80 connected\nzzz 1:9@9 slave xxx 0 1 80 connected\n";
+        let theirs = ClusterView { epoch: 99, ..view(theirs) };
+        let (mut accepted, start) = (AcceptedView::default(), Instant::now());
+        let mut accept = |views: &[ClusterView], ms: u64| {
+            accepted.accept(views, start + Duration::from_millis(ms));
+            accepted.view() == Some(&ours)
+        };
+        assert!(accept(std::slice::from_ref(&ours), 0) && accept(&[theirs.clone(), ours.clone()], 500));
+        assert!(accept(std::slice::from_ref(&theirs), 1_000) && accept(&[theirs.clone(), ours.clone()], 9_000));
+        assert!(accept(std::slice::from_ref(&theirs), 10_000) && accept(std::slice::from_ref(&theirs), 14_900));
+        assert!(!accept(&[theirs], 15_000), "nobody else has answered for five seconds");
     }
 
     #[test]

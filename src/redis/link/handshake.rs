@@ -70,7 +70,7 @@ pub(super) struct Subscription {
 /// # Errors
 /// The server cannot be reached or used. The text says why, and how to fix it.
 pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) -> Result<Subscription> {
-    let primary = sentinel::resolve(&settings.target).await?;
+    let (primary, primary_for_ms) = sentinel::resolve_with_age(&settings.target).await?;
     let client = RespClient::connect(&primary, "keybeat-questions").await?;
     let info = Info::read(client.pipeline(), &SECTIONS).await?;
     check_role(&info, &primary)?;
@@ -95,7 +95,8 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         client,
         run,
         outage: replaced || memory.barred,
-        uptime_ms: info.uptime_ms(),
+        // A replica that took over may lack the last heartbeats, and keeps keys as old as its copy.
+        uptime_ms: info.uptime_ms().min(primary_for_ms),
         silent,
         classes,
         size: info.keys_in(settings.target.db()),
