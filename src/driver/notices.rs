@@ -13,6 +13,7 @@ pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
         }
         Feed::Down { cause, why } => LinkNotice::Down(cause, why),
         Feed::Canary(CanaryReply::Intact { refused }) => LinkNotice::Intact { refused },
+        Feed::Suspect => LinkNotice::Suspect,
         Feed::Canary(CanaryReply::Replaced) => LinkNotice::Replaced,
         Feed::Answers(batch, answers, redirections) => {
             let elsewhere = redirections.into_iter().map(|(place, to)| Elsewhere {

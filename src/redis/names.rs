@@ -97,7 +97,7 @@ impl Names {
 
     /// The key that the daemon named `daemon` renews to verify the event stream.
     pub fn canary_key(&self, daemon: &str) -> String {
-        format!("{}{}{CANARY}{daemon}", self.pattern.before(), OWN_MARK as char)
+        self.canary_prefix() + daemon
     }
 
     /// The key by which a daemon marks that this session has said goodbye.
@@ -109,6 +109,16 @@ impl Names {
     /// subscriptions are active too.
     pub fn channels(&self) -> Vec<String> {
         OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
+    }
+
+    /// What the canaries of all daemons begin with.
+    pub(super) fn canary_prefix(&self) -> String {
+        format!("{}{}{CANARY}", self.pattern.before(), OWN_MARK as char)
+    }
+
+    /// A channel on which nothing is published.
+    pub(super) fn flush_channel(&self) -> String {
+        self.channel("keybeat-flush")
     }
 
     /// The channel of the fences.

@@ -52,6 +52,8 @@ pub enum LinkNotice {
         /// It has refused writes since the canary before, and takes them again.
         refused: bool,
     },
+    /// The keyspace may have been replaced: the next canary is due now.
+    Suspect,
     /// The server has carried out the canary: the keyspace is another than a moment ago (FLUSHALL, FLUSHDB or SWAPDB).
     Replaced,
 }

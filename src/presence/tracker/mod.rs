@@ -257,6 +257,7 @@ impl Tracker {
                 }
                 self.canary_replied(now, at);
             }
+            LinkNotice::Suspect => self.prove(now, at),
             LinkNotice::Replaced => {
                 self.replaced(now, at);
                 // Before this canary, nothing is proven.

@@ -310,7 +310,8 @@ bbb 127.0.0.1:3@4 master - 0 1 7 connected 0-16383
 
     #[test]
     fn node_of_another_cluster_decides_nothing() {
-        let ours = view("aaa 1:1@2 master - 0 1 5 connected 0-100\nbbb 1:3@4 master - 0 1 7 connected 101-16383\n");
+        let ours =
+            view("aaa 1:1@2 master - 0 1 5 connected 0-100\nbbb 1:3@4 master - 0 1 7 connected 101-16383\n");
         // The node aaa was reset and has met others, whose epochs are higher.
         let theirs = "aaa 1:1@2 myself,master - 0 1 90 connected 0-9\nxxx 1:5@6 master - 0 1 80 connected 10-16383\n\
                       yyy 1:7@8 slave xxx 0 1 80 connected\nzzz 1:9@9 slave xxx 0 1 80 connected\n";
@@ -321,8 +322,12 @@ bbb 127.0.0.1:3@4 master - 0 1 7 connected 0-16383
             accepted.view() == Some(&ours)
         };
         assert!(accept(std::slice::from_ref(&ours), 0) && accept(&[theirs.clone(), ours.clone()], 500));
-        assert!(accept(std::slice::from_ref(&theirs), 1_000) && accept(&[theirs.clone(), ours.clone()], 9_000));
-        assert!(accept(std::slice::from_ref(&theirs), 10_000) && accept(std::slice::from_ref(&theirs), 14_900));
+        assert!(
+            accept(std::slice::from_ref(&theirs), 1_000) && accept(&[theirs.clone(), ours.clone()], 9_000)
+        );
+        assert!(
+            accept(std::slice::from_ref(&theirs), 10_000) && accept(std::slice::from_ref(&theirs), 14_900)
+        );
         assert!(!accept(&[theirs], 15_000), "nobody else has answered for five seconds");
     }
 

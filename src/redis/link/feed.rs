@@ -31,6 +31,8 @@ pub enum Feed {
     Events(Events),
     /// The server has carried out the canary that was ordered last.
     Canary(CanaryReply),
+    /// The keyspace may have been replaced: only the next canary knows.
+    Suspect,
     /// The answers to a batch, and the redirections among them: each with the index of its answer.
     Answers(BatchId, Vec<Answer>, Vec<(usize, Redirection)>),
     /// A page of the scan with this number. With the first page, an estimate of how many keys all pages will have;

@@ -1,12 +1,14 @@
 //! The link to one server: its event stream in, our questions out.
 //!
-//! A link keeps two connections: one for events, one for commands. Whatever breaks (a connection, an unproven
-//! subscription, a changed role), the link closes both, reports `Down` and starts again: subscribe first, prove the
-//! subscription, then let the detector ask. So there is one way to recover, and every gap takes it.
+//! A link keeps two connections, one for events and one for commands, and a third for news of flushes where the server
+//! allows it. Whatever breaks of the first two (a connection, an unproven subscription, a changed role), the link
+//! closes both, reports `Down` and starts again: subscribe first, prove the subscription, then let the detector ask. So
+//! there is one way to recover, and every gap takes it.
 
 mod canary_key;
 pub(in crate::redis) mod events;
 mod feed;
+mod flush_news;
 mod handshake;
 mod logged;
 mod orders;
@@ -173,6 +175,7 @@ async fn serve(
         ended = worker.run(orders) => ended,
         why = client.lost() => why.context("the command connection was lost").into(),
         ended = watch_primary(&settings.target, &primary) => ended,
+        ended = flush_news::watch(&primary, &settings.names, feed) => ended,
     }
 }
 

@@ -135,6 +135,18 @@ impl RespConnection {
         Ok(())
     }
 
+    /// Waits for more bytes, and passes all that wait to `take`, which returns how many it is done with. For RESP3, whose
+    /// pushes [`each`](RespConnection::each) does not read.
+    ///
+    /// # Errors
+    /// See [`fill`](RespConnection::fill).
+    pub(in crate::redis) async fn take_raw(&mut self, take: impl FnOnce(&[u8]) -> usize) -> Result<()> {
+        self.fill().await?;
+        let taken = take(&self.buffer);
+        self.buffer.advance(taken);
+        Ok(())
+    }
+
     /// Passes each complete frame, with the bytes that its ranges point into, to `take` and removes it from the
     /// buffer; until `take` returns false or no complete frame is left.
     ///

@@ -101,10 +101,9 @@ async fn repeated_outages_end_a_silent_user() {
 async fn short_refusal_is_an_outage() {
     let redis = Redis::start();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--ttl", "4s"]).await;
-    let (mut socket, _) = daemon.watch_all().await;
     let set = || redis.call(&["SET", "presence:alice", "1", "PX", "4000"]);
     set();
-    assert_eq!(socket.transitions().await[0]["state"], "online");
+    let since = daemon.until_state("alice", "online").await["since_ms"].clone();
     sleep(Duration::from_millis(1_500)).await;
     refuse(&redis, true);
     let refused = format!("{:?}", set());
@@ -112,8 +111,7 @@ async fn short_refusal_is_an_outage() {
     assert!(refused.contains("NOREPLICAS"), "{refused}");
     until("the key has run out", async || redis.presence_keys().is_empty().then_some(())).await;
     sleep(Duration::from_millis(500)).await;
-    daemon.until_state("alice", "online").await;
     set();
-    redis.call(&["DEL", "presence:alice"]);
-    assert_eq!(socket.transitions().await[0]["reason"], "deleted");
+    let user = daemon.get("/v1/users/alice").await;
+    assert_eq!((&user["state"], &user["since_ms"]), (&json!("online"), &since), "{user}");
 }

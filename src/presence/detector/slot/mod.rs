@@ -354,9 +354,7 @@ impl Slot {
         self.filed = 0;
         if self.waits() || !self.is_live() {
             Look::Away
-        } else if self.is_immortal() || self.must_ask() {
-            Look::AskLater
-        } else if self.may_be_renewed(now, first_ttl) {
+        } else if self.is_immortal() || self.must_ask() || self.may_be_renewed(now, first_ttl) {
             Look::AskLater
         } else if self.deadline >= now {
             Look::File

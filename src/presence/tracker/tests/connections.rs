@@ -140,6 +140,8 @@ fn a_replaced_keyspace_waits_for_the_canary() {
          1004 page S; 1005 answered S a=-",
         "1002 gap S connection",
     );
+    // The news of a flush sends the canary at once.
+    check("canary", "0 fleet S; 0 ready S; 300 suspect S; 302 due", "0 canary S; 302 canary S");
     // Without a flush, absence on the same server is final.
     check(
         "went",

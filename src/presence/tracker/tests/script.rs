@@ -46,7 +46,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 ///
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`. Of a server: `up A [RUN] [flushed]
 /// [silent] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
-/// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
+/// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
     let mut run = Run::new();
@@ -114,6 +114,7 @@ impl Run {
                 self.handle(now, Notice::Link(link, page));
             }
             "replaced" => self.handle(now, Notice::Link(link, LinkNotice::Replaced)),
+            "suspect" => self.handle(now, Notice::Link(link, LinkNotice::Suspect)),
             "intact" => self
                 .handle(now, Notice::Link(link, LinkNotice::Intact { refused: words.contains(&"refused") })),
             "set" => self.event(now, link, Event::Key(Input::Renewed(word(1)))),
