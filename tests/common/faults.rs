@@ -283,7 +283,7 @@ fn beat_and_change(change: Arc<Change>, ports: Arc<Mutex<Vec<u16>>>) {
     std::thread::spawn(move || {
         let (before, after) = (set("a"), set("b"));
         let mut writer = Writer::new(Vec::new());
-        let (mut at, mut deleted) = (Vec::new(), false);
+        let (mut at, mut set_at, mut deleted) = (Vec::new(), None::<Instant>, false);
         while !change.ended.load(Ordering::Relaxed) {
             let now = ports.lock().expect("not poisoned").clone();
             if at != now {
@@ -292,9 +292,12 @@ fn beat_and_change(change: Arc<Change>, ports: Arc<Mutex<Vec<u16>>>) {
             }
             let begun = change.begun.load(Ordering::Relaxed);
             let sent = writer.send(if begun { &after } else { &before });
-            if sent && begun && !deleted {
-                // A node that the daemon does not follow yet cannot hold a user online.
-                std::thread::sleep(if now.len() > 1 { FOLLOWED } else { Duration::ZERO });
+            if sent && begun {
+                set_at.get_or_insert_with(Instant::now);
+            }
+            // A node that the daemon does not follow yet cannot hold a user online.
+            let pause = if now.len() > 1 { FOLLOWED } else { Duration::ZERO };
+            if !deleted && set_at.is_some_and(|at| at.elapsed() >= pause) {
                 deleted = writer.send(&delete);
             }
             std::thread::sleep(if sent { BEAT_EVERY } else { Duration::from_millis(50) });
