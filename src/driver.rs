@@ -12,8 +12,9 @@ pub use clock::Clock;
 use crate::hub::{Health, Hub};
 use crate::metrics::Metrics;
 use crate::presence::{
-    Action, Cause, Change, FleetSettings, Key, LinkId, Notice, Reason, Settings, Time, Tracker,
+    Action, Cause, Change, FleetSettings, Key, LinkId, Notice, Reason, Settings, Time, Tracker, WrittenKeys,
 };
+use crate::redis::channel::Message;
 use crate::redis::cluster::{Topology, slot};
 use crate::redis::link::{Feed, LinkSettings, Order};
 use links::Links;
@@ -49,6 +50,8 @@ pub struct Driver {
     links: Links,
     feed: mpsc::Receiver<(LinkId, Feed)>,
     topology: watch::Receiver<Arc<Topology>>,
+    /// Keys that this daemon has written, with their TTLs in milliseconds.
+    written: mpsc::Receiver<WrittenKeys>,
     hub: Arc<Hub>,
     meters: Meters,
     clock: Clock,
@@ -61,7 +64,7 @@ impl Driver {
     /// A driver of the servers that `topology` names.
     pub fn new(
         template: Template,
-        topology: watch::Receiver<Arc<Topology>>,
+        (topology, written): (watch::Receiver<Arc<Topology>>, mpsc::Receiver<WrittenKeys>),
         hub: Arc<Hub>,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -76,7 +79,7 @@ impl Driver {
         let pulse = Pulse::new(template.pulse, clock.now());
         let links = Links::new(template.link, topology.clone(), feeder);
         let meters = Meters::new(metrics);
-        Driver { tracker, links, feed, topology, hub, meters, clock, ring_at: None, pulse }
+        Driver { tracker, links, feed, topology, written, hub, meters, clock, ring_at: None, pulse }
     }
 
     /// Changes as long as the loop turns, at least once a second; ends with it.
@@ -92,6 +95,7 @@ impl Driver {
             tokio::select! {
                 Some(fed) = self.feed.recv() => self.take_turn(fed),
                 Ok(()) = self.topology.changed() => self.follow(),
+                Some(keys) = self.written.recv() => self.handle(Notice::Written(keys)),
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.handle(Notice::Due);
@@ -150,6 +154,7 @@ impl Driver {
                 Action::Ask(link, batch, keys) => self.links.order(link, Order::Ask(batch, keys)),
                 Action::Scan(link, number, cursor) => self.links.order(link, Order::Scan(number, cursor)),
                 Action::Canary(link) => self.links.order(link, Order::Canary),
+                Action::Announce(link, keys) => self.links.order(link, Order::Announce(ttls(&keys))),
                 Action::Open { link, primary } => self.links.open(link, &primary),
                 Action::Close(link, cause) => self.links.order(link, Order::Restart(cause)),
                 Action::Forget(link) => self.links.forget(link),
@@ -183,4 +188,8 @@ impl Driver {
         }
         self.meters.count(change, transition.online, cause, self.clock.now_ms());
     }
+}
+
+fn ttls(keys: &[(Key, u32)]) -> Message {
+    Message::Ttls { keys: keys.iter().map(|(key, ttl_ms)| (key.as_str().to_owned(), *ttl_ms)).collect() }
 }

@@ -53,6 +53,7 @@ pub struct Metrics {
     gaps: ByCause,
     limits_reached: Family<CauseLabel, Counter>,
     reloads: Family<CauseLabel, Counter>,
+    channel_messages: Family<CauseLabel, Counter>,
     pub conflated: Counter,
     pub too_slow: Counter,
     pub crowded: Counter,
@@ -210,6 +211,7 @@ impl Metrics {
             too_slow: counter(r, "too_slow_sockets", "Lossless sockets closed because they fell behind"),
             limits_reached: family(r, "limits_reached", "Refusals because a limit was reached, by limit"),
             reloads: family(r, "reloads", "Reloads of keys and certificates, by outcome"),
+            channel_messages: family(r, "channel_messages", "Messages between daemons, by outcome"),
             crowded: counter(
                 r,
                 "crowded_sockets",
@@ -264,6 +266,11 @@ impl Metrics {
     pub fn reloaded(&self, done: bool) {
         let outcome = if done { "done" } else { "failed" };
         self.reloads.get_or_create(&CauseLabel { cause: outcome.into() }).inc();
+    }
+
+    /// Counts a message between daemons.
+    pub fn channel_message(&self, outcome: &str) {
+        self.channel_messages.get_or_create(&CauseLabel { cause: outcome.into() }).inc();
     }
 
     /// Counts a refused request.

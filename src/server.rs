@@ -4,8 +4,9 @@ use crate::config::{Config, Limits};
 use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::{KeyPattern, Settings, Time};
+use crate::presence::{KeyPattern, Settings, Time, WrittenKeys};
 use crate::redis::Names;
+use crate::redis::channel::Channel;
 use crate::redis::cluster::{self, Followed};
 use crate::redis::link;
 use crate::redis::link::parser::Seal;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
@@ -46,6 +47,9 @@ const CLOSE: Duration = Duration::from_secs(3);
 
 /// The longest that a stop may take, without a drain.
 const STOP: Duration = Duration::from_secs(5);
+
+/// Reports of written keys that may wait for the driver, each of one request.
+const REPORTS: usize = 128;
 
 /// Time to delete the daemon's own keys from Redis.
 const CLEAR: Duration = Duration::from_millis(500);
@@ -180,10 +184,11 @@ impl Daemon {
     /// A part of the daemon ends before the stop.
     pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
         let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics } = self;
-        let Belief { hub, names, daemon, seal, followed, primary, pulse, mut driver, _log } =
+        let Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
-        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone());
+        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
+            .reporting(written, channel);
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let app = share(config.limits, config.key_pattern, (hub, store, gate), (metrics, audit));
@@ -314,6 +319,9 @@ pub struct Belief {
     names: Names,
     daemon: String,
     seal: Seal,
+    channel: Channel,
+    /// Reports to the driver which keys this daemon has written.
+    written: mpsc::Sender<WrittenKeys>,
     followed: Followed,
     primary: watch::Receiver<Target>,
     /// The time of the driver's last turn, as its sign of life.
@@ -334,7 +342,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     ));
     let names = Names::new(&config.key_pattern, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
-    let seal = Seal::default();
+    let (seal, channel) = (Seal::default(), Channel::new(&daemon, metrics.clone()));
     let (told, primary) = watch::channel(target.clone());
     let settings = link::LinkSettings {
         target: target.clone(),
@@ -342,6 +350,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         names: names.clone(),
         daemon: daemon.clone(),
         place: None,
+        channel: channel.clone(),
         seal: seal.clone(),
         configure: config.configure_redis,
     };
@@ -356,10 +365,12 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         pulse: supervisor::wanted_pulse(),
     };
     let followed = cluster::follow(target);
-    let driver = Driver::new(template, followed.topology.clone(), hub.clone(), metrics.clone(), clock);
+    let (written, reported) = mpsc::channel(REPORTS);
+    let inputs = (followed.topology.clone(), reported);
+    let driver = Driver::new(template, inputs, hub.clone(), metrics.clone(), clock);
     let pulse = driver.pulse();
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
     let trimmed = hub.clone();
     let _log = AbortOnDropHandle::new(tokio::spawn(async move { trimmed.trim_log().await }));
-    Belief { hub, names, daemon, seal, followed, primary, pulse, driver, _log }
+    Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, driver, _log }
 }

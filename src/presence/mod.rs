@@ -28,5 +28,5 @@ pub use roster::{Presence, Roster};
 pub use time::Time;
 pub use tracker::{
     Action, Cause, Elsewhere, Event, Fleet, FleetSettings, LinkId, LinkNotice, Notice, Primary, ServerState,
-    Tracker,
+    Tracker, WrittenKeys,
 };

@@ -255,7 +255,7 @@ impl Exam<'_> {
 
     /// Creates a key that expires and one that is deleted, and listens.
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
-        let mut stream = EventStream::subscribe(target, &self.names.channels()).await?;
+        let mut stream = EventStream::subscribe(target, &self.names.channels(), None).await?;
         let key = self.own_key();
         let mut arrived: BTreeSet<String> = BTreeSet::new();
         let receive = async {

@@ -49,6 +49,9 @@ pub const NEW_CLASS: char = 'n';
 /// a keyevent channel, so that one ACL rule (`&__keyevent@*`) covers both.
 pub(super) const FENCE_OPERATION: &str = "keybeat-fence";
 
+/// The operation of the daemons' channel; the literal parts of the pattern follow. Its name, too, begins like that of a keyevent channel.
+const DAEMONS_OPERATION: &str = "keybeat-daemons:";
+
 impl Names {
     /// The names of database `db` whose presence keys have this pattern.
     pub fn new(pattern: &KeyPattern, db: u8) -> Names {
@@ -126,6 +129,16 @@ impl Names {
         self.channel(FENCE_OPERATION)
     }
 
+    /// The channel on which the daemons of this pattern and database talk to each other.
+    pub fn daemons_channel(&self) -> String {
+        self.channel(&self.daemons_operation())
+    }
+
+    /// The operation that a message of the daemons' channel appears to have.
+    pub(super) fn daemons_operation(&self) -> String {
+        format!("{DAEMONS_OPERATION}{}{}", self.pattern.before(), self.pattern.ending())
+    }
+
     fn channel(&self, operation: &str) -> String {
         format!("__keyevent@{}__:{operation}", self.db)
     }
@@ -172,6 +185,7 @@ mod tests {
         assert!(names.name(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
         assert_eq!(names.name(b"presence:").as_deref(), Some(&b""[..]), "not a name; the detector counts it");
         assert_eq!(names.channels()[0], "__keyevent@3__:set");
+        assert_eq!(names.daemons_channel(), "__keyevent@3__:keybeat-daemons:presence:");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::redis::{Event, NEVER, Redis, hash};
 use super::world::{Act, Broken, World};
+use keybeat::presence::Key;
 use std::collections::BTreeSet;
 
 pub const SLOTS: usize = 6;
@@ -53,6 +54,8 @@ pub struct Keys<'a> {
     pub now: u64,
     pub nodes: &'a mut [Redis],
     pub cluster: &'a Cluster,
+    /// What the daemon itself writes.
+    pub own: &'a mut Vec<(Key, u32)>,
 }
 
 impl Keys<'_> {
@@ -75,6 +78,19 @@ impl Keys<'_> {
     pub fn set(&mut self, key: &str, ttl: u64) -> bool {
         let now = self.now;
         self.node(key).map(|node| node.set(now, key, ttl)).is_some()
+    }
+
+    /// A daemon sets it: the one under test, which notes it, or another one, which says so.
+    pub fn set_by_daemon(&mut self, key: &str, ttl: u64, own: bool) {
+        let now = self.now;
+        let Some(node) = self.node(key) else { return };
+        node.set(now, key, ttl);
+        if !own {
+            return node.say_written(key, ttl);
+        }
+        if let Ok(key) = Key::parse(key.as_bytes()) {
+            self.own.push((key, ttl as u32));
+        }
     }
 
     pub fn restore(&mut self, key: &str, ttl: u64) {
@@ -231,7 +247,7 @@ impl World {
         let (key, live) = match event {
             Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
-            Event::Fence(..) | Event::Canary | Event::Exchanged(_) => return,
+            Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => return,
         };
         if live {
             for node in &mut self.nodes {

@@ -112,7 +112,7 @@ impl Link {
         match self.deaf {
             None => false,
             Some(Deaf::All) => true,
-            Some(Deaf::Keys) => !matches!(event, Event::Fence(..)),
+            Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..)),
         }
     }
 

@@ -6,7 +6,8 @@
 //! fail over and come and go, and whose shape the daemon learns up to a second late. Some servers publish no `set`, or
 //! nothing at all, so the daemon polls them. Connections break, also again during the comparison that follows; streams
 //! go deaf while their sockets look alive; servers refuse writes for a while, or freeze; the process is stopped. Some
-//! users change their sessions all the time, also from one server to another.
+//! users change their sessions all the time, also from one server to another. Some are kept online with another
+//! TTL each time, by programs or by daemons.
 //!
 //! At each step these rules hold:
 //!

@@ -30,6 +30,10 @@ pub enum Kind {
     Expirer,
     /// Steady, and now and then another TTL.
     Changer,
+    /// A SET with another TTL each time.
+    Varier,
+    /// Kept online by daemons, this one and others, with any TTL each time.
+    ByDaemons,
     /// Falls silent, logs out, returns.
     Flaky,
     /// Whatever Redis can do with keys, renewals by EXPIRE among it or not.
@@ -50,9 +54,11 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(user: String, rng: &mut Rng, expires: bool) -> Program {
-        let kind = match rng.u8(..11) {
+    pub fn new(user: String, rng: &mut Rng, expires: bool, sets_heard: bool) -> Program {
+        let kind = match rng.u8(..13) {
             10 => Kind::Mover,
+            11 if sets_heard => Kind::ByDaemons,
+            12 if sets_heard => Kind::Varier,
             0 | 1 => Kind::Steady,
             2 => Kind::Jittery,
             3 => Kind::Pair,
@@ -69,7 +75,8 @@ impl Program {
         match self.kind {
             Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer | Kind::Mover => true,
             Kind::Changer => now > self.changed + LEARNS_WITHIN_MS,
-            Kind::Flaky | Kind::Wild(_) => false,
+            // After an eviction, a grant is as long as the last TTL that was known.
+            Kind::ByDaemons | Kind::Varier | Kind::Flaky | Kind::Wild(_) => false,
         }
     }
 
@@ -117,6 +124,17 @@ impl Program {
                 }
                 keys.set(&user, self.ttl);
                 return self.ttl / 3;
+            }
+            Kind::Varier => {
+                let others: Vec<u64> = TTLS.into_iter().filter(|&ttl| ttl != self.ttl).collect();
+                self.ttl = others[rng.usize(..others.len())];
+                keys.set(&user, self.ttl);
+                return self.ttl / 3;
+            }
+            Kind::ByDaemons => {
+                let ttl = TTLS[rng.usize(..TTLS.len())];
+                keys.set_by_daemon(&user, ttl, rng.bool());
+                return ttl / 3;
             }
             Kind::Flaky => return self.flake(keys, rng),
             Kind::Wild(expires) => wild(&user, keys, rng, expires),

@@ -16,6 +16,8 @@ pub enum Event {
     /// `rename_to`, `restore`.
     Placed(String),
     Ended(String, End),
+    /// A daemon says that it wrote the key with this TTL.
+    Written(String, u32),
     Fence(BatchId, Side),
     /// The daemon's own key was set.
     Canary,
@@ -94,6 +96,11 @@ impl Redis {
     pub fn set(&mut self, now: u64, key: &str, ttl: u64) {
         self.touch(now, key);
         self.put(key, now.saturating_add(ttl), Event::Set);
+    }
+
+    /// The message of another daemon that has set the key.
+    pub fn say_written(&mut self, key: &str, ttl: u64) {
+        self.out.push(Event::Written(key.to_owned(), ttl as u32));
     }
 
     /// RESTORE … REPLACE.

@@ -7,7 +7,7 @@ use super::redis::{self, Event, NEVER, Redis, Return};
 use super::relay::Relay;
 use super::watcher::Reader;
 use fastrand::Rng;
-use keybeat::presence::{End, LinkId, Settings, Time};
+use keybeat::presence::{End, Key, LinkId, Settings, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -61,7 +61,7 @@ impl Silent {
 
     pub fn tells(self, event: &Event) -> bool {
         match event {
-            Event::Fence(..) | Event::Canary | Event::Exchanged(_) => true,
+            Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => true,
             Event::Set(_) => self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
             Event::Ended(..) => self != Silent::All,
@@ -197,6 +197,8 @@ pub struct World {
     pub epochs: u32,
     /// What the daemon is to hear of the cluster when it wakes.
     pub views: Vec<View>,
+    /// The keys that the daemon has written itself, with their TTLs; it notes them when it wakes.
+    pub own: Vec<(Key, u32)>,
     /// Which nodes have announced each key, and how often it came and went.
     pub holders: BTreeMap<String, BTreeSet<usize>>,
     pub done: BTreeMap<String, (u32, u32)>,
@@ -216,7 +218,8 @@ impl World {
         let now = 1_000_000;
         let (knobs, cluster) = Knobs::new(&mut rng, broken);
         let users = 1..=rng.usize(1..=10);
-        let programs = users.map(|i| Program::new(format!("u{i}"), &mut rng, knobs.expires)).collect();
+        let program = |i| Program::new(format!("u{i}"), &mut rng, knobs.expires, !knobs.silent.any());
+        let programs = users.map(program).collect();
         let relay = Relay::new(now, knobs.settings.clone(), knobs.canary_limit_ms);
         let mut world = World {
             now,
@@ -230,6 +233,7 @@ impl World {
             acts: BTreeMap::new(),
             nodes: cluster.view.members.iter().map(|_| Redis::new()).collect(),
             views: vec![cluster.view.clone()],
+            own: Vec::new(),
             cluster,
             programs,
             relay,
@@ -331,7 +335,7 @@ impl World {
     }
 
     fn next_wake(&self) -> u64 {
-        let told = (!self.views.is_empty()).then_some(self.now);
+        let told = (!self.views.is_empty() || !self.own.is_empty()).then_some(self.now);
         let arrivals = self.relay.servers.iter().flat_map(|server| {
             let wire = server.link.wire.front().map(|(at, _)| *at);
             [wire, server.link.replies.keys().next().map(|&(at, _)| at)]
@@ -346,8 +350,11 @@ impl World {
         match act {
             Act::Program(_) if self.frozen => {}
             Act::Program(i) => {
-                let mut keys = Keys { now: self.now, nodes: &mut self.nodes, cluster: &self.cluster };
+                let mut own = Vec::new();
+                let mut keys =
+                    Keys { now: self.now, nodes: &mut self.nodes, cluster: &self.cluster, own: &mut own };
                 let wait = self.programs[i].step(&mut keys, &mut self.rng);
+                self.own.extend(own);
                 self.at(self.now + wait.max(1), Act::Program(i));
             }
             Act::Sweep => {

@@ -87,6 +87,10 @@ impl Detector {
             self.outages.note(moved.last_seen, now);
         }
         self.apply(at, |slot| slot.adopt(now, moved));
+        if moved.fickle {
+            self.fickle.note(moved.key.user());
+            self.table[at].put_fickle();
+        }
         // While the server is down, the pass that follows will ask.
         if self.up && !self.table[at].waits() {
             self.ask_later(at);

@@ -52,6 +52,8 @@ pub enum Input<'a> {
     Renewed(&'a [u8]),
     /// Another command created the key (`restore`, `rename_to`, `copy_to`), with any TTL.
     Placed(&'a [u8]),
+    /// A daemon says that it wrote the key with this TTL in milliseconds.
+    Written(&'a [u8], u32),
     /// The key is gone.
     Ended(&'a [u8], End),
     /// A fence came back in the event stream.
@@ -146,6 +148,8 @@ pub struct Moved {
     pub ttl_ms: u32,
     /// Absence proves nothing until the deadline.
     pub granted: bool,
+    /// The user's program varies the TTL.
+    pub fickle: bool,
     /// The key has not arrived yet, or is gone: a receiver that disowns it hands it back without delay.
     pub not_yet: bool,
 }

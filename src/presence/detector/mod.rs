@@ -6,12 +6,13 @@
 //!
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
-//! - `ttl`: learning TTLs. `deadlines`: when to ask.
+//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `handover`: keys that move between the servers of a cluster.
 
 mod deadlines;
+mod fickle;
 mod grants;
 mod handover;
 mod messages;
@@ -28,6 +29,7 @@ pub use messages::{Answer, BatchId, End, Input, Moved, Output, ServerId, Side};
 use super::table::Table;
 use super::{Change, Key, Reason, Time};
 use deadlines::Deadlines;
+use fickle::Fickle;
 use grants::Grants;
 use handover::LastOwners;
 use outages::Outages;
@@ -118,6 +120,7 @@ pub struct Detector {
     polled: bool,
     origins: LastOwners,
     checks: Checks,
+    fickle: Fickle,
     counts: Counts,
     out: VecDeque<Output>,
 }
@@ -142,6 +145,7 @@ impl Detector {
             polled: false,
             origins: LastOwners::default(),
             checks: Checks::default(),
+            fickle: Fickle::default(),
             counts: Counts::default(),
             out: VecDeque::new(),
         }
@@ -173,6 +177,9 @@ impl Detector {
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
             Input::Renewed(name) => self.renewed(now, name, false),
             Input::Placed(name) => self.renewed(now, name, true),
+            Input::Written(name, ttl_ms) => {
+                self.written(now, name, ttl_ms);
+            }
             Input::Ended(name, end) => {
                 self.note_end(name);
                 self.ended(now, name, end);
@@ -237,7 +244,8 @@ impl Detector {
 
     fn make(&mut self, now: Time, key: Key) -> u32 {
         let pass = self.pass_number.wrapping_sub(1);
-        self.table.insert(key.clone().as_bytes(), |_| Slot::new(key, now, pass))
+        let fickle = self.fickle.has(key.user());
+        self.table.insert(key.clone().as_bytes(), |_| Slot::new(key, now, pass, fickle))
     }
 
     /// Applies a verb to a slot; keeps the counts in step and reports the change.
@@ -286,6 +294,36 @@ impl Detector {
         }
     }
 
+    /// A daemon has written the key with this TTL: this one, or another that says so. The deadline only moves to an
+    /// earlier instant, so a message that is wrong costs a question. Returns whether that is news to other daemons.
+    pub fn written(&mut self, now: Time, name: &[u8], ttl_ms: u32) -> bool {
+        let Some(at) = self.table.find(name).filter(|&at| self.table[at].is_live()) else { return false };
+        let mut news = false;
+        self.apply(at, |slot| {
+            news = slot.shorten(now, ttl_ms);
+            None
+        });
+        if news && self.up && !self.table[at].waits() {
+            self.file(at, now);
+        }
+        news
+    }
+
+    /// As if the second question had confirmed each TTL.
+    #[cfg(test)]
+    fn confirm_all(&mut self) {
+        (0..self.table.end()).for_each(|at| self.table.get_mut(at).into_iter().for_each(Slot::confirm_ttl));
+    }
+
+    /// The user's program has given a key another TTL than before.
+    fn note_fickle(&mut self, at: u32, difference_ms: u64) {
+        self.checks.surprise();
+        if Fickle::shows(difference_ms) {
+            self.fickle.note(self.table[at].key().user());
+            self.table[at].put_fickle();
+        }
+    }
+
     /// Makes sure that a live key will be checked again: by a question if its TTL is unknown or suspect, otherwise at
     /// its deadline.
     fn look_after(&mut self, at: u32, now: Time) {
@@ -323,8 +361,10 @@ impl Detector {
             }
         };
         if verdict == Verdict::Ends {
-            if end == End::Expired && self.table[at].expires_early(now) {
-                self.checks.surprise();
+            if end == End::Expired
+                && let Some(early_ms) = self.table[at].expires_early(now)
+            {
+                self.note_fickle(at, early_ms);
             }
             self.end(at, now, reason);
         } else if !self.table[at].waits() {

@@ -295,14 +295,14 @@ impl Detector {
     fn apply_left(&mut self, at: u32, now: Time, left: Left) {
         let (missed, first_ttl, reason) = (self.missed, self.settings.first_ttl_ms, self.found_reason());
         let was_live = self.table[at].is_live();
-        let mut changed = false;
+        let mut changed = None;
         self.apply(at, |slot| {
             slot.distrust_before(missed);
             changed = slot.take_ttl(now, left, first_ttl);
             (!was_live).then(|| slot.revive(now, reason))
         });
-        if changed {
-            self.checks.surprise();
+        if let Some(difference_ms) = changed {
+            self.note_fickle(at, difference_ms);
         }
         if !was_live {
             self.grant_found(at, now);

@@ -29,8 +29,8 @@ pub(super) enum Lesson {
     Confirmed,
     /// The same TTL, too long after the `set` to exclude a coincidence.
     Same,
-    /// Another TTL.
-    Other(u32),
+    /// Another TTL, and by how much it differs at least, in milliseconds.
+    Other(u32, u64),
     /// A longer TTL, but maybe only a renewal by EXPIRE.
     Unsure,
 }
@@ -52,9 +52,9 @@ impl Left {
     pub(super) fn compare(self, known: u32, heard: Time) -> Lesson {
         let ttl = self.ttl(heard);
         let fresh = self.sent.since(heard) <= u64::from(known) / 4;
-        let differs = u64::from(ttl.abs_diff(known)) > SAME_TTL_MS + self.came.since(self.sent);
-        match (differs, fresh) {
-            (true, _) if ttl < known || fresh => Lesson::Other(ttl),
+        let difference = u64::from(ttl.abs_diff(known)).saturating_sub(self.came.since(self.sent));
+        match (difference > SAME_TTL_MS, fresh) {
+            (true, _) if ttl < known || fresh => Lesson::Other(ttl, difference),
             (true, _) => Lesson::Unsure,
             (false, true) => Lesson::Confirmed,
             (false, false) => Lesson::Same,
@@ -107,14 +107,19 @@ mod tests {
     #[test]
     fn longer_ttl_is_believed_only_while_fresh() {
         let heard = Time::from_ms(0);
-        assert_eq!(left(59_999, 1, 1).compare(30_000, heard), Lesson::Other(60_000));
-        assert_eq!(left(52_500, 7_500, 7_500).compare(30_000, heard), Lesson::Other(60_000), "a quarter");
+        assert_eq!(left(59_999, 1, 1).compare(30_000, heard), Lesson::Other(60_000, 30_000));
+        let quarter = left(52_500, 7_500, 7_500).compare(30_000, heard);
+        assert_eq!(quarter, Lesson::Other(60_000, 30_000), "a quarter");
         assert_eq!(left(52_499, 7_501, 7_501).compare(30_000, heard), Lesson::Unsure);
-        assert_eq!(left(1_000, 9_000, 9_000).compare(30_000, heard), Lesson::Other(10_000), "shorter");
+        assert_eq!(
+            left(1_000, 9_000, 9_000).compare(30_000, heard),
+            Lesson::Other(10_000, 20_000),
+            "shorter"
+        );
         assert_eq!(left(29_999, 1, 1).compare(30_000, heard), Lesson::Confirmed);
         assert_eq!(left(20_000, 10_000, 10_000).compare(30_000, heard), Lesson::Same);
         assert_eq!(left(29_950, 0, 0).compare(30_000, heard), Lesson::Confirmed, "50 ms are the same");
-        assert_eq!(left(1_949, 0, 0).compare(2_000, heard), Lesson::Other(1_949), "51 ms are not");
+        assert_eq!(left(1_949, 0, 0).compare(2_000, heard), Lesson::Other(1_949, 51), "51 ms are not");
         assert_eq!(left(1_949, 0, 1).compare(2_000, heard), Lesson::Confirmed, "the answer took 1 ms");
     }
 

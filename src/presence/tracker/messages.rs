@@ -7,12 +7,17 @@ use crate::presence::{Answer, BatchId, Change, Input, Key, ServerId};
 /// Identifies a link among all that there ever were in this run, and the server that it belongs to.
 pub type LinkId = ServerId;
 
+/// Keys that a daemon has written, with their TTLs in milliseconds.
+pub type WrittenKeys = Vec<(Key, u32)>;
+
 /// Something that the tracker must know.
 pub enum Notice {
     /// These primaries there are now.
     Topology(Fleet),
     /// A link reports.
     Link(LinkId, LinkNotice),
+    /// This daemon has written these keys with these TTLs in milliseconds.
+    Written(WrittenKeys),
     /// Time has passed. Due at [`super::Tracker::next_due`], and at least once a second.
     Due,
 }
@@ -79,6 +84,9 @@ pub enum Action {
     Scan(LinkId, u8, u64),
     /// Send the canary.
     Canary(LinkId),
+    /// Tell the other daemons that this one has written these keys with these TTLs in milliseconds, which are shorter than
+    /// was believed.
+    Announce(LinkId, WrittenKeys),
     /// Start a link to the primary of this id.
     Open {
         /// The link's name.

@@ -25,7 +25,7 @@ mod topology;
 mod whole_user;
 
 pub use gap::Cause;
-pub use messages::{Action, Event, LinkId, LinkNotice, Notice};
+pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
@@ -119,6 +119,7 @@ impl Tracker {
         match notice {
             Notice::Topology(fleet) => self.follow(now, fleet),
             Notice::Due => self.due(now),
+            Notice::Written(keys) => self.written(now, &keys),
             Notice::Link(link, notice) => {
                 // A link that was ended for good may have sent something before.
                 let known = |server: &Server| server.link == link && !server.has_left();

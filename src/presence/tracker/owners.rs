@@ -3,8 +3,9 @@
 use super::gap::Cause;
 use super::server::{Phase, Server};
 use super::topology::{Elsewhere, Fleet, Primary};
-use super::{Action, Tracker};
-use crate::presence::{Answer, Input, Moved, Time};
+use super::{Action, Tracker, WrittenKeys};
+use crate::presence::{Answer, Input, Key, Moved, Time};
+use std::collections::BTreeMap;
 
 /// How often the keys of a server that left are offered again while some slots have no owner, in milliseconds.
 const RETIRE_EVERY_MS: u64 = 500;
@@ -98,6 +99,22 @@ impl Tracker {
     /// The server that follows the primary of this id.
     fn place_of(&self, id: &str) -> Option<usize> {
         self.servers.iter().position(|server| server.primary.id == id && !server.has_left())
+    }
+
+    /// This daemon has written these keys. Their own event need not have arrived; it only moves a deadline further.
+    pub(super) fn written(&mut self, now: Time, keys: &[(Key, u32)]) {
+        let mut news: BTreeMap<usize, WrittenKeys> = BTreeMap::new();
+        for (key, ttl_ms) in keys {
+            let slot = (self.settings.slot)(key);
+            let owner = self.fleet.owner(slot).and_then(|primary| self.place_of(&primary.id));
+            let Some(at) = owner else { continue };
+            if self.servers[at].detector.written(now, key.as_bytes(), *ttl_ms) {
+                news.entry(at).or_default().push((key.clone(), *ttl_ms));
+            }
+        }
+        for (at, keys) in news {
+            self.out.push_back(Action::Announce(self.servers[at].link, keys));
+        }
     }
 
     /// A server's answers name the owners of some slots: newer than the topology. An answer that a key has not come

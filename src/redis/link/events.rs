@@ -6,24 +6,36 @@ use crate::redis::target::Target;
 use anyhow::{Result, bail};
 use redis_protocol::resp2::types::RangeFrame;
 use std::ops::ControlFlow;
+use tracing::debug;
 
 /// Advice for a subscription that stays silent.
 pub(in crate::redis) const NEEDS: &str = "an ACL user needs +subscribe and &__keyevent@*";
 
 /// A subscription to the channels of one server.
-pub(in crate::redis) struct EventStream(RespConnection);
+pub(in crate::redis) struct EventStream {
+    connection: RespConnection,
+    /// The server has confirmed the subscription to a channel.
+    confirmed: bool,
+}
 
 impl EventStream {
-    /// Connects and sends SUBSCRIBE. Only a message proves that the subscription is active.
+    /// Connects and sends SUBSCRIBE. Only a message proves that the subscription is active. If the server refuses the
+    /// channel `extra`, the stream works without it.
     ///
     /// # Errors
     /// See [`RespConnection::open`].
-    pub(in crate::redis) async fn subscribe(target: &Target, channels: &[String]) -> Result<EventStream> {
+    pub(in crate::redis) async fn subscribe(
+        target: &Target,
+        channels: &[String],
+        extra: Option<&str>,
+    ) -> Result<EventStream> {
         let mut connection = RespConnection::open(target, "keybeat-events").await?;
         let command: Vec<&str> =
             ["SUBSCRIBE"].into_iter().chain(channels.iter().map(String::as_str)).collect();
-        connection.send(&Commands::one(&command)).await?;
-        Ok(EventStream(connection))
+        let mut commands = Commands::one(&command);
+        extra.into_iter().for_each(|channel| commands.add(&["SUBSCRIBE", channel]));
+        connection.send(&commands).await?;
+        Ok(EventStream { connection, confirmed: false })
     }
 
     /// Waits for the next messages and passes each to `take`: the operation that its channel names, and its payload.
@@ -38,7 +50,17 @@ impl EventStream {
     ) -> Result<()> {
         let mut any = false;
         loop {
-            self.0.each(|frame, bytes| {
+            let confirmed = &mut self.confirmed;
+            self.connection.each(|frame, bytes| {
+                // Redis refuses a SUBSCRIBE as a whole, and answers in order.
+                if let (true, RangeFrame::Error(why)) = (*confirmed, &frame) {
+                    debug!(
+                        "an optional channel was refused: {}",
+                        String::from_utf8_lossy(&bytes[why.0..why.1])
+                    );
+                    return Ok(true);
+                }
+                *confirmed = *confirmed || confirms(&frame, bytes);
                 let Some((operation, payload)) = message(&frame, bytes)? else { return Ok(true) };
                 any = true;
                 Ok(take(operation, payload).is_continue())
@@ -46,9 +68,15 @@ impl EventStream {
             if any {
                 return Ok(());
             }
-            self.0.fill().await?;
+            self.connection.fill().await?;
         }
     }
+}
+
+/// Does the frame confirm a subscription?
+fn confirms(frame: &RangeFrame, bytes: &[u8]) -> bool {
+    let RangeFrame::Array(parts) = frame else { return false };
+    matches!(parts.first(), Some(RangeFrame::BulkString(kind)) if &bytes[kind.0..kind.1] == b"subscribe")
 }
 
 /// Operation and payload of a frame, if it is a message of a keyspace channel.
@@ -85,7 +113,7 @@ mod tests {
     /// A stream and its server's end.
     fn stream(room: usize) -> (EventStream, tokio::io::DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(room);
-        (EventStream(RespConnection::over(ours)), theirs)
+        (EventStream { connection: RespConnection::over(ours), confirmed: false }, theirs)
     }
 
     async fn take(stream: &mut EventStream, most: usize) -> Result<String> {
@@ -157,6 +185,17 @@ mod tests {
         let endless = async { while server.write_all(&[b'$'; 4096]).await.is_ok() {} };
         let (error, ()) = tokio::join!(async move { take(&mut stream, 1).await.unwrap_err() }, endless);
         assert!(error.to_string().contains("such a long name"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn refused_extra_channel_is_no_error() {
+        let (mut stream, mut server) = stream(4096);
+        let confirmed = b"*3\r\n$9\r\nsubscribe\r\n$18\r\n__keyevent@0__:del\r\n:1\r\n";
+        server
+            .write_all(&[&confirmed[..], b"-NOPERM no channel\r\n", ENDED, b"a\r\n"].concat())
+            .await
+            .unwrap();
+        assert_eq!(take(&mut stream, 1).await.unwrap(), "a");
     }
 
     fn read(bytes: &[u8]) -> Result<Option<(&str, &[u8])>> {

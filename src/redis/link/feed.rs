@@ -1,6 +1,7 @@
 //! What a link reports to the driver, and what the driver orders.
 
 use crate::presence::{Answer, BatchId, Cause, Key};
+use crate::redis::channel::Message;
 use crate::redis::cluster::Redirection;
 use crate::redis::link::parser::Events;
 use crate::redis::scan::ScanPage;
@@ -78,6 +79,8 @@ pub enum Order {
     Scan(u8, u64),
     /// Renew the canary.
     Canary,
+    /// Publish this to the other daemons.
+    Announce(Message),
     /// Close the connections and reconnect, for this cause.
     Restart(Cause),
 }

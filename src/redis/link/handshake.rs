@@ -78,7 +78,9 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         has_all_slots(client.pipeline(), &primary).await?;
     }
     let classes = configure(client.pipeline(), settings, &mut memory.logged).await?;
-    let mut stream = EventStream::subscribe(&primary, &settings.names.channels()).await?;
+    let mut stream =
+        EventStream::subscribe(&primary, &settings.names.channels(), Some(&settings.names.daemons_channel()))
+            .await?;
     let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let parser = Parser::new(settings.names.clone(), &settings.daemon, name, settings.seal.clone());
     let mut trial = Trial { settings, pipeline: client.pipeline(), parser: &parser, stream: &mut stream };

@@ -20,6 +20,7 @@ pub use feed::{CanaryReply, Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
 use crate::presence::Cause;
+use crate::redis::channel::{Channel, Message};
 use crate::redis::info::REFUSED;
 use crate::redis::link::canary_key::{CanaryKey, CanaryProof};
 use crate::redis::link::events::EventStream;
@@ -171,7 +172,7 @@ async fn serve(
     let worker = Worker { settings, pipeline, parser, canary, silent, refusals, size, feed, tasks };
     tokio::select! {
         ended = watch_classes(pipeline, classes) => ended,
-        ended = pump(stream, parser, silent, feed) => ended,
+        ended = pump(stream, (parser, &settings.channel), silent, feed) => ended,
         ended = worker.run(orders) => ended,
         why = client.lost() => why.context("the command connection was lost").into(),
         ended = watch_primary(&settings.target, &primary) => ended,
@@ -180,7 +181,12 @@ async fn serve(
 }
 
 /// Passes events from the stream to the driver, in chunks.
-async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &Feeder) -> Ended {
+async fn pump(
+    mut stream: EventStream,
+    (parser, channel): (&Parser, &Channel),
+    silent: Silent,
+    feed: &Feeder,
+) -> Ended {
     let mut proof = CanaryProof::default();
     loop {
         let mut chunk = Events::default();
@@ -190,9 +196,10 @@ async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &F
             match parser.parse(operation, payload) {
                 Parsed::Evidence(kind, name) => chunk.push(kind, &name),
                 Parsed::CanaryKey if proof.take(operation, silent) => chunk.push(Kind::Canary, b""),
+                Parsed::Daemons(payload) => receive(channel, payload, &mut chunk),
                 Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
             }
-            if publishes_set || chunk.len() == CHUNK {
+            if publishes_set || chunk.len() >= CHUNK {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -207,6 +214,17 @@ async fn pump(mut stream: EventStream, parser: &Parser, silent: Silent, feed: &F
         if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
             return Ended::stopping();
         }
+    }
+}
+
+/// Takes in a message of another daemon. What it says of keys takes its place among the events.
+fn receive(channel: &Channel, payload: &[u8], chunk: &mut Events) {
+    match channel.read(payload) {
+        Some(Message::Ttls { keys }) => {
+            keys.iter().for_each(|(key, ttl_ms)| chunk.push(Kind::Written(*ttl_ms), key.as_bytes()));
+        }
+        Some(other) => channel.pass_on(other),
+        None => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! Carries out the driver's orders, many at a time.
 
 use crate::presence::{BatchId, Key, Side};
+use crate::redis::channel::Message;
 use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
@@ -46,6 +47,7 @@ impl Worker<'_> {
                 Some(Order::Ask(batch, keys)) => self.ask(batch, keys),
                 Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
                 Some(Order::Canary) => self.renew_canary(),
+                Some(Order::Announce(message)) => self.announce(&message),
                 Some(Order::Restart(cause)) => {
                     let why = anyhow!(cause.text());
                     return Ended { cause, why };
@@ -90,6 +92,20 @@ impl Worker<'_> {
         self.tasks.spawn(async move {
             let sent = canary_key::send(&pipeline, key, silent, marks, &refusals).await;
             feed.send(Feed::Canary(sent.context("the canary could not be sent")?)).await
+        });
+    }
+
+    /// Publishes a message to the other daemons. A refusal costs them a late notice, so it does not end the connection.
+    fn announce(&mut self, message: &Message) {
+        let (settings, pipeline) = (self.settings.clone(), self.pipeline.clone());
+        let payloads = settings.channel.payloads(message);
+        self.tasks.spawn(async move {
+            let name = settings.names.daemons_channel();
+            for payload in payloads {
+                let sent = pipeline.one(&["PUBLISH", &name, &payload]).await;
+                settings.channel.sent(sent.is_ok_and(|reply| reply.accepted().is_ok()));
+            }
+            Ok(())
         });
     }
 

@@ -20,6 +20,8 @@ pub enum Kind {
     Canary,
     /// A mark that the writer published.
     Mark(u64),
+    /// Another daemon says that it wrote the key with this TTL in milliseconds.
+    Written(u32),
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -64,6 +66,7 @@ pub struct Parser {
     names: Names,
     canary_key: Vec<u8>,
     daemon: String,
+    daemons_operation: String,
     stream: String,
     seal: Seal,
 }
@@ -77,6 +80,8 @@ pub enum Parsed<'a> {
     Hello,
     /// An event of the canary's key.
     CanaryKey,
+    /// A message of the daemons' channel, of this daemon or of another one, or forged.
+    Daemons(&'a [u8]),
     /// Not ours: no presence key, or of another daemon.
     Foreign,
 }
@@ -92,7 +97,8 @@ impl Parser {
     /// A parser for one connection, named `stream`, of the daemon named `daemon`.
     pub fn new(names: Names, daemon: &str, stream: String, seal: Seal) -> Parser {
         let canary_key = names.canary_key(daemon).into_bytes();
-        Parser { names, canary_key, daemon: daemon.to_owned(), stream, seal }
+        let daemons_operation = names.daemons_operation();
+        Parser { names, canary_key, daemon: daemon.to_owned(), daemons_operation, stream, seal }
     }
 
     /// Parses one message: the operation that the channel names, and its payload.
@@ -110,6 +116,7 @@ impl Parser {
             "evicted" => Kind::Ended(End::Evicted),
             // The `set` that follows a `new` teaches the TTL: the question waits for it, or comes after it.
             "new" | "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
+            _ if operation == self.daemons_operation => return Parsed::Daemons(payload),
             _ => return Parsed::Foreign,
         };
         self.names.name(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
@@ -207,6 +214,7 @@ impl Events {
                 Kind::Fence(batch, side) => Input::Fence(batch, side),
                 Kind::Canary => return Item::Canary,
                 Kind::Mark(mark) => return Item::Mark(mark),
+                Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
             })
         })
     }
@@ -243,6 +251,8 @@ mod tests {
             assert_eq!(parsed, Parsed::Evidence(kind, b"alice".as_slice().into()), "{operation}");
         }
         assert_eq!(parser.parse("lpush", b"presence:alice"), Parsed::Foreign);
+        assert_eq!(parser.parse("keybeat-daemons:presence:", b"{}"), Parsed::Daemons(b"{}"));
+        assert_eq!(parser.parse("keybeat-daemons:presence:eu:", b"{}"), Parsed::Foreign);
         assert_eq!(parser.parse("set", b"session:alice"), Parsed::Foreign);
         for (operation, key) in [("set", &b"presence:#canary:#:d1"[..]), ("del", b"presence:#canary:#:d1:77")]
         {

@@ -1,5 +1,6 @@
 //! The settings of a link, which all its parts share.
 
+use crate::redis::channel::Channel;
 use crate::redis::cluster::Topology;
 use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
@@ -18,6 +19,8 @@ pub struct LinkSettings {
     pub daemon: String,
     /// Which node of a cluster; `None` for a server that stands alone.
     pub place: Option<ClusterPlace>,
+    /// Messages between daemons.
+    pub channel: Channel,
     /// Signs the daemon's marks.
     pub seal: Seal,
     /// Publishes the address of the current primary to the writer.

@@ -17,7 +17,8 @@ pub use token::{Departure, SocketValue, Token};
 
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::presence::Key;
+use crate::presence::{Key, WrittenKeys};
+use crate::redis::channel::{Channel, Message};
 use crate::redis::cluster::{Node, Topology};
 use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
@@ -28,7 +29,7 @@ use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 /// The longest time to send a mark to one server.
@@ -45,6 +46,9 @@ pub struct Store {
     daemon: String,
     seal: Seal,
     ttl: Duration,
+    /// The driver notes which keys were written with which TTL.
+    written: Option<mpsc::Sender<WrittenKeys>>,
+    channel: Channel,
     metrics: Arc<Metrics>,
     /// A server refused `SET … GET`: it is older than 6.2, or the rights do not allow it.
     without_get: AtomicBool,
@@ -60,7 +64,14 @@ impl Store {
         metrics: Arc<Metrics>,
     ) -> Store {
         let servers = Servers::new(topology, primary);
-        Store { servers, names, daemon, seal, ttl, metrics, without_get: AtomicBool::new(false) }
+        let channel = Channel::new(&daemon, metrics.clone());
+        let (written, without_get) = (None, AtomicBool::new(false));
+        Store { servers, names, daemon, seal, ttl, written, channel, metrics, without_get }
+    }
+
+    /// The same store, which also reports to the driver what it writes, and publishes messages over `channel`.
+    pub fn reporting(self, written: mpsc::Sender<WrittenKeys>, channel: Channel) -> Store {
+        Store { written: Some(written), channel, ..self }
     }
 
     /// The TTL of heartbeats that do not name one.
@@ -73,13 +84,26 @@ impl Store {
     /// # Errors
     /// At least one key was not written.
     pub async fn beat(&self, keys: &[(Key, Option<u64>)]) -> Result<(), Error> {
+        let ttl_of = |ttl_ms: &Option<u64>| ttl_ms.unwrap_or(self.ttl.as_millis() as u64);
         let set = |(key, ttl_ms): &(Key, Option<u64>)| {
-            let ttl = ttl_ms.unwrap_or(self.ttl.as_millis() as u64);
-            self.command("SET", key, vec!["1".into(), "PX".into(), ttl.to_string()])
+            self.command("SET", key, vec!["1".into(), "PX".into(), ttl_of(ttl_ms).to_string()])
         };
-        self.write(keys.iter().map(set).collect()).await?;
+        let done = self.write(keys.iter().map(set).collect()).await;
+        // Some of the keys may be written although others are not.
+        self.report(keys.iter().map(|(key, ttl_ms)| (key.clone(), ttl_of(ttl_ms))));
+        done?;
         self.metrics.heartbeats.inc_by(keys.len() as u64);
         Ok(())
+    }
+
+    /// Reports the TTLs of keys that were written just now, so that this daemon and all others know their deadlines. If
+    /// too many reports wait, a shorter TTL may be noticed late.
+    pub fn report(&self, keys: impl Iterator<Item = (Key, u64)>) {
+        let Some(written) = &self.written else { return };
+        let keys = keys.map(|(key, ttl_ms)| (key, u32::try_from(ttl_ms).unwrap_or(u32::MAX)));
+        if written.try_send(keys.collect()).is_err() {
+            self.channel.dropped();
+        }
     }
 
     /// Deletes the daemon's canary keys.
@@ -118,6 +142,34 @@ impl Store {
                 Err(why) => failed = Some(why),
             }
         }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Publishes a message to the other daemons, at the first server that takes it. Each server of a cluster forwards it.
+    ///
+    /// # Errors
+    /// No server took the message. The daemon's rights may not include the channel.
+    pub async fn announce(&self, message: &Message) -> Result<(), Error> {
+        let topology = self.servers.known().await?;
+        let (name, channel) = (self.names.daemons_channel(), &self.channel);
+        let mut failed = None;
+        for lane in self.servers.lanes(&topology).values() {
+            let sent = lane.write(async |pipeline: &Pipeline| {
+                for payload in channel.payloads(message) {
+                    pipeline.one(&["PUBLISH", &name, &payload]).await?.accepted()?;
+                }
+                Ok(())
+            });
+            let sent = timeout(MARK, sent).await;
+            match sent.unwrap_or_else(|_| Err(Error::RedisUnavailable("no answer".into()))) {
+                Ok(()) => {
+                    channel.sent(true);
+                    return Ok(());
+                }
+                Err(why) => failed = Some(why),
+            }
+        }
+        channel.sent(false);
         failed.map_or(Ok(()), Err)
     }
 

@@ -95,6 +95,7 @@ impl Store {
             self.command("SET", &renewal.key, more)
         };
         let answers = self.servers.send(renewals.iter().map(set).collect()).await;
+        self.report(renewals.iter().map(|renewal| (renewal.key.clone(), ttl_ms as u64)));
         let renewed = |(renewal, answer): (&Renewal, Result<RedisReply, Error>)| {
             let answer = answer?;
             if answer == RedisReply::Nil && !renewal.creates {

@@ -24,7 +24,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
     (
         "redis",
         &[
-            "glob tls url retry_delay password_file",
+            "glob tls url retry_delay channel password_file",
             "names",
             "target",
             "resp",

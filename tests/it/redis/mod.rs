@@ -8,3 +8,4 @@ mod key_pattern;
 mod lifecycle;
 mod outages;
 mod sessions;
+mod ttls;

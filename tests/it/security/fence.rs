@@ -48,7 +48,10 @@ fn outside(words: &[String]) -> Option<String> {
             let pattern = rest.iter().skip_while(|word| word.to_uppercase() != "MATCH").nth(1);
             pattern.filter(|pattern| !pattern.starts_with(r"pre\\[sx\\]\\*\\?ence:")).cloned()
         }
-        "PUBLISH" => Some(rest[0].clone()).filter(|channel| channel != "__keyevent@0__:keybeat-fence"),
+        "PUBLISH" => Some(rest[0].clone()).filter(|channel| {
+            let own = channel.strip_prefix("__keyevent@0__:");
+            own != Some("keybeat-fence") && own != Some(&format!("keybeat-daemons:{PREFIX}"))
+        }),
         "SUBSCRIBE" => rest.iter().find(|channel| !channel.starts_with("__keyevent@0__:")).cloned(),
         "CONFIG" => rest.get(1).filter(|name| *name != "notify-keyspace-events").cloned(),
         "HELLO" | "CLIENT" | "INFO" | "PING" | "SELECT" | "DBSIZE" | "MULTI" | "EXEC" => None,

@@ -25,6 +25,24 @@ impl Slot {
         (!live).then(|| self.revive(now, Reason::Heartbeat))
     }
 
+    /// A daemon wrote it with this TTL. Returns whether that is shorter than was believed. A longer TTL is left to the
+    /// probe at the deadline.
+    pub fn shorten(&mut self, now: Time, ttl_ms: u32) -> bool {
+        let ttl_ms = ttl_ms.max(1);
+        let shorter = self.ttl != 0 && self.ttl.saturating_sub(ttl_ms) > SAME_TTL_MS as u32;
+        if shorter {
+            self.ttl = ttl_ms;
+            self.said = true;
+        }
+        // A grant stands: its absence proves nothing before.
+        let ends = now.plus(u64::from(ttl_ms));
+        let earlier = !self.flags.has(Flags::GRANTED) && self.deadline.since(ends) > SAME_TTL_MS;
+        if earlier {
+            self.deadline = ends;
+        }
+        shorter || earlier
+    }
+
     /// Events since `missed` may be missing: a `set` that arrived before it need not be the last.
     pub fn distrust_before(&mut self, missed: Time) {
         if self.last_seen < missed {
@@ -45,9 +63,11 @@ impl Slot {
         if granted { Verdict::Kept } else { Verdict::Ends }
     }
 
-    /// Whether `expired` at `now` shows that the program has changed the TTL.
-    pub fn expires_early(&self, now: Time) -> bool {
-        self.deadline.since(now) > SAME_TTL_MS && !self.is_immortal() && !self.deadline_is_guessed()
+    /// By how many milliseconds `expired` at `now` comes too early, so that the program must have changed the TTL.
+    pub fn expires_early(&self, now: Time) -> Option<u64> {
+        let early_ms = self.deadline.since(now);
+        let known = !self.is_immortal() && !self.deadline_is_guessed();
+        (early_ms > SAME_TTL_MS && known).then_some(early_ms)
     }
 
     /// `del` came for a live key, from a server that is not part of a cluster.
@@ -105,11 +125,11 @@ impl Slot {
 
 /// Answers.
 impl Slot {
-    /// An answer gave the rest of the TTL. Returns whether the TTL is another than was known. The caller
-    /// [revives](Slot::revive) a key that was not live.
-    pub fn take_ttl(&mut self, now: Time, left: Left, first_ttl: u64) -> bool {
+    /// An answer gave the rest of the TTL. Returns by how many milliseconds the TTL differs from the known one, if it does.
+    /// The caller [revives](Slot::revive) a key that was not live.
+    pub fn take_ttl(&mut self, now: Time, left: Left, first_ttl: u64) -> Option<u64> {
         let changed = self.learn(left);
-        self.know_at_least(left.ms, first_ttl);
+        let changed = self.know_at_least(left.ms, first_ttl).or(changed);
         self.flags.put(Flags::ASK | Flags::GONE, false);
         let heard = self.flags.has(Flags::HEARD);
         let (low, high) = (left.sent.plus(left.ms), left.came.plus(left.ms));
@@ -127,9 +147,9 @@ impl Slot {
     }
 
     /// Learns the TTL from an answer that follows a `set`.
-    fn learn(&mut self, left: Left) -> bool {
+    fn learn(&mut self, left: Left) -> Option<u64> {
         if !self.flags.has(Flags::HEARD) {
-            return false;
+            return None;
         }
         if self.ttl == 0 || self.flags.has(Flags::LEAST) {
             // Without a question that followed a `set` there is nothing to learn from.
@@ -137,36 +157,46 @@ impl Slot {
             if learns {
                 self.ttl = left.ttl(self.last_seen);
                 self.flags.put(Flags::LEAST, false);
+                // The next `set` may have another.
+                self.flags.put(Flags::UNCONFIRMED, true);
             }
             self.flags.put(Flags::HEARD, learns);
-            return false;
+            return None;
         }
-        match left.compare(self.ttl, self.last_seen) {
-            Lesson::Other(ttl) => {
+        let lesson = left.compare(self.ttl, self.last_seen);
+        // What a daemon said shows nothing about the user's program.
+        let said = self.said;
+        self.said = said && lesson == Lesson::Unsure;
+        match lesson {
+            Lesson::Other(ttl, difference_ms) => {
                 self.ttl = ttl;
-                self.flags.put(Flags::VARIES, true);
-                return true;
+                self.flags.put(Flags::UNCONFIRMED, true);
+                return (!said).then_some(difference_ms);
             }
             // Not learnt from this answer. The next `set` is checked, which tells.
             Lesson::Unsure => {
-                self.flags.put(Flags::VARIES, true);
+                self.flags.put(Flags::UNCONFIRMED, true);
                 self.flags.put(Flags::HEARD, false);
             }
-            Lesson::Confirmed => self.flags.put(Flags::VARIES, false),
+            Lesson::Confirmed => self.flags.put(Flags::UNCONFIRMED, false),
             Lesson::Same => {}
         }
-        false
+        None
     }
 
     /// A TTL is at least what an answer leaves of it. It is remembered although no `set` gave it, since a grant must
-    /// be as long as the pause between two heartbeats. The next `set` is checked, which tells the true one.
-    fn know_at_least(&mut self, left: u64, first_ttl: u64) {
-        if left > self.ttl_or(first_ttl) + SAME_TTL_MS {
-            self.flags.put(Flags::VARIES, self.ttl != 0);
+    /// be as long as the pause between two heartbeats. The next `set` is checked, which tells the true one. Returns by how
+    /// many milliseconds a TTL that was learnt was too short.
+    fn know_at_least(&mut self, left: u64, first_ttl: u64) -> Option<u64> {
+        let more = left.saturating_sub(self.ttl_or(first_ttl));
+        let learnt = self.ttl != 0 && !self.said;
+        if more > SAME_TTL_MS {
+            self.flags.put(Flags::UNCONFIRMED, self.ttl != 0);
             self.ttl = left as u32;
             self.flags.put(Flags::LEAST, true);
             self.flags.put(Flags::HEARD, false);
         }
+        (more > SAME_TTL_MS && learnt).then_some(more)
     }
 
     /// An answer said that it has no TTL. The caller [revives](Slot::revive) a key that was not live.
@@ -283,6 +313,7 @@ impl Slot {
             deadline: self.deadline,
             ttl_ms: self.ttl,
             granted: self.flags.has(Flags::GRANTED),
+            fickle: self.flags.has(Flags::FICKLE),
             not_yet,
         }
     }

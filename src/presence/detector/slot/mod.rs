@@ -10,6 +10,7 @@
 //! | event | asked | live | granted | doubted | adopted | moved |
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | `set`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
+//! | a daemon wrote it: [`shorten`](Slot::shorten) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
 //! | `del`: [`delete`](Slot::delete) | – | ends | ends | ends | → doubted | ends |
 //! | `del` in a cluster: [`doubt`](Slot::doubt) | – | → doubted | → doubted | – | → doubted | → doubted |
@@ -49,6 +50,8 @@ pub(super) struct Slot {
     flags: Flags,
     /// The last pass that asked for it or found it named.
     pass: u8,
+    /// `ttl` is what a daemon said that it wrote, and no answer has shown it.
+    said: bool,
 }
 
 /// The facts of a slot, packed.
@@ -65,8 +68,8 @@ impl Flags {
     const GRANTED: u16 = 8;
     /// `last_seen` is the arrival of a `set`.
     const HEARD: u16 = 16;
-    /// Its program changes the TTL: each renewal is checked.
-    const VARIES: u16 = 32;
+    /// Its TTL is known from one answer alone: the next renewal is checked.
+    const UNCONFIRMED: u16 = 32;
     /// The pass waits for its answer.
     const PASS: u16 = 64;
     /// Its TTL is to be learnt.
@@ -86,9 +89,11 @@ impl Flags {
     const EAGER: u16 = 8192;
     /// Redis does not have it, although a grant keeps it live: only a `set` brings it back.
     const GONE: u16 = 16384;
+    /// The user's program varies the TTL: each renewal is checked.
+    const FICKLE: u16 = 32768;
     /// It is to be asked for before its deadline.
     const ASK: u16 = Flags::LEARN | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED;
-    /// What concerns its question, which outlives the key.
+    /// Everything about its question, which outlives the key.
     const QUESTION: u16 = Flags::QUEUED | Flags::OVERTAKEN | Flags::PASS;
 
     /// Whether one of these flags is set.
@@ -145,9 +150,9 @@ impl Named for Slot {
 /// Questions and passes.
 impl Slot {
     /// A slot that is not live yet. `pass` is any pass but the current one.
-    pub(super) fn new(key: Key, now: Time, pass: u8) -> Slot {
-        let flags = Flags::default();
-        Slot { key, deadline: now, last_seen: now, ttl: 0, filed: 0, batch: 0, flags, pass }
+    pub(super) fn new(key: Key, now: Time, pass: u8, fickle: bool) -> Slot {
+        let flags = Flags(if fickle { Flags::FICKLE } else { 0 });
+        Slot { key, deadline: now, last_seen: now, ttl: 0, filed: 0, batch: 0, flags, pass, said: false }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -303,7 +308,18 @@ impl Slot {
 
     /// Whether this renewal's TTL is to be checked; `all` if the renewals of all keys are.
     pub(super) fn wants_check(&self, all: bool) -> bool {
-        self.flags.has(Flags::HEARD) && (all || self.flags.has(Flags::VARIES))
+        self.flags.has(Flags::HEARD) && (all || self.flags.has(Flags::UNCONFIRMED | Flags::FICKLE))
+    }
+
+    /// The known TTL is confirmed.
+    #[cfg(test)]
+    pub(super) fn confirm_ttl(&mut self) {
+        self.flags.put(Flags::UNCONFIRMED, false);
+    }
+
+    /// Each renewal is checked from now on.
+    pub(super) fn put_fickle(&mut self) {
+        self.flags.put(Flags::FICKLE, true);
     }
 
     /// Whether the deadline is only a guess: no answer gave the TTL, no `set` gave its start, no grant set it.
@@ -386,7 +402,8 @@ impl Slot {
         self.deadline = now;
         self.ttl = 0;
         self.filed = 0;
-        self.flags.0 &= Flags::QUESTION;
+        self.said = false;
+        self.flags.0 &= Flags::QUESTION | Flags::FICKLE;
         change
     }
 }

@@ -174,7 +174,7 @@ fn grant_of_the_other_server_counts_for_a_live_key() {
     );
     // A heartbeat that was heard here later decides.
     check(
-        "0 up r; 0 page; 1 set a; 2 answered a=29; 20 set a; 21 adopted a 10 40 granted; 22 answered a=-",
+        "0 up r; 0 page; 1 set a; 2 answered a=29; 2 calm; 20 set a; 21 adopted a 10 40 granted; 22 answered a=-",
         "0 reconciled; 1 +a Heartbeat seen 1; 1 ask a; 21 ask a; 22 -a Reconciled at 22 seen 20",
     );
 }

@@ -6,11 +6,11 @@ use super::*;
 #[test]
 fn heartbeat_starts_and_probe_ends_presence() {
     check(
-        "0 up r; 0 page; 5 set a; 6 answered a=10; 14 set a; 23 due; 24 due; 25 expired a",
+        "0 up r; 0 page; 5 set a; 6 answered a=10; 6 calm; 14 set a; 23 due; 24 due; 25 expired a",
         "0 reconciled; 5 +a Heartbeat seen 5; 5 ask a; 25 -a Expired at 24 seen 14",
     );
     check(
-        "0 up r; 0 page; 5 set a; 6 answered a=10; 14 set a; 24 due; 25 due; 26 answered a=-",
+        "0 up r; 0 page; 5 set a; 6 answered a=10; 6 calm; 14 set a; 24 due; 25 due; 26 answered a=-",
         "0 reconciled; 5 +a Heartbeat seen 5; 5 ask a; 25 ask a; 26 -a Expired at 24 seen 14",
     );
 }
@@ -18,7 +18,7 @@ fn heartbeat_starts_and_probe_ends_presence() {
 #[test]
 fn renewal_costs_no_question() {
     check(
-        "0 up r; 0 page; 5 set a; 6 answered a=29; 15 set a; 25 set a; 35 set a; 36 due; 60 set a; 66 due",
+        "0 up r; 0 page; 5 set a; 6 answered a=29; 6 calm; 15 set a; 25 set a; 35 set a; 36 due; 60 set a; 66 due",
         "0 reconciled; 5 +a Heartbeat seen 5; 5 ask a",
     );
 }
@@ -108,7 +108,7 @@ fn renewal_cancels_a_waiting_probe() {
     let settings = Settings { first_ttl_ms: 30, batch_keys: 1, due_batches: 1, ..Settings::default() };
     check_with(
         settings,
-        "0 up r; 0 page; 0 set a; 0 set b; 0 answered a=30; 0 answered b=30; 31 due; 32 set b; 33 answered a=-; 63 due",
+        "0 up r; 0 page; 0 set a; 0 set b; 0 answered a=30; 0 answered b=30; 0 calm; 31 due; 32 set b; 33 answered a=-; 63 due",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 0 +b Heartbeat seen 0; 0 ask b; 31 ask a; \
          33 -a Expired at 30 seen 0; 63 ask b",
     );

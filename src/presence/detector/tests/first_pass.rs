@@ -102,7 +102,7 @@ fn early_end_of_unknown_ttl_surprises_nobody() {
     check_with(
         settings,
         "100 met r; 101 page a b; 102 answered a=20000; 105 expired b; 106 answered b=-; 200 set c; \
-         201 answered c=29999; 300 set c",
+         201 answered c=29999; 201 confirmed; 300 set c",
         "101 +a Reconciled seen 0; 101 +b Reconciled seen 0; 101 ask a; 101 ask b; 102 reconciled; \
          105 -b Expired at 105 seen 0; 200 +c Heartbeat seen 200; 200 ask c",
     );

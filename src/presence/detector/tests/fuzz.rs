@@ -10,6 +10,7 @@ enum Op {
     Wait(u64),
     Renewed(Vec<u8>),
     Placed(Vec<u8>),
+    Written(Vec<u8>, u32),
     Ended(Vec<u8>, End),
     Doubted(Vec<u8>),
     Fence(BatchId, Side),
@@ -71,13 +72,14 @@ fn side() -> impl Strategy<Value = Side> {
 }
 
 fn moved() -> impl Strategy<Value = Moved> {
-    (key(), ms(), ms(), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
-        |(key, last_seen, deadline, ttl_ms, granted, not_yet)| Moved {
+    (key(), ms(), ms(), any::<u32>(), any::<[bool; 3]>()).prop_map(
+        |(key, last_seen, deadline, ttl_ms, [granted, fickle, not_yet])| Moved {
             key,
             last_seen: Time::from_ms(last_seen),
             deadline: Time::from_ms(deadline),
             ttl_ms,
             granted,
+            fickle,
             not_yet,
         },
     )
@@ -94,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u64..1 << 33).prop_map(Op::Wait),
         8 => name().prop_map(Op::Renewed),
         2 => name().prop_map(Op::Placed),
+        2 => (name(), prop_oneof![0u32..100, any::<u32>()]).prop_map(|(name, ttl)| Op::Written(name, ttl)),
         5 => (name(), end()).prop_map(|(name, end)| Op::Ended(name, end)),
         2 => name().prop_map(Op::Doubted),
         2 => (0u32..9, side()).prop_map(|(id, side)| Op::Fence(id, side)),
@@ -170,6 +173,7 @@ impl Run {
             }
             Op::Renewed(name) => self.feed(Input::Renewed(&name)),
             Op::Placed(name) => self.feed(Input::Placed(&name)),
+            Op::Written(name, ttl) => self.feed(Input::Written(&name, ttl)),
             Op::Ended(name, end) => self.feed(Input::Ended(&name, end)),
             Op::Doubted(name) => self.feed(Input::Doubted(&name)),
             Op::Fence(id, side) => self.feed(Input::Fence(id, side)),

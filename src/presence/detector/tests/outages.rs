@@ -66,7 +66,7 @@ fn key_missing_from_same_server_ends() {
 
 #[test]
 fn key_missing_after_restart_gets_one_ttl() {
-    let outage = "0 up r; 0 page; 0 set a; 0 answered a=30; 0 set b; 0 answered b=30; 10 down; 40 up r2; 40 page; 41 answered a=- b=-;";
+    let outage = "0 up r; 0 page; 0 set a; 0 answered a=30; 0 set b; 0 answered b=30; 0 calm; 10 down; 40 up r2; 40 page; 41 answered a=- b=-;";
     let before = "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 0 +b Heartbeat seen 0; 0 ask b; \
          40 ask a b; 41 reconciled;";
     check(
@@ -83,7 +83,7 @@ fn key_missing_after_restart_gets_one_ttl() {
 #[test]
 fn restored_copy_expires_without_verdict() {
     check(
-        "0 up r; 0 page; 0 set a; 0 answered a=30; 10 down; 28 up r2; 28 page a; 29 answered a=1; 31 expired a; 45 set a; 60 due",
+        "0 up r; 0 page; 0 set a; 0 answered a=30; 0 calm; 10 down; 28 up r2; 28 page a; 29 answered a=1; 31 expired a; 45 set a; 60 due",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 28 ask a; 29 reconciled",
     );
 }
@@ -174,7 +174,7 @@ fn grant_lasts_the_longest_known_ttl() {
     // The next `set` tells the TTL: 40, no longer 99.
     check(
         &format!(
-            "{held} 10 gap; 10 page a; 10 answered a=99; 20 set a; 20 answered a=40; 50 set a; 50 answered a=40; 70 set a; 111 due"
+            "{held} 10 gap; 10 page a; 10 answered a=99; 20 set a; 20 answered a=40; 50 set a; 50 answered a=40; 50 calm; 70 set a; 111 due"
         ),
         &format!("{said} 10 ask a; 10 reconciled; 20 ask a; 50 ask a; 111 ask a"),
     );

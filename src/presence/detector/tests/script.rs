@@ -8,7 +8,9 @@ use super::*;
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
 /// - `set KEY`; `placed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
-/// - `adopted KEY SEEN DEADLINE [granted] [notyet]`, from the server 1
+/// - `written KEY TTL`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
+///   and no surprise counts any longer
+/// - `adopted KEY SEEN DEADLINE [granted] [fickle] [notyet]`, from the server 1
 /// - `page KEY…`: the last page of the scan
 /// - `open`, `close`: the fences of the oldest batch; `answers KEY=MS|-|never|moved|notyet …`: its answers;
 ///   `next`: go on to the next batch; `answered …`: all four in order
@@ -77,6 +79,12 @@ impl Run {
             "due" => self.feed(now, Input::Due),
             "set" => self.feed(now, Input::Renewed(word())),
             "placed" => self.feed(now, Input::Placed(word())),
+            "written" => self.feed(now, Input::Written(word(), words[1].parse().unwrap())),
+            "confirmed" => self.detector.confirm_all(),
+            "calm" => {
+                self.detector.confirm_all();
+                self.detector.checks = Checks::default();
+            }
             "expired" => self.feed(now, Input::Ended(word(), End::Expired)),
             "del" => self.feed(now, Input::Ended(word(), End::Deleted)),
             "evicted" => self.feed(now, Input::Ended(word(), End::Evicted)),
@@ -155,6 +163,7 @@ fn moved(words: &[&str]) -> Moved {
         deadline: time(2),
         ttl_ms: 30,
         granted: words[3..].contains(&"granted"),
+        fickle: words[3..].contains(&"fickle"),
         not_yet: words[3..].contains(&"notyet"),
     }
 }
@@ -173,4 +182,4 @@ fn answers(words: &[&str]) -> Vec<Answer> {
 
 /// Live at 0 with a TTL of 30.
 pub(super) const HELD: (&str, &str) =
-    ("0 up r; 0 page; 0 set a; 0 answered a=30;", "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a;");
+    ("0 up r; 0 page; 0 set a; 0 answered a=30; 0 calm;", "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a;");

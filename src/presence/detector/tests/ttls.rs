@@ -25,7 +25,7 @@ fn shorter_ttl_is_noticed_the_second_time() {
     let long = Settings { first_ttl_ms: 3000, ..Settings::default() };
     check_with(
         long,
-        "0 up r; 0 page; 0 set a; 0 answered a=2000; 100 set a; 300 expired a; \
+        "0 up r; 0 page; 0 set a; 0 answered a=2000; 0 calm; 100 set a; 300 expired a; \
          400 set b; 400 answered b=2000; 500 set b; 501 answered b=199; 701 due; 702 expired b",
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 300 -a Expired at 300 seen 100; \
          400 +b Heartbeat seen 400; 400 ask b; 500 ask b; 701 ask b; 702 -b Expired at 700 seen 500",
@@ -36,9 +36,9 @@ fn shorter_ttl_is_noticed_the_second_time() {
 fn longer_ttl_is_learnt_after_its_probe() {
     check_with(
         Settings { first_ttl_ms: 1000, ..Settings::default() },
-        "0 up r; 0 page; 0 set a; 0 answered a=1000; 900 set a; 1901 due; 1901 answered a=4999; \
-         2900 set a; 2900 answered a=6000; 4900 set a; 4900 answered a=6000; 6900 set a; 8000 due",
-        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1901 ask a; 2900 ask a; 4900 ask a",
+        "0 up r; 0 page; 0 set a; 0 answered a=1000; 0 calm; 900 set a; 1901 due; 1901 answered a=4999; \
+         2900 set a; 2900 answered a=6000; 4900 set a; 4900 answered a=6000; 4900 calm; 6900 set a; 6900 answered a=6000; 8000 due",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1901 ask a; 2900 ask a; 4900 ask a; 6900 ask a",
     );
 }
 
@@ -115,4 +115,103 @@ fn logout_frees_the_deadline_of_a_long_ttl() {
         asked = std::iter::from_fn(|| detector.poll(now)).find(|output| matches!(output, Output::Ask(..)));
     }
     assert_eq!(now, Time::from_ms(1_000 + 86_400_000 + 1));
+}
+
+/// TTLs that differ by more than a late event can explain.
+fn long() -> Settings {
+    Settings { first_ttl_ms: 6000, ..Settings::default() }
+}
+
+/// Live at 0 with a TTL of 6000, which the second question has confirmed.
+const CONFIRMED: (&str, &str) = (
+    "0 up r; 0 page; 0 set a; 0 answered a=6000; 1000 set a; 1000 answered a=6000;",
+    "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1000 ask a;",
+);
+
+#[test]
+fn second_question_confirms_each_ttl() {
+    check_with(
+        long(),
+        "0 up r; 0 page; 0 set a; 0 answered a=6000; 1000 set a; 1000 answered a=2000; 3001 due; 3001 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1000 ask a; 3001 ask a; 3001 -a Expired at 3000 seen 1000",
+    );
+    let (held, said) = CONFIRMED;
+    check_with(long(), &format!("{held} 2000 set a; 3000 set a"), said);
+}
+
+#[test]
+fn user_whose_ttl_varies_is_asked_at_each_renewal() {
+    let (held, said) = CONFIRMED;
+    // Noticed by an answer: a third question comes only from the rule.
+    let varied = "2000 set a; 4000 expired a; 4100 set a#x; 4100 answered a#x=6000; 4200 set a#x; 4200 answered a#x=6000; \
+                  calm";
+    let varied = varied.replace("calm", "4200 calm");
+    check_with(
+        long(),
+        &format!(
+            "{held} {varied}; 4300 set a#x; 4300 answered a#x=6000; 4400 set a#x; 4400 answered a#x=2000; 6401 due"
+        ),
+        &format!(
+            "{said} 4000 -a Expired at 4000 seen 2000; 4100 +a#x Heartbeat seen 4100; 4100 ask a#x; 4200 ask a#x; \
+             4300 ask a#x; 4400 ask a#x; 6401 ask a#x"
+        ),
+    );
+}
+
+#[test]
+fn ttl_of_another_daemon_is_noted_without_a_question() {
+    let (held, said) = CONFIRMED;
+    check_with(
+        long(),
+        &format!("{held} 2000 set a; 2001 written a 2000; 3000 set a; 5000 due; 5001 due; 5001 answered a=-"),
+        &format!("{said} 5001 ask a; 5001 -a Expired at 5000 seen 3000"),
+    );
+    // The daemon's own note may come before the event.
+    check_with(
+        long(),
+        &format!("{held} 2000 written a 2000; 2005 set a; 4006 due"),
+        &format!("{said} 4006 ask a"),
+    );
+}
+
+#[test]
+fn forged_ttl_costs_questions_only() {
+    let (held, said) = CONFIRMED;
+    for longer in ["6000", "4294967295"] {
+        check_with(
+            long(),
+            &format!("{held} 1001 written a {longer}; 7001 due"),
+            &format!("{said} 7001 ask a"),
+        );
+    }
+    check_with(long(), "0 up r; 0 page; 0 written a 2000; 2001 due", "0 reconciled");
+    check_with(
+        long(),
+        &format!(
+            "{held} 1001 written a 0; 1003 due; 1003 answered a=5997; 2000 set a; 2000 answered a=6000; \
+             3000 set a; 3000 answered a=6000; 3000 calm; 4000 set a; 10001 due"
+        ),
+        &format!("{said} 1003 ask a; 2000 ask a; 3000 ask a; 10001 ask a"),
+    );
+    // It ends no grant, and makes no key without a TTL mortal.
+    check_with(
+        long(),
+        &format!("{held} 2000 evicted a; 2001 written a 10; 2100 due; 7001 due"),
+        &format!("{said} 7001 ask a"),
+    );
+    check_with(
+        long(),
+        "0 up r; 0 page; 0 set a; 600 answered a=never; 601 written a 10; 612 due; 613 answered a=never; 700 due",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 612 ask a",
+    );
+}
+
+#[test]
+fn varying_ttl_is_known_to_the_next_server() {
+    check_with(
+        long(),
+        "0 up r; 0 page; 0 adopted a 0 6000 fickle; 1 answered a=5999; 10 set a; 10 answered a=6000; 20 set a; \
+         20 answered a=6000; 20 calm; 30 set a",
+        "0 reconciled; 0 +a Reconciled seen 0; 0 ask a; 10 ask a; 20 ask a; 30 ask a",
+    );
 }

@@ -162,3 +162,18 @@ fn no_two_servers_of_a_run_share_a_number() {
     }
     assert_eq!(seen.len(), 401);
 }
+
+#[test]
+fn shorter_ttl_that_the_daemon_wrote_is_announced() {
+    let shown = "ask announce";
+    let held = format!("{TWO} 2 set A u1; 2 answered A u1=30000;");
+    check(
+        shown,
+        &format!(
+            "{held} 3 wrote u1 30000; 3 wrote v1 4000; 3 wrote u1 4000; 4 set A u1; 5 wrote u1 4000; 4005 due"
+        ),
+        "1 ask A u1; 2 ask A u1; 3 announce A [(u1, 4000)]; 4005 ask A u1",
+    );
+    // While no server owns the slot, nobody can be told; the comparison that follows asks.
+    check(shown, &format!("{held} 3 fleet B=5-9; 3 wrote u1 4000"), "1 ask A u1; 2 ask A u1");
+}

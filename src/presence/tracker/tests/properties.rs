@@ -156,7 +156,7 @@ impl Fleets {
                 self.passed = mark;
             }
             Action::EventLag(ms) => assert!(ms < 10_000),
-            Action::Servers => {}
+            Action::Servers | Action::Announce(..) => {}
             Action::Status(status) => {
                 self.status_up = status.is_ok();
                 let up = self.tracker.servers().iter().all(|server| server.up);

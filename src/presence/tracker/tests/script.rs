@@ -44,7 +44,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 
 /// Runs `script` and compares those outputs whose first word is in `shown`.
 ///
-/// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`. Of a server: `up A [RUN] [flushed]
+/// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `wrote KEY TTL`: the daemon itself did. Of a server: `up A [RUN] [flushed]
 /// [silent] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences. `ready A…`: up, compared without keys, and the canary is back.
@@ -85,6 +85,10 @@ impl Run {
         match verb {
             "fleet" => return self.handle(now, Notice::Topology(fleet(words))),
             "due" => return self.handle(now, Notice::Due),
+            "wrote" => {
+                let key = Key::parse(words[0].as_bytes()).unwrap();
+                return self.handle(now, Notice::Written(vec![(key, words[1].parse().unwrap())]));
+            }
             "ready" => return words.iter().for_each(|server| self.make_ready(now, server)),
             _ => {}
         }
@@ -197,6 +201,7 @@ impl Run {
                 format!("scan {}", name(link))
             }
             Action::Canary(link) => format!("canary {}", name(link)),
+            Action::Announce(link, keys) => format!("announce {} {keys:?}", name(link)),
             Action::Open { link, primary } => {
                 let primary = if primary.is_empty() { "S".into() } else { primary };
                 self.links.insert(primary.clone(), link);

@@ -1,0 +1,142 @@
+//! The messages between daemons as JSON: pure encoding and decoding.
+//!
+//! `{"v":1,"from":"<daemon>","type":"ttls","keys":[["alice#phone",4000]]}`. A daemon ignores versions and types that it
+//! does not know, so old and new daemons can follow the same server.
+
+use serde::{Deserialize, Serialize};
+
+/// The version that this daemon writes and reads.
+const VERSION: u8 = 1;
+/// A longer payload is not read, in bytes.
+const LONGEST: usize = 64 * 1024;
+/// Keys in one message. A key has at most 321 bytes, so a message stays below [`LONGEST`] also where JSON escapes them.
+const KEYS_MOST: usize = 90;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Message {
+    /// The daemon has written these keys with these TTLs in milliseconds, which are shorter than was believed. A key is
+    /// without its prefix.
+    Ttls {
+        /// Each key with its TTL.
+        keys: Vec<(String, u32)>,
+    },
+    /// Close the sockets and streams of a user.
+    CloseSockets {
+        /// The user's name.
+        user: String,
+        /// Shows that the sender may order it: anybody who may publish can forge the rest of a message.
+        proof: String,
+    },
+}
+
+/// A message, and which daemon sent it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The daemon's name.
+    pub from: String,
+    /// The message.
+    pub message: Message,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u8,
+    from: &'a str,
+    #[serde(flatten)]
+    message: &'a Message,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    v: u8,
+    from: String,
+}
+
+impl Message {
+    /// The payloads that carry the message: several, if it names many keys.
+    pub(super) fn encode(&self, from: &str) -> Vec<String> {
+        let text = |message: &Message| {
+            serde_json::to_string(&Written { v: VERSION, from, message }).unwrap_or_default()
+        };
+        match self {
+            Message::Ttls { keys } => {
+                let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Ttls { keys: keys.to_vec() });
+                parts.map(|part| text(&part)).collect()
+            }
+            other => vec![text(other)],
+        }
+    }
+
+    /// Reads a payload; `None` if it is not a message of this version and of a known type.
+    pub(super) fn decode(payload: &[u8]) -> Option<Received> {
+        if payload.len() > LONGEST {
+            return None;
+        }
+        let head: Head = serde_json::from_slice(payload).ok()?;
+        if head.v != VERSION {
+            return None;
+        }
+        let message = serde_json::from_slice(payload).ok()?;
+        Some(Received { from: head.from, message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ttls(keys: &[(&str, u32)]) -> Message {
+        Message::Ttls { keys: keys.iter().map(|&(key, ttl)| (key.to_owned(), ttl)).collect() }
+    }
+
+    #[test]
+    fn message_has_version_sender_and_type() {
+        let [text] = &ttls(&[("alice#phone", 4_000)]).encode("d1")[..] else { panic!("one payload") };
+        assert_eq!(text, r#"{"v":1,"from":"d1","type":"ttls","keys":[["alice#phone",4000]]}"#);
+        let read = Message::decode(text.as_bytes());
+        assert_eq!(read, Some(Received { from: "d1".into(), message: ttls(&[("alice#phone", 4_000)]) }));
+    }
+
+    #[test]
+    fn unknown_messages_are_ignored() {
+        for text in [
+            r#"{"v":2,"from":"d1","type":"ttls","keys":[]}"#,
+            r#"{"v":1,"from":"d1","type":"digest","keys":[]}"#,
+            r#"{"v":1,"from":"d1","type":"ttls","keys":[["a",-1]]}"#,
+            r#"{"v":1,"type":"ttls","keys":[]}"#,
+            r#"{"from":"d1","type":"ttls","keys":[]}"#,
+            "[]",
+            "",
+        ] {
+            assert_eq!(Message::decode(text.as_bytes()), None, "{text}");
+        }
+        let more = r#"{"v":1,"from":"d1","type":"ttls","keys":[["a",5]],"more":true}"#;
+        assert_eq!(Message::decode(more.as_bytes()).unwrap().message, ttls(&[("a", 5)]), "a new field");
+        let long = format!(r#"{{"v":1,"from":"{}","type":"ttls","keys":[]}}"#, "d".repeat(LONGEST));
+        assert_eq!(Message::decode(long.as_bytes()), None);
+    }
+
+    #[test]
+    fn many_keys_take_several_messages() {
+        // The longest key, of characters that JSON escapes with a second byte.
+        let key = "\"".repeat(321);
+        let keys = Message::Ttls { keys: vec![(key, u32::MAX); 200] };
+        let payloads = keys.encode("0123456789abcdef");
+        let count = |text: &String| match Message::decode(text.as_bytes()).unwrap().message {
+            Message::Ttls { keys } => keys.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(payloads.iter().map(count).collect::<Vec<_>>(), [90, 90, 20]);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(payload in prop::collection::vec(any::<u8>(), 0..200), text in ".*") {
+            Message::decode(&payload);
+            Message::decode(text.as_bytes());
+        }
+    }
+}
