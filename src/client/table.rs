@@ -41,6 +41,8 @@ enum Step {
     Receive,
     /// The daemon refuses the next watch.
     Refuse,
+    /// The same, because too many watches wait.
+    Fill,
 }
 
 /// A daemon that answers at once, and whose messages wait until the client receives them.
@@ -50,6 +52,8 @@ struct DaemonModel {
     watched: BTreeSet<String>,
     sent: VecDeque<ServerMessage>,
     refuses: bool,
+    /// It refuses the next watch because too many wait for the first comparison.
+    full: bool,
 }
 
 impl DaemonModel {
@@ -88,6 +92,10 @@ impl DaemonModel {
         let id = message.get("id").cloned();
         match message["type"].as_str() {
             Some("unwatch") => self.watched.retain(|user| !users.contains(user)),
+            Some("watch") if std::mem::take(&mut self.full) => {
+                let (code, message) = ("not_ready".to_owned(), String::new());
+                self.sent.push_back(ServerMessage::Error { id, code, message });
+            }
             Some("watch") if std::mem::take(&mut self.refuses) => {
                 let (code, message) = ("forbidden".to_owned(), String::new());
                 self.sent.push_back(ServerMessage::Error { id, code, message });
@@ -220,18 +228,19 @@ impl World {
             }
             Step::Flip(user) => self.daemon.flip(USERS[user]),
             Step::Refuse => self.daemon.refuses = self.is_up(),
+            Step::Fill => self.daemon.full = self.is_up(),
             Step::Connect if !self.is_up() => {
                 self.watches.reconnected(&self.desired);
                 self.latest.clear();
                 self.asked.clear();
                 USERS.iter().for_each(|user| self.expect(user, "connected", &mut sends, &mut reports));
             }
-            Step::Lose if self.is_up() => {
-                (self.daemon.sent, self.daemon.watched) = Default::default();
-                USERS.iter().for_each(|user| self.expect(user, "lost", &mut sends, &mut reports));
-            }
+            Step::Lose if self.is_up() => return self.lose("lost"),
             Step::Receive => {
                 let Some(message) = self.daemon.sent.pop_front() else { return };
+                if self.watches.is_not_ready(&message) {
+                    return self.lose("not ready");
+                }
                 for (user, event) in self.events_of(&message) {
                     self.expect(&user, &event, &mut sends, &mut reports);
                 }
@@ -248,10 +257,19 @@ impl World {
         );
     }
 
+    /// The connection ends. The client neither sends nor reports anything.
+    fn lose(&mut self, event: &str) {
+        (self.daemon.sent, self.daemon.watched) = Default::default();
+        let (mut sends, mut reports) = (Effects::new(), Effects::new());
+        USERS.iter().for_each(|user| self.expect(user, event, &mut sends, &mut reports));
+        assert!(sends.is_empty() && reports.is_empty(), "{event}");
+    }
+
     /// Once every message has arrived, the client knows what is true of the users who are watched, and nothing else.
     fn settle(&mut self) {
-        self.step(&Step::Connect);
-        while !self.daemon.sent.is_empty() {
+        self.daemon.full = false;
+        while !self.is_up() || !self.daemon.sent.is_empty() {
+            self.step(&Step::Connect);
             self.step(&Step::Receive);
         }
         for (user, state) in &self.states {
@@ -291,6 +309,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Lose),
         5 => Just(Step::Receive),
         1 => Just(Step::Refuse),
+        1 => Just(Step::Fill),
     ]
 }
 

@@ -21,8 +21,6 @@ pub struct Watches {
     parts: HashMap<u64, Vec<UserObject>>,
     /// Whether Redis was reported as down.
     down: bool,
-    /// The daemon has said hello on this connection and not yet whether Redis is up.
-    status_open: bool,
 }
 
 impl Watches {
@@ -54,29 +52,8 @@ impl Watches {
     /// Takes a message of the daemon; returns the events for the caller. `now_ms` is the time of changes that the
     /// message does not date, in milliseconds since the Unix epoch.
     pub fn take(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<ClientEvent> {
-        let mut events = Vec::from_iter(self.status(&message, now_ms));
-        events.extend(self.news(message, desired, now_ms));
-        events
-    }
-
-    /// Reports a change of Redis. A daemon that says nothing about Redis after its hello follows Redis.
-    fn status(&mut self, message: &ServerMessage, now_ms: u64) -> Option<ClientEvent> {
-        let (redis, since_ms) = match *message {
-            ServerMessage::Hello { .. } => {
-                self.status_open = true;
-                return None;
-            }
-            ServerMessage::Status { redis, since_ms } => (redis, since_ms),
-            _ if self.status_open => (RedisWord::Up, now_ms),
-            _ => return None,
-        };
-        self.status_open = false;
-        let down = redis == RedisWord::Down;
-        (std::mem::replace(&mut self.down, down) != down).then_some(ClientEvent::Status { redis, since_ms })
-    }
-
-    fn news(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<ClientEvent> {
         match message {
+            ServerMessage::Status { redis, since_ms } => self.status(redis, since_ms),
             ServerMessage::Snapshot { id, users, more, seq, refused, .. } => {
                 let Some(id) = id.as_ref().and_then(Value::as_u64) else { return Vec::new() };
                 let refused = self.refused_users(id, refused, desired);
@@ -97,11 +74,17 @@ impl Watches {
                 let users = id.map(refused).unwrap_or_default();
                 vec![ClientEvent::Refused { code, message, users }]
             }
-            ServerMessage::Token { .. }
-            | ServerMessage::Hello { .. }
-            | ServerMessage::Status { .. }
-            | ServerMessage::Pong { .. } => Vec::new(),
+            ServerMessage::Token { .. } | ServerMessage::Hello { .. } | ServerMessage::Pong { .. } => {
+                Vec::new()
+            }
         }
+    }
+
+    /// Reports a change of Redis. The daemon sends its status after each hello, so the client often knows it.
+    fn status(&mut self, redis: RedisWord, since_ms: u64) -> Vec<ClientEvent> {
+        let down = redis == RedisWord::Down;
+        let is_news = std::mem::replace(&mut self.down, down) != down;
+        Vec::from_iter(is_news.then_some(ClientEvent::Status { redis, since_ms }))
     }
 
     /// Reports the users that the daemon refused of a watch, each with its reason.
@@ -178,19 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn redis_is_up_again_after_a_hello_without_status() {
-        let mut watches = Watches::default();
-        let hello = json!({"type": "hello", "protocol": 1, "epoch": "e", "seq": 1, "ttl_ms": 1});
-        let status = |redis| json!({"type": "status", "redis": redis, "since_ms": 5});
-        let down = ClientEvent::Status { redis: RedisWord::Down, since_ms: 5 };
-        assert_eq!(take(&mut watches, hello.clone()), []);
-        assert_eq!(take(&mut watches, status("down")), [down]);
-        assert_eq!(take(&mut watches, hello.clone()), []);
-        assert_eq!(take(&mut watches, status("down")), [], "nothing has changed");
-        assert_eq!(take(&mut watches, hello), []);
-        let up = ClientEvent::Status { redis: RedisWord::Up, since_ms: 7 };
-        assert_eq!(take(&mut watches, json!({"type": "pong"})), [up]);
-        assert_eq!(take(&mut watches, status("up")), []);
+    fn only_a_changed_status_is_reported() {
+        let (mut watches, mut reported) = (Watches::default(), Vec::new());
+        // As after each hello of four connections, and once more.
+        for redis in ["up", "down", "down", "up", "up"] {
+            reported.extend(take(&mut watches, json!({"type": "status", "redis": redis, "since_ms": 5})));
+        }
+        let status = |redis| ClientEvent::Status { redis, since_ms: 5 };
+        assert_eq!(reported, [status(RedisWord::Down), status(RedisWord::Up)]);
     }
 
     #[test]

@@ -14,7 +14,8 @@ pub const FOLDER: &str = "/console/";
 
 const CONSOLE: &str = include_str!("index.html");
 const DOCS: &str = include_str!("../docs/index.html");
-const CLIENT: &str = include_str!("keybeat.js");
+/// One module, so that a copy of one file is enough.
+const CLIENT: &str = concat!(include_str!("client/keybeat.js"), "\n", include_str!("client/watches.js"));
 
 /// Name and text of each part. The head of a script describes what it does.
 const PARTS: [(&str, &str); 10] = [

@@ -2,7 +2,9 @@
 // wait until the test delivers them.
 import { readFileSync } from 'node:fs';
 
-const source = readFileSync(new URL('../../../src/web/console/keybeat.js', import.meta.url), 'utf8');
+const part = (name) => readFileSync(new URL(`../../../src/web/console/client/${name}`, import.meta.url), 'utf8');
+// As the daemon serves it.
+const source = `${part('keybeat.js')}\n${part('watches.js')}`;
 
 /** Timers, in the order of their time. */
 export const clock = { now: 0, timers: new Map(), next: 1 };
@@ -38,7 +40,12 @@ export class Daemon {
   queue = [];
   received = [];
   refuses = false;
+  /** Whether it refuses the next watch because too many wait. */
+  full = false;
   deaf = false;
+  /** Whether it has compared Redis: until then watches wait. */
+  ready = true;
+  waiting = [];
   socket = null;
   sockets = 0;
 
@@ -57,13 +64,23 @@ export class Daemon {
     const { type, users = [], id } = message;
     if (type === 'ping') this.queue.push({ type: 'pong', id });
     else if (type === 'unwatch') for (const user of users) this.watched.delete(user);
-    else if (type === 'watch' && this.refuses) {
+    else if (type === 'watch' && !this.ready) this.waiting.push(message);
+    else if (type === 'watch' && this.full) {
+      this.full = false;
+      this.queue.push({ type: 'error', id, code: 'not_ready', message: '' });
+    } else if (type === 'watch' && this.refuses) {
       this.refuses = false;
       this.queue.push({ type: 'error', id, code: 'forbidden', message: '' });
     } else if (type === 'watch') {
       for (const user of users) this.watched.add(user);
       this.queue.push({ type: 'snapshot', id, users: users.map((user) => this.object(user)), more: false });
     }
+  }
+
+  /** Answers the watches that waited. */
+  becomeReady() {
+    this.ready = true;
+    this.waiting.splice(0).forEach((message) => this.take(message));
   }
 
   /** Delivers the next message. */
@@ -79,7 +96,7 @@ export class Daemon {
     socket?.onclose({ code, reason: '' });
   }
 
-  forget() { [this.queue, this.watched, this.socket] = [[], new Set(), null]; }
+  forget() { [this.queue, this.watched, this.socket, this.waiting] = [[], new Set(), null, []]; }
 }
 
 export class FakeSocket {

@@ -152,15 +152,31 @@ const rules = {
     assert.deepEqual([client.get('bob')?.state, events.refused], ['offline', []]);
   },
 
+  async 'it keeps its connection while the daemon is not ready'() {
+    const { daemon, client } = await live();
+    daemon.ready = false;
+    client.watch(['bob']);
+    client.reconnect();
+    await settle();
+    for (let second = 0; second < 300; second++) {
+      await pass(1_000);
+      while (daemon.deliver());
+    }
+    assert.deepEqual([client.state, daemon.sockets], ['connecting', 2]);
+    daemon.becomeReady();
+    daemon.deliver();
+    assert.deepEqual([client.state, client.get('bob').state], ['live', 'offline']);
+  },
+
   async 'Redis is up again after an outage of both Redis and the connection'() {
     const { daemon, client, events, say } = await live();
     say({ type: 'status', redis: 'down', since_ms: 1 });
     client.watch(['bob']);
-    for (const last of [[{ type: 'status', redis: 'down', since_ms: 1 }], []]) {
+    for (const redis of ['down', 'up']) {
       daemon.lose();
       client.reconnect();
       await settle();
-      for (const message of [{ type: 'hello', epoch: 'e' }, ...last]) say2(daemon, message);
+      for (const message of [{ type: 'hello', epoch: 'e' }, { type: 'status', redis, since_ms: 2 }]) say2(daemon, message);
       daemon.deliver();
     }
     assert.deepEqual(events.redis.map(({ redis }) => redis), ['down', 'up']);

@@ -55,7 +55,8 @@ class World {
       this.expect(user, this.latest.get(user) === message.id ? `snapshot ${state}` : 'old snapshot');
     }
     for (const { user, state } of message.transitions ?? []) this.expect(user, `transition ${state}`);
-    for (const user of message.type === 'error' ? this.asked.get(message.id) : []) {
+    if (message.code === 'not_ready') this.expectAll('not ready');
+    else for (const user of message.type === 'error' ? this.asked.get(message.id) : []) {
       this.expect(user, this.latest.get(user) === message.id ? 'refused' : 'old refused');
     }
     this.daemon.deliver();
@@ -71,7 +72,7 @@ class World {
 
   async step() {
     const user = USERS[draw(USERS.length)];
-    const kind = ['watch', 'watch', 'watch', 'unwatch', 'unwatch', 'flip', 'flip', 'flip', 'connect', 'connect', 'lose', 'refuse'][draw(17)] ?? 'receive';
+    const kind = ['watch', 'watch', 'watch', 'unwatch', 'unwatch', 'flip', 'flip', 'flip', 'connect', 'connect', 'lose', 'refuse', 'fill'][draw(18)] ?? 'receive';
     if (kind === 'watch' || kind === 'unwatch') {
       this.expect(user, kind);
       this.client[kind]([user]);
@@ -79,6 +80,7 @@ class World {
     else if (kind === 'connect') await this.connect();
     else if (kind === 'receive') this.receive();
     else if (kind === 'refuse') this.daemon.refuses = this.up;
+    else if (kind === 'fill') this.daemon.full = this.up;
     else if (this.up) {
       this.expectAll('lost');
       this.daemon.lose();
@@ -106,12 +108,15 @@ class World {
 
   /** Once every message has arrived, the client knows what is true of the users who are watched, and nothing else. */
   async end() {
-    await this.connect();
-    this.compare('connect');
-    while (this.daemon.queue.length) {
-      this.receive();
-      this.compare('receive');
-    }
+    this.daemon.full = false;
+    do {
+      await this.connect();
+      this.compare('connect');
+      while (this.daemon.queue.length) {
+        this.receive();
+        this.compare('receive');
+      }
+    } while (!this.up);
     for (const [user, { desired, known }] of this.states) {
       assert.equal(known, desired ? this.daemon.object(user).state : 'unknown', user);
     }

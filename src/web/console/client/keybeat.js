@@ -33,9 +33,6 @@ const ANSWER_MS = 15_000;
 const AWAKE_MS = 5_000;
 /** The shortest and the longest wait until the client calls a token function again that still returns the old token. */
 const RENEW_MS = [1_000, 15_000];
-/** A message may have 64 KiB. This many bytes of it may be names. */
-const NAMES_BYTES = 48 * 1024;
-
 /** What a close code asks for. All others: reconnect, with backoff. */
 const CLOSES = {
   1009: { stop: 'too_big: a message was longer than the daemon allows' },
@@ -51,25 +48,13 @@ export class Keybeat {
   #listeners = new Map();
   #socket = null;
   #opened = false;
-  /** The users to watch by name, each with the id of its unanswered watch, or 0. */
-  #names = new Map();
-  #all = false;
-  /** The id of the unanswered watch of everybody, or 0. */
-  #allId = 0;
-  /** Whether a snapshot of everybody was reported: then a user who is not in #users is offline. */
-  #allKnown = false;
-  #users = new Map();
-  /** Unanswered watches by id: the users asked for (null: everybody), and those that have come so far. */
-  #pending = new Map();
-  #nextId = 1;
+  #watches = new Watches((type, detail) => this.#tell(type, detail));
   #attempt = 0;
   #liveFrom = Infinity;
   #timer;
   #silence;
   /** The id of the unanswered ping, or 0. */
   #pingId = 0;
-  /** Whether the daemon has said hello on this connection and not yet whether Redis is up. */
-  #statusOpen = false;
   /** The token that this connection has shown last, and the id of its unanswered `auth`. */
   #shown;
   #authId = 0;
@@ -119,44 +104,26 @@ export class Keybeat {
   removeEventListener(type, listener) { this.#listeners.get(type)?.delete(listener); }
 
   /** What is known of a user who is watched. @returns {User | undefined} */
-  get(user) { return this.#users.get(user); }
+  get(user) { return this.#watches.users.get(user); }
 
   /** All known users: those watched by name, and with `watchAll` everybody who is online. @returns {Map<string, User>} */
-  get users() { return new Map(this.#users); }
+  get users() { return new Map(this.#watches.users); }
 
   /**
    * Watches these users too. An invalid name is `refused` by itself.
    * @param {Iterable<string>} users
    * @throws {TypeError} when `users` is a text or contains anything but texts; no user is then watched.
    */
-  watch(users) {
-    const more = names(users).filter((user) => !this.#names.has(user));
-    const valid = new Set(more.filter(isName));
-    for (const user of valid) this.#names.set(user, 0);
-    if (this.#opened) this.#ask([...valid]);
-    const invalid = more.filter((user) => !isName(user));
-    if (invalid.length) queueMicrotask(() => this.#tell('refused', { code: 'invalid_user', message: `not a user name: ${JSON.stringify(invalid[0])}`, users: invalid }));
-  }
+  watch(users) { this.#sendAll(this.#watches.watch(names(users))); }
 
   /** Watches everybody. */
-  watchAll() {
-    if (this.#all) return;
-    this.#all = true;
-    if (this.#opened) this.#askAll();
-  }
+  watchAll() { this.#sendAll(this.#watches.watchAll()); }
 
   /** Stops watching these users. Those whom `watchAll` covers stay known. @param {Iterable<string>} users */
-  unwatch(users) {
-    const gone = names(users).filter((user) => this.#names.delete(user));
-    for (const user of gone) this.#forget(user);
-    if (this.#opened) for (const some of chunks(gone)) this.#send({ type: 'unwatch', users: some });
-  }
+  unwatch(users) { this.#sendAll(this.#watches.unwatch(names(users))); }
 
   /** Stops watching everybody. Users who are watched by name stay watched. */
-  unwatchAll() {
-    if (this.#opened && this.#all) this.#send({ type: 'unwatch', all: true });
-    this.#forgetAll();
-  }
+  unwatchAll() { this.#sendAll(this.#watches.unwatchAll()); }
 
   /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
   heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }
@@ -227,26 +194,12 @@ export class Keybeat {
   #open(socket) {
     if (socket !== this.#socket) return socket.close();
     this.#opened = true;
-    this.#pending.clear();
-    if (this.#all) this.#askAll();
-    this.#ask([...this.#names.keys()]);
-    if (!this.#pending.size) this.#live(); // nobody is watched yet
+    this.#guard();
+    this.#sendAll(this.#watches.connected());
+    this.#answered(); // nobody is watched yet
   }
 
-  #ask(users) {
-    for (const some of chunks(users)) {
-      const id = this.#nextId++;
-      for (const user of some) this.#names.set(user, id);
-      this.#pending.set(id, { asked: some, users: [] });
-      this.#send({ type: 'watch', users: some, id });
-    }
-  }
-
-  #askAll() {
-    const id = this.#allId = this.#nextId++;
-    this.#pending.set(id, { asked: null, users: [] });
-    this.#send({ type: 'watch', all: true, id });
-  }
+  #sendAll(messages) { for (const message of messages) this.#send(message); }
 
   #send(message) {
     this.#socket.send(JSON.stringify(message));
@@ -260,85 +213,23 @@ export class Keybeat {
     let message;
     try { message = JSON.parse(text) ?? {}; } catch { return; }
     const { type } = message;
-    if (type === 'hello') {
-      this.epoch = message.epoch;
-      this.#statusOpen = true;
-      return;
-    }
-    // A daemon that says nothing about Redis after its hello follows Redis.
-    if (type === 'status' || this.#statusOpen) this.#status(type === 'status' ? message : { redis: 'up', since_ms: Date.now() });
-    if (type === 'snapshot') this.#snapshot(message);
-    else if (type === 'transitions') this.#transitions(message.transitions);
+    if (type === 'hello') this.epoch = message.epoch;
+    else if (type === 'status') this.#status(message);
+    else if (type === 'snapshot') this.#watches.snapshot(message);
+    else if (type === 'transitions') this.#watches.transitions(message.transitions);
     else if (type === 'token') this.#tokenSays(message);
     else if (type === 'error' && !(pinged && message.id === pinged)) this.#error(message);
+    this.#answered();
   }
 
   #status({ redis, since_ms }) {
-    this.#statusOpen = false;
     if (redis === this.redis) return;
     this.redis = redis;
     this.#tell('redis', { redis, since_ms });
   }
 
-  #snapshot({ id, users, more, refused = [] }) {
-    const pending = this.#pending.get(id);
-    if (!pending) return;
-    pending.users = pending.users.concat(users);
-    if (more) return;
-    this.#pending.delete(id);
-    // A user who was unwatched since, or watched again by a later message, is skipped.
-    const current = ({ user }) => pending.asked ? this.#names.get(user) === id : this.#allId === id;
-    const news = pending.users.filter(current);
-    if (pending.asked) for (const { user } of news) this.#names.set(user, 0);
-    if (pending.asked || this.#allId === id) {
-      this.#tell('snapshot', { users: news, all: !pending.asked });
-      if (!pending.asked) this.#leftOut(news);
-      for (const user of news) this.#learn(user);
-    }
-    for (const { user, code, message } of refused) this.#refused([user], id, code, message);
-    this.#answered();
-  }
-
-  /** A user who was online and is missing in a snapshot of everybody has gone offline. */
-  #leftOut(online) {
-    const here = new Set(online.map(({ user }) => user));
-    this.#allKnown = true;
-    this.#allId = 0;
-    for (const { user, state } of [...this.#users.values()]) {
-      if (state === 'online' && !here.has(user)) this.#learn({ user, state: 'offline', last_seen_ms: null });
-    }
-  }
-
-  #transitions(transitions) {
-    this.#tell('transitions', transitions);
-    for (const { user, state, since_ms, last_seen_ms } of transitions) {
-      if (!this.#state(user)) continue; // sent before an unwatch, or before the snapshot
-      this.#learn(state === 'online' ? { user, state, since_ms, sessions: 1 } : { user, state, last_seen_ms });
-    }
-  }
-
-  #state(user) { return this.#users.get(user)?.state ?? (this.#allKnown ? 'offline' : undefined); }
-
-  #learn(user) {
-    const by_name = this.#names.has(user.user);
-    const before = this.#users.has(user.user) || !by_name ? this.#state(user.user) : undefined;
-    if (user.state === 'offline' && !by_name) this.#users.delete(user.user);
-    else this.#users.set(user.user, user);
-    if (before !== user.state) this.#tell('change', user);
-  }
-
-  #forget(user) {
-    if (!this.#allKnown || this.#users.get(user)?.state === 'offline') this.#users.delete(user);
-  }
-
-  #forgetAll() {
-    this.#all = this.#allKnown = false;
-    this.#allId = 0;
-    for (const user of this.#users.keys()) if (!this.#names.has(user)) this.#users.delete(user);
-  }
-
   /** Live, once the daemon has answered every watch. */
-  #answered() { if (!this.#pending.size) this.#live(); }
+  #answered() { if (this.#opened && this.#watches.answered) this.#live(); }
 
   #live() {
     if (this.state === 'live') return;
@@ -365,29 +256,14 @@ export class Keybeat {
     this.#renewal = setTimeout(() => this.#renew(expires_ms), wait);
     if (!token || token === this.#shown) return;
     this.#shown = token;
-    this.#authId = this.#nextId++;
+    this.#authId = this.#watches.nextId();
     this.#send({ type: 'auth', token, id: this.#authId });
   }
 
   #error({ id, code, message }) {
     if (id && id === this.#authId) return; // the next renewal, or the close with 4001, follows
-    const pending = this.#pending.get(id);
-    if (pending && code === 'not_ready') return this.#lost(1013, message);
-    this.#pending.delete(id);
-    if (pending && !pending.asked && this.#allId === id) this.#forgetAll();
-    if (pending?.asked) this.#refused(pending.asked, id, code, message);
-    else this.#tell('refused', { code, message, users: [] });
-    if (pending) this.#answered();
-  }
-
-  /** Stops watching users whom the daemon refused in answer to their latest watch: it would refuse them on each connection. */
-  #refused(asked, id, code, message) {
-    const users = asked.filter((user) => this.#names.get(user) === id);
-    for (const user of users) {
-      this.#names.delete(user);
-      this.#forget(user);
-    }
-    this.#tell('refused', { code, message, users });
+    if (code === 'not_ready' && this.#watches.asked(id)) return this.#lost(1013, message);
+    this.#watches.error({ id, code, message });
   }
 
   /** Waits for the next message. After a silence the client pings; without an answer the connection is dead. */
@@ -402,7 +278,7 @@ export class Keybeat {
     if (this.#pingId) return;
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => this.#dead(), patience);
-    this.#pingId = this.#nextId++;
+    this.#pingId = this.#watches.nextId();
     this.#send({ type: 'ping', id: this.#pingId });
   }
 
@@ -424,9 +300,9 @@ export class Keybeat {
     clearTimeout(this.#timer);
     clearTimeout(this.#renewal);
     this.#socket = null;
-    this.#opened = this.#statusOpen = false;
+    this.#opened = false;
     this.#pingId = this.#authId = 0;
-    this.#pending.clear();
+    this.#watches.lost();
     socket?.close();
   }
 
@@ -475,36 +351,6 @@ const signals = () => [
   [globalThis.document, 'visibilitychange'],
   ...['pageshow', 'online', 'focus'].map((type) => [globalThis, type]),
 ];
-
-/** The names that a caller passed. */
-function names(users) {
-  if (typeof users === 'string') throw new TypeError(`pass a list of names: ['${users}']`);
-  const list = [...users];
-  for (const user of list) {
-    if (typeof user !== 'string') throw new TypeError(`a name must be a text, and this is ${user === null ? 'null' : typeof user}: ${String(user)}`);
-  }
-  return list;
-}
-
-/** Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no `#`. */
-function isName(user) {
-  const bytes = [...user].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
-  return bytes >= 1 && bytes <= 256 && !/[#\p{Cc}]/u.test(user);
-}
-
-/** Lists of names that each fit into a message. */
-function* chunks(users) {
-  let some = [], bytes = 0;
-  for (const user of users) {
-    bytes += 3 * user.length + 4; // at most, in UTF-8 with escapes, quotes and a comma
-    if (some.length && bytes > NAMES_BYTES) {
-      yield some;
-      [some, bytes] = [[], 3 * user.length + 4];
-    }
-    some.push(user);
-  }
-  if (some.length) yield some;
-}
 
 /** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer. */
 async function whyRefused(url, token) {

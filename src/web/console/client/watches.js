@@ -1,0 +1,195 @@
+// A part of /keybeat.js: what the caller wants to watch, what the daemon was asked, and what is known.
+// tests/clients/table.json has the rules for one user.
+
+/** A message may have 64 KiB. This many bytes of it may be names. */
+const NAMES_BYTES = 48 * 1024;
+
+class Watches {
+  /** Reports an event to the caller. */
+  #tell;
+  /** Whether there is a connection; its daemon was asked for everything that the caller wants. */
+  #open = false;
+  /** The users to watch by name, each with the id of its unanswered watch, or 0. */
+  #names = new Map();
+  #all = false;
+  /** The id of the unanswered watch of everybody, or 0. */
+  #allId = 0;
+  /** Whether a snapshot of everybody was reported: then a user who is not in `users` is offline. */
+  #allKnown = false;
+  /** Unanswered watches by id: the users asked for (null: everybody), and those that have come so far. */
+  #pending = new Map();
+  #lastId = 0;
+  /** What is known. */
+  users = new Map();
+
+  constructor(tell) { this.#tell = tell; }
+
+  /** An id for a message. */
+  nextId() { return ++this.#lastId; }
+
+  /** Whether the daemon has answered every watch. */
+  get answered() { return !this.#pending.size; }
+
+  /** Whether this is the id of an unanswered watch. */
+  asked(id) { return this.#pending.has(id); }
+
+  // These return the messages that the daemon needs.
+
+  connected() {
+    this.#open = true;
+    return [...(this.#all ? [this.#askAll()] : []), ...this.#ask([...this.#names.keys()])];
+  }
+
+  lost() {
+    this.#open = false;
+    this.#pending.clear();
+  }
+
+  watch(users) {
+    const more = users.filter((user) => !this.#names.has(user));
+    const valid = new Set(more.filter(isName));
+    for (const user of valid) this.#names.set(user, 0);
+    const invalid = more.filter((user) => !isName(user));
+    if (invalid.length) queueMicrotask(() => this.#tell('refused', { code: 'invalid_user', message: `not a user name: ${JSON.stringify(invalid[0])}`, users: invalid }));
+    return this.#open ? this.#ask([...valid]) : [];
+  }
+
+  watchAll() {
+    if (this.#all) return [];
+    this.#all = true;
+    return this.#open ? [this.#askAll()] : [];
+  }
+
+  unwatch(users) {
+    const gone = users.filter((user) => this.#names.delete(user));
+    for (const user of gone) this.#forget(user);
+    return this.#open ? [...chunks(gone)].map((some) => ({ type: 'unwatch', users: some })) : [];
+  }
+
+  unwatchAll() {
+    const asked = this.#open && this.#all;
+    this.#forgetAll();
+    return asked ? [{ type: 'unwatch', all: true }] : [];
+  }
+
+  #ask(users) {
+    return [...chunks(users)].map((some) => {
+      const id = this.nextId();
+      for (const user of some) this.#names.set(user, id);
+      this.#pending.set(id, { asked: some, users: [] });
+      return { type: 'watch', users: some, id };
+    });
+  }
+
+  #askAll() {
+    const id = this.#allId = this.nextId();
+    this.#pending.set(id, { asked: null, users: [] });
+    return { type: 'watch', all: true, id };
+  }
+
+  // These take the daemon's messages.
+
+  snapshot({ id, users, more, refused = [] }) {
+    const pending = this.#pending.get(id);
+    if (!pending) return;
+    pending.users = pending.users.concat(users);
+    if (more) return;
+    this.#pending.delete(id);
+    // A user who was unwatched since, or watched again by a later message, is skipped.
+    const current = ({ user }) => pending.asked ? this.#names.get(user) === id : this.#allId === id;
+    const news = pending.users.filter(current);
+    if (pending.asked) for (const { user } of news) this.#names.set(user, 0);
+    if (pending.asked || this.#allId === id) {
+      this.#tell('snapshot', { users: news, all: !pending.asked });
+      if (!pending.asked) this.#leftOut(news);
+      for (const user of news) this.#learn(user);
+    }
+    for (const { user, code, message } of refused) this.#refused([user], id, code, message);
+  }
+
+  /** A user who was online and is missing in a snapshot of everybody has gone offline. */
+  #leftOut(online) {
+    const here = new Set(online.map(({ user }) => user));
+    this.#allKnown = true;
+    this.#allId = 0;
+    for (const { user, state } of [...this.users.values()]) {
+      if (state === 'online' && !here.has(user)) this.#learn({ user, state: 'offline', last_seen_ms: null });
+    }
+  }
+
+  transitions(transitions) {
+    this.#tell('transitions', transitions);
+    for (const { user, state, since_ms, last_seen_ms } of transitions) {
+      if (!this.#state(user)) continue; // sent before an unwatch, or before the snapshot
+      this.#learn(state === 'online' ? { user, state, since_ms, sessions: 1 } : { user, state, last_seen_ms });
+    }
+  }
+
+  #state(user) { return this.users.get(user)?.state ?? (this.#allKnown ? 'offline' : undefined); }
+
+  #learn(user) {
+    const by_name = this.#names.has(user.user);
+    const before = this.users.has(user.user) || !by_name ? this.#state(user.user) : undefined;
+    if (user.state === 'offline' && !by_name) this.users.delete(user.user);
+    else this.users.set(user.user, user);
+    if (before !== user.state) this.#tell('change', user);
+  }
+
+  #forget(user) {
+    if (!this.#allKnown || this.users.get(user)?.state === 'offline') this.users.delete(user);
+  }
+
+  #forgetAll() {
+    this.#all = this.#allKnown = false;
+    this.#allId = 0;
+    for (const user of this.users.keys()) if (!this.#names.has(user)) this.users.delete(user);
+  }
+
+  error({ id, code, message }) {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    if (pending && !pending.asked && this.#allId === id) this.#forgetAll();
+    if (pending?.asked) this.#refused(pending.asked, id, code, message);
+    else this.#tell('refused', { code, message, users: [] });
+  }
+
+  /** Stops watching users whom the daemon refused in answer to their latest watch: it would refuse them on each connection. */
+  #refused(asked, id, code, message) {
+    const users = asked.filter((user) => this.#names.get(user) === id);
+    for (const user of users) {
+      this.#names.delete(user);
+      this.#forget(user);
+    }
+    this.#tell('refused', { code, message, users });
+  }
+}
+
+/** The names that a caller passed. */
+function names(users) {
+  if (typeof users === 'string') throw new TypeError(`pass a list of names: ['${users}']`);
+  const list = [...users];
+  for (const user of list) {
+    if (typeof user !== 'string') throw new TypeError(`a name must be a text, and this is ${user === null ? 'null' : typeof user}: ${String(user)}`);
+  }
+  return list;
+}
+
+/** Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no `#`. */
+function isName(user) {
+  const bytes = [...user].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
+  return bytes >= 1 && bytes <= 256 && !/[#\p{Cc}]/u.test(user);
+}
+
+/** Lists of names that each fit into a message. */
+function* chunks(users) {
+  let some = [], bytes = 0;
+  for (const user of users) {
+    bytes += 3 * user.length + 4; // at most, in UTF-8 with escapes, quotes and a comma
+    if (some.length && bytes > NAMES_BYTES) {
+      yield some;
+      [some, bytes] = [[], 3 * user.length + 4];
+    }
+    some.push(user);
+  }
+  if (some.length) yield some;
+}
