@@ -90,6 +90,14 @@ pub struct Limits {
     pub sockets: usize,
     /// Open WebSockets per client address; further upgrades get 429.
     pub sockets_per_address: usize,
+    /// Open WebSockets of one user's tokens; further upgrades get 429.
+    pub sockets_per_user: usize,
+    /// Open event streams of one user's tokens; further ones get 429.
+    pub streams_per_user: usize,
+    /// Users that all sockets and streams of one user's tokens watch by name; a `watch` beyond it gets an `error`.
+    pub watches_per_user: usize,
+    /// Requests per second of one user's tokens, with bursts of ten times as many; above it they get 429.
+    pub requests_per_second: u32,
     /// Open connections, WebSockets excluded; a further one replaces the one idle longest, or gets 503.
     pub connections: usize,
     /// Open connections per client address, WebSockets excluded; further ones get 429.
@@ -98,6 +106,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Time for a TLS handshake and for the headers of a request; after it the daemon closes the connection.
     pub handshake_timeout: Duration,
+    /// Time during which a client takes no byte of an answer or event stream; after it the daemon closes the connection.
+    pub write_timeout: Duration,
     /// Time for a request's body; after it the request fails with 400.
     pub body_timeout: Duration,
     /// Memory for all request bodies that are being read and for watches that wait, in bytes; further ones get 503 `busy`.
@@ -122,7 +132,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Pending transitions of a lossless socket; above it the socket is closed with 4008.
     pub lossless_pending: usize,
-    /// Memory for the mailboxes of all sockets, in bytes; above it the largest are closed with 1013.
+    /// Memory for what waits for all clients, in bytes; above it the clients with the longest queues are closed.
     pub mailbox_bytes: usize,
     /// Offline users whose last heartbeat is kept; above it the oldest are forgotten.
     pub remembered_users: usize,
@@ -135,11 +145,16 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         sockets: 100_000,
         sockets_per_address: 20_000,
+        sockets_per_user: 100,
+        streams_per_user: 100,
+        watches_per_user: 50_000,
+        requests_per_second: 200,
         connections: 8_192,
         connections_per_address: 4_096,
         // Longer than the 60 s for which nginx and other proxies keep an idle connection.
         idle_timeout: Duration::from_secs(75),
         handshake_timeout: Duration::from_secs(15),
+        write_timeout: Duration::from_secs(60),
         body_timeout: Duration::from_secs(10),
         bodies_bytes: 256 * 1024 * 1024,
         messages_per_second: 100,

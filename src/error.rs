@@ -61,6 +61,9 @@ pub const MAX_TTL_MS: u64 = 24 * 60 * 60 * 1000;
 /// The maximum number of users in one request or message.
 pub const MAX_USERS: usize = 10_000;
 
+/// The longest `id` of a message, in bytes: each chunk of a snapshot repeats it.
+pub const MAX_ID_BYTES: usize = 128;
+
 /// The codes on the wire. Programs depend on them, so they never change.
 #[allow(missing_docs)] // each is its own text
 pub mod code {
@@ -84,6 +87,8 @@ pub mod code {
     pub const TOO_MANY_WRONG_TOKENS: &str = "too_many_wrong_tokens";
     pub const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
     pub const TOO_MANY_SOCKETS: &str = "too_many_sockets";
+    pub const TOO_MANY_STREAMS: &str = "too_many_streams";
+    pub const TOO_MANY_REQUESTS: &str = "too_many_requests";
     pub const REDIS_UNAVAILABLE: &str = "redis_unavailable";
     pub const NOT_READY: &str = "not_ready";
     pub const BUSY: &str = "busy";
@@ -91,7 +96,7 @@ pub mod code {
 
 /// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
 /// rows: 429 for the limit per address, 503 for the limit of the daemon.
-const STATUSES: [(&str, u16); 25] = [
+const STATUSES: [(&str, u16); 27] = [
     (code::INVALID_USER, 400),
     (code::INVALID_SESSION, 400),
     (code::INVALID_TTL, 400),
@@ -112,6 +117,8 @@ const STATUSES: [(&str, u16); 25] = [
     (code::TOO_MANY_WRONG_TOKENS, 429),
     (code::TOO_MANY_CONNECTIONS, 429),
     (code::TOO_MANY_SOCKETS, 429),
+    (code::TOO_MANY_STREAMS, 429),
+    (code::TOO_MANY_REQUESTS, 429),
     (code::REDIS_UNAVAILABLE, 503),
     (code::NOT_READY, 503),
     (code::BUSY, 503),

@@ -215,11 +215,11 @@ impl Metrics {
             crowded: counter(
                 r,
                 "crowded_sockets",
-                "Sockets closed because all mailboxes together exceeded their memory limit",
+                "Sockets, streams and answers ended because all queues together exceeded their memory limit",
             ),
             panics: counter(r, "panics", "Panics that closed one connection"),
             audit_failures: counter(r, "audit_failures", "Lines that the audit file did not take"),
-            mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of queued changes for slow sockets, in bytes"),
+            mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of what waits for slow clients, in bytes"),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,
             event_lag,

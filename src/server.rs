@@ -24,6 +24,7 @@ use crate::web::limits::entrance::Entrance;
 use crate::web::limits::forwarded::TrustedProxies;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
+use crate::web::limits::shares::Shares;
 use crate::web::listen::{self, Port};
 use crate::web::sessions::keeper::Sessions;
 use crate::web::shutdown::Shutdown;
@@ -199,7 +200,11 @@ impl Daemon {
             proxies: proxies.clone(),
             refusals: app.refusals.clone(),
             metrics: app.metrics.clone(),
-            times: Times { idle: app.limits.idle_timeout, headers: app.limits.handshake_timeout },
+            times: Times {
+                idle: app.limits.idle_timeout,
+                headers: app.limits.handshake_timeout,
+                write: app.limits.write_timeout,
+            },
             shutdown: app.shutdown.clone(),
             tls: tls.clone(),
             routes: web::routes(app.clone(), origins.clone(), paths),
@@ -273,6 +278,7 @@ fn share(
         gate,
         doors: Doors::new(&limits, &metrics),
         connected: Arc::default(),
+        shares: Arc::new(Shares::new(&limits, &metrics)),
         quotas,
         bodies: Bodies::new(&limits, &metrics),
         refusals: Arc::new(Refusals::new()),

@@ -17,6 +17,18 @@ pub struct LimitArgs {
     /// Maximum open WebSockets per client address; further upgrades get 429
     #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.sockets_per_address)]
     max_sockets_per_address: usize,
+    /// Maximum open WebSockets of one user's tokens; further upgrades get 429
+    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_USER", value_name = "N", default_value_t = DEFAULT.sockets_per_user)]
+    max_sockets_per_user: usize,
+    /// Maximum open event streams of one user's tokens; further ones get 429
+    #[arg(long, env = "KEYBEAT_MAX_STREAMS_PER_USER", value_name = "N", default_value_t = DEFAULT.streams_per_user)]
+    max_streams_per_user: usize,
+    /// Maximum users that all sockets and streams of one user's tokens watch by name; the others of a watch are refused
+    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_USER", value_name = "N", default_value_t = DEFAULT.watches_per_user)]
+    max_watches_per_user: usize,
+    /// Maximum requests per second of one user's tokens, in bursts ten times as many; further ones get 429
+    #[arg(long, env = "KEYBEAT_MAX_REQUESTS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.requests_per_second, value_parser = positive())]
+    max_requests_per_second: u32,
     /// Maximum open connections, WebSockets excluded; a further one replaces the one idle longest, or gets 503
     #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT.connections)]
     max_connections: usize,
@@ -29,6 +41,9 @@ pub struct LimitArgs {
     /// Time for a TLS handshake and for the headers of a request; after it the connection is closed
     #[arg(long, env = "KEYBEAT_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.handshake_timeout.into(), value_parser = duration)]
     handshake_timeout: Duration,
+    /// Time during which a client reads nothing of an answer or event stream; after it the connection is closed
+    #[arg(long, env = "KEYBEAT_WRITE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.write_timeout.into(), value_parser = duration)]
+    write_timeout: Duration,
     /// Time for the body of a request; after it the request gets 400
     #[arg(long, env = "KEYBEAT_BODY_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.body_timeout.into(), value_parser = duration)]
     body_timeout: Duration,
@@ -47,7 +62,8 @@ pub struct LimitArgs {
     /// Maximum users that one socket watches by name; a watch beyond it gets an error
     #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value_t = DEFAULT.watches_per_socket)]
     max_watches_per_socket: usize,
-    /// Memory for queued changes of slow sockets, in MiB; above it, the sockets with the longest queues are closed (1013)
+    /// Memory for what waits for slow clients, in MiB: changes, snapshots, messages and answers; above it, the clients with
+    /// the longest queues are closed (sockets: 1013)
     #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = positive())]
     mailbox_mib: u32,
     /// Maximum heartbeats and logouts per second of one client's token, in bursts ten times as many; further ones get 429
@@ -74,10 +90,15 @@ impl LimitArgs {
         Limits {
             sockets: self.max_sockets,
             sockets_per_address: self.max_sockets_per_address,
+            sockets_per_user: self.max_sockets_per_user,
+            streams_per_user: self.max_streams_per_user,
+            watches_per_user: self.max_watches_per_user,
+            requests_per_second: self.max_requests_per_second,
             connections: self.max_connections,
             connections_per_address: self.max_connections_per_address,
             idle_timeout: self.idle_timeout.into(),
             handshake_timeout: self.handshake_timeout.into(),
+            write_timeout: self.write_timeout.into(),
             body_timeout: self.body_timeout.into(),
             body_bytes: self.max_body_bytes,
             bodies_bytes: self.max_bodies_bytes,

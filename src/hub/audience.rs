@@ -1,7 +1,8 @@
 //! Who watches one user by name.
 //!
 //! A list, since a transition goes to each watcher in turn. A long list also has a table of the watchers' places,
-//! so that none of thousands has to search the list when it leaves.
+//! so that none of thousands has to search the list when it leaves. A single watcher needs no list: somebody may watch
+//! thousands of names that nobody has.
 
 use super::Watcher;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -15,9 +16,57 @@ const FEW: usize = 256;
 /// One hasher for all audiences, so that none has to hold its own.
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
-/// The watchers of one user, each once.
-#[derive(Default)]
-pub(super) struct Audience {
+/// The watchers of one user, each once, and at least one.
+pub(super) enum Audience {
+    One(Arc<Watcher>),
+    Many(Box<Crowd>),
+}
+
+impl Audience {
+    /// The audience of one.
+    pub(super) fn of(watcher: &Arc<Watcher>) -> Audience {
+        Audience::One(watcher.clone())
+    }
+
+    /// All watchers, in no order.
+    pub(super) fn watchers(&self) -> &[Arc<Watcher>] {
+        match self {
+            Audience::One(watcher) => std::slice::from_ref(watcher),
+            Audience::Many(crowd) => &crowd.watchers,
+        }
+    }
+
+    /// Adds a watcher, unless it is there already.
+    pub(super) fn join(&mut self, watcher: &Arc<Watcher>) {
+        if let Audience::One(first) = self {
+            if Arc::ptr_eq(first, watcher) {
+                return;
+            }
+            let watchers = vec![first.clone()];
+            *self = Audience::Many(Box::new(Crowd { watchers, places: HashTable::new() }));
+        }
+        if let Audience::Many(crowd) = self {
+            crowd.join(watcher);
+        }
+    }
+
+    /// Removes a watcher, if it is there. Returns whether it was the last: then the audience has to be dropped.
+    pub(super) fn leave(&mut self, watcher: &Watcher) -> bool {
+        match self {
+            Audience::One(last) => std::ptr::eq(&**last, watcher),
+            Audience::Many(crowd) => {
+                crowd.leave(watcher);
+                if let [last] = &crowd.watchers[..] {
+                    *self = Audience::One(last.clone());
+                }
+                false
+            }
+        }
+    }
+}
+
+/// At least two watchers.
+pub(super) struct Crowd {
     watchers: Vec<Arc<Watcher>>,
     /// Each watcher's place in the list; empty up to `FEW` watchers.
     places: HashTable<u32>,
@@ -27,18 +76,8 @@ fn hash(watcher: &Watcher) -> u64 {
     HASHER.hash_one(watcher.id)
 }
 
-impl Audience {
-    /// All watchers, in no order.
-    pub(super) fn watchers(&self) -> &[Arc<Watcher>] {
-        &self.watchers
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.watchers.is_empty()
-    }
-
-    /// Adds a watcher, unless it is there already.
-    pub(super) fn join(&mut self, watcher: &Arc<Watcher>) {
+impl Crowd {
+    fn join(&mut self, watcher: &Arc<Watcher>) {
         if self.place(watcher).is_some() {
             return;
         }
@@ -49,8 +88,7 @@ impl Audience {
         }
     }
 
-    /// Removes a watcher, if it is there.
-    pub(super) fn leave(&mut self, watcher: &Watcher) {
+    fn leave(&mut self, watcher: &Watcher) {
         let Some(place) = self.place(watcher) else { return };
         if self.watchers.len() <= FEW + 1 {
             self.places = HashTable::new();
@@ -110,23 +148,24 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let steps = 16 * FEW;
         for _ in 0..3 {
-            let (mut audience, mut model) = (Audience::default(), BTreeSet::new());
+            let (mut audience, mut model) = (Audience::of(&watchers[0]), BTreeSet::from([watchers[0].id]));
             for step in 0..steps {
                 // It grows for a while, then shrinks to nothing.
-                let watcher = random.choice(&watchers).unwrap();
+                let watcher = random.choice(&watchers[1..]).unwrap();
                 if random.usize(..steps) > step {
                     audience.join(watcher);
                     model.insert(watcher.id);
                 } else {
-                    audience.leave(watcher);
+                    assert!(!audience.leave(watcher));
                     model.remove(&watcher.id);
                 }
                 let ids: Vec<u64> = audience.watchers().iter().map(|watcher| watcher.id).collect();
                 assert_eq!(ids.len(), model.len());
                 assert_eq!(ids.into_iter().collect::<BTreeSet<u64>>(), model);
             }
-            watchers.iter().for_each(|watcher| audience.leave(watcher));
-            assert!(audience.is_empty() && audience.places.is_empty());
+            watchers[1..].iter().for_each(|watcher| assert!(!audience.leave(watcher)));
+            assert!(matches!(audience, Audience::One(_)) && audience.leave(&watchers[0]));
+            assert_eq!(size_of::<Audience>(), 16, "a name that one client watches costs little");
         }
     }
 }

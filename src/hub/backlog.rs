@@ -4,7 +4,7 @@ use super::log::Log;
 use super::mailbox::Mailbox;
 use super::{Encoded, SHARDS};
 use crate::presence::Name;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// The place of a shard that its watcher has not joined, and of a reader that needs no log.
@@ -53,13 +53,42 @@ impl All {
     }
 }
 
+/// Changes in order, of which none is dropped.
+#[derive(Default)]
+pub(super) struct Kept {
+    queue: VecDeque<Arc<Encoded>>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(super) fn extend(&mut self, entries: Vec<Arc<Encoded>>) {
+        self.bytes += entries.iter().map(|entry| entry.bytes()).sum::<usize>();
+        self.queue.extend(entries);
+    }
+
+    fn pop(&mut self) -> Option<Arc<Encoded>> {
+        let entry = self.queue.pop_front()?;
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+
+    /// Takes the changes of the users for whom `wanted` is true.
+    fn take_of(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<Arc<Encoded>> {
+        let (taken, left): (VecDeque<_>, _) =
+            std::mem::take(&mut self.queue).into_iter().partition(|entry| wanted(entry.user()));
+        self.queue = left;
+        self.bytes -= taken.iter().map(|entry| entry.bytes()).sum::<usize>();
+        taken.into()
+    }
+}
+
 /// What waits for a reader.
 #[derive(Default)]
 pub(super) struct Backlog {
     pub(super) mailbox: Mailbox<Arc<Encoded>>,
     pub(super) all: Option<All>,
     /// What a lossless reader had not read of everybody when it stopped watching them.
-    pub(super) kept: VecDeque<Arc<Encoded>>,
+    pub(super) kept: Kept,
     /// Every change is kept, at most so many.
     pub(super) lossless: Option<usize>,
     /// The last number read in the log, or taken from the mailbox.
@@ -73,7 +102,47 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
+    /// Drops the pending changes of the users of a shard, because a snapshot of everybody covers them. Such a snapshot does
+    /// not name those who are offline, so the changes to offline that the reader does not know are returned.
+    pub(super) fn supersede(&mut self, of_shard: impl Fn(&str) -> bool) -> Vec<Arc<Encoded>> {
+        let mut covered = self.kept.take_of(&of_shard);
+        covered.extend(self.mailbox.take_of(of_shard));
+        let mut last: BTreeMap<Name, (Arc<Encoded>, usize)> = BTreeMap::new();
+        for entry in covered {
+            let count = last.get(entry.user()).map_or(0, |(_, count)| *count);
+            last.insert(entry.transition.user.clone(), (entry, count + 1));
+        }
+        // A user's changes alternate: after an even number the reader knows the last state.
+        let left = last.into_values().filter(|(entry, count)| count % 2 == 1 && !entry.transition.online);
+        let mut left: Vec<_> = left.map(|(entry, _)| entry).collect();
+        left.sort_unstable_by_key(|entry| entry.seq);
+        left
+    }
+
     pub(super) fn pending(&self) -> Option<&Arc<Encoded>> {
-        self.kept.front().or_else(|| self.mailbox.front())
+        self.kept.queue.front().or_else(|| self.mailbox.front())
+    }
+
+    /// Memory, in bytes, if nobody else holds the changes.
+    pub(super) fn bytes(&self) -> usize {
+        self.mailbox.bytes() + self.kept.bytes
+    }
+
+    /// Takes the next pending change.
+    pub(super) fn pop(&mut self) -> Option<Arc<Encoded>> {
+        self.kept.pop().or_else(|| self.mailbox.pop())
+    }
+
+    /// Drops the pending changes of a user.
+    pub(super) fn forget(&mut self, user: &str) {
+        self.kept.take_of(|other| other == user);
+        self.mailbox.forget(user);
+    }
+
+    /// Drops everything that is pending.
+    pub(super) fn clear(&mut self) {
+        self.mailbox.clear();
+        self.kept = Kept::default();
+        self.all = None;
     }
 }

@@ -1,11 +1,13 @@
 //! Who watches whom, and how a transition reaches them.
 
 use super::audience::Audience;
+use super::readers::QueuedAnswer;
 use super::watcher::Watcher;
 use super::{Encoded, Hub, SHARDS, Shard};
 use crate::lock::lock;
 use crate::presence::{Change, Name, Presence, Transition};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,15 @@ impl Everybody {
     pub(super) fn new() -> Everybody {
         Everybody { trim_at: Some(LOG_KEPT), ..Everybody::default() }
     }
+}
+
+/// What a reader of everybody is sent when it joins a shard.
+pub struct JoinedShard {
+    /// The shard's users online.
+    pub online: Vec<(Name, Presence)>,
+    /// Users whom the reader knows to be online from an earlier watch by name, and who went offline since: their absence
+    /// in the snapshot is no transition, so these come before it.
+    pub left: Vec<Arc<Encoded>>,
 }
 
 /// One pass over the readers of everybody: moves what slow readers have not read into their mailboxes, and then
@@ -180,9 +191,14 @@ impl Hub {
         None
     }
 
-    /// What all mailboxes and the log hold, in bytes.
+    /// What waits for all clients, and the log, in bytes.
     pub fn mailbox_bytes(&self) -> usize {
         self.readers.bytes()
+    }
+
+    /// Counts an answer of so many bytes until it is dropped. `end` closes its connection if too much waits for all clients.
+    pub fn queue_answer(&self, bytes: usize, end: Box<dyn Fn() + Send + Sync>) -> Arc<QueuedAnswer> {
+        QueuedAnswer::new(&self.readers, bytes, end)
     }
 
     /// A new reader, which watches nobody yet.
@@ -203,7 +219,12 @@ impl Hub {
             Some((name, _)) => name.clone(),
             None => shard.roster.name(user).unwrap_or_else(|| user.into()),
         };
-        shard.watched.entry(name.clone()).or_default().join(watcher);
+        match shard.watched.entry(name.clone()) {
+            Entry::Occupied(mut audience) => audience.get_mut().join(watcher),
+            Entry::Vacant(free) => {
+                free.insert(Audience::of(watcher));
+            }
+        }
         // If the reader asks again: the state that it is given now covers what is pending for the user.
         watcher.give(&name, at, self.seq());
         let presence = shard.roster.get(user);
@@ -217,9 +238,13 @@ impl Hub {
         let Some(audience) = shard.watched.get_mut(user) else {
             return;
         };
-        audience.leave(watcher);
-        if audience.is_empty() {
+        if audience.leave(watcher) {
             shard.watched.remove(user);
+            // Clients may have watched thousands of names that nobody has.
+            if shard.watched.len() < shard.watched.capacity() / 4 {
+                let most = shard.watched.len() * 2;
+                shard.watched.shrink_to(most);
+            }
         }
         watcher.forget(user, at);
     }
@@ -231,21 +256,24 @@ impl Hub {
         watcher: &'a Arc<Watcher>,
     ) -> impl Iterator<Item = Vec<(Name, Presence)>> + 'a {
         self.begin_watch_all(watcher);
-        (0..SHARDS).filter_map(move |shard| self.join_shard(watcher, shard))
+        (0..SHARDS).filter_map(move |shard| Some(self.join_shard(watcher, shard)?.online))
     }
 
     /// The first step of [`watch_all`](Hub::watch_all), for callers that take the shards one by one.
     pub fn begin_watch_all(&self, watcher: &Arc<Watcher>) {
+        // If it watches everybody already. Most of this happens before the lock for which the driver waits.
+        watcher.keep_unread();
         let mut everybody = lock(&self.everybody);
+        watcher.keep_unread();
         everybody.watchers.insert(watcher.id, watcher.clone());
         watcher.begin_all(true, 0);
     }
 
-    /// Registers `watcher` for one shard, and returns the shard's users online; `None` after the last shard.
-    pub fn join_shard(&self, watcher: &Watcher, shard: usize) -> Option<Vec<(Name, Presence)>> {
+    /// Registers `watcher` for one shard; `None` after the last shard.
+    pub fn join_shard(&self, watcher: &Watcher, shard: usize) -> Option<JoinedShard> {
         let held = lock(self.shards.get(shard)?);
-        watcher.join(shard, self.seq(), |user| self.shard_of(user) == shard);
-        Some(held.online())
+        let left = watcher.join(shard, self.seq(), |user| self.shard_of(user) == shard);
+        Some(JoinedShard { online: held.online(), left })
     }
 
     /// Ends what [`watch_all`](Hub::watch_all) began; users watched by name stay watched.

@@ -49,7 +49,7 @@ pub(super) struct Log {
 }
 
 /// The `transitions` message of some transitions.
-pub(super) fn message(entries: &[Arc<Encoded>]) -> Bytes {
+pub fn message(entries: &[Arc<Encoded>]) -> Bytes {
     let seq = entries.last().map_or(0, |last| last.seq);
     protocol::join_transitions(seq, entries.iter().map(|entry| entry.json())).into()
 }

@@ -108,19 +108,19 @@ impl<T: Pending> Mailbox<T> {
         true
     }
 
-    /// Keeps only the changes of the users for whom `keep` is true.
-    pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        let dropped: Vec<T> = self
+    /// Takes the changes of the users for whom `wanted` is true.
+    pub(super) fn take_of(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<T> {
+        let taken: Vec<T> = self
             .queue
             .iter_mut()
-            .filter(|entry| entry.as_ref().is_some_and(|change| !keep(change.user())))
+            .filter(|entry| entry.as_ref().is_some_and(|change| wanted(change.user())))
             .filter_map(Option::take)
             .collect();
-        if dropped.is_empty() {
-            return;
+        if !taken.is_empty() {
+            self.compact();
+            taken.iter().for_each(|change| self.uncount(change));
         }
-        self.compact();
-        dropped.iter().for_each(|change| self.uncount(change));
+        taken
     }
 
     /// Drops everything.
@@ -260,12 +260,12 @@ mod tests {
         USERS.iter().for_each(|&user| assert_eq!(mailbox.push(Change(user, true)), Pushed::Queued));
         assert!(mailbox.forget("a"));
         assert!(!mailbox.forget("a"));
-        mailbox.retain(|user| user < "d");
+        assert_eq!(mailbox.take_of(|user| user >= "d").len(), 21);
         assert_eq!((mailbox.pending, mailbox.front()), (2, Some(&Change("b", true))));
         let left: Vec<Change> = std::iter::from_fn(|| mailbox.pop()).collect();
         assert_eq!(left, [Change("b", true), Change("c", true)]);
         mailbox.push(Change("z", true));
-        mailbox.retain(|_| false);
+        mailbox.take_of(|_| true);
         assert!(mailbox.front().is_none() && mailbox.bytes() == 0);
     }
 }

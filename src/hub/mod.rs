@@ -25,8 +25,10 @@ mod mailbox;
 mod readers;
 mod watcher;
 
+pub use fanout::JoinedShard;
 pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
+pub use log::message as transitions_message;
 pub use watcher::{Delivery, Overflow, Watcher};
 
 use crate::lock::lock;
@@ -39,6 +41,7 @@ use fanout::Everybody;
 use health::Board;
 use history::History;
 use mailbox::Pending;
+pub use readers::QueuedAnswer;
 use readers::Readers;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -206,6 +209,11 @@ impl Hub {
             let shard = lock(shard);
             (users + shard.roster.online(), sessions + shard.roster.sessions())
         })
+    }
+
+    /// Identifies a list within this epoch.
+    pub fn digest(&self, list: &impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(list)
     }
 
     fn shard(&self, user: &str) -> MutexGuard<'_, Shard> {

@@ -1,4 +1,4 @@
-//! What all watchers share: the log, the number of the last transition, and how many bytes may wait.
+//! What all watchers share: the log, the number of the last transition, and how many bytes may wait for clients.
 
 use super::log::Log;
 use crate::lock::lock;
@@ -7,15 +7,59 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Once the mailboxes hold too much, the largest are closed until seven eighths of the limit are left.
+/// Once too much waits, the clients for whom most waits are closed until seven eighths of the limit are left.
 const RELIEF: (usize, usize) = (7, 8);
 
-/// A reader, as far as the limit of all mailboxes concerns it.
+/// A client, as far as the limit of all queues concerns it.
 pub(super) trait Member: Send + Sync {
-    /// What its mailbox holds, in bytes.
-    fn mailbox_bytes(&self) -> usize;
-    /// Empties its mailbox: all of them together hold too much.
+    /// What waits for it, in bytes.
+    fn queued_bytes(&self) -> usize;
+    /// Drops what waits for it: too much waits for all of them together.
     fn crowd_out(&self);
+}
+
+/// An answer that a client has not read yet. It counts until it is dropped.
+pub struct QueuedAnswer {
+    readers: Arc<Readers>,
+    id: u64,
+    bytes: AtomicUsize,
+    end: Box<dyn Fn() + Send + Sync>,
+}
+
+impl QueuedAnswer {
+    /// Counts an answer of so many bytes. `end` closes its connection if too much waits for all clients.
+    pub(super) fn new(
+        readers: &Arc<Readers>,
+        bytes: usize,
+        end: Box<dyn Fn() + Send + Sync>,
+    ) -> Arc<QueuedAnswer> {
+        let (id, counted) = (readers.next_id(), AtomicUsize::new(bytes));
+        let answer = Arc::new(QueuedAnswer { readers: readers.clone(), id, bytes: counted, end });
+        let member: Arc<dyn Member> = answer.clone();
+        readers.add(id, Arc::downgrade(&member));
+        readers.recount(0, bytes);
+        readers.relieve();
+        answer
+    }
+}
+
+impl Member for QueuedAnswer {
+    fn queued_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    fn crowd_out(&self) {
+        self.readers.recount(self.bytes.swap(0, Ordering::AcqRel), 0);
+        self.readers.metrics.crowded.inc();
+        (self.end)();
+    }
+}
+
+impl Drop for QueuedAnswer {
+    fn drop(&mut self) {
+        self.readers.recount(self.queued_bytes(), 0);
+        self.readers.remove(self.id);
+    }
 }
 
 pub(super) struct Readers {
@@ -30,7 +74,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// All mailboxes together may hold `most` bytes, and the log as many.
+    /// So many bytes may wait for all clients together, and the log may hold as many.
     pub(super) fn new(most: usize, metrics: Arc<Metrics>) -> Readers {
         Readers {
             seq: AtomicU64::new(0),
@@ -66,7 +110,7 @@ impl Readers {
         lock(&self.members).remove(&id);
     }
 
-    /// A mailbox that held `before` bytes holds `after` now.
+    /// Of `before` bytes that waited for a client, `after` wait now.
     pub(super) fn recount(&self, before: usize, after: usize) {
         if after >= before {
             self.bytes.fetch_add(after - before, Ordering::Relaxed);
@@ -75,12 +119,12 @@ impl Readers {
         }
     }
 
-    /// What all mailboxes and the log hold, in bytes.
+    /// What waits for all clients, and the log, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed) + lock(&self.log).bytes()
     }
 
-    /// Closes the largest mailboxes if all together hold too much. The caller holds no lock of a shard, a
+    /// Closes the clients for whom most waits if too much waits for all together. The caller holds no lock of a shard, a
     /// watcher or the log.
     pub(super) fn relieve(&self) {
         if self.bytes.load(Ordering::Relaxed) <= self.most {
@@ -89,7 +133,7 @@ impl Readers {
         let held: Vec<_> =
             lock(&self.members).iter().filter_map(|(id, member)| Some((*id, member.upgrade()?))).collect();
         let mut sizes: Vec<_> =
-            held.iter().map(|(id, member)| (member.mailbox_bytes(), *id, member)).collect();
+            held.iter().map(|(id, member)| (member.queued_bytes(), *id, member)).collect();
         sizes.sort_unstable_by_key(|&(bytes, id, _)| std::cmp::Reverse((bytes, id)));
         for (_, _, member) in sizes {
             if self.bytes.load(Ordering::Relaxed) <= self.most / RELIEF.1 * RELIEF.0 {

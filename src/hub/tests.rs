@@ -170,6 +170,66 @@ proptest::proptest! {
     }
 }
 
+proptest::proptest! {
+    /// A reader that knows users by name begins to watch everybody, shard by shard, while users come and go. A user who is
+    /// missing in the snapshot was reported offline before, so that no transition shows only as an absence.
+    #[test]
+    fn absence_in_a_snapshot_is_never_news(
+        lossless: bool,
+        steps in proptest::collection::vec((0u8..6, 0usize..6), 0..120),
+    ) {
+        let (hub, names) = (hub(), (0..6).map(|i| Name::from(format!("u{i}"))).collect::<Vec<_>>());
+        let watcher = hub.watcher();
+        if lossless {
+            watcher.make_lossless(100_000);
+        }
+        let (mut truth, mut known) = ([false; 6], [false; 6]);
+        for name in &names {
+            hub.watch(&watcher, name);
+        }
+        let index = |user: &str| user[1..].parse::<usize>().unwrap();
+        let mut next_shard = SHARDS;
+        // The shards that are joined next.
+        let joins = |next: &mut usize| {
+            let from = *next;
+            *next = SHARDS.min(from + 13);
+            from..*next
+        };
+        for (action, user) in steps {
+            match action {
+                0..3 => {
+                    truth[user] = !truth[user];
+                    hub.apply(&change(&names[user], truth[user]));
+                }
+                3 if next_shard == SHARDS => {
+                    hub.begin_watch_all(&watcher);
+                    next_shard = 0;
+                }
+                4 if next_shard == SHARDS => {
+                    let mut read = Vec::new();
+                    while read_messages(&watcher, &mut read) > 0 {}
+                    for (user, online) in read {
+                        let before = std::mem::replace(&mut known[index(&user)], online);
+                        proptest::prop_assert_ne!(before, online, "{} alternates", user);
+                    }
+                }
+                _ => for shard in joins(&mut next_shard) {
+                    let JoinedShard { online, left } = hub.join_shard(&watcher, shard).unwrap();
+                    for entry in left {
+                        proptest::prop_assert!(!entry.transition.online && known[index(entry.user())]);
+                        known[index(entry.user())] = false;
+                    }
+                    for (i, name) in names.iter().enumerate().filter(|(_, name)| hub.shard_of(name) == shard) {
+                        let is_here = online.iter().any(|(here, _)| here == name);
+                        proptest::prop_assert!(is_here || !known[i], "{} is missing without a word", name);
+                        known[i] = is_here;
+                    }
+                },
+            }
+        }
+    }
+}
+
 #[test]
 fn readers_of_everybody_share_one_text() {
     let hub = hub();

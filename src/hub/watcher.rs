@@ -8,7 +8,7 @@ use super::readers::{Member, Readers};
 use crate::lock::lock;
 use crate::presence::Name;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
@@ -46,6 +46,8 @@ pub struct Watcher {
     // before the log's.
     backlog: Mutex<Backlog>,
     overflow: AtomicU8,
+    /// Bytes that the reader's connection holds for it, besides the backlog.
+    held: AtomicUsize,
     bell: Notify,
     readers: Arc<Readers>,
 }
@@ -53,8 +55,8 @@ pub struct Watcher {
 impl Watcher {
     pub(super) fn new(readers: &Arc<Readers>) -> Arc<Watcher> {
         let (id, readers) = (readers.next_id(), readers.clone());
-        let (backlog, overflow) = (Mutex::default(), AtomicU8::new(0));
-        let watcher = Arc::new(Watcher { id, backlog, overflow, bell: Notify::new(), readers });
+        let (backlog, overflow, held) = (Mutex::default(), AtomicU8::new(0), AtomicUsize::new(0));
+        let watcher = Arc::new(Watcher { id, backlog, overflow, held, bell: Notify::new(), readers });
         let member: Arc<dyn Member> = watcher.clone();
         watcher.readers.add(id, Arc::downgrade(&member));
         watcher
@@ -101,6 +103,24 @@ impl Watcher {
     /// Ends this reader for good: it gets nothing more.
     pub fn dismiss(&self) {
         self.overflow_locked(&mut lock(&self.backlog), Overflow::Dismissed);
+    }
+
+    /// Counts what the reader's connection holds for it besides its pending changes: messages that the client has not
+    /// read or not finished. One limit covers the sum for all readers.
+    pub fn charge(&self, bytes: usize) {
+        {
+            // A reader that has to start again counts no more.
+            let _backlog = lock(&self.backlog);
+            if self.overflow_cause().is_some() {
+                return;
+            }
+            let before = self.held.swap(bytes, Ordering::AcqRel);
+            self.readers.recount(before, bytes);
+            if bytes <= before {
+                return;
+            }
+        }
+        self.readers.relieve();
     }
 
     /// Keeps every change of everybody from now on, at most `pending` at a time.
@@ -246,16 +266,16 @@ impl Watcher {
     }
 
     fn pop(&self, backlog: &mut Backlog, most: usize, most_bytes: usize) -> Vec<Arc<Encoded>> {
-        let before = backlog.mailbox.bytes();
+        let before = backlog.bytes();
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < most && bytes < most_bytes {
-            let entry = backlog.kept.pop_front().or_else(|| backlog.mailbox.pop());
+            let entry = backlog.pop();
             let Some(entry) = entry else { break };
             bytes += entry.json().len();
             backlog.read_to = backlog.read_to.max(entry.seq);
             taken.push(entry);
         }
-        self.readers.recount(before, backlog.mailbox.bytes());
+        self.readers.recount(before, backlog.bytes());
         taken
     }
 
@@ -271,9 +291,9 @@ impl Watcher {
         if in_log || entry.seq <= backlog.by_log || self.overflow_cause().is_some() {
             return;
         }
-        let before = backlog.mailbox.bytes();
+        let before = backlog.bytes();
         let pushed = backlog.mailbox.push(entry.clone());
-        self.readers.recount(before, backlog.mailbox.bytes());
+        self.readers.recount(before, backlog.bytes());
         if pushed == Pushed::Cancelled {
             backlog.whole_from = backlog.whole_from.max(entry.seq);
             self.readers.metrics.conflated.inc();
@@ -305,33 +325,44 @@ impl Watcher {
         backlog.whole_from = backlog.whole_from.max(seq);
     }
 
-    /// Joins a shard whose lock is held. The snapshot covers the shard's changes up to `seq`.
-    pub(super) fn join(&self, shard: usize, seq: u64, of_shard: impl Fn(&str) -> bool) {
+    /// Joins a shard whose lock is held. The snapshot covers the shard's changes up to `seq`, except for those that are
+    /// returned.
+    pub(super) fn join(&self, shard: usize, seq: u64, of_shard: impl Fn(&str) -> bool) -> Vec<Arc<Encoded>> {
         let mut backlog = lock(&self.backlog);
-        let before = backlog.mailbox.bytes();
-        backlog.mailbox.retain(|user| !of_shard(user));
-        backlog.kept.retain(|entry| !of_shard(entry.user()));
-        self.readers.recount(before, backlog.mailbox.bytes());
+        let before = backlog.bytes();
+        let left = backlog.supersede(of_shard);
+        self.readers.recount(before, backlog.bytes());
         backlog.whole_from = backlog.whole_from.max(seq);
         if let Some(shards) = backlog.all.as_mut().and_then(|all| all.joining.as_mut()) {
             shards[shard] = seq;
         }
+        left
     }
 
     /// Stops watching everybody. What is pending stays pending, in the mailbox; nothing is left of a reader that
     /// has to start again.
     pub(super) fn end_all(&self) {
+        self.keep_unread();
+        lock(&self.backlog).all = None;
+    }
+
+    /// What the reader has not read of everybody waits in its own queue from now on.
+    pub(super) fn keep_unread(&self) {
         if self.overflowed() {
             return;
         }
         let mut backlog = lock(&self.backlog);
+        if backlog.all.is_none() {
+            return;
+        }
         if backlog.lossless.is_some() {
             let rest = self.read(&mut backlog, usize::MAX, usize::MAX);
+            let before = backlog.bytes();
             backlog.kept.extend(rest);
+            self.readers.recount(before, backlog.bytes());
         } else {
             self.fold(&mut backlog, usize::MAX);
         }
-        backlog.all = None;
     }
 
     /// The reader is given a user's state, which covers changes up to `seq`; the lock of the user's shard is held.
@@ -356,10 +387,9 @@ impl Watcher {
     }
 
     fn forget_locked(&self, backlog: &mut Backlog, user: &str) {
-        backlog.kept.retain(|entry| entry.user() != user);
-        let before = backlog.mailbox.bytes();
-        backlog.mailbox.forget(user);
-        self.readers.recount(before, backlog.mailbox.bytes());
+        let before = backlog.bytes();
+        backlog.forget(user);
+        self.readers.recount(before, backlog.bytes());
     }
 
     /// The reader has to start again: it gets nothing more.
@@ -379,10 +409,8 @@ impl Watcher {
         {
             return;
         }
-        self.readers.recount(backlog.mailbox.bytes(), 0);
-        backlog.mailbox.clear();
-        backlog.kept.clear();
-        backlog.all = None;
+        self.readers.recount(backlog.bytes() + self.held.swap(0, Ordering::AcqRel), 0);
+        backlog.clear();
         self.bell.notify_one();
     }
 
@@ -408,8 +436,8 @@ impl Watcher {
 }
 
 impl Member for Watcher {
-    fn mailbox_bytes(&self) -> usize {
-        lock(&self.backlog).mailbox.bytes()
+    fn queued_bytes(&self) -> usize {
+        lock(&self.backlog).bytes() + self.held.load(Ordering::Acquire)
     }
 
     fn crowd_out(&self) {
@@ -419,8 +447,7 @@ impl Member for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let held = lock(&self.backlog).mailbox.bytes();
-        self.readers.recount(held, 0);
+        self.readers.recount(self.queued_bytes(), 0);
         self.readers.remove(self.id);
     }
 }

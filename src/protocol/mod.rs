@@ -19,6 +19,8 @@ pub const SUBPROTOCOL: &str = "keybeat.v1";
 pub mod close {
     /// The daemon stops: reconnect with backoff and jitter.
     pub const GOING_AWAY: u16 = 1001;
+    /// A text message is not UTF-8: do not repeat it.
+    pub const INVALID_TEXT: u16 = 1007;
     /// A message is over the limit: do not repeat it.
     pub const TOO_BIG: u16 = 1009;
     /// A limit of the daemon is reached: reconnect later.

@@ -1,7 +1,7 @@
 //! Messages of clients, and bodies of requests and answers.
 
 use super::{UserObject, schema};
-use crate::error::{Error, shown};
+use crate::error::{Error, MAX_ID_BYTES, shown};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::{RefOr, Schema};
@@ -69,6 +69,16 @@ impl ClientMessage {
             return (None, Err(Error::InvalidRequest("a message must be a JSON object".into())));
         }
         let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
+        if let Some(length) = id
+            .as_ref()
+            .and_then(serde_json::Value::as_str)
+            .map(str::len)
+            .filter(|&length| length > MAX_ID_BYTES)
+        {
+            // Each chunk of a snapshot repeats the id.
+            let text = format!("the id has {length} bytes; the limit is {MAX_ID_BYTES}");
+            return (None, Err(Error::InvalidRequest(text)));
+        }
         if let Err(error) = ClientMessage::check_fields(&value) {
             return (id, Err(error));
         }
@@ -350,6 +360,16 @@ mod tests {
             assert_eq!((id, error.code()), (Some(json!(7)), "invalid_request"), "{text}");
             assert!(error.to_string().contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn long_id_is_refused_and_not_repeated() {
+        let text = |length| format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(length));
+        assert_eq!(ClientMessage::parse(&text(MAX_ID_BYTES)).1.unwrap(), ClientMessage::Ping);
+        let (id, message) = ClientMessage::parse(&text(MAX_ID_BYTES + 1));
+        let error = message.unwrap_err();
+        assert_eq!((id, error.code()), (None, "invalid_request"));
+        assert!(error.to_string().contains("129 bytes"), "{error}");
     }
 
     /// Values of any shape, including words of the protocol.

@@ -1,7 +1,7 @@
 //! JSON Schemas for the OpenAPI and AsyncAPI documents that no Rust type provides: names, numbers with limits, and
 //! answers that the daemon writes without a type.
 
-use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
+use crate::error::{MAX_ID_BYTES, MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES};
 use std::collections::BTreeMap;
 use utoipa::openapi::schema::{
@@ -75,8 +75,8 @@ pub struct MessageId;
 impl PartialSchema for MessageId {
     fn schema() -> RefOr<Schema> {
         let number = ObjectBuilder::new().schema_type(Type::Number);
-        let text = ObjectBuilder::new().schema_type(Type::String);
-        let what = "A number or text that the client chooses; the answer repeats it.";
+        let text = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_ID_BYTES));
+        let what = "A number or text that the client chooses, of at most 128 bytes; the answer repeats it.";
         OneOfBuilder::new().item(number).item(text).description(Some(what)).examples([1]).into()
     }
 }

@@ -13,6 +13,7 @@ use crate::web::limits::connected::Connected;
 use crate::web::limits::connections::Doors;
 use crate::web::limits::quota::Quotas;
 use crate::web::limits::refusal_log::Refusals;
+use crate::web::limits::shares::Shares;
 use crate::web::sessions::keeper::Sessions;
 use crate::web::shutdown::Shutdown;
 use axum::extract::State;
@@ -40,6 +41,8 @@ pub struct App {
     pub doors: Doors,
     /// The open sockets and streams of each user.
     pub connected: Arc<Connected>,
+    /// Sockets, streams and watches of each user.
+    pub shares: Arc<Shares>,
     /// How often a user may do something.
     pub quotas: Arc<Quotas>,
     /// Reads request bodies.

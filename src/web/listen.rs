@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::panics::contain;
 use crate::web::failure::Failure;
-use crate::web::limits::activity::{Noticed, RequestPhase, ResponseState, Times};
+use crate::web::limits::activity::{Activity, Noticed, Overdue, ResponseState, Times};
 use crate::web::limits::connections::{Peer, Place};
 use crate::web::limits::entrance::{Entrance, HEALTH, Visit};
 use crate::web::limits::forwarded::TrustedProxies;
@@ -149,6 +149,7 @@ impl Port {
             debug!(%address, "connection closed: it was idle");
             return;
         }
+        let stream = Noticed::writes(stream, visit.activity.clone());
         match timeout(self.times.headers, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.converse(stream, address, visit).await,
             Ok(Err(why)) => debug!(%address, %why, "connection closed: its TLS handshake failed"),
@@ -166,7 +167,7 @@ impl Port {
         let activity = &visit.activity;
         let service = service_fn(|request: Request<Incoming>| {
             activity.begin_request();
-            let answer = self.answer(request, address, visit.refusal.as_ref());
+            let answer = self.answer(request, address, activity.clone(), visit.refusal.as_ref());
             let activity = activity.clone();
             async move {
                 let (answer, place) = answer.await?;
@@ -185,15 +186,9 @@ impl Port {
             // In this order: the connection changes the phase that `overdue` looks at.
             biased;
             served = connection.as_mut() => served,
-            phase = activity.overdue(self.times) => {
-                match phase {
-                    RequestPhase::Headers => self.too_slow(address),
-                    RequestPhase::Idle | RequestPhase::Request => debug!(%address, "connection closed: it was idle"),
-                }
-                return;
-            }
+            why = activity.overdue(self.times) => return self.overdue(why, address),
             () = activity.evicted() => {
-                debug!(%address, "connection closed: another one needs its place");
+                debug!(%address, "connection closed: others need its place or memory");
                 return;
             }
             () = self.shutdown.stopping() => {
@@ -213,6 +208,7 @@ impl Port {
         &self,
         request: Request<Incoming>,
         address: SocketAddr,
+        activity: Arc<Activity>,
         refusal: Option<&Error>,
     ) -> Result<(Response, Option<Place>), Infallible> {
         let path = request.uri().path().to_owned();
@@ -230,6 +226,7 @@ impl Port {
             Ok(place) => {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(client));
+                request.extensions_mut().insert(activity);
                 (self.routes.clone().call(request).await?, place)
             }
             Err(error) => {
@@ -248,10 +245,24 @@ impl Port {
         Ok((answer, place))
     }
 
+    /// Logs why a connection is closed; counts it unless it was idle.
+    fn overdue(&self, why: Overdue, address: SocketAddr) {
+        match why {
+            Overdue::Headers => self.too_slow(address),
+            Overdue::Idle => debug!(%address, "connection closed: it was idle"),
+            Overdue::Unread => self.limited("write_timeout", address),
+            // The answer logs it.
+            Overdue::Forbidden => debug!(%address, "connection closed: its answer may not go on"),
+        }
+    }
+
     /// Counts and logs a handshake, or headers, that took too long.
     fn too_slow(&self, address: SocketAddr) {
-        self.metrics.limited("handshake_timeout");
-        let refusal = Refusal { address: address.ip(), route: "none", code: "handshake_timeout", status: 0 };
-        self.refusals.log(&refusal);
+        self.limited("handshake_timeout", address);
+    }
+
+    fn limited(&self, code: &'static str, address: SocketAddr) {
+        self.metrics.limited(code);
+        self.refusals.log(&Refusal { address: address.ip(), route: "none", code, status: 0 });
     }
 }

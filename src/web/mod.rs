@@ -5,7 +5,7 @@
 //! ```text
 //! mod.rs      routes, and the layers around them
 //! api/ stream/   what a request does: heartbeats, users, stats, health | WebSocket, Server-Sent Events
-//! app.rs      what handlers share, and the way of a write
+//! app.rs      what handlers share, and the way of a write       answers.rs  counts answers that wait for clients
 //! audit/      the line of --audit for each request
 //! access/     who may: tokens, origins           middleware.rs  span, counter and log line of a request
 //! parameters.rs  refuses unknown query parameters
@@ -17,6 +17,7 @@
 //! ```
 
 pub mod access;
+mod answers;
 mod api;
 pub mod app;
 pub mod audit;
@@ -81,6 +82,7 @@ pub fn routes(app: Arc<App>, origins: Arc<Origins>, paths: Paths) -> Router {
         .layer(Extension(Arc::new(Documents::new(&document))))
         // After the tokens: a client without a token learns nothing of the parameters.
         .layer(from_fn_with_state(Arc::new(Parameters::new(&document)), parameters::guard))
+        .layer(from_fn_with_state(app.hub.clone(), answers::count))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(guard, auth::authenticate))

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use std::io;
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -33,7 +33,7 @@ impl Tls {
     }
 
     /// The handshake of one connection.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
         let config = lock(&self.config).clone();
         TlsAcceptor::from(config).accept(stream).await
     }

@@ -139,11 +139,10 @@ impl Daemon {
         .await
     }
 
-    /// Opens a socket and reads its hello.
+    /// Opens a socket and reads its hello and status.
     pub async fn socket(&self, query: &str) -> Socket {
         let mut socket = Socket::connect(self.port, query).await;
-        let hello = socket.next().await;
-        assert_eq!(hello["type"], "hello", "{hello}");
+        socket.hello().await;
         socket
     }
 

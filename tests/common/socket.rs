@@ -50,6 +50,17 @@ impl Socket {
         }
     }
 
+    /// The first two messages: the hello, which is returned, and the status.
+    pub async fn hello(&mut self) -> Value {
+        let (hello, status) = (self.next().await, self.next().await);
+        assert_eq!(
+            (&hello["type"], &status["type"]),
+            (&"hello".into(), &"status".into()),
+            "{hello} {status}"
+        );
+        hello
+    }
+
     /// Connects. None if no daemon answers.
     pub async fn try_connect(port: u16) -> Option<Socket> {
         let (ws, _) = tokio_tungstenite::connect_async(format!("ws://127.0.0.1:{port}/v1/ws")).await.ok()?;

@@ -154,7 +154,6 @@ pub async fn socket_as(daemon: &Daemon, token: &str, query: &str) -> (Socket, Va
     let mut socket = try_socket(daemon, query, &[("authorization", &bearer)])
         .await
         .unwrap_or_else(|why| panic!("{why:?}"));
-    let hello = socket.next().await;
-    assert_eq!(hello["type"], "hello", "{hello}");
+    let hello = socket.hello().await;
     (socket, hello)
 }

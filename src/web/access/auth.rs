@@ -8,7 +8,7 @@ use crate::lock::lock;
 use crate::presence::KeyPattern;
 use crate::web::access::revoked::Revoked;
 use crate::web::access::service_token::{self, Scope, ServiceToken};
-use crate::web::access::token::{Grant, KeySet, Pattern, Rules};
+use crate::web::access::token::{Grant, KeySet, Rules};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
@@ -42,8 +42,8 @@ enum Holder {
     Anyone,
     /// A backend with a service token.
     Service(ServiceToken),
-    /// A client with a token.
-    Client(Grant),
+    /// A client with a token, and the name under which its limits count.
+    Client(Grant, Arc<str>),
 }
 
 impl Pass {
@@ -60,14 +60,22 @@ impl Pass {
     pub fn service_name(&self) -> Option<&str> {
         match &*self.0 {
             Holder::Service(token) => Some(token.name.as_deref().unwrap_or("unnamed")),
-            Holder::Anyone | Holder::Client(_) => None,
+            Holder::Anyone | Holder::Client(..) => None,
         }
     }
 
     /// What a client's token allows; none for a backend, and where the daemon requires no tokens.
     pub fn grant(&self) -> Option<&Grant> {
         match &*self.0 {
-            Holder::Client(grant) => Some(grant),
+            Holder::Client(grant, _) => Some(grant),
+            Holder::Anyone | Holder::Service(_) => None,
+        }
+    }
+
+    /// The name under which the limits of a client count: the user of its token, or the token itself if it has none.
+    pub fn owner(&self) -> Option<&Arc<str>> {
+        match &*self.0 {
+            Holder::Client(_, owner) => Some(owner),
             Holder::Anyone | Holder::Service(_) => None,
         }
     }
@@ -99,7 +107,7 @@ impl Pass {
     pub fn check_watch_all(&self) -> Result<(), Error> {
         self.check_scope(Scope::Read)?;
         match self.grant() {
-            Some(grant) if !grant.watch.contains(&Pattern::All) => Err(Error::Forbidden(
+            Some(grant) if !grant.watch.covers_everybody() => Err(Error::Forbidden(
                 "the token does not allow to watch everybody; its claim must be \"watch\":\"*\", a text and not a list".into(),
             )),
             _ => Ok(()),
@@ -262,7 +270,7 @@ impl Gate {
             // Without the lock, since each delivery asks.
             Holder::Anyone => return Ok(()),
             Holder::Service(token) => (self.loaded().service.iter().any(|other| other.equals(token)), false),
-            Holder::Client(grant) => {
+            Holder::Client(grant, _) => {
                 let loaded = self.loaded();
                 let known = loaded.keys.as_ref().is_some_and(|keys| keys.has(&grant.key));
                 (known && now_s() < grant.ends, loaded.revoked.names(grant))
@@ -292,7 +300,8 @@ impl Gate {
         if loaded.revoked.names(&grant) {
             return Err(Error::InvalidToken(REVOKED.into()));
         }
-        Ok(Pass::new(Holder::Client(grant)))
+        let owner = grant.user.clone().unwrap_or_else(|| nameless(token));
+        Ok(Pass::new(Holder::Client(grant, owner)))
     }
 
     /// What this request may do. Errors: `unauthorized` without a token, `invalid_token` with a wrong one.
@@ -311,6 +320,12 @@ impl Gate {
     fn loaded(&self) -> Arc<Loaded> {
         lock(&self.loaded).clone()
     }
+}
+
+/// A name for a token without a user: the end of its signature, after a character that no user has in the name.
+fn nameless(token: &str) -> Arc<str> {
+    let from = token.len().saturating_sub(40);
+    format!("\n{}", token.get(from..).unwrap_or(token)).into()
 }
 
 /// The wall clock, in seconds since the epoch.
@@ -355,7 +370,7 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
 pub struct Guard {
     /// Checks tokens.
     pub gate: Arc<Gate>,
-    /// Counts wrong tokens per address.
+    /// Counts wrong tokens per address, and requests per user.
     pub quotas: Arc<Quotas>,
     /// The paths that need no token.
     pub is_public: fn(&str) -> bool,
@@ -368,6 +383,9 @@ pub async fn authenticate(State(guard): State<Guard>, mut request: Request, next
     }
     match guard.gate.admit(request.method(), request.uri(), request.headers()) {
         Ok(pass) => {
+            if let Err(error) = guard.quotas.take_request(pass.owner()) {
+                return Failure(error).into_response();
+            }
             request.extensions_mut().insert(pass.clone());
             let mut response = next.run(request).await;
             // For the audit.

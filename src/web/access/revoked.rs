@@ -27,13 +27,14 @@ impl Revoked {
 
 #[cfg(test)]
 mod tests {
+    use super::super::token::WatchClaim;
     use super::*;
 
     fn grant(user: Option<&str>, id: Option<&str>) -> Grant {
         Grant {
             user: user.map(Into::into),
             id: id.map(Into::into),
-            watch: Vec::new(),
+            watch: WatchClaim::default(),
             expires: 0,
             ends: 0,
             key: [0; 32],

@@ -1,4 +1,4 @@
-//! How much a client may have: connections, sockets, heartbeats, sessions, bodies; and the log of refusals.
+//! How much a client may have: connections, sockets, streams, watches, requests, heartbeats, sessions, bodies; and the log of refusals.
 //!
 //! These files know neither `App` nor passes: a limit gets the address or the user that it counts. `forwarded` finds the
 //! address of a client behind proxies.
@@ -11,3 +11,4 @@ pub mod entrance;
 pub mod forwarded;
 pub mod quota;
 pub mod refusal_log;
+pub mod shares;

@@ -10,17 +10,21 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// After so many heartbeats, or at so many addresses, the entries that no longer count are dropped.
+/// After so many heartbeats or requests, or at so many addresses, the entries that no longer count are dropped.
 const CLEAN_UP_AFTER: usize = 4_096;
 
 /// The quotas. A client counts by its token's `sub`, so a new token does not reset them.
 pub struct Quotas {
     heartbeats: DefaultKeyedRateLimiter<Arc<str>>,
     wrong_tokens: DefaultKeyedRateLimiter<IpAddr>,
+    requests: DefaultKeyedRateLimiter<Arc<str>>,
+    /// Requests counted since the last clean-up.
+    requested: AtomicUsize,
     held: Mutex<HeldKeys>,
     most_keys: usize,
     redis: Semaphore,
@@ -47,11 +51,28 @@ impl Quotas {
         Quotas {
             heartbeats: RateLimiter::keyed(per_second(limits.heartbeats_per_second)),
             wrong_tokens: RateLimiter::keyed(per_second(limits.wrong_tokens_per_second)),
+            requests: RateLimiter::keyed(per_second(limits.requests_per_second)),
+            requested: AtomicUsize::new(0),
             held: Mutex::default(),
             most_keys: limits.keys_per_token,
             redis: Semaphore::new(limits.redis_requests),
             metrics: metrics.clone(),
         }
+    }
+
+    /// Counts a request of `user`. Error: 429, it was one too many. Without a `user` there is no quota.
+    pub fn take_request(&self, user: Option<&Arc<str>>) -> Result<(), Error> {
+        let Some(user) = user else { return Ok(()) };
+        if self.requested.fetch_add(1, Ordering::Relaxed) >= CLEAN_UP_AFTER {
+            self.requested.store(0, Ordering::Relaxed);
+            self.requests.retain_recent();
+        }
+        self.requests.check_key(user).map_err(|_| {
+            self.metrics.limited("requests");
+            let text =
+                "more requests than the tokens of one user may send; ask for many users in one request";
+            Error::TooMany(code::TOO_MANY_REQUESTS, text.into())
+        })
     }
 
     /// Counts heartbeats of `user` for keys that live for their own TTL in milliseconds, or else for `ttl`. Error: 429, and

@@ -15,15 +15,16 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Sorts out `users`. `held` users are watched already; `is_held` knows them.
+    /// Sorts out `users`. A client watches at most `most` users; `held` users are watched already, and `is_held` knows them.
     pub(super) fn new(
         app: &App,
         pass: &Pass,
         users: Vec<String>,
+        most: usize,
         held: usize,
         is_held: impl Fn(&str) -> bool,
     ) -> Asked {
-        let (count, most) = (held + users.len(), app.limits.watches_per_socket);
+        let count = held + users.len();
         let (mut new, mut accepted, mut refused) = (HashSet::new(), Vec::new(), Vec::new());
         for user in users {
             let is_new = !is_held(&user) && !new.contains(&user);

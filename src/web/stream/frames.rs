@@ -153,6 +153,11 @@ impl FrameIo {
         }
     }
 
+    /// What is still to be written, in bytes.
+    pub fn queued_bytes(&self) -> usize {
+        self.out.iter().map(Bytes::len).sum()
+    }
+
     /// Queues a ping before all frames of which nothing is written yet, unless one is queued already.
     pub fn put_ping(&mut self) {
         if self.out.iter().any(|bytes| **bytes == *PING) {

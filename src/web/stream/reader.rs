@@ -2,21 +2,24 @@
 //! reasons for which the daemon ends a client. `socket` and `sse` have only what differs.
 
 use super::names::NameSet;
-use crate::hub::{Delivery, Hub, Overflow, Watcher};
+use crate::hub::{Delivery, Encoded, Hub, JoinedShard, Overflow, Watcher, transitions_message};
 use crate::presence::{Name, Presence};
 use crate::protocol::{RedisWord, RefusedUser, ServerMessage, UserObject};
 use crate::web::access::auth::PassEnd;
 use crate::web::access::token_watch::Permit;
 use crate::web::app::App;
 use crate::web::limits::connected::Membership;
+use crate::web::limits::shares::Share;
+use bytes::Bytes;
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 /// Users in one chunk of a snapshot.
-pub(super) const CHUNK: usize = 1_000;
+const CHUNK: usize = 1_000;
 /// How often the daemon checks the token of a client while a write to it is stuck.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -48,16 +51,24 @@ pub(super) struct Reader {
     pub(super) permit: Permit,
     pub(super) watcher: Arc<Watcher>,
     pub(super) watched: NameSet,
+    /// What it takes of the limits of its user.
+    pub(super) share: Share,
     pub(super) all: bool,
-    /// Whether Redis is up, as far as the client was told. A hello means that it is.
-    up: bool,
+    /// Whether Redis is up, as the client was told last.
+    up: Option<bool>,
     /// Its place among the connections of its user, if it has one.
     membership: Option<Membership>,
 }
 
 impl Reader {
     /// A reader of the user for whom it speaks, or else whose token it has.
-    pub(super) fn new(app: Arc<App>, address: IpAddr, permit: Permit, speaks: Option<&str>) -> Reader {
+    pub(super) fn new(
+        app: Arc<App>,
+        address: IpAddr,
+        permit: Permit,
+        share: Share,
+        speaks: Option<&str>,
+    ) -> Reader {
         let watcher = app.hub.watcher();
         let user = speaks.or_else(|| permit.pass().user().map(|user| &**user));
         Reader {
@@ -68,14 +79,20 @@ impl Reader {
             permit,
             watcher,
             watched: NameSet::default(),
+            share,
             all: false,
-            up: true,
+            up: None,
             app,
         }
     }
 
-    /// The first message.
-    pub(super) fn hello(&self, user: Option<&str>) -> String {
+    /// The first messages: hello, then whether Redis is up. Without the second, a client whose last connection ended while
+    /// Redis was down would not know.
+    pub(super) fn greeting(&mut self, user: Option<&str>) -> [String; 2] {
+        [self.hello(user), self.status_now()]
+    }
+
+    fn hello(&self, user: Option<&str>) -> String {
         let hello = ServerMessage::Hello {
             protocol: 1,
             epoch: self.app.hub.epoch().to_owned(),
@@ -88,37 +105,44 @@ impl Reader {
 
     /// The message that says whether Redis is up, if the client was told otherwise.
     pub(super) fn status(&mut self) -> Option<String> {
+        self.owes_status().then(|| self.status_now())
+    }
+
+    fn status_now(&mut self) -> String {
         let health = self.app.hub.health().borrow().clone();
-        if health.up == self.up {
-            return None;
-        }
-        self.up = health.up;
+        self.up = Some(health.up);
         let redis = if health.up { RedisWord::Up } else { RedisWord::Down };
-        Some(ServerMessage::Status { redis, since_ms: health.since.as_ms() }.encode())
+        ServerMessage::Status { redis, since_ms: health.since.as_ms() }.encode()
     }
 
     /// Has the client been told otherwise?
     pub(super) fn owes_status(&self) -> bool {
-        self.app.hub.health().borrow().up != self.up
+        self.up != Some(self.app.hub.health().borrow().up)
     }
 
-    /// Watches users by name, and returns their snapshot in chunks of at most `chunk` users.
-    pub(super) fn watch(&mut self, users: &[String], id: Option<Value>, chunk: usize) -> Snapshot {
-        let mut snapshot = Snapshot::new(self, id, chunk);
+    /// Watches users by name, and returns their snapshot.
+    pub(super) fn watch(&mut self, users: &[String], id: Option<Value>) -> Snapshot {
+        let mut snapshot = Snapshot::new(self, id);
         let mut names = Vec::with_capacity(users.len());
         for user in users {
             let (name, presence) = self.app.hub.watch_shared(&self.watcher, user);
-            snapshot.add(&name, presence);
+            snapshot.users.push_back((name.clone(), presence));
             names.push(name);
         }
         self.watched.extend(names);
+        self.share.set_watches(self.watched.len());
         snapshot
+    }
+
+    /// How many users it may watch by name.
+    pub(super) fn most_watches(&self) -> usize {
+        self.app.limits.watches_per_socket.min(self.share.most_watches())
     }
 
     /// Watches everybody, and returns the snapshot, which joins one shard after the other.
     pub(super) fn watch_all(&mut self, id: Option<Value>) -> Snapshot {
         self.all = true;
-        let mut snapshot = Snapshot::new(self, id, CHUNK);
+        let mut snapshot = Snapshot::new(self, id);
         snapshot.shard = Some(0);
         self.app.hub.begin_watch_all(&self.watcher);
         snapshot
@@ -170,6 +194,23 @@ impl Reader {
         })
     }
 
+    /// Why the daemon has to end this client, if it has to.
+    pub(super) fn must_end(&self) -> Option<Cut> {
+        let stops = self.app.shutdown.is_stopping().then_some(Cut::GoingAway);
+        self.check_overflow().and_then(|()| self.check_token()).err().or(stops)
+    }
+
+    /// The same for callers that outlive the borrow: whether the client may still be served.
+    pub(super) fn may_go_on(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let (app, pass, watcher) = (self.app.clone(), self.permit.pass().clone(), self.watcher.clone());
+        move || !app.shutdown.is_stopping() && !watcher.overflowed() && app.gate.still_good(&pass).is_ok()
+    }
+
+    /// Counts what the connection holds for the client: `queued` bytes of messages, and the rest of a snapshot.
+    pub(super) fn hold(&self, queued: usize, snapshot: Option<&Snapshot>) {
+        self.watcher.charge(queued + snapshot.map_or(0, Snapshot::bytes));
+    }
+
     /// Waits until the daemon has to end this client although a write to it is stuck. Takes the bell's rings.
     pub(super) async fn cut(&self) -> Cut {
         let mut look = interval(LOOK);
@@ -209,17 +250,19 @@ pub(super) struct Snapshot {
     id: Option<Value>,
     seq: u64,
     stale: bool,
-    chunk: usize,
-    users: Vec<UserObject>,
+    /// Those that are still to be sent. Their names are shared with the hub.
+    users: VecDeque<(Name, Presence)>,
     /// Of a snapshot of everybody: the shard that it joins next.
     shard: Option<usize>,
+    /// Users of these shards who went offline since the client watched them by name. They come before the next chunk.
+    left: VecDeque<Arc<Encoded>>,
     /// For the last chunk: the users that are not watched, each with the reason.
     refused: Vec<RefusedUser>,
     ended: bool,
 }
 
 impl Snapshot {
-    fn new(reader: &Reader, id: Option<Value>, chunk: usize) -> Snapshot {
+    fn new(reader: &Reader, id: Option<Value>) -> Snapshot {
         let hub = reader.app.hub.clone();
         let (seq, stale) = (hub.seq(), !hub.health().borrow().up);
         let watcher = reader.watcher.clone();
@@ -229,9 +272,9 @@ impl Snapshot {
             id,
             seq,
             stale,
-            chunk,
-            users: Vec::new(),
+            users: VecDeque::new(),
             shard: None,
+            left: VecDeque::new(),
             refused: Vec::new(),
             ended: false,
         }
@@ -243,28 +286,39 @@ impl Snapshot {
         self
     }
 
-    fn add(&mut self, user: &Name, presence: Presence) {
-        self.users.push(UserObject::new(user, presence, self.stale));
+    /// Memory of what is still to be sent, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let refused = self.refused.iter().map(|one| size_of_val(one) + one.user.len() + one.message.len());
+        self.users.capacity() * size_of::<(Name, Presence)>() + refused.sum::<usize>()
     }
 
-    /// The next chunk; `None` after the last.
-    pub(super) fn next(&mut self) -> Option<String> {
+    /// The next message; `None` after the last chunk.
+    pub(super) fn next(&mut self) -> Option<Bytes> {
         // One user more than fits says that another chunk follows.
-        while self.users.len() <= self.chunk
+        while self.users.len() <= CHUNK
             && let Some(shard) = self.shard
         {
-            let online = self.hub.join_shard(&self.watcher, shard);
-            self.shard = online.as_ref().map(|_| shard + 1);
-            online.into_iter().flatten().for_each(|(user, presence)| self.add(&user, presence));
+            let joined = self.hub.join_shard(&self.watcher, shard);
+            self.shard = joined.as_ref().map(|_| shard + 1);
+            if let Some(JoinedShard { online, left }) = joined {
+                self.users.extend(online);
+                self.left.extend(left);
+            }
+        }
+        if !self.left.is_empty() {
+            let some: Vec<_> = self.left.drain(..self.left.len().min(CHUNK)).collect();
+            return Some(transitions_message(&some));
         }
         if self.ended {
             return None;
         }
-        let rest = self.users.split_off(self.users.len().min(self.chunk));
-        let users = std::mem::replace(&mut self.users, rest);
+        let chunk = self.users.drain(..self.users.len().min(CHUNK));
+        let users = chunk.map(|(user, presence)| UserObject::new(&user, presence, self.stale)).collect();
+        self.users.shrink_to(2 * CHUNK);
         self.ended = self.users.is_empty();
         let (id, epoch) = (self.id.clone(), self.hub.epoch().to_owned());
         let refused = if self.ended { std::mem::take(&mut self.refused) } else { Vec::new() };
-        Some(ServerMessage::Snapshot { id, epoch, seq: self.seq, users, more: !self.ended, refused }.encode())
+        let (seq, more) = (self.seq, !self.ended);
+        Some(ServerMessage::Snapshot { id, epoch, seq, users, more, refused }.encode().into())
     }
 }

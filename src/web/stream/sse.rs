@@ -7,26 +7,29 @@
 
 use super::asked::Asked;
 use super::bells::{Bells, Rang};
-use super::reader::{CHUNK, Cut, Reader, Snapshot};
+use super::reader::{Cut, Reader, Snapshot};
 use crate::error::{Error, code};
-use crate::hub::{Delivery, Missed};
+use crate::hub::{Delivery, Hub, Missed};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
 use crate::web::app::{App, Shared};
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
+use crate::web::limits::activity::Activity;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::refusal_log::Refusal;
+use crate::web::limits::shares::ShareKind;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
@@ -34,6 +37,11 @@ use tracing::debug;
 /// A stream with nothing to send sends an id or a comment at least this often, so that nothing on the way takes it
 /// for dead.
 const ALIVE: Duration = Duration::from_secs(15);
+
+/// How long an EventSource waits until it reconnects: at random, so that not all come back at once after a restart.
+fn retry() -> Duration {
+    Duration::from_millis(fastrand::u64(1_000..=5_000))
+}
 
 /// When a stream that sends something now has to give its next sign of life: up to a third earlier at random, so
 /// that streams which opened together do not stay together.
@@ -50,7 +58,8 @@ enum Wanted {
 
 /// Changes as Server-Sent Events
 ///
-/// Hello, a snapshot, then transitions and status: the data of each event is a message of the WebSocket.
+/// Hello and status, a snapshot, then transitions and status: the data of each event is a message of the WebSocket. The snapshot
+/// waits until the daemon has compared Redis for the first time.
 /// Either `users` or `all` has to be given.
 #[utoipa::path(
     get,
@@ -61,7 +70,7 @@ enum Wanted {
             description = "Users to watch, separated by commas; a name with a comma cannot be watched here"),
         ("all" = Option<bool>, Query, description = "Watch everybody"),
         ("last-event-id" = Option<String>, Header,
-            description = "Id of the last event received. The stream sends what came after it, or a new snapshot if that is no longer kept"),
+            description = "Id of the last event received. The stream sends what came after it, or a new snapshot if that is no longer kept, or if the list of users is another one"),
     ),
     responses(
         (status = 200, description = "The events, until one side ends", body = ServerMessage, content_type = "text/event-stream"),
@@ -73,16 +82,21 @@ pub async fn stream(
     State(app): Shared,
     pass: Pass,
     Extension(Peer(address)): Extension<Peer>,
+    Extension(activity): Extension<Arc<Activity>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
-    let (wanted, refused) = wanted.check(&app, &pass)?;
-    app.known()?;
+    let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
+    let most = app.limits.watches_per_socket.min(share.most_watches());
+    let (wanted, refused) = wanted.check(&app, &pass, most)?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let stream = SseStream::new(Reader::new(app, address, permit, None), (wanted, refused), last);
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, refused, last };
+    let reader = Reader::new(app, address, permit, share, None);
+    activity.watch_answer(reader.may_go_on());
+    let stream = SseStream::new(reader, request);
     let events = futures_util::stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))
@@ -115,12 +129,21 @@ impl Wanted {
         }
     }
 
+    /// Identifies the list of users, whatever their order. A client that comes back with another list gets a snapshot: what
+    /// it has missed would not tell it about the new users.
+    fn digest(&self, hub: &Hub) -> u64 {
+        match self {
+            Wanted::All => hub.digest(&()),
+            Wanted::Users(users) => hub.digest(&users.iter().collect::<BTreeSet<_>>()),
+        }
+    }
+
     /// Decides for each user. Error: that of the first user, if all are refused.
-    fn check(self, app: &App, pass: &Pass) -> Result<(Wanted, Vec<RefusedUser>), Error> {
+    fn check(self, app: &App, pass: &Pass, most: usize) -> Result<(Wanted, Vec<RefusedUser>), Error> {
         let Wanted::Users(users) = self else {
             return pass.check_watch_all().map(|()| (Wanted::All, Vec::new()));
         };
-        let mut asked = Asked::new(app, pass, users, 0, |_| false);
+        let mut asked = Asked::new(app, pass, users, most, 0, |_| false);
         if asked.accepted.is_empty() && !asked.refused.is_empty() {
             return Err(asked.refused.swap_remove(0).1);
         }
@@ -133,15 +156,30 @@ impl Wanted {
 /// The next of the bells that ring seldom.
 type Rare = Pin<Box<dyn Future<Output = (Bells, Rang)> + Send>>;
 
+/// What a client asked for.
+struct StreamRequest {
+    wanted: Wanted,
+    /// The digest of `wanted`.
+    list: u64,
+    refused: Vec<RefusedUser>,
+    /// The id of the last event that it received from an earlier stream.
+    last: Option<String>,
+}
+
 /// One stream.
 struct SseStream {
     reader: Reader,
     rare: Rare,
+    /// The request, until the daemon has compared Redis for the first time; until then nobody's state is known.
+    request: Option<Box<StreamRequest>>,
+    /// The digest of the list of users, which is a part of the ids.
+    list: u64,
     /// The snapshot, until it is sent.
     snapshot: Option<Box<Snapshot>>,
     /// What the client has missed, until it is sent.
     missed: Option<Missed>,
-    queue: VecDeque<Event>,
+    /// Events, each with the length of its message.
+    queue: VecDeque<(Event, usize)>,
     /// The last number sent as an id.
     sent: Option<u64>,
     /// When the stream has to give a sign of life.
@@ -151,35 +189,54 @@ struct SseStream {
 }
 
 impl SseStream {
-    fn new(
-        mut reader: Reader,
-        (wanted, refused): (Wanted, Vec<RefusedUser>),
-        last: Option<&str>,
-    ) -> SseStream {
+    fn new(mut reader: Reader, request: StreamRequest) -> SseStream {
         reader.app.metrics.event_streams.inc();
         debug!(stream = reader.number, address = %reader.address, "stream opened");
         let rare = Box::pin(Bells::new(&reader.app, reader.number).next());
         // A stream speaks for nobody.
-        let queue = VecDeque::from([Event::default().data(reader.hello(None))]);
-        let resumed = last.and_then(|last| resume(&mut reader, &wanted, last));
-        let (missed, sent) = resumed.map_or((None, None), |(missed, seq)| (Some(missed), Some(seq)));
-        let snapshot = missed.is_none().then(|| {
-            Box::new(match &wanted {
-                Wanted::All => reader.watch_all(None),
-                Wanted::Users(users) => reader.watch(users, None, CHUNK).refusing(refused),
-            })
-        });
-        SseStream { reader, rare, snapshot, missed, queue, sent, alive_at: alive_at(), cut: None }
+        let [hello, status] = reader.greeting(None).map(|text| Event::default().data(text));
+        let queue = VecDeque::from([(hello.retry(retry()), 0), (status, 0)]);
+        let (list, request) = (request.list, Some(Box::new(request)));
+        SseStream {
+            reader,
+            rare,
+            request,
+            list,
+            snapshot: None,
+            missed: None,
+            queue,
+            sent: None,
+            alive_at: alive_at(),
+            cut: None,
+        }
+    }
+
+    /// Begins to watch, and continues where the client's last stream ended, or with a snapshot.
+    fn begin(&mut self, request: StreamRequest) {
+        let StreamRequest { wanted, list, refused, last } = request;
+        let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
+        if let Some((missed, seq)) = resumed {
+            (self.missed, self.sent) = (Some(missed), Some(seq));
+            return;
+        }
+        self.snapshot = Some(Box::new(match &wanted {
+            Wanted::All => self.reader.watch_all(None),
+            Wanted::Users(users) => self.reader.watch(users, None).refusing(refused),
+        }));
     }
 
     /// The next event; none once the stream has ended.
     async fn next(&mut self) -> Option<Event> {
         loop {
             while self.queue.is_empty() && self.cut.is_none() && self.fill() {}
-            if let Some(event) = self.queue.pop_front() {
+            if let Some((event, length)) = self.queue.pop_front() {
                 self.alive_at = alive_at();
+                // The connection asks for the next event when the client has read most of this one.
+                let queued = self.queue.iter().map(|(_, length)| length).sum::<usize>();
+                self.reader.hold(queued + length, self.snapshot.as_deref());
                 return Some(event);
             }
+            self.reader.hold(0, None);
             if self.cut.is_some() {
                 return None;
             }
@@ -207,9 +264,12 @@ impl SseStream {
             self.end(cut);
             return true;
         }
+        if self.request.is_some() {
+            return self.fill_early();
+        }
         if let Some(snapshot) = &mut self.snapshot {
             match snapshot.next() {
-                Some(chunk) => self.push(chunk),
+                Some(chunk) => self.push(&String::from_utf8_lossy(&chunk)),
                 None => self.snapshot = None,
             }
             return true;
@@ -227,28 +287,42 @@ impl SseStream {
             Ok(messages) if !messages.is_empty() => {
                 for message in messages {
                     let event = Event::default().data(String::from_utf8_lossy(&message.text));
-                    self.push_with_id(event, message.resume);
+                    self.push_with_id(event, message.text.len(), message.resume);
                 }
                 true
             }
             // After what a reconciliation found comes the message that it is done.
-            Ok(_) => match self.reader.status() {
-                Some(status) => {
-                    self.push(status);
-                    true
-                }
-                None => self.sent.is_none() && self.push_id(),
-            },
+            Ok(_) => self.fill_status() || self.sent.is_none() && self.push_id(),
         }
     }
 
-    fn push(&mut self, message: String) {
-        self.queue.push_back(Event::default().data(message));
+    /// The same before the first comparison, which ends that time.
+    fn fill_early(&mut self) -> bool {
+        let is_open = *self.reader.app.hub.opened().borrow();
+        match self.request.take_if(|_| is_open) {
+            Some(request) => {
+                self.begin(*request);
+                true
+            }
+            None => self.fill_status(),
+        }
     }
 
-    fn push_with_id(&mut self, event: Event, resume: Option<u64>) {
-        let id = resume.map(|seq| format!("{}:{seq}", self.reader.app.hub.epoch()));
-        self.queue.push_back(event.id(id.unwrap_or_default()));
+    fn fill_status(&mut self) -> bool {
+        let status = self.reader.status();
+        if let Some(status) = &status {
+            self.push(status);
+        }
+        status.is_some()
+    }
+
+    fn push(&mut self, message: &str) {
+        self.queue.push_back((Event::default().data(message), message.len()));
+    }
+
+    fn push_with_id(&mut self, event: Event, length: usize, resume: Option<u64>) {
+        let id = resume.map(|seq| format!("{}:{seq}:{:x}", self.reader.app.hub.epoch(), self.list));
+        self.queue.push_back((event.id(id.unwrap_or_default()), length));
         self.sent = resume;
     }
 
@@ -256,7 +330,7 @@ impl SseStream {
     fn push_id(&mut self) -> bool {
         let resume = self.reader.watcher.resume_at();
         if resume.is_some() {
-            self.push_with_id(Event::default(), resume);
+            self.push_with_id(Event::default(), 0, resume);
         }
         resume.is_some()
     }
@@ -278,32 +352,35 @@ impl SseStream {
     /// Nothing was sent for a while: an id, so that a return does not begin too far back, or a comment.
     fn sign_of_life(&mut self) {
         let resume = self.reader.watcher.resume_at();
-        if resume == self.sent || !self.push_id() {
-            self.queue.push_back(Event::default().comment(""));
+        // Before the snapshot there is no id: a client that came back with it would get no snapshot.
+        if self.request.is_some() || resume == self.sent || !self.push_id() {
+            self.queue.push_back((Event::default().comment(""), 0));
         }
     }
 
     fn token_due(&mut self) {
         match self.reader.token_due() {
-            Ok(warning) => warning.into_iter().for_each(|warning| self.push(warning)),
+            Ok(warning) => warning.into_iter().for_each(|warning| self.push(&warning)),
             Err(cut) => self.end(cut),
         }
     }
 
     fn end(&mut self, cut: Cut) {
         if let Some(error) = error(cut) {
-            self.push(ServerMessage::error(None, &error).encode());
+            self.push(&ServerMessage::error(None, &error).encode());
         }
         self.cut = Some(cut);
     }
 }
 
-/// Continues where the id `last` says, if this daemon still knows what came after it. Returns what the client has
-/// missed, and the number in the id.
-fn resume(reader: &mut Reader, wanted: &Wanted, last: &str) -> Option<(Missed, u64)> {
-    let (epoch, seq) = last.rsplit_once(':')?;
+/// Continues where the id `last` says, if it is of a stream with the same list and this daemon still knows what came
+/// after it. Returns what the client has missed, and the number in the id.
+fn resume(reader: &mut Reader, wanted: &Wanted, list: u64, last: &str) -> Option<(Missed, u64)> {
     let hub = reader.app.hub.clone();
-    let seq = seq.parse().ok().filter(|_| epoch == hub.epoch())?;
+    let (rest, digest) = last.rsplit_once(':')?;
+    let (epoch, seq) = rest.rsplit_once(':')?;
+    let is_same = epoch == hub.epoch() && u64::from_str_radix(digest, 16) == Ok(list);
+    let seq = seq.parse().ok().filter(|_| is_same)?;
     let missed = match wanted {
         Wanted::All => {
             let missed = hub.resume_all(&reader.watcher, seq).ok()?;
@@ -314,6 +391,7 @@ fn resume(reader: &mut Reader, wanted: &Wanted, last: &str) -> Option<(Missed, u
             let users = users.iter().map(String::as_str);
             let (names, missed) = hub.resume(&reader.watcher, users, seq).ok()?;
             reader.watched.extend(names);
+            reader.share.set_watches(reader.watched.len());
             missed
         }
     };
@@ -346,6 +424,10 @@ fn name(cut: Option<Cut>) -> &'static str {
 
 impl Drop for SseStream {
     fn drop(&mut self) {
+        if self.cut.is_none() {
+            // The connection may have ended because of this, while a write was stuck.
+            self.cut = self.reader.must_end();
+        }
         self.reader.unwatch_everything();
         let Reader { app, number, address, opened, .. } = &self.reader;
         app.metrics.event_streams.dec();

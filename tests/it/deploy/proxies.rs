@@ -98,8 +98,7 @@ impl Front {
     /// A socket through it, and its hello.
     async fn socket(&self) -> (Socket, Value) {
         let mut socket = Socket::connect(self.port, "").await;
-        let hello = socket.next().await;
-        assert_eq!(hello["type"], "hello", "{hello}");
+        let hello = socket.hello().await;
         (socket, hello)
     }
 }
@@ -144,8 +143,9 @@ async fn a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon(kin
     redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
     let mut socket = until("the proxy leads to the other", async || {
         let mut socket = Socket::try_connect(front.port).await?;
-        let again = socket.next_if_open().await?;
-        (again["type"] == "hello" && again["epoch"] != hello["epoch"]).then_some(socket)
+        let (again, status) = (socket.next_if_open().await?, socket.next_if_open().await?);
+        assert_eq!((&again["type"], &status["type"]), (&"hello".into(), &"status".into()));
+        (again["epoch"] != hello["epoch"]).then_some(socket)
     })
     .await;
     lives.until_state("alice", "online").await;

@@ -39,7 +39,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         &[
             "failure tls describe shutdown protective_headers",
             "limits console",
-            "access middleware parameters listen sessions",
+            "access answers middleware parameters listen sessions",
             "audit",
             "app",
             "api stream",

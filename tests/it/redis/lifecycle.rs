@@ -221,9 +221,9 @@ async fn a_daemon_that_starts_before_its_redis_says_so_and_works_once_it_is_ther
         assert_eq!(status, 503, "{method} {path}: {answer}");
         assert!(answer["error"]["code"].is_string() && answer["error"]["message"].is_string(), "{answer}");
     }
-    let mut socket = daemon.socket("").await;
-    let status = socket.next().await;
-    assert_eq!((&status["type"], &status["redis"]), (&json!("status"), &json!("down")), "{status}");
+    let mut socket = Socket::connect(daemon.port, "").await;
+    let [hello, status] = [socket.next().await, socket.next().await];
+    assert_eq!((&hello["type"], &status["redis"]), (&json!("hello"), &json!("down")), "{hello} {status}");
     socket.send(json!({"type": "watch", "users": ["alice"], "id": 1})).await;
 
     redis.run();
@@ -267,7 +267,7 @@ async fn a_restarted_daemon_takes_what_is_there_as_its_snapshot_not_as_transitio
     for round in 0..2 {
         let daemon = Daemon::start(&redis).await;
         let mut socket = Socket::connect(daemon.port, "").await;
-        let hello = socket.next().await;
+        let hello = socket.hello().await;
         assert_eq!(hello["seq"], 0, "round {round}: {hello}");
         epochs.push(hello["epoch"].clone());
         socket.send(json!({"type": "watch", "all": true})).await;

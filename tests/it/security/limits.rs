@@ -1,7 +1,7 @@
 //! Limits: each is reached once, says so in its way, and those already in are served.
 
 use crate::common::daemon::Daemon;
-use crate::common::redis::Redis;
+use crate::common::redis::{Redis, fill, signal};
 use crate::common::socket::Socket;
 use crate::common::tokens::{Issuer, call, call_as, socket_as, try_socket};
 use crate::common::{PATIENCE, until};
@@ -9,7 +9,7 @@ use futures_util::SinkExt;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -386,17 +386,16 @@ async fn watches_that_wait_are_bounded() {
         counted(daemon, limit).await;
     }
     redis.run();
-    let mut answered = 0;
+    let (mut answered, mut users) = (0, 0);
     while answered < 3 {
         let message = sockets[2].next().await;
         if message["type"] == "snapshot" {
-            assert_eq!(
-                (&message["id"], message["users"].as_array().map(Vec::len)),
-                (&json!(answered), Some(3_000))
-            );
-            answered += 1;
+            assert_eq!(message["id"], answered);
+            users += message["users"].as_array().map_or(0, Vec::len);
+            answered += usize::from(message["more"] == false);
         }
     }
+    assert_eq!(users, 9_000);
 }
 
 #[tokio::test]
@@ -435,4 +434,190 @@ async fn requests_to_redis_and_bodies_under_way() {
         (answer.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn sockets_streams_and_watches_of_one_user() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let secret = issuer.secret_file();
+    let flags = [
+        ["--jwt-secret", &secret],
+        ["--max-sockets-per-user", "2"],
+        ["--max-streams-per-user", "1"],
+        ["--max-watches-per-user", "4"],
+    ];
+    let daemon = with(&redis, flags.as_flattened()).await;
+    let [alice, bob] = ["alice", "bob"].map(|user| issuer.token(user, &["*"]));
+    let (mut first, _) = socket_as(&daemon, &alice, "").await;
+    let (mut second, _) = socket_as(&daemon, &issuer.token_for("alice", &["*"], 600), "").await;
+    let bearer = format!("Bearer {alice}");
+    let refused = try_socket(&daemon, "", &[("authorization", &bearer)]).await;
+    assert_eq!(refused.err(), Some((429, "too_many_sockets".into())), "another token does not help");
+    // A token without a user counts by itself.
+    let nobody = issuer.sign(&json!({"exp": crate::common::now_ms() / 1_000 + 60}));
+    let sockets = [socket_as(&daemon, &nobody, "").await, socket_as(&daemon, &nobody, "").await];
+    let anonymous = format!("Bearer {nobody}");
+    let refused = try_socket(&daemon, "", &[("authorization", &anonymous)]).await;
+    assert_eq!(refused.err(), Some((429, "too_many_sockets".into())));
+    drop(sockets);
+    drop(socket_as(&daemon, &bob, "").await);
+    // Three watches of the first socket leave one to the second.
+    first.send(json!({"type": "watch", "users": ["a", "b", "c"]})).await;
+    assert_eq!(first.snapshot().await.len(), 3);
+    let watch = async |socket: &mut Socket| {
+        socket.send(json!({"type": "watch", "users": ["d", "e"], "replace": true})).await;
+        let snapshot = socket.next().await;
+        (snapshot["users"].as_array().map(Vec::len), snapshot["refused"][0]["code"].clone())
+    };
+    assert_eq!(watch(&mut second).await, (Some(1), json!("too_many_watches")));
+    first.send(json!({"type": "unwatch", "users": ["a"]})).await;
+    first.send(json!({"type": "ping"})).await;
+    assert_eq!(first.next().await["type"], "pong");
+    assert_eq!(watch(&mut second).await, (Some(2), json!(null)), "an unwatch makes room");
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let stream = async |token: &str| {
+        let url = daemon.url(&format!("/v1/events?users=alice&token={token}"));
+        http.get(url).send().await.expect("the daemon answers")
+    };
+    let open = stream(&bob).await;
+    assert_eq!(open.status(), 200);
+    let refused = stream(&bob).await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().ok()), (429, Some("1")));
+    assert!(refused.text().await.expect("a body").contains("too_many_streams"));
+    drop(open);
+    until("there is a place again", async || (stream(&bob).await.status() == 200).then_some(())).await;
+    for limit in ["sockets_per_user", "streams_per_user"] {
+        counted(&daemon, limit).await;
+    }
+}
+
+#[tokio::test]
+async fn requests_per_second_of_one_user() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let service = issuer.write("service", "token-of-the-backend\n");
+    let flags = ["--jwt-secret", &issuer.secret_file(), "--service-token", &service];
+    let daemon = with(&redis, &[&flags[..], &["--max-requests-per-second", "1"]].concat()).await;
+    let ask = async |token: &str| {
+        let answer = call_as(&daemon, token, "GET", "/v1/users/alice", None).await;
+        (answer.status, answer.code().to_owned())
+    };
+    let (first, second) = (issuer.token("alice", &[]), issuer.token_for("alice", &[], 600));
+    for _ in 0..5 {
+        assert_eq!((ask(&first).await.0, ask(&second).await.0), (200, 200));
+    }
+    let refused =
+        until("it is too often", async || Some(ask(&first).await).filter(|(status, _)| *status != 200));
+    assert_eq!(refused.await, (429, "too_many_requests".into()));
+    assert_eq!(ask(&issuer.token("bob", &["alice"])).await.0, 200, "another user has a quota of its own");
+    for _ in 0..30 {
+        assert_eq!(ask("token-of-the-backend").await.0, 200, "a backend has none");
+    }
+    until("the quota fills again", async || (ask(&second).await.0 == 200).then_some(())).await;
+    counted(&daemon, "requests").await;
+}
+
+/// A connection whose client reads nothing, and so little of which the kernel takes.
+async fn unread(daemon: &Daemon, request: &[u8]) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut stream = socket.connect(([127, 0, 0, 1], daemon.port).into()).await.expect("it listens");
+    stream.write_all(request).await.expect("it reads");
+    stream
+}
+
+/// A request with an answer of more than 2 MB.
+fn long_query() -> Vec<u8> {
+    let users: Vec<String> = (0..10_000).map(|i| format!("{i:0>200}")).collect();
+    let body = json!({"users": users}).to_string();
+    let head = format!(
+        "POST /v1/users/query HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body.into_bytes()].concat()
+}
+
+async fn gauge(daemon: &Daemon, name: &str) -> u64 {
+    let (_, text) = daemon.call("GET", "/metrics", None).await;
+    let line = text.as_str().expect("a text").lines().find_map(|line| line.strip_prefix(name));
+    line.expect("the metric").trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn answer_that_nobody_reads_ends_by_lack_of_progress() {
+    let redis = Redis::start();
+    let daemon = with(&redis, &["--write-timeout", "1s"]).await;
+    let query = long_query();
+    let (_stuck, mut slow) = (unread(&daemon, &query).await, unread(&daemon, &query).await);
+    // It reads slowly, for longer than the time limit.
+    let (mut bytes, began) = (Vec::new(), Instant::now());
+    while began.elapsed() < Duration::from_secs(3) {
+        let mut some = vec![0; 8_192];
+        let read = timeout(PATIENCE, slow.read(&mut some)).await.expect("in time").expect("it is open");
+        bytes.extend(&some[..read]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    counted(&daemon, "write_timeout").await;
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let whole = length.parse::<usize>().expect("a number") + head.find("\r\n\r\n").expect("a head") + 4;
+    while bytes.len() < whole {
+        let mut some = vec![0; 8_192];
+        let read = timeout(PATIENCE, slow.read(&mut some)).await.expect("in time").expect("it is open");
+        assert_ne!(read, 0, "{} of {whole} bytes came", bytes.len());
+        bytes.extend(&some[..read]);
+    }
+}
+
+#[tokio::test]
+async fn unread_answers_and_streams_share_one_memory_limit() {
+    let redis = Redis::start();
+    fill(&redis, &format!("presence:{}", "x".repeat(200)), 10_000);
+    let daemon = with(&redis, &["--mailbox-mib", "8"]).await;
+    let events = b"GET /v1/events?all=true HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+    let stream = unread(&daemon, events).await;
+    until("the stream is stuck", async || {
+        (gauge(&daemon, "keybeat_mailbox_bytes ").await > 100_000).then_some(())
+    })
+    .await;
+    let query = long_query();
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        answers.push(unread(&daemon, &query).await);
+    }
+    until("some are closed", async || {
+        (gauge(&daemon, "keybeat_crowded_sockets_total ").await >= 3).then_some(())
+    })
+    .await;
+    until("the rest fits", async || (gauge(&daemon, "keybeat_mailbox_bytes ").await < 8 << 20).then_some(()))
+        .await;
+    assert_eq!(gauge(&daemon, "keybeat_event_streams ").await, 1, "the stream holds less than the answers");
+    drop((answers, stream));
+    until("nothing waits", async || (gauge(&daemon, "keybeat_mailbox_bytes ").await == 0).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn stuck_stream_ends_with_its_token() {
+    let redis = Redis::start();
+    fill(&redis, &format!("presence:{}", "x".repeat(200)), 10_000);
+    let issuer = Issuer::new();
+    let secret = issuer.secret_file();
+    let daemon = with(&redis, &["--jwt-secret", &secret]).await;
+    let events =
+        |query: &str| format!("GET /v1/events?all=true&token={query} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+    let _stuck = unread(&daemon, events(&issuer.token("alice", &["*"])).as_bytes()).await;
+    until("the stream is stuck", async || {
+        (gauge(&daemon, "keybeat_mailbox_bytes ").await > 100_000).then_some(())
+    })
+    .await;
+    std::fs::write(&secret, "another secret of more than 32 bytes").expect("a file");
+    signal(daemon.pid(), "HUP");
+    let began = Instant::now();
+    until("the stream has ended", async || {
+        (gauge(&daemon, "keybeat_event_streams ").await == 0).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }

@@ -41,6 +41,8 @@ async fn http_and_websocket_by_tls_and_a_new_certificate_without_a_restart() {
     let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("a socket");
     let hello = socket.next().await.expect("a message").expect("a message");
     assert!(hello.to_text().expect("text").contains("hello"), "{hello}");
+    let status = socket.next().await.expect("a message").expect("a message");
+    assert!(status.to_text().expect("text").contains("status"), "{status}");
     // Without TLS there is nothing to be had, and nothing breaks.
     let mut plain = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
     plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");

@@ -13,6 +13,10 @@ struct Stream {
     text: String,
     /// As an EventSource keeps it.
     id: Option<String>,
+    /// Whether Redis was up when the stream opened.
+    redis: String,
+    /// How long an EventSource has to wait before it reconnects, in milliseconds.
+    retry: Option<u64>,
 }
 
 /// Opens a stream, or gives the status and code with which it was refused.
@@ -30,7 +34,7 @@ async fn open(daemon: &Daemon, query: &str, headers: &[(&str, &str)]) -> Result<
     }
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     assert_eq!(answer.headers()["cache-control"], "no-store");
-    Ok(Stream { answer, text: String::new(), id: None })
+    Ok(Stream { answer, text: String::new(), id: None, redis: String::new(), retry: None })
 }
 
 impl Stream {
@@ -43,7 +47,9 @@ impl Stream {
         let headers = last.map(|last| ("last-event-id", last));
         let mut stream =
             open(daemon, query, headers.as_slice()).await.unwrap_or_else(|why| panic!("{why:?}"));
-        assert_eq!(stream.next().await.expect("a message")["type"], "hello");
+        let first = [stream.next().await, stream.next().await].map(|message| message.expect("a message"));
+        assert_eq!([&first[0]["type"], &first[1]["type"]], ["hello", "status"]);
+        stream.redis = first[1]["redis"].as_str().expect("a word").to_owned();
         stream
     }
 
@@ -71,6 +77,7 @@ impl Stream {
     fn take(&mut self, event: &str) -> Option<Value> {
         let of = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
         self.id = of("id: ").or(self.id.take());
+        self.retry = of("retry: ").map(|ms| ms.parse().expect("a number")).or(self.retry);
         Some(serde_json::from_str(&of("data: ")?).expect("JSON"))
     }
 
@@ -213,16 +220,87 @@ async fn one_that_comes_back_too_late_or_to_another_daemon_begins_anew() {
     let mut stream = Stream::open(&daemon, "users=alice").await;
     stream.snapshot().await;
     let id = stream.id().await;
-    let (epoch, seq) = id.rsplit_once(':').expect("an epoch and a number");
+    let parts: Vec<&str> = id.split(':').collect();
+    let [epoch, seq, list] = parts[..] else { panic!("{id}") };
     let seq: u64 = seq.parse().expect("a number");
-    let later = format!("{epoch}:{}", seq + 1);
-    for last in ["", "nonsense", ":", "1:2:3", &format!("other:{seq}"), &later, &format!("{epoch}:x")] {
+    for last in [
+        "",
+        "nonsense",
+        ":",
+        "1:2:3",
+        &format!("other:{seq}:{list}"),
+        &format!("{epoch}:{}:{list}", seq + 1),
+        &format!("{epoch}:x:{list}"),
+        &format!("{epoch}:{seq}:0"),
+        &format!("{epoch}:{seq}"),
+    ] {
         let mut stream = Stream::again(&daemon, "users=alice", Some(last)).await;
         assert_eq!(stream.snapshot().await.len(), 1, "{last:?}");
     }
     let again = Daemon::start(&redis).await;
     let mut stream = Stream::again(&again, "users=alice", Some(&id)).await;
     assert_eq!(stream.snapshot().await.len(), 1, "another epoch");
+}
+
+#[tokio::test]
+async fn stream_with_another_list_gets_a_snapshot() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    come(&redis, "bob");
+    daemon.until_state("bob", "online").await;
+    let mut stream = Stream::open(&daemon, "users=alice").await;
+    stream.snapshot().await;
+    let id = stream.id().await;
+    for query in ["users=alice,bob", "users=bob", "all=true"] {
+        let users = Stream::again(&daemon, query, Some(&id)).await.snapshot().await;
+        assert!(
+            users.iter().any(|user| user["user"] == "bob" && user["state"] == "online"),
+            "{query}: {users:?}"
+        );
+    }
+    // The same list in another order continues.
+    let mut stream = Stream::open(&daemon, "users=alice,bob").await;
+    stream.snapshot().await;
+    let id = stream.id().await;
+    come(&redis, "alice");
+    let mut stream = Stream::again(&daemon, "users=bob,alice,bob", Some(&id)).await;
+    assert_eq!(stream.told(1).await, pairs(&[("alice", "online")]));
+}
+
+#[tokio::test]
+async fn stream_opens_before_redis_is_compared() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let daemon = Daemon::launch(&["--redis", &redis.url()]);
+    daemon.not_ready().await;
+    let mut streams = Vec::new();
+    for query in ["users=alice,bob", "all=true"] {
+        let stream = Stream::open(&daemon, query).await;
+        assert_eq!(stream.redis, "down");
+        assert!(stream.retry.is_some_and(|ms| (1_000..=5_000).contains(&ms)), "{:?}", stream.retry);
+        streams.push(stream);
+    }
+    let mut retries: Vec<_> = streams.iter().map(|stream| stream.retry).collect();
+    retries.push(Stream::open(&daemon, "all=true").await.retry);
+    retries.sort_unstable();
+    retries.dedup();
+    assert!(retries.len() > 1, "not all reconnect at the same time");
+    redis.run();
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    for (stream, count) in streams.iter_mut().zip([2, 0]) {
+        let (mut snapshot, mut up) = (None, false);
+        while snapshot.is_none() || !up {
+            let message = stream.next().await.expect("a message");
+            match message["type"].as_str() {
+                Some("snapshot") => snapshot = message["users"].as_array().map(Vec::len),
+                Some("status") => up = message["redis"] == "up",
+                // Alice may have come before the comparison, or after it.
+                _ => assert_eq!(message["type"], "transitions", "{message}"),
+            }
+        }
+        assert!(snapshot.is_some_and(|users| users >= count), "{snapshot:?}");
+        assert!(!stream.id().await.is_empty(), "an id follows");
+    }
 }
 
 #[tokio::test]
@@ -339,7 +417,7 @@ async fn a_stream_says_when_redis_is_gone_and_ends_with_the_daemon() {
     assert_eq!((&message["type"], &message["redis"]), (&json!("status"), &json!("down")));
     let mut late = Stream::open(&daemon, "users=alice").await;
     assert_eq!(late.snapshot().await[0]["stale"], true);
-    assert_eq!(late.next().await.expect("a message")["redis"], "down");
+    assert_eq!(late.redis, "down");
     redis.run();
     for stream in [&mut stream, &mut late] {
         assert_eq!(stream.next().await.expect("a message")["redis"], "up");

@@ -1,12 +1,13 @@
 //! Clients that read slowly, or not at all: what becomes of them, and that nobody else feels it.
 
 use crate::common::daemon::Daemon;
-use crate::common::redis::Redis;
+use crate::common::redis::{Redis, fill};
 use crate::common::socket::Socket;
 use crate::common::tokens::Issuer;
 use crate::common::until;
 use crate::streams::socket::{Known, one, start, watch};
 use serde_json::json;
+use std::collections::HashMap;
 use tokio::net::TcpSocket;
 
 /// A socket with a small receive buffer, so that the daemon soon has to wait for the client.
@@ -22,7 +23,7 @@ async fn narrow_with(daemon: &Daemon, query: &str) -> Socket {
     let plain = tokio_tungstenite::MaybeTlsStream::Plain(stream);
     let (ws, _) = tokio_tungstenite::client_async(url, plain).await.expect("the daemon accepts");
     let mut socket = Socket { ws };
-    assert_eq!(socket.next().await["type"], "hello");
+    socket.hello().await;
     socket
 }
 
@@ -100,6 +101,43 @@ async fn a_lossless_client_that_falls_behind_is_closed_with_4008() {
         }
     };
     assert_eq!(closed.0, 4008, "{}", closed.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offline_during_a_long_snapshot_is_a_transition() {
+    let redis = Redis::start();
+    let others = "x".repeat(200);
+    fill(&redis, &format!("presence:{others}"), 30_000);
+    let named: Vec<String> = (0..100).map(|i| format!("u{i}")).collect();
+    named.iter().for_each(|user| drop(redis.call(&["SET", &format!("presence:{user}"), "1"])));
+    let daemon = Daemon::start(&redis).await;
+    let mut slow = narrow(&daemon).await;
+    slow.send(json!({"type": "watch", "users": named})).await;
+    assert_eq!(slow.snapshot().await.len(), 100);
+    slow.send(json!({"type": "watch", "all": true})).await;
+    // The first chunk arrives; the kernel's buffers do not take all the others.
+    let mut known: HashMap<String, bool> = named.iter().map(|user| (user.clone(), true)).collect();
+    let mut message = slow.next().await;
+    let keys: Vec<_> = named.iter().map(|user| format!("presence:{user}")).collect();
+    redis.call(&[&["DEL"], &*keys.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    daemon.until_state("u99", "offline").await;
+    loop {
+        let transitions = message["transitions"].as_array().into_iter().flatten();
+        for user in transitions.map(|one| one["user"].as_str().expect("a name")) {
+            assert_eq!(known.insert(user.to_owned(), false), Some(true), "{user}");
+        }
+        if message["more"] == false {
+            break;
+        }
+        message = slow.next().await;
+    }
+    // Those who were in the snapshot as online follow it.
+    while known.values().any(|online| *online) {
+        for one in slow.transitions().await {
+            let user = one["user"].as_str().expect("a name").to_owned();
+            assert_eq!(known.insert(user.clone(), false), Some(true), "{user}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -177,10 +177,12 @@ async fn the_hello_says_protocol_epoch_number_ttl_and_user() {
     daemon.until_state("bob", "online").await;
     let stats = daemon.get("/v1/stats").await;
     let mut nobody = Socket::connect(daemon.port, "").await;
-    let hello = nobody.next().await;
+    let [hello, status] = [nobody.next().await, nobody.next().await];
     let expected =
         json!({"type": "hello", "protocol": 1, "epoch": stats["epoch"], "seq": 1, "ttl_ms": 7_000});
     assert_eq!(hello, expected, "it speaks for nobody");
+    assert_eq!((&status["type"], &status["redis"]), (&json!("status"), &json!("up")), "{status}");
+    assert!(status["since_ms"].is_u64(), "{status}");
     let mut alice = Socket::connect(daemon.port, "?user=alice&session=phone").await;
     let hello = alice.next().await;
     assert_eq!((&hello["user"], &hello["epoch"]), (&json!("alice"), &stats["epoch"]), "{hello}");
@@ -254,6 +256,7 @@ async fn an_id_comes_back_as_it_was() {
         json!(""),
         json!("日本"),
         json!("7"),
+        json!("x".repeat(128)),
     ] {
         socket.send(json!({"type": "watch", "users": ["alice"], "id": id})).await;
         assert_eq!(socket.next().await["id"], id);
@@ -264,6 +267,13 @@ async fn an_id_comes_back_as_it_was() {
     socket.send(json!({"type": "watch", "users": ["alice"]})).await;
     let snapshot = socket.next().await;
     assert_eq!(snapshot.get("id"), None, "none was given: {snapshot}");
+    socket.send(json!({"type": "watch", "all": true, "id": "x".repeat(60_000)})).await;
+    let error = socket.next().await;
+    assert_eq!(
+        (&error["code"], error.get("id")),
+        (&json!("invalid_request"), None),
+        "each chunk would repeat it"
+    );
 }
 
 #[tokio::test]
@@ -439,11 +449,8 @@ async fn a_watch_with_replace_is_the_whole_list() {
     let others: Vec<String> = (5_000..12_000).map(|i| format!("u{i}")).collect();
     for users in [&many, &others] {
         socket.send(json!({"type": "watch", "users": users, "replace": true})).await;
-        let answer = socket.next().await;
-        assert_eq!(
-            (&answer["type"], answer["users"].as_array().map(Vec::len)),
-            (&json!("snapshot"), Some(users.len()))
-        );
+        let answer = socket.snapshot().await;
+        assert_eq!(answer.len(), users.len());
     }
     socket.send(json!({"type": "watch", "all": true, "replace": true})).await;
     assert_eq!(socket.next().await["code"], "invalid_request");
@@ -527,8 +534,11 @@ async fn while_redis_is_away_sockets_are_told_and_after_it_who_did_not_come_back
         (before - 200..=now_ms() + 200).contains(&status["since_ms"].as_u64().expect("a time")),
         "{status}"
     );
-    let mut late = daemon.socket("").await;
-    assert_eq!(late.next().await["redis"], "down", "whoever comes later is told too");
+    let mut late = Socket::connect(daemon.port, "").await;
+    assert_eq!(
+        [late.next().await["redis"].clone(), late.next().await["redis"].clone()],
+        [Value::Null, json!("down")]
+    );
     redis.run();
     assert_eq!(late.next().await["redis"], "up");
     let told = [socket.next().await, socket.next().await];
@@ -662,6 +672,51 @@ async fn a_socket_gets_its_hello_and_answers_within_3_s_though_redis_is_away() {
     let error = began.elapsed();
     let most = Duration::from_secs(3);
     assert!(hello < most && error < most, "hello after {hello:?}, the error after {error:?}");
+}
+
+#[tokio::test]
+async fn unwatch_before_the_first_comparison_holds() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let daemon = Daemon::launch(&["--redis", &redis.url()]);
+    daemon.not_ready().await;
+    let mut socket = daemon.socket("").await;
+    socket.send(json!({"type": "watch", "users": ["alice", "bob"], "id": 1})).await;
+    socket.send(json!({"type": "watch", "all": true, "id": 2})).await;
+    socket.send(json!({"type": "unwatch", "users": ["bob", "carol"]})).await;
+    socket.send(json!({"type": "unwatch", "all": true})).await;
+    socket.send(json!({"type": "watch", "users": ["dora"], "id": 3})).await;
+    socket.send(json!({"type": "ping", "id": 4})).await;
+    assert_eq!(socket.next().await, json!({"type": "pong", "id": 4}), "the daemon has read all of it");
+    redis.run();
+    daemon.ready().await;
+    let mut answers = Vec::new();
+    while answers.len() < 3 {
+        let message = socket.next().await;
+        if message["type"] == "snapshot" {
+            let users = message["users"].as_array().expect("users").iter();
+            let users: Vec<_> = users.map(|user| user["user"].as_str().expect("a name").to_owned()).collect();
+            answers.push((message["id"].as_u64(), users.join(",")));
+        }
+    }
+    assert_eq!(answers, [(Some(1), "alice".into()), (Some(2), String::new()), (Some(3), "dora".into())]);
+    for user in ["bob", "carol", "alice"] {
+        redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "60"]);
+    }
+    assert_eq!(one(&mut socket).await["user"], "alice");
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf8_is_closed_with_1007() {
+    let (_redis, daemon) = start().await;
+    for pieces in [&[&b"\"\xff\""[..]][..], &[b"\"\xc3", b"\x28\""]] {
+        let mut raw = Raw::connect(daemon.port, "").await;
+        for (i, piece) in pieces.iter().enumerate() {
+            raw.send(u8::from(i == 0), i + 1 == pieces.len(), piece).await.expect("the daemon reads");
+        }
+        let (_, code, reason) = raw.closed().await;
+        assert_eq!((code, reason.split(':').next()), (1007, Some("invalid_text")), "{reason}");
+    }
 }
 
 #[tokio::test]
@@ -851,10 +906,14 @@ async fn more_than_ten_thousand_watched_users_are_refused_and_the_others_stay() 
         })
         .collect();
     socket.send(json!({"type": "watch", "users": names, "id": "all at once"})).await;
-    let snapshot = socket.next().await;
-    let (users, refused) = (&snapshot["users"], &snapshot["refused"]);
-    assert_eq!((&snapshot["type"], &snapshot["id"]), (&json!("snapshot"), &json!("all at once")));
-    assert_eq!((users.as_array().map(Vec::len), refused.as_array().map(Vec::len)), (Some(10_000), Some(1)));
+    let (mut users, mut snapshot) = (0, Value::Null);
+    while snapshot["more"] != false {
+        snapshot = socket.next().await;
+        assert_eq!((&snapshot["type"], &snapshot["id"]), (&json!("snapshot"), &json!("all at once")));
+        users += snapshot["users"].as_array().map_or(0, Vec::len);
+    }
+    let refused = &snapshot["refused"];
+    assert_eq!((users, refused.as_array().map(Vec::len)), (10_000, Some(1)));
     let first = (&refused[0]["user"], &refused[0]["code"]);
     assert_eq!(first, (&json!(names[10_000]), &json!("too_many_watches")));
     redis.call(&["SET", "presence:aaa", "1"]);

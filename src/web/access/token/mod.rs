@@ -8,8 +8,10 @@ mod secret_file;
 #[cfg(test)]
 mod tests;
 mod verifying_key;
+mod watch_claim;
 
 pub use keys::KeySet;
+pub use watch_claim::WatchClaim;
 
 use crate::presence::check_user;
 use serde::Deserialize;
@@ -40,7 +42,7 @@ pub struct Grant {
     /// Its `jti`, by which it can be revoked.
     pub id: Option<Box<str>>,
     /// The users that it may watch.
-    pub watch: Vec<Pattern>,
+    pub watch: WatchClaim,
     /// When it expires, in seconds since the epoch.
     pub expires: u64,
     /// When the sockets and streams end that were opened with it, in seconds since the epoch.
@@ -52,7 +54,7 @@ pub struct Grant {
 impl Grant {
     /// May it watch this user? Users may always watch themselves.
     pub fn may_watch(&self, user: &str) -> bool {
-        self.user.as_deref() == Some(user) || self.watch.iter().any(|pattern| pattern.covers(user))
+        self.user.as_deref() == Some(user) || self.watch.covers(user)
     }
 }
 
@@ -99,44 +101,6 @@ pub struct Rules {
     pub issuer: Option<String>,
 }
 
-/// Users that a token may watch: everybody, names with a prefix, or one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pattern {
-    /// `*`
-    All,
-    /// `team-*`
-    Prefix(Box<str>),
-    /// `alice`
-    Exact(Box<str>),
-}
-
-impl Pattern {
-    /// The patterns of the claim `watch`. Only as text does `*` mean everybody: in a list it is a name, because a user of a
-    /// contact list may be called `*`.
-    fn of_claim(claim: &Texts) -> Vec<Pattern> {
-        match claim {
-            Texts::One(text) if text == "*" => vec![Pattern::All],
-            texts => texts.list().iter().map(|text| Pattern::of_entry(text)).collect(),
-        }
-    }
-
-    fn of_entry(text: &str) -> Pattern {
-        match text.strip_suffix('*').filter(|prefix| !prefix.is_empty()) {
-            Some(prefix) => Pattern::Prefix(prefix.into()),
-            None => Pattern::Exact(text.into()),
-        }
-    }
-
-    /// Does it cover this user? Names are compared byte by byte: é of one code point is not é of two.
-    pub fn covers(&self, user: &str) -> bool {
-        match self {
-            Pattern::All => true,
-            Pattern::Prefix(prefix) => user.starts_with(&**prefix),
-            Pattern::Exact(name) => user == &**name,
-        }
-    }
-}
-
 /// The claims that the daemon reads.
 #[derive(Debug, Default, Deserialize)]
 struct Claims {
@@ -180,6 +144,13 @@ impl Texts {
             Texts::Many(texts) => texts,
         }
     }
+
+    fn watch_claim(&self) -> WatchClaim {
+        match self {
+            Texts::One(text) => WatchClaim::of_text(text),
+            Texts::Many(texts) => WatchClaim::of_list(texts.iter().map(String::as_str)),
+        }
+    }
 }
 
 impl Rules {
@@ -207,7 +178,7 @@ impl Rules {
         if let Some(user) = &claims.sub {
             check_user(user).map_err(|_| Invalid::User)?;
         }
-        let watch = claims.watch.as_ref().map(Pattern::of_claim).unwrap_or_default();
+        let watch = claims.watch.as_ref().map(Texts::watch_claim).unwrap_or_default();
         let ends = expires + if now < expires { OPEN_LEEWAY_S } else { LEEWAY_S };
         let (user, id) = (claims.sub.map(Arc::from), claims.jti.map(Id::into_text));
         Ok(Grant { user, id, watch, expires, ends, key })

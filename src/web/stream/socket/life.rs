@@ -7,6 +7,7 @@ use super::ending::Ending;
 use super::state::Socket;
 use super::worker::Worker;
 use crate::panics::{Panicked, contain};
+use bytes::Bytes;
 use std::pin::pin;
 use tokio::time::{Instant, interval_at};
 use tokio_tungstenite::tungstenite::Message;
@@ -64,21 +65,15 @@ impl Socket {
                 }
                 Ok(())
             }
-            Rang::Opened => {
-                for (id, message) in self.waiting.take() {
-                    self.obey(id, message).await?;
-                }
-                Ok(())
-            }
+            Rang::Opened => self.answer_waiting().await,
             Rang::Keys => self.token_due().await,
             Rang::Stop => Err(Cut::GoingAway.into()),
         }
     }
 
     async fn greet(&mut self) -> Result<(), Ending> {
-        let hello = self.reader.hello(self.hold.as_ref().map(|hold| hold.key().user()));
-        self.send(hello).await?;
-        self.send_status().await
+        let greeting = self.reader.greeting(self.hold.as_ref().map(|hold| hold.key().user()));
+        self.send_all(greeting.map(Bytes::from)).await
     }
 
     async fn send_status(&mut self) -> Result<(), Ending> {

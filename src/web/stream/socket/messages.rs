@@ -53,14 +53,39 @@ impl Socket {
         if let Err(error) = self.reader.permit.check(&message) {
             return self.refuse_forbidden(id, error).await;
         }
-        let is_watch = matches!(message, ClientMessage::Watch { .. });
-        if is_watch && !*self.reader.app.hub.opened().borrow() {
-            // Nobody's state is known yet; the answer follows the first comparison.
-            return match self.waiting.push(&self.reader.app, id.clone(), message) {
-                Ok(()) => Ok(()),
-                Err(error) => self.refuse(id, error).await,
-            };
+        if matches!(message, ClientMessage::Watch { .. } | ClientMessage::Unwatch { .. }) {
+            if !*self.reader.app.hub.opened().borrow() {
+                return self.obey_later(id, message).await;
+            }
+            // The bell may still have to ring; the order of messages counts.
+            self.answer_waiting().await?;
         }
+        self.carry_out(id, message).await
+    }
+
+    /// A watch waits for the first comparison of Redis; an unwatch concerns the watches that wait.
+    async fn obey_later(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), Ending> {
+        match message {
+            ClientMessage::Unwatch { users: Some(users), all: false } => self.waiting.unwatch(&users),
+            ClientMessage::Unwatch { users: None, all: true } => self.waiting.unwatch_all(),
+            ClientMessage::Watch { .. } => {
+                if let Err(error) = self.waiting.push(&self.reader.app, id.clone(), message) {
+                    return self.refuse(id, error).await;
+                }
+            }
+            other => return self.carry_out(id, other).await,
+        }
+        Ok(())
+    }
+
+    pub(super) async fn answer_waiting(&mut self) -> Result<(), Ending> {
+        for (id, watch) in self.waiting.take() {
+            self.carry_out(id, watch).await?;
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), Ending> {
         let done = match message {
             ClientMessage::Watch { users: None, all: true, lossless, replace: false } => {
                 return self.watch_all(id, lossless).await;
@@ -116,6 +141,9 @@ impl Socket {
         }
         if is_too_long(why) {
             return Ending::too_big();
+        }
+        if matches!(why, WsError::Utf8(_)) {
+            return Ending::Close(close::INVALID_TEXT, "invalid_text: a text message must be UTF-8");
         }
         debug!(socket = self.reader.number, %why, "a socket was lost");
         Ending::Lost

@@ -1,6 +1,7 @@
 //! The upgrade of a request to a socket.
 
 use super::super::frames::Upgrade;
+use super::super::reader::Reader;
 use super::state::Socket;
 use crate::error::Error;
 use crate::protocol::schema;
@@ -10,6 +11,7 @@ use crate::web::app::Shared;
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
+use crate::web::limits::shares::ShareKind;
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -61,13 +63,14 @@ pub async fn upgrade(
         };
         let ws = ws.map_err(|Failure(error)| error)?;
         let place = app.doors.sockets.enter(peer.0)?;
+        let share = app.shares.enter(pass.owner(), ShareKind::Socket)?;
         if let Some(key) = &key {
             app.take_keys(&pass, &[(key.clone(), None)])?;
         }
         let hold = key.map(|key| app.sessions.hold(key, pass.user().cloned()));
-        Ok((hold, ws, place))
+        Ok((hold, ws, place, share))
     };
-    let (hold, ws, place) = match read() {
+    let (hold, ws, place, share) = match read() {
         Ok(read) => read,
         Err(error) => return Failure(error).into_response(),
     };
@@ -76,6 +79,8 @@ pub async fn upgrade(
     ws.accept(most, frames, move |io| {
         let sockets = app.sockets.clone();
         let permit = Permit::new(pass);
-        sockets.track_future(Box::new(Socket::new(app, io, hold, permit, place)).live())
+        let speaks = hold.as_ref().map(|hold| hold.key().user().to_owned());
+        let reader = Reader::new(app, place.address(), permit, share, speaks.as_deref());
+        sockets.track_future(Box::new(Socket::new(reader, io, hold, place)).live())
     })
 }

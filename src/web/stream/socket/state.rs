@@ -4,11 +4,8 @@ use super::super::frames::FrameIo;
 use super::super::reader::Reader;
 use super::waiting::WaitingWatches;
 use super::worker::Worker;
-use crate::web::access::token_watch::Permit;
-use crate::web::app::App;
 use crate::web::limits::connections::Place;
 use crate::web::sessions::keeper::Hold;
-use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -22,6 +19,8 @@ pub(super) struct Socket {
     pub(super) _place: Place,
     /// Watches that came before the first reconciliation.
     pub(super) waiting: WaitingWatches,
+    /// Memory of the snapshot that is being sent, in bytes.
+    pub(super) snapshot_bytes: usize,
     /// Pings since the last sign of life, and when that was.
     pub(super) unanswered: u32,
     pub(super) alive: Instant,
@@ -34,20 +33,14 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(
-        app: Arc<App>,
-        io: FrameIo,
-        hold: Option<Hold>,
-        permit: Permit,
-        place: Place,
-    ) -> Socket {
-        let speaks = hold.as_ref().map(|hold| hold.key().user());
+    pub(super) fn new(reader: Reader, io: FrameIo, hold: Option<Hold>, place: Place) -> Socket {
         Socket {
-            reader: Reader::new(app, place.address(), permit, speaks),
+            reader,
             io,
             hold,
             _place: place,
             waiting: WaitingWatches::default(),
+            snapshot_bytes: 0,
             unanswered: 0,
             alive: Instant::now(),
             unread: None,

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::protocol::ClientMessage;
 use crate::web::app::App;
 use serde_json::Value;
+use std::collections::HashSet;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Watches of one socket that may wait.
@@ -39,6 +40,26 @@ impl WaitingWatches {
         self.users = all;
         self.watches.push((id, message, share));
         Ok(())
+    }
+
+    /// The client no longer wants these users. The watches are still answered, with the users that are left.
+    pub(super) fn unwatch(&mut self, users: &[String]) {
+        let gone: HashSet<&String> = users.iter().collect();
+        for (_, watch, _) in &mut self.watches {
+            if let ClientMessage::Watch { users: Some(users), .. } = watch {
+                users.retain(|user| !gone.contains(user));
+            }
+        }
+    }
+
+    /// The client no longer wants everybody. The answer is then an empty snapshot.
+    pub(super) fn unwatch_all(&mut self) {
+        for (_, watch, _) in &mut self.watches {
+            if matches!(watch, ClientMessage::Watch { users: None, all: true, .. }) {
+                let users = Some(Vec::new());
+                *watch = ClientMessage::Watch { users, all: false, lossless: false, replace: false };
+            }
+        }
     }
 
     /// All of them; none waits any more.

@@ -25,17 +25,17 @@ impl Socket {
             let left = self.reader.watched.keep(|user| asked.contains(user));
             left.iter().for_each(|user| self.reader.app.hub.unwatch(&self.reader.watcher, user));
         }
-        // One chunk, however long: all of it answers one message.
-        let snapshot = self.reader.watch(users, id, usize::MAX).refusing(asked.answers());
+        let snapshot = self.reader.watch(users, id).refusing(asked.answers());
         self.count_watching();
         self.send_snapshot(snapshot).await
     }
 
     /// Decides for each user of a watch, and counts and logs the refusals.
     fn sort_out(&mut self, users: Vec<String>, replace: bool) -> Result<Asked, Ending> {
+        let most = self.reader.most_watches();
         let Reader { app, permit: own, watched, address, .. } = &mut self.reader;
         let held = if replace { 0 } else { watched.len() };
-        let asked = Asked::new(app, own.pass(), users, held, |user| !replace && watched.contains(user));
+        let asked = Asked::new(app, own.pass(), users, most, held, |user| !replace && watched.contains(user));
         for (code, status) in asked.count_refused(app) {
             app.refusals.log(&Refusal { address: *address, route: ROUTE, code, status });
         }
@@ -61,8 +61,10 @@ impl Socket {
 
     async fn send_snapshot(&mut self, mut snapshot: Snapshot) -> Result<(), Ending> {
         while let Some(chunk) = snapshot.next() {
+            self.snapshot_bytes = snapshot.bytes();
             self.send(chunk).await?;
         }
+        self.snapshot_bytes = 0;
         Ok(())
     }
 
@@ -72,6 +74,7 @@ impl Socket {
                 self.reader.app.hub.unwatch(&self.reader.watcher, user);
             }
         }
+        self.reader.share.set_watches(self.reader.watched.len());
         self.count_watching();
     }
 

@@ -32,7 +32,7 @@ impl Socket {
         Ok(())
     }
 
-    pub(super) async fn send(&mut self, text: String) -> Result<(), Ending> {
+    pub(super) async fn send(&mut self, text: impl Into<Bytes>) -> Result<(), Ending> {
         let sent = self.send_all([text.into()]).await;
         // The wait for a slow client takes the bell's rings; the next flush looks again.
         self.reader.watcher.ring();
@@ -45,7 +45,13 @@ impl Socket {
         // Mostly the kernel takes them at once.
         match self.io.flush().now_or_never() {
             Some(flushed) => flushed.map_err(|_| Ending::Lost),
-            None => Box::pin(self.send_slowly()).await,
+            None => {
+                // Both wait for the client, and count in the memory for all queues.
+                self.reader.watcher.charge(self.io.queued_bytes() + self.snapshot_bytes);
+                Box::pin(self.send_slowly()).await?;
+                self.reader.watcher.charge(0);
+                Ok(())
+            }
         }
     }
 
