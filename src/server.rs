@@ -189,10 +189,12 @@ impl Daemon {
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
-            .reporting(written, channel);
+            .reporting(written, channel.clone());
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let app = share(config.limits, config.key_pattern, (hub, store, gate), (metrics, audit));
+        let others = web::obey_others(app.clone(), channel.subscribe());
+        let _others = AbortOnDropHandle::new(tokio::spawn(others));
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {

@@ -38,6 +38,7 @@ use crate::error::{Error, shown};
 use crate::presence::NameError;
 use access::auth::{self, Guard};
 use access::origin::{self, Origins};
+pub use api::sockets::obey_others;
 use api::{health, heartbeats, sockets, stats, users};
 use app::App;
 use axum::extract::Request;

@@ -145,6 +145,11 @@ impl Store {
         failed.map_or(Ok(()), Err)
     }
 
+    /// The channel of [`announce`](Store::announce).
+    pub fn daemons_channel(&self) -> String {
+        self.names.daemons_channel()
+    }
+
     /// Publishes a message to the other daemons, at the first server that takes it. Each server of a cluster forwards it.
     ///
     /// # Errors

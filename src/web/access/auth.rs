@@ -6,6 +6,7 @@ use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
 use crate::presence::KeyPattern;
+use crate::web::access::close_order::{self, CarriedOut};
 use crate::web::access::revoked::Revoked;
 use crate::web::access::service_token::{self, Scope, ServiceToken};
 use crate::web::access::token::{Grant, KeySet, Rules};
@@ -159,6 +160,8 @@ pub struct Gate {
     access: Access,
     tags: hmac::Key,
     loaded: Mutex<Arc<Loaded>>,
+    /// Orders of other daemons.
+    orders: CarriedOut,
     /// How often the files were read again.
     changed: watch::Sender<u64>,
 }
@@ -238,7 +241,8 @@ impl Gate {
             .map_err(|_| anyhow!("the system gives no random numbers"))?;
         let loaded = Loaded::read(&access, &tags)?;
         loaded.log();
-        Ok(Gate { access, tags, loaded: Mutex::new(Arc::new(loaded)), changed: watch::Sender::new(0) })
+        let (loaded, changed) = (Mutex::new(Arc::new(loaded)), watch::Sender::new(0));
+        Ok(Gate { access, tags, loaded, orders: CarriedOut::default(), changed })
     }
 
     /// Reads the files again, and returns what puts them into use. On an error, and until then, the gate keeps what it had.
@@ -281,6 +285,27 @@ impl Gate {
             (_, true) => Err(PassEnd::Revoked),
             (good, false) => good.then_some(()).ok_or(PassEnd::Expired),
         }
+    }
+
+    /// The proof by which an operator's order to close the sockets of a user is accepted by the other daemons on this channel.
+    /// `None` without a service token: no daemon could check such an order.
+    pub fn prove_close(&self, pass: &Pass, channel: &str, user: &str) -> Option<String> {
+        match &*pass.0 {
+            Holder::Service(token) if token.has(Scope::Admin) => {
+                let proof = close_order::prove(&token.order_key, channel, user, now_ms());
+                self.orders.remember(&proof);
+                Some(proof)
+            }
+            _ => None,
+        }
+    }
+
+    /// May a message on this channel close the sockets of a user? It may do so once, if an operator's token that this daemon
+    /// knows too has proven it.
+    pub fn accepts_close(&self, channel: &str, user: &str, proof: &str) -> bool {
+        let loaded = self.loaded();
+        let operators = loaded.service.iter().filter(|token| token.has(Scope::Admin));
+        self.orders.accepts(operators.map(|token| &token.order_key), channel, user, proof, now_ms())
     }
 
     /// What this token allows. Error: `invalid_token`.
@@ -330,7 +355,11 @@ fn nameless(token: &str) -> Arc<str> {
 
 /// The wall clock, in seconds since the epoch.
 pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    now_ms() / 1000
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// The token of a request: from the header Authorization, the subprotocols, or the query of a GET.

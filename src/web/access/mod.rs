@@ -4,6 +4,7 @@
 
 mod allowed_origin;
 pub mod auth;
+mod close_order;
 pub mod origin;
 mod revoked;
 mod service_token;

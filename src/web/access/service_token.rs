@@ -1,5 +1,6 @@
 //! The file of `--service-token`: bearer tokens of backends, each with a name and scopes if it has them.
 
+use super::close_order;
 use crate::error::shown;
 use anyhow::{Context, Result, bail, ensure};
 use ring::hmac;
@@ -34,6 +35,8 @@ pub(super) struct ServiceToken {
     /// Its name, for errors.
     pub(super) name: Option<String>,
     scopes: Vec<Scope>,
+    /// Proves orders to other daemons.
+    pub(super) order_key: hmac::Key,
 }
 
 impl ServiceToken {
@@ -94,7 +97,8 @@ fn token(line: &str, key: &hmac::Key) -> Result<ServiceToken> {
             "it looks like a setting; write the token alone, or NAME:SCOPES:TOKEN"
         );
     }
-    Ok(ServiceToken { tag: hmac::sign(key, token.as_bytes()), name, scopes })
+    let (tag, order_key) = (hmac::sign(key, token.as_bytes()), close_order::key(token.as_bytes()));
+    Ok(ServiceToken { tag, name, scopes, order_key })
 }
 
 fn checked_name(name: &str) -> Result<String> {

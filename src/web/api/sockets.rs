@@ -3,13 +3,18 @@
 use super::request::{self, QueryString, Reply};
 use crate::error::Error;
 use crate::protocol::{ClosedSockets, schema};
+use crate::redis::channel::Message;
 use crate::web::access::auth::Pass;
-use crate::web::app::Shared;
+use crate::web::app::{App, Shared};
 use crate::web::audit::Counted;
 use crate::web::describe::openapi::OfQuestion;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
+use std::sync::Arc;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tracing::{debug, info};
 
 /// The query of the call.
 #[derive(Deserialize)]
@@ -19,8 +24,8 @@ pub struct CloseQuery {
 
 /// Close a user's sockets and streams
 ///
-/// They end with 4003 and the user is offline at once. It concerns this daemon: where several follow one Redis, call each.
-/// Needs a service token with the scope `admin`. A token stays valid until its `exp` or until `--revoked` names it.
+/// They end with 4003 and the user is offline at once, at this daemon and at the others on the same Redis. Needs a service
+/// token with the scope `admin`. A token stays valid until its `exp` or until `--revoked` names it.
 #[utoipa::path(
     delete,
     path = "/v1/sockets",
@@ -41,6 +46,42 @@ pub async fn close(
     })?;
     app.pattern.check_user(&user).map_err(|why| Error::user(&user, why))?;
     let closed = app.connected.close(&user).await;
+    let channel = app.store.daemons_channel();
+    if let Some(proof) = app.gate.prove_close(&pass, &channel, &user) {
+        app.store.announce(&Message::CloseSockets { user: user.clone(), proof }).await?;
+    }
     app.delete(&app.all_keys(&user).await?).await?;
     Ok((Extension(Counted(closed)), Json(ClosedSockets { closed })))
+}
+
+/// Carries out what operators have ordered at other daemons, until the channel ends.
+pub async fn obey_others(app: Arc<App>, mut messages: Receiver<Message>) {
+    let channel = app.store.daemons_channel();
+    loop {
+        match messages.recv().await {
+            Ok(Message::CloseSockets { user, proof }) if app.gate.accepts_close(&channel, &user, &proof) => {
+                close_here(&app, &user).await;
+            }
+            Ok(Message::CloseSockets { .. }) => {
+                debug!("an order to close sockets is not proven by a service token of this daemon");
+                app.metrics.channel_message("refused_order");
+            }
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => app.metrics.channel_message("dropped"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn close_here(app: &App, user: &str) {
+    let closed = app.connected.close(user).await;
+    info!(closed, "closed the sockets of a user, as ordered at another daemon");
+    if closed == 0 {
+        return;
+    }
+    // These sockets may have renewed their keys after the other daemon deleted them.
+    let deleted = async { app.delete(&app.all_keys(user).await?).await };
+    if let Err(why) = deleted.await {
+        debug!(%why, "the keys of closed sockets were not deleted");
+    }
 }

@@ -5,6 +5,8 @@ use crate::common::redis::{Redis, signal};
 use crate::common::tokens::{Issuer, call, call_as, now_s, socket_as};
 use crate::common::{PATIENCE, until};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -164,5 +166,69 @@ async fn only_an_operator_closes_connections() {
     let mut answer = Value::Null;
     while answer["type"] != "pong" {
         answer = socket.next().await;
+    }
+}
+
+/// Reads what daemons publish to each other, until a message orders to close sockets.
+async fn order_on(stream: &mut TcpStream) -> String {
+    let (mut text, mut some) = (String::new(), [0; 4096]);
+    let order = async {
+        loop {
+            let read = stream.read(&mut some).await.expect("Redis answers");
+            text += std::str::from_utf8(&some[..read]).expect("text");
+            let order = text.lines().find(|line| line.contains("close_sockets") && line.ends_with('}'));
+            if let Some(order) = order {
+                return order.to_owned();
+            }
+        }
+    };
+    timeout(PATIENCE, order).await.expect("an order")
+}
+
+#[tokio::test]
+async fn other_daemons_close_sockets_too_and_obey_no_forged_order() {
+    let (redis, issuer, stranger) = (Redis::start(), Issuer::new(), Issuer::new());
+    let first = start(&redis, &issuer).await;
+    let second = start(&redis, &issuer).await;
+    // It follows the same users, but does not know the operator's token.
+    let strange = stranger.write("service", "another-token-of-an-operator\n");
+    let apart = Daemon::with(&["--redis", &redis.url(), "--service-token", &strange]).await;
+    let (alice, bob) = (issuer.token("alice", &["bob"]), issuer.token("bob", &["alice"]));
+    let (mut there, _) = socket_as(&second, &alice, "?session=there").await;
+    let (mut bobs, _) = socket_as(&second, &bob, "?session=there").await;
+    let (mut untouched, _) =
+        socket_as(&apart, "another-token-of-an-operator", "?user=alice&session=apart").await;
+    let channel = "__keyevent@0__:keybeat-daemons:presence:";
+    let mut spy = TcpStream::connect(("127.0.0.1", redis.port)).await.expect("Redis listens");
+    spy.write_all(format!("SUBSCRIBE {channel}\r\n").as_bytes()).await.expect("it reads");
+    let answer = call_as(&first, OPERATOR, "DELETE", "/v1/sockets?user=alice", None).await;
+    assert_eq!((answer.status, &answer.body), (200, &json!({"closed": 0})), "none was at this daemon");
+    let (code, reason) = close_of(&mut there).await;
+    assert!(code == 4003 && reason.starts_with("forbidden: an operator"), "{code} {reason}");
+    let order = order_on(&mut spy).await;
+    assert!(!order.contains(OPERATOR), "{order}");
+    until("her keys are gone", async || {
+        (!redis.presence_keys().contains(&"presence:alice#there".to_owned())).then_some(())
+    })
+    .await;
+    // Forged: for another user, sent again, from another sender, without a proof.
+    let (mut again, _) = socket_as(&second, &alice, "?session=again").await;
+    let (mut sender, _) = socket_as(&first, &alice, "?session=sender").await;
+    for forged in [
+        order.replace("alice", "bob"),
+        order.clone(),
+        order.replacen("\"from\":\"", "\"from\":\"x", 1),
+        r#"{"v":1,"from":"x","type":"close_sockets","user":"alice","proof":""}"#.into(),
+    ] {
+        redis.call(&["PUBLISH", channel, &forged]);
+    }
+    until("the daemon has refused them", async || {
+        let metrics = call(&second, "GET", "/metrics", None, &[]).await.body;
+        metrics.as_str()?.contains("keybeat_channel_messages_total{cause=\"refused_order\"} 4").then_some(())
+    })
+    .await;
+    for socket in [&mut again, &mut sender, &mut bobs, &mut untouched] {
+        socket.send(json!({"type": "ping", "id": 1})).await;
+        while socket.next().await["type"] != "pong" {}
     }
 }
