@@ -23,7 +23,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of health, metrics and stats, which are then not at `listen`.
     pub admin_listen: Option<SocketAddr>,
-    /// Which keys are presence keys.
+    /// The pattern of the presence keys.
     pub key_pattern: KeyPattern,
     /// TTL that the daemon writes; also the first guess of the TTL that other programs write.
     pub ttl: Duration,
@@ -31,7 +31,7 @@ pub struct Config {
     pub configure_redis: bool,
     /// Whether to send deadline probes.
     pub probes: bool,
-    /// Who may read and write.
+    /// The rights to read and write.
     pub access: Access,
     /// Certificate for TLS; without one the daemon serves plain HTTP.
     pub tls: Option<TlsFiles>,
@@ -54,7 +54,7 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// Who may read and write. Without a key and without a service token there is no authentication.
+/// The rights to read and write. Without a key and without a service token there is no authentication.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     /// Verifies clients' tokens: public keys in PEM, or a JWKS.

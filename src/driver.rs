@@ -31,7 +31,7 @@ const TURN: usize = 16;
 /// a gap.
 const FEED: usize = 256;
 
-/// What all servers have in common.
+/// The settings that all servers share.
 #[derive(Clone)]
 pub struct Template {
     /// For each link; the driver fills in which server, and which node.

@@ -1,4 +1,4 @@
-//! What a panic does: it ends the process, unless it happens in a task that serves one connection.
+//! The effect of a panic: it ends the process, unless it happens in a task that serves one connection.
 //!
 //! A daemon whose driver, link, writer or listener is dead must not answer for it. So the rule is the safe one: a task that
 //! nobody has wrapped in [`contain`] ends the process, and the service manager restarts it.
@@ -85,7 +85,7 @@ mod tests {
     use std::process::Command;
     use std::time::Duration;
 
-    /// Which of its parts the child process of the tests lets panic.
+    /// The part that the child process of the tests lets panic.
     const PART: &str = "KEYBEAT_TEST_PANIC";
 
     async fn panics() {

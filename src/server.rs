@@ -263,7 +263,7 @@ async fn drained(shutdown: &Shutdown, length: Duration, mut signals: impl AsyncF
     }
 }
 
-/// What the requests share.
+/// The state that the requests share.
 fn share(
     limits: Limits,
     pattern: KeyPattern,

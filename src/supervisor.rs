@@ -25,7 +25,7 @@ pub enum Word {
     Ready,
     /// The driver's loop runs.
     Alive,
-    /// What `/readyz` answers.
+    /// The answer of `/readyz`.
     Status(String),
     /// The stop has begun. It may take so long.
     Stopping(Duration),

@@ -48,7 +48,7 @@ pub struct AccessArgs {
 }
 
 impl AccessArgs {
-    /// Who may read and write.
+    /// The rights to read and write.
     ///
     /// # Errors
     /// [`Usage`] if the daemon must not start like this.

@@ -113,7 +113,7 @@ fn refuse(matches: &ArgMatches, malformed: &[Malformed]) -> Result<(), Usage> {
     Ok(())
 }
 
-/// What is wrong with the form of a value. The text does not show the value, which may be a secret.
+/// The fault in the form of a value. The text does not show the value, which may be a secret.
 fn fault(value: &OsStr) -> Option<&'static str> {
     let Some(text) = value.to_str() else { return Some("is not UTF-8") };
     if text.ends_with('\r') {

@@ -44,7 +44,7 @@ impl PatternArgs {
         Ok(())
     }
 
-    /// Which keys are presence keys.
+    /// The pattern of the presence keys.
     pub fn pattern(&self) -> KeyPattern {
         self.key_pattern.clone().unwrap_or_else(|| KeyPattern::of_prefix(&self.prefix))
     }

@@ -270,7 +270,7 @@ struct HealthcheckArgs {
 
 #[derive(Parser)]
 struct BenchArgs {
-    /// What to measure [default: everything]
+    /// The parts to measure [default: everything]
     #[arg(value_name = "WHAT")]
     what: Option<bench::What>,
     /// Running daemon to measure; the bench creates users bench-… on it [default: start a daemon and a private Redis]

@@ -1,4 +1,4 @@
-//! What a Redis requires besides its URL: certificates and a password.
+//! The requirements of a Redis besides its URL: certificates and a password.
 
 use crate::redis::password_file::PasswordFile;
 use crate::redis::target::Target;

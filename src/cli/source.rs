@@ -35,7 +35,7 @@ pub struct SourceArgs {
     pub token: access::TokenArgs,
 }
 
-/// What the arguments of [`SourceArgs`] mean.
+/// The meaning of the arguments of [`SourceArgs`].
 pub enum Source {
     Daemon(daemon::DaemonApi),
     Redis(Target),

@@ -1,8 +1,8 @@
-//! What the caller wants.
+//! The state that the caller wants.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the caller wants. It is a state and not a queue: it does not grow while the task is busy or disconnected.
+/// The state that the caller wants. It is not a queue: it does not grow while the task is busy or disconnected.
 #[derive(Debug, Default)]
 pub struct Desired {
     /// The users to watch by name. The number is another one when a user is unwatched and watched again.

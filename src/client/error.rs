@@ -30,7 +30,7 @@ pub enum ClientError {
     NoDaemon {
         /// The daemon's address.
         address: String,
-        /// What it answered.
+        /// The answer.
         why: String,
     },
     /// The client does not trust the daemon's certificate.

@@ -1,4 +1,4 @@
-//! What the client has reported, so that after a reconnect it reports exactly what changed.
+//! The states that the client has reported, so that after a reconnect it reports exactly the changes.
 
 use crate::protocol::{ReasonWord, State, TransitionObject, UserObject};
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ pub struct Known {
     all: bool,
 }
 
-/// What a snapshot adds to what was reported.
+/// The news of a snapshot compared with the reported states.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
     /// Users whose state is reported for the first time.

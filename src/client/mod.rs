@@ -38,7 +38,7 @@ const WAITING: usize = 16;
 type TokenSource =
     Arc<dyn Fn() -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
-/// What a client reports.
+/// A report of the client.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClientEvent {
     /// The state of users who are reported for the first time; of everybody, the users who are online. Every later
@@ -105,7 +105,7 @@ pub struct Client {
     stopped: Option<ClientError>,
 }
 
-/// What the client and its task share.
+/// The state that the client and its task share.
 #[derive(Debug, Default)]
 struct Watching {
     // A std mutex, since it is held for a few lines and never across an await.

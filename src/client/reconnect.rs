@@ -48,7 +48,7 @@ impl Silence {
     }
 }
 
-/// What a close code asks the client to do.
+/// The advice of a close code to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
     /// Reconnect, with backoff.

@@ -1,4 +1,4 @@
-//! What this connection's daemon was asked to watch, and the messages that make it what the caller wants.
+//! The requests to this connection's daemon, and the messages that make them match the caller's wishes.
 
 use super::desired::{Desired, WatchAll};
 use super::known::Known;
@@ -8,14 +8,14 @@ use std::collections::HashMap;
 /// A message may have 64 KiB. This many bytes of it may be names, as JSON.
 const NAMES_BYTES: usize = 48 * 1024;
 
-/// What an unanswered watch asked for.
+/// The content of an unanswered watch.
 #[derive(Debug)]
 pub enum Question {
     Names(Vec<(String, u64)>),
     Everybody,
 }
 
-/// What the daemon was asked to watch on this connection.
+/// The watches requested of the daemon on this connection.
 #[derive(Debug, Default)]
 pub struct Requested {
     /// The users, each with its number in [`Desired`].

@@ -198,7 +198,7 @@ impl Task {
         SessionEnd::Lost { why: ClientError::Unreachable { address, why: why.into() }, later: true }
     }
 
-    /// What the close frame asks for.
+    /// The advice of the close frame.
     fn closed(&self, frame: Option<CloseFrame>) -> SessionEnd {
         let Some(frame) = frame else { return self.lost("the daemon closed the connection") };
         let (code, reason) = (u16::from(frame.code), frame.reason.to_string());

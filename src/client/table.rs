@@ -28,7 +28,7 @@ struct Row {
     report: Option<String>,
 }
 
-/// What happens next. A number picks a user.
+/// The next step. A number picks a user.
 #[derive(Debug, Clone)]
 enum Step {
     Watch(usize),

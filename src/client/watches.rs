@@ -12,7 +12,7 @@ use std::collections::HashMap;
 /// The code of an error that passes: the daemon has not compared Redis yet, and too many watches wait for it.
 const NOT_READY: &str = "not_ready";
 
-/// What was requested of the daemon, and what was reported to the caller.
+/// The requests to the daemon, and the reports to the caller.
 #[derive(Debug, Default)]
 pub struct Watches {
     requested: Requested,

@@ -47,7 +47,7 @@ impl Clock {
     }
 }
 
-/// What the source shows.
+/// The time that the source shows.
 fn read() -> Duration {
     let now = clock_gettime(SOURCE);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)

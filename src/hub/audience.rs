@@ -1,4 +1,4 @@
-//! Who watches one user by name.
+//! The watchers of one user by name.
 //!
 //! A list, since a transition goes to each watcher in turn. A long list also has a table of the watchers' places,
 //! so that none of thousands has to search the list when it leaves. A single watcher needs no list: somebody may watch

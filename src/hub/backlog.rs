@@ -1,4 +1,4 @@
-//! What waits for one reader: in its mailbox, and in the log from its place on.
+//! The changes that wait for one reader: in its mailbox, and in the log from its place on.
 
 use super::log::Log;
 use super::mailbox::Mailbox;
@@ -82,12 +82,12 @@ impl Kept {
     }
 }
 
-/// What waits for a reader.
+/// The changes that wait for a reader.
 #[derive(Default)]
 pub(super) struct Backlog {
     pub(super) mailbox: Mailbox<Arc<Encoded>>,
     pub(super) all: Option<All>,
-    /// What a lossless reader had not read of everybody when it stopped watching them.
+    /// The changes of everybody that a lossless reader had not read when it stopped watching them.
     pub(super) kept: Kept,
     /// Every change is kept, at most so many.
     pub(super) lossless: Option<usize>,

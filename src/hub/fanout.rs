@@ -1,4 +1,4 @@
-//! Who watches whom, and how a transition reaches them.
+//! The watchers of each user, and how a transition reaches them.
 
 use super::audience::Audience;
 use super::readers::QueuedAnswer;
@@ -44,7 +44,7 @@ impl Everybody {
     }
 }
 
-/// What a reader of everybody is sent when it joins a shard.
+/// The messages for a reader of everybody that joins a shard.
 pub struct JoinedShard {
     /// The shard's users online.
     pub online: Vec<(Name, Presence)>,
@@ -191,7 +191,7 @@ impl Hub {
         None
     }
 
-    /// What waits for all clients, and the log, in bytes.
+    /// The size of all that waits for clients, and of the log, in bytes.
     pub fn mailbox_bytes(&self) -> usize {
         self.readers.bytes()
     }

@@ -14,11 +14,11 @@ pub struct Health {
     pub up: bool,
     /// Since when.
     pub since: Time,
-    /// What is in the way; empty if `up`.
+    /// The cause; empty if `up`.
     pub cause: String,
 }
 
-/// What the driver publishes about itself.
+/// The state that the driver publishes.
 pub(super) struct Board {
     /// The first reconciliation is done; until then nobody's state is known.
     pub(super) open: watch::Sender<bool>,

@@ -97,7 +97,7 @@ impl History {
     }
 }
 
-/// What a watcher that resumes has missed: the transitions between its return and its last message. Its mailbox
+/// The changes that a resuming watcher has missed: the transitions between its return and its last message. Its mailbox
 /// has those that follow.
 #[derive(Debug)]
 pub struct Missed {

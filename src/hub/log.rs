@@ -1,4 +1,4 @@
-//! What the readers of everybody read: one log of transitions for all of them.
+//! The log of transitions that all readers of everybody share.
 //!
 //! The hub writes each transition once, however many readers there are. Each reader keeps only its place. The
 //! entries between two rings of the bell are sealed into one message. Every reader that keeps up is sent that

@@ -1,4 +1,4 @@
-//! What waits for one reader.
+//! The mailbox of one reader.
 //!
 //! A mailbox conflates: it holds at most one pending change for each user, the newest, and none that leads back
 //! to what the reader already knows. A user's transitions alternate, so a second pending change always cancels
@@ -18,7 +18,7 @@ const PLACE_BYTES: usize = 40;
 /// One hasher for all mailboxes, so that none has to hold its own.
 static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
-/// What can wait in a mailbox.
+/// A change that can wait in a mailbox.
 pub(super) trait Pending {
     /// Whose change it is.
     fn user(&self) -> &str;
@@ -26,7 +26,7 @@ pub(super) trait Pending {
     fn bytes(&self) -> usize;
 }
 
-/// What became of a change.
+/// The fate of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
     /// It waits for the reader.

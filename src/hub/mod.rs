@@ -1,4 +1,4 @@
-//! Who is online, who watches whom, and what each reader is still to be sent.
+//! The users who are online, their watchers, and the changes that each reader still has to receive.
 //!
 //! The hub is split by a hash of the user into 64 shards, each behind a short lock. To watch is to register and
 //! to copy the state under the same lock. So no transition is missing between a snapshot and what follows, and

@@ -1,4 +1,4 @@
-//! What all watchers share: the log, the number of the last transition, and how many bytes may wait for clients.
+//! The state that all watchers share: the log, the number of the last transition, and how many bytes may wait for clients.
 
 use super::log::Log;
 use crate::lock::lock;
@@ -12,7 +12,7 @@ const RELIEF: (usize, usize) = (7, 8);
 
 /// A client, as far as the limit of all queues concerns it.
 pub(super) trait Member: Send + Sync {
-    /// What waits for it, in bytes.
+    /// The size of all that waits for it, in bytes.
     fn queued_bytes(&self) -> usize;
     /// Drops what waits for it: too much waits for all of them together.
     fn crowd_out(&self);
@@ -119,7 +119,7 @@ impl Readers {
         }
     }
 
-    /// What waits for all clients, and the log, in bytes.
+    /// The size of all that waits for clients, and of the log, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed) + lock(&self.log).bytes()
     }

@@ -246,7 +246,7 @@ fn readers_of_everybody_share_one_text() {
 }
 
 #[test]
-fn stuck_reader_holds_one_change_a_user_and_no_log() {
+fn stuck_reader_holds_one_change_a_user() {
     let hub = hub();
     let (stuck, lost) = (hub.watcher(), hub.watcher());
     hub.watch_all(&stuck).for_each(drop);

@@ -346,7 +346,7 @@ impl Watcher {
         lock(&self.backlog).all = None;
     }
 
-    /// What the reader has not read of everybody waits in its own queue from now on.
+    /// The changes of everybody that the reader has not read wait in its own queue from now on.
     pub(super) fn keep_unread(&self) {
         if self.overflowed() {
             return;

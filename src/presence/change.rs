@@ -1,4 +1,4 @@
-//! What the detector and the roster report: changes of keys, transitions of users.
+//! The reports of the detector and the roster: changes of keys, transitions of users.
 
 use super::{Key, Name, Time};
 

@@ -1,4 +1,4 @@
-//! What a Redis server is and does, as far as presence depends on it: settings that are read, and commands and events
+//! The properties of a Redis server on which presence depends: settings that are read, and commands and events
 //! that are tried with a key of our own. It changes no setting. `doctor` decides what follows from the facts.
 
 use crate::presence::{Key, KeyPattern};
@@ -54,7 +54,7 @@ pub enum ConfigAccess {
 }
 
 impl ConfigAccess {
-    /// What the refusal of a trial says.
+    /// The text of a trial's refusal.
     fn of_refusal(why: &str) -> ConfigAccess {
         let why = why.to_ascii_lowercase();
         let is_absent = |words: &&str| why.contains(words);

@@ -61,7 +61,7 @@ impl Listing {
         Ok(size)
     }
 
-    /// Which keys are presence keys.
+    /// The pattern of the presence keys.
     pub fn pattern(&self) -> &KeyPattern {
         self.names.pattern()
     }

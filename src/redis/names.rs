@@ -38,7 +38,7 @@ const OPERATIONS: [&str; 11] = [
     "move_to",
 ];
 
-/// What `notify-keyspace-events` must contain: keyevents of string, generic, expired and evicted.
+/// The classes that `notify-keyspace-events` must contain: keyevents of string, generic, expired and evicted.
 pub const CLASSES: &str = "E$gxe";
 
 /// The class of `new`, which reports each key that any command creates. Redis 6 does not know the class, and the
@@ -58,7 +58,7 @@ impl Names {
         Names { pattern: pattern.clone(), db }
     }
 
-    /// Which keys are presence keys.
+    /// The pattern of the presence keys.
     pub fn pattern(&self) -> &KeyPattern {
         &self.pattern
     }
@@ -114,7 +114,7 @@ impl Names {
         OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
     }
 
-    /// What the canaries of all daemons begin with.
+    /// The prefix of all daemons' canaries.
     pub(super) fn canary_prefix(&self) -> String {
         format!("{}{}{CANARY}", self.pattern.before(), OWN_MARK as char)
     }

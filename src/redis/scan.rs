@@ -58,7 +58,7 @@ fn parse_page(names: &Names, wanted: &Glob, reply: RedisReply) -> Result<ScanPag
     })
 }
 
-/// What PTTL's number means.
+/// The meaning of PTTL's number.
 pub(super) fn pttl_answer(number: i64) -> Answer {
     match number {
         -1 => Answer::NoTtl,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn pttl_tells_absence_and_missing_ttl() {
+    fn pttl_shows_absence_and_missing_ttl() {
         assert_eq!(
             [-2, -1, 0, 7].map(pttl_answer),
             [Answer::Absent, Answer::NoTtl, Answer::Left(0), Answer::Left(7)]

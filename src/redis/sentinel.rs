@@ -1,4 +1,4 @@
-//! Which server is the primary, as the Sentinels say.
+//! The primary, as the Sentinels name it.
 //!
 //! fred could ask them too, but it does not report when their answer changes: after a planned failover the old
 //! primary stays connected as a primary for seconds.

@@ -22,7 +22,7 @@ pub struct Target {
     shown: String,
 }
 
-/// What AUTH needs.
+/// The arguments of AUTH.
 pub(super) struct Login {
     pub(super) user: Option<String>,
     pub(super) password: String,

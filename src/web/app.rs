@@ -1,4 +1,4 @@
-//! What the handlers of requests share, and the way of a write to Redis.
+//! The state that the handlers of requests share, and the way of a write to Redis.
 
 use crate::config::Limits;
 use crate::error::Error;
@@ -27,13 +27,13 @@ use tracing::debug;
 /// How long to wait until the event stream brings a mark.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// What every handler may need.
+/// The state that every handler may need.
 pub struct App {
-    /// Who is online.
+    /// The users who are online.
     pub hub: Arc<Hub>,
     /// Writes heartbeats.
     pub store: Arc<Store>,
-    /// Which keys are presence keys.
+    /// The pattern of the presence keys.
     pub pattern: KeyPattern,
     /// Checks tokens.
     pub gate: Arc<Gate>,
@@ -70,7 +70,7 @@ pub struct App {
 /// The extractor of the shared state.
 pub(super) type Shared = State<Arc<App>>;
 
-/// What requests have in common.
+/// The part that requests share.
 impl App {
     /// The next number of a socket or stream.
     pub(super) fn number(&self) -> u64 {

@@ -49,7 +49,7 @@ const RESERVED_TIME: Duration = Duration::from_secs(5);
 /// How long to wait after the system ran out of file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
-/// What serving a port needs.
+/// The settings for serving a port.
 pub struct Port {
     /// Admits connections.
     pub entrance: Arc<Entrance>,
@@ -65,7 +65,7 @@ pub struct Port {
     pub shutdown: Arc<Shutdown>,
     /// TLS, if the port has a certificate.
     pub tls: Option<Arc<Tls>>,
-    /// What answers the requests.
+    /// The router that answers the requests.
     pub routes: Router,
 }
 

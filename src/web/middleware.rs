@@ -1,4 +1,4 @@
-//! What every request passes: a span, and for refusals a counter and a log line.
+//! The layers that every request passes: a span, and for refusals a counter and a log line.
 
 use super::failure::{Failure, Refused};
 use super::limits::connections::Peer;

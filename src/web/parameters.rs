@@ -1,4 +1,4 @@
-//! Which query parameters each request has, by the OpenAPI document, and the refusal of all others.
+//! The query parameters of each request, by the OpenAPI document, and the refusal of all others.
 //!
 //! A client that writes `?sesion=phone` means one session; without this check the request would concern all of them.
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 /// one starts.
 const SPREAD: f64 = 0.618_034;
 
-/// What clients and ports learn of the end.
+/// The news of the end for clients and ports.
 pub struct Shutdown {
     stop: CancellationToken,
     /// Cancelled when a drain begins. One token for all, since each idle socket waits for it.

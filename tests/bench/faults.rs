@@ -1,4 +1,4 @@
-//! What clients see of each fault.
+//! The effects of each fault on clients.
 
 use crate::common::fault_list::FAULTS;
 use crate::common::faults::{CHANGING, TTL, USERS, daemons};

@@ -1,4 +1,4 @@
-//! What a daemon with many users holds, and how soon it holds it.
+//! The memory of a daemon with many users, and how soon it knows them.
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, fill};

@@ -1,4 +1,4 @@
-//! What presence costs and how punctual it is, measured beside what it is compared with, in one run.
+//! The cost and punctuality of presence, measured next to what it is compared with, in one run.
 //!
 //! `make bench` runs all; `cargo bench --bench bench -- lag` only those whose name begins so. Figures of
 //! one machine: quote them with it, and their ratios rather than themselves.

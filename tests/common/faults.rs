@@ -101,7 +101,7 @@ pub struct World {
     pub daemon_port: u16,
     /// Ports that receive heartbeats: another one after a failover, any of several in a cluster.
     pub beat_ports: Arc<Mutex<Vec<u16>>>,
-    /// What the client of each daemon sees.
+    /// The view of each daemon's client.
     views: Vec<Arc<Mutex<View>>>,
     steady: Arc<AtomicBool>,
     dying: Arc<AtomicBool>,

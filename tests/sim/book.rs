@@ -212,13 +212,13 @@ impl World {
         }
     }
 
-    /// What was thrown away until then is known to have been.
+    /// A flush until then is known.
     pub fn forgive_until(&mut self, node: usize, until: u64) {
         self.nodes[node].unsaid.retain(|_, when| *when > until);
         self.relay.book.excused.retain(|_, &mut (of, when)| of != node || when > until);
     }
 
-    /// Whoever does not hear that a key was evicted takes it for gone.
+    /// Without the event of an eviction the key counts as gone.
     pub fn lost(&mut self, event: &Event) {
         if let Event::Ended(key, End::Evicted) = event {
             *self.relay.book.debt.entry(user_of(key).to_owned()).or_default() += 1;

@@ -1,4 +1,4 @@
-//! Who owns which key: slots that move while users beat, and nodes that come and go.
+//! The owners of keys: slots that move while users beat, and nodes that come and go.
 
 use super::redis::{Event, NEVER, Redis, hash};
 use super::world::{Act, Broken, World};
@@ -10,7 +10,7 @@ const MOST_MEMBERS: usize = 3;
 /// The daemon asks the nodes so often.
 const LEARNS_WITHIN_MS: u64 = 1_000;
 
-/// What the daemon is told of the cluster.
+/// The daemon's view of the cluster.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     pub number: u64,
@@ -54,7 +54,7 @@ pub struct Keys<'a> {
     pub now: u64,
     pub nodes: &'a mut [Redis],
     pub cluster: &'a Cluster,
-    /// What the daemon itself writes.
+    /// The daemon's own writes.
     pub own: &'a mut Vec<(Key, u32)>,
 }
 
@@ -202,7 +202,7 @@ impl World {
         self.nodes[from].give(self.now, name);
     }
 
-    /// Whoever is to leave and owns nothing any more does.
+    /// A node that is to leave and owns nothing any more leaves.
     fn leave(&mut self) {
         let Some(node) = self.cluster.leaving else { return };
         let view = &mut self.cluster.view;
@@ -237,7 +237,7 @@ impl World {
         self.later(1..LEARNS_WITHIN_MS, Act::View(view));
     }
 
-    /// What the servers hold together.
+    /// The keys of all servers.
     pub fn held(&self) -> impl Iterator<Item = (&String, &u64)> {
         self.cluster.view.members.iter().flat_map(|&node| &self.nodes[node].keys)
     }

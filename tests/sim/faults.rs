@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! The faults.
 
 use super::link::Deaf;
 use super::redis::Return;
@@ -102,7 +102,7 @@ impl World {
         self.later(1..5_000, Act::Begin(node, how));
     }
 
-    /// Whoever follows the node loses it.
+    /// A daemon that follows the node loses it.
     fn cut_off(&mut self, node: usize) {
         if let Some(at) = self.relay.servers.iter().position(|server| server.node == node) {
             self.cut(at);

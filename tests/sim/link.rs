@@ -6,7 +6,7 @@ use super::world::{Act, Broken, World};
 use keybeat::presence::{Answer, BatchId, End, LinkId, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// What the link tells the driver.
+/// The reports of the link to the driver.
 #[derive(Debug, Clone)]
 pub enum Feed {
     Event(Event),
@@ -34,7 +34,7 @@ pub struct Up {
     pub took_over: bool,
 }
 
-/// What is asked of Redis, and how far it got.
+/// A request to Redis, and its progress.
 #[derive(Debug)]
 pub enum Question {
     Ask(Ask),
@@ -59,12 +59,12 @@ impl Ask {
     }
 }
 
-/// What a dead event stream does not deliver.
+/// The items that a dead event stream does not deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deaf {
     /// Anything: a half-open connection.
     All,
-    /// What keys do, the canary among it: somebody changed `notify-keyspace-events`.
+    /// The events of keys, the canary's included: somebody changed `notify-keyspace-events`.
     Keys,
 }
 
@@ -80,7 +80,7 @@ pub struct Link {
     pub replies: BTreeMap<(u64, u64), Feed>,
     /// How much later events and answers are for a while.
     pub lag: (u64, u64),
-    /// What no longer arrives, though the connection looks alive.
+    /// The items that no longer arrive, though the connection looks alive.
     pub deaf: Option<Deaf>,
     /// The connection that was made then follows a deaf one, and the daemon has yet to hear of it.
     pub was_deaf: Option<u64>,
@@ -249,7 +249,7 @@ impl World {
         self.relay.servers[at].link.replies.insert((when, order), feed);
     }
 
-    /// What the servers published goes on its way, or is lost.
+    /// The servers' publications go on their way, or are lost.
     pub fn publish(&mut self) {
         // A program that is sent on to another node has ended its old key at the first one before.
         for node in 0..self.nodes.len() {

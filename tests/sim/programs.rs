@@ -1,10 +1,10 @@
-//! What users' programs do.
+//! The programs of the users.
 
 use super::cluster::Keys;
 use super::redis::NEVER;
 use fastrand::Rng;
 
-/// What the daemon assumes of a key's TTL until it has learnt it.
+/// The daemon's assumption about a key's TTL until it has learnt the TTL.
 pub const FIRST_TTL: u64 = 3_000;
 pub const LONGEST_TTL: u64 = 6_000;
 const TTLS: [u64; 5] = [1_000, 1_500, 2_000, FIRST_TTL, LONGEST_TTL];

@@ -56,11 +56,11 @@ pub struct Redis {
     pub started: u64,
     /// It was a replica before.
     pub took_over: bool,
-    /// What the daemon's canary holds.
+    /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.
     pub unsaid: BTreeMap<String, u64>,
-    /// What a replica, or the file on disk, has of the keys.
+    /// The keys of a replica, or of the file on disk.
     replica: BTreeMap<String, u64>,
     /// Another database: its keys, and the canary that it holds from when it was this one.
     other: (BTreeMap<String, u64>, Option<u64>),

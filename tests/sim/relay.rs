@@ -125,7 +125,7 @@ impl World {
         Fleet { slots, primaries: view.members.iter().map(primary).collect(), unknown: String::new() }
     }
 
-    /// What has arrived, the earliest first.
+    /// The messages that have arrived, the earliest first.
     fn next_feed(&mut self) -> Option<(usize, Feed)> {
         let first = |server: &Server| {
             let wire = server.link.wire.front().map(|(when, _)| (*when, true));

@@ -37,7 +37,7 @@ impl World {
         true
     }
 
-    /// Who comes or goes is found by the next sweep.
+    /// The next poll finds users who come or go.
     fn is_swept(&self) -> bool {
         self.knobs.silent.any() && self.now < self.frozen_at.saturating_add(SWEPT_MS)
     }

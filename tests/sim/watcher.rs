@@ -11,7 +11,7 @@ fn is_online(presence: Presence) -> bool {
     matches!(presence, Presence::Online { .. })
 }
 
-/// What a reader asked for.
+/// The request of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Named,
@@ -27,7 +27,7 @@ pub struct Reader {
     pub pace: u64,
     most: usize,
     watcher: Arc<Watcher>,
-    /// What it knows; of all users a reader by name knows only the watched.
+    /// The states that it knows; a reader by name knows only the watched users.
     view: BTreeMap<String, bool>,
     watching_all: bool,
     seq: u64,

@@ -32,21 +32,21 @@ pub enum Broken {
     DelBelieved,
     /// A key ends at its old server before it comes to the new one.
     LetsGoFirst,
-    /// That the keyspace was replaced counts from when it is reported, not from the canary's place in the stream.
+    /// A replaced keyspace counts from the report, not from the canary's place in the stream.
     ReplacedAtOnce,
     /// A server that does not publish all events is not polled.
     NeverPolls,
-    /// That a server took no writes is not reported.
+    /// Refused writes of a server are not reported.
     OutagesUnseen,
     /// Each canary has come back intact as soon as it is sent.
     ProofsAtOnce,
 }
 
-/// What the servers do not tell.
+/// The events that the servers do not publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Silent {
     Nothing,
-    /// What is set.
+    /// The settings.
     Sets,
     /// All but what runs out and what is evicted.
     Commands,
@@ -69,7 +69,7 @@ impl Silent {
     }
 }
 
-/// What happens next.
+/// The next step.
 pub enum Act {
     Program(usize),
     Sweep,
@@ -88,7 +88,7 @@ pub enum Act {
     View(View),
 }
 
-/// What differs from world to world.
+/// The differences between worlds.
 #[derive(Debug)]
 pub struct Knobs {
     pub broken: Broken,
@@ -160,7 +160,7 @@ impl Knobs {
     }
 }
 
-/// What was seen, as one number, and in words if wanted.
+/// The trace of a run, as one number, and in words if wanted.
 pub struct Trail {
     pub hash: u64,
     pub lines: Option<Vec<String>>,
@@ -195,11 +195,11 @@ pub struct World {
     pub relay: Relay,
     /// The daemon's connections that there ever were.
     pub epochs: u32,
-    /// What the daemon is to hear of the cluster when it wakes.
+    /// The view of the cluster that the daemon gets when it wakes.
     pub views: Vec<View>,
     /// The keys that the daemon has written itself, with their TTLs; it notes them when it wakes.
     pub own: Vec<(Key, u32)>,
-    /// Which nodes have announced each key, and how often it came and went.
+    /// The nodes that have announced each key, and how often it came and went.
     pub holders: BTreeMap<String, BTreeSet<usize>>,
     pub done: BTreeMap<String, (u32, u32)>,
     pub stalled_until: u64,

@@ -1,4 +1,4 @@
-//! What the screen shows: built from the feeds, changed by keys, without a terminal.
+//! The content of the screen: built from the feeds, changed by keys, without a terminal.
 
 use crate::protocol::{RedisWord, State, TransitionObject};
 use crate::redis::listing::LiveKey;
@@ -56,7 +56,7 @@ pub struct DeadlineList {
     pub read: Instant,
 }
 
-/// What a pressed key means.
+/// The meaning of a pressed key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Press {
     Up(usize),

@@ -23,7 +23,7 @@ pub(super) struct Deadlines {
     buckets: BTreeMap<Time, Vec<u32>>,
 }
 
-/// What a slot notes about the bucket of its valid entry: the low 32 bits of the due time, and 0 for
+/// A slot's note about the bucket of its valid entry: the low 32 bits of the due time, and 0 for
 /// no bucket. All buckets lie within the horizon, so two of them never share these bits.
 fn mark(bucket: Time) -> u32 {
     (bucket.as_ms() as u32).max(1)

@@ -11,7 +11,7 @@ use super::probes::LOOK_AGAIN_MS;
 use crate::presence::{Reason, Time};
 use std::collections::HashMap;
 
-/// Which server disowned each adopted key before it was adopted here. Empty unless slots move, so it costs a slot
+/// The server that disowned each adopted key before it was adopted here. Empty unless slots move, so it costs a slot
 /// nothing.
 #[derive(Clone, Default)]
 pub(super) struct LastOwners(HashMap<u32, ServerId>);

@@ -1,4 +1,4 @@
-//! What goes into a detector and what comes out.
+//! The inputs and outputs of a detector.
 
 use crate::presence::{Change, Key, Time};
 
@@ -111,7 +111,7 @@ pub enum Input<'a> {
     Due,
 }
 
-/// What a detector has found out, or wants the caller to do.
+/// A finding of the detector, or an order to the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// A key came or went.

@@ -1,4 +1,4 @@
-//! What one Redis server's keys are believed to be.
+//! The belief about one Redis server's keys.
 //!
 //! The caller passes evidence to `handle(now, input)`, then drains `poll(now)`: changes of keys, questions to ask.
 //! While the server is up, each live key has at least one place that will check it again: a deadline bucket, a queue

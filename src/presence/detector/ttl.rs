@@ -22,7 +22,7 @@ pub(super) struct Left {
     pub(super) came: Time,
 }
 
-/// What an answer says about a TTL that is already known.
+/// The effect of an answer on a TTL that is already known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lesson {
     /// The same TTL, right after the `set`.

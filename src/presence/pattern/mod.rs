@@ -1,4 +1,4 @@
-//! Which keys of Redis are presence keys: a pattern such as `user:<user>:online`, read and written.
+//! The pattern of the presence keys, such as `user:<user>:online`: how keys are read and written.
 //!
 //! A pattern is literal text with one `<user>`, and at most one `<session>` after it, which brackets make optional. A
 //! name ends where the literal that follows it first occurs. So every name that [`KeyPattern::key`] accepts, and every

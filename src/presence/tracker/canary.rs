@@ -57,7 +57,7 @@ impl Canary {
         }
     }
 
-    /// What the canary has proven no longer counts.
+    /// The canary's proof no longer counts.
     pub fn restart(&mut self, now: Time) {
         let stale = self.stale + u32::from(self.sent.is_some());
         let unanswered = std::mem::take(&mut self.unanswered);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_canary_is_a_dead_stream() {
+    fn late_canary_is_a_dead_stream() {
         let mut canary = Canary::new(at(10), 1000, 1500);
         assert!(canary.due(at(10)) && !canary.due(at(10)), "one is under way at a time");
         assert_eq!(canary.seen(at(13)), Some(3));

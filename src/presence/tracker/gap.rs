@@ -52,7 +52,7 @@ impl Cause {
         }
     }
 
-    /// What happened, where nothing more precise is known.
+    /// The text for people, where nothing more precise is known.
     pub const fn text(self) -> &'static str {
         match self {
             Cause::Start => "the daemon has just started",

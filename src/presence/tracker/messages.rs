@@ -1,4 +1,4 @@
-//! What goes into the tracker and what comes out.
+//! The inputs and outputs of the tracker.
 
 use super::gap::Cause;
 use super::topology::{Elsewhere, Fleet};
@@ -22,7 +22,7 @@ pub enum Notice {
     Due,
 }
 
-/// What a link reports about its server.
+/// A link's report about its server.
 pub enum LinkNotice {
     /// Subscribed.
     Up {
@@ -100,7 +100,7 @@ pub enum Action {
     Forget(LinkId),
     /// Events of this server may be missing from here on, until [`Action::Compared`].
     Gap {
-        /// Which server.
+        /// The server.
         link: LinkId,
         /// Why.
         cause: Cause,
@@ -109,7 +109,7 @@ pub enum Action {
     },
     /// Nothing is missing any longer: the server's keys have been compared with Redis.
     Compared {
-        /// Which server.
+        /// The server.
         link: LinkId,
         /// Why that was necessary.
         cause: Cause,

@@ -1,4 +1,4 @@
-//! What is believed of all Redis servers together: one [`Detector`](super::Detector) per server, and the decisions that concern more
+//! The belief about all Redis servers together: one [`Detector`](super::Detector) per server, and the decisions that concern more
 //! than one server or a server as a whole.
 //!
 //! `handle(now, notice)` and `events(now, link, …)` take what the links and the topology report; after each of them
@@ -43,7 +43,7 @@ const STALL_MS: u64 = 2_500;
 /// answers came.
 const PROOF_WAITS_MS: u64 = 2;
 
-/// What all servers have in common.
+/// The settings that all servers share.
 pub struct FleetSettings {
     /// For each detector.
     pub detector: Settings,
@@ -60,7 +60,7 @@ pub struct Tracker {
     /// How many links there were.
     links: LinkId,
     fleet: Fleet,
-    /// Which primaries have the keys of slots that are being moved, as the servers' answers say.
+    /// The primaries that have the keys of moving slots, as the servers' answers say.
     redirections: HashMap<u16, String>,
     /// When the keys of servers that left are offered again.
     retire_at: Option<Time>,
@@ -188,7 +188,7 @@ impl Tracker {
         self.servers.iter().map(Server::state).collect()
     }
 
-    /// What all detectors counted, those of forgotten servers included.
+    /// The counts of all detectors, those of forgotten servers included.
     pub fn counts(&self) -> Counts {
         let mut all = self.forgotten;
         for server in &self.servers {

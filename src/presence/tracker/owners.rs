@@ -1,4 +1,4 @@
-//! Which servers there are, and how keys pass from one server's detector to another's.
+//! The servers, and how keys pass from one server's detector to another's.
 
 use super::gap::Cause;
 use super::server::{Phase, Server};

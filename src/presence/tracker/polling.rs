@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_is_polled_half_of_the_time() {
+    fn silent_server_is_polled_half_of_the_time() {
         let mut polling = Polling::default();
         polling.up(at(0), true);
         assert!(!polling.due(at(9_000)), "its comparison is still under way");

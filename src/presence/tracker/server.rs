@@ -27,7 +27,7 @@ pub struct ServerState {
     pub gaps: u64,
 }
 
-/// What the server's connection is doing.
+/// The state of the server's connection.
 pub(super) enum Phase {
     /// There is no connection, for this reason. The link keeps trying.
     Down(String),

@@ -1,4 +1,4 @@
-//! Which primaries there are, and which of them owns which slot.
+//! The primaries, and the slots that each of them owns.
 
 use std::ops::RangeInclusive;
 

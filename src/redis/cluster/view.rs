@@ -1,4 +1,4 @@
-//! What one node knows of its cluster: CLUSTER INFO and CLUSTER NODES, parsed. No I/O.
+//! One node's view of its cluster: CLUSTER INFO and CLUSTER NODES, parsed. No I/O.
 
 use crate::presence::Primary;
 use crate::redis::cluster::topology::{Node, SLOTS, Topology};
@@ -15,7 +15,7 @@ const OLDER_FOR: Duration = Duration::from_secs(5);
 /// Host and port of a node.
 pub(super) type NodeAddress = (String, u16);
 
-/// What one node knows of the cluster.
+/// One node's view of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClusterView {
     /// The node says that the cluster's state is ok.
@@ -176,7 +176,7 @@ impl ClusterView {
         2 * shared >= self.lines.len().min(other.lines.len())
     }
 
-    /// Which primaries there are and which slots they own, in the order of their ids.
+    /// The primaries and the slots that they own, in the order of their ids.
     fn shape(&self) -> Vec<(&str, Vec<(u16, u16)>)> {
         let slots = |line: &NodeLine| line.slots.iter().map(|range| (*range.start(), *range.end())).collect();
         let mut shape: Vec<_> = self.primaries().map(|line| (&*line.id, slots(line))).collect();

@@ -34,7 +34,7 @@ impl Refusals {
     }
 }
 
-/// Which key is the canary, until slots move.
+/// The key that is the canary, until slots move.
 #[derive(Default)]
 pub(super) struct CanaryKey {
     /// The topology that the key was chosen for.
@@ -71,7 +71,7 @@ impl CanaryNumbers {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// What the reply to `SET … GET` with this number means, if the key held at least `held` when it was sent.
+    /// The meaning of the reply to `SET … GET` with this number, if the key held at least `held` when it was sent.
     fn replaced(&self, number: u64, held: u64, reply: RedisReply) -> Renewed {
         let found = match reply {
             RedisReply::Refused(why) => return Err(why),

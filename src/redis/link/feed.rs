@@ -1,4 +1,4 @@
-//! What a link reports to the driver, and what the driver orders.
+//! The reports of a link to the driver, and the driver's orders.
 
 use crate::presence::{Answer, BatchId, Cause, Key};
 use crate::redis::channel::Message;
@@ -8,7 +8,7 @@ use crate::redis::scan::ScanPage;
 use anyhow::{Result, anyhow};
 use tokio::sync::mpsc;
 
-/// What a link reports.
+/// A report of a link.
 pub enum Feed {
     /// The link is subscribed, and the subscription is verified.
     Up {
@@ -18,7 +18,7 @@ pub enum Feed {
         outage: bool,
         /// How long the server has been running, in milliseconds; `u64::MAX` if it started without data.
         uptime_ms: u64,
-        /// Which events the server does not publish: such keys have to be found by polling.
+        /// The events that the server does not publish: such keys have to be found by polling.
         silent: Silent,
     },
     /// The server is unreachable, or cannot be used.
@@ -41,7 +41,7 @@ pub enum Feed {
     Page(u8, ScanPage, usize),
 }
 
-/// What the replies to a canary mean.
+/// The meaning of the replies to a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CanaryReply {
     /// The keyspace is the same as at the canary before.
@@ -71,7 +71,7 @@ impl Silent {
     }
 }
 
-/// What the driver orders.
+/// An order of the driver.
 pub enum Order {
     /// Ask for the TTLs of these keys between two fences.
     Ask(BatchId, Vec<Key>),

@@ -19,7 +19,7 @@ use tracing::debug;
 /// The wait before the next attempt when the connection was lost.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What the server pushes after a flush, as RESP3.
+/// The push of the server after a flush, as RESP3.
 const FLUSHED: &[u8] = b"invalidate\r\n_\r\n";
 
 /// Reports flushes until the driver ends. If the server refuses, there is no news.

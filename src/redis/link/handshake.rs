@@ -32,7 +32,7 @@ const TRIED: Mark = Mark::Fence(0, Side::Close);
 /// The sections of INFO that a link reads.
 const SECTIONS: [&str; 4] = ["server", "replication", "persistence", "keyspace"];
 
-/// What a link remembers from one connection to the next.
+/// The memory of a link from one connection to the next.
 #[derive(Default)]
 pub(super) struct LinkMemory {
     /// The server's run id.
@@ -42,7 +42,7 @@ pub(super) struct LinkMemory {
     pub(super) barred: bool,
     /// The log says that the server does not publish `new`.
     logged_new: bool,
-    /// What the log says already.
+    /// The faults that the log contains already.
     pub(super) logged: LoggedLines,
 }
 
@@ -273,7 +273,7 @@ impl Trial<'_> {
         }
     }
 
-    /// Which events of the canary's key are missing before the mark.
+    /// The events of the canary's key that are missing before the mark.
     async fn tried_events(&mut self) -> Result<Silent> {
         let mut silent = Silent { set: true, del: true, new: true };
         let end = Parsed::marked(Kind::Fence(0, Side::Close));

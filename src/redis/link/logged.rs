@@ -1,4 +1,4 @@
-//! What the log says already: a fault that lasts is logged once, not with each attempt to connect.
+//! The faults that the log contains already: a lasting fault is logged once, not with each attempt to connect.
 
 use std::collections::BTreeSet;
 

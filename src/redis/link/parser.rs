@@ -5,7 +5,7 @@ use crate::redis::names::{FENCE_OPERATION, Names};
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 
-/// What one message of the event stream means.
+/// The meaning of one message of the event stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A key was set.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 /// A batch of questions.
 pub(super) struct QuestionBatch<'a> {
-    /// Which keys.
+    /// The keys.
     pub(super) keys: &'a [Key],
     /// The names of the keys in Redis.
     pub(super) names: &'a Names,
@@ -83,7 +83,7 @@ impl QuestionBatch<'_> {
     }
 }
 
-/// What the reply of a node that may be importing the key's slot means.
+/// The meaning of a reply by a node that may be importing the key's slot.
 fn after_asking(reply: &RedisReply) -> Answer {
     match reply {
         RedisReply::Number(left) => match pttl_answer(*left) {

@@ -8,16 +8,16 @@ use crate::redis::target::Target;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// What a link needs to know.
+/// The settings of a link.
 #[derive(Clone)]
 pub struct LinkSettings {
-    /// Which server.
+    /// The server.
     pub target: Target,
-    /// Which keys and channels.
+    /// The names of keys and channels.
     pub names: Names,
     /// The daemon's name: unique among the daemons of this server, and different at each node of a cluster.
     pub daemon: String,
-    /// Which node of a cluster; `None` for a server that stands alone.
+    /// The node of a cluster; `None` for a server that stands alone.
     pub place: Option<ClusterPlace>,
     /// Messages between daemons.
     pub channel: Channel,

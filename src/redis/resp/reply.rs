@@ -1,4 +1,4 @@
-//! What a server replies to one command.
+//! A server's reply to one command.
 
 use anyhow::{Result, bail};
 use redis_protocol::resp2::types::RangeFrame;

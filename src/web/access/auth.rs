@@ -1,4 +1,4 @@
-//! Who a request speaks for, and what that allows.
+//! The user that a request speaks for, and the rights of the request.
 //!
 //! Every path needs a pass unless [`Guard::is_public`] names it, so a route that forgets to ask for one is closed, not open.
 
@@ -33,7 +33,7 @@ const SUBPROTOCOL_PREFIX: &str = "bearer.";
 /// Why a revoked token is not accepted.
 pub const REVOKED: &str = "it was revoked";
 
-/// What a request or a socket may do.
+/// The rights of a request or a socket.
 #[derive(Debug, Clone)]
 pub struct Pass(Arc<Holder>);
 
@@ -65,7 +65,7 @@ impl Pass {
         }
     }
 
-    /// What a client's token allows; none for a backend, and where the daemon requires no tokens.
+    /// The rights of a client's token; none for a backend, and where the daemon requires no tokens.
     pub fn grant(&self) -> Option<&Grant> {
         match &*self.0 {
             Holder::Client(grant, _) => Some(grant),
@@ -166,7 +166,7 @@ pub struct Gate {
     changed: watch::Sender<u64>,
 }
 
-/// What the files hold.
+/// The contents of the files.
 struct Loaded {
     keys: Option<KeySet>,
     service: Vec<ServiceToken>,
@@ -308,7 +308,7 @@ impl Gate {
         self.orders.accepts(operators.map(|token| &token.order_key), channel, user, proof, now_ms())
     }
 
-    /// What this token allows. Error: `invalid_token`.
+    /// The rights of this token. Error: `invalid_token`.
     pub fn check(&self, token: &str) -> Result<Pass, Error> {
         let loaded = self.loaded();
         // Compares with all of them, so that the time does not show which one fits.
@@ -329,7 +329,7 @@ impl Gate {
         Ok(Pass::new(Holder::Client(grant, owner)))
     }
 
-    /// What this request may do. Errors: `unauthorized` without a token, `invalid_token` with a wrong one.
+    /// The rights of this request. Errors: `unauthorized` without a token, `invalid_token` with a wrong one.
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Pass, Error> {
         if !self.requires_tokens() {
             return Ok(Pass::new(Holder::Anyone));
@@ -394,7 +394,7 @@ fn bearer(value: &[u8]) -> Result<String, Error> {
     }
 }
 
-/// What [`authenticate`] needs.
+/// The state of [`authenticate`].
 #[derive(Clone)]
 pub struct Guard {
     /// Checks tokens.

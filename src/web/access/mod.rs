@@ -1,4 +1,4 @@
-//! Who may do what: tokens, what a token allows, and the origins of web pages.
+//! Access: tokens, their rights, and the origins of web pages.
 //!
 //! These files do not know `App`: each guard gets the few parts that it needs.
 

@@ -1,4 +1,4 @@
-//! Which web pages may send requests.
+//! The web pages that may send requests.
 //!
 //! A browser lets any page send a request or open a WebSocket to any address, loopback included. It names the page's
 //! origin in the header Origin. Programs other than browsers send no Origin, and pass.

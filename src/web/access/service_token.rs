@@ -12,7 +12,7 @@ const MIN_BYTES: usize = 16;
 /// The longest name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What a service token may do.
+/// The rights of a service token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Query, list and watch users.

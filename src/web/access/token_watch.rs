@@ -1,4 +1,4 @@
-//! What a socket or stream may do while its token is valid.
+//! The rights of a socket or stream while its token is valid.
 
 use crate::error::{Error, shown};
 use crate::protocol::{ClientMessage, ServerMessage, TokenWord};

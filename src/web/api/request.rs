@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::sync::Arc;
 
-/// What a handler answers.
+/// The answer of a handler.
 pub type Reply<T> = Result<T, Failure>;
 
 /// A query that the handler reads with [`query`], so that an unreadable one gets our own error.

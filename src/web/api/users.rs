@@ -1,4 +1,4 @@
-//! Who is online: one user, several, or all page by page.
+//! Queries of users: one, several, or all page by page.
 
 use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, shown};
@@ -104,7 +104,7 @@ impl ListQuery {
         Err(Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")))
     }
 
-    /// What the names must begin with.
+    /// The prefix of the names.
     fn prefix(&self) -> Result<&str, Error> {
         match self.prefix.as_deref() {
             None | Some("") => Ok(""),

@@ -29,7 +29,7 @@ pub struct Counted(pub usize);
 #[derive(Debug, Serialize)]
 pub struct Entry<'a> {
     time_ms: u64,
-    /// What was asked for.
+    /// The requested action.
     pub action: &'static str,
     /// The name of the service token; null without a service token.
     token: Option<&'a str>,
@@ -46,9 +46,9 @@ pub struct Entry<'a> {
     code: Option<&'a str>,
 }
 
-/// What happened to a message of a socket.
+/// The outcome of a socket's message.
 pub struct Happened<'a> {
-    /// What was asked for.
+    /// The requested action.
     pub action: &'static str,
     /// The user that it concerns.
     pub user: Option<&'a str>,

@@ -1,4 +1,4 @@
-//! What an HTTP connection is doing, and how long it may go on: it may be idle for long, but a request that has begun must
+//! The state of an HTTP connection, and how long it may last: it may be idle for long, but a request that has begun must
 //! arrive soon, and a client must go on reading its answer.
 
 use super::connections::Place;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestPhase {
     /// It waits for the first byte of a request: before the first request, or between two.
@@ -258,7 +258,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noticed<S> {
 /// The body of an answer, in parts. The connection is idle again when the body was sent or given up.
 pub struct ResponseState<B> {
     body: B,
-    /// What is left of the last part of `body`.
+    /// The rest of the last part of `body`.
     rest: Bytes,
     activity: Arc<Activity>,
     /// Of a request that came through a trusted proxy.

@@ -1,4 +1,4 @@
-//! Which sockets and streams each user has open, so that an operator can close them.
+//! The open sockets and streams of each user, so that an operator can close them.
 
 use crate::hub::{Overflow, Watcher};
 use crate::lock::lock;

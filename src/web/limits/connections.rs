@@ -22,7 +22,7 @@ pub struct Doors {
 
 /// One count with its two limits.
 pub struct Door {
-    /// What is counted, for texts and metrics.
+    /// The name of the counted thing, for texts and metrics.
     what: &'static str,
     /// The code at either limit.
     code: &'static str,
@@ -47,7 +47,7 @@ pub struct Place {
     counts: Counts,
 }
 
-/// Which counts a place belongs to.
+/// The counts that a place belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counts {
     Both,
@@ -152,7 +152,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address. For IPv6 it is a network of 64 bits, because one household has that many addresses.
+/// The unit that counts as one address. For IPv6 it is a network of 64 bits, because one household has that many addresses.
 pub fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),

@@ -33,7 +33,7 @@ struct Open {
 pub struct Visit {
     entrance: Arc<Entrance>,
     number: u64,
-    /// What the connection is doing.
+    /// The state of the connection.
     pub activity: Arc<Activity>,
     /// For a connection beyond the limit: the answer to all requests but those for [`HEALTH`].
     pub refusal: Option<Error>,

@@ -26,7 +26,7 @@ pub struct Refusal<'a> {
     pub address: IpAddr,
     /// The route, as `/v1/users/{user}`.
     pub route: &'a str,
-    /// What the client got: an error's code, or the name of a close code.
+    /// The client's answer: an error's code, or the name of a close code.
     pub code: &'static str,
     /// The HTTP status, or the close code; 0 where the client got neither.
     pub status: u16,

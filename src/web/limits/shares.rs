@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// What a share is of.
+/// The kind of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShareKind {
     /// A WebSocket.
@@ -17,7 +17,7 @@ pub enum ShareKind {
     Stream,
 }
 
-/// What each user has open.
+/// The open connections of each user.
 pub struct Shares {
     sockets: usize,
     streams: usize,

@@ -1,4 +1,4 @@
-//! What every client listens to and what rings seldom.
+//! The rare events that every client waits for.
 
 use crate::hub::Health;
 use crate::web::app::App;
@@ -6,7 +6,7 @@ use crate::web::shutdown::Shutdown;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// What every client listens to and what rings seldom. A client waits for it in one future that outlives a
+/// The rare events that every client waits for. A client waits for them in one future that outlives a
 /// delivery. To leave each list of waiters and to join it again would cost every delivery four locks that all
 /// clients share.
 pub(super) struct Bells {
@@ -18,7 +18,7 @@ pub(super) struct Bells {
     number: u64,
 }
 
-/// Which of them rang.
+/// The bell that rang.
 pub(super) enum Rang {
     Health,
     Opened,
@@ -27,7 +27,7 @@ pub(super) enum Rang {
 }
 
 impl Bells {
-    /// What changes from now on rings. `number` is that of the client.
+    /// A change from now on rings. `number` is that of the client.
     pub(super) fn new(app: &App, number: u64) -> Bells {
         let (health, opened) = (app.hub.health(), app.hub.opened());
         Bells { health, opened, keys: app.gate.changed(), shutdown: app.shutdown.clone(), number }

@@ -110,7 +110,7 @@ impl Upgrade {
 /// The frames of one connection.
 pub struct FrameIo {
     ws: WebSocketStream<Wire<TokioIo<Upgraded>>>,
-    /// What is still to be written: a header, its text, the next header, …
+    /// The bytes still to be written: a header, its text, the next header, …
     out: VecDeque<Bytes>,
     /// The first frame in `out` has been written in part.
     begun: bool,
@@ -153,7 +153,7 @@ impl FrameIo {
         }
     }
 
-    /// What is still to be written, in bytes.
+    /// The bytes still to be written.
     pub fn queued_bytes(&self) -> usize {
         self.out.iter().map(Bytes::len).sum()
     }

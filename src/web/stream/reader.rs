@@ -1,4 +1,4 @@
-//! What WebSockets and event streams have in common: hello, status, snapshots, the check of the token, and the
+//! The part that WebSockets and event streams share: hello, status, snapshots, the check of the token, and the
 //! reasons for which the daemon ends a client. `socket` and `sse` have only what differs.
 
 use super::names::NameSet;
@@ -47,11 +47,11 @@ pub(super) struct Reader {
     pub(super) number: u64,
     pub(super) address: IpAddr,
     pub(super) opened: Instant,
-    /// What it may do, and until when.
+    /// Its rights, and until when they hold.
     pub(super) permit: Permit,
     pub(super) watcher: Arc<Watcher>,
     pub(super) watched: NameSet,
-    /// What it takes of the limits of its user.
+    /// Its share of the limits of its user.
     pub(super) share: Share,
     pub(super) all: bool,
     /// Whether Redis is up, as the client was told last.
@@ -162,7 +162,7 @@ impl Reader {
         Ok(self.permit.warning().map(|word| word.encode()))
     }
 
-    /// What is pending, as many messages as suit one write. No message goes to a client whose token has expired.
+    /// The pending changes, as many messages as suit one write. No message goes to a client whose token has expired.
     pub(super) fn pending(&self) -> Result<Vec<Delivery>, Cut> {
         self.check_overflow()?;
         let messages = self.watcher.messages();

@@ -156,7 +156,7 @@ impl Wanted {
 /// The next of the bells that ring seldom.
 type Rare = Pin<Box<dyn Future<Output = (Bells, Rang)> + Send>>;
 
-/// What a client asked for.
+/// The request of a client.
 struct StreamRequest {
     wanted: Wanted,
     /// The digest of `wanted`.
@@ -176,7 +176,7 @@ struct SseStream {
     list: u64,
     /// The snapshot, until it is sent.
     snapshot: Option<Box<Snapshot>>,
-    /// What the client has missed, until it is sent.
+    /// The transitions that the client has missed, until they are sent.
     missed: Option<Missed>,
     /// Events, each with the length of its message.
     queue: VecDeque<(Event, usize)>,

@@ -86,7 +86,7 @@ async fn fetch(daemon: &Daemon, path: &str) -> (u16, String, String) {
 }
 
 #[tokio::test]
-async fn a_put_sets_the_key_with_the_ttl_of_the_daemon() {
+async fn put_sets_the_key_with_default_ttl() {
     let redis = Redis::start();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--ttl", "7s"]).await;
     let before = now_ms();
@@ -100,7 +100,7 @@ async fn a_put_sets_the_key_with_the_ttl_of_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_put_with_a_body_names_session_and_ttl() {
+async fn put_body_names_session_and_ttl() {
     let (redis, daemon) = start().await;
     put(&daemon, "alice", Some(json!({"session": "phone", "ttl_ms": 60_000}))).await;
     put(&daemon, "bob", Some(json!({"session": "phone"}))).await;
@@ -113,7 +113,7 @@ async fn a_put_with_a_body_names_session_and_ttl() {
 }
 
 #[tokio::test]
-async fn a_put_for_whoever_is_online_renews_the_key_and_is_no_transition() {
+async fn put_of_an_online_user_causes_no_transition() {
     let (redis, daemon) = start().await;
     put(&daemon, "alice", Some(json!({"ttl_ms": 5_000}))).await;
     daemon.until_state("alice", "online").await;
@@ -125,7 +125,7 @@ async fn a_put_for_whoever_is_online_renews_the_key_and_is_no_transition() {
 }
 
 #[tokio::test]
-async fn one_post_sets_the_keys_of_names_and_of_sessions() {
+async fn post_sets_keys_of_names_and_sessions() {
     let (redis, daemon) = start().await;
     let users = json!(["alice", {"user": "bob", "session": "tab1"}, {"user": "carol"}, {"user": "bob", "session": "tab2"}]);
     let answer = daemon.call("POST", "/v1/heartbeats", Some(json!({"users": users}))).await;
@@ -143,7 +143,7 @@ async fn one_post_sets_the_keys_of_names_and_of_sessions() {
 }
 
 #[tokio::test]
-async fn ten_thousand_of_the_longest_names_are_one_request() {
+async fn ten_thousand_long_names_fit_one_request() {
     let (redis, daemon) = start().await;
     let users: Vec<String> = (0..10_000).map(|i| format!("{i:0>256}")).collect();
     let sessions: Vec<_> =
@@ -161,7 +161,7 @@ async fn ten_thousand_of_the_longest_names_are_one_request() {
 }
 
 #[tokio::test]
-async fn a_delete_ends_all_sessions_of_a_user_even_those_that_began_just_before() {
+async fn delete_ends_all_sessions_of_a_user() {
     let (redis, daemon) = start().await;
     for round in 0..100 {
         put(&daemon, "alice", None).await;
@@ -174,7 +174,7 @@ async fn a_delete_ends_all_sessions_of_a_user_even_those_that_began_just_before(
 }
 
 #[tokio::test]
-async fn a_delete_of_one_session_leaves_the_others() {
+async fn delete_of_one_session_leaves_others() {
     let (redis, daemon) = start().await;
     put(&daemon, "alice", None).await;
     for session in ["phone", "tab 1"] {
@@ -188,7 +188,7 @@ async fn a_delete_of_one_session_leaves_the_others() {
 }
 
 #[tokio::test]
-async fn heartbeats_of_good_names_are_set_beside_bad_ones() {
+async fn bad_names_do_not_block_good_heartbeats() {
     let (redis, daemon) = start().await;
     let users = json!(["zoe", "c#d", {"user": "bob", "session": "s#1"}, {"user": "al", "ttl_ms": 1}, {"user": "eve", "session": "s"}]);
     let (status, answer) = daemon.call("POST", "/v1/heartbeats", Some(json!({"users": users}))).await;
@@ -206,7 +206,7 @@ async fn heartbeats_of_good_names_are_set_beside_bad_ones() {
 }
 
 #[tokio::test]
-async fn query_answers_good_names_beside_bad_ones() {
+async fn bad_names_do_not_block_a_query() {
     let (_redis, daemon) = start().await;
     put(&daemon, "bob", None).await;
     daemon.until_state("bob", "online").await;
@@ -305,7 +305,7 @@ async fn list_with_prefix_has_only_such_names() {
 }
 
 #[tokio::test]
-async fn a_user_is_online_or_offline_or_was_never_seen() {
+async fn user_is_online_offline_or_never_seen() {
     let (_redis, daemon) = start().await;
     let before = now_ms();
     put(&daemon, "bob", None).await;
@@ -320,7 +320,7 @@ async fn a_user_is_online_or_offline_or_was_never_seen() {
 }
 
 #[tokio::test]
-async fn a_query_answers_in_the_order_asked() {
+async fn query_answers_in_the_order_asked() {
     let (_redis, daemon) = start().await;
     put(&daemon, "bob", None).await;
     daemon.until_state("bob", "online").await;
@@ -355,7 +355,7 @@ async fn pages(daemon: &Daemon, query: &str, limit: usize) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_pages_of_the_list_give_everybody_once() {
+async fn pages_of_the_list_give_each_user_once() {
     let (redis, daemon) = start().await;
     crate::common::redis::fill(&redis, "presence:u", 1_234);
     until("all are online", async || (daemon.get("/v1/stats").await["users_online"] == 1_234).then_some(()))
@@ -378,14 +378,14 @@ async fn the_pages_of_the_list_give_everybody_once() {
 }
 
 #[tokio::test]
-async fn a_page_of_nobody_is_empty_and_the_last() {
+async fn empty_page_is_the_last() {
     let (_redis, daemon) = start().await;
     assert_eq!(daemon.get("/v1/users?state=online").await, json!({"users": [], "next_cursor": null}));
     assert_eq!(daemon.get("/v1/users?cursor=").await, json!({"users": [], "next_cursor": null}));
 }
 
 #[tokio::test]
-async fn the_stats_count_users_sessions_watchers_and_transitions() {
+async fn stats_count_users_sessions_and_watchers() {
     let (redis, daemon) = start().await;
     put(&daemon, "alice", None).await;
     put(&daemon, "alice", Some(json!({"session": "tab"}))).await;
@@ -411,7 +411,7 @@ async fn the_stats_count_users_sessions_watchers_and_transitions() {
 }
 
 #[tokio::test]
-async fn readyz_says_no_with_the_cause_while_redis_is_away_and_healthz_goes_on() {
+async fn readyz_names_the_cause_without_redis() {
     let (mut redis, daemon) = start().await;
     assert_eq!(fetch(&daemon, "/readyz").await.0, 200);
     redis.kill();
@@ -446,7 +446,7 @@ async fn refused_writes(daemon: &Daemon) -> Vec<(&'static str, Duration)> {
 }
 
 #[tokio::test]
-async fn without_redis_a_write_is_a_503_and_is_not_made_up_for_later() {
+async fn refused_write_is_not_repeated_later() {
     let (mut redis, daemon) = start().await;
     redis.kill();
     daemon.not_ready().await;
@@ -462,7 +462,7 @@ async fn without_redis_a_write_is_a_503_and_is_not_made_up_for_later() {
 }
 
 #[tokio::test]
-async fn without_redis_a_write_is_refused_within_3_s() {
+async fn write_without_redis_is_refused_within_3_s() {
     let (mut redis, daemon) = start().await;
     redis.kill();
     daemon.not_ready().await;
@@ -471,7 +471,7 @@ async fn without_redis_a_write_is_refused_within_3_s() {
 }
 
 #[tokio::test]
-async fn with_a_redis_that_hangs_a_write_is_a_503_within_3_s() {
+async fn write_to_a_hanging_redis_is_a_503() {
     let (redis, daemon) = start().await;
     redis.signal("STOP");
     let took = refused_writes(&daemon).await;
@@ -480,7 +480,7 @@ async fn with_a_redis_that_hangs_a_write_is_a_503_within_3_s() {
 }
 
 #[tokio::test]
-async fn the_metrics_have_their_names() {
+async fn metrics_have_their_names() {
     let (_redis, daemon) = start().await;
     put(&daemon, "alice", None).await;
     put(&daemon, "bob", Some(json!({"ttl_ms": 200}))).await;
@@ -521,7 +521,7 @@ async fn the_metrics_have_their_names() {
 }
 
 #[tokio::test]
-async fn the_root_is_the_console_in_html() {
+async fn root_is_the_console() {
     let (_redis, daemon) = start().await;
     let (status, kind, text) = fetch(&daemon, "/").await;
     assert!(status == 200 && kind.starts_with("text/html"), "{status} {kind}");
@@ -563,7 +563,7 @@ async fn all_are_refused(table: Vec<Bad>) {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_json_is_refused() {
+async fn body_that_is_not_json_is_refused() {
     let nested = format!("{{\"x\":{}", "[".repeat(10_000));
     let mut table = Vec::new();
     for (method, path) in
@@ -588,7 +588,7 @@ async fn a_body_that_is_not_json_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_of_the_wrong_shape_is_refused() {
+async fn body_of_wrong_shape_is_refused() {
     let mut table = Vec::new();
     for body in [
         "null",
@@ -626,7 +626,7 @@ async fn a_body_of_the_wrong_shape_is_refused() {
 }
 
 #[tokio::test]
-async fn a_list_in_place_of_an_object_is_refused() {
+async fn list_as_a_body_is_refused() {
     all_are_refused(vec![
         bad("PUT", "/v1/users/alice/heartbeat", r#"["phone",30000]"#, 400, "invalid_request"),
         bad("POST", "/v1/heartbeats", r#"[["alice"]]"#, 400, "invalid_request"),
@@ -637,7 +637,7 @@ async fn a_list_in_place_of_an_object_is_refused() {
 }
 
 #[tokio::test]
-async fn a_ttl_out_of_bounds_is_refused() {
+async fn ttl_out_of_bounds_is_refused() {
     let path = "/v1/users/alice/heartbeat";
     let ttl = |ttl: &str, code| bad("PUT", path, &format!(r#"{{"ttl_ms":{ttl}}}"#), 400, code);
     let mut table: Vec<Bad> = ["0", "99", "86400001", "9007199254740993", "18446744073709551615"]
@@ -651,7 +651,7 @@ async fn a_ttl_out_of_bounds_is_refused() {
 }
 
 #[tokio::test]
-async fn a_user_name_against_the_rules_is_refused_wherever_it_stands() {
+async fn invalid_user_is_refused_in_every_call() {
     let long = "x".repeat(257);
     let (umlauts, most) = ("ü".repeat(129), "x".repeat(256) + "#");
     let mut table = Vec::new();
@@ -670,7 +670,7 @@ async fn a_user_name_against_the_rules_is_refused_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn a_session_name_against_the_rules_is_refused_wherever_it_stands() {
+async fn invalid_session_is_refused_in_every_call() {
     let long = "x".repeat(65);
     let mut table = Vec::new();
     for name in ["", "a#b", "a\tb", "\u{9f}", &long, &"ü".repeat(33)] {
@@ -688,7 +688,7 @@ async fn a_session_name_against_the_rules_is_refused_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_not_utf8_is_refused() {
+async fn path_that_is_not_utf8_is_refused() {
     all_are_refused(vec![
         bad("GET", "/v1/users/%ff", "", 400, "invalid_request"),
         bad("PUT", "/v1/users/a%c3/heartbeat", "", 400, "invalid_request"),
@@ -698,12 +698,12 @@ async fn a_path_that_is_not_utf8_is_refused() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_not_utf8_is_refused() {
+async fn query_that_is_not_utf8_is_refused() {
     all_are_refused(vec![bad("DELETE", "/v1/users/alice?session=%ff", "", 400, "invalid_request")]).await;
 }
 
 #[tokio::test]
-async fn more_than_ten_thousand_users_in_a_request_are_refused() {
+async fn request_over_ten_thousand_users_is_refused() {
     let users: Vec<String> = (0..10_001).map(|i| format!("u{i}")).collect();
     let body = json!({"users": users}).to_string();
     all_are_refused(vec![
@@ -732,7 +732,7 @@ async fn alone(daemon: &Daemon, method: &str, path: &str, body: &str) -> String 
 }
 
 #[tokio::test]
-async fn a_body_of_5_mib_is_a_413() {
+async fn body_of_5_mib_is_a_413() {
     let (_redis, daemon) = start().await;
     let body = json!({"users": ["x".repeat(5 << 20)]}).to_string();
     for _ in 0..5 {
@@ -750,13 +750,13 @@ async fn a_body_of_5_mib_is_a_413() {
 }
 
 #[tokio::test]
-async fn whoever_got_a_413_can_go_on_with_the_same_client() {
+async fn client_continues_after_a_413() {
     let body = json!({"users": ["x".repeat(5 << 20)]}).to_string();
     all_are_refused((0..20).map(|_| bad("POST", "/v1/heartbeats", &body, 413, "too_large")).collect()).await;
 }
 
 #[tokio::test]
-async fn a_path_that_leads_nowhere_is_a_404() {
+async fn unknown_path_is_a_404() {
     let paths = [
         "/nothing",
         "/v1",
@@ -772,7 +772,7 @@ async fn a_path_that_leads_nowhere_is_a_404() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_has_not_is_a_405() {
+async fn unsupported_method_is_a_405() {
     let requests = [
         ("POST", "/v1/users/alice"),
         ("PUT", "/v1/users/alice"),
@@ -793,7 +793,7 @@ async fn a_method_that_a_path_has_not_is_a_405() {
 }
 
 #[tokio::test]
-async fn a_bad_limit_cursor_or_state_is_refused() {
+async fn bad_page_parameters_are_refused() {
     let queries = [
         "limit=0",
         "limit=-1",
@@ -821,7 +821,7 @@ async fn a_bad_limit_cursor_or_state_is_refused() {
 }
 
 #[tokio::test]
-async fn names_with_any_allowed_character_work_end_to_end() {
+async fn allowed_characters_work_end_to_end() {
     let (redis, daemon) = start().await;
     let names = odd_names();
     for name in &names {
@@ -860,7 +860,7 @@ async fn names_with_any_allowed_character_work_end_to_end() {
 }
 
 #[tokio::test]
-async fn a_user_called_query_is_a_user_like_any_other() {
+async fn user_called_query_is_a_user() {
     let (redis, daemon) = start().await;
     put(&daemon, "query", None).await;
     assert_eq!(redis.presence_keys(), ["presence:query"]);

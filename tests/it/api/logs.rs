@@ -29,7 +29,7 @@ async fn start(redis: &Redis, issuer: &Issuer, level: &str) -> Daemon {
 }
 
 #[tokio::test]
-async fn a_gap_is_one_line_and_its_repair_another() {
+async fn gap_and_repair_are_one_line_each() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer, "info").await;
@@ -60,7 +60,7 @@ async fn a_gap_is_one_line_and_its_repair_another() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_one_line_without_names_and_a_thousand_are_a_few() {
+async fn refusals_are_few_lines_without_names() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer, "info").await;
@@ -104,7 +104,7 @@ async fn a_refusal_is_one_line_without_names_and_a_thousand_are_a_few() {
 }
 
 #[tokio::test]
-async fn a_socket_and_a_stream_are_a_line_as_they_open_and_one_as_they_close() {
+async fn sockets_and_streams_log_open_and_close() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer, "debug").await;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What the collector was told of a span.
+/// A span as the collector received it.
 #[derive(Clone, Debug)]
 struct Seen {
     name: String,
@@ -123,7 +123,7 @@ async fn call_traced(daemon: &Daemon, method: &str, path: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_request_is_a_span_in_its_callers_trace_and_what_it_writes_is_a_child() {
+async fn request_is_a_span_of_the_callers_trace() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let daemon = collector.daemon(&redis).await;
     assert_eq!(call_traced(&daemon, "PUT", "/v1/users/alice/heartbeat?session=secret").await, 204);
@@ -145,7 +145,7 @@ async fn a_request_is_a_span_in_its_callers_trace_and_what_it_writes_is_a_child(
 }
 
 #[tokio::test]
-async fn a_request_without_a_trace_begins_one_and_what_fails_is_marked() {
+async fn request_without_trace_begins_one() {
     let (mut redis, collector) = (Redis::start(), Collector::start().await);
     let daemon = collector.daemon(&redis).await;
     assert_eq!(daemon.call("POST", "/v1/heartbeats", Some(json!({"users": ["alice", "bob"]}))).await.0, 204);
@@ -170,7 +170,7 @@ async fn a_request_without_a_trace_begins_one_and_what_fails_is_marked() {
 }
 
 #[tokio::test]
-async fn a_gap_is_a_span_until_it_has_been_compared() {
+async fn gap_is_a_span_until_compared() {
     let (mut redis, collector) = (Redis::start(), Collector::start().await);
     let daemon = collector.daemon(&redis).await;
     let gap_of = async |cause: &str| {
@@ -198,7 +198,7 @@ async fn a_gap_is_a_span_until_it_has_been_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_is_sent_at_sigterm_and_sockets_beat_without_spans() {
+async fn pending_spans_are_sent_at_sigterm() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let daemon = collector.daemon_in(&redis, &[("OTEL_BSP_SCHEDULE_DELAY", "3600000")]).await;
     let _socket = Socket::connect(daemon.port, "?user=alice").await;
@@ -234,19 +234,19 @@ async fn is_not_disturbed(place: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_down_disturbs_nobody() {
+async fn stopped_collector_disturbs_no_request() {
     is_not_disturbed(free_port()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_hangs_disturbs_nobody() {
+async fn hanging_collector_disturbs_no_request() {
     // The kernel takes the connections, and nobody answers.
     let hangs = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     is_not_disturbed(hangs.local_addr().expect("it is bound").port()).await;
 }
 
 #[tokio::test]
-async fn a_collector_that_refuses_is_named_once_and_once_more_when_it_takes_them_again() {
+async fn refusing_collector_is_logged_once() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     collector.refuses.store(true, Ordering::SeqCst);
     let daemon = collector.daemon(&redis).await;
@@ -275,7 +275,7 @@ fn exports(daemon: &Daemon) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_sent_unless_a_collector_is_named_and_nobody_forbids_it() {
+async fn traces_need_a_named_collector() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let unnamed = Daemon::start(&redis).await;
     assert!(!exports(&unnamed));
@@ -289,7 +289,7 @@ async fn nothing_is_sent_unless_a_collector_is_named_and_nobody_forbids_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_service_is_called_keybeat_or_as_the_environment_says() {
+async fn service_name_comes_from_the_environment() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
     let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=friends,deployment.environment.name=test");
     for (environment, service) in [
@@ -309,7 +309,7 @@ async fn the_service_is_called_keybeat_or_as_the_environment_says() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_used_is_said_at_the_start() {
+async fn unusable_address_fails_at_start() {
     for address in ["https://collector.example:4318", "127.0.0.1:4318", "not an address"] {
         let ran = tokio::process::Command::new(env!("CARGO_BIN_EXE_keybeat"))
             .args(["serve", "--listen", "127.0.0.1:0"])

@@ -5,7 +5,7 @@ use crate::common::free_port;
 use crate::common::redis::Redis;
 
 #[tokio::test]
-async fn a_daemon_built_without_traces_says_in_one_line_how_to_have_them() {
+async fn build_without_traces_explains_the_feature() {
     let redis = Redis::start();
     let place = format!("http://127.0.0.1:{}", free_port());
     let there = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*place);

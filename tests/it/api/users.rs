@@ -20,7 +20,7 @@ async fn start() -> (Redis, Daemon, Value) {
     (redis, daemon, document)
 }
 
-/// What checks an instance of this part of a document, whose references lead into the document.
+/// A validator for this part of a document, whose references lead into the document.
 fn validator(document: &Value, part: &str) -> Validator {
     let mut schema = document.clone();
     schema["$ref"] = json!(format!("#{part}"));
@@ -56,7 +56,7 @@ fn operations(document: &Value) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_description_names_what_the_daemon_answers_and_nothing_else() {
+async fn openapi_matches_the_answers() {
     let (_redis, daemon, document) = start().await;
     assert!(document["openapi"].as_str().expect("a version").starts_with("3.1"), "{document}");
     let described = operations(&document);
@@ -93,7 +93,7 @@ async fn the_description_names_what_the_daemon_answers_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_answered_has_the_shape_that_is_described() {
+async fn answers_have_the_described_shape() {
     let (redis, daemon, document) = start().await;
     redis.call(&["SET", "presence:alice#phone", "1", "EX", "60"]);
     daemon.until_state("alice", "online").await;
@@ -181,7 +181,7 @@ fn check_answer(document: &Value, method: &str, path: &str, answer: &crate::comm
 }
 
 #[tokio::test]
-async fn refusals_for_tokens_origins_and_an_absent_redis_have_the_shape_that_is_described() {
+async fn refusals_have_the_described_shape() {
     let mut redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
@@ -246,7 +246,7 @@ fn known<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn each_message_of_the_socket_is_described_with_examples_that_the_daemon_reads() {
+async fn described_message_examples_are_read() {
     let (_redis, daemon, _) = start().await;
     let document = daemon.get("/asyncapi.json").await;
     assert_eq!(document["asyncapi"], "3.0.0");
@@ -267,7 +267,7 @@ async fn each_message_of_the_socket_is_described_with_examples_that_the_daemon_r
 }
 
 #[tokio::test]
-async fn what_the_daemon_sends_has_the_shape_that_is_described() {
+async fn messages_have_the_described_shape() {
     let mut redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
@@ -317,7 +317,7 @@ async fn what_the_daemon_sends_has_the_shape_that_is_described() {
 }
 
 #[tokio::test]
-async fn the_page_shows_each_operation_and_sends_a_request() {
+async fn docs_page_sends_a_request() {
     let (redis, daemon, document) = start().await;
     redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
     daemon.until_state("alice", "online").await;

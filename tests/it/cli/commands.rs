@@ -437,7 +437,7 @@ async fn swapdb_shows_the_other_database() {
 }
 
 #[tokio::test]
-async fn swapdb_during_an_outage_removes_nobody() {
+async fn swapdb_during_an_outage_removes_no_user() {
     let mut stage = Stage::new().await;
     // Then the other database has an earlier canary.
     stage.call(&["SWAPDB", "0", "1"]);

@@ -61,27 +61,27 @@ async fn keeps_online(program: &[&str], user: &str, session: &str) {
 }
 
 #[tokio::test]
-async fn a_heartbeat_in_python() {
+async fn heartbeat_in_python() {
     keeps_online(&["python3", &example("heartbeat.py")], "al ice/é", "pho ne").await;
 }
 
 #[tokio::test]
-async fn a_heartbeat_in_node() {
+async fn heartbeat_in_node() {
     keeps_online(&["node", &example("heartbeat.mjs")], "al ice/é", "pho ne").await;
 }
 
 #[tokio::test]
-async fn a_heartbeat_in_php() {
+async fn heartbeat_in_php() {
     keeps_online(&["php", &example("heartbeat.php")], "al ice/é", "pho ne").await;
 }
 
 #[tokio::test]
-async fn a_heartbeat_in_a_shell() {
+async fn heartbeat_in_a_shell() {
     keeps_online(&["sh", &example("heartbeat.sh")], "alice", "phone").await;
 }
 
 #[tokio::test]
-async fn a_heartbeat_in_go_where_go_is() {
+async fn heartbeat_in_go() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("heartbeat").to_str().expect("UTF-8").to_owned();
     // Built first: `go run` would pass no signal on.
@@ -105,7 +105,7 @@ fn built(name: &str) -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_heartbeat_in_rust() {
+async fn heartbeat_in_rust() {
     let Some(program) = built("heartbeat") else { return };
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
@@ -116,7 +116,7 @@ async fn a_heartbeat_in_rust() {
 }
 
 #[tokio::test]
-async fn a_watcher_in_rust() {
+async fn watcher_in_rust() {
     let Some(program) = built("watch") else { return };
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
@@ -150,7 +150,7 @@ async fn site(daemon: &str) -> String {
     origin
 }
 
-/// What is said about the whole, without the seconds.
+/// The summary, without the seconds.
 const STATUS: &str = r"return document.querySelector('#status').textContent.replace(/\d+ s/, 'N s')";
 const COUNT: &str = "return document.querySelector('#count').textContent";
 /// Is nothing cut off at the right?
@@ -165,7 +165,7 @@ fn row(user: &str, online: bool, note: &str) -> Value {
 }
 
 #[tokio::test]
-async fn contacts_have_green_dots_through_restarts_of_daemon_and_redis() {
+async fn contacts_example_survives_restarts() {
     let (mut redis, port) = (Redis::start(), free_port());
     let origin = site(&format!("http://127.0.0.1:{port}")).await;
     let launch =
@@ -204,7 +204,7 @@ async fn contacts_have_green_dots_through_restarts_of_daemon_and_redis() {
 }
 
 #[tokio::test]
-async fn a_page_that_may_not_ask_says_which_argument_lets_it() {
+async fn refused_origin_names_the_flag() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let origin = site(&daemon.url("")).await;

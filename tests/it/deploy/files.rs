@@ -54,7 +54,7 @@ fn every_file_of_yaml_and_json_can_be_read() {
 }
 
 #[tokio::test]
-async fn flags_and_variables_that_the_files_name_are_those_of_the_daemon() {
+async fn shipped_files_name_real_flags() {
     let (serve, check) = (help("serve").await, help("healthcheck").await);
     let known = words(&serve, "KEYBEAT_", |c| c.is_ascii_uppercase() || c == '_');
     for name in ["Dockerfile", "compose.yaml", "kubernetes.yaml", "keybeat.default", "keybeat.service"] {
@@ -120,7 +120,7 @@ async fn probes_and_checks_ask_for_what_is_there() {
 }
 
 #[tokio::test]
-async fn metrics_that_alerts_and_dashboard_ask_for_are_counted() {
+async fn metrics_of_alerts_and_dashboard_exist() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let inside = |c: char| c.is_ascii_lowercase() || c == '_';
@@ -155,7 +155,7 @@ async fn run(program: &str, args: &[&str]) -> String {
 
 /// Builds the package as `make deb` does, but from the binary of the tests.
 #[tokio::test]
-async fn the_package_is_made_and_installed_into_a_folder_and_its_daemon_runs_from_there() {
+async fn the_package_installs_and_its_daemon_runs() {
     let made = tempfile::tempdir().expect("a folder");
     let root = made.path().join("root");
     let output = made.path().to_str().expect("a text");

@@ -269,7 +269,7 @@ for_each_proxy!(
 );
 
 #[test]
-fn the_shipped_files_are_taken() {
+fn proxies_accept_the_shipped_files() {
     the_shipped_file_is_one_that_the_program_takes(Kind::Haproxy);
     the_shipped_file_is_one_that_the_program_takes(Kind::Nginx);
 }

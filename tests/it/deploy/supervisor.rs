@@ -1,4 +1,4 @@
-//! What systemd is told, over a real datagram socket, and its unit file.
+//! The messages to systemd, over a real datagram socket, and its unit file.
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, signal};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 /// After so long without a sign of life systemd would take the daemon for dead.
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// Who would be systemd: the socket that it names to the daemon.
+/// A stand-in for systemd: the socket that it names to the daemon.
 struct Manager {
     socket: UnixDatagram,
     folder: TempDir,
@@ -56,7 +56,7 @@ impl Manager {
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_the_start_of_life_of_redis_and_of_the_stop() {
+async fn systemd_gets_ready_alive_status_and_stopping() {
     let manager = Manager::new();
     let mut redis = Redis::start();
     let daemon = manager.start(&redis.url(), &[]);
@@ -94,7 +94,7 @@ async fn a_drain_asks_for_more_time_than_the_stop() {
 }
 
 #[tokio::test]
-async fn a_daemon_whose_loop_stands_still_gives_no_sign_of_life() {
+async fn stopped_loop_feeds_no_watchdog() {
     let manager = Manager::new();
     let redis = Redis::start();
     let daemon = manager.start(&redis.url(), &[]);
@@ -109,7 +109,7 @@ async fn a_daemon_whose_loop_stands_still_gives_no_sign_of_life() {
 }
 
 #[tokio::test]
-async fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
+async fn watchdog_of_another_process_is_not_fed() {
     let manager = Manager::new();
     let redis = Redis::start();
     let _daemon = manager.start(&redis.url(), &[("WATCHDOG_PID", "1")]);
@@ -118,7 +118,7 @@ async fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
 }
 
 #[test]
-fn the_unit_file_is_one_that_systemd_takes_and_calls_safe() {
+fn systemd_accepts_the_unit_file() {
     let has_systemd = Command::new("systemd-analyze").arg("--version").output().is_ok();
     if !has_systemd {
         eprintln!("systemd-analyze is not here: the unit file is not checked");

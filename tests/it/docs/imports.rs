@@ -14,7 +14,7 @@ pub struct Tree {
 struct Source {
     /// Below `src/`.
     path: PathBuf,
-    /// What the file names, as written: `crate::hub::Hub`, `super::Key`, `names::Names`.
+    /// The names that the file uses, as written: `crate::hub::Hub`, `super::Key`, `names::Names`.
     imports: Vec<Vec<String>>,
     /// The names of its `pub use` lines, and where each comes from.
     exports: BTreeMap<String, Vec<String>>,
@@ -124,7 +124,7 @@ impl Source {
     }
 }
 
-/// What stands before `use` and after it, if the line begins a `use`.
+/// The text before `use` and after it, if the line begins a `use`.
 fn use_line(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     let at =

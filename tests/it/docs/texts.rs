@@ -68,7 +68,7 @@ fn anchors(text: &str) -> Vec<String> {
     found
 }
 
-/// What is wrong with a link of `document`; `None` for links to other sites.
+/// The fault of a link of `document`; `None` for links to other sites.
 fn broken(document: &Path, target: &str) -> Option<String> {
     if target.contains("://") || target.starts_with("mailto:") {
         return None;

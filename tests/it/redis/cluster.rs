@@ -20,7 +20,7 @@ fn names(users: &Value) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heartbeats_by_http_reach_their_nodes_and_goodbyes_too() {
+async fn http_heartbeats_and_deletes_reach_their_nodes() {
     let cluster = Cluster::start(3, 0).await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
     let (mut socket, _) = daemon.watch_all().await;
@@ -49,7 +49,7 @@ async fn heartbeats_by_http_reach_their_nodes_and_goodbyes_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_heartbeat_goes_where_its_slot_is_going() {
+async fn heartbeat_follows_its_moving_slot() {
     let cluster = Cluster::start(2, 0).await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
     let user = (0..).map(|i| format!("u{i}")).find(|user| cluster.slot(&format!("presence:{user}")) < 8_192);
@@ -93,7 +93,7 @@ fn commands_read_and_write_all_primaries() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_with_the_fewest_rights_is_enough_for_a_cluster() {
+async fn fewest_documented_rights_are_enough_for_a_cluster() {
     let cluster = Cluster::start(3, 0).await;
     for node in &cluster.nodes {
         let rights = "reset on >secret ~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info \
@@ -113,7 +113,7 @@ async fn a_user_with_the_fewest_rights_is_enough_for_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_is_down_is_named_and_followed_when_it_is_up() {
+async fn down_cluster_is_followed_when_up() {
     let mut cluster = Cluster::start(3, 0).await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
     let port = cluster.nodes[2].port.to_string();
@@ -140,7 +140,7 @@ async fn a_cluster_that_is_down_is_named_and_followed_when_it_is_up() {
 
 /// A node that has yet to meet the others says that all is well, where not every slot has to be served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_has_met_nobody_yet_is_no_first_snapshot() {
+async fn node_that_met_no_other_is_no_snapshot() {
     let node = Redis::with(&[
         "--cluster-enabled",
         "yes",
@@ -167,7 +167,7 @@ async fn a_node_that_has_met_nobody_yet_is_no_first_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_flushed_leaves_no_ghost_without_a_ttl() {
+async fn flushed_node_leaves_no_ghost_without_ttl() {
     let cluster = Cluster::start(3, 0).await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
     let (mut socket, _) = daemon.watch_all().await;
@@ -205,7 +205,7 @@ fn of_the_first(cluster: &Cluster) -> String {
 
 /// While one primary is away the others refuse writes, and their keys run out though their users are there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_could_not_renew_since_the_cluster_was_down_has_a_ttl_to_do_so() {
+async fn cluster_outage_grants_one_ttl() {
     let mut cluster = Cluster::start(3, 0).await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
     let (mut socket, _) = daemon.watch_all().await;
@@ -231,7 +231,7 @@ async fn who_could_not_renew_since_the_cluster_was_down_has_a_ttl_to_do_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_comes_back_at_another_port_is_followed_there() {
+async fn node_with_a_new_port_is_followed() {
     let mut cluster = Cluster::start(2, 0).await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
     let (mut socket, _) = daemon.watch_all().await;

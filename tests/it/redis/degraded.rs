@@ -34,7 +34,7 @@ fn with_user(redis: &Redis, rights: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_with_the_fewest_rights_is_enough() {
+async fn fewest_documented_rights_are_enough() {
     let redis = Redis::start();
     let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
     assert!(
@@ -56,7 +56,7 @@ async fn a_user_with_the_fewest_rights_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_each_of_these_rights_the_daemon_is_not_ready_and_says_why() {
+async fn missing_right_is_the_cause_in_readyz() {
     for (right, hint) in [
         ("+subscribe", "subscribe"),
         ("+publish", "publish"),
@@ -105,22 +105,22 @@ async fn sweeps_find_what_is_not_told(classes: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_event_comes_at_all_keys_are_looked_for() {
+async fn server_without_events_is_polled() {
     sweeps_find_what_is_not_told("").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_only_the_expired_are_told_keys_are_looked_for() {
+async fn server_with_expired_events_only_is_polled() {
     sweeps_find_what_is_not_told("Ex").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_deleted_are_not_told_they_are_looked_for() {
+async fn server_without_del_events_is_polled() {
     sweeps_find_what_is_not_told("E$x").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn once_all_is_told_keys_are_no_longer_looked_for() {
+async fn enabled_events_end_the_polling() {
     let redis = Redis::with(&["--notify-keyspace-events", ""]);
     let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
     assert_eq!(daemon.get("/v1/stats").await["redis"]["mode"], "sweeps");
@@ -143,7 +143,7 @@ async fn classes_that_others_need_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_is_refused_with_the_name_of_its_primary() {
+async fn replica_is_refused_and_primary_named() {
     let primary = Redis::start();
     let replica = Redis::with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
     let daemon = Daemon::launch(&["--redis", &replica.url()]);
@@ -155,7 +155,7 @@ async fn a_replica_is_refused_with_the_name_of_its_primary() {
 
 /// A server that takes no writes takes no heartbeats either: its keys run out though their users are there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_could_not_renew_since_writes_were_refused_has_a_ttl_to_do_so() {
+async fn refused_writes_grant_one_ttl() {
     for (setting, refusing, word) in [("maxmemory", "1", "OOM"), ("min-replicas-to-write", "1", "NOREPLICAS")]
     {
         let redis = Redis::start();
@@ -180,7 +180,7 @@ async fn who_could_not_renew_since_writes_were_refused_has_a_ttl_to_do_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_node_of_several_is_refused_with_the_url_of_all() {
+async fn one_cluster_node_as_a_server_is_refused() {
     let cluster = Cluster::start(2, 0).await;
     let port = cluster.nodes[1].port;
     let daemon = Daemon::launch(&["--redis", &cluster.nodes[1].url()]);

@@ -54,7 +54,7 @@ fn mend(redis: &Redis, finding: &Value) {
 }
 
 #[tokio::test]
-async fn a_server_with_our_settings_is_fine_and_left_as_it_was() {
+async fn good_server_is_left_unchanged() {
     let redis = Redis::start();
     let (code, findings) = doctor(&redis.url()).await;
     assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
@@ -65,7 +65,7 @@ async fn a_server_with_our_settings_is_fine_and_left_as_it_was() {
 }
 
 #[tokio::test]
-async fn each_setting_that_is_wrong_is_found_and_its_mend_mends_it() {
+async fn doctor_fixes_each_wrong_setting() {
     for (args, found) in [
         (&["--notify-keyspace-events", ""][..], ("events", "warning", "E$gxe")),
         (&["--notify-keyspace-events", "Ex"], ("events", "warning", "$g")),
@@ -90,7 +90,7 @@ async fn each_setting_that_is_wrong_is_found_and_its_mend_mends_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_too_old_and_one_whose_clock_is_wrong_are_found() {
+async fn old_server_and_wrong_clock_are_found() {
     let redis = Redis::start();
     let server = info(&redis, "server");
     // Valkey claims a version of Redis, too.
@@ -113,7 +113,7 @@ async fn a_server_that_is_too_old_and_one_whose_clock_is_wrong_are_found() {
 }
 
 #[tokio::test]
-async fn a_setting_that_a_restart_would_undo_is_found() {
+async fn setting_lost_at_restart_is_found() {
     let redis = Redis::start();
     std::fs::write(redis.folder().join("redis.conf"), "hz 10\n").expect("its file");
     let (code, findings) = doctor(&redis.url()).await;
@@ -128,7 +128,7 @@ async fn a_setting_that_a_restart_would_undo_is_found() {
     );
 }
 
-/// What docs/OPERATING.md says are the fewest rights that work.
+/// The fewest rights that work, as docs/OPERATING.md lists them.
 const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set \
                       +del +pttl +scan";
 
@@ -141,7 +141,7 @@ fn user(redis: &Redis, rights: &str) -> String {
 }
 
 #[tokio::test]
-async fn rights_that_are_missing_are_fatal_and_the_fewest_that_work_are_enough() {
+async fn missing_rights_are_fatal_for_doctor() {
     let redis = Redis::start();
     let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
     assert_eq!((code, wrong(&findings)), (Some(0), vec![("config", "note")]), "{findings:?}");
@@ -165,7 +165,7 @@ async fn rights_that_are_missing_are_fatal_and_the_fewest_that_work_are_enough()
 }
 
 #[tokio::test]
-async fn events_that_are_missing_are_fatal_where_the_daemon_may_not_add_them() {
+async fn missing_events_without_config_are_fatal() {
     let redis = Redis::with(&["--notify-keyspace-events", "Ex"]);
     // It may not even see the setting: what does not come tells.
     let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
@@ -211,7 +211,7 @@ async fn config_is_not_suggested_where_it_is_renamed() {
 }
 
 #[tokio::test]
-async fn keys_that_never_end_and_keys_of_another_type_are_found() {
+async fn doctor_finds_odd_keys() {
     let redis = Redis::start();
     fill(&redis, "presence:u", 1_500);
     redis.call(&["SET", "other:x", "1"]);
@@ -237,7 +237,7 @@ async fn keys_that_never_end_and_keys_of_another_type_are_found() {
 }
 
 #[tokio::test]
-async fn a_replica_is_fatal_and_a_primary_with_one_is_told_what_is_not_copied() {
+async fn replica_is_fatal_for_doctor() {
     let primary = Redis::start();
     let replica = Redis::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
     until("it is attached", async || {
@@ -254,7 +254,7 @@ async fn a_replica_is_fatal_and_a_primary_with_one_is_told_what_is_not_copied() 
 }
 
 #[tokio::test]
-async fn a_cluster_that_does_not_serve_every_slot_is_fatal() {
+async fn cluster_without_all_slots_is_fatal() {
     let redis = Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
     let (code, findings) = doctor(&redis.url()).await;
     assert_eq!((code, &of(&findings, "cluster")["severity"]), (Some(1), &"fatal".into()), "{findings:?}");
@@ -268,7 +268,7 @@ async fn a_cluster_that_does_not_serve_every_slot_is_fatal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_primary_of_a_cluster_is_examined_and_the_mend_names_it() {
+async fn doctor_examines_each_primary() {
     let cluster = Cluster::start(3, 0).await;
     let (code, findings) = doctor(&cluster.url()).await;
     assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
@@ -299,7 +299,7 @@ async fn each_primary_of_a_cluster_is_examined_and_the_mend_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_with_a_part_that_is_gone_is_fatal() {
+async fn cluster_with_a_lost_primary_is_fatal() {
     let mut cluster = Cluster::start(3, 0).await;
     for node in &cluster.nodes {
         node.call(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
@@ -320,7 +320,7 @@ async fn a_cluster_with_a_part_that_is_gone_is_fatal() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_a_finding_too() {
+async fn absent_server_is_a_finding() {
     let (code, findings) = doctor(&format!("redis://127.0.0.1:{}", free_port())).await;
     assert_eq!((code, wrong(&findings)), (Some(1), vec![("connection", "fatal")]));
     let redis = Redis::start();

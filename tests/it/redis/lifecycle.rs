@@ -50,7 +50,7 @@ fn in_folder(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn without_a_redis_url_a_private_redis_is_started_and_it_is_said_how_to_name_a_real_one() {
+async fn missing_url_starts_a_private_redis() {
     let daemon = Daemon::with(&[]).await;
     let log = daemon.log();
     for word in ["private Redis", "redis+unix:///", "--redis redis://"] {
@@ -65,7 +65,7 @@ async fn without_a_redis_url_a_private_redis_is_started_and_it_is_said_how_to_na
 }
 
 #[tokio::test]
-async fn two_daemons_without_a_redis_url_have_each_their_own() {
+async fn two_daemons_start_two_private_redis() {
     let (first, second) = tokio::join!(Daemon::with(&[]), Daemon::with(&[]));
     assert_ne!(private_socket(&first), private_socket(&second));
     first.call("PUT", "/v1/users/alice/heartbeat", None).await;
@@ -76,7 +76,7 @@ async fn two_daemons_without_a_redis_url_have_each_their_own() {
 }
 
 #[tokio::test]
-async fn sigterm_ends_the_daemon_with_0_and_its_private_redis_with_it() {
+async fn sigterm_ends_daemon_and_private_redis() {
     let daemon = Daemon::with(&[]).await;
     let socket = private_socket(&daemon);
     let server = server_pid(&socket);
@@ -90,7 +90,7 @@ async fn sigterm_ends_the_daemon_with_0_and_its_private_redis_with_it() {
 }
 
 #[tokio::test]
-async fn kill_9_of_the_daemon_ends_its_private_redis_too() {
+async fn kill_9_ends_the_private_redis() {
     let daemon = Daemon::with(&[]).await;
     let socket = private_socket(&daemon);
     let server = server_pid(&socket);
@@ -101,7 +101,7 @@ async fn kill_9_of_the_daemon_ends_its_private_redis_too() {
 }
 
 #[tokio::test]
-async fn a_private_redis_that_dies_is_told_as_the_cause() {
+async fn dead_private_redis_is_the_reported_cause() {
     let daemon = Daemon::with(&[]).await;
     signal(server_pid(&private_socket(&daemon)), "KILL");
     let cause = daemon.not_ready().await;
@@ -125,7 +125,7 @@ async fn sigint_ends_the_daemon_with_0() {
 }
 
 #[tokio::test]
-async fn sigterm_ends_a_daemon_within_5_s_though_clients_hang() {
+async fn sigterm_ends_within_5_s_with_hanging_clients() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let to = || TcpStream::connect(("127.0.0.1", daemon.port)).expect("the daemon listens");
@@ -146,7 +146,7 @@ async fn sigterm_ends_a_daemon_within_5_s_though_clients_hang() {
 }
 
 #[tokio::test]
-async fn sigterm_ends_a_daemon_within_5_s_though_redis_is_away_or_hangs() {
+async fn sigterm_ends_within_5_s_with_a_hanging_redis() {
     let mut redis = Redis::start();
     for hangs in [true, false] {
         let daemon = Daemon::start(&redis).await;
@@ -167,7 +167,7 @@ async fn sigterm_ends_a_daemon_within_5_s_though_redis_is_away_or_hangs() {
 }
 
 #[tokio::test]
-async fn sigterm_ends_a_daemon_that_never_found_its_redis() {
+async fn sigterm_ends_a_daemon_without_redis() {
     let daemon = Daemon::launch(&["--redis", &format!("redis://127.0.0.1:{}", free_port())]);
     daemon.not_ready().await;
     let (status, took) = daemon.stop();
@@ -176,7 +176,7 @@ async fn sigterm_ends_a_daemon_that_never_found_its_redis() {
 }
 
 #[tokio::test]
-async fn without_redis_on_the_path_it_is_said_what_to_install() {
+async fn missing_redis_server_names_the_package() {
     let port = free_port();
     let mut command = keybeat(&["serve", "--listen", &format!("127.0.0.1:{port}")]);
     command.env("PATH", "/nonexistent");
@@ -188,7 +188,7 @@ async fn without_redis_on_the_path_it_is_said_what_to_install() {
 }
 
 #[tokio::test]
-async fn a_daemon_without_its_redis_says_why_in_words() {
+async fn daemon_without_redis_logs_the_cause() {
     let mut redis = Redis::start();
     redis.kill();
     let daemon = Daemon::launch(&["--redis", &redis.url()]);
@@ -203,7 +203,7 @@ async fn a_daemon_without_its_redis_says_why_in_words() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_before_its_redis_says_so_and_works_once_it_is_there() {
+async fn daemon_started_before_redis_recovers() {
     let mut redis = Redis::start();
     redis.kill();
     let daemon = Daemon::launch(&["--redis", &redis.url()]);
@@ -245,7 +245,7 @@ async fn a_daemon_that_starts_before_its_redis_says_so_and_works_once_it_is_ther
 }
 
 #[tokio::test]
-async fn a_daemon_is_found_ready_soon_after_its_redis_is_there() {
+async fn daemon_is_ready_soon_after_redis() {
     let mut redis = Redis::start();
     redis.kill();
     let daemon = Daemon::launch(&["--redis", &redis.url()]);
@@ -257,7 +257,7 @@ async fn a_daemon_is_found_ready_soon_after_its_redis_is_there() {
 }
 
 #[tokio::test]
-async fn a_restarted_daemon_takes_what_is_there_as_its_snapshot_not_as_transitions() {
+async fn restarted_daemon_reports_no_transitions() {
     let redis = Redis::start();
     redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
     redis.call(&["SET", "presence:alice#tab", "1", "EX", "60"]);
@@ -305,7 +305,7 @@ async fn a_restarted_daemon_takes_what_is_there_as_its_snapshot_not_as_transitio
 }
 
 #[tokio::test]
-async fn the_environment_says_what_the_flags_say() {
+async fn environment_sets_the_same_as_flags() {
     let redis = Redis::start();
     let port = free_port();
     let mut command = keybeat(&["serve"]);

@@ -18,7 +18,7 @@ fn sets(session: &str, seconds: &str) -> Vec<Vec<String>> {
     (0..USERS).map(set).collect()
 }
 
-/// What the socket says until these users are online, but for them.
+/// The socket's other messages until these users are online.
 async fn said_until_online(socket: &mut Socket, users: &[&str]) -> Vec<String> {
     let (mut said, mut missing) = (Vec::new(), users.to_vec());
     while !missing.is_empty() {

@@ -12,11 +12,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What an honest client may wait, at the 99th percentile.
+/// The longest wait of an honest client, at the 99th percentile.
 const HONEST_MS: f64 = 50.0;
 /// How many requests the percentile is of.
 const WINDOW: usize = 300;
-/// What an attack may cost in memory.
+/// The most memory that an attack may cost.
 const MEMORY_MB: u64 = 64;
 
 struct World {
@@ -179,7 +179,7 @@ async fn endless_frames() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_announced_message_of_a_gibibyte() {
+async fn announced_message_of_a_gibibyte() {
     let world = World::start(&[]).await;
     let token = world.issuer.sign(&json!({"exp": now_s() + 60}));
     let before = memory_mb(&world.daemon);
@@ -301,7 +301,7 @@ async fn attempt(world: &World, message: &str, http: &reqwest::Client, tried: &m
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sockets_opened_and_closed_as_fast_as_can_be() {
+async fn sockets_opened_and_closed_quickly() {
     let world = World::start(&[]).await;
     let nobody = world.issuer.sign(&json!({"exp": now_s() + 600}));
     let mut opened = 0;

@@ -33,7 +33,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What is wrong with a command, if anything is.
+/// The fault of a command, if there is one.
 fn outside(words: &[String]) -> Option<String> {
     let name = words.first()?.to_uppercase();
     let rest = &words[1..];
@@ -100,7 +100,7 @@ async fn ask_for_everything(daemon: &Daemon, name: &str) {
 }
 
 #[tokio::test]
-async fn no_request_whatever_its_content_touches_a_key_outside_the_prefix_or_another_channel() {
+async fn no_request_leaves_the_prefix() {
     let redis = Redis::start();
     for key in FOREIGN {
         redis.call(&["SET", key, "theirs", "EX", "1000"]);

@@ -219,7 +219,7 @@ async fn watches_of_a_socket() {
 }
 
 #[tokio::test]
-async fn heartbeats_and_keys_of_a_token_whichever_way_they_come() {
+async fn quotas_hold_for_each_way_of_heartbeats() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let service = issuer.write("service", "token-of-the-backend\n");

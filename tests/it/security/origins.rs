@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_page_of_another_origin_may_do_nothing() {
+async fn page_of_another_origin_is_refused() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let own = format!("http://127.0.0.1:{}", daemon.port);
@@ -82,7 +82,7 @@ async fn host_is_checked_on_any_address_without_tokens() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_named_may_ask_and_read_the_answer() {
+async fn allowed_origin_can_read_answers() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()];

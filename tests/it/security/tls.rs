@@ -31,7 +31,7 @@ async fn ready(authority: &Authority, daemon: &Daemon) {
 }
 
 #[tokio::test]
-async fn http_and_websocket_by_tls_and_a_new_certificate_without_a_restart() {
+async fn tls_certificate_is_replaced_without_restart() {
     let (redis, authority) = (Redis::start(), Authority::new());
     let [cert, key] = authority.issue("server");
     let daemon = Daemon::launch(&["--redis", &redis.url(), "--tls-cert", &cert, "--tls-key", &key]);
@@ -87,7 +87,7 @@ async fn failed_reload_changes_nothing() {
 }
 
 #[tokio::test]
-async fn redis_by_tls_with_a_certificate_of_our_own() {
+async fn redis_by_tls_with_an_own_ca() {
     let authority = Authority::new();
     let [server_cert, server_key] = authority.issue("redis");
     let [cert, key] = authority.issue("keybeat");
@@ -165,7 +165,7 @@ async fn authority_that_is_the_server_itself_is_trusted() {
 }
 
 #[test]
-fn there_is_one_tls_provider_in_the_tree() {
+fn dependencies_have_one_tls_provider() {
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
     let lock = std::fs::read_to_string(lock).expect("a text");
     let has = |name: &str| lock.contains(&format!("name = \"{name}\"\n"));
@@ -184,7 +184,7 @@ fn command(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_speak_tls_and_to_nobody_whom_they_cannot_trust() {
+async fn commands_refuse_untrusted_certificates() {
     let (redis, authority, stranger) = (Redis::start(), Authority::new(), Authority::new());
     let [cert, key] = authority.issue("server");
     let token = authority.path("token");

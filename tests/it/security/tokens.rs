@@ -34,7 +34,7 @@ fn requests() -> Vec<(&'static str, &'static str, Option<Value>)> {
 }
 
 #[tokio::test]
-async fn without_a_good_token_nothing_but_the_public_pages_answers() {
+async fn only_public_pages_answer_without_a_token() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -63,7 +63,7 @@ async fn without_a_good_token_nothing_but_the_public_pages_answers() {
 }
 
 #[tokio::test]
-async fn a_client_speaks_for_its_sub_and_sees_whom_its_watch_claim_lists() {
+async fn token_limits_user_and_watches() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -116,7 +116,7 @@ async fn a_client_speaks_for_its_sub_and_sees_whom_its_watch_claim_lists() {
 }
 
 #[tokio::test]
-async fn a_token_comes_in_any_of_three_ways() {
+async fn token_is_accepted_in_three_ways() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -149,7 +149,7 @@ async fn a_token_comes_in_any_of_three_ways() {
 }
 
 #[tokio::test]
-async fn a_socket_watches_and_speaks_for_whom_its_token_says() {
+async fn socket_follows_its_token() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -196,7 +196,7 @@ async fn a_socket_watches_and_speaks_for_whom_its_token_says() {
 }
 
 #[tokio::test]
-async fn whoever_asks_again_and_again_for_what_is_forbidden_has_to_give_up() {
+async fn repeated_forbidden_watches_close_the_socket() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -214,7 +214,7 @@ async fn whoever_asks_again_and_again_for_what_is_forbidden_has_to_give_up() {
 }
 
 #[tokio::test]
-async fn a_token_that_runs_out_is_renewed_in_place_or_closes_the_socket() {
+async fn expired_token_is_renewed_or_closes_the_socket() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -252,7 +252,7 @@ async fn a_token_that_runs_out_is_renewed_in_place_or_closes_the_socket() {
 }
 
 #[tokio::test]
-async fn a_renewed_token_is_looked_after_like_the_first() {
+async fn renewed_token_is_checked_like_the_first() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -277,7 +277,7 @@ async fn a_renewed_token_is_looked_after_like_the_first() {
 }
 
 #[tokio::test]
-async fn keys_rotate_at_a_hangup_and_what_an_old_key_let_in_goes() {
+async fn keys_rotate_at_sighup() {
     let redis = Redis::start();
     let mut issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;
@@ -317,7 +317,7 @@ async fn reload_never_makes_a_public_key_a_secret() {
 }
 
 #[tokio::test]
-async fn a_key_that_stays_in_the_set_keeps_its_sockets() {
+async fn key_kept_at_reload_keeps_its_sockets() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let k = |secret: &str| {
@@ -346,7 +346,7 @@ async fn a_key_that_stays_in_the_set_keeps_its_sockets() {
 }
 
 #[tokio::test]
-async fn a_service_token_may_do_everything_until_its_line_is_gone() {
+async fn service_token_works_until_its_line_is_removed() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let file = issuer.write("service", "old-service-token\nnew-service-token\n");
@@ -414,7 +414,7 @@ async fn service_token_has_only_its_scopes() {
 }
 
 #[tokio::test]
-async fn what_is_secret_is_told_nowhere() {
+async fn secrets_appear_in_no_output() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let service = issuer.write("service", "very-secret-service-token\n");
@@ -466,7 +466,7 @@ fn refused(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_daemon_that_would_let_everyone_in_does_not_start() {
+fn open_daemon_off_loopback_does_not_start() {
     let issuer = Issuer::new();
     let (key, empty) = (issuer.secret_file(), issuer.write("empty", "\n"));
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
@@ -526,7 +526,7 @@ fn command(daemon: &Daemon, args: &[&str], token: Option<&str>, file: Option<&st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_show_their_token_from_a_file_or_the_environment() {
+async fn commands_read_their_token_from_file_or_environment() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = start(&redis, &issuer).await;

@@ -30,11 +30,11 @@ async fn nothing_lost_nothing_invented(redis: Redis, others: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_transition_of_1500_users_is_told_once() {
+async fn each_transition_of_1500_users_arrives_once() {
     nothing_lost_nothing_invented(Redis::start(), 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_too_among_300_000_others_on_a_stock_server() {
+async fn silent_users_among_300_000_are_found() {
     nothing_lost_nothing_invented(Redis::stock(), 300_000).await;
 }

@@ -22,7 +22,7 @@ fn come(redis: &Redis, user: &str) {
 }
 
 #[tokio::test]
-async fn it_shows_who_comes_and_goes_by_redis_alone_through_a_restart_of_the_daemon() {
+async fn top_follows_redis_without_the_daemon() {
     let redis = Redis::start();
     let port = free_port();
     let daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
@@ -68,7 +68,7 @@ async fn neither_page_needs_what_its_policy_forbids() {
 }
 
 #[tokio::test]
-async fn it_asks_for_a_token_where_one_is_needed_and_takes_it() {
+async fn console_asks_for_a_needed_token() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
@@ -106,7 +106,7 @@ async fn says(browser: &Browser, id: &str, part: &str) {
 }
 
 #[tokio::test]
-async fn ten_thousand_users_are_no_more_elements_than_a_hundred_and_the_last_is_reached() {
+async fn list_of_ten_thousand_users_is_virtual() {
     let redis = Redis::start();
     fill(&redis, "presence:", 10_000);
     let daemon = Daemon::start(&redis).await;
@@ -135,7 +135,7 @@ async fn ten_thousand_users_are_no_more_elements_than_a_hundred_and_the_last_is_
 }
 
 #[tokio::test]
-async fn the_keys_search_and_choose_and_open_a_user() {
+async fn keyboard_opens_a_user_of_the_console() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     for user in ["anna", "berta", "hanna"] {
@@ -183,7 +183,7 @@ async fn the_keys_search_and_choose_and_open_a_user() {
 }
 
 #[tokio::test]
-async fn it_shows_how_the_daemon_and_its_redis_are() {
+async fn top_shows_daemon_and_redis() {
     let mut redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     come(&redis, "alice");
@@ -209,7 +209,7 @@ async fn it_shows_how_the_daemon_and_its_redis_are() {
 }
 
 #[tokio::test]
-async fn servers_are_listed_where_the_daemon_tells_of_them() {
+async fn servers_of_a_cluster_are_listed() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let browser = Browser::start(390, 844).await;

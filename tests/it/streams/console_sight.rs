@@ -17,7 +17,7 @@ async fn with_users(redis: &Redis) -> Daemon {
 }
 
 #[tokio::test]
-async fn text_and_controls_stand_out_in_light_and_in_dark() {
+async fn contrast_suffices_in_light_and_dark() {
     let redis = Redis::start();
     let daemon = with_users(&redis).await;
     let browser = Browser::start(1280, 800).await;
@@ -49,7 +49,7 @@ async fn nothing_moves_where_motion_is_not_wanted() {
 }
 
 #[tokio::test]
-async fn an_outage_is_asked_about_once_however_often_it_tries() {
+async fn outage_fetches_the_token_once() {
     const COUNT: &str = "window.asked = { ready: 0, tries: 0 }; const real = window.fetch;
         window.fetch = (url, ...rest) => {
             const { pathname } = new URL(url, location);

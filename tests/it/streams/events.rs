@@ -135,7 +135,7 @@ fn go(redis: &Redis, user: &str) {
 }
 
 #[tokio::test]
-async fn a_stream_tells_a_snapshot_and_then_the_transitions_of_whom_it_names() {
+async fn stream_sends_snapshot_then_transitions() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     come(&redis, "alice");
@@ -160,7 +160,7 @@ async fn a_stream_tells_a_snapshot_and_then_the_transitions_of_whom_it_names() {
 }
 
 #[tokio::test]
-async fn a_stream_of_all_tells_everybody_once_in_chunks() {
+async fn stream_of_all_sends_each_user_once() {
     let redis = Redis::start();
     fill(&redis, "presence:u", 2_500);
     let daemon = Daemon::start(&redis).await;
@@ -176,7 +176,7 @@ async fn a_stream_of_all_tells_everybody_once_in_chunks() {
 }
 
 #[tokio::test]
-async fn one_that_comes_back_is_told_exactly_what_it_has_missed() {
+async fn resumed_stream_gets_exactly_the_missed_transitions() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     for query in ["all=true", "users=alice,bob"] {
@@ -214,7 +214,7 @@ async fn one_that_comes_back_is_told_exactly_what_it_has_missed() {
 }
 
 #[tokio::test]
-async fn one_that_comes_back_too_late_or_to_another_daemon_begins_anew() {
+async fn late_resume_starts_with_a_snapshot() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let mut stream = Stream::open(&daemon, "users=alice").await;
@@ -304,7 +304,7 @@ async fn stream_opens_before_redis_is_compared() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_in_the_middle_of_a_storm_knows_the_truth() {
+async fn reconnect_during_a_storm_gets_the_truth() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let storm = |rounds: usize| {
@@ -358,7 +358,7 @@ async fn whoever_comes_back_in_the_middle_of_a_storm_knows_the_truth() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_for_is_refused() {
+async fn impossible_requests_are_refused() {
     let redis = Redis::start();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--max-watches-per-socket", "2"]).await;
     for (query, code) in [
@@ -388,7 +388,7 @@ async fn what_cannot_be_asked_for_is_refused() {
 }
 
 #[tokio::test]
-async fn a_stream_shows_whom_its_token_allows_until_it_runs_out() {
+async fn stream_follows_its_token_until_expiry() {
     let redis = Redis::start();
     let issuer = Issuer::new();
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
@@ -407,7 +407,7 @@ async fn a_stream_shows_whom_its_token_allows_until_it_runs_out() {
 }
 
 #[tokio::test]
-async fn a_stream_says_when_redis_is_gone_and_ends_with_the_daemon() {
+async fn stream_reports_status_and_ends_with_daemon() {
     let mut redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
     let mut stream = Stream::open(&daemon, "users=alice").await;

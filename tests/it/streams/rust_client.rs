@@ -24,7 +24,7 @@ async fn next(client: &mut Client) -> Result<ClientEvent, ClientError> {
     timeout(PATIENCE, client.next()).await.expect("no event in time")
 }
 
-/// What the client reports about users, until `until` holds for an event and the number of reports so far.
+/// The client's reports about users, until `until` holds for an event and the number of reports so far.
 async fn told(client: &mut Client, until: impl Fn(&ClientEvent, usize) -> bool) -> Vec<String> {
     let mut gists = Vec::new();
     loop {

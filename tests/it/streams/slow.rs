@@ -42,7 +42,7 @@ async fn flap_times(redis: Redis, users: &[String], times: usize) -> Redis {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_client_keeps_its_connection_and_ends_with_the_right_states() {
+async fn slow_client_ends_with_the_right_states() {
     let (redis, daemon) = start().await;
     let users: Vec<String> = (0..8).map(|i| format!("{i}{}", "x".repeat(200))).collect();
     let mut slow = narrow(&daemon).await;
@@ -84,7 +84,7 @@ async fn a_slow_client_keeps_its_connection_and_ends_with_the_right_states() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lossless_client_that_falls_behind_is_closed_with_4008() {
+async fn slow_lossless_client_is_closed_with_4008() {
     let (redis, daemon) = start().await;
     let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
     let mut slow = narrow(&daemon).await;
@@ -141,7 +141,7 @@ async fn offline_during_a_long_snapshot_is_a_transition() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_much_that_waits_closes_the_slowest_with_1013_and_nobody_else() {
+async fn full_budget_closes_the_slowest_with_1013() {
     let redis = Redis::start();
     let daemon =
         Daemon::with(&["--redis", &redis.url(), "--mailbox-mib", "1", "--max-watches-per-socket", "40000"])
@@ -180,7 +180,7 @@ async fn stuck_socket_ends_when_its_token_expires() {
     until("the socket is closed", async || daemon.log().contains("code=4001").then_some(())).await;
 }
 
-/// What the daemon has put into the kernel for these clients and they have not taken, in bytes.
+/// The bytes that the daemon has put into the kernel for these clients and that they have not read.
 fn queued(daemon: &Daemon, clients: &[Socket]) -> Vec<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
     let ports: Vec<String> = clients.iter().map(|client| format!(":{:04X}", client.local_port())).collect();
@@ -198,7 +198,7 @@ fn queued(daemon: &Daemon, clients: &[Socket]) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_never_read_cost_a_change_a_user_and_nobody_else_misses_one() {
+async fn stuck_clients_hold_one_change_a_user() {
     let (redis, daemon) = start().await;
     let users: Vec<String> = (0..50).map(|i| format!("{i:0>200}")).collect();
     let mut stuck = Vec::new();

@@ -171,7 +171,7 @@ impl Raw {
 // --- hello, snapshots, transitions -----------------------------------------------------------------
 
 #[tokio::test]
-async fn the_hello_says_protocol_epoch_number_ttl_and_user() {
+async fn hello_has_all_fields() {
     let (redis, daemon) = start_with_ttl("7s").await;
     redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
     daemon.until_state("bob", "online").await;
@@ -189,7 +189,7 @@ async fn the_hello_says_protocol_epoch_number_ttl_and_user() {
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_chosen_among_others() {
+async fn subprotocol_is_chosen_among_others() {
     let (_redis, daemon) = start().await;
     let url = format!("ws://127.0.0.1:{}/v1/ws", daemon.port);
     let mut request = url.into_client_request().expect("a URL");
@@ -199,7 +199,7 @@ async fn the_subprotocol_is_chosen_among_others() {
 }
 
 #[tokio::test]
-async fn a_watch_is_answered_by_a_snapshot_with_its_id_then_come_transitions_with_all_their_fields() {
+async fn watch_gets_snapshot_then_transitions() {
     let (redis, daemon) = start().await;
     redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
     daemon.until_state("bob", "online").await;
@@ -245,7 +245,7 @@ async fn a_watch_is_answered_by_a_snapshot_with_its_id_then_come_transitions_wit
 }
 
 #[tokio::test]
-async fn an_id_comes_back_as_it_was() {
+async fn id_comes_back_unchanged() {
     let (_redis, daemon) = start().await;
     let mut socket = daemon.socket("").await;
     for id in [
@@ -277,7 +277,7 @@ async fn an_id_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn watch_all_gives_those_online_in_chunks_of_a_thousand() {
+async fn watch_all_comes_in_chunks_of_a_thousand() {
     let (redis, daemon) = start().await;
     fill(&redis, "presence:u", 2_501);
     until("all are online", async || (daemon.get("/v1/stats").await["users_online"] == 2_501).then_some(()))
@@ -310,7 +310,7 @@ async fn watch_all_gives_those_online_in_chunks_of_a_thousand() {
 }
 
 #[tokio::test]
-async fn watch_all_where_nobody_is_online_is_one_empty_chunk() {
+async fn watch_all_without_users_is_one_empty_chunk() {
     let (redis, daemon) = start().await;
     let mut socket = daemon.socket("").await;
     socket.send(json!({"type": "watch", "all": true})).await;
@@ -320,7 +320,7 @@ async fn watch_all_where_nobody_is_online_is_one_empty_chunk() {
     assert_eq!(gist(&one(&mut socket).await), ["alice", "online", "heartbeat"]);
 }
 
-/// What a client makes of all that it is told, and the rule that it relies on: transitions alternate.
+/// A client's picture from all messages, and the rule that it relies on: transitions alternate.
 #[derive(Default)]
 pub(super) struct Known(pub(super) HashMap<String, bool>);
 
@@ -391,7 +391,7 @@ impl Drop for Flapping {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transitions_during_a_snapshot_of_everybody_follow_its_last_chunk_and_alternate() {
+async fn transitions_follow_the_last_snapshot_chunk() {
     let redis = Redis::start();
     // Whoever flaps as fast as Redis can leaves the canary behind on a machine that has other things to do too.
     let daemon = Daemon::with(&["--redis", &redis.url(), "--canary-limit", "15s"]).await;
@@ -429,7 +429,7 @@ async fn unwatch_stops_what_watch_began() {
 }
 
 #[tokio::test]
-async fn a_watch_with_replace_is_the_whole_list() {
+async fn watch_with_replace_is_the_whole_list() {
     let (redis, daemon) = start().await;
     let mut socket = watch(&daemon, &["alice", "bob"]).await;
     socket.send(json!({"type": "watch", "users": ["bob", "carol"], "replace": true, "id": 2})).await;
@@ -457,7 +457,7 @@ async fn a_watch_with_replace_is_the_whole_list() {
 }
 
 #[tokio::test]
-async fn a_second_watch_gives_a_new_snapshot_and_repeats_no_transition() {
+async fn second_watch_repeats_no_transition() {
     let (redis, daemon) = start().await;
     for ask in [json!({"type": "watch", "users": ["alice"]}), json!({"type": "watch", "all": true})] {
         let mut socket = daemon.socket("").await;
@@ -493,7 +493,7 @@ async fn a_second_watch_gives_a_new_snapshot_and_repeats_no_transition() {
 }
 
 #[tokio::test]
-async fn two_watches_of_a_user_by_name_and_of_all_tell_each_transition_once() {
+async fn two_watches_send_each_transition_once() {
     let (redis, daemon) = start().await;
     let mut socket = watch(&daemon, &["alice"]).await;
     socket.send(json!({"type": "watch", "all": true})).await;
@@ -505,7 +505,7 @@ async fn two_watches_of_a_user_by_name_and_of_all_tell_each_transition_once() {
 }
 
 #[tokio::test]
-async fn odd_names_go_through_a_socket_as_they_are() {
+async fn odd_names_pass_a_socket_unchanged() {
     let (redis, daemon) = start().await;
     let names = odd_names();
     let mut socket = watch(&daemon, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -521,7 +521,7 @@ async fn odd_names_go_through_a_socket_as_they_are() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_sockets_are_told_and_after_it_who_did_not_come_back() {
+async fn sockets_get_status_and_repairs_of_an_outage() {
     let (mut redis, daemon) = start().await;
     redis.call(&["SET", "presence:alice", "1", "PX", "700"]);
     daemon.until_state("alice", "online").await;
@@ -553,7 +553,7 @@ async fn while_redis_is_away_sockets_are_told_and_after_it_who_did_not_come_back
 }
 
 #[tokio::test]
-async fn what_was_missed_in_a_gap_is_told_before_redis_is_said_to_be_up() {
+async fn missed_transitions_arrive_before_status_up() {
     let (redis, daemon) = start().await;
     let mut socket = watch(&daemon, &["alice", "bob"]).await;
     let mut client = redis.client();
@@ -590,7 +590,7 @@ async fn what_was_missed_in_a_gap_is_told_before_redis_is_said_to_be_up() {
 // --- a socket that speaks for a user ----------------------------------------------------------------
 
 #[tokio::test]
-async fn a_socket_with_user_and_session_is_that_key_until_it_is_closed() {
+async fn socket_holds_its_session_key_until_closed() {
     let (redis, daemon) = start().await;
     let mut watcher = watch(&daemon, &["alice"]).await;
     let mut phone = daemon.socket("?user=alice&session=phone").await;
@@ -623,7 +623,7 @@ async fn two_sockets_without_a_session_never_share_a_key() {
 }
 
 #[tokio::test]
-async fn two_sockets_of_one_session_keep_it_until_both_are_closed() {
+async fn two_sockets_of_a_session_keep_it() {
     // As when a page is loaded again, and the new socket is there before the old one has gone.
     let (redis, daemon) = start().await;
     let mut watcher = watch(&daemon, &["alice"]).await;
@@ -639,7 +639,7 @@ async fn two_sockets_of_one_session_keep_it_until_both_are_closed() {
 }
 
 #[tokio::test]
-async fn an_open_socket_brings_its_user_back_after_a_restart_of_redis() {
+async fn open_socket_restores_its_user_after_a_redis_restart() {
     let (mut redis, daemon) = start_with_ttl("1s").await;
     let reading = keep_reading(daemon.socket("?user=alice&session=tab").await);
     daemon.until_state("alice", "online").await;
@@ -653,7 +653,7 @@ async fn an_open_socket_brings_its_user_back_after_a_restart_of_redis() {
 }
 
 #[tokio::test]
-async fn a_socket_gets_its_hello_and_answers_within_3_s_though_redis_is_away() {
+async fn socket_answers_without_redis_within_3_s() {
     let (mut redis, daemon) = start().await;
     redis.kill();
     daemon.not_ready().await;
@@ -720,7 +720,7 @@ async fn text_that_is_not_utf8_is_closed_with_1007() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_leaves_the_key_to_its_ttl() {
+async fn broken_connection_leaves_key_to_its_ttl() {
     let (redis, daemon) = start_with_ttl("2s").await;
     let mut watcher = Told::of(&daemon, "alice").await;
     let socket = daemon.socket("?user=alice&session=phone").await;
@@ -738,7 +738,7 @@ fn keep_reading(mut socket: Socket) -> tokio::task::JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn an_open_socket_keeps_its_user_online_without_a_word() {
+async fn open_silent_socket_keeps_its_user_online() {
     let (redis, daemon) = start_with_ttl("1s").await;
     let mut watcher = Told::of(&daemon, "alice").await;
     let reading = keep_reading(daemon.socket("?user=alice&session=tab").await);
@@ -758,7 +758,7 @@ async fn an_open_socket_keeps_its_user_online_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_renews_the_own_key_or_that_of_a_user_who_is_named() {
+async fn heartbeat_renews_own_or_named_key() {
     let (redis, daemon) = start().await;
     let mut alice = daemon.socket("?user=alice&session=phone").await;
     redis.call(&["PEXPIRE", "presence:alice#phone", "5000"]);
@@ -790,7 +790,7 @@ async fn a_heartbeat_renews_the_own_key_or_that_of_a_user_who_is_named() {
 }
 
 #[tokio::test]
-async fn after_leave_the_user_is_offline_at_once_and_stays_so_until_a_heartbeat() {
+async fn leave_lasts_until_a_heartbeat() {
     let (redis, daemon) = start_with_ttl("1s").await;
     let mut watcher = Told::of(&daemon, "alice").await;
     let mut alice = daemon.socket("?user=alice&session=phone").await;
@@ -810,7 +810,7 @@ async fn after_leave_the_user_is_offline_at_once_and_stays_so_until_a_heartbeat(
 // --- messages that cannot be obeyed -----------------------------------------------------------------
 
 #[tokio::test]
-async fn a_message_that_cannot_be_read_gets_an_error_and_the_socket_stays() {
+async fn unreadable_message_gets_an_error() {
     let (redis, daemon) = start().await;
     let mut socket = daemon.socket("?user=alice&session=phone").await;
     let nested = "[".repeat(10_000);
@@ -883,7 +883,7 @@ async fn watch_refuses_bad_names_and_watches_the_others() {
 }
 
 #[tokio::test]
-async fn a_list_in_place_of_a_message_is_refused() {
+async fn list_as_a_message_is_refused() {
     let (redis, daemon) = start().await;
     let mut socket = daemon.socket("?user=alice&session=phone").await;
     for list in [json!(["leave"]), json!(["watch", ["carol"], false, false])] {
@@ -896,7 +896,7 @@ async fn a_list_in_place_of_a_message_is_refused() {
 }
 
 #[tokio::test]
-async fn more_than_ten_thousand_watched_users_are_refused_and_the_others_stay() {
+async fn watches_over_the_limit_are_refused() {
     let (redis, daemon) = start().await;
     let mut socket = daemon.socket("").await;
     // Names of three letters, so that all fit in one message.
@@ -943,7 +943,7 @@ fn padded(bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_message_of_64_kib_is_read() {
+async fn message_of_64_kib_is_read() {
     let (_redis, daemon) = start().await;
     let mut socket = daemon.socket("").await;
     for _ in 0..3 {
@@ -954,7 +954,7 @@ async fn a_message_of_64_kib_is_read() {
 }
 
 #[tokio::test]
-async fn a_message_over_64_kib_closes_with_1009() {
+async fn message_over_64_kib_closes_with_1009() {
     let (_redis, daemon) = start().await;
     for _ in 0..10 {
         let mut socket = daemon.socket("").await;
@@ -968,7 +968,7 @@ async fn a_message_over_64_kib_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn a_message_in_pieces_over_64_kib_closes_with_1009() {
+async fn fragmented_message_over_64_kib_closes_with_1009() {
     let (_redis, daemon) = start().await;
     for pieces in [2, 10] {
         let mut raw = Raw::connect(daemon.port, "").await;
@@ -984,7 +984,7 @@ async fn a_message_in_pieces_over_64_kib_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn a_message_of_300_kib_closes_with_1009_too() {
+async fn message_of_300_kib_closes_with_1009() {
     let (_redis, daemon) = start().await;
     let mut codes = HashMap::new();
     for bytes in [128 * 1024, 128 * 1024 + 1, 300 * 1024, 2 << 20].repeat(10) {
@@ -1001,7 +1001,7 @@ async fn a_message_of_300_kib_closes_with_1009_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_answers_no_ping_is_closed_with_4009() {
+async fn client_without_pongs_is_closed_with_4009() {
     let (_redis, daemon) = start_with_ttl("1s").await;
     let mut watcher = Told::of(&daemon, "alice").await;
     let mut raw = Raw::connect(daemon.port, "?user=alice&session=phone").await;
@@ -1014,7 +1014,7 @@ async fn a_client_that_answers_no_ping_is_closed_with_4009() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_that_stops_tells_its_sockets_1001() {
+async fn stopping_daemon_closes_sockets_with_1001() {
     let (_redis, daemon) = start().await;
     let mut sockets =
         vec![daemon.socket("").await, daemon.socket("?user=alice").await, daemon.watch_all().await.0];
@@ -1036,7 +1036,7 @@ async fn a_daemon_that_stops_tells_its_sockets_1001() {
 }
 
 #[tokio::test]
-async fn a_bad_query_is_a_400_with_an_error() {
+async fn bad_query_is_a_400() {
     let (redis, daemon) = start().await;
     let long = format!("?user=alice&session={}", "x".repeat(65));
     for (query, code) in [
@@ -1068,7 +1068,7 @@ async fn a_bad_query_is_a_400_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_websocket_is_a_400_with_an_error() {
+async fn plain_request_for_a_socket_is_a_400() {
     let (_redis, daemon) = start().await;
     for method in ["GET", "POST"] {
         let (status, answer) = daemon.call(method, "/v1/ws", None).await;
@@ -1080,7 +1080,7 @@ async fn a_request_that_is_no_websocket_is_a_400_with_an_error() {
 // --- storms ----------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_clients_are_told_of_one_user_and_come_back_after_the_daemon_did() {
+async fn thousand_clients_follow_one_user_through_a_restart() {
     const CLIENTS: usize = 1_000;
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;

@@ -1,4 +1,4 @@
-//! What events, answers and other detectors do to a slot: one verb per row of the table in `mod.rs`.
+//! The effects of events, answers and other detectors on a slot: one verb per row of the table in `mod.rs`.
 
 use super::{Absence, Flags, Slot, Verdict};
 use crate::presence::detector::messages::Moved;
@@ -213,7 +213,7 @@ impl Slot {
         now.since(self.last_seen)
     }
 
-    /// What an absent answer to a question sent at `sent` means.
+    /// The meaning of an absent answer to a question sent at `sent`.
     pub fn absence(&self, now: Time, sent: Time) -> Absence {
         if !self.is_live() {
             Absence::Known

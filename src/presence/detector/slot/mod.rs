@@ -106,7 +106,7 @@ impl Flags {
     }
 }
 
-/// What an event did to a live key.
+/// The effect of an event on a live key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The key ends.
@@ -115,7 +115,7 @@ pub(super) enum Verdict {
     Kept,
 }
 
-/// What an absent answer means.
+/// The meaning of an absent answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absence {
     /// The key was not live.
@@ -128,7 +128,7 @@ pub(super) enum Absence {
     Gone { ran_out: bool },
 }
 
-/// What to do with a slot when its bucket comes due.
+/// The step for a slot when its bucket comes due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// Nothing: not live, a question is pending, or the entry is stale.
@@ -233,7 +233,7 @@ impl Slot {
     }
 }
 
-/// What is known of the key.
+/// The knowledge about the key.
 impl Slot {
     pub(super) fn is_live(&self) -> bool {
         self.flags.has(Flags::LIVE)

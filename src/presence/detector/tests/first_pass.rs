@@ -97,7 +97,7 @@ fn first_snapshot_ttls_are_asked_for_last() {
 }
 
 #[test]
-fn early_end_of_unknown_ttl_surprises_nobody() {
+fn early_end_of_unknown_ttl_is_no_surprise() {
     let settings = Settings { first_ttl_ms: 30_000, trusted_uptime_ms: u64::MAX, ..Settings::default() };
     check_with(
         settings,

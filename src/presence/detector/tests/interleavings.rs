@@ -32,7 +32,7 @@ struct World {
     now: u64,
     /// Redis: the live keys and their deadlines; one that has passed is deleted on access.
     keys: BTreeMap<usize, u64>,
-    /// What Redis did and the detector has not reported.
+    /// The changes in Redis that the detector has not reported.
     owed: VecDeque<(usize, bool)>,
     stream: VecDeque<Event>,
     questions: VecDeque<Question>,

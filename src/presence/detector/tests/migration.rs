@@ -106,7 +106,7 @@ impl Server {
 struct Cluster {
     now: u64,
     servers: [Server; 2],
-    /// Who owns the slot, and whether it migrates to the other.
+    /// The owner of the slot, and whether it migrates to the other.
     owner: usize,
     migrates: bool,
     /// The link says ASKING where it is told MOVED, and so hears of keys that have come already.
@@ -369,7 +369,7 @@ impl Cluster {
         }
     }
 
-    /// Who is online, as it is believed and in truth.
+    /// The users who are online, as it is believed and in truth.
     fn believed_and_held(&self) -> [Vec<usize>; 2] {
         let online = |user: &usize| matches!(self.roster.get(&name(*user)), Presence::Online { .. });
         let left =

@@ -36,7 +36,7 @@ fn first_snapshot_waits_for_every_server() {
 }
 
 #[test]
-fn a_lost_connection_is_one_gap() {
+fn lost_connection_is_one_gap() {
     check(
         "gap compared",
         "0 fleet S; 1 down S; 2 ready S; 10 down S; 11 down S; 20 up S; 25 page S; 26 down S failover",
@@ -51,7 +51,7 @@ fn a_lost_connection_is_one_gap() {
 }
 
 #[test]
-fn a_late_canary_closes_with_one_gap() {
+fn late_canary_closes_with_one_gap() {
     check(
         "gap close compared status came went",
         "0 fleet S; 0 ready S; 1000 due; 2500 due; 2501 due; 2502 set S a; 2503 down S canary; 2504 down S; \
@@ -66,7 +66,7 @@ fn a_late_canary_closes_with_one_gap() {
 }
 
 #[test]
-fn a_missing_fence_closes_the_link() {
+fn missing_fence_closes_the_link() {
     let mut script = "0 fleet S; 0 up S; 0 page S a; 0 due; 0 canary S; ".to_owned();
     for second in 1..=5 {
         script += &format!("{second}000 due; {second}001 canary S; ");
@@ -90,7 +90,7 @@ fn close_is_repeated_until_the_link_confirms() {
 }
 
 #[test]
-fn a_stall_is_a_gap_of_connected_servers() {
+fn stall_is_a_gap_of_connected_servers() {
     check(
         "gap scan status canary",
         "0 fleet A=0-4 B=5-9; 0 up B; 0 page B; 0 ready A; 1 down B; 1000 due; 1001 canary A; 3502 set A u1; \
@@ -106,7 +106,7 @@ fn a_stall_is_a_gap_of_connected_servers() {
 }
 
 #[test]
-fn what_a_dead_stream_still_brings_is_ignored() {
+fn items_of_a_dead_stream_are_ignored() {
     check(
         "came went ask passed gap",
         "0 fleet S; 0 ready S; 1000 due; 2501 due; 2502 set S a; 2502 mark S 7; 2502 canary S; 2502 replaced S; \
@@ -116,7 +116,7 @@ fn what_a_dead_stream_still_brings_is_ignored() {
 }
 
 #[test]
-fn a_replaced_keyspace_waits_for_the_canary() {
+fn replaced_keyspace_waits_for_the_canary() {
     let why = "(the keyspace was replaced (FLUSHALL, FLUSHDB or SWAPDB))";
     // The expiry belongs to the old keyspace: its user is gone. The user a stays for one TTL.
     check(
@@ -162,7 +162,7 @@ fn another_run_grants_one_ttl() {
 }
 
 #[test]
-fn a_mark_passes_at_the_last_connected_server() {
+fn mark_passes_at_the_last_connected_server() {
     check("passed", "0 fleet S; 0 ready S; 1 mark S 3; 2 mark S 2; 3 mark S 4", "1 passed 3; 3 passed 4");
     check(
         "passed",
@@ -179,7 +179,7 @@ fn a_mark_passes_at_the_last_connected_server() {
 }
 
 #[test]
-fn a_mark_passes_after_the_changes_before_it() {
+fn mark_passes_after_earlier_changes() {
     let now = Time::from_ms(1);
     let mut run = Run::new();
     run.step(now, "fleet", &["S"]);
@@ -193,7 +193,7 @@ fn a_mark_passes_after_the_changes_before_it() {
 }
 
 #[test]
-fn a_silent_server_is_polled() {
+fn silent_server_is_polled() {
     let beats: String = (1..=3).map(|s| format!("{s}000 due; {s}000 canary S;")).collect();
     check(
         "scan gap compared",
@@ -206,7 +206,7 @@ fn a_silent_server_is_polled() {
 }
 
 #[test]
-fn a_server_whose_slots_move_is_polled_once() {
+fn server_with_moving_slots_is_polled_once() {
     check(
         "scan gap",
         "0 fleet A=0-4 B=5-9; 0 ready A; 0 ready B; 10 fleet A=0-3 B=4-9; 10 due; 11 page A; 11 page B; 600 due; 900 due",

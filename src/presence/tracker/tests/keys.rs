@@ -9,7 +9,7 @@ use std::collections::HashSet;
 const TWO: &str = "0 fleet A=0-4 B=5-9; 0 ready A; 0 ready B; 1 set A u1; 1 answered A u1=30000;";
 
 #[test]
-fn a_key_is_adopted_before_it_is_let_go() {
+fn key_is_adopted_before_it_is_dropped() {
     check(
         "came went ask",
         &format!(
@@ -21,7 +21,7 @@ fn a_key_is_adopted_before_it_is_let_go() {
 }
 
 #[test]
-fn an_answer_knows_the_owner_before_the_topology() {
+fn answer_knows_the_owner_before_the_topology() {
     check(
         "came went",
         &format!("{TWO} 2 del A u1; 3 answered A u1=moved:1:B:1"),
@@ -39,7 +39,7 @@ fn an_answer_knows_the_owner_before_the_topology() {
 }
 
 #[test]
-fn a_key_without_a_known_owner_stays() {
+fn key_without_known_owner_stays() {
     check(
         "came went ask",
         &format!(
@@ -51,7 +51,7 @@ fn a_key_without_a_known_owner_stays() {
 }
 
 #[test]
-fn a_deletion_in_a_cluster_is_asked_first() {
+fn cluster_deletion_is_asked_first() {
     check(
         "came went ask",
         &format!("{TWO} 2 del A u1; 3 answered A u1=-"),
@@ -65,7 +65,7 @@ fn a_deletion_in_a_cluster_is_asked_first() {
 }
 
 #[test]
-fn a_set_after_a_deletion_proves_it() {
+fn set_after_a_deletion_proves_it() {
     let came = "1 came u1 A Heartbeat start;";
     let back = "2 went u1 A Deleted start; 2 came u1 A Heartbeat start";
     check(
@@ -84,7 +84,7 @@ fn a_set_after_a_deletion_proves_it() {
 }
 
 #[test]
-fn an_absence_is_proven_by_the_server_the_slot_leaves() {
+fn absence_is_proven_by_the_server_the_slot_leaves() {
     // A has disowned the key, and B, to which the slot is moving, has it not: it is gone.
     check(
         "came went",
@@ -94,7 +94,7 @@ fn an_absence_is_proven_by_the_server_the_slot_leaves() {
 }
 
 #[test]
-fn a_server_that_leaves_hands_over_its_keys() {
+fn leaving_server_hands_over_its_keys() {
     check(
         "gap forget came went opened compared status",
         &format!("{TWO} 2 fleet B=0-9; 3 due"),

@@ -297,7 +297,7 @@ impl Fleets {
         }
     }
 
-    /// Which keys live, and at which servers.
+    /// The live keys, and their servers.
     fn lives(&self) -> Vec<(String, usize)> {
         self.believed.iter().map(|(key, link)| (key.clone(), self.links[link].server)).collect()
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 /// How many slots the scripts' cluster has; a key's last digit is its slot.
 const SLOTS: u16 = 10;
 
-/// Which outputs a script shows, by their first word. Everything else is left out.
+/// The outputs that a script shows, by their first word. Everything else is left out.
 pub(super) const ALL_BUT_KEYS: &str = "open close forget gap compared opened passed lag status";
 
 pub(super) fn settings() -> FleetSettings {

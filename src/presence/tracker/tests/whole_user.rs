@@ -71,7 +71,7 @@ fn session_that_changed_servers_in_a_gap_keeps_its_user() {
 }
 
 #[test]
-fn another_stream_is_read_first_after_a_stall() {
+fn other_stream_is_read_first_after_a_stall() {
     changes(
         &format!("{TWO} 2400 expired A u#1; 2400 set B u#6; 2400 due; 2401 canary A; 2402 canary B"),
         "1 came u#1 A Heartbeat start; 2400 came u#6 B Heartbeat start; 2402 went u#1 A Expired start",
@@ -91,7 +91,7 @@ fn another_stream_is_read_first_after_a_stall() {
 }
 
 #[test]
-fn a_late_canary_holds_ends_of_other_servers() {
+fn late_canary_holds_ends_of_other_servers() {
     let late = format!("{TWO} 2001 due; 2002 canary B");
     changes(
         &format!(
@@ -109,7 +109,7 @@ fn a_late_canary_holds_ends_of_other_servers() {
 }
 
 #[test]
-fn a_stream_behind_for_two_seconds_is_dead() {
+fn stream_behind_for_two_seconds_is_dead() {
     changes(
         &format!(
             "{TWO} 2001 due; 2002 canary B; {} 2300 set B v#6; 2300 answered B v#6=30000; 2301 expired B v#6; {} \

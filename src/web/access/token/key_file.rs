@@ -35,7 +35,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Vec<VerifyingKey>> {
     Ok(keys)
 }
 
-/// What a file that is not UTF-8 is.
+/// The kind of a file that is not UTF-8.
 fn other_bytes(file: &[u8]) -> &'static str {
     match file {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it is UTF-16; save it as UTF-8",
@@ -44,7 +44,7 @@ fn other_bytes(file: &[u8]) -> &'static str {
     }
 }
 
-/// What a text without a PEM block and without a JWKS is. It never repeats the text, which may be a secret.
+/// The kind of a text without a PEM block and without a JWKS. It never repeats the text, which may be a secret.
 fn other_text(text: &str) -> &'static str {
     match public_text(text) {
         Some(what) => what,

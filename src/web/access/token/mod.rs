@@ -1,4 +1,4 @@
-//! What a client's token (JSON Web Token) says, and the rules for its claims. The time is an argument, so tests can check each
+//! The content of a client's token (JSON Web Token), and the rules for its claims. The time is an argument, so tests can check each
 //! rule.
 
 mod key_file;
@@ -34,7 +34,7 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Identifies a key across reloads: a digest of it.
 pub type Fingerprint = [u8; 32];
 
-/// What a verified token allows.
+/// The rights of a verified token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The user that it speaks for.

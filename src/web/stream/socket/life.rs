@@ -111,7 +111,7 @@ mod tests {
     /// Idle sockets cost what their tasks cost; one future more that is kept across the wait costs each of
     /// them its size.
     #[test]
-    fn a_socket_s_task_is_small() {
+    fn socket_task_is_small() {
         let (task, socket) = (size_of_task(Socket::live), size_of::<Socket>());
         assert!(task + socket <= 2048, "a task of {task} B and a socket of {socket} B");
     }
