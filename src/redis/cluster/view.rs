@@ -310,8 +310,10 @@ bbb 127.0.0.1:3@4 master - 0 1 7 connected 0-16383
 
     #[test]
     fn node_of_another_cluster_decides_nothing() {
-        let ours =
-            view("aaa 1:1@2 master - 0 1 5 connected 0-100\nbbb 1:3@4 master - 0 1 7 connected 101-16383\n");
+        let ours = view(
+            "aaa 1:1@2 master - 0 1 5 connected 0-100\nbbb 1:3@4 master - 0 1 7 connected 101-16383\n\
+             ccc 1:5@6 slave bbb 0 1 7 connected\n",
+        );
         // The node aaa was reset and has met others, whose epochs are higher.
         let theirs = "aaa 1:1@2 myself,master - 0 1 90 connected 0-9\nxxx 1:5@6 master - 0 1 80 connected 10-16383\n\
                       yyy 1:7@8 slave xxx 0 1 80 connected\nzzz 1:9@9 slave xxx 0 1 80 connected\n";
