@@ -559,7 +559,7 @@ async fn answer_that_nobody_reads_ends_by_lack_of_progress() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     counted(&daemon, "write_timeout").await;
-    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]).to_lowercase();
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(2_000)]).to_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
     let whole = length.parse::<usize>().expect("a number") + head.find("\r\n\r\n").expect("a head") + 4;
     while bytes.len() < whole {
