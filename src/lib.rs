@@ -31,10 +31,12 @@
 //! 5  server.rs  the one place where the parts are joined
 //! 4  driver.rs  the loop around the tracker; it holds the clock and decides nothing
 //!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
-//!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/)
+//!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/);
+//!               heartbeats of open sockets (sessions/)
 //!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
-//!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor
+//!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor,
+//!               messages between daemons (channel/)
 //! 2  protocol/  messages and bodies, the only place that knows JSON
 //!    config.rs  settings and their defaults
 //!    metrics.rs counters, by name
