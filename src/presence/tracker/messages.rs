@@ -84,7 +84,7 @@ pub enum Action {
     Scan(LinkId, u8, u64),
     /// Send the canary.
     Canary(LinkId),
-    /// Tell the other daemons that this one has written these keys with these TTLs in milliseconds, which are shorter than
+    /// Announce to the other daemons that this one has written these keys with these TTLs in milliseconds, which are shorter than
     /// was believed.
     Announce(LinkId, WrittenKeys),
     /// Start a link to the primary of this id.

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
-/// How many received messages a reader may have waiting. A slower reader misses the oldest ones, and is told so.
+/// How many received messages a reader may have waiting. A slower reader misses the oldest ones and learns how many.
 const WAITING: usize = 1_024;
 
 /// The daemon's end of the channel; clones share it.

@@ -3,7 +3,7 @@
 //!
 //! - The value of a key names the writer ([`SocketValue`]). A renewal reads the value that it replaces, so each daemon
 //!   learns whether another one keeps the session too.
-//! - A renewal never creates a key (`XX`), so it cannot undo a goodbye. Where it finds no key, a mark tells a goodbye from a
+//! - A renewal never creates a key (`XX`), so it cannot undo a goodbye. Where it finds no key, a mark distinguishes a goodbye from a
 //!   key that expired or was lost.
 
 use crate::error::Error;

@@ -54,7 +54,7 @@ pub(super) struct Reader {
     /// Its share of the limits of its user.
     pub(super) share: Share,
     pub(super) all: bool,
-    /// Whether Redis is up, as the client was told last.
+    /// Whether Redis is up, by the last status that the client received.
     up: Option<bool>,
     /// Its place among the connections of its user, if it has one.
     membership: Option<Membership>,

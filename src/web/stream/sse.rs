@@ -130,7 +130,7 @@ impl Wanted {
     }
 
     /// Identifies the list of users, whatever their order. A client that comes back with another list gets a snapshot: what
-    /// it has missed would not tell it about the new users.
+    /// it has missed would not include the new users.
     fn digest(&self, hub: &Hub) -> u64 {
         match self {
             Wanted::All => hub.digest(&()),

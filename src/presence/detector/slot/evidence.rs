@@ -185,7 +185,7 @@ impl Slot {
     }
 
     /// A TTL is at least what an answer leaves of it. It is remembered although no `set` gave it, since a grant must
-    /// be as long as the pause between two heartbeats. The next `set` is checked, which tells the true one. Returns by how
+    /// be as long as the pause between two heartbeats. The daemon checks the next `set`, which shows the true one. Returns by how
     /// many milliseconds a TTL that was learnt was too short.
     fn know_at_least(&mut self, left: u64, first_ttl: u64) -> Option<u64> {
         let more = left.saturating_sub(self.ttl_or(first_ttl));

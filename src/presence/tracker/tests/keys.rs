@@ -174,6 +174,6 @@ fn shorter_ttl_that_the_daemon_wrote_is_announced() {
         ),
         "1 ask A u1; 2 ask A u1; 3 announce A [(u1, 4000)]; 4005 ask A u1",
     );
-    // While no server owns the slot, nobody can be told; the comparison that follows asks.
+    // While no server owns the slot, the daemon can announce to none; the comparison that follows asks.
     check(shown, &format!("{held} 3 fleet B=5-9; 3 wrote u1 4000"), "1 ask A u1; 2 ask A u1");
 }
