@@ -184,20 +184,10 @@ pub enum PassEnd {
 
 impl Loaded {
     fn read(access: &Access, tags: &hmac::Key) -> Result<Loaded> {
-        let service = access.service_token.as_deref().map(|path| {
-            let file =
-                String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
-                    .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
-            service_token::parse(&file, tags).with_context(|| format!("--service-token {}", path.display()))
-        });
-        let revoked = access.revoked.as_deref().map(|path| {
-            let file = read(path, "--revoked", "it may be empty, but it must exist")?;
-            Revoked::parse(&file).with_context(|| format!("--revoked {}", path.display()))
-        });
         Ok(Loaded {
             keys: read_keys(access)?,
-            service: service.transpose()?.unwrap_or_default(),
-            revoked: revoked.transpose()?.unwrap_or_default(),
+            service: read_service(access, tags)?,
+            revoked: read_revoked(access)?,
         })
     }
 
@@ -210,19 +200,39 @@ impl Loaded {
 
 /// The keys of `--jwt-key` and `--jwt-secret`.
 fn read_keys(access: &Access) -> Result<Option<KeySet>> {
-    let rules = || Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
-    let public = access.jwt_key.as_deref().map(|path| {
-        let file = read(path, "--jwt-key", "it holds public keys in PEM or a JWKS")?;
-        KeySet::public(&file, rules()).with_context(|| format!("--jwt-key {}", path.display()))
-    });
-    let secret = access.jwt_secret.as_deref().map(|path| {
-        let file = read(path, "--jwt-secret", "make a secret: openssl rand -hex 32")?;
-        KeySet::secret(&file, rules()).with_context(|| format!("--jwt-secret {}", path.display()))
-    });
-    Ok(match (public.transpose()?, secret.transpose()?) {
+    Ok(match (read_public(access)?, read_secret(access)?) {
         (Some(public), Some(secret)) => Some(public.with_secret(secret)),
         (public, secret) => public.or(secret),
     })
+}
+
+fn rules(access: &Access) -> Rules {
+    Rules { audience: access.audience.clone(), issuer: access.issuer.clone() }
+}
+
+fn read_public(access: &Access) -> Result<Option<KeySet>> {
+    let Some(path) = access.jwt_key.as_deref() else { return Ok(None) };
+    let file = read(path, "--jwt-key", "it holds public keys in PEM or a JWKS")?;
+    KeySet::public(&file, rules(access)).map(Some).with_context(|| format!("--jwt-key {}", path.display()))
+}
+
+fn read_secret(access: &Access) -> Result<Option<KeySet>> {
+    let Some(path) = access.jwt_secret.as_deref() else { return Ok(None) };
+    let file = read(path, "--jwt-secret", "make a secret: openssl rand -hex 32")?;
+    KeySet::secret(&file, rules(access)).map(Some).with_context(|| format!("--jwt-secret {}", path.display()))
+}
+
+fn read_service(access: &Access, tags: &hmac::Key) -> Result<Vec<ServiceToken>> {
+    let Some(path) = access.service_token.as_deref() else { return Ok(Vec::new()) };
+    let file = String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
+        .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
+    service_token::parse(&file, tags).with_context(|| format!("--service-token {}", path.display()))
+}
+
+fn read_revoked(access: &Access) -> Result<Revoked> {
+    let Some(path) = access.revoked.as_deref() else { return Ok(Revoked::default()) };
+    let file = read(path, "--revoked", "it may be empty, but it must exist")?;
+    Revoked::parse(&file).with_context(|| format!("--revoked {}", path.display()))
 }
 
 fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
@@ -234,15 +244,28 @@ fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
     })
 }
 
+fn random_key() -> Result<hmac::Key> {
+    hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+        .map_err(|_| anyhow!("the system gives no random numbers"))
+}
+
 impl Gate {
     /// Reads the files that `access` names.
     pub fn new(access: Access) -> Result<Gate> {
-        let tags = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .map_err(|_| anyhow!("the system gives no random numbers"))?;
+        let tags = random_key()?;
         let loaded = Loaded::read(&access, &tags)?;
         loaded.log();
         let (loaded, changed) = (Mutex::new(Arc::new(loaded)), watch::Sender::new(0));
         Ok(Gate { access, tags, loaded, orders: CarriedOut::default(), changed })
+    }
+
+    /// What is wrong with each of the files that `access` names.
+    pub fn faults(access: &Access) -> Vec<anyhow::Error> {
+        let service = random_key().and_then(|tags| read_service(access, &tags));
+        [read_public(access).err(), read_secret(access).err(), service.err(), read_revoked(access).err()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Reads the files again, and returns what puts them into use. On an error, and until then, the gate keeps what it had.
