@@ -7,13 +7,14 @@ use crate::error::{Error, shown};
 use crate::lock::lock;
 use crate::presence::KeyPattern;
 use crate::web::access::close_order::{self, CarriedOut};
+use crate::web::access::files;
 use crate::web::access::revoked::Revoked;
-use crate::web::access::service_token::{self, Scope, ServiceToken};
-use crate::web::access::token::{Grant, KeySet, Rules};
+use crate::web::access::service_token::{Scope, ServiceToken};
+use crate::web::access::token::{Grant, KeySet};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -22,7 +23,6 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -185,9 +185,9 @@ pub enum PassEnd {
 impl Loaded {
     fn read(access: &Access, tags: &hmac::Key) -> Result<Loaded> {
         Ok(Loaded {
-            keys: read_keys(access)?,
-            service: read_service(access, tags)?,
-            revoked: read_revoked(access)?,
+            keys: files::keys(access)?,
+            service: files::service_tokens(access, tags)?,
+            revoked: files::revoked(access)?,
         })
     }
 
@@ -196,52 +196,6 @@ impl Loaded {
             info!("clients' tokens are verified by {}", keys.names());
         }
     }
-}
-
-/// The keys of `--jwt-key` and `--jwt-secret`.
-fn read_keys(access: &Access) -> Result<Option<KeySet>> {
-    Ok(match (read_public(access)?, read_secret(access)?) {
-        (Some(public), Some(secret)) => Some(public.with_secret(secret)),
-        (public, secret) => public.or(secret),
-    })
-}
-
-fn rules(access: &Access) -> Rules {
-    Rules { audience: access.audience.clone(), issuer: access.issuer.clone() }
-}
-
-fn read_public(access: &Access) -> Result<Option<KeySet>> {
-    let Some(path) = access.jwt_key.as_deref() else { return Ok(None) };
-    let file = read(path, "--jwt-key", "it holds public keys in PEM or a JWKS")?;
-    KeySet::public(&file, rules(access)).map(Some).with_context(|| format!("--jwt-key {}", path.display()))
-}
-
-fn read_secret(access: &Access) -> Result<Option<KeySet>> {
-    let Some(path) = access.jwt_secret.as_deref() else { return Ok(None) };
-    let file = read(path, "--jwt-secret", "make a secret: openssl rand -hex 32")?;
-    KeySet::secret(&file, rules(access)).map(Some).with_context(|| format!("--jwt-secret {}", path.display()))
-}
-
-fn read_service(access: &Access, tags: &hmac::Key) -> Result<Vec<ServiceToken>> {
-    let Some(path) = access.service_token.as_deref() else { return Ok(Vec::new()) };
-    let file = String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
-        .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
-    service_token::parse(&file, tags).with_context(|| format!("--service-token {}", path.display()))
-}
-
-fn read_revoked(access: &Access) -> Result<Revoked> {
-    let Some(path) = access.revoked.as_deref() else { return Ok(Revoked::default()) };
-    let file = read(path, "--revoked", "it may be empty, but it must exist")?;
-    Revoked::parse(&file).with_context(|| format!("--revoked {}", path.display()))
-}
-
-fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| {
-        format!(
-            "{flag} {} cannot be read; the file must exist and be readable by the daemon's user; {advice}",
-            path.display()
-        )
-    })
 }
 
 fn random_key() -> Result<hmac::Key> {
@@ -261,11 +215,16 @@ impl Gate {
 
     /// What is wrong with each of the files that `access` names.
     pub fn faults(access: &Access) -> Vec<anyhow::Error> {
-        let service = random_key().and_then(|tags| read_service(access, &tags));
-        [read_public(access).err(), read_secret(access).err(), service.err(), read_revoked(access).err()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let service = random_key().and_then(|tags| files::service_tokens(access, &tags));
+        [
+            files::public_keys(access).err(),
+            files::secret(access).err(),
+            service.err(),
+            files::revoked(access).err(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// Reads the files again, and returns what puts them into use. On an error, and until then, the gate keeps what it had.
