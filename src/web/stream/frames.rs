@@ -6,6 +6,7 @@
 
 use super::wire::Wire;
 use crate::error::Error;
+use crate::hub::Watcher;
 use crate::panics::contain;
 use crate::protocol::SUBPROTOCOL;
 use crate::web::failure::Failure;
@@ -23,6 +24,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
@@ -116,6 +118,8 @@ pub struct FrameIo {
     begun: bool,
     /// Bytes that were written past tungstenite.
     written: u64,
+    /// tungstenite could not read on: the next bytes may be in the middle of a frame.
+    broken: bool,
 }
 
 /// An event during a write that has to wait for the client.
@@ -135,14 +139,21 @@ impl FrameIo {
             .write_buffer_size(0)
             .max_message_size(Some(most))
             .max_frame_size(Some(most));
-        let io = Wire::new(TokioIo::new(upgraded), per_second(frames));
+        let io = Wire::new(TokioIo::new(upgraded), per_second(frames), most);
         let ws = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        FrameIo { ws, out: VecDeque::new(), begun: false, written: 0 }
+        FrameIo { ws, out: VecDeque::new(), begun: false, written: 0, broken: false }
     }
 
     /// The next message.
     pub async fn recv(&mut self) -> Option<Result<Message, tungstenite::Error>> {
-        self.ws.next().await
+        let message = self.ws.next().await;
+        self.broken |= matches!(message, Some(Err(_)));
+        message
+    }
+
+    /// From now on the memory of unfinished messages counts as this reader's.
+    pub fn count_unfinished(&mut self, counter: Arc<Watcher>) {
+        self.ws.get_mut().count_unfinished(counter);
     }
 
     /// Queues texts for the next flush.
@@ -189,6 +200,7 @@ impl FrameIo {
                 return Poll::Ready(Moved::Progress);
             }
             if reads && let Poll::Ready(message) = self.ws.poll_next_unpin(cx) {
+                self.broken |= matches!(message, Some(Err(_)));
                 return Poll::Ready(Moved::Read(message));
             }
             Poll::Pending
@@ -239,13 +251,18 @@ impl FrameIo {
         self.begun = written > 0 || self.out.len() % 2 == 1;
     }
 
-    /// Reads until the other side has ended, which also sends the answer to its close.
+    /// Reads until the other side has ended, which also sends the answer to its close. After a frame that cannot be read, and
+    /// within an unfinished message, the bytes are thrown away.
     pub async fn finish(&mut self) {
-        if !self.flooded() {
-            while let Some(Ok(_)) = self.recv().await {}
-        }
+        while !self.reads_raw() && matches!(self.recv().await, Some(Ok(_))) {}
         let mut rest = [0; 4096];
-        while self.flooded() && self.ws.get_mut().stream().read(&mut rest).await.is_ok_and(|read| read > 0) {}
+        while self.reads_raw() && self.ws.get_mut().stream().read(&mut rest).await.is_ok_and(|read| read > 0)
+        {
+        }
+    }
+
+    fn reads_raw(&self) -> bool {
+        self.broken || self.flooded() || self.ws.get_ref().is_unfinished()
     }
 
     /// Sends a close, after what was queued.

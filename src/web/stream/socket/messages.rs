@@ -9,7 +9,7 @@ use crate::web::audit::Happened;
 use crate::web::limits::refusal_log::Refusal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
 use tracing::debug;
 
 /// The route, for the log.
@@ -146,6 +146,12 @@ impl Socket {
             return Ending::Close(close::INVALID_TEXT, "invalid_text: a text message must be UTF-8");
         }
         debug!(socket = self.reader.number, %why, "a socket was lost");
+        if breaks_the_rules(why) {
+            return Ending::Close(
+                close::PROTOCOL_ERROR,
+                "protocol_error: a frame is not valid WebSocket (RFC 6455)",
+            );
+        }
         Ending::Lost
     }
 
@@ -188,6 +194,15 @@ impl Socket {
         if let Some(log) = &self.reader.app.audit {
             log.record(self.reader.permit.pass(), self.reader.address, &Happened { action, user, error });
         }
+    }
+}
+
+/// Whether the client sent a frame that the protocol forbids. A connection that ends without a close is a protocol error of
+/// tungstenite too.
+fn breaks_the_rules(why: &WsError) -> bool {
+    match why {
+        WsError::Protocol(why) => !matches!(why, ProtocolError::ResetWithoutClosingHandshake),
+        _ => false,
     }
 }
 
