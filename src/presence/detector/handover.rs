@@ -11,6 +11,9 @@ use super::probes::LOOK_AGAIN_MS;
 use crate::presence::{Reason, Time};
 use std::collections::HashMap;
 
+/// The number of keys that one step hands over, so that other servers' events need not wait for a million keys.
+const RETIRED_MOST: usize = if cfg!(test) { 2 } else { 4096 };
+
 /// The server that disowned each adopted key before it was adopted here. Empty unless slots move, so it costs a slot
 /// nothing.
 #[derive(Clone, Default)]
@@ -117,13 +120,17 @@ impl Detector {
         }
     }
 
-    /// Hands over all keys. A server that is down may have lost them while its users could not renew them, so each
+    /// Hands over the next keys. A server that is down may have lost them while its users could not renew them, so each
     /// gets a grant.
     pub(super) fn retire(&mut self, now: Time) {
-        for at in 0..self.table.end() {
+        let mut left = RETIRED_MOST;
+        while self.retired < self.table.end() && left > 0 {
+            let at = self.retired;
+            self.retired += 1;
             if !self.table.get(at).is_some_and(|slot| slot.is_live()) {
                 continue;
             }
+            left -= 1;
             if !self.up {
                 self.grant_in_turn(at, now);
             }
@@ -131,5 +138,13 @@ impl Detector {
             slot.give_up();
             self.out.push_back(Output::Moved(slot.handover(false)));
         }
+        if self.retired >= self.table.end() {
+            self.retired = 0;
+        }
+    }
+
+    /// Whether [`Input::Retired`](super::Input::Retired) has left keys for the next one.
+    pub fn has_unretired(&self) -> bool {
+        self.retired > 0
     }
 }

@@ -103,7 +103,8 @@ pub enum Input<'a> {
     Adopted(&'a Moved, ServerId),
     /// Another detector has adopted the key that [`Output::Moved`] named.
     LetGo(&'a [u8]),
-    /// The server leaves the cluster: hand over all its keys.
+    /// The server leaves the cluster: hand over its next keys. To be repeated while
+    /// [`has_unretired`](super::Detector::has_unretired).
     Retired,
     /// The server refused writes for a moment, no earlier than then, and takes them again. No event is missing.
     Refused(Time),

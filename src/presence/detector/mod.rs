@@ -119,6 +119,8 @@ pub struct Detector {
     /// The server does not publish each `set`.
     polled: bool,
     origins: LastOwners,
+    /// The first slot that the next [`Input::Retired`] looks at.
+    retired: u32,
     checks: Checks,
     fickle: Fickle,
     counts: Counts,
@@ -144,6 +146,7 @@ impl Detector {
             outages: Outages::default(),
             polled: false,
             origins: LastOwners::default(),
+            retired: 0,
             checks: Checks::default(),
             fickle: Fickle::default(),
             counts: Counts::default(),

@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// The pause before a key that was set without a TTL, or that its server disowns, is asked for again, in milliseconds.
 pub(super) const LOOK_AGAIN_MS: u64 = 500;
 
+/// The longest pause before a key without a TTL is asked for again, in milliseconds.
+const LONGEST_PAUSE_MS: u64 = 3_600_000;
+
 /// The questions that wait, and the batches under way.
 #[derive(Clone, Default)]
 pub(super) struct Asks {
@@ -291,10 +294,15 @@ impl Detector {
 
     fn apply_no_ttl(&mut self, at: u32, now: Time) {
         let reason = self.found_reason();
-        // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon,
-        // and then once per TTL.
-        let soon = self.table[at].silent_ms(now) < LOOK_AGAIN_MS;
-        let pause = if soon { LOOK_AGAIN_MS } else { self.settings.first_ttl_ms };
+        // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon, and then
+        // at growing pauses.
+        let silent_ms = self.table[at].silent_ms(now);
+        let longest_ms = LONGEST_PAUSE_MS.max(self.settings.first_ttl_ms);
+        let pause = if silent_ms < LOOK_AGAIN_MS {
+            LOOK_AGAIN_MS
+        } else {
+            silent_ms.clamp(self.settings.first_ttl_ms, longest_ms)
+        };
         self.apply(at, |slot| {
             slot.take_no_ttl(now);
             (!slot.is_live()).then(|| slot.revive(now, reason))

@@ -69,8 +69,9 @@ impl Tracker {
                 self.feed(now, at, Input::Retired);
             }
         }
-        self.retire_at =
-            Some(now.plus(RETIRE_EVERY_MS)).filter(|_| self.servers.iter().any(Server::has_left));
+        let left = || self.servers.iter().filter(|server| server.has_left());
+        let pause = if left().any(|server| server.detector.has_unretired()) { 1 } else { RETIRE_EVERY_MS };
+        self.retire_at = Some(now.plus(pause)).filter(|_| left().next().is_some());
     }
 
     /// Offers the keys again, once each slot has an owner.

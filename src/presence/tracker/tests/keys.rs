@@ -86,6 +86,17 @@ fn arrival_of_a_key_is_no_heartbeat() {
 }
 
 #[test]
+fn server_that_leaves_hands_over_its_keys_in_steps() {
+    let sets: String = (0..5).map(|i| format!("1 set A {i}; 1 answered A {i}=30000;")).collect();
+    check(
+        "went",
+        &format!("0 fleet A=0-4 B=5-9; 0 ready A; 0 ready B; {sets} 2 fleet B=0-9; 3 due; 4 due; 5 due"),
+        "2 went 0 A Reconciled topology; 2 went 1 A Reconciled topology; 3 went 2 A Reconciled topology; \
+         3 went 3 A Reconciled topology; 4 went 4 A Reconciled topology",
+    );
+}
+
+#[test]
 fn key_without_known_owner_stays() {
     check(
         "came went ask",
