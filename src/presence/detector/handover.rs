@@ -120,9 +120,8 @@ impl Detector {
         }
     }
 
-    /// Hands over the next keys. A server that is down may have lost them while its users could not renew them, so each
-    /// gets a grant.
-    pub(super) fn retire(&mut self, now: Time) {
+    /// Hands over the next keys, with a grant if they may be lost.
+    pub(super) fn retire(&mut self, now: Time, lossy: bool) {
         let mut left = RETIRED_MOST;
         while self.retired < self.table.end() && left > 0 {
             let at = self.retired;
@@ -131,7 +130,7 @@ impl Detector {
                 continue;
             }
             left -= 1;
-            if !self.up {
+            if lossy {
                 self.grant_in_turn(at, now);
             }
             let slot = &mut self.table[at];

@@ -105,7 +105,10 @@ pub enum Input<'a> {
     LetGo(&'a [u8]),
     /// The server leaves the cluster: hand over its next keys. To be repeated while
     /// [`has_unretired`](super::Detector::has_unretired).
-    Retired,
+    Retired {
+        /// The new owners may lack keys, which their users could not renew meanwhile: each gets a grant.
+        lossy: bool,
+    },
     /// The server refused writes for a moment, no earlier than then, and takes them again. No event is missing.
     Refused(Time),
     /// The canary that was ordered then has come back: its write was accepted, its event was read, and its key was the

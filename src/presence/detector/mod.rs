@@ -170,7 +170,7 @@ impl Detector {
             Input::Down => self.fall(),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
-            Input::Retired => self.retire(now),
+            Input::Retired { lossy } => self.retire(now, lossy),
             // Evidence that arrives while the server is down belongs to the gap.
             _ if !self.up => {}
             Input::Answers(batch, answers) => self.answers(now, batch, answers),

@@ -42,7 +42,7 @@ impl Tracker {
             return;
         }
         let Some(primary) = fleet.primaries.iter().find(|primary| primary.is(&server.primary)) else {
-            return self.part_from(now, at);
+            return self.part_from(now, at, fleet);
         };
         if server.primary.slots != primary.slots {
             let settled = server.settled();
@@ -55,7 +55,17 @@ impl Tracker {
         server.primary = primary.clone();
     }
 
-    fn part_from(&mut self, now: Time, at: usize) {
+    /// If servers that were compared before own all its slots, the slots have moved with all keys. If not, a replica may
+    /// have taken over, which lacks the last writes.
+    fn part_from(&mut self, now: Time, at: usize, fleet: &Fleet) {
+        let server = &self.servers[at];
+        let known = |primary: &Primary| {
+            let owner = self.place_of(&primary.id).filter(|&owner| owner != at);
+            owner.is_some_and(|owner| self.servers[owner].compared > 0)
+        };
+        let mut slots = server.primary.slots.iter().cloned().flatten();
+        let moved = slots.all(|slot| fleet.owner(slot).is_some_and(known));
+        self.servers[at].lossy = !(server.settled() && moved);
         self.gap(now, at, Cause::Topology, Cause::Topology.text().into());
         self.out.push_back(Action::Forget(self.servers[at].link));
         self.fall(now, at, Phase::Left);
@@ -66,7 +76,7 @@ impl Tracker {
     fn retire(&mut self, now: Time) {
         for at in 0..self.servers.len() {
             if self.servers[at].has_left() {
-                self.feed(now, at, Input::Retired);
+                self.feed(now, at, Input::Retired { lossy: self.servers[at].lossy });
             }
         }
         let left = || self.servers.iter().filter(|server| server.has_left());

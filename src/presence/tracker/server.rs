@@ -57,6 +57,8 @@ pub(super) struct Server {
     pub(super) down_since: Time,
     /// Since when its stream had been behind when the connection was lost, if it was.
     pub(super) late_since: Option<Time>,
+    /// It has left, and the new owners of its slots may lack keys.
+    pub(super) lossy: bool,
     pub(super) detector: Detector,
     pub(super) polling: Polling,
     /// Why the last comparison was needed.
@@ -86,6 +88,7 @@ impl Server {
             barred: false,
             down_since: now,
             late_since: None,
+            lossy: true,
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
             cause: Cause::Start,

@@ -334,10 +334,7 @@ async fn slots_that_move_as_a_whole_invent_nobody() {
     let set = |user: &String, ttl_ms: u64| {
         vec!["SET".into(), format!("presence:{user}"), "1".into(), "PX".into(), ttl_ms.to_string()]
     };
-    let mut socket = daemon.socket("").await;
-    socket.hello().await;
-    socket.send(json!({"type": "watch", "all": true, "lossless": true})).await;
-    socket.snapshot().await;
+    let (mut socket, _) = daemon.watch_all().await;
     let mut commands: Vec<_> = steady.iter().chain(&deleted).map(|user| set(user, 120_000)).collect();
     // They run out while the slots move, and some before.
     commands.extend(expiring.iter().enumerate().map(|(i, user)| set(user, 1_000 + i as u64)));

@@ -91,7 +91,7 @@ impl Run {
             "evicted" => self.feed(now, Input::Ended(word(), End::Evicted)),
             "doubted" => self.feed(now, Input::Doubted(word())),
             "letgo" => self.feed(now, Input::LetGo(word())),
-            "retired" => self.feed(now, Input::Retired),
+            "retired" => self.feed(now, Input::Retired { lossy: !self.detector.up }),
             "adopted" => self.feed(now, Input::Adopted(&moved(words), 1)),
             "page" => {
                 let names = words.iter().map(|word| word.as_bytes().to_vec()).collect();

@@ -97,6 +97,28 @@ fn server_that_leaves_hands_over_its_keys_in_steps() {
 }
 
 #[test]
+fn slots_that_have_moved_lose_no_key() {
+    // B was compared before it got A's slots; u1 was deleted there before the daemon knew.
+    check(
+        "came went",
+        &format!("{TWO} 2 fleet B=0-9; 3 answered B u1=-; 6 due; 7 canary B"),
+        "1 came u1 A Heartbeat start; 2 came u1 B Reconciled start; 2 went u1 A Reconciled topology; \
+         7 went u1 B Reconciled start",
+    );
+    // C may be A's replica, which lacks the last writes; so may A, started again at another address.
+    for other in ["C=0-4", "A:2=0-4"] {
+        let id = &other[..1];
+        check(
+            "went",
+            &format!(
+                "{TWO} 2 fleet B=5-9 {other}; 2 ready {id}; 3 answered {id} u1=-; 6 due; 7 canary {id}; 8 due; 9 canary {id}"
+            ),
+            "2 went u1 A Reconciled topology",
+        );
+    }
+}
+
+#[test]
 fn key_without_known_owner_stays() {
     check(
         "came went ask",
