@@ -40,11 +40,23 @@ impl Detector {
         self.touch(at);
         let slot = &mut self.table[at];
         if !slot.is_live() {
-            return;
+            return slot.unclaim();
         }
         slot.doubt();
         if !slot.waits() {
             self.ask_first(at);
+        }
+    }
+
+    /// A server that does not own the key's slot sent `set`: asks whether the key is there. If the slot is about to arrive,
+    /// the server disowns the key, which then comes from the detector of the owner or is found by the next poll.
+    pub(super) fn claimed(&mut self, now: Time, name: &[u8]) {
+        let Some(at) = self.find_or_make(now, name) else { return };
+        self.touch(at);
+        let slot = &mut self.table[at];
+        slot.claim();
+        if !slot.waits() {
+            self.ask_later(at);
         }
     }
 

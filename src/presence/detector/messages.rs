@@ -52,6 +52,9 @@ pub enum Input<'a> {
     Renewed(&'a [u8]),
     /// Another command created the key (`restore`, `rename_to`, `copy_to`), with any TTL.
     Placed(&'a [u8]),
+    /// `set`, or another command created the key, on a server that does not own its slot. It is no heartbeat, so the
+    /// detector asks: a slot that moves as a whole is copied there first, and its keys may have ended since.
+    Claimed(&'a [u8]),
     /// A daemon says that it wrote the key with this TTL in milliseconds.
     Written(&'a [u8], u32),
     /// The key is gone.

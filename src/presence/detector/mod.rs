@@ -177,6 +177,7 @@ impl Detector {
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
             Input::Renewed(name) => self.renewed(now, name, false),
             Input::Placed(name) => self.renewed(now, name, true),
+            Input::Claimed(name) => self.claimed(now, name),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
             }
@@ -223,6 +224,11 @@ impl Detector {
     pub fn has_live(&self, key: &Key) -> bool {
         let slot = self.table.find(key.as_bytes()).and_then(|at| self.table.get(at));
         slot.is_some_and(Slot::is_live)
+    }
+
+    /// Whether the key of this name is believed live here, and nothing says that it may have moved.
+    pub fn has_settled(&self, name: &[u8]) -> bool {
+        self.table.find(name).and_then(|at| self.table.get(at)).is_some_and(Slot::is_settled)
     }
 
     /// The counters.
@@ -349,7 +355,7 @@ impl Detector {
         let slot = &mut self.table[at];
         slot.distrust_before(self.missed);
         if !slot.is_live() {
-            return;
+            return slot.unclaim();
         }
         let (verdict, reason) = match end {
             End::Expired => (slot.expire(), Reason::Expired),

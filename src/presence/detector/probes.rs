@@ -129,7 +129,7 @@ impl Detector {
             let Some(at) = queue.pop_front() else { break };
             let slot = &mut self.table[at];
             slot.dequeue();
-            if !slot.is_live() && !slot.in_pass() {
+            if !slot.is_live() && !slot.in_pass() && !slot.is_claimed() {
                 self.free(at);
                 continue;
             }
@@ -210,7 +210,10 @@ impl Detector {
         let valid = batch.open && answers.len() == batch.slots.len();
         for (i, &at) in batch.slots.iter().enumerate() {
             let slot = &mut self.table[at];
-            let overtaken = slot.close_question();
+            // A key that was there when Redis answered, and that an event claims since, is there.
+            let claimed =
+                slot.is_claimed() && matches!(answers.get(i), Some(Answer::Left(_) | Answer::NoTtl));
+            let overtaken = slot.close_question() && !claimed;
             // In a sweep no event would report a `set` that followed the end.
             let end_only =
                 overtaken && !slot.is_live() && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
@@ -234,7 +237,14 @@ impl Detector {
             slot.confirm();
             self.origins.forget(at);
         }
-        if self.table[at].is_live() { self.look_after(at, now) } else { self.free(at) }
+        let slot = &self.table[at];
+        if slot.is_live() {
+            self.look_after(at, now)
+        } else if slot.is_claimed() {
+            self.ask_later(at)
+        } else {
+            self.free(at)
+        }
     }
 
     /// No event came between the fences: the answer holds.

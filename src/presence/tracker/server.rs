@@ -45,6 +45,8 @@ pub(super) struct Server {
     /// Its link, which also names the server for the other servers' detectors.
     pub(super) link: LinkId,
     pub(super) primary: Primary,
+    /// When its slots changed.
+    pub(super) slots_since: Time,
     pub(super) phase: Phase,
     /// Until then it certainly took writes, and all heartbeats are known: the last canary that came back, while no
     /// comparison was under way, was sent then.
@@ -78,6 +80,7 @@ impl Server {
         Server {
             link,
             primary: primary.clone(),
+            slots_since: Time::default(),
             phase: Phase::Down("not connected yet".into()),
             well: Time::default(),
             barred: false,
