@@ -43,13 +43,17 @@ impl<S> Wire<S> {
         self.unfinished > 0
     }
 
-    fn recount(&mut self) {
+    /// Counts an unfinished message. Returns whether the reader may go on.
+    fn recount(&mut self) -> bool {
         let unfinished = self.frames.unfinished(self.most);
         if std::mem::replace(&mut self.unfinished, unfinished) != unfinished
             && let Some(counter) = &self.counter
         {
             counter.charge_unfinished(unfinished);
+            // tungstenite would read the rest before anyone else learns of it.
+            return unfinished == 0 || counter.overflow_cause().is_none();
         }
+        true
     }
 
     /// The stream, for the daemon's own writes.
@@ -72,7 +76,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
             self.flooded = true;
             return Poll::Ready(Err(io::Error::other("more frames than allowed")));
         }
-        self.recount();
+        if !self.recount() {
+            return Poll::Ready(Err(io::Error::other("too much memory for unfinished messages")));
+        }
         Poll::Ready(Ok(()))
     }
 }
