@@ -43,6 +43,12 @@ impl<S> Wire<S> {
         self.unfinished > 0
     }
 
+    /// Whether exactly so many messages have arrived, and no part of another one.
+    pub(super) fn has_ended(&self, messages: u64) -> bool {
+        let frames = &self.frames;
+        frames.messages == messages && frames.head == 0 && frames.rest == 0 && frames.fragments == 0
+    }
+
     /// Counts an unfinished message. Returns whether the reader may go on.
     fn recount(&mut self) -> bool {
         let unfinished = self.frames.unfinished(self.most);
@@ -127,6 +133,8 @@ struct FrameCounter {
     first: u8,
     /// Bytes of the frames before this one in an unfinished message.
     fragments: u64,
+    /// Messages that are complete, pings and pongs included.
+    messages: u64,
     /// Bytes of the header that have arrived.
     head: u8,
     /// How many bytes of the header give the length, after the first two.
@@ -194,6 +202,7 @@ impl FrameCounter {
     /// A frame is complete.
     fn end_frame(&mut self) {
         let (is_control, is_last) = (self.first & 0x08 != 0, self.first & 0x80 != 0);
+        self.messages += u64::from(is_control || is_last);
         if !is_control {
             // tungstenite refuses a longer message.
             self.fragments =
@@ -231,6 +240,7 @@ mod tests {
             let mut counter = FrameCounter::default();
             let frames: u32 = bytes.chunks(piece).map(|piece| counter.count(piece)).sum();
             assert_eq!((frames, counter.head, counter.rest), (7, 0, 0), "in pieces of {piece}");
+            assert_eq!(counter.messages, 5, "two frames are fragments");
             assert_eq!(counter.unfinished(65_536), 0, "the last fragment has come");
         }
     }
