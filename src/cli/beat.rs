@@ -47,7 +47,7 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
 
 enum HeartbeatSender {
     Daemon(super::daemon::DaemonApi),
-    Redis(WriteConnection, Names),
+    Redis(Box<WriteConnection>, Names),
     Cluster { store: Box<Store>, _followed: Followed },
 }
 
@@ -80,7 +80,7 @@ impl HeartbeatSender {
             None => WriteConnection::open(target).await?,
             Some(_) => WriteConnection::new(target),
         };
-        Ok(HeartbeatSender::Redis(connection, names))
+        Ok(HeartbeatSender::Redis(Box::new(connection), names))
     }
 
     async fn beat(&self, args: &BeatArgs) -> Result<()> {

@@ -43,13 +43,23 @@ impl<S> Wire<S> {
         self.unfinished > 0
     }
 
-    fn recount(&mut self) {
+    /// Whether exactly so many messages have arrived, and no part of another one.
+    pub(super) fn has_ended(&self, messages: u64) -> bool {
+        let frames = &self.frames;
+        frames.messages == messages && frames.head == 0 && frames.rest == 0 && frames.fragments == 0
+    }
+
+    /// Counts an unfinished message. Returns whether the reader may go on.
+    fn recount(&mut self) -> bool {
         let unfinished = self.frames.unfinished(self.most);
         if std::mem::replace(&mut self.unfinished, unfinished) != unfinished
             && let Some(counter) = &self.counter
         {
             counter.charge_unfinished(unfinished);
+            // tungstenite would read the rest before anyone else learns of it.
+            return unfinished == 0 || counter.overflow_cause().is_none();
         }
+        true
     }
 
     /// The stream, for the daemon's own writes.
@@ -72,7 +82,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
             self.flooded = true;
             return Poll::Ready(Err(io::Error::other("more frames than allowed")));
         }
-        self.recount();
+        if !self.recount() {
+            return Poll::Ready(Err(io::Error::other("too much memory for unfinished messages")));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -121,6 +133,8 @@ struct FrameCounter {
     first: u8,
     /// Bytes of the frames before this one in an unfinished message.
     fragments: u64,
+    /// Messages that are complete, pings and pongs included.
+    messages: u64,
     /// Bytes of the header that have arrived.
     head: u8,
     /// How many bytes of the header give the length, after the first two.
@@ -188,6 +202,7 @@ impl FrameCounter {
     /// A frame is complete.
     fn end_frame(&mut self) {
         let (is_control, is_last) = (self.first & 0x08 != 0, self.first & 0x80 != 0);
+        self.messages += u64::from(is_control || is_last);
         if !is_control {
             // tungstenite refuses a longer message.
             self.fragments =
@@ -225,6 +240,7 @@ mod tests {
             let mut counter = FrameCounter::default();
             let frames: u32 = bytes.chunks(piece).map(|piece| counter.count(piece)).sum();
             assert_eq!((frames, counter.head, counter.rest), (7, 0, 0), "in pieces of {piece}");
+            assert_eq!(counter.messages, 5, "two frames are fragments");
             assert_eq!(counter.unfinished(65_536), 0, "the last fragment has come");
         }
     }

@@ -139,6 +139,12 @@ impl Socket {
             self.reader.app.metrics.limited("messages_per_second");
             return Ending::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down");
         }
+        // The memory of its unfinished message is not available.
+        if self.reader.watcher.overflowed()
+            && let Some(cut) = self.reader.must_end()
+        {
+            return cut.into();
+        }
         if is_too_long(why) {
             return Ending::too_big();
         }
