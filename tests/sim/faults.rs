@@ -82,8 +82,9 @@ impl World {
     /// FLUSHALL, or SWAPDB, which a cluster does not know.
     fn exchange(&mut self, node: usize) {
         self.taint();
-        if self.cluster.on {
-            // A slot that moves before the flush is noticed takes the loss to a server that knows nothing of it.
+        if self.cluster.on || self.nodes[node].exchanged {
+            // A slot that moves before the flush is noticed takes the loss to a server that knows nothing of it. The first of two
+            // exchanges that no canary parts is never noticed.
             for program in &self.programs {
                 *self.relay.book.debt.entry(program.user.clone()).or_default() += 1;
             }

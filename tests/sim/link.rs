@@ -104,6 +104,7 @@ impl Link {
     /// Renews the canary, and says whether what it replaces was another database's.
     fn renew(&mut self, node: &mut Redis) -> bool {
         self.sung += 1;
+        node.exchanged = false;
         let found = node.canary.replace(self.sung);
         let other = self.held > 0 && found.is_none_or(|found| found < self.held);
         self.held = self.sung;

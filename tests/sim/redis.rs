@@ -58,6 +58,8 @@ pub struct Redis {
     pub started: u64,
     /// It was a replica before.
     pub took_over: bool,
+    /// Its keys were exchanged, and no canary has come since.
+    pub exchanged: bool,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.
@@ -158,6 +160,7 @@ impl Redis {
 
     /// SWAPDB, which makes none either.
     pub fn swap(&mut self, now: u64) {
+        self.exchanged = true;
         std::mem::swap(&mut self.keys, &mut self.other.0);
         std::mem::swap(&mut self.canary, &mut self.other.1);
         // What has run out in another database is announced there.

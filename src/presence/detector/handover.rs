@@ -58,8 +58,26 @@ impl Detector {
         self.touch(at);
         let slot = &mut self.table[at];
         slot.claim();
-        if !slot.waits() {
-            self.ask_later(at);
+        let (live, waits) = (slot.is_live(), slot.waits());
+        if waits {
+            return;
+        }
+        if !live {
+            self.claims.push_back((now, at));
+        }
+        self.ask_later(at);
+    }
+
+    /// When the oldest claim came that no answer has settled.
+    pub fn oldest_claim(&self) -> Option<Time> {
+        self.claims.front().map(|&(came, _)| came)
+    }
+
+    /// Answers have come: drops the claims that are settled, as far as no older one is open.
+    pub(super) fn settle_claims(&mut self) {
+        let open = |at: u32| self.table.get(at).is_some_and(|slot| !slot.is_live() && slot.waits());
+        while self.claims.front().is_some_and(|&(_, at)| !open(at)) {
+            self.claims.pop_front();
         }
     }
 

@@ -119,6 +119,8 @@ pub struct Detector {
     /// The server does not publish each `set`.
     polled: bool,
     origins: LastOwners,
+    /// Keys that were claimed, and when, the oldest claim first. Some may be settled.
+    claims: VecDeque<(Time, u32)>,
     /// The first slot that the next [`Input::Retired`] looks at.
     retired: u32,
     checks: Checks,
@@ -146,6 +148,7 @@ impl Detector {
             outages: Outages::default(),
             polled: false,
             origins: LastOwners::default(),
+            claims: VecDeque::new(),
             retired: 0,
             checks: Checks::default(),
             fickle: Fickle::default(),

@@ -228,6 +228,7 @@ impl Detector {
                 self.believe(at, now, answers[i], (batch.sent, came));
             }
         }
+        self.settle_claims();
     }
 
     /// An event came between the fences, and it is newer than the answer.
@@ -347,5 +348,6 @@ impl Detector {
             self.table[at].drop_question();
             self.free(at);
         }
+        self.claims.clear();
     }
 }

@@ -75,6 +75,8 @@ pub struct Tracker {
     early: u64,
     /// A reason for which they wait may be gone.
     may_release: bool,
+    /// When the oldest claim of a key came that is not settled.
+    claimed: Option<Time>,
     /// When it was last checked whether they have waited for too long.
     holds_checked: Time,
     /// When something may last have been unread in every stream.
@@ -103,6 +105,7 @@ impl Tracker {
             held: Held::default(),
             early: 0,
             may_release: false,
+            claimed: None,
             holds_checked: Time::default(),
             disturbed: Time::default(),
             marks_changed: false,
@@ -451,6 +454,8 @@ impl Tracker {
     /// Once all detectors are drained: what follows from their state.
     fn conclude(&mut self, now: Time) {
         self.forget_the_empty();
+        let claimed = self.servers.iter().filter_map(|server| server.detector.oldest_claim()).min();
+        self.may_release |= claimed != std::mem::replace(&mut self.claimed, claimed);
         self.release(now);
         if std::mem::take(&mut self.marks_changed) && !self.holds() {
             self.pass_marks();

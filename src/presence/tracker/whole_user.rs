@@ -48,15 +48,16 @@ impl Tracker {
 
     /// Was the user surely offline between an end that waits and this start? A comparison finds what was there before.
     /// So does an event, if a pass has yet to say what was there, or if the other server's end may have overtaken it.
-    /// A server that is not compared may hide a session that was there in between.
+    /// A server that is not compared may hide a session that was there in between, and so may a claim.
     fn follows_an_end(&self, now: Time, server: &Server, start: &Entry) -> bool {
         if start.change.reason == Reason::Reconciled || !server.settled() {
             return false;
         }
         let behind = matches!(&server.phase, Phase::Up(canary) if canary.behind(now, self.disturbed, now));
         let hides = |end: &Entry| {
-            let mut unsettled = self.servers.iter().filter(|server| !server.settled());
-            unsettled.any(|server| server.withholds(now, self.disturbed, end))
+            let mut servers = self.servers.iter();
+            let open = |server: &Server| !server.settled() || server.has_claim_before(end.since);
+            servers.any(|server| open(server) && server.withholds(now, self.disturbed, end))
         };
         let mut ends = self.held.of(start.change.key.user()).filter(|entry| !entry.change.live).peekable();
         ends.peek().is_some() && !ends.any(|end| (behind && end.link != server.link) || hides(end))
@@ -157,11 +158,17 @@ impl Tracker {
 }
 
 impl Server {
+    /// Is a claim open that may be a start older than `since`?
+    fn has_claim_before(&self, since: Time) -> bool {
+        self.detector.oldest_claim().is_some_and(|claimed| claimed <= since)
+    }
+
     /// Can older evidence than this end still come from here?
     fn withholds(&self, now: Time, disturbed: Time, end: &Entry) -> bool {
         match &self.phase {
             Phase::Left => false,
             Phase::Up(_) if !self.detector.settled() => true,
+            Phase::Up(_) if self.has_claim_before(end.since) => true,
             // One stream is in order.
             Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.since),
             // Its stream was behind when its connection was lost, or its connection was lost after the end; or its keys have

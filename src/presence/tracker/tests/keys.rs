@@ -58,6 +58,37 @@ fn server_speaks_only_for_its_slots() {
 }
 
 #[test]
+fn end_waits_for_an_older_claim_of_the_user() {
+    check(
+        "came went",
+        &format!(
+            "{TWO} 1 set A u#1; 1 answered A u#1=30000; 2 set B u#2; 3 expired A u#1; 4 answered B u#2=30000"
+        ),
+        "1 came u1 A Heartbeat start; 1 came u#1 A Heartbeat start; 4 came u#2 B Reconciled start; \
+         4 went u#1 A Expired start",
+    );
+    // Nor is the heartbeat that settles the claim a later start.
+    check(
+        "came went",
+        &format!(
+            "{TWO} 1 set A u#1; 1 answered A u#1=30000; 2 set B u#2; 3 expired A u#1; 4 fleet A=0-1 B=2-9; 4 due; 5 canary B; \
+             6 set B u#2; 7 answered B u#2=30000"
+        ),
+        "1 came u1 A Heartbeat start; 1 came u#1 A Heartbeat start; 6 came u#2 B Heartbeat start; \
+         7 went u#1 A Expired start",
+    );
+    // A later claim changes nothing.
+    check(
+        "came went",
+        &format!(
+            "{TWO} 1 set A u#1; 1 answered A u#1=30000; 2 set B v2; 3 expired A u#1; 4 set B w2; 5 answered B v2=-; \
+             6 answered B w2=-"
+        ),
+        "1 came u1 A Heartbeat start; 1 came u#1 A Heartbeat start; 5 went u#1 A Expired start",
+    );
+}
+
+#[test]
 fn stream_may_be_older_than_the_topology() {
     // The canary of 3 is the first that B carries out as the owner of slot 1.
     check(
