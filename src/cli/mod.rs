@@ -28,7 +28,7 @@ mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode};
 use crate::presence::Key;
 use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -125,7 +125,8 @@ struct DaemonArgs {
     /// Whether to add missing classes to notify-keyspace-events; none is ever removed
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     configure_redis: bool,
-    /// Event by which the daemon detects heartbeats; auto means set in this version
+    /// How the daemon learns of renewals: from each set event, or by one question per user and TTL (new, which needs Redis 7 or
+    /// newer, or Valkey; elsewhere it is as set)
     #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
     /// Whether to send deadline probes; turn them off only to measure their effect
@@ -159,10 +160,22 @@ struct DaemonArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum EventsKind {
-    /// Every SET
+    /// From each set event
     Set,
-    /// The best event that this version supports
+    /// By questions: Redis publishes no message for a renewal
+    New,
+    /// new where the server has its event class, otherwise set
     Auto,
+}
+
+impl From<EventsKind> for EventsMode {
+    fn from(kind: EventsKind) -> EventsMode {
+        match kind {
+            EventsKind::Set => EventsMode::Set,
+            EventsKind::New => EventsMode::New,
+            EventsKind::Auto => EventsMode::Auto,
+        }
+    }
 }
 
 #[derive(Parser)]
@@ -328,6 +341,7 @@ impl DaemonArgs {
             key_pattern: self.pattern.pattern(),
             ttl: self.ttl.into(),
             configure_redis: self.configure_redis,
+            events: self.events.into(),
             probes: self.probes,
             access: self.access.access(self.listen)?,
             tls: self.tls.files(),

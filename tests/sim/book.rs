@@ -40,7 +40,7 @@ impl Book {
     /// Takes in one event of the stream.
     pub fn record(&mut self, event: &Event) {
         let (key, live) = match event {
-            Event::Set(key) | Event::Placed(key) => (key, true),
+            Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
             Event::Fence(..) | Event::Written(..) | Event::Canary => return,
             Event::Exchanged(keys) => return self.shadow.clone_from(keys),

@@ -245,7 +245,7 @@ impl World {
     /// Counts how often each key came and went, as it is announced.
     pub fn account(&mut self, node: usize, event: &Event) {
         let (key, live) = match event {
-            Event::Set(key) | Event::Placed(key) => (key, true),
+            Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
             Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => return,
         };

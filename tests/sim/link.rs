@@ -269,7 +269,7 @@ impl World {
             let servers = &mut self.relay.servers;
             let listener = servers.iter_mut().position(|server| server.node == node && server.link.on);
             match listener {
-                _ if !self.knobs.silent.tells(&event) => self.lost(&event),
+                _ if !self.knobs.silent.tells(&event, self.knobs.mode) => self.lost(&event),
                 None => self.lost(&event),
                 Some(at) if self.relay.servers[at].link.is_deaf_to(&event) => self.lost(&event),
                 Some(at) => self.send(at, Feed::Event(event)),

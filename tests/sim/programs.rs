@@ -2,7 +2,9 @@
 
 use super::cluster::Keys;
 use super::redis::NEVER;
+use super::world::Knobs;
 use fastrand::Rng;
+use keybeat::presence::Renewals;
 
 /// The daemon's assumption about a key's TTL until it has learnt the TTL.
 pub const FIRST_TTL: u64 = 3_000;
@@ -54,10 +56,12 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(user: String, rng: &mut Rng, expires: bool, sets_heard: bool) -> Program {
+    pub fn new(user: String, rng: &mut Rng, knobs: &Knobs) -> Program {
+        let (expires, told) = (knobs.expires, !knobs.silent.any());
+        let sets_heard = told && knobs.mode.renewals == Renewals::Set;
         let kind = match rng.u8(..13) {
             10 => Kind::Mover,
-            11 if sets_heard => Kind::ByDaemons,
+            11 if told => Kind::ByDaemons,
             12 if sets_heard => Kind::Varier,
             0 | 1 => Kind::Steady,
             2 => Kind::Jittery,

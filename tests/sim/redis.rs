@@ -12,6 +12,8 @@ const PAGES: u64 = 4;
 /// One message of the event stream.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// `new`.
+    New(String),
     Set(String),
     /// `rename_to`, `restore`.
     Placed(String),
@@ -89,8 +91,12 @@ impl Redis {
     }
 
     fn put(&mut self, key: &str, deadline: u64, event: fn(String) -> Event) {
-        self.keys.insert(key.to_owned(), deadline);
-        self.out.push(event(key.to_owned()));
+        let event = event(key.to_owned());
+        // What is placed over a live key comes into being, too.
+        if self.keys.insert(key.to_owned(), deadline).is_none() || matches!(event, Event::Placed(_)) {
+            self.out.push(Event::New(key.to_owned()));
+        }
+        self.out.push(event);
     }
 
     pub fn set(&mut self, now: u64, key: &str, ttl: u64) {
@@ -127,8 +133,11 @@ impl Redis {
             return;
         }
         self.touch(now, to);
-        if let Some(deadline) = self.end(from, End::Deleted) {
-            self.put(to, deadline, Event::Placed);
+        if let Some(&deadline) = self.keys.get(from) {
+            self.out.push(Event::New(to.to_owned()));
+            self.end(from, End::Deleted);
+            self.keys.insert(to.to_owned(), deadline);
+            self.out.push(Event::Placed(to.to_owned()));
         }
     }
 

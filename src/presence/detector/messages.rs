@@ -50,7 +50,9 @@ pub enum End {
 pub enum Input<'a> {
     /// `set`: the key is live, with the TTL that its program uses.
     Renewed(&'a [u8]),
-    /// Another command created the key (`restore`, `rename_to`, `copy_to`), with any TTL.
+    /// `new`: the key has come into being, by any command.
+    Created(&'a [u8]),
+    /// A command that keeps or chooses a TTL placed the key here (`restore`, `rename_to`, `copy_to`).
     Placed(&'a [u8]),
     /// A daemon says that it wrote the key with this TTL in milliseconds.
     Written(&'a [u8], u32),
@@ -69,7 +71,8 @@ pub enum Input<'a> {
         outage: bool,
         /// Until then the server certainly accepted writes, and the detector knows all heartbeats.
         well: Time,
-        /// The server does not publish each `set`, so renewals are only found by polling.
+        /// No `set` reports a renewal, so renewals are found only by asking: the server does not publish each `set`, or
+        /// the daemon does not subscribe to it.
         polled: bool,
         /// The server's uptime in milliseconds; `u64::MAX` if it is unknown or if the server started without data.
         /// It matters for the first server that a detector meets: users need time to renew keys that the server

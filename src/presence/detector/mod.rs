@@ -6,12 +6,14 @@
 //!
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
-//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask.
+//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask; `early`: and when to ask
+//!   before, where no event reports a renewal.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `handover`: keys that move between the servers of a cluster.
 
 mod deadlines;
+mod early;
 mod fickle;
 mod grants;
 mod handover;
@@ -35,7 +37,7 @@ use handover::LastOwners;
 use outages::Outages;
 use probes::Asks;
 use reconcile::ReconcilePass;
-use slot::{Look, Slot, Verdict};
+use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
 
@@ -116,7 +118,7 @@ pub struct Detector {
     missed: Time,
     grants: Grants,
     outages: Outages,
-    /// The server does not publish each `set`.
+    /// No `set` reports a renewal.
     polled: bool,
     origins: LastOwners,
     checks: Checks,
@@ -175,8 +177,11 @@ impl Detector {
             Input::Replaced => self.replaced(now),
             Input::Sweep => self.begin_sweep(),
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
-            Input::Renewed(name) => self.renewed(now, name, false),
-            Input::Placed(name) => self.renewed(now, name, true),
+            Input::Renewed(name) => self.renewed(now, name, Renewal::Set),
+            // The `set` of the same command follows.
+            Input::Created(name) if !self.polled => self.renewed(now, name, Renewal::Placed),
+            Input::Created(name) => self.renewed(now, name, Renewal::Created),
+            Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
             }
@@ -278,8 +283,8 @@ impl Detector {
         self.free(at);
     }
 
-    fn renewed(&mut self, now: Time, name: &[u8], placed: bool) {
-        if !placed {
+    fn renewed(&mut self, now: Time, name: &[u8], how: Renewal) {
+        if how == Renewal::Set {
             self.end_deleted(now, name);
         }
         let Some(at) = self.find_or_make(now, name) else { return };
@@ -287,7 +292,7 @@ impl Detector {
         let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);
         self.apply(at, |slot| {
             slot.distrust_before(missed);
-            slot.renew(now, first_ttl, placed)
+            slot.renew(now, first_ttl, how)
         });
         if !self.table[at].waits() {
             self.look_after(at, now);
@@ -339,8 +344,8 @@ impl Detector {
     }
 
     fn file(&mut self, at: u32, now: Time) {
-        let first_ttl = self.settings.first_ttl_ms;
-        self.table[at].file(at, &mut self.deadlines, now, first_ttl);
+        let (first_ttl, polled) = (self.settings.first_ttl_ms, self.polled);
+        self.table[at].file(at, &mut self.deadlines, now, (first_ttl, polled));
     }
 
     fn ended(&mut self, now: Time, name: &[u8], end: End) {
@@ -383,9 +388,9 @@ impl Detector {
         }
         while let Some(bucket) = self.deadlines.pop(now) {
             for &at in &bucket.slots {
-                let first_ttl = self.settings.first_ttl_ms;
+                let known = (self.settings.first_ttl_ms, self.polled);
                 let slot = self.table.get_mut(at);
-                let look = slot.map_or(Look::Away, |slot| slot.look(&bucket, now, first_ttl));
+                let look = slot.map_or(Look::Away, |slot| slot.look(&bucket, now, known));
                 match look {
                     Look::Away => {}
                     Look::AskLater => self.ask_later(at),

@@ -134,7 +134,7 @@ impl Detector {
                 continue;
             }
             // Renewed while it waited: its deadline lies ahead.
-            if !learns && !slot.in_pass() && slot.deadline() >= now && !slot.is_doubted() {
+            if !learns && !slot.in_pass() && !slot.is_due(now, self.polled) && !slot.is_doubted() {
                 self.look_after(at, now);
                 continue;
             }

@@ -1,6 +1,7 @@
 //! The canary: a key that the daemon deletes and sets to verify that the stream reports it, that the keyspace is the
 //! same, and that the daemon still has its rights.
 
+use crate::presence::Renewals;
 use crate::redis::cluster::{self, Topology};
 use crate::redis::info::Info;
 use crate::redis::link::feed::{CanaryReply, Silent};
@@ -210,7 +211,7 @@ async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers, silent: 
 }
 
 /// How far the events of the canary under way have come. They come in the order `set`, `del`, `new`, `set`; the last
-/// one proves all of them.
+/// one that the daemon listens to proves all of them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CanaryProof {
     del: bool,
@@ -220,9 +221,10 @@ pub(super) struct CanaryProof {
 impl CanaryProof {
     /// Takes an event of the canary's key. Returns whether it proves each class that the server published when the
     /// connection began.
-    pub(super) fn take(&mut self, operation: &str, silent: Silent) -> bool {
+    pub(super) fn take(&mut self, operation: &str, silent: Silent, renewals: Renewals) -> bool {
         match operation {
             "del" => *self = CanaryProof { del: true, new: false },
+            "new" if renewals == Renewals::New => return std::mem::take(self).del,
             "new" => self.new = true,
             "set" => {
                 let seen = std::mem::take(self);
@@ -266,7 +268,7 @@ mod tests {
     fn each_class_is_proven_by_its_event() {
         let proven = |events: &[&str], silent: Silent| {
             let mut proof = CanaryProof::default();
-            events.iter().filter(|event| proof.take(event, silent)).count()
+            events.iter().filter(|event| proof.take(event, silent, Renewals::Set)).count()
         };
         let (all, no_new) = (Silent::default(), Silent { new: true, ..Silent::default() });
         let no_del = Silent { del: true, ..no_new };
@@ -277,5 +279,11 @@ mod tests {
         assert_eq!(proven(&["del", "new"], all), 0, "no class of set");
         assert_eq!(proven(&["set", "del", "set"], no_new), 1);
         assert_eq!(proven(&["set"], no_del), 1);
+        let unheard = |events: &[&str]| {
+            let mut proof = CanaryProof::default();
+            events.iter().filter(|event| proof.take(event, all, Renewals::New)).count()
+        };
+        let found = [&["del", "new"][..], &["new", "del", "new"], &["new"], &["del", "del"]].map(unheard);
+        assert_eq!(found, [1, 1, 0, 0], "set is not listened to");
     }
 }

@@ -10,7 +10,9 @@ use std::hash::{BuildHasher, RandomState};
 pub enum Kind {
     /// A key was set.
     Renewed,
-    /// A key was created, by any command (`new`), or by RESTORE, RENAME, COPY or MOVE.
+    /// A key has come into being, by any command.
+    Created,
+    /// A key was placed by RESTORE, RENAME, COPY or MOVE.
     Placed,
     /// A key ended.
     Ended(End),
@@ -114,8 +116,8 @@ impl Parser {
             "expired" => Kind::Ended(End::Expired),
             "del" | "rename_from" | "move_from" => Kind::Ended(End::Deleted),
             "evicted" => Kind::Ended(End::Evicted),
-            // The `set` that follows a `new` teaches the TTL: the question waits for it, or comes after it.
-            "new" | "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
+            "new" => Kind::Created,
+            "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ if operation == self.daemons_operation => return Parsed::Daemons(payload),
             _ => return Parsed::Foreign,
         };
@@ -209,6 +211,7 @@ impl Events {
             start = end as usize;
             Item::Input(match kind {
                 Kind::Renewed => Input::Renewed(name),
+                Kind::Created => Input::Created(name),
                 Kind::Placed => Input::Placed(name),
                 Kind::Ended(end) => Input::Ended(name, end),
                 Kind::Fence(batch, side) => Input::Fence(batch, side),
@@ -244,7 +247,7 @@ mod tests {
             ("del", Kind::Ended(End::Deleted)),
             ("rename_from", Kind::Ended(End::Deleted)),
             ("rename_to", Kind::Placed),
-            ("new", Kind::Placed),
+            ("new", Kind::Created),
             ("evicted", Kind::Ended(End::Evicted)),
         ] {
             let parsed = parser.parse(operation, b"presence:alice");

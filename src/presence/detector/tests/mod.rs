@@ -13,3 +13,4 @@ mod properties;
 mod reconcile;
 mod script;
 mod ttls;
+mod unheard;
