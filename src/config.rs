@@ -53,6 +53,8 @@ pub enum EventsMode {
     /// From each `set`.
     #[default]
     Set,
+    /// From each `set` and `expire`.
+    Expire,
     /// From questions alone; as [`EventsMode::Set`] at a server that publishes no `new`.
     New,
     /// The cheapest way that the server allows.
@@ -64,6 +66,7 @@ impl EventsMode {
     pub const fn renewals(self) -> Renewals {
         match self {
             EventsMode::Set => Renewals::Set,
+            EventsMode::Expire => Renewals::Expire,
             EventsMode::New | EventsMode::Auto => Renewals::New,
         }
     }

@@ -125,8 +125,8 @@ struct DaemonArgs {
     /// Whether to add missing classes to notify-keyspace-events; none is ever removed
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     configure_redis: bool,
-    /// How the daemon learns of renewals: from each set event, or by one question per user and TTL (new, which needs Redis 7 or
-    /// newer, or Valkey; elsewhere it is as set)
+    /// How the daemon learns of renewals: from each set event; from set and expire events, so that EXPIRE and GETEX count at once;
+    /// or by one question per user and TTL (new, which needs Redis 7 or newer, or Valkey; elsewhere it is as set)
     #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
     /// Whether to send deadline probes; turn them off only to measure their effect
@@ -162,6 +162,8 @@ struct DaemonArgs {
 enum EventsKind {
     /// From each set event
     Set,
+    /// From each set and expire event
+    Expire,
     /// By questions: Redis publishes no message for a renewal
     New,
     /// new where the server has its event class, otherwise set
@@ -172,6 +174,7 @@ impl From<EventsKind> for EventsMode {
     fn from(kind: EventsKind) -> EventsMode {
         match kind {
             EventsKind::Set => EventsMode::Set,
+            EventsKind::Expire => EventsMode::Expire,
             EventsKind::New => EventsMode::New,
             EventsKind::Auto => EventsMode::Auto,
         }

@@ -1,8 +1,10 @@
 //! How the daemon learns that the users of a server have renewed their keys.
 
-/// The source of renewals, for one server.
+/// The source of renewals, for one server; the one that takes the most messages first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Renewals {
+    /// Each `set`, `expire` and `persist` event: no renewal is unheard.
+    Expire,
     /// Each `set` event. Other renewals are found by the probe at the deadline.
     #[default]
     Set,
@@ -12,11 +14,12 @@ pub enum Renewals {
 
 impl Renewals {
     /// Each source once.
-    pub const ALL: [Renewals; 2] = [Renewals::Set, Renewals::New];
+    pub const ALL: [Renewals; 3] = [Renewals::Expire, Renewals::Set, Renewals::New];
 
     /// The word for `/v1/stats` and the metrics.
     pub const fn label(self) -> &'static str {
         match self {
+            Renewals::Expire => "expire",
             Renewals::Set => "set",
             Renewals::New => "new",
         }

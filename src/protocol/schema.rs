@@ -186,12 +186,13 @@ pub struct ServerStats {
     pub gaps: u64,
 }
 
-/// How the daemon learns of renewals: from each `set` event, or by questions alone (`new`).
+/// How the daemon learns of renewals: from each `set` event, from each `set` and `expire` event, or by questions alone (`new`).
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum RenewalsWord {
     Set,
+    Expire,
     New,
 }
 

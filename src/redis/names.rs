@@ -146,10 +146,11 @@ impl Names {
     }
 }
 
-/// The operations that report renewals. `expire` is not among them: it doubles the traffic, and the probe at the deadline
-/// finds a key that `EXPIRE` renewed.
+/// The operations that report renewals. By default `expire` is not among them: it doubles the traffic, and the probe at the
+/// deadline finds a key that `EXPIRE` renewed.
 const fn operations(renewals: Renewals) -> &'static [&'static str] {
     match renewals {
+        Renewals::Expire => &["set", "expire", "persist"],
         Renewals::Set => &["set"],
         Renewals::New => &[],
     }
@@ -158,7 +159,7 @@ const fn operations(renewals: Renewals) -> &'static [&'static str] {
 /// The classes that `notify-keyspace-events` must contain for this source of renewals, apart from [`NEW_CLASS`].
 pub(super) const fn classes(renewals: Renewals) -> &'static str {
     match renewals {
-        Renewals::Set => CLASSES,
+        Renewals::Expire | Renewals::Set => CLASSES,
         Renewals::New => CLASSES_WITHOUT_SET,
     }
 }

@@ -247,7 +247,8 @@ impl World {
         let (key, live) = match event {
             Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
-            Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => return,
+            Event::Retimed(_) | Event::Fence(..) | Event::Written(..) => return,
+            Event::Canary | Event::Exchanged(_) => return,
         };
         if live {
             for node in &mut self.nodes {

@@ -28,7 +28,7 @@
 //!
 //! Then the faults end, and some TTLs later everybody's view is what Redis holds.
 //!
-//! Each world has a mode: the daemon hears each `set`, or renewals are found by questions alone; and servers publish `new`, or,
+//! Each world has a mode: the daemon hears each `set`, or each `expire` too, or renewals are found by questions alone; and servers publish `new`, or,
 //! as Redis 6, they do not.
 //!
 //! `make test` runs a fixed set of seeds in each mode. `KEYBEAT_SIM_SECONDS=60 cargo test --test sim fresh` runs new ones for that
@@ -166,6 +166,16 @@ fn fixed_seeds_hold_every_rule_with_new() {
 #[test]
 fn fixed_seeds_hold_every_rule_by_questions() {
     fixed_seeds_hold_in("new");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_with_expire() {
+    fixed_seeds_hold_in("expire");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_with_expire_without_new() {
+    fixed_seeds_hold_in("expire without new");
 }
 
 fn is_caught(broken: Broken) {

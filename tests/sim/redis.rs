@@ -15,6 +15,8 @@ pub enum Event {
     /// `new`.
     New(String),
     Set(String),
+    /// `expire`, `persist`.
+    Retimed(String),
     /// `rename_to`, `restore`.
     Placed(String),
     Ended(String, End),
@@ -102,6 +104,9 @@ impl Redis {
     pub fn set(&mut self, now: u64, key: &str, ttl: u64) {
         self.touch(now, key);
         self.put(key, now.saturating_add(ttl), Event::Set);
+        if ttl != NEVER {
+            self.out.push(Event::Retimed(key.to_owned()));
+        }
     }
 
     /// The message of another daemon that has set the key.
@@ -120,11 +125,15 @@ impl Redis {
         self.end(key, End::Deleted);
     }
 
-    /// EXPIRE or PERSIST, neither of which makes an event that is listened to.
+    /// EXPIRE or PERSIST.
     pub fn expire(&mut self, now: u64, key: &str, ttl: u64) -> bool {
         self.touch(now, key);
         let held = self.keys.get_mut(key);
-        held.map(|deadline| *deadline = now.saturating_add(ttl)).is_some()
+        let there = held.map(|deadline| *deadline = now.saturating_add(ttl)).is_some();
+        if there {
+            self.out.push(Event::Retimed(key.to_owned()));
+        }
+        there
     }
 
     pub fn rename(&mut self, now: u64, from: &str, to: &str) {

@@ -248,6 +248,7 @@ impl World {
         let events = chunk.iter().filter_map(|event| match event {
             Message::New(key) => Some(Event::Key(Input::Created(key.as_bytes()))),
             Message::Set(key) => Some(Event::Key(Input::Renewed(key.as_bytes()))),
+            Message::Retimed(key) => Some(Event::Key(Input::Retimed(key.as_bytes()))),
             Message::Placed(key) => Some(Event::Key(Input::Placed(key.as_bytes()))),
             Message::Ended(key, End::Deleted) if clustered && broken == Broken::DelBelieved => {
                 Some(Event::Key(Input::Ended(key.as_bytes(), End::Expired)))

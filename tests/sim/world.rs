@@ -63,7 +63,8 @@ impl Silent {
         match event {
             Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => true,
-            Event::Set(_) => mode.renewals == Renewals::Set && self == Silent::Nothing,
+            Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
+            Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
             Event::Ended(..) => self != Silent::All,
         }
@@ -81,10 +82,12 @@ impl Mode {
     /// The default at Redis 6.
     pub const SET: Mode = Mode { renewals: Renewals::Set, new: false };
     /// Each mode by its name.
-    pub const ALL: [(&str, Mode); 3] = [
+    pub const ALL: [(&str, Mode); 5] = [
         ("set", Mode { new: true, ..Mode::SET }),
         ("set without new", Mode::SET),
         ("new", Mode { renewals: Renewals::New, new: true }),
+        ("expire", Mode { renewals: Renewals::Expire, new: true }),
+        ("expire without new", Mode { renewals: Renewals::Expire, new: false }),
     ];
 }
 

@@ -54,6 +54,8 @@ pub enum Input<'a> {
     Created(&'a [u8]),
     /// A command that keeps or chooses a TTL placed the key here (`restore`, `rename_to`, `copy_to`).
     Placed(&'a [u8]),
+    /// `expire`, `persist`: the key has another TTL, or none.
+    Retimed(&'a [u8]),
     /// A daemon says that it wrote the key with this TTL in milliseconds.
     Written(&'a [u8], u32),
     /// The key is gone.
@@ -112,6 +114,24 @@ pub enum Input<'a> {
     Proven(Time),
     /// Time has passed.
     Due,
+}
+
+impl Input<'_> {
+    /// Whether it comes from the event stream.
+    pub(super) fn is_event(&self) -> bool {
+        use Input::{Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Written};
+        matches!(
+            self,
+            Renewed(_)
+                | Created(_)
+                | Placed(_)
+                | Retimed(_)
+                | Written(..)
+                | Ended(..)
+                | Doubted(_)
+                | Fence(..)
+        )
+    }
 }
 
 /// A finding of the detector, or an order to the caller.

@@ -6,6 +6,7 @@
 //!
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
+//! - `retimed`: keys whose TTL another command than SET has changed.
 //! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask; `early`: and when to ask
 //!   before, where no event reports a renewal.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
@@ -21,6 +22,7 @@ mod messages;
 mod outages;
 mod probes;
 mod reconcile;
+mod retimed;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use handover::LastOwners;
 use outages::Outages;
 use probes::Asks;
 use reconcile::ReconcilePass;
+use retimed::LastSet;
 use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
@@ -120,6 +123,8 @@ pub struct Detector {
     outages: Outages,
     /// No `set` reports a renewal.
     polled: bool,
+    /// The last event, if it was a `set`.
+    last_set: LastSet,
     origins: LastOwners,
     checks: Checks,
     fickle: Fickle,
@@ -145,6 +150,7 @@ impl Detector {
             grants: Grants::default(),
             outages: Outages::default(),
             polled: false,
+            last_set: None,
             origins: LastOwners::default(),
             checks: Checks::default(),
             fickle: Fickle::default(),
@@ -160,6 +166,7 @@ impl Detector {
 
     /// Takes in one piece of evidence. `now` must never go back.
     pub fn handle(&mut self, now: Time, input: Input) {
+        let last_set = if input.is_event() { self.last_set.take() } else { None };
         match input {
             Input::Due => self.due(now),
             Input::Up { run, outage, well, polled, uptime_ms } => {
@@ -182,6 +189,7 @@ impl Detector {
             Input::Created(name) if !self.polled => self.renewed(now, name, Renewal::Placed),
             Input::Created(name) => self.renewed(now, name, Renewal::Created),
             Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
+            Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
             }
@@ -288,6 +296,7 @@ impl Detector {
             self.end_deleted(now, name);
         }
         let Some(at) = self.find_or_make(now, name) else { return };
+        self.last_set = (how == Renewal::Set).then_some((at, now));
         self.touch(at);
         let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);
         self.apply(at, |slot| {

@@ -79,8 +79,12 @@ pub(super) struct Heard {
 impl Heard {
     /// Does the server publish what the source of renewals needs?
     fn suffices(&self) -> bool {
-        let lacks_new = self.silent.new || self.classes.as_deref().is_some_and(lacks_new);
-        self.renewals == Renewals::Set || !(lacks_new || self.silent.del)
+        let lacks_new = || self.silent.new || self.classes.as_deref().is_some_and(lacks_new);
+        match self.renewals {
+            Renewals::Set => true,
+            Renewals::Expire => !self.silent.needs_polling(),
+            Renewals::New => !(self.silent.del || lacks_new()),
+        }
     }
 }
 
@@ -153,6 +157,12 @@ impl Place<'_> {
             return;
         }
         let server = self.settings.target.shown();
+        if self.settings.events == EventsMode::Expire {
+            return warn!(
+                server,
+                "--events expire has no effect: the server does not publish all set and del events"
+            );
+        }
         let why = format!(
             "the server publishes no event when a key comes into being ({EVENTS} lacks {NEW_CLASS}, which Redis 7 and Valkey know), \
              so the daemon listens to each set event there"
@@ -340,7 +350,7 @@ impl Trial<'_> {
 
     /// The events of the canary's key that are missing before the mark.
     async fn tried_events(&mut self, renewals: Renewals) -> Result<Silent> {
-        let mut silent = Silent { set: renewals == Renewals::Set, del: true, new: true };
+        let mut silent = Silent { set: renewals != Renewals::New, del: true, new: true };
         let end = Parsed::marked(Kind::Fence(0, Side::Close));
         let parser = self.parser;
         read_until(self.stream, |operation, payload| {

@@ -12,6 +12,8 @@ pub enum Kind {
     Renewed,
     /// A key has come into being, by any command.
     Created,
+    /// A key has another TTL, or none.
+    Retimed,
     /// A key was placed by RESTORE, RENAME, COPY or MOVE.
     Placed,
     /// A key ended.
@@ -116,6 +118,7 @@ impl Parser {
             "expired" => Kind::Ended(End::Expired),
             "del" | "rename_from" | "move_from" => Kind::Ended(End::Deleted),
             "evicted" => Kind::Ended(End::Evicted),
+            "expire" | "persist" => Kind::Retimed,
             "new" => Kind::Created,
             "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ if operation == self.daemons_operation => return Parsed::Daemons(payload),
@@ -212,6 +215,7 @@ impl Events {
             Item::Input(match kind {
                 Kind::Renewed => Input::Renewed(name),
                 Kind::Created => Input::Created(name),
+                Kind::Retimed => Input::Retimed(name),
                 Kind::Placed => Input::Placed(name),
                 Kind::Ended(end) => Input::Ended(name, end),
                 Kind::Fence(batch, side) => Input::Fence(batch, side),
@@ -248,6 +252,8 @@ mod tests {
             ("rename_from", Kind::Ended(End::Deleted)),
             ("rename_to", Kind::Placed),
             ("new", Kind::Created),
+            ("expire", Kind::Retimed),
+            ("persist", Kind::Retimed),
             ("evicted", Kind::Ended(End::Evicted)),
         ] {
             let parsed = parser.parse(operation, b"presence:alice");

@@ -42,7 +42,7 @@ export function renderHealth(stats) {
   if (keys_without_ttl) setText($('health-immortal'), `${number.format(keys_without_ttl)}: their users stay online until the keys are deleted`);
 }
 
-const RENEWALS = { set: 'set events', new: 'questions' };
+const RENEWALS = { set: 'set events', expire: 'set and expire events', new: 'questions' };
 
 function renderRedis({ status, since_ms, cause, mode, swept_servers, renewals, servers }) {
   const since = since_ms ? ` since ${clock.format(since_ms)}` : '';

@@ -142,6 +142,77 @@ async fn class_of_new_keys_is_found_without_the_right_to_read_it() {
     daemon.ready().await;
 }
 
+/// Waits until the daemon has taken in all events so far, and answered its own questions about them.
+async fn settle(daemon: &Daemon) {
+    let lookups = async || {
+        assert_eq!(daemon.call("DELETE", "/v1/users/nobody", None).await.0, 204);
+        daemon.get("/v1/stats").await["lookups"].clone()
+    };
+    let mut last = lookups().await;
+    // The counters are published with each canary.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let now = lookups().await;
+        if now == last {
+            return;
+        }
+        last = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_expire_events_a_shortened_ttl_is_known_at_once() {
+    let redis = lazy_redis();
+    let daemon = mode(&redis, "expire").await;
+    assert_eq!(renewals(&daemon).await, "expire");
+    for user in ["expire", "getex", "persist", "moved"] {
+        redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "600"]);
+        daemon.until_state(user, "online").await;
+    }
+    settle(&daemon).await;
+    let sent = now_ms();
+    redis.call(&["PEXPIRE", "presence:expire", "1500"]);
+    redis.call(&["GETEX", "presence:getex", "PX", "1500"]);
+    redis.call(&["PERSIST", "presence:persist"]);
+    redis.call(&["PEXPIRE", "presence:persist", "1500"]);
+    redis.call(&["PEXPIREAT", "presence:moved", &(sent + 1_500).to_string()]);
+    for user in ["expire", "getex", "persist", "moved"] {
+        daemon.until_state(user, "offline").await;
+        let late_ms = now_ms().saturating_sub(sent + 1_500);
+        assert!(late_ms < PROMPT_MS, "{user}: {late_ms} ms");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_expire_events_a_hash_that_expire_renews_is_a_heartbeat() {
+    let redis = lazy_redis();
+    let daemon = mode(&redis, "expire").await;
+    let (mut socket, _) = daemon.watch_all().await;
+    let mut last = 0;
+    for _ in 0..12 {
+        last = now_ms();
+        redis.call(&["HSET", "presence:alice", "beat", &last.to_string()]);
+        redis.call(&["PEXPIRE", "presence:alice", "600"]);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(socket.transitions().await[0]["state"], "online");
+    let gone = socket.transitions().await;
+    let late_ms = now_ms().saturating_sub(last + 600);
+    assert_eq!((&gone[0]["state"], &gone[0]["reason"]), (&json!("offline"), &json!("expired")), "{gone:?}");
+    assert!(late_ms < PROMPT_MS, "{late_ms} ms");
+    let seen = gone[0]["last_seen_ms"].as_u64().expect("a time");
+    assert!(seen.abs_diff(last) < PROMPT_MS, "last seen at {seen}, the last heartbeat was at {last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_set_events_of_the_server_expire_mode_polls() {
+    let redis = Redis::with(&["--notify-keyspace-events", "Egxen"]);
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST), "--events", "expire"]).await;
+    assert_eq!(renewals(&daemon).await, "set");
+    assert_eq!(daemon.get("/v1/stats").await["redis"]["mode"], "sweeps");
+    assert!(daemon.log().contains("--events expire has no effect"), "{}", daemon.log());
+}
+
 /// A server that is away for more than a TTL and comes back empty, in a mode.
 async fn empty_server(events: &str) -> Outcome {
     let redis = Redis::start();
@@ -171,4 +242,10 @@ async fn killed_connections(events: &str) -> Outcome {
 async fn faults_without_set_events_show_nobody_offline() {
     empty_server("new").await.check();
     killed_connections("new").await.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_with_expire_events_show_nobody_offline() {
+    empty_server("expire").await.check();
+    killed_connections("expire").await.check();
 }

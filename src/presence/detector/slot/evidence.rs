@@ -27,6 +27,14 @@ impl Slot {
         (!live).then(|| self.revive(now, Reason::Heartbeat))
     }
 
+    /// A command has given it another TTL, which is not known: it is there, and it is to be asked for.
+    pub fn retime(&mut self, now: Time) {
+        self.last_seen = now;
+        self.flags.put(Flags::GRANTED | Flags::GONE | Flags::DOUBTED | Flags::MOVED, false);
+        self.flags.put(Flags::BY_SET | Flags::HEARD, false);
+        self.flags.put(Flags::LEARN, true);
+    }
+
     /// A daemon wrote it with this TTL. Returns whether that is shorter than was believed. A longer TTL is left to the
     /// probe at the deadline.
     pub fn shorten(&mut self, now: Time, ttl_ms: u32) -> bool {

@@ -263,5 +263,5 @@ fn every_interleaving_reports_what_redis_did() {
 
 #[test]
 fn every_interleaving_without_set_reports_what_redis_did() {
-    explore_all(true, 6);
+    explore_all(true, 5);
 }
