@@ -96,7 +96,10 @@ impl World {
     /// not tell all, no point of the stream says who is online.
     pub fn settle(&mut self) {
         self.drain();
-        if let Some((node, noticed)) = self.relay.book.to_forgive.take() {
+        if let Some((node, noticed)) = self.relay.book.to_forgive
+            && self.relay.tracker.settled()
+        {
+            self.relay.book.to_forgive = None;
             self.forgive_until(node, noticed);
         }
         let book = &mut self.relay.book;

@@ -309,7 +309,7 @@ impl World {
         link.wire.into_iter().filter_map(|(_, feed)| event_of(feed)).for_each(|event| self.lost(&event));
     }
 
-    /// The link tries anew: subscribe, prove, say so.
+    /// The link tries again: subscribe, prove, say so.
     pub fn connect(&mut self, id: LinkId) {
         let Some(at) = self.relay.place_of(id) else { return };
         let (now, number) = (self.now, self.relay.servers[at].node);

@@ -346,7 +346,9 @@ impl World {
         }
         if let Some(at) = self.relay.place_of(link) {
             let server = &mut self.relay.servers[at];
-            (server.connected, server.away_since) = (false, self.now);
+            // A stream that is said to be dead was behind for so long.
+            let behind = if cause == Cause::Canary { self.knobs.canary_limit_ms } else { 0 };
+            (server.connected, server.away_since) = (false, self.now.saturating_sub(behind));
             server.fall(self.now);
             self.cut(at);
         }
@@ -379,10 +381,10 @@ impl World {
         let timely =
             change.at <= now && change.last_seen <= now && change.deadline.is_none_or(|at| at <= now);
         let transition = relay.hub.apply(change);
-        // Keys change hands whether a server is in reach or not, but nobody comes or goes by that. An end may have waited
-        // until its server left.
+        // Keys change hands whether a server is in reach or not, but nobody comes or goes by that. An end, and the start
+        // behind it, may have waited until their server left.
         let left = relay.servers.iter().all(|server| server.id != link);
-        let up = connected || (self.cluster.on && (transition.is_none() || (left && !change.live)));
+        let up = connected || (self.cluster.on && (transition.is_none() || left));
         if let Some(transition) = &transition {
             relay.book.said.push((user.to_owned(), transition.online));
             let seq = relay.hub.seq();

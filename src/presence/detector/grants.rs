@@ -13,30 +13,23 @@ use crate::presence::Time;
 const GRANTS_PER_MS: u64 = 20;
 
 /// The grants of one server.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Grants {
     /// Grants since the last outage.
     given: u64,
-    /// For how long users could certainly renew the keys that the pass finds, in milliseconds.
-    renewable_ms: u64,
-}
-
-impl Default for Grants {
-    fn default() -> Grants {
-        Grants { given: 0, renewable_ms: u64::MAX }
-    }
+    /// Since when users could certainly renew the keys that the pass finds; `None` if they always could.
+    renewable: Option<Time>,
 }
 
 impl Grants {
-    /// The server came up. `renewable_ms`, if known, is how long users could renew; otherwise the value of a pass that
-    /// was interrupted stays.
-    pub(super) fn rise(&mut self, renewable_ms: Option<u64>) {
-        self.renewable_ms = renewable_ms.unwrap_or(self.renewable_ms);
+    /// Users can renew their keys since then; `None`: they always could.
+    pub(super) fn renewable_since(&mut self, since: Option<Time>) {
+        self.renewable = since;
     }
 
     /// Every key was compared: the outage is over.
     pub(super) fn settle(&mut self) {
-        self.renewable_ms = u64::MAX;
+        self.renewable = None;
     }
 }
 
@@ -54,13 +47,18 @@ impl Detector {
     /// Users could not renew their keys since `well`, and can now.
     pub(super) fn refused(&mut self, now: Time, well: Time) {
         self.outages.note(well, now);
+        if !self.settled() {
+            // Nor the keys that the pass has yet to find.
+            self.grants.renewable_since(Some(now));
+        }
         self.grant_all(now);
     }
 
-    /// A pass found a key that was not known. If the server loaded it from its disk, its user may have been unable
-    /// to renew it.
-    pub(super) fn grant_found(&mut self, at: u32, now: Time) {
-        if self.grants.renewable_ms < self.table[at].ttl_or(self.settings.first_ttl_ms) {
+    /// A pass found a key that was not known, by a question sent at `sent`. If the server loaded it from its disk, or took
+    /// no writes, its user may have been unable to renew it.
+    pub(super) fn grant_found(&mut self, at: u32, now: Time, sent: Time) {
+        let ttl = self.table[at].ttl_or(self.settings.first_ttl_ms);
+        if self.grants.renewable.is_some_and(|since| sent.since(since) < ttl) {
             self.grant_in_turn(at, now);
         }
     }
@@ -107,7 +105,9 @@ impl Detector {
             let Some(slot) = self.table.get_mut(at) else { continue };
             if slot.is_live() && !slot.is_immortal() {
                 slot.distrust_before(self.missed);
-                let latest = self.latest_grant(at);
+                // A gap may hide the last heartbeat until its comparison has asked for the key.
+                let hidden = !self.settled() && self.is_open(at) && !self.table[at].is_gone();
+                let latest = if hidden { Time::NEVER } else { self.latest_grant(at) };
                 self.throw_away(at, now, latest);
             }
         }

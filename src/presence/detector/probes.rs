@@ -305,7 +305,7 @@ impl Detector {
             self.note_fickle(at, difference_ms);
         }
         if !was_live {
-            self.grant_found(at, now);
+            self.grant_found(at, now, left.sent);
         }
         // The answer is older than the TTL.
         if self.table[at].may_be_renewed(now, first_ttl) {

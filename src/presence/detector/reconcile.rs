@@ -101,10 +101,12 @@ impl Detector {
         {
             pass.kind = PassKind::First(Ends::Noted(HashSet::new()));
         }
-        self.grants.rise(if other { Some(0) } else { young });
         // A key that is live before the first connection was adopted from a server that left.
         if other || outage || young.is_some() {
             self.refused(now, if young.is_some() { Time::default() } else { well });
+        }
+        if let Some(uptime_ms) = young.filter(|_| !outage) {
+            self.grants.renewable_since((uptime_ms <= now.as_ms()).then(|| now.minus(uptime_ms)));
         }
     }
 
@@ -252,6 +254,12 @@ impl Detector {
         if !self.table[at].waits() {
             self.ask_later(at);
         }
+    }
+
+    /// Whether this pass has yet to ask for the key, or waits for its answer.
+    pub(super) fn is_open(&self, at: u32) -> bool {
+        let slot = &self.table[at];
+        slot.in_pass() || !slot.known_to_pass(self.pass_number)
     }
 
     fn join_pass(&mut self, at: u32) {

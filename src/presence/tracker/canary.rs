@@ -124,10 +124,15 @@ impl Canary {
         self.unanswered.front().is_some_and(|&sent| now.since(sent) > CURRENT_MS)
     }
 
+    /// Since when the stream has been behind, if it is.
+    pub fn late_since(&self, now: Time) -> Option<Time> {
+        self.sent.filter(|&sent| now.since(sent) > CURRENT_MS)
+    }
+
     /// Can something that happened before `since` still be unread? A stream that has proven itself current since
     /// `disturbed` has no more than [`CURRENT_MS`] unread.
     pub fn behind(&self, now: Time, disturbed: Time, since: Time) -> bool {
-        let late = self.sent.is_some_and(|sent| now.since(sent) > CURRENT_MS);
+        let late = self.late_since(now).is_some();
         self.passed < since && (late || self.lag_ms > CURRENT_MS || self.passed < disturbed)
     }
 

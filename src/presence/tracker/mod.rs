@@ -290,6 +290,7 @@ impl Tracker {
         let server = &mut self.servers[at];
         if let Phase::Up(canary) = &server.phase {
             server.down_since = now;
+            server.late_since = canary.late_since(now);
             server.barred |= canary.is_unanswered(now);
         }
         server.phase = phase;

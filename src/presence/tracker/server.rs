@@ -55,6 +55,8 @@ pub(super) struct Server {
     pub(super) barred: bool,
     /// When the connection was lost; for a server that was never connected, when it was found.
     pub(super) down_since: Time,
+    /// Since when its stream had been behind when the connection was lost, if it was.
+    pub(super) late_since: Option<Time>,
     pub(super) detector: Detector,
     pub(super) polling: Polling,
     pub(super) renewals: Renewals,
@@ -83,6 +85,7 @@ impl Server {
             well: Time::default(),
             barred: false,
             down_since: now,
+            late_since: None,
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
             renewals: Renewals::default(),

@@ -26,6 +26,8 @@ impl Tracker {
             }
             Some(_) => true,
             None if entry.change.live => self.follows_an_end(now, server, &entry),
+            // The start of another key may be among the changes that wait.
+            None if self.held.of(entry.change.key.user()).next().is_some() => true,
             None => server.is_up() && self.must_wait(now, &entry) && !self.lives_elsewhere(&entry),
         };
         if !waits {
@@ -44,22 +46,26 @@ impl Tracker {
         self.opened && self.servers.iter().any(|server| server.withholds(now, self.disturbed, entry))
     }
 
-    /// Is a key's start surely later than an end of the same user that waits? A comparison finds what was there before.
+    /// Was the user surely offline between an end that waits and this start? A comparison finds what was there before.
     /// So does an event, if a pass has yet to say what was there, or if the other server's end may have overtaken it.
+    /// A server that is not compared may hide a session that was there in between.
     fn follows_an_end(&self, now: Time, server: &Server, start: &Entry) -> bool {
         if start.change.reason == Reason::Reconciled || !server.settled() {
             return false;
         }
-        let mut ends = self.held.of(start.change.key.user()).filter(|entry| !entry.change.live).peekable();
         let behind = matches!(&server.phase, Phase::Up(canary) if canary.behind(now, self.disturbed, now));
-        ends.peek().is_some() && !(behind && ends.any(|end| end.link != server.link))
+        let hides = |end: &Entry| {
+            let mut unsettled = self.servers.iter().filter(|server| !server.settled());
+            unsettled.any(|server| server.withholds(now, self.disturbed, end))
+        };
+        let mut ends = self.held.of(start.change.key.user()).filter(|entry| !entry.change.live).peekable();
+        ends.peek().is_some() && !ends.any(|end| (behind && end.link != server.link) || hides(end))
     }
 
     /// Does another server have the key, so that its end changes nobody? So ends what has moved.
     fn lives_elsewhere(&self, end: &Entry) -> bool {
         let key = &end.change.key;
-        let others = |server: &Server| server.link != end.link && server.detector.has_live(key);
-        self.held.of(key.user()).next().is_none() && self.servers.iter().any(others)
+        self.servers.iter().any(|server| server.link != end.link && server.detector.has_live(key))
     }
 
     /// Sends canaries along the streams that must prove themselves anew. One stream alone is in order.
@@ -99,10 +105,12 @@ impl Tracker {
         self.out.extend(released.into_iter().map(Entry::report));
     }
 
-    /// While its own server is out of reach, a change that was held back waits for the next comparison.
+    /// While its own server is out of reach, a change that was held back waits for the next comparison. A start waits only
+    /// for the ends before it.
     fn must_stay(&self, now: Time, entry: &Entry) -> bool {
         let own = self.servers.iter().find(|server| server.link == entry.link);
-        own.is_some_and(|server| !server.is_up() && !server.has_left()) || self.must_wait(now, entry)
+        let away = own.is_some_and(|server| !server.is_up() && !server.has_left());
+        away || (!entry.change.live && self.must_wait(now, entry))
     }
 
     /// Do changes of a connected server wait?
@@ -112,19 +120,20 @@ impl Tracker {
 
     /// When the next server has been waited for long enough.
     pub(super) fn hold_due(&self) -> Option<Time> {
-        let ends = self.servers.iter().filter_map(|server| self.hold_ends(server));
+        let ends = self.servers.iter().flat_map(|server| self.hold_ends(server)).flatten();
         ends.filter(|&ends| ends > self.holds_checked).min()
     }
 
-    /// When nothing waits for this server any longer.
-    fn hold_ends(&self, server: &Server) -> Option<Time> {
-        let oldest = self.held.oldest()?;
+    /// When changes no longer wait for this server: those that wait for its stream, and those that wait for its
+    /// connection.
+    fn hold_ends(&self, server: &Server) -> [Option<Time>; 2] {
+        let Some(oldest) = self.held.oldest() else { return [None; 2] };
         let began = match &server.phase {
-            Phase::Left => return None,
-            Phase::Up(canary) => canary.behind_since(oldest),
-            Phase::Down(_) | Phase::Closing(..) => server.down_since,
+            Phase::Left => [None; 2],
+            Phase::Up(canary) => [Some(canary.behind_since(oldest)), None],
+            Phase::Down(_) | Phase::Closing(..) => [server.late_since, Some(server.down_since)],
         };
-        Some(began.plus(WAITS_MOST_MS + 1))
+        began.map(|began| began.map(|began| began.plus(WAITS_MOST_MS + 1)))
     }
 
     /// Ends no longer wait for servers that were waited for long enough: a stream that is still behind is dead.
@@ -155,11 +164,15 @@ impl Server {
             Phase::Up(_) if !self.detector.settled() => true,
             // One stream is in order.
             Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.since),
-            // What it had to say was waited for when its connection was lost; or the end was found by a comparison, for
-            // connections to several servers are often lost together, and do not come back together.
+            // Its stream was behind when its connection was lost, or its connection was lost after the end; or its keys have
+            // never been known; or a comparison found the end, for connections to several servers are often lost together,
+            // and do not come back together.
             Phase::Down(_) | Phase::Closing(..) => {
-                let unread = end.change.reason == Reason::Reconciled || self.down_since >= end.since;
-                unread && self.link != end.link && now.since(self.down_since) <= WAITS_MOST_MS
+                let recent = |since: Time| now.since(since) <= WAITS_MOST_MS;
+                let found = end.change.reason == Reason::Reconciled;
+                let unread = found || self.compared == 0 || self.down_since >= end.since;
+                let waits = self.late_since.is_some_and(recent) || (unread && recent(self.down_since));
+                self.link != end.link && waits
             }
         }
     }

@@ -105,8 +105,33 @@ fn key_found_after_restart_gets_one_ttl() {
         "0 up r; 0 page; 1 down; 10 up r2; 10 page; 11 gap; 11 page a; 11 answered a=2; 14 expired a",
         "0 reconciled; 10 reconciled; 11 ask a; 11 +a Reconciled seen 0; 11 reconciled; 14 -a Expired at 13 seen 0",
     );
-    // A flushed server holds what was written since.
-    check(&found.replace("up r2", "flushed r"), &format!("{said} 13 ask a; 14 -a Expired at 12 seen 0"));
+    // So too if the same server took no writes.
+    check(
+        &format!("{} 20 set a; 20 answered a=30; 42 due", found.replace("up r2", "flushed r")),
+        &format!("{said} 20 ask a"),
+    );
+}
+
+#[test]
+fn key_that_a_pass_finds_after_a_refusal_gets_one_ttl() {
+    // Its last renewal was refused, or waits in the stream.
+    let found = "0 up r; 0 page; 1 gap; 10 refused 2; 10 page a; 11 answered a=2; 14 expired a;";
+    let said = "0 reconciled; 10 ask a; 11 +a Reconciled seen 0; 11 reconciled;";
+    check(&format!("{found} 20 set a; 20 answered a=30; 42 due"), &format!("{said} 20 ask a"));
+    // A TTL after the outage users have renewed what is there, even if the first pass was cut short.
+    check(
+        "0 up r; 0 page; 1 down; 10 flushed r; 20 down; 41 up r; 41 page a; 42 answered a=2; 45 expired a",
+        "0 reconciled; 41 ask a; 42 +a Reconciled seen 13; 42 reconciled; 45 -a Expired at 43 seen 13",
+    );
+}
+
+#[test]
+fn gap_hides_the_last_heartbeat_from_a_replacement() {
+    // The pass has not asked for a key that was last heard of at 0: it may have been renewed since.
+    check(
+        &format!("{} 5 gap; 80 replaced; 80 page; 81 answered a=-; 100 set a; 111 due; 131 due", HELD.0),
+        &format!("{} 80 ask a; 81 reconciled; 131 ask a", HELD.1),
+    );
 }
 
 #[test]

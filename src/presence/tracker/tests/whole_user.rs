@@ -153,6 +153,77 @@ fn held_end_waits_while_its_server_is_away() {
     );
 }
 
+/// The connection to `B` is lost and back, so that an end at `A` waits until `B` is compared at 1150.
+const HELD: &str = "1100 down B; 1110 up B; 1120 expired A u#1;";
+
+#[test]
+fn start_is_reported_with_the_end_before_it() {
+    // A's canary of 2302 says that everything older than the end has been read; the start came later, and A is behind.
+    let late = format!(
+        "{TWO} 2001 due; 2002 canary B; 2100 due; 2200 due; 2253 set B u#6; 2253 answered B u#6=30000;"
+    );
+    changes(
+        &format!(
+            "{late} 2255 expired A u#1; 2255 expired B u#6; 2301 canary A; 2302 due; 2303 canary B; 2400 set B u#6; 2401 due; \
+             2500 due; 2560 canary A"
+        ),
+        "1 came u#1 A Heartbeat start; 2253 came u#6 B Heartbeat start; 2255 went u#1 A Expired start; \
+         2560 went u#6 B Expired start; 2560 came u#6 B Heartbeat start",
+    );
+}
+
+#[test]
+fn later_end_does_not_overtake_a_start_that_waits() {
+    changes(
+        &format!(
+            "{TWO} {HELD} 1121 set A u#2; 1122 set A u#3; 1123 expired A u#2; 1130 page B; 1131 due; 1132 canary B; 1133 canary A"
+        ),
+        "1 came u#1 A Heartbeat start; 1100 gap B connection; 1121 came u#2 A Heartbeat start; \
+         1122 came u#3 A Heartbeat start; 1132 went u#1 A Expired start; 1132 went u#2 A Expired start",
+    );
+}
+
+#[test]
+fn server_that_is_not_compared_may_hide_a_session() {
+    // B may have had a session of u in between: an end and a start meanwhile prove nothing.
+    changes(
+        &format!("{TWO} {HELD} 1121 set A u#2; 1130 page B; 1131 due; 1132 canary B"),
+        "1 came u#1 A Heartbeat start; 1100 gap B connection; 1121 came u#2 A Heartbeat start; \
+         1132 went u#1 A Expired start",
+    );
+    // So may a server that has never been compared.
+    changes(
+        &format!(
+            "{TWO} 1100 fleet A=0-4 B=5-8 C=9-9; 1120 expired A u#1; 1121 set A u#2; 1122 ready C; 1123 due; 1124 canary C; \
+             1125 canary A; 1126 canary B"
+        ),
+        "1 came u#1 A Heartbeat start; 1121 came u#2 A Heartbeat start; 1126 went u#1 A Expired start",
+    );
+}
+
+#[test]
+fn stream_that_was_behind_is_waited_for_after_its_end() {
+    // A's canary of 2001 is dead at 3502: until 4001 an end waits for A to come back.
+    let dead = format!(
+        "{TWO} 2001 due; 2002 canary B; {} 2300 set B v#6; 2300 answered B v#6=30000; {} 3001 canary B; {} 3502 due;",
+        dues(2_100, 2_300),
+        dues(2_400, 3_100),
+        dues(3_100, 3_500),
+    );
+    let said = "1 came u#1 A Heartbeat start; 2300 came v#6 B Heartbeat start; \
+                3502 gap A canary (the event stream is dead (canary not seen in time)); 3502 close A canary;";
+    changes(
+        &format!(
+            "{dead} 3600 expired B v#6; 3601 down A; 3650 up A; 3651 page A u#1 v#2; 3652 answered A u#1=9 v#2=9; 3653 due; 3654 canary A; 3655 canary B"
+        ),
+        &format!("{said} 3652 came v#2 A Reconciled canary; 3654 went v#6 B Expired start"),
+    );
+    changes(
+        &format!("{dead} 3600 expired B v#6; 3601 down A; 4001 due; 4002 due"),
+        &format!("{said} 4002 went v#6 B Expired start"),
+    );
+}
+
 #[test]
 fn mark_waits_for_held_ends() {
     check(
