@@ -294,7 +294,7 @@ struct BenchArgs {
     url: Option<Address>,
     #[command(flatten)]
     token: access::TokenArgs,
-    /// Number of users for lag and heartbeats
+    /// Number of users for lag, heartbeats and capacity
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
     /// Number of sockets for connections, and for the fanout row in which all watch one user
@@ -303,7 +303,10 @@ struct BenchArgs {
     /// Number of sockets for the other rows of fanout
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     watchers: u32,
-    /// Duration of each rate of fanout and of each row of heartbeats
+    /// Numbers of daemons for capacity, 0 to 64, separated by commas; 0 is Redis without notifications
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0,1,2,4,8", value_parser = clap::value_parser!(u8).range(..=64))]
+    daemons: Vec<u8>,
+    /// Duration of each rate of fanout and of each row of heartbeats and capacity
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     seconds: Duration,
     /// Print one JSON object per line

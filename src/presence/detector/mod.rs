@@ -125,6 +125,8 @@ pub struct Detector {
     polled: bool,
     /// The last event, if it was a `set`.
     last_set: LastSet,
+    /// The last event, if it was the `new` of a key whose `del` is in doubt.
+    recreated: Option<(u32, Time)>,
     origins: LastOwners,
     checks: Checks,
     fickle: Fickle,
@@ -151,6 +153,7 @@ impl Detector {
             outages: Outages::default(),
             polled: false,
             last_set: None,
+            recreated: None,
             origins: LastOwners::default(),
             checks: Checks::default(),
             fickle: Fickle::default(),
@@ -167,6 +170,9 @@ impl Detector {
     /// Takes in one piece of evidence. `now` must never go back.
     pub fn handle(&mut self, now: Time, input: Input) {
         let last_set = if input.is_event() { self.last_set.take() } else { None };
+        if input.is_event() {
+            self.end_recreated(&input);
+        }
         match input {
             Input::Due => self.due(now),
             Input::Up { run, outage, well, polled, uptime_ms } => {
@@ -185,9 +191,7 @@ impl Detector {
             Input::Sweep => self.begin_sweep(),
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
             Input::Renewed(name) => self.renewed(now, name, Renewal::Set),
-            // The `set` of the same command follows.
-            Input::Created(name) if !self.polled => self.renewed(now, name, Renewal::Placed),
-            Input::Created(name) => self.renewed(now, name, Renewal::Created),
+            Input::Created(name) => self.created(now, name),
             Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
             Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Written(name, ttl_ms) => {
@@ -289,6 +293,19 @@ impl Detector {
         self.apply(at, |slot| Some(slot.end(now, reason)));
         self.origins.forget(at);
         self.free(at);
+    }
+
+    fn created(&mut self, now: Time, name: &[u8]) {
+        if let Some(at) = self.table.find(name).filter(|&at| self.table[at].proves_deletion()) {
+            // The next event says whether the key was deleted, or has moved away and back.
+            self.touch(at);
+            self.recreated = self.polled.then_some((at, now));
+        } else if self.polled {
+            self.renewed(now, name, Renewal::Created);
+        } else {
+            // The `set` of the same command follows.
+            self.renewed(now, name, Renewal::Placed);
+        }
     }
 
     fn renewed(&mut self, now: Time, name: &[u8], how: Renewal) {

@@ -322,6 +322,7 @@ impl Detector {
 
     /// Drops all batches and queues: their fences may be lost.
     pub(super) fn drop_asks(&mut self) {
+        self.recreated = None;
         let last = self.asks.last;
         let asks = std::mem::replace(&mut self.asks, Asks { last, ..Asks::default() });
         let batched = asks.batches.into_values().flat_map(|batch| batch.slots);

@@ -94,7 +94,7 @@ impl Slot {
         self.put_doubt(true);
     }
 
-    /// Whether a `set` from this server shows that the `del` in doubt was a deletion.
+    /// Whether a `set`, or a `new` without a `restore`, from this server shows that the `del` in doubt was a deletion.
     pub fn proves_deletion(&self) -> bool {
         self.is_live() && self.is_doubted() && !self.is_adopted() && !self.is_moved()
     }

@@ -9,7 +9,7 @@
 //!
 //! | event | asked | live | granted | doubted | adopted | moved |
 //! | --- | --- | --- | --- | --- | --- | --- |
-//! | `set`, `new`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
+//! | `set`, `new`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`, `new` without `restore`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
 //! | `expire`, `persist`: [`retime`](Slot::retime) | → live, online | asked | → live, asked | → live, asked | asked, still adopted | → live, asked |
 //! | a daemon wrote it: [`shorten`](Slot::shorten) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
@@ -280,6 +280,7 @@ impl Slot {
         self.filed != 0
     }
 
+    #[cfg(test)]
     pub(super) fn deadline(&self) -> Time {
         self.deadline
     }
