@@ -30,6 +30,9 @@ const RATE: f64 = 10_000.0;
 const EVERY: Duration = Duration::from_secs(2);
 /// The interval between two pipelines of heartbeats.
 const TICK: Duration = Duration::from_millis(2);
+/// The advice where Redis does not answer in time.
+const TOO_MUCH: &str = "Redis did not take a heartbeat in time, so this load is too much for this machine; use fewer users or daemons: \
+                        --users 6000 --daemons 0,1,2";
 /// The values of `--events` that are measured.
 const EVENTS: [&str; 3] = ["set", "expire", "new"];
 
@@ -150,7 +153,7 @@ impl Load {
             }
             if due as usize > sent {
                 sent = due as usize;
-                pipeline.all::<Vec<Value>>().await?;
+                pipeline.all::<Vec<Value>>().await.context(TOO_MUCH)?;
             }
             bar.set_position(began.elapsed().as_millis() as u64);
         }
