@@ -133,7 +133,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Time for a TLS handshake and for the headers of a request; after it the daemon closes the connection.
     pub handshake_timeout: Duration,
-    /// Time during which a client takes no byte of an answer or event stream; after it the daemon closes the connection.
+    /// Time during which a client takes no byte of an answer, event stream or socket; after it the daemon closes the connection.
     pub write_timeout: Duration,
     /// Time for a request's body; after it the request fails with 400.
     pub body_timeout: Duration,
@@ -159,7 +159,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Pending transitions of a lossless socket; above it the socket is closed with 4008.
     pub lossless_pending: usize,
-    /// Memory for what waits for all clients, in bytes; above it the clients with the longest queues are closed.
+    /// Memory for what waits for all clients, and of messages that they have not ended, in bytes; above it the clients with the longest queues are closed.
     pub mailbox_bytes: usize,
     /// Offline users whose last heartbeat is kept; above it the oldest are forgotten.
     pub remembered_users: usize,

@@ -190,7 +190,11 @@ impl Metrics {
             sockets: gauge(r, "sockets", "Open WebSockets"),
             watchers: gauge(r, "watchers", "Open WebSockets that watch at least one user"),
             event_streams: gauge(r, "event_streams", "Open streams of Server-Sent Events"),
-            ready: gauge(r, "ready", "1 while every Redis server is subscribed, reconciled and verified"),
+            ready: gauge(
+                r,
+                "ready",
+                "1 while every Redis server is subscribed, reconciled and verified, and the daemon does not drain",
+            ),
             immortal_keys: gauge(
                 r,
                 "keys_without_ttl",

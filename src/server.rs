@@ -16,7 +16,7 @@ use crate::redis::writer::Store;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
-use crate::web::audit::AuditLog;
+use crate::web::audit::{self, AuditLog};
 use crate::web::limits::activity::Times;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
@@ -248,6 +248,18 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// What is wrong with these settings and the files that they name, as far as the daemon would notice it at its start.
+pub fn faults(config: &Config) -> Vec<anyhow::Error> {
+    let access = &config.access;
+    let origin = |named: &[String], hosts: &[String]| Origins::new(named, hosts, access.is_open()).err();
+    let mut faults = Gate::faults(access);
+    faults.extend(config.tls.clone().and_then(|files| Tls::new(files).err()));
+    faults.extend(config.audit.as_deref().and_then(|path| audit::check(path).err()));
+    faults.extend(access.origins.iter().filter_map(|one| origin(std::slice::from_ref(one), &[])));
+    faults.extend(access.hosts.iter().filter_map(|one| origin(&[], std::slice::from_ref(one))));
+    faults
 }
 
 /// Drains until its time is over or another signal comes.

@@ -31,6 +31,14 @@ fn collector() -> Option<(&'static str, String)> {
     ENDPOINTS.into_iter().map(|name| (name, value(name))).find(|(_, address)| !address.is_empty())
 }
 
+/// Checks the address of the collector.
+///
+/// # Errors
+/// It cannot be used.
+pub fn check() -> anyhow::Result<()> {
+    export::check()
+}
+
 /// Whether the exporter logs this for every failed batch. `sender.rs` logs the failure once instead.
 pub fn said_once(of: &Metadata) -> bool {
     of.name().starts_with("Export.Failed")

@@ -49,11 +49,8 @@ pub struct AccessArgs {
 
 impl AccessArgs {
     /// The rights to read and write.
-    ///
-    /// # Errors
-    /// [`Usage`] if the daemon must not start like this.
-    pub fn access(&self, listen: SocketAddr) -> Result<Access> {
-        let access = Access {
+    pub fn access(&self) -> Access {
+        Access {
             jwt_key: self.jwt_key.clone(),
             jwt_secret: self.jwt_secret.clone(),
             audience: self.jwt_audience.clone(),
@@ -62,37 +59,52 @@ impl AccessArgs {
             revoked: self.revoked.clone(),
             origins: self.allow_origin.clone(),
             hosts: self.allow_host.clone(),
-        };
-        if access.jwt_key.is_none() && access.jwt_secret.is_none() {
-            let flags = [
-                (access.audience.is_some(), "--jwt-audience"),
-                (access.issuer.is_some(), "--jwt-issuer"),
-                (access.revoked.is_some(), "--revoked"),
-            ];
-            if let Some((_, flag)) = flags.iter().find(|(given, _)| *given) {
-                bail!(Usage(format!(
-                    "{flag} checks clients' tokens; add --jwt-key FILE or --jwt-secret FILE"
-                )));
-            }
         }
-        if self.no_auth && !access.is_open() {
-            let text = "--no-auth disables authentication, but --jwt-key, --jwt-secret or --service-token requires \
-                        tokens; remove one of them";
-            bail!(Usage(text.into()));
+    }
+
+    /// Warns if everyone on the network may read and write everything.
+    ///
+    /// # Errors
+    /// [`Usage`] if the daemon must not start like this.
+    pub fn check(&self, listen: SocketAddr) -> Result<()> {
+        if let Some(fault) = self.faults(listen).into_iter().next() {
+            bail!(fault);
         }
-        if access.is_open() && !listen.ip().is_loopback() {
-            if !self.no_auth {
-                bail!(Usage(format!(
-                    "--listen {listen} is not a loopback address, so anyone on the network could read and write \
-                     everybody's presence. Listen on 127.0.0.1, require tokens (--jwt-key FILE, \
-                     --jwt-secret FILE, --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
-                )));
-            }
+        if self.no_auth && !listen.ip().is_loopback() {
             warn!(
                 "--no-auth on {listen}: anyone who can reach this address may read and write everybody's presence"
             );
         }
-        Ok(access)
+        Ok(())
+    }
+
+    /// Each reason why the daemon must not start like this.
+    pub fn faults(&self, listen: SocketAddr) -> Vec<Usage> {
+        let is_open = self.access().is_open();
+        let mut faults = Vec::new();
+        if self.jwt_key.is_none() && self.jwt_secret.is_none() {
+            let flags = [
+                (self.jwt_audience.is_some(), "--jwt-audience"),
+                (self.jwt_issuer.is_some(), "--jwt-issuer"),
+                (self.revoked.is_some(), "--revoked"),
+            ];
+            faults.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| {
+                format!("{flag} checks clients' tokens; add --jwt-key FILE or --jwt-secret FILE")
+            }));
+        }
+        if self.no_auth && !is_open {
+            let text = "--no-auth disables authentication, but --jwt-key, --jwt-secret or --service-token requires \
+                        tokens; remove one of them";
+            faults.push(text.into());
+        }
+        if is_open && !self.no_auth && !listen.ip().is_loopback() {
+            faults.push(format!(
+                "--listen {listen} is not a loopback address, so anyone on the network could read and write \
+                 everybody's presence. Listen on 127.0.0.1, require tokens (--jwt-key FILE, \
+                 --jwt-secret FILE, --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
+            ));
+        }
+        faults.into_iter().map(Usage).collect()
     }
 }
 

@@ -9,10 +9,8 @@ use crate::redis::link::parser::Seal;
 use crate::redis::target::Target;
 use crate::redis::writer::{Store, WriteConnection};
 use anyhow::{Context, Result, anyhow};
-use fred::prelude::*;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
 
 pub async fn run(args: BeatArgs) -> Result<ExitCode> {
@@ -49,7 +47,7 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
 
 enum HeartbeatSender {
     Daemon(super::daemon::DaemonApi),
-    Redis(WriteConnection, Names),
+    Redis(Box<WriteConnection>, Names),
     Cluster { store: Box<Store>, _followed: Followed },
 }
 
@@ -80,9 +78,9 @@ impl HeartbeatSender {
         let connection = match args.every {
             // For a single heartbeat, a Redis that is unreachable now is an error.
             None => WriteConnection::open(target).await?,
-            Some(_) => WriteConnection::persistent(target)?,
+            Some(_) => WriteConnection::new(target),
         };
-        Ok(HeartbeatSender::Redis(connection, names))
+        Ok(HeartbeatSender::Redis(Box::new(connection), names))
     }
 
     async fn beat(&self, args: &BeatArgs) -> Result<()> {
@@ -91,9 +89,8 @@ impl HeartbeatSender {
                 progress::waiting_for(&daemon.shown(), daemon.beat(&args.users, *args.ttl)).await?;
             }
             HeartbeatSender::Redis(connection, names) => {
-                for key in &args.users {
-                    set(connection, names.redis_key(key.as_str()), *args.ttl).await?;
-                }
+                let keys = args.users.iter().map(|key| names.redis_key(key.as_str()));
+                connection.set(keys, *args.ttl).await.context("cannot write the heartbeat")?;
             }
             HeartbeatSender::Cluster { store, .. } => {
                 let keys: Vec<_> = args.users.iter().map(|key| (key.clone(), None)).collect();
@@ -102,10 +99,4 @@ impl HeartbeatSender {
         }
         Ok(())
     }
-}
-
-async fn set(connection: &WriteConnection, name: String, ttl: Duration) -> Result<()> {
-    let expire = Some(Expiration::PX(ttl.as_millis() as i64));
-    let set: Result<(), _> = connection.client().set(name, 1, expire, None, false).await;
-    set.context("cannot write the heartbeat")
 }

@@ -7,7 +7,6 @@ use crate::redis::target::Target;
 use crate::redis::writer::WriteConnection;
 use crate::server::Daemon;
 use anyhow::Result;
-use fred::prelude::*;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::process::ExitCode;
@@ -55,7 +54,7 @@ enum Next {
 
 /// One loop for all users: a heap holds the next action of each.
 async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
-    let connection = WriteConnection::persistent(&target)?;
+    let connection = WriteConnection::new(&target);
     let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
     let mut queue: BinaryHeap<_> =
         (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
@@ -80,17 +79,14 @@ async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
 }
 
 async fn beat(connection: &WriteConnection, key: String) {
-    let expire = Some(Expiration::PX(TTL.as_millis() as i64));
-    let set: Result<(), _> = connection.client().set(key, 1, expire, None, false).await;
-    if let Err(why) = set {
-        tracing::warn!("a simulated heartbeat failed: {why}");
+    if let Err(why) = connection.set([key], TTL).await {
+        tracing::warn!("a simulated heartbeat failed: {why:#}");
     }
 }
 
 async fn end(connection: &WriteConnection, key: String) {
-    let deleted: Result<(), _> = connection.client().del(key).await;
-    if let Err(why) = deleted {
-        tracing::warn!("a simulated leave failed: {why}");
+    if let Err(why) = connection.delete([key]).await {
+        tracing::warn!("a simulated leave failed: {why:#}");
     }
 }
 

@@ -1,78 +1,140 @@
-//! Values from the environment, parsed strictly.
+//! Command lines, with values from the environment and the file of `--config`, parsed strictly.
 //!
 //! Files with variables are easy to write wrong: Docker keeps quotes, editors on Windows add carriage returns. Such a
 //! value must not be taken literally, least of all `KEYBEAT_NO_AUTH="false"`.
 
+use super::config_file::ConfigFile;
+use super::strict::{fault, invalid};
 use super::{Args, Usage, logging};
-use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, Id};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Why the command line or the environment was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Rejected {
+/// Why the command line, the environment or the file of `--config` was refused.
+#[derive(Debug, Default)]
+pub struct Rejected {
+    /// What only keybeat can judge.
+    faults: Vec<Usage>,
     /// An error of clap, or the requested help.
-    #[error("{0}")]
-    Clap(#[from] clap::Error),
-    /// A value that only keybeat can judge.
-    #[error("{0}")]
-    Usage(#[from] Usage),
+    clap: Option<clap::Error>,
+    /// The file selects JSON logs, unless an argument or variable does not.
+    json_in_file: bool,
 }
 
 impl Rejected {
-    /// Prints the reason, or the requested help, and returns the exit code.
+    /// Prints the reasons, or the requested help, and returns the exit code.
     pub fn print(self, words: &[OsString]) -> ExitCode {
-        let is_help = matches!(&self, Rejected::Clap(why) if !why.use_stderr());
-        if !is_help && logging::wants_json(words) {
-            let text = match &self {
-                Rejected::Clap(why) => why.render().to_string(),
-                Rejected::Usage(why) => why.to_string(),
-            };
-            let first = text.lines().next().unwrap_or_default();
-            eprintln!("{}", logging::json_line(first.trim_start_matches("error: ")));
+        if let Some(help) = self.clap.as_ref().filter(|why| !why.use_stderr()) {
+            help.exit();
+        }
+        if logging::wants_json(words, self.json_in_file) {
+            let why = self.clap.map(|why| why.render().to_string());
+            let first = why.iter().filter_map(|why| why.lines().next());
+            let first = first.map(|line| line.trim_start_matches("error: ").to_owned());
+            for text in self.faults.iter().map(Usage::to_string).chain(first) {
+                eprintln!("{}", logging::json_line(&text));
+            }
             return ExitCode::from(2);
         }
-        match self {
-            Rejected::Clap(why) => why.exit(),
-            Rejected::Usage(why) => eprintln!("keybeat: {why}"),
+        for why in &self.faults {
+            eprintln!("keybeat: {why}");
         }
-        ExitCode::from(2)
+        match self.clap {
+            Some(why) => why.exit(),
+            None => ExitCode::from(2),
+        }
     }
 }
 
-/// A variable with a malformed value.
+/// A variable with a malformed or invalid value.
 struct Malformed {
-    argument: clap::Id,
-    variable: String,
-    fault: &'static str,
+    argument: Id,
+    fault: String,
 }
 
-/// Parses a command line. Arguments take precedence over variables; an empty variable counts as not set.
+/// Where the value of an argument comes from. The later ones take precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    Default,
+    File,
+    Variable,
+    Argument,
+}
+
+/// Parses a command line. Arguments take precedence over variables, and variables over the file of `--config`; an empty
+/// variable counts as not set.
 ///
 /// # Errors
-/// An argument is wrong, or a variable that the command uses; the text names the variable.
+/// An argument is wrong, or a variable that the command uses, or the file; the text names the variable, or the line and key.
 pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     let mut malformed = Vec::new();
     let mut command = Args::command()
         .mut_subcommands(|command| command.mut_args(|argument| checked(argument, &mut malformed)));
-    let matches = match command.try_get_matches_from_mut(words) {
-        Ok(matches) => matches,
-        Err(why) => return Err(with_variable(why, &command, words).into()),
+    // Without checks that span several arguments, some of which may be in the file.
+    let lenient = command.clone().ignore_errors(true).try_get_matches_from(words);
+    let lenient = lenient.map_err(|help| Rejected { clap: Some(help), ..Rejected::default() })?;
+    let named = lenient.subcommand();
+    let file =
+        named.and_then(|(name, matches)| file(command.find_subcommand(name)?, matches)).unwrap_or_default();
+    let origin = |id: &str| named.map_or(Origin::Default, |(_, matches)| origin(matches, &malformed, id));
+    let (added, from_file) = file.words(|id| origin(id.as_str()) > Origin::File);
+    let faults = file.faults.into_iter().chain(used(named, &malformed)).map(Usage).collect();
+    let json_in_file = added.iter().any(|word| word == "--log-format=json");
+    let mut rejected = Rejected { faults, clap: None, json_in_file };
+    let (first, rest) = words.split_at(words.len().min(2));
+    let matches = command.try_get_matches_from_mut(first.iter().chain(&added).chain(rest));
+    let mut args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
+        Ok(args) => args,
+        Err(why) => return Err(Rejected { clap: Some(why), ..rejected }),
     };
-    if let Some((_, matches)) = matches.subcommand() {
-        refuse(matches, &malformed)?;
+    if let Err(why) = decide(&mut args, |id| if from_file.contains(id) { Origin::File } else { origin(id) }) {
+        rejected.faults.push(why);
     }
-    let mut args = Args::from_arg_matches(&matches)?;
-    if let (Some(source), Some((_, matches))) = (args.source_mut(), matches.subcommand()) {
-        let typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    if rejected.faults.is_empty() { Ok(args) } else { Err(rejected) }
+}
+
+/// The file that the arguments or the environment name.
+fn file(command: &Command, matches: &ArgMatches) -> Option<ConfigFile> {
+    let path = matches.try_get_one::<PathBuf>("config").ok()??;
+    Some(ConfigFile::read(path, command))
+}
+
+/// Where an argument has its value from, the file aside. A malformed variable is a variable too.
+fn origin(matches: &ArgMatches, malformed: &[Malformed], id: &str) -> Origin {
+    let is_used = matches.try_contains_id(id).is_ok();
+    match is_used.then(|| matches.value_source(id)).flatten() {
+        Some(ValueSource::CommandLine) => Origin::Argument,
+        Some(ValueSource::EnvVariable) => Origin::Variable,
+        _ if is_used && malformed.iter().any(|variable| variable.argument.as_str() == id) => Origin::Variable,
+        _ => Origin::Default,
+    }
+}
+
+/// Decides between arguments that exclude each other.
+fn decide(args: &mut Args, origin: impl Fn(&str) -> Origin) -> Result<(), Usage> {
+    if let Some(source) = args.source_mut() {
+        let typed = |name: &str| origin(name) == Origin::Argument;
         source.decide(typed("url"), typed("redis"))?;
     }
-    if let (Some(pattern), Some((_, matches))) = (args.pattern_mut(), matches.subcommand()) {
-        pattern.decide(matches.value_source("prefix"), matches.value_source("key_pattern"))?;
+    if let Some(pattern) = args.pattern_mut() {
+        pattern.decide(origin("prefix"), origin("key_pattern"))?;
     }
-    Ok(args)
+    Ok(())
+}
+
+/// The faults of the variables that the command uses.
+fn used(named: Option<(&str, &ArgMatches)>, malformed: &[Malformed]) -> Vec<String> {
+    let Some((_, matches)) = named else { return Vec::new() };
+    // Several commands have arguments of one name.
+    let mut seen = HashSet::new();
+    let used = malformed.iter().filter(|variable| {
+        origin(matches, malformed, variable.argument.as_str()) == Origin::Variable
+            && seen.insert(&variable.fault)
+    });
+    used.map(|variable| variable.fault.clone()).collect()
 }
 
 /// The value of a variable that is no argument's; `None` if it is not set or empty.
@@ -88,79 +150,17 @@ pub fn value(variable: &str) -> Result<Option<String>, Usage> {
     }
 }
 
-/// The argument, without its variable if that is empty or malformed.
+/// The argument, without its variable if that is empty, malformed or invalid.
 fn checked(argument: Arg, malformed: &mut Vec<Malformed>) -> Arg {
     let Some(variable) = argument.get_env().map(OsStr::to_owned) else { return argument };
     let Some(value) = std::env::var_os(&variable) else { return argument };
     if value.is_empty() {
         return argument.env(None::<&'static str>);
     }
-    let Some(fault) = fault(&value) else { return argument };
     let variable = variable.to_string_lossy().into_owned();
-    malformed.push(Malformed { argument: argument.get_id().clone(), variable, fault });
+    let text = value.to_string_lossy();
+    let malformation = fault(&value).map(|fault| format!("{variable} {fault}"));
+    let Some(fault) = malformation.or_else(|| invalid(&argument, &variable, &text)) else { return argument };
+    malformed.push(Malformed { argument: argument.get_id().clone(), fault });
     argument.env(None::<&'static str>)
-}
-
-/// An error if the command would have used a malformed variable.
-fn refuse(matches: &ArgMatches, malformed: &[Malformed]) -> Result<(), Usage> {
-    for Malformed { argument, variable, fault } in malformed {
-        let used = matches.try_contains_id(argument.as_str()).is_ok();
-        let typed = used && matches.value_source(argument.as_str()) == Some(ValueSource::CommandLine);
-        if used && !typed {
-            return Err(Usage(format!("{variable} {fault}")));
-        }
-    }
-    Ok(())
-}
-
-/// The fault in the form of a value. The text does not show the value, which may be a secret.
-fn fault(value: &OsStr) -> Option<&'static str> {
-    let Some(text) = value.to_str() else { return Some("is not UTF-8") };
-    if text.ends_with('\r') {
-        return Some("ends with a carriage return; save the file with Unix line endings (LF)");
-    }
-    if text.chars().any(char::is_control) {
-        return Some("contains a control character or line break; remove it");
-    }
-    if text.trim() != text {
-        return Some("begins or ends with a space; remove the space");
-    }
-    let quotes = ['"', '\''];
-    if text.starts_with(quotes) || text.ends_with(quotes) {
-        return Some("is in quotes; remove the quotes (docker --env-file keeps them as part of the value)");
-    }
-    None
-}
-
-/// Names the variable instead of the argument, if the invalid value came from the environment.
-fn with_variable(mut why: clap::Error, command: &Command, words: &[OsString]) -> clap::Error {
-    let Some(ContextValue::String(shown)) = why.get(ContextKind::InvalidArg) else { return why };
-    let flag = shown.split([' ', '=']).next().unwrap_or_default().to_owned();
-    let Some(long) = flag.strip_prefix("--") else { return why };
-    let mut arguments = command.get_subcommands().flat_map(Command::get_arguments);
-    let Some(argument) = arguments.find(|argument| argument.get_long() == Some(long)) else { return why };
-    let typed = words.iter().any(|word| word.to_string_lossy().split('=').next() == Some(&flag));
-    let variable = argument.get_env().filter(|name| !typed && std::env::var_os(name).is_some());
-    if let Some(variable) = variable.map(|name| name.to_string_lossy().into_owned()) {
-        why.insert(ContextKind::InvalidArg, ContextValue::String(variable));
-    }
-    why
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn malformed_values_are_recognized() {
-        for value in
-            ["\"false\"", "'false'", "false\r", " false", "false ", "a\nb", "\"\"", "\tx", "presence:'"]
-        {
-            assert!(fault(OsStr::new(value)).is_some(), "{value:?}");
-        }
-        for value in ["false", "presence:", "redis://u:p'w@h", "https://a.example, https://b.example", "日本"]
-        {
-            assert_eq!(fault(OsStr::new(value)), None, "{value:?}");
-        }
-    }
 }

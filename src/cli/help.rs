@@ -16,7 +16,8 @@ pub const SERVE: &str = "Examples:
   keybeat serve --redis 'redis-sentinel://HOST:26379?sentinelServiceName=NAME'
   keybeat serve --redis redis-cluster://HOST:6379
   keybeat serve --listen 0.0.0.0:7400 --redis redis://HOST:6379 --jwt-key key.pem
-  keybeat serve --allow-origin https://app.example   # allow web pages of this origin";
+  keybeat serve --allow-origin https://app.example   # allow web pages of this origin
+  keybeat serve --config keybeat.toml --check        # check settings and files, then exit";
 
 pub const DEMO: &str = "Examples:
   keybeat demo

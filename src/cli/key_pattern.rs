@@ -1,10 +1,10 @@
 //! `--prefix` and `--key-pattern`: which keys are presence keys.
 
+use super::environment::Origin;
 use super::{Usage, values};
 use crate::config::DEFAULT_PREFIX;
 use crate::presence::KeyPattern;
 use clap::Parser;
-use clap::parser::ValueSource;
 
 #[derive(Parser, Clone)]
 pub struct PatternArgs {
@@ -18,22 +18,12 @@ pub struct PatternArgs {
 }
 
 impl PatternArgs {
-    /// Decides between the two: an argument takes precedence over a variable.
+    /// Decides between the two: an argument takes precedence over a variable, and a variable over the file.
     ///
     /// # Errors
-    /// Both are arguments, or both are variables.
-    pub fn decide(
-        &mut self,
-        prefix: Option<ValueSource>,
-        key_pattern: Option<ValueSource>,
-    ) -> Result<(), Usage> {
-        let rank = |source| match source {
-            Some(ValueSource::CommandLine) => 2,
-            Some(ValueSource::EnvVariable) => 1,
-            _ => 0,
-        };
-        let (prefix, key_pattern) = (rank(prefix), rank(key_pattern));
-        if prefix == key_pattern && prefix > 0 {
+    /// Both come from the same place.
+    pub fn decide(&mut self, prefix: Origin, key_pattern: Origin) -> Result<(), Usage> {
+        if prefix == key_pattern && prefix > Origin::Default {
             let text =
                 "--prefix and --key-pattern both say which keys are presence keys; use only one of them";
             return Err(Usage(text.into()));

@@ -41,7 +41,7 @@ pub struct LimitArgs {
     /// Time for a TLS handshake and for the headers of a request; after it the connection is closed
     #[arg(long, env = "KEYBEAT_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.handshake_timeout.into(), value_parser = duration)]
     handshake_timeout: Duration,
-    /// Time during which a client reads nothing of an answer or event stream; after it the connection is closed
+    /// Time during which a client reads nothing of an answer, event stream or socket; after it the connection is closed
     #[arg(long, env = "KEYBEAT_WRITE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.write_timeout.into(), value_parser = duration)]
     write_timeout: Duration,
     /// Time for the body of a request; after it the request gets 400
@@ -62,8 +62,8 @@ pub struct LimitArgs {
     /// Maximum users that one socket watches by name; a watch beyond it gets an error
     #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value_t = DEFAULT.watches_per_socket)]
     max_watches_per_socket: usize,
-    /// Memory for what waits for slow clients, in MiB: changes, snapshots, messages and answers; above it, the clients with
-    /// the longest queues are closed (sockets: 1013)
+    /// Memory for what waits for slow clients, in MiB: changes, snapshots, messages and answers, and for messages that
+    /// clients have begun; above it, the clients with the longest queues are closed (sockets: 1013)
     #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = positive())]
     mailbox_mib: u32,
     /// Maximum heartbeats and logouts per second of one client's token, in bursts ten times as many; further ones get 429

@@ -28,10 +28,9 @@ pub fn level(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The filter of a level: the level applies to keybeat, libraries log from `warn` on, and fred logs nothing, because
-/// keybeat receives each of its errors as a result and logs it once, not once per attempt.
+/// The filter of a level: the level applies to keybeat, and libraries log from `warn` on.
 fn filter(text: &str) -> String {
-    if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") }
+    if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,keybeat={text}") }
 }
 
 /// Starts the log, and traces if the environment names a collector.
@@ -72,17 +71,20 @@ pub fn result(format: Format, result: Result<ExitCode>) -> Result<ExitCode> {
     }
 }
 
-/// Whether the command line or the environment selects JSON logs. For errors that prevent parsing them.
-pub fn wants_json(words: &[OsString]) -> bool {
+/// Whether the command line, the environment or else the file of `--config` selects JSON logs. For errors that prevent
+/// parsing them.
+pub fn wants_json(words: &[OsString], in_file: bool) -> bool {
     let typed = words
         .iter()
         .position(|word| word == "--log-format")
         .map(|at| words.get(at + 1) == Some(&"json".into()));
     let typed = typed.or_else(|| words.iter().any(|word| word == "--log-format=json").then_some(true));
     let serves = words.get(1).is_some_and(|word| word == "serve" || word == "demo");
-    serves
-        && typed
-            .unwrap_or_else(|| std::env::var_os("KEYBEAT_LOG_FORMAT").is_some_and(|format| format == "json"))
+    serves && typed.or_else(|| format_variable().map(|format| format == "json")).unwrap_or(in_file)
+}
+
+fn format_variable() -> Option<OsString> {
+    std::env::var_os("KEYBEAT_LOG_FORMAT").filter(|format| !format.is_empty())
 }
 
 /// An error as a line of the JSON log.
@@ -93,7 +95,12 @@ pub fn json_line(message: &str) -> String {
 
 /// Logs warnings and errors only, for commands that print a result.
 pub fn start_quiet() {
-    tracing_subscriber::registry().with(lines(Format::Text, "warn")).init();
+    start_lines(Format::Text, "warn");
+}
+
+/// Starts the log without traces.
+pub fn start_lines(format: Format, level: &str) {
+    tracing_subscriber::registry().with(lines(format, level)).init();
 }
 
 /// Logs nothing, for a command that draws on the whole screen.

@@ -4,7 +4,9 @@ mod access;
 mod address;
 mod beat;
 mod bench;
+mod check;
 mod colour;
+mod config_file;
 mod daemon;
 mod demo;
 mod doctor;
@@ -22,6 +24,7 @@ mod progress;
 mod redis_access;
 mod serve;
 mod source;
+mod strict;
 mod tls;
 mod top;
 mod values;
@@ -104,6 +107,14 @@ struct ServeArgs {
     redis: Option<String>,
     #[command(flatten)]
     redis_access: redis_access::RedisAccessArgs,
+    /// File with settings in TOML: keys are these flags without --, lists for flags with several values. Arguments and
+    /// variables take precedence; an unknown key is refused
+    #[arg(long, env = "KEYBEAT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check all settings and the files that they name, print each fault, and exit without a connection: 0 if there is no
+    /// fault, else 2
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -320,6 +331,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         crate::panics::install();
     }
     match args.command {
+        Command::Serve(args) if args.check => check::run(&args),
         Command::Serve(args) => serve::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Ls(args) => list::run(args).await,
@@ -341,7 +353,13 @@ impl DaemonArgs {
     /// # Errors
     /// [`Usage`] if the daemon must not start with these settings.
     fn config(&self) -> Result<Config> {
-        Ok(Config {
+        self.access.check(self.listen)?;
+        Ok(self.settings())
+    }
+
+    /// The settings, which may not suit each other.
+    fn settings(&self) -> Config {
+        Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
             key_pattern: self.pattern.pattern(),
@@ -349,13 +367,13 @@ impl DaemonArgs {
             configure_redis: self.configure_redis,
             events: self.events.into(),
             probes: self.probes,
-            access: self.access.access(self.listen)?,
+            access: self.access.access(),
             tls: self.tls.files(),
             audit: self.audit.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
             drain: self.drain.into(),
             limits: self.limits.limits(),
-        })
+        }
     }
 }
 

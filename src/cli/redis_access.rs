@@ -29,13 +29,25 @@ impl RedisAccessArgs {
         self.redis_password_file.is_some()
     }
 
+    fn tls(&self) -> RedisTlsFiles {
+        RedisTlsFiles { ca: self.redis_ca.clone(), own: self.redis_cert.clone().zip(self.redis_key.clone()) }
+    }
+
+    /// What is wrong with each file.
+    pub fn faults(&self) -> Vec<anyhow::Error> {
+        let tls = self.tls();
+        let tls = if tls.is_empty() { Ok(()) } else { tls.config().map(drop) };
+        let password =
+            self.redis_password_file.clone().map_or(Ok(()), |path| PasswordFile(path).read().map(drop));
+        [tls, password].into_iter().filter_map(Result::err).collect()
+    }
+
     /// The Redis with these certificates and this password.
     ///
     /// # Errors
     /// A file cannot be used, or it does not suit the URL.
     pub fn apply(&self, target: Target) -> Result<Target> {
-        let own = self.redis_cert.clone().zip(self.redis_key.clone());
-        let target = target.with_tls(&RedisTlsFiles { ca: self.redis_ca.clone(), own })?;
+        let target = target.with_tls(&self.tls())?;
         match &self.redis_password_file {
             Some(path) => target.with_password(PasswordFile(path.clone())),
             None => Ok(target),

@@ -22,6 +22,9 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let config = args.daemon.config()?;
     let redis = named_redis(&args)?;
     let daemon = Daemon::bind(config, redis).await?;
+    if let Some(file) = &args.config {
+        info!("settings read from {}", file.display());
+    }
     info!("listening on {}://{}", daemon.scheme(), daemon.address()?);
     if let Some(address) = daemon.admin_address()? {
         info!("health and metrics on {}://{address}", daemon.scheme());
@@ -39,7 +42,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
 /// # Errors
 /// [`Usage`] for a password of a private Redis, and where a private Redis would be started by mistake: a daemon for others would lose all presence when it
 /// stops, and an empty variable was meant to name a Redis.
-fn named_redis(args: &ServeArgs) -> Result<Option<Target>> {
+pub fn named_redis(args: &ServeArgs) -> Result<Option<Target>> {
     let listen = args.daemon.listen;
     match args.redis.as_deref() {
         Some(PRIVATE) | None if args.redis_access.has_password() => bail!(Usage(

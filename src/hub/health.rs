@@ -2,7 +2,6 @@
 
 use super::Hub;
 use crate::lock::lock;
-use crate::metrics::Metrics;
 use crate::presence::{ServerState, Time};
 use std::sync::Mutex;
 use tokio::sync::watch;
@@ -36,8 +35,7 @@ impl Board {
         }
     }
 
-    fn set(&self, health: Health, metrics: &Metrics) {
-        metrics.ready.set(i64::from(health.up));
+    fn set(&self, health: Health) {
         self.health.send_if_modified(|held| {
             let changed = held.up != health.up || held.cause != health.cause;
             if changed {
@@ -63,7 +61,7 @@ impl Hub {
 
     /// Publishes whether the view matches Redis.
     pub fn set_health(&self, health: Health) {
-        self.board.set(health, &self.metrics);
+        self.board.set(health);
     }
 
     /// The health, as it changes.

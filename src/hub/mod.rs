@@ -133,7 +133,6 @@ pub struct Hub {
     history: History,
     /// The log has to be trimmed.
     long_log: Notify,
-    metrics: Arc<Metrics>,
 }
 
 impl Hub {
@@ -152,11 +151,10 @@ impl Hub {
             epoch: format!("{:x}-{:08x}", now.as_ms(), fastrand::u32(..)),
             board: Board::new(now),
             barrier: Barrier::new(),
-            readers: Arc::new(Readers::new(most, metrics.clone())),
+            readers: Arc::new(Readers::new(most, metrics)),
             everybody: Mutex::new(Everybody::new()),
             history: History::default(),
             long_log: Notify::new(),
-            metrics,
         }
     }
 

@@ -256,12 +256,16 @@ fn stuck_reader_holds_one_change_a_user() {
         hub.apply(&change(&format!("u{}", i % 10), (i / 10) % 2 == 0));
     }
     let length = || lock(&hub.readers.log).len();
-    assert_eq!((hub.metrics.conflated.get(), length()), (0, LOG_KEPT * 2), "the driver folds nothing");
+    assert_eq!(
+        (hub.readers.metrics.conflated.get(), length()),
+        (0, LOG_KEPT * 2),
+        "the driver folds nothing"
+    );
     hub.settle_all(LOG_KEPT / 2);
     assert_eq!(lost.overflow_cause(), Some(Overflow::Behind));
     assert!(length() <= LOG_KEPT, "{}", length());
     assert!(stuck.take(usize::MAX).len() <= 10);
-    assert!(hub.metrics.conflated.get() > 1_000);
+    assert!(hub.readers.metrics.conflated.get() > 1_000);
 }
 
 #[tokio::test]

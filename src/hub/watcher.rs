@@ -48,6 +48,8 @@ pub struct Watcher {
     overflow: AtomicU8,
     /// Bytes that the reader's connection holds for it, besides the backlog.
     held: AtomicUsize,
+    /// Bytes of a message that the reader's client has begun and not ended.
+    unfinished: AtomicUsize,
     bell: Notify,
     readers: Arc<Readers>,
 }
@@ -55,8 +57,9 @@ pub struct Watcher {
 impl Watcher {
     pub(super) fn new(readers: &Arc<Readers>) -> Arc<Watcher> {
         let (id, readers) = (readers.next_id(), readers.clone());
-        let (backlog, overflow, held) = (Mutex::default(), AtomicU8::new(0), AtomicUsize::new(0));
-        let watcher = Arc::new(Watcher { id, backlog, overflow, held, bell: Notify::new(), readers });
+        let (backlog, overflow, bell) = (Mutex::default(), AtomicU8::new(0), Notify::new());
+        let (held, unfinished) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let watcher = Arc::new(Watcher { id, backlog, overflow, held, unfinished, bell, readers });
         let member: Arc<dyn Member> = watcher.clone();
         watcher.readers.add(id, Arc::downgrade(&member));
         watcher
@@ -106,15 +109,24 @@ impl Watcher {
     }
 
     /// Counts what the reader's connection holds for it besides its pending changes: messages that the client has not
-    /// read or not finished. One limit covers the sum for all readers.
+    /// read. One limit covers the sum for all readers.
     pub fn charge(&self, bytes: usize) {
+        self.count(&self.held, bytes);
+    }
+
+    /// Counts the message that the reader's client has begun and not ended, under the same limit.
+    pub fn charge_unfinished(&self, bytes: usize) {
+        self.count(&self.unfinished, bytes);
+    }
+
+    fn count(&self, counted: &AtomicUsize, bytes: usize) {
         {
             // A reader that has to start again counts no more.
             let _backlog = lock(&self.backlog);
             if self.overflow_cause().is_some() {
                 return;
             }
-            let before = self.held.swap(bytes, Ordering::AcqRel);
+            let before = counted.swap(bytes, Ordering::AcqRel);
             self.readers.recount(before, bytes);
             if bytes <= before {
                 return;
@@ -409,7 +421,8 @@ impl Watcher {
         {
             return;
         }
-        self.readers.recount(backlog.bytes() + self.held.swap(0, Ordering::AcqRel), 0);
+        let charged = self.held.swap(0, Ordering::AcqRel) + self.unfinished.swap(0, Ordering::AcqRel);
+        self.readers.recount(backlog.bytes() + charged, 0);
         backlog.clear();
         self.bell.notify_one();
     }
@@ -437,7 +450,8 @@ impl Watcher {
 
 impl Member for Watcher {
     fn queued_bytes(&self) -> usize {
-        lock(&self.backlog).bytes() + self.held.load(Ordering::Acquire)
+        let charged = self.held.load(Ordering::Acquire) + self.unfinished.load(Ordering::Acquire);
+        lock(&self.backlog).bytes() + charged
     }
 
     fn crowd_out(&self) {

@@ -162,7 +162,8 @@ impl Roster {
         if user.sessions > 1 {
             return None;
         }
-        user.since = change.last_seen;
+        // No earlier than the end of the presence before.
+        user.since = change.last_seen.max(user.since).min(change.at);
         self.online += 1;
         Some(Transition {
             user: user.name.clone(),
@@ -183,16 +184,18 @@ impl Roster {
         if user.sessions > 0 {
             return None;
         }
-        user.since = change.at;
+        // A comparison may know less about the last heartbeat than about the start of the presence.
+        user.last_seen = user.last_seen.max(user.since);
+        user.since = change.at.max(user.last_seen);
         self.online -= 1;
         let transition = Transition {
             user: user.name.clone(),
             online: false,
-            at: change.at,
+            at: user.since,
             mark: user.last_seen,
             reason: change.reason,
         };
-        self.gone.push_back((at, change.at));
+        self.gone.push_back((at, user.since));
         self.forget();
         Some(transition)
     }
@@ -253,6 +256,20 @@ mod tests {
         assert_eq!(off.mark, Time::from_ms(50), "the last heartbeat of any session");
         assert_eq!((roster.online(), roster.sessions()), (0, 0));
         assert_eq!(roster.apply(&change("a#phone", false, 62, 40)), None, "nothing left to end");
+    }
+
+    #[test]
+    fn times_of_a_user_are_in_order() {
+        let mut roster = Roster::new(10);
+        // Found by a comparison that knows the user, but not the last heartbeat.
+        assert_eq!(roster.apply(&change("a", true, 100, 100)).unwrap().mark, Time::from_ms(100));
+        let off = roster.apply(&change("a", false, 90, 70)).unwrap();
+        assert_eq!((off.mark, off.at), (Time::from_ms(100), Time::from_ms(100)), "since, last seen, end");
+        // Back, with a heartbeat that was sent before the end was reported.
+        let on = roster.apply(&change("a", true, 120, 80)).unwrap();
+        assert_eq!((on.mark, on.at), (Time::from_ms(100), Time::from_ms(120)));
+        let off = roster.apply(&change("a", false, 130, 140)).unwrap();
+        assert_eq!((off.mark, off.at), (Time::from_ms(140), Time::from_ms(140)));
     }
 
     #[test]

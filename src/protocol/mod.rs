@@ -19,6 +19,8 @@ pub const SUBPROTOCOL: &str = "keybeat.v1";
 pub mod close {
     /// The daemon stops: reconnect with backoff and jitter.
     pub const GOING_AWAY: u16 = 1001;
+    /// A frame breaks the rules of the WebSocket protocol (RFC 6455): do not repeat it.
+    pub const PROTOCOL_ERROR: u16 = 1002;
     /// A text message is not UTF-8: do not repeat it.
     pub const INVALID_TEXT: u16 = 1007;
     /// A message is over the limit: do not repeat it.

@@ -89,6 +89,8 @@ pub struct Facts {
     pub key_globs: Vec<String>,
     /// The commands that keybeat needs and that are forbidden, as an ACL names them.
     pub forbidden: Vec<&'static str>,
+    /// The same of the commands by which the daemon deletes the key of a socket that has closed.
+    pub forbidden_release: Vec<&'static str>,
     /// `notify-keyspace-events` in the server's file; `None` if the file cannot be read here.
     pub in_file: Option<String>,
     /// How far the server's clock is ahead of this machine's, and the error of that, in milliseconds.
@@ -141,6 +143,7 @@ impl Facts {
         }
         progress("trying commands and events with a key of our own");
         facts.forbidden = exam.forbidden().await;
+        facts.forbidden_release = exam.forbidden_release(&primary).await?;
         facts.arrived = exam.listen(&primary).await?;
         facts.keys = exam.keys(|read| progress(&format!("{read} presence keys looked at"))).await;
         Ok(facts)
@@ -237,14 +240,21 @@ impl Exam<'_> {
             // Every daemon ignores a message that is not a mark.
             ("+publish", &["PUBLISH", &fence, "doctor"]),
         ];
-        let mut forbidden = Vec::new();
-        for (right, command) in tries {
-            let reply = self.pipeline.one(command).await;
-            if matches!(reply, Ok(RedisReply::Refused(why)) if is_forbidden(&why)) {
-                forbidden.push(right);
-            }
-        }
-        forbidden
+        refused(self.pipeline, &tries).await
+    }
+
+    /// Tries the daemon's transaction. On a connection of its own: on some servers a transaction whose EXEC is forbidden stays
+    /// open.
+    async fn forbidden_release(&self, primary: &Target) -> Result<Vec<&'static str>> {
+        let client = RespClient::connect(primary, "keybeat-doctor").await?;
+        let key = self.own_key();
+        let tries: [(&'static str, &[&str]); 4] = [
+            ("+get", &["GET", &key]),
+            ("+watch", &["WATCH", &key]),
+            ("+multi", &["MULTI"]),
+            ("+exec", &["EXEC"]),
+        ];
+        Ok(refused(client.pipeline(), &tries).await)
     }
 
     /// A key in a slot of the node, if there is one.
@@ -342,6 +352,18 @@ impl Exam<'_> {
             }
         }
     }
+}
+
+/// The rights whose commands the server forbids.
+async fn refused(pipeline: &Pipeline, tries: &[(&'static str, &[&str])]) -> Vec<&'static str> {
+    let mut forbidden = Vec::new();
+    for (right, command) in tries {
+        let reply = pipeline.one(command).await;
+        if matches!(reply, Ok(RedisReply::Refused(why)) if is_forbidden(&why)) {
+            forbidden.push(*right);
+        }
+    }
+    forbidden
 }
 
 fn is_forbidden(why: &str) -> bool {

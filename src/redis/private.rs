@@ -114,6 +114,14 @@ impl Embedded {
     }
 }
 
+/// Checks that a private server could be started.
+///
+/// # Errors
+/// No server binary was found.
+pub fn check() -> Result<()> {
+    find_binary().map(drop)
+}
+
 fn find_binary() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     for name in BINARIES {

@@ -1,7 +1,4 @@
 //! The primary, as the Sentinels name it.
-//!
-//! fred could ask them too, but it does not report when their answer changes: after a planned failover the old
-//! primary stays connected as a primary for seconds.
 
 use crate::redis::resp::client::RespClient;
 use crate::redis::resp::commands::Commands;

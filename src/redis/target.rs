@@ -1,11 +1,10 @@
 //! A Redis URL: how it is parsed, and what it names. No I/O.
 
 use crate::redis::password_file::PasswordFile;
-use crate::redis::tls::RedisTlsFiles;
-use crate::redis::url;
+use crate::redis::tls::{RedisTlsFiles, Tls};
+use crate::redis::url::{self, HostPort, Place};
 use anyhow::{Context, Result, anyhow, bail};
-use fred::types::RespVersion;
-use fred::types::config::{Config, Server, ServerConfig};
+use std::fmt;
 use std::time::Duration;
 
 /// The longest time to connect and log in.
@@ -16,10 +15,26 @@ pub(super) const COMMAND: Duration = Duration::from_secs(5);
 /// A Redis as the user named it: one server, Sentinels, or the seeds of a cluster.
 #[derive(Debug, Clone)]
 pub struct Target {
-    config: Config,
-    /// Where the password is, if it is not in the URL.
-    password: Option<PasswordFile>,
+    place: Place,
+    user: Option<String>,
+    password: Option<Password>,
+    db: Option<u8>,
+    /// How to speak TLS; `None` if the server speaks plain TCP.
+    tls: Option<Tls>,
     shown: String,
+}
+
+/// Where the password is.
+#[derive(Clone)]
+enum Password {
+    InUrl(String),
+    InFile(PasswordFile),
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// The arguments of AUTH.
@@ -36,13 +51,15 @@ impl Target {
     /// The URL cannot be parsed. The text says how to write one and hides its secrets.
     pub fn parse(url: &str) -> Result<Target> {
         let shown = redacted(url);
-        let checked = url::check(url).with_context(|| format!("the Redis URL {shown} is not valid"))?;
-        let config = Config::from_url(&checked.url)
-            .with_context(|| format!("the Redis URL {shown} cannot be parsed; {}", url::FORMS))?;
-        let mut config = Config { database: checked.db.or(config.database), ..config };
-        remove_brackets(&mut config.server);
-        let config = Config { version: RespVersion::RESP3, fail_fast: true, ..config };
-        Ok(Target { config, password: None, shown })
+        let parsed = url::parse(url).with_context(|| format!("the Redis URL {shown} is not valid"))?;
+        Ok(Target {
+            place: parsed.place,
+            user: parsed.user,
+            password: parsed.password.map(Password::InUrl),
+            db: parsed.db,
+            tls: parsed.has_tls.then_some(Tls::System),
+            shown,
+        })
     }
 
     /// The same Redis, with certificates that the user named.
@@ -53,13 +70,13 @@ impl Target {
         if tls.is_empty() {
             return Ok(self);
         }
-        if self.config.tls.is_none() {
+        if self.tls.is_none() {
             bail!(
                 "{} does not use TLS, so certificates for Redis have no effect; write rediss://",
                 self.shown
             );
         }
-        self.config.tls = Some(tls.config()?);
+        self.tls = Some(Tls::Files(tls.config()?));
         Ok(self)
     }
 
@@ -68,14 +85,14 @@ impl Target {
     /// # Errors
     /// The URL has a password too, or the file cannot be used.
     pub fn with_password(mut self, file: PasswordFile) -> Result<Target> {
-        if self.config.password.is_some() {
+        if self.password.is_some() {
             bail!(
                 "{} has a password, and --redis-password-file names another one; remove the password from the URL",
                 self.shown
             );
         }
         file.read()?;
-        self.password = Some(file);
+        self.password = Some(Password::InFile(file));
         Ok(self)
     }
 
@@ -85,10 +102,11 @@ impl Target {
     /// The file with the password cannot be used.
     pub(super) fn login(&self) -> Result<Option<Login>> {
         let password = match &self.password {
-            Some(file) => Some(file.read()?),
-            None => self.config.password.clone(),
+            Some(Password::InFile(file)) => Some(file.read()?),
+            Some(Password::InUrl(password)) => Some(password.clone()),
+            None => None,
         };
-        Ok(password.map(|password| Login { user: self.config.username.clone(), password }))
+        Ok(password.map(|password| Login { user: self.user.clone(), password }))
     }
 
     /// The URL without its secrets.
@@ -98,54 +116,48 @@ impl Target {
 
     /// The number of the database.
     pub fn db(&self) -> u8 {
-        self.config.database.unwrap_or(0)
+        self.db.unwrap_or(0)
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.config
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Does the URL name Sentinels, so that the primary can change?
     pub fn is_sentinel(&self) -> bool {
-        matches!(self.config.server, ServerConfig::Sentinel { .. })
+        matches!(self.place, Place::Sentinels { .. })
     }
 
     /// The nodes of a cluster that the URL names; `None` if it does not name a cluster.
     pub fn cluster_seeds(&self) -> Option<Vec<(String, u16)>> {
-        let ServerConfig::Clustered { hosts, .. } = &self.config.server else { return None };
-        Some(hosts.iter().map(|server| (server.host.to_string(), server.port)).collect())
+        let Place::Cluster(nodes) = &self.place else { return None };
+        Some(nodes.iter().map(|node| (node.host.clone(), node.port)).collect())
     }
 
     /// The Sentinels that the URL names, each as a target of its own, and the name of the primary that they watch;
     /// `None` if it does not name Sentinels.
     pub(super) fn sentinels(&self) -> Option<(Vec<Target>, &str)> {
-        let ServerConfig::Sentinel { hosts, service_name, username, password } = &self.config.server else {
-            return None;
+        let Place::Sentinels { at, service, user, password } = &self.place else { return None };
+        let sentinel = |at: &HostPort| Target {
+            place: Place::Server(at.clone()),
+            user: user.clone(),
+            password: password.clone().map(Password::InUrl),
+            db: None,
+            tls: self.tls.clone(),
+            shown: format!("the Sentinel at {at}"),
         };
-        let sentinel = |host: &Server| Target {
-            config: Config {
-                server: ServerConfig::Centralized { server: host.clone() },
-                username: username.clone(),
-                password: password.clone(),
-                database: None,
-                ..self.config.clone()
-            },
-            password: None,
-            shown: format!("the Sentinel at {host}"),
-        };
-        Some((hosts.iter().map(sentinel).collect(), service_name))
+        Some((at.iter().map(sentinel).collect(), service))
     }
 
     /// One server at this address, with the same login, database and TLS.
     pub(super) fn at(&self, host: String, port: u16) -> Target {
-        // An IPv6 address stands in brackets in a URL.
-        let shown = if host.contains(':') {
-            format!("redis://[{host}]:{port}")
-        } else {
-            format!("redis://{host}:{port}")
-        };
-        let server = ServerConfig::Centralized { server: Server::new(host, port) };
-        Target { config: Config { server, ..self.config.clone() }, password: self.password.clone(), shown }
+        let at = HostPort { host, port };
+        let shown = format!("redis://{at}");
+        Target { place: Place::Server(at), shown, ..self.clone() }
     }
 
     /// The error of a connection that failed for the reason `why`, with advice.
@@ -161,21 +173,6 @@ impl Target {
     /// The error of a server that did not answer in time.
     pub(super) fn silent(&self) -> anyhow::Error {
         anyhow!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown)
-    }
-}
-
-/// An IPv6 address stands in brackets in a URL, but not where the system connects to it.
-fn remove_brackets(server: &mut ServerConfig) {
-    let servers = match server {
-        ServerConfig::Centralized { server } => std::slice::from_mut(server),
-        ServerConfig::Clustered { hosts, .. } | ServerConfig::Sentinel { hosts, .. } => hosts,
-        ServerConfig::Unix { .. } => return,
-    };
-    for server in servers {
-        let inner = server.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        if let Some(inner) = inner.map(str::to_owned) {
-            server.host = inner.into();
-        }
     }
 }
 
@@ -211,7 +208,7 @@ mod tests {
     #[test]
     fn ipv6_addresses_lose_their_brackets() {
         let target = Target::parse("redis://[::1]:6380/3").unwrap();
-        let ServerConfig::Centralized { server } = &target.config().server else { panic!("one server") };
+        let Place::Server(server) = target.place() else { panic!("one server") };
         assert_eq!((&*server.host, server.port, target.shown()), ("::1", 6380, "redis://[::1]:6380/3"));
         let cluster = Target::parse("redis-cluster://[::1]:1").unwrap();
         assert_eq!(cluster.cluster_seeds().unwrap(), [("::1".to_owned(), 1)]);

@@ -1,12 +1,40 @@
-//! TLS to Redis with certificates that the user names.
+//! TLS to Redis, with the system's authorities or with certificates that the user names.
 
 use crate::certificates::{certificates, private_key, verifier};
 use anyhow::{Context, Result};
-use fred::types::config::{TlsConfig, TlsConnector};
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// How a connection speaks TLS.
+#[derive(Debug, Clone)]
+pub(super) enum Tls {
+    /// The system's authorities are trusted.
+    System,
+    /// As the user's files say.
+    Files(Arc<ClientConfig>),
+}
+
+impl Tls {
+    /// The configuration of a connection. The system's authorities are read once.
+    ///
+    /// # Errors
+    /// The system has no authorities.
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>> {
+        static OF_SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+        match self {
+            Tls::Files(config) => Ok(config.clone()),
+            Tls::System => match OF_SYSTEM.get() {
+                Some(config) => Ok(config.clone()),
+                None => {
+                    let config = RedisTlsFiles::default().config()?;
+                    Ok(OF_SYSTEM.get_or_init(|| config).clone())
+                }
+            },
+        }
+    }
+}
 
 /// Files in PEM.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +55,7 @@ impl RedisTlsFiles {
     ///
     /// # Errors
     /// A file cannot be read, or certificate and key do not match.
-    pub fn config(&self) -> Result<TlsConfig> {
+    pub fn config(&self) -> Result<Arc<ClientConfig>> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -40,6 +68,6 @@ impl RedisTlsFiles {
                     format!("{} and {} do not belong together", cert.display(), key.display())
                 })?,
         };
-        Ok(TlsConnector::from(config).into())
+        Ok(Arc::new(config))
     }
 }

@@ -30,4 +30,8 @@ impl Traces {
     pub async fn end(self) {}
 }
 
+pub(super) fn check() -> Result<()> {
+    Ok(())
+}
+
 pub(super) fn join(_: &Span, _: &HeaderMap) {}

@@ -39,7 +39,7 @@ impl Traces {
     /// The address of the collector cannot be used.
     pub fn start() -> Result<(Traces, Option<Layered>)> {
         let Some((name, address)) = collector() else { return Ok((Traces(None), None)) };
-        let to = place(&address).with_context(|| format!("{name} is {address:?}"))?;
+        let to = named_place(name, &address)?;
         let exporter = SpanExporter::builder().with_http().with_http_client(Sender::new(to.clone())).build();
         let exporter = exporter.with_context(|| format!("{name} is {address:?}"))?;
         let provider =
@@ -71,6 +71,15 @@ impl Traces {
             warn!(to, "could not send the last traces: {why}");
         }
     }
+}
+
+/// An error if the environment names a collector whose address cannot be used.
+pub(super) fn check() -> Result<()> {
+    collector().map_or(Ok(()), |(name, address)| named_place(name, &address).map(drop))
+}
+
+fn named_place(name: &str, address: &str) -> Result<String> {
+    place(address).with_context(|| format!("{name} is {address:?}"))
 }
 
 /// Host and port of the collector.

@@ -85,6 +85,16 @@ impl App {
         Ok(!self.hub.health().borrow().up)
     }
 
+    /// Why the daemon should get no new clients; `None` if it is ready.
+    pub fn unready(&self) -> Option<String> {
+        if self.shutdown.is_draining() {
+            return Some("draining".into());
+        }
+        let health = self.hub.health();
+        let health = health.borrow();
+        (!health.up).then(|| health.cause.clone())
+    }
+
     /// Waits until the hub knows all that Redis has done so far, at most for `CATCH_UP`. If the event stream is dead,
     /// reconciling repairs what this call misses.
     pub async fn catch_up(&self) -> Result<(), Error> {

@@ -32,8 +32,8 @@ pub struct Book {
     /// Users whose key the daemon was told to be gone, since that server had thrown it away then without a
     /// word.
     excused: BTreeMap<String, (usize, u64)>,
-    /// A node's exchange was noticed then; the excuses of before end once all is said that was found out.
-    pub to_forgive: Option<(usize, u64)>,
+    /// Nodes whose exchange was noticed, and when; the excuses of before end once all is said that was found out.
+    pub to_forgive: Vec<(usize, u64)>,
 }
 
 impl Book {
@@ -70,6 +70,11 @@ impl Book {
         fresh
     }
 
+    /// Is the key that an end names believed live at this server?
+    pub fn knows(&self, event: &Event, server: u64) -> bool {
+        matches!(event, Event::Ended(key, _) if self.live.contains(&(key.clone(), server)))
+    }
+
     fn is_live(&self, key: &str) -> bool {
         self.live.range((key.to_owned(), 0)..).next().is_some_and(|(other, _)| other == key)
     }
@@ -96,11 +101,10 @@ impl World {
     /// not tell all, no point of the stream says who is online.
     pub fn settle(&mut self) {
         self.drain();
-        if let Some((node, noticed)) = self.relay.book.to_forgive
-            && self.relay.tracker.settled()
-        {
-            self.relay.book.to_forgive = None;
-            self.forgive_until(node, noticed);
+        if self.relay.tracker.settled() {
+            for (node, noticed) in std::mem::take(&mut self.relay.book.to_forgive) {
+                self.forgive_until(node, noticed);
+            }
         }
         let book = &mut self.relay.book;
         let (said, due) = (std::mem::take(&mut book.said), std::mem::take(&mut book.due));
@@ -151,7 +155,7 @@ impl World {
         }
         if lossy || outage {
             self.taint();
-            self.forgive_until(self.relay.servers[at].node, up.at);
+            self.relay.book.to_forgive.push((self.relay.servers[at].node, up.at));
         }
         self.relay.book.exact = false;
         self.relay.book.shadow.clone_from(&up.held);

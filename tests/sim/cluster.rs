@@ -1,5 +1,6 @@
 //! The owners of keys: slots that move while users beat, and nodes that come and go.
 
+use super::link::Feed;
 use super::redis::{Event, NEVER, Redis, hash};
 use super::world::{Act, Broken, World};
 use keybeat::presence::Key;
@@ -24,6 +25,8 @@ pub struct Cluster {
     pub view: View,
     /// Where each slot is on its way to.
     pub to: Vec<Option<usize>>,
+    /// The keys of each slot that moves as a whole: its new owner publishes a `set` for each, before it owns the slot.
+    copied: Vec<Option<Vec<String>>>,
     /// Loses its slots, and leaves then.
     leaving: Option<usize>,
 }
@@ -32,11 +35,16 @@ impl Cluster {
     pub fn new(on: bool, members: usize) -> Cluster {
         let owners = (0..SLOTS).map(|slot| slot % members).collect();
         let view = View { number: 1, owners, members: (0..members).collect() };
-        Cluster { on, view, to: vec![None; SLOTS], leaving: None }
+        Cluster { on, view, to: vec![None; SLOTS], copied: vec![None; SLOTS], leaving: None }
     }
 
     pub fn owns(&self, node: usize, key: &str) -> bool {
         self.view.owners[slot(key)] == node
+    }
+
+    /// The node to which the keys of a slot go one by one.
+    pub fn importer(&self, slot: usize) -> Option<usize> {
+        self.to[slot].filter(|_| self.copied[slot].is_none())
     }
 
     /// Does it have a part in a move that is under way?
@@ -61,7 +69,7 @@ pub struct Keys<'a> {
 impl Keys<'_> {
     /// The node that carries out a command for this key, redirected by MOVED and ASK; `None` while it is down.
     fn node(&mut self, key: &str) -> Option<&mut Redis> {
-        let (owner, to) = (self.cluster.view.owners[slot(key)], self.cluster.to[slot(key)]);
+        let (owner, to) = (self.cluster.view.owners[slot(key)], self.cluster.importer(slot(key)));
         let node = &mut self.nodes[owner];
         if !node.up || node.frozen_until > self.now {
             return None;
@@ -163,7 +171,13 @@ impl World {
         let to = others[self.rng.usize(..others.len())];
         self.trail.note(self.now, format_args!("slot {slot} begins to move from {owner} to {to}"));
         self.cluster.to[slot] = Some(to);
+        let whole = self.rng.u8(..3) == 0;
+        self.cluster.copied[slot] = whole.then(|| self.names(owner, slot));
         self.later(1..1_000, Act::Move(slot));
+    }
+
+    fn names(&self, node: usize, slot: usize) -> Vec<String> {
+        self.nodes[node].keys.keys().filter(|key| self::slot(key) == slot).cloned().collect()
     }
 
     /// One more key of the slot moves, or it is done.
@@ -177,19 +191,48 @@ impl World {
             // It stays half moved.
             return;
         }
-        let name = self.nodes[from].keys.keys().find(|key| self::slot(key) == slot).cloned();
-        match name {
-            Some(name) => self.migrate(&name, from, to),
-            None => {
-                self.trail.note(self.now, format_args!("slot {slot} has moved from {from} to {to}"));
-                self.cluster.to[slot] = None;
-                self.cluster.view.owners[slot] = to;
-                self.tell_view();
-                self.leave();
-            }
+        if let Some(name) = self.cluster.copied[slot].as_mut().and_then(Vec::pop) {
+            self.copy(&name, to);
+        } else if self.cluster.copied[slot].take().is_some() {
+            self.names(from, slot).iter().for_each(|name| self.carry(name, from, to));
+            self.end_move(slot, from, to);
+        } else if let Some(name) = self.names(from, slot).first() {
+            self.migrate(name, from, to);
+        } else {
+            self.end_move(slot, from, to);
         }
         let pause = [3, 300, 2_000][self.rng.usize(..3)];
         self.later(1..pause, Act::Move(slot));
+    }
+
+    fn end_move(&mut self, slot: usize, from: usize, to: usize) {
+        self.trail.note(self.now, format_args!("slot {slot} has moved from {from} to {to}"));
+        self.cluster.to[slot] = None;
+        self.cluster.view.owners[slot] = to;
+        self.tell_view();
+        self.leave();
+    }
+
+    /// The node that copies a slot publishes a `set` for a key that may have ended since.
+    fn copy(&mut self, name: &str, to: usize) {
+        self.trail.note(self.now, format_args!("{name} is copied to {to}"));
+        for event in [Event::New, Event::Set, Event::Retimed].map(|event| event(name.to_owned())) {
+            if self.knobs.silent.tells(&event, self.knobs.mode)
+                && let Some(at) = self.relay.hears(to, &event)
+            {
+                self.send(at, Feed::Event(event));
+            }
+        }
+    }
+
+    /// The key changes nodes with its slot, without a word.
+    fn carry(&mut self, name: &str, from: usize, to: usize) {
+        if let Some(deadline) = self.nodes[from].keys.remove(name) {
+            self.nodes[to].keys.insert(name.to_owned(), deadline);
+            let holders = self.holders.entry(name.to_owned()).or_default();
+            holders.remove(&from);
+            holders.insert(to);
+        }
     }
 
     /// It is at the new owner before the old one lets it go.
@@ -281,6 +324,8 @@ impl World {
     /// Has a key run out a moment ago?
     pub fn just_ran_out(&self, within_ms: u64) -> bool {
         let now = self.now;
-        self.held().any(|(_, &deadline)| deadline != NEVER && deadline < now && now - deadline <= within_ms)
+        let deleted = self.nodes.iter().any(|node| now - node.ran_out <= within_ms);
+        let held = |&deadline: &u64| deadline != NEVER && deadline < now && now - deadline <= within_ms;
+        deleted || self.held().any(|(_, deadline)| held(deadline))
     }
 }

@@ -4,6 +4,9 @@ use super::link::Deaf;
 use super::redis::Return;
 use super::world::{Act, World};
 
+/// Longer than it takes until a canary shows it, in milliseconds.
+pub const SHORTEST_FREEZE_MS: u64 = 3_500;
+
 impl World {
     /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
     pub fn fault(&mut self) {
@@ -64,9 +67,8 @@ impl World {
             14 if self.nodes[node].takes_writes(self.now) => {
                 self.nodes[node].refuses_until = self.now + self.rng.u64(300..9_000);
             }
-            // Longer than it takes until a canary shows it.
             15 if self.nodes[node].takes_writes(self.now) => {
-                self.nodes[node].frozen_until = self.now + self.rng.u64(3_500..12_000);
+                self.nodes[node].frozen_until = self.now + self.rng.u64(SHORTEST_FREEZE_MS..12_000);
             }
             _ => {}
         }

@@ -91,6 +91,8 @@ pub struct Link {
     /// A relay that hides gaps has reported it once.
     pub told: bool,
     pub last_run: Option<u32>,
+    /// When the reply to the last canary arrives.
+    intact_at: u64,
     /// The last canary, and the last that the server is known to hold.
     sung: u64,
     held: u64,
@@ -108,7 +110,7 @@ impl Link {
         other
     }
 
-    fn is_deaf_to(&self, event: &Event) -> bool {
+    pub fn is_deaf_to(&self, event: &Event) -> bool {
         match self.deaf {
             None => false,
             Some(Deaf::All) => true,
@@ -210,7 +212,7 @@ impl World {
         if owner != node {
             return Err(owner);
         }
-        match (self.pttl(node, name), self.cluster.to[slot(name)]) {
+        match (self.pttl(node, name), self.cluster.importer(slot(name))) {
             (Answer::Absent, Some(to)) => Err(to),
             (answer, _) => Ok(answer),
         }
@@ -219,7 +221,7 @@ impl World {
     /// PTTL after ASKING.
     fn answer_asking(&mut self, at: usize, name: &str) -> Answer {
         let node = self.relay.servers[at].node;
-        if self.cluster.to[slot(name)] != Some(node) {
+        if self.cluster.importer(slot(name)) != Some(node) {
             return self.answer(at, name).unwrap_or(Answer::Moved);
         }
         match self.pttl(node, name) {
@@ -243,10 +245,16 @@ impl World {
     }
 
     fn reply(&mut self, at: usize, feed: Feed) {
-        let when = self.now + self.reply_latency(at);
+        let mut when = self.now + self.reply_latency(at);
         self.order += 1;
         let order = self.order;
-        self.relay.servers[at].link.replies.insert((when, order), feed);
+        let link = &mut self.relay.servers[at].link;
+        if matches!(feed, Feed::Intact(_) | Feed::Replaced(_)) {
+            // One canary's reply does not overtake another's.
+            when = when.max(link.intact_at);
+            link.intact_at = when;
+        }
+        link.replies.insert((when, order), feed);
     }
 
     /// The servers' publications go on their way, or are lost.
@@ -266,18 +274,15 @@ impl World {
                 Event::Ended(key, End::Expired) => self.excuse_unsaid(key),
                 event => self.account(node, event),
             }
-            let servers = &mut self.relay.servers;
-            let listener = servers.iter_mut().position(|server| server.node == node && server.link.on);
-            match listener {
-                _ if !self.knobs.silent.tells(&event, self.knobs.mode) => self.lost(&event),
-                None => self.lost(&event),
-                Some(at) if self.relay.servers[at].link.is_deaf_to(&event) => self.lost(&event),
+            let told = self.knobs.silent.tells(&event, self.knobs.mode);
+            match self.relay.hears(node, &event).filter(|_| told) {
                 Some(at) => self.send(at, Feed::Event(event)),
+                None => self.lost(&event),
             }
         }
     }
 
-    fn send(&mut self, at: usize, feed: Feed) {
+    pub fn send(&mut self, at: usize, feed: Feed) {
         let latency = self.wire_latency(at);
         let link = &mut self.relay.servers[at].link;
         let last = link.wire.back().map_or(0, |(when, _)| *when);

@@ -2,7 +2,7 @@
 //! detectors, the hub and the watchers are the product's own. There is no clock, socket or thread, so each run can be
 //! repeated.
 //!
-//! There is one server, or a cluster of up to three, whose slots move key by key while users beat, whose primaries
+//! There is one server, or a cluster of up to three, whose slots move key by key, or as a whole, while users beat, whose primaries
 //! fail over and come and go, and whose shape the daemon learns up to a second late. Some servers publish no `set`, or
 //! nothing at all, so the daemon polls them. Connections break, also again during the comparison that follows; streams
 //! go deaf while their sockets look alive; servers refuse writes for a while, or freeze; the process is stopped. Some
@@ -19,7 +19,7 @@
 //!   grants, or losses that Redis did not announce, may still be open.
 //! - A user whose program renews at least twice a TTL whenever Redis can be reached is never seen offline, except once
 //!   for each time that Redis threw the key away and the daemon could not know: an eviction whose event was lost or not
-//!   published, or came while a gap was being compared; a failover before the daemon's start; a key of another database
+//!   published, or came while a gap was being compared or before the daemon found the key at its slot's new owner; a failover before the daemon's start; a key of another database
 //!   that SWAPDB brought and that ran out before the next canary noticed; FLUSHALL in a cluster, where slots move. Where
 //!   servers refuse writes or freeze, TTLs shorter than 3 s are left out, since they may run out before a canary shows it.
 //! - Nobody changes while the server is out of reach.

@@ -55,6 +55,8 @@ pub struct Redis {
     pub frozen_until: u64,
     /// It has refused a write that no canary has counted.
     pub refused: bool,
+    /// When it last deleted a key that had run out.
+    pub ran_out: u64,
     pub run: u32,
     /// When its process was started.
     pub started: u64,
@@ -83,6 +85,7 @@ impl Redis {
     pub fn touch(&mut self, now: u64, key: &str) {
         if self.keys.get(key).is_some_and(|&deadline| deadline < now) {
             self.end(key, End::Expired);
+            self.ran_out = now;
         }
     }
 

@@ -75,6 +75,12 @@ impl Relay {
         }
     }
 
+    /// The server whose stream delivers this event of the node.
+    pub fn hears(&self, node: usize, event: &Message) -> Option<usize> {
+        let at = self.servers.iter().position(|server| server.node == node && server.link.on);
+        at.filter(|&at| !self.servers[at].link.is_deaf_to(event))
+    }
+
     pub fn place_of(&self, id: LinkId) -> Option<usize> {
         self.servers.iter().position(|server| server.id == id)
     }
@@ -236,15 +242,16 @@ impl World {
             chunk.push(event);
         }
         let (id, mut settled, replaced) = (server.id, server.settled, server.noticed.is_some());
+        let (broken, clustered) = (self.knobs.broken, self.cluster.on);
         for event in &chunk {
             self.relay.book.record(event);
-            if !settled {
-                // What a gap hid may have been the last heartbeat before an eviction.
+            // What a gap hid may have been the last heartbeat before an eviction. Or the key's slot has moved here, and the daemon
+            // has yet to find the key.
+            if !settled || (clustered && !self.relay.book.knows(event, id)) {
                 self.lost(event);
             }
             settled &= !(replaced && matches!(event, Message::Canary));
         }
-        let (broken, clustered) = (self.knobs.broken, self.cluster.on);
         let events = chunk.iter().filter_map(|event| match event {
             Message::New(key) => Some(Event::Key(Input::Created(key.as_bytes()))),
             Message::Set(key) => Some(Event::Key(Input::Renewed(key.as_bytes()))),
@@ -361,7 +368,8 @@ impl World {
         server.settled = false;
         if cause == Cause::Replaced {
             // Not before what was found out until here is said.
-            self.relay.book.to_forgive = server.noticed.take().map(|noticed| (server.node, noticed));
+            let noticed = server.noticed.take().map(|noticed| (server.node, noticed));
+            self.relay.book.to_forgive.extend(noticed);
         }
     }
 

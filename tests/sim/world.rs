@@ -1,6 +1,7 @@
 //! Time, faults and the end of all things: one seed gives one run.
 
 use super::cluster::{Cluster, Keys, View};
+use super::faults::SHORTEST_FREEZE_MS;
 use super::link::Question;
 use super::programs::{FIRST_TTL, LONGEST_TTL, Program};
 use super::redis::{self, Event, NEVER, Redis, Return};
@@ -291,7 +292,9 @@ impl World {
         self.healing = true;
         self.end_lag();
         for node in &mut self.nodes {
-            (node.refuses_until, node.frozen_until) = (0, 0);
+            node.refuses_until = 0;
+            // A shorter freeze would go unnoticed.
+            node.frozen_until = node.frozen_until.min(self.now + SHORTEST_FREEZE_MS);
         }
         self.go(HEAL_MS, false);
         self.go(LONGEST_TTL, true);

@@ -12,13 +12,11 @@ use crate::client::Address;
 use crate::config::DEFAULT_PREFIX;
 use crate::presence::KeyPattern;
 use crate::redis::Names;
-use crate::redis::info::Info;
 use crate::redis::private::Embedded;
+use crate::redis::usage::UsageMeter;
 use crate::redis::writer::WriteConnection;
 use anyhow::{Context, Result, anyhow};
 use axum::http::Method;
-use fred::prelude::*;
-use fred::types::InfoKind;
 use serde_json::{Value as Json, json};
 use std::time::Duration;
 use tokio::process::Child;
@@ -120,6 +118,7 @@ async fn row(report: &Report, sizes: &Sizes, events: Option<&str>, count: u8) ->
 struct Load {
     embedded: Embedded,
     redis: WriteConnection,
+    meter: UsageMeter,
     keys: Vec<String>,
     every: Duration,
 }
@@ -129,11 +128,11 @@ impl Load {
         let embedded = Embedded::start().await?;
         let target = embedded.target()?;
         let redis = WriteConnection::open(&target).await?;
-        redis.client().config_set("notify-keyspace-events", "").await?;
+        let meter = UsageMeter::without_events(&target).await?;
         let names = Names::new(&KeyPattern::of_prefix(DEFAULT_PREFIX), target.db());
         let keys = (0..users.max(1)).map(|user| names.redis_key(&name(user))).collect();
         let every = EVERY.max(Duration::from_secs_f64(users as f64 / RATE));
-        Ok(Load { embedded, redis, keys, every })
+        Ok(Load { embedded, redis, meter, keys, every })
     }
 
     /// Sends heartbeats of all users in turn, evenly. Returns how many.
@@ -145,24 +144,15 @@ impl Load {
         while began.elapsed() < lasts {
             ticks.tick().await;
             let due = self.keys.len() as f64 * began.elapsed().as_secs_f64() / self.every.as_secs_f64();
-            let pipeline = self.redis.client().pipeline();
-            for number in sent..due as usize {
-                let key = &self.keys[number % self.keys.len()];
-                let expires = Some(Expiration::PX(self.every.as_millis() as i64 * 3));
-                pipeline.set::<(), _, _>(key, 1, expires, None, false).await?;
-            }
+            let some = (sent..due as usize).map(|number| self.keys[number % self.keys.len()].clone());
             if due as usize > sent {
+                self.redis.set(some, self.every * 3).await.context(TOO_MUCH)?;
                 sent = due as usize;
-                pipeline.all::<Vec<Value>>().await.context(TOO_MUCH)?;
             }
             bar.set_position(began.elapsed().as_millis() as u64);
         }
         bar.finish_and_clear();
         Ok(sent)
-    }
-
-    async fn info(&self, kind: InfoKind) -> Result<Info> {
-        Ok(Info::parse(&self.redis.client().info::<String>(Some(kind)).await?))
     }
 }
 
@@ -203,11 +193,10 @@ struct Usage {
 
 impl Usage {
     async fn of(load: &Load, daemons: &[Listener]) -> Result<Usage> {
-        let (cpu, stats) = (load.info(InfoKind::Cpu).await?, load.info(InfoKind::Stats).await?);
-        let number = |info: &Info, name: &str| info.field(name).parse::<f64>().unwrap_or_default();
+        let redis = load.meter.read().await?;
         Ok(Usage {
-            redis_s: number(&cpu, "used_cpu_user") + number(&cpu, "used_cpu_sys"),
-            bytes: number(&stats, "total_net_output_bytes"),
+            redis_s: redis.cpu_s,
+            bytes: redis.output_bytes,
             daemons_s: daemons.iter().filter_map(|daemon| cpu_of(&daemon.process)).sum(),
         })
     }

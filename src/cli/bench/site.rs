@@ -13,7 +13,6 @@ use crate::redis::private::Embedded;
 use crate::redis::writer::WriteConnection;
 use anyhow::{Context, Result, anyhow, bail};
 use axum::http::Method;
-use fred::prelude::*;
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
 use std::net::SocketAddr;
@@ -149,12 +148,7 @@ impl Site {
     /// Deletes the users' keys, in one pipeline if the bench has started Redis.
     pub async fn end(&self, users: &[usize]) -> Result<()> {
         let Some(own) = &self.own else { return self.delete(users).await };
-        let pipeline = own.redis.client().pipeline();
-        for &user in users {
-            pipeline.del::<(), _>(own.names.redis_key(&name(user))).await?;
-        }
-        pipeline.all::<Vec<Value>>().await?;
-        Ok(())
+        own.redis.delete(users.iter().map(|&user| own.names.redis_key(&name(user)))).await
     }
 
     async fn delete(&self, users: &[usize]) -> Result<()> {
@@ -171,13 +165,7 @@ impl Site {
     /// Sends heartbeats: directly to Redis if the bench has started it, else through the daemon.
     pub async fn beat(&self, users: &[usize], ttl: Duration) -> Result<()> {
         let Some(own) = &self.own else { return self.beat_by_http(users, ttl).await };
-        let pipeline = own.redis.client().pipeline();
-        for &user in users {
-            let expires = Some(Expiration::PX(ttl.as_millis() as i64));
-            pipeline.set::<(), _, _>(own.names.redis_key(&name(user)), 1, expires, None, false).await?;
-        }
-        pipeline.all::<Vec<Value>>().await?;
-        Ok(())
+        own.redis.set(users.iter().map(|&user| own.names.redis_key(&name(user))), ttl).await
     }
 
     /// Sends heartbeats through the daemon in one request.

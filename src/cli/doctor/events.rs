@@ -8,16 +8,30 @@ use crate::redis::inspect::{ConfigAccess, Facts};
 use crate::redis::{CLASSES, NEW_CLASS, missing_classes};
 
 pub(super) fn rights(facts: &Facts) -> Finding {
-    if facts.forbidden.is_empty() {
-        return Finding::ok("rights", "the user may run every command that keybeat needs");
+    let (needed, release) = (facts.forbidden.join(" "), facts.forbidden_release.join(" "));
+    if needed.is_empty() && release.is_empty() {
+        return Finding::ok("rights", "the user may run every command that keybeat uses");
+    }
+    if needed.is_empty() {
+        let outcome = match facts.forbidden_release.contains(&"+get") {
+            true => "a user whose socket closes stays online until the TTL of the key ends",
+            false => "a heartbeat of another daemon at the moment in which a socket closes may be lost",
+        };
+        let cause = format!("the user lacks {release}; {outcome}");
+        return Finding::new(
+            "rights",
+            Severity::Note,
+            cause,
+            format!("redis-cli ACL SETUSER USER {release}"),
+        );
     }
     let keys: String = facts.key_globs.iter().map(|glob| quoted(&format!("~{glob}")) + " ").collect();
-    let rights = facts.forbidden.join(" ");
+    let all = format!("{needed} {release}");
     Finding::new(
         "rights",
         Severity::Fatal,
-        format!("the user lacks {rights}, or access to the keys or channels for it"),
-        format!("redis-cli ACL SETUSER USER {keys}'&__keyevent@*' {rights}"),
+        format!("the user lacks {needed}, or access to the keys or channels for it"),
+        format!("redis-cli ACL SETUSER USER {keys}'&__keyevent@*' {}", all.trim_end()),
     )
 }
 

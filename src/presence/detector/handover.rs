@@ -12,6 +12,9 @@ use super::slot::Renewal;
 use crate::presence::{Reason, Time};
 use std::collections::HashMap;
 
+/// The number of keys that one step hands over, so that other servers' events need not wait for a million keys.
+const RETIRED_MOST: usize = if cfg!(test) { 2 } else { 4096 };
+
 /// The server that disowned each adopted key before it was adopted here. Empty unless slots move, so it costs a slot
 /// nothing.
 #[derive(Clone, Default)]
@@ -41,11 +44,23 @@ impl Detector {
         self.touch(at);
         let slot = &mut self.table[at];
         if !slot.is_live() {
-            return;
+            return slot.unclaim();
         }
         slot.doubt();
         if !slot.waits() {
             self.ask_first(at);
+        }
+    }
+
+    /// A server that does not own the key's slot sent `set`: asks whether the key is there. If the slot is about to arrive,
+    /// the server disowns the key, which then comes from the detector of the owner or is found by the next poll.
+    pub(super) fn claimed(&mut self, now: Time, name: &[u8]) {
+        let Some(at) = self.find_or_make(now, name) else { return };
+        self.touch(at);
+        let slot = &mut self.table[at];
+        slot.claim();
+        if !slot.waits() {
+            self.ask_later(at);
         }
     }
 
@@ -118,19 +133,30 @@ impl Detector {
         }
     }
 
-    /// Hands over all keys. A server that is down may have lost them while its users could not renew them, so each
-    /// gets a grant.
-    pub(super) fn retire(&mut self, now: Time) {
-        for at in 0..self.table.end() {
+    /// Hands over the next keys, with a grant if they may be lost.
+    pub(super) fn retire(&mut self, now: Time, lossy: bool) {
+        let mut left = RETIRED_MOST;
+        while self.retired < self.table.end() && left > 0 {
+            let at = self.retired;
+            self.retired += 1;
             if !self.table.get(at).is_some_and(|slot| slot.is_live()) {
                 continue;
             }
-            if !self.up {
+            left -= 1;
+            if lossy {
                 self.grant_in_turn(at, now);
             }
             let slot = &mut self.table[at];
             slot.give_up();
             self.out.push_back(Output::Moved(slot.handover(false)));
         }
+        if self.retired >= self.table.end() {
+            self.retired = 0;
+        }
+    }
+
+    /// Whether [`Input::Retired`](super::Input::Retired) has left keys for the next one.
+    pub fn has_unretired(&self) -> bool {
+        self.retired > 0
     }
 }

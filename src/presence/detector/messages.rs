@@ -56,6 +56,9 @@ pub enum Input<'a> {
     Placed(&'a [u8]),
     /// `expire`, `persist`: the key has another TTL, or none.
     Retimed(&'a [u8]),
+    /// `set`, or another command created the key, on a server that does not own its slot. It is no heartbeat, so the
+    /// detector asks: a slot that moves as a whole is copied there first, and its keys may have ended since.
+    Claimed(&'a [u8]),
     /// A daemon says that it wrote the key with this TTL in milliseconds.
     Written(&'a [u8], u32),
     /// The key is gone.
@@ -105,8 +108,12 @@ pub enum Input<'a> {
     Adopted(&'a Moved, ServerId),
     /// Another detector has adopted the key that [`Output::Moved`] named.
     LetGo(&'a [u8]),
-    /// The server leaves the cluster: hand over all its keys.
-    Retired,
+    /// The server leaves the cluster: hand over its next keys. To be repeated while
+    /// [`has_unretired`](super::Detector::has_unretired).
+    Retired {
+        /// The new owners may lack keys, which their users could not renew meanwhile: each gets a grant.
+        lossy: bool,
+    },
     /// The server refused writes for a moment, no earlier than then, and takes them again. No event is missing.
     Refused(Time),
     /// The canary that was ordered then has come back: its write was accepted, its event was read, and its key was the
@@ -119,12 +126,13 @@ pub enum Input<'a> {
 impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
-        use Input::{Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Written};
+        use Input::{Claimed, Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Written};
         matches!(
             self,
             Renewed(_)
                 | Created(_)
                 | Placed(_)
+                | Claimed(_)
                 | Retimed(_)
                 | Written(..)
                 | Ended(..)

@@ -128,6 +128,8 @@ pub struct Detector {
     /// The last event, if it was the `new` of a key whose `del` is in doubt.
     recreated: Option<(u32, Time)>,
     origins: LastOwners,
+    /// The first slot that the next [`Input::Retired`] looks at.
+    retired: u32,
     checks: Checks,
     fickle: Fickle,
     counts: Counts,
@@ -155,6 +157,7 @@ impl Detector {
             last_set: None,
             recreated: None,
             origins: LastOwners::default(),
+            retired: 0,
             checks: Checks::default(),
             fickle: Fickle::default(),
             counts: Counts::default(),
@@ -182,7 +185,7 @@ impl Detector {
             Input::Down => self.fall(),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
-            Input::Retired => self.retire(now),
+            Input::Retired { lossy } => self.retire(now, lossy),
             // Evidence that arrives while the server is down belongs to the gap.
             _ if !self.up => {}
             Input::Answers(batch, answers) => self.answers(now, batch, answers),
@@ -194,6 +197,7 @@ impl Detector {
             Input::Created(name) => self.created(now, name),
             Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
             Input::Retimed(name) => self.retimed(now, name, last_set),
+            Input::Claimed(name) => self.claimed(now, name),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
             }
@@ -240,6 +244,11 @@ impl Detector {
     pub fn has_live(&self, key: &Key) -> bool {
         let slot = self.table.find(key.as_bytes()).and_then(|at| self.table.get(at));
         slot.is_some_and(Slot::is_live)
+    }
+
+    /// Whether the key of this name is believed live here, and nothing says that it may have moved.
+    pub fn has_settled(&self, name: &[u8]) -> bool {
+        self.table.find(name).and_then(|at| self.table.get(at)).is_some_and(Slot::is_settled)
     }
 
     /// The counters.
@@ -380,7 +389,7 @@ impl Detector {
         let slot = &mut self.table[at];
         slot.distrust_before(self.missed);
         if !slot.is_live() {
-            return;
+            return slot.unclaim();
         }
         let (verdict, reason) = match end {
             End::Expired => (slot.expire(), Reason::Expired),

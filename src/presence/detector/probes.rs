@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// The pause before a key that was set without a TTL, or that its server disowns, is asked for again, in milliseconds.
 pub(super) const LOOK_AGAIN_MS: u64 = 500;
 
+/// The longest pause before a key without a TTL is asked for again, in milliseconds.
+const LONGEST_PAUSE_MS: u64 = 3_600_000;
+
 /// The questions that wait, and the batches under way.
 #[derive(Clone, Default)]
 pub(super) struct Asks {
@@ -129,7 +132,7 @@ impl Detector {
             let Some(at) = queue.pop_front() else { break };
             let slot = &mut self.table[at];
             slot.dequeue();
-            if !slot.is_live() && !slot.in_pass() {
+            if !slot.is_live() && !slot.in_pass() && !slot.is_claimed() {
                 self.free(at);
                 continue;
             }
@@ -210,7 +213,10 @@ impl Detector {
         let valid = batch.open && answers.len() == batch.slots.len();
         for (i, &at) in batch.slots.iter().enumerate() {
             let slot = &mut self.table[at];
-            let overtaken = slot.close_question();
+            // A key that was there when Redis answered, and that an event claims since, is there.
+            let claimed =
+                slot.is_claimed() && matches!(answers.get(i), Some(Answer::Left(_) | Answer::NoTtl));
+            let overtaken = slot.close_question() && !claimed;
             // In a sweep no event would report a `set` that followed the end.
             let end_only =
                 overtaken && !slot.is_live() && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
@@ -234,7 +240,14 @@ impl Detector {
             slot.confirm();
             self.origins.forget(at);
         }
-        if self.table[at].is_live() { self.look_after(at, now) } else { self.free(at) }
+        let slot = &self.table[at];
+        if slot.is_live() {
+            self.look_after(at, now)
+        } else if slot.is_claimed() {
+            self.ask_later(at)
+        } else {
+            self.free(at)
+        }
     }
 
     /// No event came between the fences: the answer holds.
@@ -281,10 +294,15 @@ impl Detector {
 
     fn apply_no_ttl(&mut self, at: u32, now: Time) {
         let reason = self.found_reason();
-        // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon,
-        // and then once per TTL.
-        let soon = self.table[at].silent_ms(now) < LOOK_AGAIN_MS;
-        let pause = if soon { LOOK_AGAIN_MS } else { self.settings.first_ttl_ms };
+        // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon, and then
+        // at growing pauses.
+        let silent_ms = self.table[at].silent_ms(now);
+        let longest_ms = LONGEST_PAUSE_MS.max(self.settings.first_ttl_ms);
+        let pause = if silent_ms < LOOK_AGAIN_MS {
+            LOOK_AGAIN_MS
+        } else {
+            silent_ms.clamp(self.settings.first_ttl_ms, longest_ms)
+        };
         self.apply(at, |slot| {
             slot.take_no_ttl(now);
             (!slot.is_live()).then(|| slot.revive(now, reason))

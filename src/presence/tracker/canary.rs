@@ -124,6 +124,11 @@ impl Canary {
         self.unanswered.front().is_some_and(|&sent| now.since(sent) > CURRENT_MS)
     }
 
+    /// Has everything been read that happened before `since`?
+    pub fn has_passed(&self, since: Time) -> bool {
+        self.passed >= since
+    }
+
     /// Since when the stream has been behind, if it is.
     pub fn late_since(&self, now: Time) -> Option<Time> {
         self.sent.filter(|&sent| now.since(sent) > CURRENT_MS)

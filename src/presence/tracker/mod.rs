@@ -29,7 +29,7 @@ pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
-use super::{Counts, End, Input, Key, Output, Renewals, Settings, Time};
+use super::{Counts, Input, Key, Output, Renewals, Settings, Time};
 use canary::{CURRENT_MS, Canary};
 use held::Held;
 use server::{CANARY_EVERY_MS, Phase, Server};
@@ -138,12 +138,9 @@ impl Tracker {
         };
         let clustered = self.fleet.clustered();
         for event in events {
+            let event = if clustered { self.doubt(at, event) } else { event };
             let server = &mut self.servers[at];
             match event {
-                // The key may have moved to another server.
-                Event::Key(Input::Ended(name, End::Deleted)) if clustered => {
-                    server.detector.handle(now, Input::Doubted(name));
-                }
                 Event::Key(input) => server.detector.handle(now, input),
                 Event::Canary => self.canary_seen(now, at),
                 Event::Mark(mark) => {

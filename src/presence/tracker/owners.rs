@@ -3,8 +3,8 @@
 use super::gap::Cause;
 use super::server::{Phase, Server};
 use super::topology::{Elsewhere, Fleet, Primary};
-use super::{Action, Tracker, WrittenKeys};
-use crate::presence::{Answer, Input, Key, Moved, Time};
+use super::{Action, Event, Tracker, WrittenKeys};
+use crate::presence::{Answer, End, Input, Key, Moved, Time};
 use std::collections::BTreeMap;
 
 /// How often the keys of a server that left are offered again while some slots have no owner, in milliseconds.
@@ -42,16 +42,30 @@ impl Tracker {
             return;
         }
         let Some(primary) = fleet.primaries.iter().find(|primary| primary.is(&server.primary)) else {
-            return self.part_from(now, at);
+            return self.part_from(now, at, fleet);
         };
         if server.primary.slots != primary.slots {
             let settled = server.settled();
             server.polling.slots_moved(now, settled);
+            server.slots_since = now;
+            if let Phase::Up(canary) = &mut server.phase {
+                canary.hurry(now);
+            }
         }
         server.primary = primary.clone();
     }
 
-    fn part_from(&mut self, now: Time, at: usize) {
+    /// If servers that were compared before own all its slots, the slots have moved with all keys. If not, a replica may
+    /// have taken over, which lacks the last writes.
+    fn part_from(&mut self, now: Time, at: usize, fleet: &Fleet) {
+        let server = &self.servers[at];
+        let known = |primary: &Primary| {
+            let owner = self.place_of(&primary.id).filter(|&owner| owner != at);
+            owner.is_some_and(|owner| self.servers[owner].compared > 0)
+        };
+        let mut slots = server.primary.slots.iter().cloned().flatten();
+        let moved = slots.all(|slot| fleet.owner(slot).is_some_and(known));
+        self.servers[at].lossy = !(server.settled() && moved);
         self.gap(now, at, Cause::Topology, Cause::Topology.text().into());
         self.out.push_back(Action::Forget(self.servers[at].link));
         self.fall(now, at, Phase::Left);
@@ -62,11 +76,12 @@ impl Tracker {
     fn retire(&mut self, now: Time) {
         for at in 0..self.servers.len() {
             if self.servers[at].has_left() {
-                self.feed(now, at, Input::Retired);
+                self.feed(now, at, Input::Retired { lossy: self.servers[at].lossy });
             }
         }
-        self.retire_at =
-            Some(now.plus(RETIRE_EVERY_MS)).filter(|_| self.servers.iter().any(Server::has_left));
+        let left = || self.servers.iter().filter(|server| server.has_left());
+        let pause = if left().any(|server| server.detector.has_unretired()) { 1 } else { RETIRE_EVERY_MS };
+        self.retire_at = Some(now.plus(pause)).filter(|_| left().next().is_some());
     }
 
     /// Offers the keys again, once each slot has an owner.
@@ -99,6 +114,38 @@ impl Tracker {
     /// The server that follows the primary of this id.
     fn place_of(&self, id: &str) -> Option<usize> {
         self.servers.iter().position(|server| server.primary.id == id && !server.has_left())
+    }
+
+    /// Turns an event into a question where slots may be moving: after `del` the key may be at another server, and a server
+    /// speaks only for the slots that it owns.
+    pub(super) fn doubt<'a>(&self, at: usize, event: Event<'a>) -> Event<'a> {
+        match event {
+            Event::Key(Input::Ended(name, End::Deleted)) => Event::Key(Input::Doubted(name)),
+            Event::Key(
+                Input::Renewed(name) | Input::Created(name) | Input::Placed(name) | Input::Retimed(name),
+            ) if self.is_foreign(at, name) => Event::Key(Input::Claimed(name)),
+            event => event,
+        }
+    }
+
+    /// Whether another server owns the key's slot, or did when the event was sent. A key that has not moved away was asked for
+    /// here before.
+    fn is_foreign(&self, at: usize, name: &[u8]) -> bool {
+        let server = &self.servers[at];
+        if server.detector.has_settled(name) {
+            return false;
+        }
+        if matches!(&server.phase, Phase::Up(canary) if !canary.has_passed(server.slots_since)) {
+            return true;
+        }
+        let Ok(key) = Key::parse(name) else { return false };
+        self.owner((self.settings.slot)(&key)).is_some_and(|owner| owner != server.primary.id)
+    }
+
+    /// The id of the primary that owns a slot, if it is known. Redirections are newer than the topology.
+    fn owner(&self, slot: u16) -> Option<&str> {
+        let redirected = self.redirections.get(&slot).map(String::as_str);
+        redirected.or_else(|| self.fleet.owner(slot).map(|primary| primary.id.as_str()))
     }
 
     /// This daemon has written these keys. Their own event need not have arrived; it only moves a deadline further.
@@ -140,9 +187,10 @@ impl Tracker {
     /// offers it again.
     pub(super) fn hand_over(&mut self, now: Time, from: usize, moved: &Moved) {
         let slot = (self.settings.slot)(&moved.key);
-        let redirected = self.redirections.get(&slot).map(String::as_str);
-        let owner = redirected.or_else(|| self.fleet.owner(slot).map(|primary| primary.id.as_str()));
-        let Some(to) = owner.and_then(|owner| self.place_of(owner)).filter(|&to| to != from) else { return };
+        let Some(to) = self.owner(slot).and_then(|owner| self.place_of(owner)).filter(|&to| to != from)
+        else {
+            return;
+        };
         self.feed(now, to, Input::Adopted(moved, self.servers[from].link));
         self.drain(now, to);
         self.feed(now, from, Input::LetGo(moved.key.as_str().as_bytes()));

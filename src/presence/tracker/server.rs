@@ -47,6 +47,8 @@ pub(super) struct Server {
     /// Its link, which also names the server for the other servers' detectors.
     pub(super) link: LinkId,
     pub(super) primary: Primary,
+    /// When its slots changed.
+    pub(super) slots_since: Time,
     pub(super) phase: Phase,
     /// Until then it certainly took writes, and all heartbeats are known: the last canary that came back, while no
     /// comparison was under way, was sent then.
@@ -57,6 +59,8 @@ pub(super) struct Server {
     pub(super) down_since: Time,
     /// Since when its stream had been behind when the connection was lost, if it was.
     pub(super) late_since: Option<Time>,
+    /// It has left, and the new owners of its slots may lack keys.
+    pub(super) lossy: bool,
     pub(super) detector: Detector,
     pub(super) polling: Polling,
     pub(super) renewals: Renewals,
@@ -81,11 +85,13 @@ impl Server {
         Server {
             link,
             primary: primary.clone(),
+            slots_since: Time::default(),
             phase: Phase::Down("not connected yet".into()),
             well: Time::default(),
             barred: false,
             down_since: now,
             late_since: None,
+            lossy: true,
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
             renewals: Renewals::default(),

@@ -94,7 +94,7 @@ impl Topology {
 
 /// The slot of a key.
 pub fn slot(redis_key: &[u8]) -> u16 {
-    fred::util::redis_keyslot(redis_key)
+    redis_protocol::redis_keyslot(redis_key)
 }
 
 /// Where a node sends a client that asks for a key which the node does not own.

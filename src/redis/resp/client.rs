@@ -52,6 +52,11 @@ impl RespClient {
         &self.pipeline
     }
 
+    /// Whether the connection is lost.
+    pub(in crate::redis) fn is_lost(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Waits until the connection is lost and returns the reason.
     pub(in crate::redis) async fn lost(&mut self) -> anyhow::Error {
         match (&mut self.task).await {

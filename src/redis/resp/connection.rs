@@ -11,15 +11,16 @@ use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
 use crate::redis::resp::{depth, trim};
 use crate::redis::target::{CONNECT, Login, Target, is_about_password};
+use crate::redis::url::Place;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Buf, BytesMut};
-use fred::types::config::{ServerConfig, TlsConnector};
 use redis_protocol::resp2::decode::decode_range;
 use redis_protocol::resp2::types::RangeFrame;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 /// The least room in the read buffer, in bytes: about 800 events.
 const READ: usize = 64 * 1024;
@@ -185,17 +186,16 @@ fn without_number(why: &std::io::Error) -> String {
 }
 
 async fn connect(target: &Target) -> Result<RespConnection> {
-    let config = target.config();
-    let server = match &config.server {
-        ServerConfig::Unix { path } => return Ok(RespConnection::over(UnixStream::connect(path).await?)),
-        ServerConfig::Centralized { server } => server,
-        _ => bail!("the URL does not name one server"),
+    let server = match target.place() {
+        Place::Unix(path) => return Ok(RespConnection::over(UnixStream::connect(path).await?)),
+        Place::Server(server) => server,
+        Place::Sentinels { .. } | Place::Cluster(_) => bail!("the URL does not name one server"),
     };
     let (host, port) = (&*server.host, server.port);
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
-    let Some(tls) = &config.tls else { return Ok(RespConnection::over(stream)) };
-    let TlsConnector::Rustls(connector) = &tls.connector;
+    let Some(tls) = target.tls() else { return Ok(RespConnection::over(stream)) };
+    let connector = TlsConnector::from(tls.config()?);
     let name = ServerName::try_from(host.to_owned())
         .with_context(|| format!("{host:?} is not a server name that TLS can verify"))?;
     Ok(RespConnection::over(connector.connect(name, stream).await?))

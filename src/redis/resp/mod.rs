@@ -1,7 +1,6 @@
 //! One RESP client: commands, connections, and pipelines of commands with their replies.
 //!
-//! Events, questions, listings, `doctor` and the poll of a cluster's nodes all use it. Only writes use fred
-//! (see [`writer`](crate::redis::writer)).
+//! Events, questions, listings, writes, `doctor` and the poll of a cluster's nodes all use it.
 
 pub(in crate::redis) mod client;
 pub(in crate::redis) mod commands;

@@ -1,93 +1,79 @@
-//! fred's connection, for programs that write without a daemon: to one server or to a Redis with Sentinels.
+//! A connection of a program that writes without a daemon: to one server, or to the primary that Sentinels name.
 
-use crate::redis::target::{COMMAND, CONNECT, Target};
-use anyhow::{Result, bail};
-use fred::prelude::*;
-use fred::types::config::{PerformanceConfig, UnresponsiveConfig};
-use tokio_util::task::AbortOnDropHandle;
+use crate::lock::lock;
+use crate::redis::resp::client::{Pipeline, RespClient};
+use crate::redis::resp::commands::Commands;
+use crate::redis::resp::reply::RedisReply;
+use crate::redis::sentinel;
+use crate::redis::target::Target;
+use anyhow::Result;
+use std::sync::Mutex;
+use std::time::Duration;
 
-/// A connection for writes; dropped, it ends with all its tasks.
+/// The connection's name in the server's `CLIENT LIST`.
+const NAME: &str = "keybeat-beat";
+
+/// See the module's head. A write on a connection that is gone connects again, and no write is sent twice.
 pub struct WriteConnection {
-    client: Client,
-    _task: AbortOnDropHandle<Result<(), Error>>,
+    target: Target,
+    // A std mutex: held to look at the connection, never while it is made.
+    client: Mutex<Option<RespClient>>,
 }
 
 impl WriteConnection {
-    /// Connects. A connection that breaks stays broken: its owner connects again.
+    /// A connection that the first write makes.
+    pub fn new(target: &Target) -> WriteConnection {
+        WriteConnection { target: target.clone(), client: Mutex::new(None) }
+    }
+
+    /// Connects at once.
     ///
     /// # Errors
     /// The server cannot be reached, does not answer in time, or refuses the login.
     pub async fn open(target: &Target) -> Result<WriteConnection> {
-        let client = builder(target)?.build()?;
-        let mut task = None;
-        // `wait_for_connect` has to run first, since fred reports the result only once. (`init` does that too,
-        // but never returns if a server accepts the connection and then stays silent.)
-        let begin = async { task = Some(AbortOnDropHandle::new(client.connect())) };
-        let connected = async { tokio::join!(biased; client.wait_for_connect(), begin).0 };
-        let waited = tokio::time::timeout(CONNECT, connected).await;
-        let Some(task) = task else { bail!("the connection to {} was not started", target.shown()) };
-        let connection = WriteConnection { client, _task: task };
-        match waited {
-            Ok(Ok(())) => Ok(connection),
-            Ok(Err(why)) => Err(target.unreachable(&in_words(&why))),
-            Err(_) => Err(target.silent()),
-        }
+        let connection = WriteConnection::new(target);
+        connection.pipeline().await?;
+        Ok(connection)
     }
 
-    /// A connection that reconnects by itself, for programs whose writes stand alone. It starts unconnected if the
-    /// server is unreachable.
+    /// Sets these keys with this TTL, in one pipeline.
     ///
     /// # Errors
-    /// fred does not accept the settings.
-    pub fn persistent(target: &Target) -> Result<WriteConnection> {
-        let mut builder = builder(target)?;
-        builder.with_config(|config| config.fail_fast = false);
-        // Without a policy, fred never stops waiting for the first connection.
-        builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
-        let client = builder.build()?;
-        let task = AbortOnDropHandle::new(client.connect());
-        Ok(WriteConnection { client, _task: task })
+    /// The server cannot be reached, or it refuses one of the commands. Some of the keys may be set.
+    pub async fn set(&self, redis_keys: impl IntoIterator<Item = String>, ttl: Duration) -> Result<()> {
+        let (mut commands, ttl_ms) = (Commands::default(), ttl.as_millis().to_string());
+        redis_keys.into_iter().for_each(|key| commands.add(&["SET", &key, "1", "PX", &ttl_ms]));
+        self.send(commands).await
     }
 
-    /// fred's client.
-    pub fn client(&self) -> &Client {
-        &self.client
+    /// Deletes these keys, in one pipeline.
+    ///
+    /// # Errors
+    /// See [`set`](WriteConnection::set).
+    pub async fn delete(&self, redis_keys: impl IntoIterator<Item = String>) -> Result<()> {
+        let mut commands = Commands::default();
+        redis_keys.into_iter().for_each(|key| commands.add(&["DEL", &key]));
+        self.send(commands).await
     }
-}
 
-fn builder(target: &Target) -> Result<Builder> {
-    let password = target.login()?.map(|login| login.password);
-    let mut builder = Builder::from_config(Config { password, ..target.config().clone() });
-    builder.with_connection_config(|connection| {
-        connection.connection_timeout = CONNECT;
-        connection.internal_command_timeout = CONNECT;
-        connection.max_command_attempts = 1;
-        connection.tcp.nodelay = Some(true);
-        connection.unresponsive = UnresponsiveConfig::default();
-    });
-    builder.set_performance_config(PerformanceConfig {
-        default_command_timeout: COMMAND,
-        ..PerformanceConfig::default()
-    });
-    Ok(builder)
-}
+    async fn send(&self, commands: Commands) -> Result<()> {
+        let answered = self.pipeline().await?.send(commands).await;
+        let done = answered.and_then(|replies| replies.iter().try_for_each(RedisReply::accepted));
+        // After an error the next write looks for the primary again: it may have become a replica.
+        done.inspect_err(|_| drop(lock(&self.client).take()))
+    }
 
-/// fred's error text, without the debug output of a system error in it.
-fn in_words(why: &Error) -> String {
-    let details = why.details();
-    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
-    message.map_or(details, |(message, _)| message).to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn system_errors_are_shown_in_words() {
-        let system = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
-        assert_eq!(in_words(&Error::new(ErrorKind::IO, system)), "Connection refused");
-        let redis = "NOAUTH Authentication required.";
-        assert_eq!(in_words(&Error::new(ErrorKind::Auth, redis)), redis);
+    /// The connection, made if there is none.
+    async fn pipeline(&self) -> Result<Pipeline> {
+        let held =
+            lock(&self.client).as_ref().filter(|client| !client.is_lost()).map(RespClient::pipeline).cloned();
+        if let Some(pipeline) = held {
+            return Ok(pipeline);
+        }
+        let server = sentinel::resolve(&self.target).await?;
+        let client = RespClient::connect(&server, NAME).await?;
+        let pipeline = client.pipeline().clone();
+        *lock(&self.client) = Some(client);
+        Ok(pipeline)
     }
 }

@@ -1,8 +1,6 @@
 //! Writes of the daemon itself: heartbeats, deletions and marks. They never touch the hub: their effects come back
-//! over the event stream, as those of any other program do.
-//!
-//! They use the RESP client in `resp/` as everything else does, so that a rogue server finds the same limits. fred, which has
-//! no limit to nested answers, only serves programs that write to a Redis of their own (`demo`, `bench`, `beat --redis`).
+//! over the event stream, as those of any other program do. Programs that write without a daemon (`demo`, `bench`, `beat --redis`)
+//! have a [`WriteConnection`].
 
 mod connection;
 mod lane;

@@ -7,13 +7,14 @@ use crate::error::{Error, shown};
 use crate::lock::lock;
 use crate::presence::KeyPattern;
 use crate::web::access::close_order::{self, CarriedOut};
+use crate::web::access::files;
 use crate::web::access::revoked::Revoked;
-use crate::web::access::service_token::{self, Scope, ServiceToken};
-use crate::web::access::token::{Grant, KeySet, Rules};
+use crate::web::access::service_token::{Scope, ServiceToken};
+use crate::web::access::token::{Grant, KeySet};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -22,7 +23,6 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -184,20 +184,10 @@ pub enum PassEnd {
 
 impl Loaded {
     fn read(access: &Access, tags: &hmac::Key) -> Result<Loaded> {
-        let service = access.service_token.as_deref().map(|path| {
-            let file =
-                String::from_utf8(read(path, "--service-token", "make a token: openssl rand -hex 32")?)
-                    .with_context(|| format!("--service-token {} is not UTF-8", path.display()))?;
-            service_token::parse(&file, tags).with_context(|| format!("--service-token {}", path.display()))
-        });
-        let revoked = access.revoked.as_deref().map(|path| {
-            let file = read(path, "--revoked", "it may be empty, but it must exist")?;
-            Revoked::parse(&file).with_context(|| format!("--revoked {}", path.display()))
-        });
         Ok(Loaded {
-            keys: read_keys(access)?,
-            service: service.transpose()?.unwrap_or_default(),
-            revoked: revoked.transpose()?.unwrap_or_default(),
+            keys: files::keys(access)?,
+            service: files::service_tokens(access, tags)?,
+            revoked: files::revoked(access)?,
         })
     }
 
@@ -208,41 +198,33 @@ impl Loaded {
     }
 }
 
-/// The keys of `--jwt-key` and `--jwt-secret`.
-fn read_keys(access: &Access) -> Result<Option<KeySet>> {
-    let rules = || Rules { audience: access.audience.clone(), issuer: access.issuer.clone() };
-    let public = access.jwt_key.as_deref().map(|path| {
-        let file = read(path, "--jwt-key", "it holds public keys in PEM or a JWKS")?;
-        KeySet::public(&file, rules()).with_context(|| format!("--jwt-key {}", path.display()))
-    });
-    let secret = access.jwt_secret.as_deref().map(|path| {
-        let file = read(path, "--jwt-secret", "make a secret: openssl rand -hex 32")?;
-        KeySet::secret(&file, rules()).with_context(|| format!("--jwt-secret {}", path.display()))
-    });
-    Ok(match (public.transpose()?, secret.transpose()?) {
-        (Some(public), Some(secret)) => Some(public.with_secret(secret)),
-        (public, secret) => public.or(secret),
-    })
-}
-
-fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| {
-        format!(
-            "{flag} {} cannot be read; the file must exist and be readable by the daemon's user; {advice}",
-            path.display()
-        )
-    })
+fn random_key() -> Result<hmac::Key> {
+    hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+        .map_err(|_| anyhow!("the system gives no random numbers"))
 }
 
 impl Gate {
     /// Reads the files that `access` names.
     pub fn new(access: Access) -> Result<Gate> {
-        let tags = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .map_err(|_| anyhow!("the system gives no random numbers"))?;
+        let tags = random_key()?;
         let loaded = Loaded::read(&access, &tags)?;
         loaded.log();
         let (loaded, changed) = (Mutex::new(Arc::new(loaded)), watch::Sender::new(0));
         Ok(Gate { access, tags, loaded, orders: CarriedOut::default(), changed })
+    }
+
+    /// What is wrong with each of the files that `access` names.
+    pub fn faults(access: &Access) -> Vec<anyhow::Error> {
+        let service = random_key().and_then(|tags| files::service_tokens(access, &tags));
+        [
+            files::public_keys(access).err(),
+            files::secret(access).err(),
+            service.err(),
+            files::revoked(access).err(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// Reads the files again, and returns what puts them into use. On an error, and until then, the gate keeps what it had.

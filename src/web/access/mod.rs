@@ -5,6 +5,7 @@
 mod allowed_origin;
 pub mod auth;
 mod close_order;
+mod files;
 pub mod origin;
 mod revoked;
 mod service_token;

@@ -30,15 +30,10 @@ pub async fn healthz() -> &'static str {
     )
 )]
 pub async fn readyz(State(app): Shared) -> Response {
-    if app.shutdown.is_draining() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n").into_response();
+    match app.unready() {
+        None => "ready\n".into_response(),
+        Some(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {cause}\n")).into_response(),
     }
-    let status = app.hub.health().borrow().clone();
-    if status.up {
-        return "ready\n".into_response();
-    }
-    let text = format!("not ready: {}\n", status.cause);
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 /// Metrics for Prometheus
@@ -52,6 +47,7 @@ pub async fn readyz(State(app): Shared) -> Response {
     )
 )]
 pub async fn metrics(State(app): Shared) -> Response {
+    app.metrics.ready.set(i64::from(app.unready().is_none()));
     let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content)], app.metrics.render()).into_response()
 }

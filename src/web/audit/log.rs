@@ -2,9 +2,9 @@
 
 use crate::lock::lock;
 use crate::metrics::Metrics;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -95,13 +95,27 @@ impl AuditLog {
 }
 
 fn open(path: &Path) -> Result<File> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    opened.with_context(|| {
-        format!(
-            "--audit {} cannot be opened; its folder must be writable by the daemon's user",
-            path.display()
-        )
-    })
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).with_context(|| advice(path))
+}
+
+/// Checks that the file can be opened, without creating it: the daemon's user must own it.
+///
+/// # Errors
+/// It cannot be opened, or there is no folder for it.
+pub fn check(path: &Path) -> Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(why) if why.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).metadata().with_context(|| advice(path))?;
+            ensure!(folder.is_dir() && !folder.permissions().readonly(), advice(path));
+            Ok(())
+        }
+        opened => opened.map(drop).with_context(|| advice(path)),
+    }
+}
+
+fn advice(path: &Path) -> String {
+    format!("--audit {} cannot be opened; its folder must be writable by the daemon's user", path.display())
 }
 
 fn write(lines: &Receiver<String>, mut file: File, reopened: &Mutex<Option<File>>, failures: &Failures) {

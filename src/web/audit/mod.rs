@@ -2,7 +2,7 @@
 
 mod log;
 
-pub use log::AuditLog;
+pub use log::{AuditLog, check};
 
 use crate::error::Error;
 use crate::web::access::auth::Pass;

@@ -97,17 +97,22 @@ impl Sessions {
 
     /// Deletes the key of a session whose last socket has closed, unless another one keeps it.
     async fn end(&self, session: &Session) -> Result<(), Error> {
-        sleep(REOPEN).await;
-        if timeout(SETTLE, session.until_settled()).await.is_err() {
-            debug!("a heartbeat was still under way when its session ended");
-        }
-        if lock(&self.open).get(&session.key).is_some_and(|open| open.is_kept()) {
+        if self.is_kept_after(sleep(REOPEN), session).await {
             return Ok(());
         }
         let _turn = self.quotas.wait_for_turn().await;
         self.store.release(&session.key, session.departure(Instant::now(), self.period)).await?;
         self.quotas.give_back(std::slice::from_ref(&session.key));
         Ok(())
+    }
+
+    /// Whether a socket keeps the session after `pause`, and after the write that is under way.
+    async fn is_kept_after(&self, pause: impl Future<Output = ()>, session: &Session) -> bool {
+        pause.await;
+        if timeout(SETTLE, session.until_settled()).await.is_err() {
+            debug!("a heartbeat was still under way when its session ended");
+        }
+        lock(&self.open).get(&session.key).is_some_and(|open| open.is_kept())
     }
 }
 
@@ -176,6 +181,51 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if !self.closed {
             self.sessions.part(&self.session, self.era);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::presence::KeyPattern;
+    use crate::redis::Names;
+    use crate::redis::cluster::Topology;
+    use crate::redis::link::parser::Seal;
+    use crate::redis::target::Target;
+    use futures_util::FutureExt;
+    use std::pin::pin;
+    use tokio::sync::{oneshot, watch};
+
+    /// Sessions whose writes reach no server.
+    fn sessions() -> Arc<Sessions> {
+        let metrics = Arc::new(Metrics::new());
+        let target = Target::parse("redis://127.0.0.1:1").unwrap();
+        let servers = (watch::channel(Arc::new(Topology::default())).1, watch::channel(target).1);
+        let names = Names::new(&KeyPattern::of_prefix("presence:"), 0);
+        let ttl = Duration::from_secs(30);
+        let store = Store::new(servers, names, ("daemon".into(), Seal::default()), ttl, metrics.clone());
+        let quotas = Arc::new(Quotas::new(&Limits::DEFAULT, &metrics));
+        Arc::new(Sessions::new(Arc::new(store), quotas, metrics))
+    }
+
+    #[tokio::test]
+    async fn session_that_opens_again_in_the_pause_is_kept() {
+        for reopens in [true, false] {
+            let sessions = sessions();
+            let key = Key::new("alice", Some("tab")).unwrap();
+            let mut hold = sessions.hold(key.clone(), None);
+            hold.closed = true;
+            assert!(sessions.part(&hold.session, hold.era), "it was the last");
+            let (over, pause) = oneshot::channel();
+            let mut kept = pin!(sessions.is_kept_after(pause.map(drop), &hold.session));
+            assert!(kept.as_mut().now_or_never().is_none(), "it waits for the pause");
+            let again = reopens.then(|| sessions.hold(key, None));
+            assert!(kept.as_mut().now_or_never().is_none(), "it still waits");
+            over.send(()).unwrap();
+            assert_eq!(kept.await, reopens);
+            drop(again);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::wire::Wire;
 use crate::error::Error;
+use crate::hub::Watcher;
 use crate::panics::contain;
 use crate::protocol::SUBPROTOCOL;
 use crate::web::failure::Failure;
@@ -16,13 +17,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
@@ -33,6 +35,8 @@ use tracing::debug;
 
 /// Bytes. With tungstenite's default of 128 KiB a socket costs 134 KB. A longer message is read in several pieces.
 const READ_BUFFER: usize = 512;
+/// A message of more bytes leaves a buffer that is worth giving back.
+const BULKY: usize = 4096;
 /// Frames in one write.
 const FRAMES: usize = 32;
 /// The first byte of a frame: FIN, and the opcode of a text.
@@ -109,13 +113,21 @@ impl Upgrade {
 
 /// The frames of one connection.
 pub struct FrameIo {
-    ws: WebSocketStream<Wire<TokioIo<Upgraded>>>,
+    /// `None` only while tungstenite is replaced.
+    ws: Option<Tungstenite>,
+    /// Bytes of a message.
+    most: usize,
+    /// Messages that were read, and whether the last ones included a long one.
+    received: u64,
+    bulky: bool,
     /// The bytes still to be written: a header, its text, the next header, …
     out: VecDeque<Bytes>,
     /// The first frame in `out` has been written in part.
     begun: bool,
     /// Bytes that were written past tungstenite.
     written: u64,
+    /// tungstenite could not read on: the next bytes may be in the middle of a frame.
+    broken: bool,
 }
 
 /// An event during a write that has to wait for the client.
@@ -130,19 +142,51 @@ pub enum Moved {
 
 impl FrameIo {
     async fn new(upgraded: Upgraded, most: usize, frames: u32) -> FrameIo {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(most))
-            .max_frame_size(Some(most));
-        let io = Wire::new(TokioIo::new(upgraded), per_second(frames));
-        let ws = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        FrameIo { ws, out: VecDeque::new(), begun: false, written: 0 }
+        let wire = Wire::new(TokioIo::new(upgraded), per_second(frames), most);
+        let ws = Some(over(wire, most).await);
+        let (out, begun, written, broken) = (VecDeque::new(), false, 0, false);
+        FrameIo { ws, most, received: 0, bulky: false, out, begun, written, broken }
     }
 
-    /// The next message.
+    /// The next message. The caller has dropped the one before.
     pub async fn recv(&mut self) -> Option<Result<Message, tungstenite::Error>> {
-        self.ws.next().await
+        if self.bulky && self.ws.as_ref().is_some_and(|ws| ws.get_ref().has_ended(self.received)) {
+            self.bulky = false;
+            self.drop_buffers();
+        }
+        let message = self.ws.as_mut()?.next().await;
+        self.note(&message);
+        message
+    }
+
+    fn note(&mut self, message: &Option<Result<Message, tungstenite::Error>>) {
+        match message {
+            Some(Ok(message)) => {
+                self.received += 1;
+                self.bulky |= message.len() > BULKY;
+            }
+            Some(Err(_)) => self.broken = true,
+            None => {}
+        }
+    }
+
+    /// Replaces tungstenite, whose buffers keep their largest size and may hold an unfinished message.
+    fn drop_buffers(&mut self) {
+        let flushed = self.ws.as_mut().and_then(|ws| ws.flush().now_or_never());
+        if !matches!(flushed, Some(Ok(()))) {
+            // An answer to a ping may be written in part.
+            return;
+        }
+        if let Some(ws) = self.ws.take() {
+            self.ws = over(ws.into_inner(), self.most).now_or_never();
+        }
+    }
+
+    /// From now on the memory of unfinished messages counts as this reader's.
+    pub fn count_unfinished(&mut self, counter: Arc<Watcher>) {
+        if let Some(ws) = &mut self.ws {
+            ws.get_mut().count_unfinished(counter);
+        }
     }
 
     /// Queues texts for the next flush.
@@ -170,7 +214,7 @@ impl FrameIo {
 
     /// Has the client sent more frames than allowed? Nothing more is read then.
     pub fn flooded(&self) -> bool {
-        self.ws.get_ref().flooded
+        self.ws.as_ref().is_some_and(|ws| ws.get_ref().flooded)
     }
 
     /// Writes what was queued, many frames at a time. It may be dropped before it ends; the next call continues.
@@ -188,7 +232,11 @@ impl FrameIo {
             if self.written > before {
                 return Poll::Ready(Moved::Progress);
             }
-            if reads && let Poll::Ready(message) = self.ws.poll_next_unpin(cx) {
+            if reads
+                && let Some(ws) = &mut self.ws
+                && let Poll::Ready(message) = ws.poll_next_unpin(cx)
+            {
+                self.note(&message);
                 return Poll::Ready(Moved::Read(message));
             }
             Poll::Pending
@@ -200,7 +248,7 @@ impl FrameIo {
         while !self.out.is_empty() {
             if !self.begun {
                 // The answers to pings go between two frames.
-                ready!(self.ws.poll_flush_unpin(cx)).map_err(io::Error::other)?;
+                ready!(open(&mut self.ws)?.poll_flush_unpin(cx)).map_err(io::Error::other)?;
             }
             let written = ready!(self.poll_write(cx))?;
             if written == 0 {
@@ -208,7 +256,7 @@ impl FrameIo {
             }
             self.written += written as u64;
             self.advance(written);
-            self.ws.get_mut().held = self.begun;
+            open(&mut self.ws)?.get_mut().held = self.begun;
         }
         self.out = VecDeque::new();
         Poll::Ready(Ok(()))
@@ -223,7 +271,7 @@ impl FrameIo {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
-        Pin::new(self.ws.get_mut().stream()).poll_write_vectored(cx, &slices[..count])
+        Pin::new(open(&mut self.ws)?.get_mut().stream()).poll_write_vectored(cx, &slices[..count])
     }
 
     fn advance(&mut self, mut written: usize) {
@@ -239,20 +287,46 @@ impl FrameIo {
         self.begun = written > 0 || self.out.len() % 2 == 1;
     }
 
-    /// Reads until the other side has ended, which also sends the answer to its close.
+    /// Reads until the other side has ended, which also sends the answer to its close. After a frame that cannot be read, and
+    /// within an unfinished message, the bytes are thrown away.
     pub async fn finish(&mut self) {
-        if !self.flooded() {
-            while let Some(Ok(_)) = self.recv().await {}
-        }
+        while !self.reads_raw() && matches!(self.recv().await, Some(Ok(_))) {}
         let mut rest = [0; 4096];
-        while self.flooded() && self.ws.get_mut().stream().read(&mut rest).await.is_ok_and(|read| read > 0) {}
+        while self.reads_raw()
+            && let Some(ws) = &mut self.ws
+            && ws.get_mut().stream().read(&mut rest).await.is_ok_and(|read| read > 0)
+        {}
+    }
+
+    fn reads_raw(&self) -> bool {
+        let is_unfinished = self.ws.as_ref().is_some_and(|ws| ws.get_ref().is_unfinished());
+        self.broken || self.flooded() || is_unfinished
     }
 
     /// Sends a close, after what was queued.
     pub async fn send(&mut self, message: Message) -> io::Result<()> {
+        if self.reads_raw() {
+            self.drop_buffers();
+        }
         self.flush().await?;
-        self.ws.send(message).await.map_err(io::Error::other)
+        open(&mut self.ws)?.send(message).await.map_err(io::Error::other)
     }
+}
+
+type Tungstenite = WebSocketStream<Wire<TokioIo<Upgraded>>>;
+
+/// A new tungstenite over an open connection.
+async fn over(wire: Wire<TokioIo<Upgraded>>, most: usize) -> Tungstenite {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most));
+    WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await
+}
+
+fn open(ws: &mut Option<Tungstenite>) -> io::Result<&mut Tungstenite> {
+    ws.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
 }
 
 /// The header of a text frame.

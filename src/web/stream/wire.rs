@@ -1,9 +1,11 @@
 //! The bytes below a socket's frames: the daemon's own writes and those of tungstenite take turns, and each frame of the
-//! client counts.
+//! client counts, and so does the memory of a message that it has not ended.
 
+use crate::hub::Watcher;
 use governor::{DefaultDirectRateLimiter, RateLimiter};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -16,13 +18,48 @@ pub(super) struct Wire<S> {
     limit: DefaultDirectRateLimiter,
     /// The client sent more frames than allowed. No more is read.
     pub(super) flooded: bool,
+    /// Bytes of a frame. tungstenite refuses a longer one at its header.
+    most: usize,
+    /// Bytes of an unfinished message, as last counted, and who counts them.
+    unfinished: usize,
+    counter: Option<Arc<Watcher>>,
 }
 
 impl<S> Wire<S> {
-    /// A client may send so many frames.
-    pub(super) fn new(stream: S, quota: governor::Quota) -> Wire<S> {
+    /// A client may send so many frames, and `most` bytes in one of them.
+    pub(super) fn new(stream: S, quota: governor::Quota, most: usize) -> Wire<S> {
         let (frames, limit) = (FrameCounter::default(), RateLimiter::direct(quota));
-        Wire { stream, held: false, frames, limit, flooded: false }
+        Wire { stream, held: false, frames, limit, flooded: false, most, unfinished: 0, counter: None }
+    }
+
+    /// From now on the memory of unfinished messages counts as this reader's.
+    pub(super) fn count_unfinished(&mut self, counter: Arc<Watcher>) {
+        counter.charge_unfinished(self.unfinished);
+        self.counter = Some(counter);
+    }
+
+    /// Has the client begun a message, and not ended it?
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished > 0
+    }
+
+    /// Whether exactly so many messages have arrived, and no part of another one.
+    pub(super) fn has_ended(&self, messages: u64) -> bool {
+        let frames = &self.frames;
+        frames.messages == messages && frames.head == 0 && frames.rest == 0 && frames.fragments == 0
+    }
+
+    /// Counts an unfinished message. Returns whether the reader may go on.
+    fn recount(&mut self) -> bool {
+        let unfinished = self.frames.unfinished(self.most);
+        if std::mem::replace(&mut self.unfinished, unfinished) != unfinished
+            && let Some(counter) = &self.counter
+        {
+            counter.charge_unfinished(unfinished);
+            // tungstenite would read the rest before anyone else learns of it.
+            return unfinished == 0 || counter.overflow_cause().is_none();
+        }
+        true
     }
 
     /// The stream, for the daemon's own writes.
@@ -44,6 +81,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         if (0..frames).any(|_| self.limit.check().is_err()) {
             self.flooded = true;
             return Poll::Ready(Err(io::Error::other("more frames than allowed")));
+        }
+        if !self.recount() {
+            return Poll::Ready(Err(io::Error::other("too much memory for unfinished messages")));
         }
         Poll::Ready(Ok(()))
     }
@@ -80,9 +120,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 }
 
+/// An unfinished message of so few bytes costs no more than the buffer of an idle socket.
+const SMALL: u64 = 512;
+
+/// Longer than any message may be.
+const LONGEST: u64 = 1 << 32;
+
 /// Counts frames by their headers (RFC 6455, 5.2), however they arrive in pieces.
 #[derive(Default)]
 struct FrameCounter {
+    /// The first byte of the header: whether the frame is the last of its message, and its opcode.
+    first: u8,
+    /// Bytes of the frames before this one in an unfinished message.
+    fragments: u64,
+    /// Messages that are complete, pings and pongs included.
+    messages: u64,
     /// Bytes of the header that have arrived.
     head: u8,
     /// How many bytes of the header give the length, after the first two.
@@ -103,6 +155,9 @@ impl FrameCounter {
                 let skipped = usize::try_from(self.rest).unwrap_or(usize::MAX).min(bytes.len());
                 self.rest -= skipped as u64;
                 bytes = &bytes[skipped..];
+                if self.rest == 0 {
+                    self.end_frame();
+                }
                 continue;
             }
             bytes = after;
@@ -115,7 +170,10 @@ impl FrameCounter {
     fn take(&mut self, byte: u8) -> bool {
         self.head += 1;
         match self.head {
-            1 => return false,
+            1 => {
+                self.first = byte;
+                return false;
+            }
             2 => {
                 self.masked = byte & 0x80 != 0;
                 self.length = u64::from(byte & 0x7f);
@@ -134,8 +192,30 @@ impl FrameCounter {
         let is_last = self.head == 2 + self.extended + if self.masked { 4 } else { 0 };
         if is_last {
             (self.head, self.rest) = (0, self.length);
+            if self.rest == 0 {
+                self.end_frame();
+            }
         }
         is_last
+    }
+
+    /// A frame is complete.
+    fn end_frame(&mut self) {
+        let (is_control, is_last) = (self.first & 0x08 != 0, self.first & 0x80 != 0);
+        self.messages += u64::from(is_control || is_last);
+        if !is_control {
+            // tungstenite refuses a longer message.
+            self.fragments =
+                if is_last { 0 } else { self.fragments.saturating_add(self.length).min(LONGEST) };
+        }
+    }
+
+    /// Memory of an unfinished message, in bytes: tungstenite makes room for a whole frame at its header, and twice as much
+    /// room for fragments as they need, since it appends one after the other.
+    fn unfinished(&self, most: usize) -> usize {
+        let is_open = self.rest > 0 && self.length <= most as u64;
+        let bytes = 2 * self.fragments + if is_open { self.length } else { 0 };
+        if bytes > SMALL { usize::try_from(bytes).unwrap_or(most) } else { 0 }
     }
 }
 
@@ -160,6 +240,32 @@ mod tests {
             let mut counter = FrameCounter::default();
             let frames: u32 = bytes.chunks(piece).map(|piece| counter.count(piece)).sum();
             assert_eq!((frames, counter.head, counter.rest), (7, 0, 0), "in pieces of {piece}");
+            assert_eq!(counter.messages, 5, "two frames are fragments");
+            assert_eq!(counter.unfinished(65_536), 0, "the last fragment has come");
         }
+    }
+
+    #[test]
+    fn unfinished_messages_are_counted() {
+        let frame = |first: u8, length: u16| [&[first, 0xfe][..], &length.to_be_bytes(), &[0; 4]].concat();
+        let mut counter = FrameCounter::default();
+        for (bytes, expected) in [
+            (frame(0x01, 1_000), 1_000),
+            (vec![0; 999], 1_000),
+            (vec![0], 2_000),
+            // A ping between fragments.
+            (vec![0x89, 0x80, 0, 0, 0, 0], 2_000),
+            (frame(0x00, 600), 2_600),
+            (vec![0; 600], 3_200),
+            (frame(0x80, 300), 3_500),
+            (vec![0; 300], 0),
+            (frame(0x81, 400), 0),
+        ] {
+            counter.count(&bytes);
+            assert_eq!(counter.unfinished(65_536), expected);
+        }
+        let mut counter = FrameCounter::default();
+        counter.count(&[&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &[0; 4]].concat());
+        assert_eq!(counter.unfinished(65_536), 0, "tungstenite refuses a frame that is too long");
     }
 }

@@ -1,6 +1,7 @@
 //! Commands and what they print.
 
 mod commands;
+mod config_file;
 mod listing;
 mod settings;
 mod sources;

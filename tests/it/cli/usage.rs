@@ -58,14 +58,14 @@ pub(super) async fn run(args: &[&str]) -> Ran {
 }
 
 /// A running command and the lines that it prints.
-pub(super) struct Running {
-    pub(super) child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     pub(super) lines: Lines<BufReader<ChildStdout>>,
-    pub(super) err: Arc<Mutex<String>>,
+    pub(crate) err: Arc<Mutex<String>>,
 }
 
 impl Running {
-    pub(super) fn start(args: &[&str]) -> Running {
+    pub(crate) fn start(args: &[&str]) -> Running {
         let mut child = keybeat(args).spawn().expect("keybeat was built");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let err = Arc::new(Mutex::new(String::new()));

@@ -50,6 +50,8 @@ async fn clients_close_evenly_while_requests_are_served() {
     let began = Instant::now();
     signal(daemon.pid(), "TERM");
     assert_eq!(daemon.not_ready().await, "not ready: draining\n");
+    let metrics = daemon.call("GET", "/metrics", None).await.1;
+    assert!(metrics.as_str().is_some_and(|text| text.contains("\nkeybeat_ready 0\n")), "{metrics}");
     let mut served = 0;
     while began.elapsed() < DRAIN.mul_f64(0.8) {
         assert_eq!(daemon.call("PUT", "/v1/users/late/heartbeat", None).await.0, 204);

@@ -31,7 +31,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "info scan server_config sentinel private",
             "cluster",
             "link listing",
-            "inspect writer",
+            "inspect usage writer",
         ],
     ),
     (

@@ -2,7 +2,8 @@
 
 use crate::common::cluster::{Cluster, Writer, id};
 use crate::common::daemon::Daemon;
-use crate::common::redis::Redis;
+use crate::common::redis::{Redis, Reply};
+use crate::common::socket::Socket;
 use crate::common::{free_port, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -321,4 +322,97 @@ async fn deleted_node_leaves_at_once() {
     until("two servers are followed", async || (followed(&daemon).await == 2).then_some(())).await;
     daemon.ready().await;
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+/// Does the server move slots as a whole (Valkey 9)?
+fn moves_whole_slots(node: &Redis) -> bool {
+    let reply = node.call(&["CLUSTER", "HELP"]);
+    reply.list().iter().any(|line| line.as_text().contains("MIGRATESLOTS"))
+}
+
+/// One program: sets its users, and ends some of them while the slots move.
+fn end_users(ports: Vec<u16>, users: &[String]) {
+    let mut writer = Writer::new(ports);
+    for chunk in users.chunks(20) {
+        let ends = chunk.iter().map(|user| vec!["DEL".into(), format!("presence:{user}")]);
+        until_done(&mut writer, &ends.collect::<Vec<_>>());
+    }
+}
+
+/// A node may refuse writes for a moment while a slot changes hands.
+fn until_done(writer: &mut Writer, commands: &[Vec<String>]) {
+    while !writer.send(commands) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_move_as_a_whole_invent_nobody() {
+    let cluster = Cluster::start(2, 0).await;
+    if !moves_whole_slots(&cluster.nodes[0]) {
+        eprintln!("skipped: this server has no CLUSTER MIGRATESLOTS");
+        return;
+    }
+    let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
+    let names = |kind: &str| (0..4_000).map(|i| format!("{kind}{i}")).collect::<Vec<_>>();
+    let (steady, deleted, expiring) = (names("steady"), names("deleted"), names("expiring"));
+    let set = |user: &String, ttl_ms: u64| {
+        vec!["SET".into(), format!("presence:{user}"), "1".into(), "PX".into(), ttl_ms.to_string()]
+    };
+    let (mut socket, _) = daemon.watch_all().await;
+    let mut commands: Vec<_> = steady.iter().chain(&deleted).map(|user| set(user, 120_000)).collect();
+    // They run out while the slots move, and some before.
+    commands.extend(expiring.iter().enumerate().map(|(i, user)| set(user, 1_000 + i as u64)));
+    let (ports, all) = (cluster.ports(), commands.len());
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut writer = Writer::new(ports);
+        commands.chunks(500).for_each(|chunk| until_done(&mut writer, chunk));
+    });
+    let mut seen = Seen::default();
+    while seen.online.len() < all {
+        seen.take(&mut socket).await;
+    }
+    writing.await.expect("the program ends");
+
+    let ports = cluster.ports();
+    let ending = tokio::task::spawn_blocking(move || end_users(ports, &deleted));
+    let [from, to] = [&cluster.nodes[0], &cluster.nodes[1]];
+    let moved = from.call(&["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", "0", "8191", "NODE", &id(to)]);
+    assert_eq!(moved.as_text(), "OK");
+    let marker =
+        (0..).map(|i| format!("marker{i}")).find(|user| cluster.slot(&format!("presence:{user}")) < 8_192);
+    let marker = marker.expect("one of two");
+    until("the slots have moved", async || {
+        let owner = from.call(&["GET", &format!("presence:{marker}")]);
+        matches!(owner, Reply::Error(why) if why.starts_with("MOVED")).then_some(())
+    })
+    .await;
+    ending.await.expect("the program ends");
+    while seen.offline.len() < 8_000 {
+        seen.take(&mut socket).await;
+    }
+    // The stream of the new node has delivered everything before it.
+    until_done(&mut Writer::new(cluster.ports()), &[set(&marker, 60_000)]);
+    while !seen.online.contains(&marker) {
+        seen.take(&mut socket).await;
+    }
+    assert!(seen.offline.iter().all(|user| !user.starts_with("steady")), "a steady user went offline");
+}
+
+/// Who has come and who has gone, each once.
+#[derive(Default)]
+struct Seen {
+    online: BTreeSet<String>,
+    offline: BTreeSet<String>,
+}
+
+impl Seen {
+    async fn take(&mut self, socket: &mut Socket) {
+        for one in socket.transitions().await {
+            let set = if one["state"] == "online" { &mut self.online } else { &mut self.offline };
+            assert!(set.insert(name_of(&one)), "a second time: {one}");
+        }
+    }
+}
+
+fn name_of(user: &Value) -> String {
+    user["user"].as_str().expect("a name").to_owned()
 }

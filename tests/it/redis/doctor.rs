@@ -132,6 +132,9 @@ async fn setting_lost_at_restart_is_found() {
 const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello +client|setname +info +select +set \
                       +del +pttl +scan";
 
+/// With these the daemon deletes the key of a socket that closes.
+const RELEASE: &str = "+get +watch +multi +exec";
+
 /// A user with these rights, and the URL with which it comes.
 fn user(redis: &Redis, rights: &str) -> String {
     let words = ["ACL", "SETUSER", "keybeat", "reset", "on", ">secret"];
@@ -144,7 +147,8 @@ fn user(redis: &Redis, rights: &str) -> String {
 async fn missing_rights_are_fatal_for_doctor() {
     let redis = Redis::start();
     let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
-    assert_eq!((code, wrong(&findings)), (Some(0), vec![("config", "note")]), "{findings:?}");
+    let notes = vec![("rights", "note"), ("config", "note")];
+    assert_eq!((code, wrong(&findings)), (Some(0), notes), "{findings:?}");
     for (without, check, word) in [
         ("+pttl", "rights", "+pttl"),
         ("+set", "rights", "+set"),
@@ -162,6 +166,43 @@ async fn missing_rights_are_fatal_for_doctor() {
         assert!(finding.to_string().contains(word), "without {without}: {finding}");
         assert!(!findings.iter().any(|finding| finding.to_string().contains("secret")));
     }
+}
+
+#[tokio::test]
+async fn rights_to_end_a_closed_session_are_suggested() {
+    let operating = include_str!("../../../docs/OPERATING.md");
+    let documented =
+        operating.lines().find_map(|line| line.strip_prefix("ACL SETUSER keybeat on >PASSWORD "));
+    assert_eq!(documented, Some(RIGHTS), "docs/OPERATING.md lists the rights of this test");
+    assert!(operating.contains(&format!("`{RELEASE}`")), "docs/OPERATING.md lacks {RELEASE}");
+    let redis = Redis::start();
+    let all = format!("{RIGHTS} {RELEASE}");
+    let (_, findings) = doctor(&user(&redis, &all)).await;
+    assert_eq!(wrong(&findings), [("config", "note")], "{findings:?}");
+    for (lacks, outcome) in [
+        (RELEASE, "until the TTL"),
+        ("+get", "until the TTL"),
+        ("+watch", "may be lost"),
+        ("+multi", "may be lost"),
+        ("+exec", "may be lost"),
+    ] {
+        let url = user(&redis, &all.replace(lacks, ""));
+        let (code, findings) = doctor(&url).await;
+        let finding = of(&findings, "rights");
+        assert_eq!((code, &finding["severity"]), (Some(0), &"note".into()), "without {lacks}: {finding}");
+        assert!(finding["cause"].as_str().is_some_and(|cause| cause.contains(outcome)), "{finding}");
+        let mend = finding["mend"].as_str().expect("a mend");
+        assert_eq!(mend, format!("redis-cli ACL SETUSER USER {lacks}"));
+        // Followed, the advice is enough.
+        let grant: Vec<&str> =
+            ["ACL", "SETUSER", "keybeat"].into_iter().chain(lacks.split_whitespace()).collect();
+        redis.call(&grant);
+        let (_, findings) = doctor(&url).await;
+        assert_eq!(wrong(&findings), [("config", "note")], "after {mend}: {findings:?}");
+    }
+    let (code, findings) = doctor(&user(&redis, &RIGHTS.replace("+pttl", ""))).await;
+    let mend = of(&findings, "rights")["mend"].as_str().expect("a mend").to_owned();
+    assert!(code == Some(1) && mend.ends_with(&format!("+pttl {RELEASE}")), "one line for all: {mend}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A rogue Redis, and a rogue daemon: what they send must neither end a process nor move the cursor of a terminal.
 
-use crate::cli::usage::{ended, keybeat};
+use crate::cli::usage::{Running, ended, keybeat};
 use crate::common::daemon::Daemon;
 use crate::common::proxy::Proxy;
 use crate::common::redis::{Redis, info};
@@ -35,11 +35,19 @@ pub async fn server_saying(answer: String) -> u16 {
 async fn nested_arrays_end_no_process() {
     let port = server_saying("*1\r\n".repeat(500_000)).await;
     let url = format!("redis://127.0.0.1:{port}");
-    for args in [&["ls"][..], &["doctor"], &["get", "alice"]] {
+    for args in [&["ls"][..], &["doctor"], &["get", "alice"], &["beat", "alice"]] {
         let ran = ended(keybeat(&[args, &["--redis", &url]].concat())).await;
         assert_eq!(ran.code, Some(1), "{args:?} ended by a signal: {ran:?}");
         assert!((ran.out + &ran.err).contains("nested"), "{args:?}");
     }
+    // The third attempt comes after two failures.
+    let mut beating = Running::start(&["beat", "alice", "--every", "50ms", "--redis", &url]);
+    until("it goes on", async || {
+        let failures = beating.err.lock().expect("no panic with it").matches("nested").count();
+        (failures > 2).then_some(())
+    })
+    .await;
+    assert_eq!(beating.child.try_wait().expect("its own child"), None, "it ended");
     // The daemon has several connections, for writes too.
     let daemon = Daemon::launch(&["--redis", &url]);
     let cause = until("the cause names the fault", async || {

@@ -6,6 +6,7 @@ mod console_sight;
 mod events;
 mod js_client;
 mod keeping;
+mod page;
 mod rust_client;
 mod slow;
 pub(crate) mod socket;

@@ -5,10 +5,13 @@ use crate::common::redis::{Redis, fill};
 use crate::common::socket::Socket;
 use crate::common::tokens::Issuer;
 use crate::common::until;
-use crate::streams::socket::{Known, one, start, watch};
+use crate::streams::socket::{Known, Raw, one, start, watch};
 use serde_json::json;
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
 
 /// A socket with a small receive buffer, so that the daemon soon has to wait for the client.
 async fn narrow(daemon: &Daemon) -> Socket {
@@ -163,6 +166,122 @@ async fn full_budget_closes_the_slowest_with_1013() {
         }
     };
     assert_eq!(closed.0, 1013, "{}", closed.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_messages_share_the_budget() {
+    let redis = Redis::start();
+    let piece = vec![b' '; 60 * 1024];
+    let header = [&[0x81, 0x80 | 127][..], &61_440_u64.to_be_bytes(), &[0; 4]].concat();
+    // Of 4 MiB: fragments may take twice their size, a frame takes its size.
+    for (in_fragments, most) in [(true, 34), (false, 68)] {
+        let daemon = Daemon::with(&["--redis", &redis.url(), "--mailbox-mib", "4"]).await;
+        let mut good = watch(&daemon, &["alice"]).await;
+        let mut sockets = Vec::new();
+        for _ in 0..120 {
+            let mut raw = Raw::connect(daemon.port, "").await;
+            let sent = match in_fragments {
+                true => raw.send(1, false, &piece).await,
+                false => raw.stream.write_all(&[&header, &piece[1..]].concat()).await,
+            };
+            sent.expect("the daemon reads");
+            sockets.push(raw);
+        }
+        let mut closing: JoinSet<_> =
+            sockets.into_iter().map(|mut raw| async move { raw.closed().await }).collect();
+        for _ in most..120 {
+            let (_, code, reason) = closing.join_next().await.expect("a socket").expect("no panic");
+            assert_eq!(code, 1013, "{reason}");
+        }
+        redis.call(&["SET", "presence:alice", "1"]);
+        assert_eq!(one(&mut good).await["state"], "online", "a client that ends its messages stays");
+        redis.call(&["DEL", "presence:alice"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_message_leaves_no_buffer_behind() {
+    let redis = Redis::start();
+    let daemon = Daemon::start(&redis).await;
+    let kib = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..400 {
+        sockets.push(Raw::connect(daemon.port, "").await);
+    }
+    let before = kib();
+    let ping = [&b"{\"type\":\"ping\"}"[..], &[b' '; 60_000]].concat();
+    let pong = async |raw: &mut Raw, text: &[u8]| {
+        raw.send(1, true, text).await.expect("the daemon reads");
+        while !raw.frame().await.expect("an answer").1.starts_with(b"{\"type\":\"pong\"") {}
+    };
+    for raw in &mut sockets {
+        pong(raw, &ping).await;
+        // What comes next is read as before.
+        pong(raw, b"{\"type\":\"ping\"}").await;
+    }
+    let grown = kib().saturating_sub(before);
+    assert!(grown < 400 * 20, "{grown} KiB for 400 sockets that sent 60 KB each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_messages_leave_the_budget() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--mailbox-mib", "1"]).await;
+    let rest = [&b"\"ping\"}"[..], &[b' '; 50_000]].concat();
+    let mut sockets = Vec::new();
+    for _ in 0..50 {
+        let mut raw = Raw::connect(daemon.port, "").await;
+        raw.send(1, false, b"{\"type\":").await.expect("the daemon reads");
+        raw.send(0, true, &rest).await.expect("the daemon reads");
+        while !raw.frame().await.expect("an answer").1.starts_with(b"{\"type\":\"pong\"") {}
+        sockets.push(raw);
+    }
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    let none = "\nkeybeat_crowded_sockets_total 0\n";
+    assert!(metrics.as_str().is_some_and(|text| text.contains(none)), "none of them was closed: {metrics}");
+}
+
+/// 0.9 MB of users: more than the kernel's buffers take.
+fn crowd() -> (Redis, usize) {
+    let redis = Redis::start();
+    let set = |i| ["SET", &format!("presence:{i:0>250}"), "1"].map(str::to_owned).to_vec();
+    let sets: Vec<Vec<String>> = (0..3_000).map(set).collect();
+    redis.client().pipeline(&sets);
+    (redis, 900_000)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn socket_that_reads_nothing_ends_after_the_write_timeout() {
+    let (redis, _) = crowd();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--write-timeout", "700ms", "--log", "debug"]).await;
+    let mut stuck = Raw::connect_with(daemon.port, "", Some(4096)).await;
+    let began = Instant::now();
+    stuck.send(1, true, br#"{"type":"watch","all":true}"#).await.expect("the daemon reads");
+    until("the socket is closed", async || daemon.log().contains("code=4009").then_some(())).await;
+    assert!(began.elapsed() > Duration::from_millis(700), "after {:?}", began.elapsed());
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    let counted = "keybeat_limits_reached_total{cause=\"write_timeout\"} 1\n";
+    assert!(metrics.as_str().is_some_and(|text| text.contains(counted)), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn socket_that_reads_slowly_outlives_the_write_timeout() {
+    let (redis, bytes) = crowd();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--write-timeout", "2s"]).await;
+    let mut slow = Raw::connect_with(daemon.port, "", Some(4096)).await;
+    slow.send(1, true, br#"{"type":"watch","all":true}"#).await.expect("the daemon reads");
+    let (began, mut some, mut read) = (Instant::now(), [0; 4096], 0);
+    while began.elapsed() < Duration::from_secs(5) {
+        // It reads slowly on purpose.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        read += slow.stream.read(&mut some).await.expect("the daemon writes");
+    }
+    assert!(read < bytes / 2, "it was not slow: {read} bytes");
+    assert_eq!(daemon.get("/v1/stats").await["sockets"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -101,7 +101,7 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    async fn connect(port: u16, query: &str) -> Raw {
+    pub(super) async fn connect(port: u16, query: &str) -> Raw {
         Raw::connect_with(port, query, None).await
     }
 
@@ -131,7 +131,7 @@ impl Raw {
     }
 
     /// The next frame: opcode and payload.
-    async fn frame(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
+    pub(super) async fn frame(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
         let opcode = self.byte().await? & 0xf;
         let length = match self.byte().await? & 0x7f {
             126 => self.stream.read_u16().await? as usize,
@@ -144,7 +144,7 @@ impl Raw {
     }
 
     /// Reads until the close, without an answer to anything: how many pings came, the code, the reason.
-    async fn closed(&mut self) -> (usize, u16, String) {
+    pub(super) async fn closed(&mut self) -> (usize, u16, String) {
         let mut pings = 0;
         loop {
             match self.frame().await.expect("a close frame before the end") {
@@ -716,6 +716,36 @@ async fn text_that_is_not_utf8_is_closed_with_1007() {
         }
         let (_, code, reason) = raw.closed().await;
         assert_eq!((code, reason.split(':').next()), (1007, Some("invalid_text")), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn frames_that_the_protocol_forbids_are_closed_with_1002() {
+    let (_redis, daemon) = start().await;
+    let masked =
+        |first: u8, payload: &[u8]| [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat();
+    for (what, frames) in [
+        ("reserved bits", masked(0xc1, b"{}")),
+        ("an unknown opcode", masked(0x83, b"{}")),
+        ("an unknown opcode of a control frame", masked(0x8b, b"")),
+        ("a frame without a mask", vec![0x81, 2, b'{', b'}']),
+        ("a control frame in fragments", masked(0x09, b"")),
+        ("a control frame of 126 bytes", [&[0x89, 0x80 | 126, 0, 126, 0, 0, 0, 0][..], &[0; 126]].concat()),
+        ("a continuation of nothing", masked(0x80, b"{}")),
+        ("a new message within a message", [masked(0x01, b"{"), masked(0x81, b"}")].concat()),
+        ("a close with half a code", masked(0x88, b"\x03")),
+    ] {
+        let mut raw = Raw::connect(daemon.port, "").await;
+        // What follows is not read.
+        let frames = [frames, masked(0x81, b"{}")].concat();
+        raw.stream.write_all(&frames).await.expect("the daemon reads");
+        let (_, code, reason) = raw.closed().await;
+        assert_eq!((code, reason.split(':').next()), (1002, Some("protocol_error")), "{what}: {reason}");
+    }
+    let mut raw = Raw::connect(daemon.port, "").await;
+    raw.stream.shutdown().await.expect("it is open");
+    while let Ok((opcode, _)) = raw.frame().await {
+        assert_ne!(opcode, 0x8, "a connection that only ends gets no close");
     }
 }
 

@@ -35,6 +35,19 @@ impl Slot {
         self.flags.put(Flags::LEARN, true);
     }
 
+    /// `set` came from a server that does not own its slot. A `del` before it may have been a move away, and the slot comes
+    /// back: then absence alone proves no deletion.
+    pub fn claim(&mut self) {
+        let live = self.is_live();
+        self.flags.put(Flags::DOUBTED, !live);
+        self.flags.put(Flags::LEARN, live || self.flags.has(Flags::LEARN));
+    }
+
+    /// An end came for a key that is not live: older claims are void.
+    pub fn unclaim(&mut self) {
+        self.flags.put(Flags::DOUBTED, false);
+    }
+
     /// A daemon wrote it with this TTL. Returns whether that is shorter than was believed. A longer TTL is left to the
     /// probe at the deadline.
     pub fn shorten(&mut self, now: Time, ttl_ms: u32) -> bool {
@@ -289,15 +302,18 @@ impl Slot {
         self.flags.put(Flags::OVERTAKEN, self.batch != 0);
         if self.is_live() {
             self.adopt_grant(moved);
-            self.last_seen = self.last_seen.max(moved.last_seen);
+            // Its arrival here was no heartbeat.
+            let heard = self.flags.has(Flags::HEARD);
+            self.last_seen = if heard { self.last_seen.max(moved.last_seen) } else { moved.last_seen };
             return None;
         }
         self.last_seen = moved.last_seen;
         self.deadline = moved.deadline;
         self.ttl = moved.ttl_ms;
         self.flags.put(Flags::GRANTED, moved.granted && !self.is_immortal());
+        let change = self.revive(now, Reason::Reconciled);
         self.flags.put(Flags::LEAST, moved.ttl_ms != 0);
-        Some(self.revive(now, Reason::Reconciled))
+        Some(change)
     }
 
     /// A key that is live here too: a grant of the other server counts, if the last heartbeat was there.

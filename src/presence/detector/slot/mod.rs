@@ -1,7 +1,8 @@
 //! One key: what the detector believes about it, in 40 bytes. Only this folder reads or writes the flag bits; other
 //! files call verbs, which return what they changed. `evidence.rs` has the verbs for events and answers.
 //!
-//! A slot is *asked* (not live, only a question is pending), or *live*. A live key can also be
+//! A slot is *asked* (not live, only a question is pending; *claimed* if the question under way may be older than an event
+//! that proves nothing), or *live*. A live key can also be
 //! - *granted*: absence proves nothing until its deadline (evicted, server restarted or flushed);
 //! - *doubted*: a `del` arrived that may be a move to another server;
 //! - *adopted*: another detector handed it over, and no answer of this server has confirmed it;
@@ -11,6 +12,7 @@
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | `set`, `new`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`, `new` without `restore`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
 //! | `expire`, `persist`: [`retime`](Slot::retime) | → live, online | asked | → live, asked | → live, asked | asked, still adopted | → live, asked |
+//! | `set` from a server that does not own the slot: [`claim`](Slot::claim) | → claimed, asked | asked | asked | asked | asked | asked |
 //! | a daemon wrote it: [`shorten`](Slot::shorten) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
 //! | `del`: [`delete`](Slot::delete) | – | ends | ends | ends | → doubted | ends |
@@ -76,7 +78,7 @@ impl Flags {
     const PASS: u16 = 64;
     /// Its TTL is to be learnt.
     const LEARN: u16 = 128;
-    /// A `del` came that may be a move.
+    /// A `del` came that may be a move; of a key that is not live, a `set` from a server that does not own its slot.
     const DOUBTED: u16 = 256;
     /// The server disowns it, and no other detector has adopted it.
     const MOVED: u16 = 512;
@@ -190,8 +192,10 @@ impl Slot {
         self.flags.put(Flags::QUEUED, false);
     }
 
+    /// Its question is sent. The answer includes every claim so far.
     pub(super) fn send_in(&mut self, batch: BatchId) {
         self.batch = batch;
+        self.flags.put(Flags::DOUBTED, self.is_doubted());
     }
 
     /// An event came after the opening fence: the answer may not include it.
@@ -263,11 +267,21 @@ impl Slot {
     }
 
     pub(super) fn is_doubted(&self) -> bool {
-        self.flags.has(Flags::DOUBTED)
+        self.is_live() && self.flags.has(Flags::DOUBTED)
+    }
+
+    /// Whether it is not live, and an event that proves nothing says otherwise since the last question.
+    pub(super) fn is_claimed(&self) -> bool {
+        !self.is_live() && self.flags.has(Flags::DOUBTED)
     }
 
     pub(super) fn is_adopted(&self) -> bool {
         self.flags.has(Flags::ADOPTED)
+    }
+
+    /// Whether it is live, and nothing says that it may have moved.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_live() && !self.flags.has(Flags::DOUBTED | Flags::ADOPTED | Flags::MOVED)
     }
 
     /// Whether it is live, disowned by this server, and not adopted by another detector.
@@ -341,6 +355,11 @@ impl Slot {
         self.flags.has(Flags::LEARN) && !self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED)
     }
 
+    /// Whether `last_seen` is only a guess: no `set` gave it, and the TTL that leads back to it is not known.
+    fn heartbeat_is_guessed(&self) -> bool {
+        !self.flags.has(Flags::HEARD) && (self.ttl == 0 || self.flags.has(Flags::LEAST))
+    }
+
     /// Everything that a state comparison needs.
     #[cfg(test)]
     pub(super) fn facts(&self) -> (Time, Time, [u32; 3], u16) {
@@ -412,10 +431,13 @@ impl Slot {
         }
     }
 
-    /// It is live from now on; `last_seen` is set before.
+    /// It is live from now on; `last_seen` is set before. Where the last heartbeat is a guess, the user is known to be there
+    /// since now.
     pub(super) fn revive(&mut self, now: Time, reason: Reason) -> Change {
+        self.flags.put(Flags::DOUBTED, self.is_doubted());
         self.flags.put(Flags::LIVE, true);
-        let (key, last_seen) = (self.key.clone(), self.last_seen.min(now));
+        let last_seen = if self.heartbeat_is_guessed() { now } else { self.last_seen.min(now) };
+        let key = self.key.clone();
         Change { key, live: true, at: now, last_seen, reason, deadline: None }
     }
 

@@ -211,3 +211,53 @@ fn grant_of_the_other_server_counts_for_a_live_key() {
         "0 reconciled; 1 +a Heartbeat seen 1; 1 ask a; 21 ask a; 22 -a Reconciled at 22 seen 20",
     );
 }
+
+/// A server without keys.
+const EMPTY: &str = "0 up r; 0 page;";
+
+fn check_claims(script: &str, expected: &str) {
+    check(&format!("{EMPTY} {script}"), &format!("0 reconciled; {expected}"));
+}
+
+#[test]
+fn claim_is_a_question() {
+    check_claims("1 claimed a; 2 answered a=-", "1 ask a");
+    check_claims("1 claimed a; 2 answered a=moved", "1 ask a");
+    check_claims("1 claimed a; 2 answered a=20", "1 ask a; 2 +a Reconciled seen 2");
+    check_claims("1 claimed a; 2 gap; 2 page; 3 next; 3 due", "1 ask a; 2 reconciled");
+}
+
+#[test]
+fn claim_between_the_fences_is_asked_again() {
+    check_claims(
+        "1 claimed a; 1 open; 2 claimed a; 2 answers a=-; 2 close; 2 next; 3 answered a=20",
+        "1 ask a; 2 ask a; 3 +a Reconciled seen 3",
+    );
+    // The key was there, and nothing has ended it since.
+    check_claims(
+        "1 claimed a; 1 open; 2 claimed a; 2 answers a=20; 2 close",
+        "1 ask a; 2 +a Reconciled seen 2",
+    );
+    check_claims("1 claimed a; 1 open; 2 claimed a; 2 expired a; 2 answers a=20; 2 close", "1 ask a");
+    check_claims("1 claimed a; 1 open; 2 claimed a; 2 doubted a; 2 answers a=20; 2 close", "1 ask a");
+    // A heartbeat needs no answer.
+    check_claims(
+        "1 claimed a; 1 open; 2 set a; 2 answers a=-; 2 close",
+        "1 ask a; 2 +a Heartbeat seen 2; 2 ask a",
+    );
+}
+
+#[test]
+fn slot_that_came_back_proves_no_deletion() {
+    let (held, said) = HELD;
+    check(
+        &format!("{held} 10 doubted a; 10 open; 11 claimed a; 12 set a; 12 answers a=29; 12 close"),
+        &format!("{said} 10 ask a"),
+    );
+    check(
+        &format!(
+            "{held} 10 doubted a; 10 open; 12 set a; 12 answers a=29; 12 close; 12 next; 13 answered a=29"
+        ),
+        &format!("{said} 10 ask a; 12 -a Deleted at 12 seen 0; 12 +a Heartbeat seen 12; 12 ask a"),
+    );
+}

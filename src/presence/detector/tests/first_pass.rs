@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn first_snapshot_waits_for_no_ttls() {
     let met = "100 met r; 101 page a b c";
-    let said = "101 +a Reconciled seen 71; 101 +b Reconciled seen 71; 101 +c Reconciled seen 71; 101 ask a; 101 ask b c";
+    let said = "101 +a Reconciled seen 101; 101 +b Reconciled seen 101; 101 +c Reconciled seen 101; 101 ask a; 101 ask b c";
     check(
         &format!("{met}; 102 answered a=20; 103 answered b=10 c=5; 109 due; 109 answered c=-; 114 due"),
         &format!("{said}; 102 reconciled; 109 ask c; 109 -c Expired at 106 seen 76; 114 ask b"),
@@ -32,11 +32,11 @@ fn first_snapshot_waits_for_no_ttls() {
 fn name_after_its_end_is_asked_for() {
     check(
         "100 met r; 101 del a; 102 page a b; 103 answered b=20; 104 answered a=-",
-        "102 +b Reconciled seen 72; 102 ask b; 102 ask a; 104 reconciled",
+        "102 +b Reconciled seen 102; 102 ask b; 102 ask a; 104 reconciled",
     );
     check(
         "100 met r; 101 doubted a; 102 page a b; 103 answered b=20; 104 answered a=-",
-        "102 +b Reconciled seen 72; 102 ask b; 102 ask a; 104 reconciled",
+        "102 +b Reconciled seen 102; 102 ask b; 102 ask a; 104 reconciled",
     );
     // Also when nothing else is there.
     check("100 met r; 101 expired a; 102 page a; 104 answered a=-", "102 ask a; 104 reconciled");
@@ -58,7 +58,7 @@ fn closing_question_ends_the_first_pass() {
     // Set after a deletion, both before the page was read; the events come late, but before the fence.
     check(
         "100 met r; 101 page a; 102 open; 103 del a; 104 set a; 105 answers a=29; 106 close",
-        "101 +a Reconciled seen 71; 101 ask a; 103 -a Deleted at 103 seen 71; 104 +a Heartbeat seen 104; \
+        "101 +a Reconciled seen 101; 101 ask a; 103 -a Deleted at 103 seen 71; 104 +a Heartbeat seen 104; \
          106 ask a; 106 reconciled",
     );
 }
@@ -90,8 +90,8 @@ fn first_snapshot_ttls_are_asked_for_last() {
         settings,
         "100 met r; 101 page a b c d; 102 set z; 103 evicted c; 104 answered a=20; 105 answered b=20; \
          106 answered z=26; 107 answered d=60; 132 due; 134 due",
-        "101 +a Reconciled seen 71; 101 +b Reconciled seen 71; 101 +c Reconciled seen 71; \
-         101 +d Reconciled seen 71; 101 ask a; 101 ask b; 102 +z Heartbeat seen 102; 104 reconciled; \
+        "101 +a Reconciled seen 101; 101 +b Reconciled seen 101; 101 +c Reconciled seen 101; \
+         101 +d Reconciled seen 101; 101 ask a; 101 ask b; 102 +z Heartbeat seen 102; 104 reconciled; \
          105 ask z; 106 ask d; 132 ask a; 132 ask b; 132 ask z; 134 ask c",
     );
 }
@@ -103,7 +103,7 @@ fn early_end_of_unknown_ttl_is_no_surprise() {
         settings,
         "100 met r; 101 page a b; 102 answered a=20000; 105 expired b; 106 answered b=-; 200 set c; \
          201 answered c=29999; 201 confirmed; 300 set c",
-        "101 +a Reconciled seen 0; 101 +b Reconciled seen 0; 101 ask a; 101 ask b; 102 reconciled; \
+        "101 +a Reconciled seen 101; 101 +b Reconciled seen 101; 101 ask a; 101 ask b; 102 reconciled; \
          105 -b Expired at 105 seen 0; 200 +c Heartbeat seen 200; 200 ask c",
     );
 }

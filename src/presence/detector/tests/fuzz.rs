@@ -195,7 +195,7 @@ impl Run {
             Op::NextPage(names, next) => self.feed(Input::Page(self.scan, names, next)),
             Op::Adopted(moved, from) => self.feed(Input::Adopted(&moved, from)),
             Op::LetGo(name) => self.feed(Input::LetGo(&name)),
-            Op::Retired => self.feed(Input::Retired),
+            Op::Retired => self.feed(Input::Retired { lossy: !self.detector.up }),
             Op::Sweep => self.feed(Input::Sweep),
             Op::Refused => self.feed(Input::Refused(self.now.minus(20))),
             Op::Proven => self.feed(Input::Proven(self.now.plus(1))),

@@ -9,7 +9,7 @@ fn replaced_keyspace_ends_keys_at_deadlines() {
     check(
         &format!("{held} 5 set a; 10 replaced; 10 page c; 11 answered c=20 a=-; 36 due; 37 answered a=- c=-"),
         &format!(
-            "{said} 10 ask c a; 11 +c Reconciled seen 0; 11 reconciled; 36 ask a c; \
+            "{said} 10 ask c a; 11 +c Reconciled seen 11; 11 reconciled; 36 ask a c; \
              37 -a Expired at 35 seen 5; 37 -c Expired at 30 seen 0"
         ),
     );
@@ -92,7 +92,7 @@ fn restored_copy_expires_without_verdict() {
 fn key_found_after_restart_gets_one_ttl() {
     // Saved with 2 left; its user could not renew it meanwhile, and does at 20.
     let found = "0 up r; 0 page; 1 down; 10 up r2; 10 page a; 11 answered a=2; 13 due; 14 expired a;";
-    let said = "0 reconciled; 10 ask a; 11 +a Reconciled seen 0; 11 reconciled;";
+    let said = "0 reconciled; 10 ask a; 11 +a Reconciled seen 11; 11 reconciled;";
     check(&format!("{found} 20 set a; 20 answered a=30; 42 due"), &format!("{said} 20 ask a"));
     check(
         &format!("{found} 41 due; 42 due; 42 answered a=-"),
@@ -103,7 +103,7 @@ fn key_found_after_restart_gets_one_ttl() {
     check(&format!("{cut} 20 set a; 20 answered a=30; 42 due"), &format!("{said} 20 ask a"));
     check(
         "0 up r; 0 page; 1 down; 10 up r2; 10 page; 11 gap; 11 page a; 11 answered a=2; 14 expired a",
-        "0 reconciled; 10 reconciled; 11 ask a; 11 +a Reconciled seen 0; 11 reconciled; 14 -a Expired at 13 seen 0",
+        "0 reconciled; 10 reconciled; 11 ask a; 11 +a Reconciled seen 11; 11 reconciled; 14 -a Expired at 13 seen 0",
     );
     // So too if the same server took no writes.
     check(
@@ -116,12 +116,12 @@ fn key_found_after_restart_gets_one_ttl() {
 fn key_that_a_pass_finds_after_a_refusal_gets_one_ttl() {
     // Its last renewal was refused, or waits in the stream.
     let found = "0 up r; 0 page; 1 gap; 10 refused 2; 10 page a; 11 answered a=2; 14 expired a;";
-    let said = "0 reconciled; 10 ask a; 11 +a Reconciled seen 0; 11 reconciled;";
+    let said = "0 reconciled; 10 ask a; 11 +a Reconciled seen 11; 11 reconciled;";
     check(&format!("{found} 20 set a; 20 answered a=30; 42 due"), &format!("{said} 20 ask a"));
     // A TTL after the outage users have renewed what is there, even if the first pass was cut short.
     check(
         "0 up r; 0 page; 1 down; 10 flushed r; 20 down; 41 up r; 41 page a; 42 answered a=2; 45 expired a",
-        "0 reconciled; 41 ask a; 42 +a Reconciled seen 13; 42 reconciled; 45 -a Expired at 43 seen 13",
+        "0 reconciled; 41 ask a; 42 +a Reconciled seen 42; 42 reconciled; 45 -a Expired at 43 seen 13",
     );
 }
 
@@ -136,7 +136,7 @@ fn gap_hides_the_last_heartbeat_from_a_replacement() {
 
 #[test]
 fn young_first_server_grants_one_ttl() {
-    let said = "100 ask a; 101 +a Reconciled seen 72; 101 reconciled;";
+    let said = "100 ask a; 101 +a Reconciled seen 101; 101 reconciled;";
     check(
         "100 up r 29; 100 page a; 101 answered a=2; 104 expired a; 131 due; 132 due; 132 answered a=-",
         &format!("{said} 132 ask a; 132 -a Expired at 131 seen 72"),

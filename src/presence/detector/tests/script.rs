@@ -7,7 +7,7 @@ use super::*;
 /// - `up RUN [UPTIME|polled]`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
-/// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
+/// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
 /// - `written KEY TTL`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
 ///   and no surprise counts any longer
 /// - `adopted KEY SEEN DEADLINE [granted] [fickle] [notyet]`, from the server 1
@@ -81,6 +81,7 @@ impl Run {
             "created" => self.feed(now, Input::Created(word())),
             "retimed" => self.feed(now, Input::Retimed(word())),
             "placed" => self.feed(now, Input::Placed(word())),
+            "claimed" => self.feed(now, Input::Claimed(word())),
             "written" => self.feed(now, Input::Written(word(), words[1].parse().unwrap())),
             "confirmed" => self.detector.confirm_all(),
             "calm" => {
@@ -92,7 +93,7 @@ impl Run {
             "evicted" => self.feed(now, Input::Ended(word(), End::Evicted)),
             "doubted" => self.feed(now, Input::Doubted(word())),
             "letgo" => self.feed(now, Input::LetGo(word())),
-            "retired" => self.feed(now, Input::Retired),
+            "retired" => self.feed(now, Input::Retired { lossy: !self.detector.up }),
             "adopted" => self.feed(now, Input::Adopted(&moved(words), 1)),
             "page" => {
                 let names = words.iter().map(|word| word.as_bytes().to_vec()).collect();

@@ -4,6 +4,16 @@ use super::script::*;
 use super::*;
 
 #[test]
+fn key_without_ttl_is_asked_for_at_growing_pauses() {
+    check(
+        "0 up r; 0 page; 0 set a; 1 answered a=never; 501 due; 502 answered a=never; 1003 due; 1004 due; 1005 answered a=never; \
+         2009 due; 2010 due; 2011 answered a=9; 2020 due; 2021 due; 2022 answered a=-",
+        "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 501 ask a; 1004 ask a; 2010 ask a; 2020 ask a; \
+         2022 -a Expired at 2019 seen 1989",
+    );
+}
+
+#[test]
 fn key_without_ttl_stays_until_deleted() {
     check(
         "0 up r; 0 page; 0 set a; 1 answered a=never; 500 due; 900 del a",

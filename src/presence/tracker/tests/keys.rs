@@ -39,6 +39,86 @@ fn answer_knows_the_owner_before_the_topology() {
 }
 
 #[test]
+fn server_speaks_only_for_its_slots() {
+    // B copies slot 1 from A, and the user has left meanwhile.
+    check(
+        "came went ask",
+        &format!(
+            "{TWO} 2 set B u1; 3 answered B u1=moved:1:A:1; 4 expired A u1; 5 set B u1; 6 answered B u1=moved:1:A:1"
+        ),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 2 ask B u1; 4 went u1 A Expired start; 5 ask B u1",
+    );
+    // B owns the slot, and the topology is older.
+    check(
+        "came went ask",
+        &format!("{TWO} 2 set B v1; 3 answered B v1=30000; 4 set B v1; 5 set B w6"),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 2 ask B v1; 3 came v1 B Reconciled start; 4 ask B v1; \
+         5 came w6 B Heartbeat start; 5 ask B w6",
+    );
+}
+
+#[test]
+fn stream_may_be_older_than_the_topology() {
+    // The canary of 3 is the first that B carries out as the owner of slot 1.
+    check(
+        "came went ask",
+        &format!(
+            "{TWO} 2 fleet A=2-4 B=0-1,5-9; 3 due; 3 set B v1; 4 answered B v1=-; 5 canary B; 6 set B w1"
+        ),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 3 ask B v1; 6 came w1 B Heartbeat start; \
+         6 ask B w1",
+    );
+}
+
+#[test]
+fn arrival_of_a_key_is_no_heartbeat() {
+    // Slot 1 moves key by key: `restore` at B, then `del` at A.
+    let mut run = Run::new();
+    let script = "0 fleet A=0-4 B=5-9; 0 ready A; 0 ready B; 1 set A u1; 1 answered A u1=600; 100 placed B u1; 101 del A u1; \
+                  102 answered A u1=moved:1:B:1; 103 answered B u1=498; 104 fleet A=2-4 B=0-1,5-9; 200 due; 201 canary A; \
+                  201 canary B; 400 due; 602 due; 603 answered B u1=-; 606 due; 607 canary B";
+    for step in script.split(';').map(str::trim) {
+        let words: Vec<&str> = step.split_whitespace().collect();
+        run.step(Time::from_ms(words[0].parse().unwrap()), words[1], &words[2..]);
+    }
+    assert_eq!(run.said.iter().filter(|line| line.contains(" went u1 B")).count(), 1, "{:#?}", run.said);
+    assert_eq!(run.last_seen, Some(Time::from_ms(1)));
+}
+
+#[test]
+fn server_that_leaves_hands_over_its_keys_in_steps() {
+    let sets: String = (0..5).map(|i| format!("1 set A {i}; 1 answered A {i}=30000;")).collect();
+    check(
+        "went",
+        &format!("0 fleet A=0-4 B=5-9; 0 ready A; 0 ready B; {sets} 2 fleet B=0-9; 3 due; 4 due; 5 due"),
+        "2 went 0 A Reconciled topology; 2 went 1 A Reconciled topology; 3 went 2 A Reconciled topology; \
+         3 went 3 A Reconciled topology; 4 went 4 A Reconciled topology",
+    );
+}
+
+#[test]
+fn slots_that_have_moved_lose_no_key() {
+    // B was compared before it got A's slots; u1 was deleted there before the daemon knew.
+    check(
+        "came went",
+        &format!("{TWO} 2 fleet B=0-9; 3 answered B u1=-; 6 due; 7 canary B"),
+        "1 came u1 A Heartbeat start; 2 came u1 B Reconciled start; 2 went u1 A Reconciled topology; \
+         7 went u1 B Reconciled start",
+    );
+    // C may be A's replica, which lacks the last writes; so may A, started again at another address.
+    for other in ["C=0-4", "A:2=0-4"] {
+        let id = &other[..1];
+        check(
+            "went",
+            &format!(
+                "{TWO} 2 fleet B=5-9 {other}; 2 ready {id}; 3 answered {id} u1=-; 6 due; 7 canary {id}; 8 due; 9 canary {id}"
+            ),
+            "2 went u1 A Reconciled topology",
+        );
+    }
+}
+
+#[test]
 fn key_without_known_owner_stays() {
     check(
         "came went ask",

@@ -67,6 +67,8 @@ pub(super) struct Run {
     asked: HashMap<LinkId, VecDeque<BatchId>>,
     scans: HashMap<LinkId, u8>,
     pub(super) said: Vec<String>,
+    /// The last heartbeat of the key that changed last.
+    pub(super) last_seen: Option<Time>,
 }
 
 impl Run {
@@ -78,6 +80,7 @@ impl Run {
             asked: HashMap::new(),
             scans: HashMap::new(),
             said: Vec::new(),
+            last_seen: None,
         }
     }
 
@@ -190,6 +193,7 @@ impl Run {
         match action {
             Action::Changed(link, change, cause) => {
                 let sign = if change.live { "came" } else { "went" };
+                self.last_seen = Some(change.last_seen);
                 format!("{sign} {:?} {} {:?} {}", change.key, name(link), change.reason, cause.label())
             }
             Action::Ask(link, batch, keys) => {

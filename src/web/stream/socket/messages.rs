@@ -9,7 +9,7 @@ use crate::web::audit::Happened;
 use crate::web::limits::refusal_log::Refusal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
 use tracing::debug;
 
 /// The route, for the log.
@@ -139,6 +139,12 @@ impl Socket {
             self.reader.app.metrics.limited("messages_per_second");
             return Ending::Close(close::TOO_MANY, "too_many: more messages than allowed, slow down");
         }
+        // The memory of its unfinished message is not available.
+        if self.reader.watcher.overflowed()
+            && let Some(cut) = self.reader.must_end()
+        {
+            return cut.into();
+        }
         if is_too_long(why) {
             return Ending::too_big();
         }
@@ -146,6 +152,12 @@ impl Socket {
             return Ending::Close(close::INVALID_TEXT, "invalid_text: a text message must be UTF-8");
         }
         debug!(socket = self.reader.number, %why, "a socket was lost");
+        if breaks_the_rules(why) {
+            return Ending::Close(
+                close::PROTOCOL_ERROR,
+                "protocol_error: a frame is not valid WebSocket (RFC 6455)",
+            );
+        }
         Ending::Lost
     }
 
@@ -188,6 +200,15 @@ impl Socket {
         if let Some(log) = &self.reader.app.audit {
             log.record(self.reader.permit.pass(), self.reader.address, &Happened { action, user, error });
         }
+    }
+}
+
+/// Whether the client sent a frame that the protocol forbids. A connection that ends without a close is a protocol error of
+/// tungstenite too.
+fn breaks_the_rules(why: &WsError) -> bool {
+    match why {
+        WsError::Protocol(why) => !matches!(why, ProtocolError::ResetWithoutClosingHandshake),
+        _ => false,
     }
 }
 

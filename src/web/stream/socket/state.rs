@@ -33,7 +33,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(reader: Reader, io: FrameIo, hold: Option<Hold>, place: Place) -> Socket {
+    pub(super) fn new(reader: Reader, mut io: FrameIo, hold: Option<Hold>, place: Place) -> Socket {
+        io.count_unfinished(reader.watcher.clone());
         Socket {
             reader,
             io,

@@ -7,13 +7,9 @@ use super::state::Socket;
 use crate::protocol::close;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use std::time::Duration;
 use tokio::time::{Instant, interval_at, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::Error as WsError;
-
-/// How long a write may make no progress at all before the client counts as gone.
-const STUCK: Duration = Duration::from_secs(60);
 
 impl Socket {
     /// Sends what is pending.
@@ -39,7 +35,7 @@ impl Socket {
         sent
     }
 
-    /// Writes messages. Gives up if the client reads nothing at all for a minute, or may no longer be served.
+    /// Writes messages. Gives up if the client reads nothing at all for `--write-timeout`, or may no longer be served.
     pub(super) async fn send_all(&mut self, texts: impl IntoIterator<Item = Bytes>) -> Result<(), Ending> {
         self.io.put(texts);
         // Mostly the kernel takes them at once.
@@ -58,7 +54,7 @@ impl Socket {
     /// Writes as fast as the client reads. Each part that it takes is a sign of life, and so are its pongs, which are read
     /// meanwhile.
     async fn send_slowly(&mut self) -> Result<(), Ending> {
-        let period = self.reader.app.sessions.period;
+        let (period, most) = (self.reader.app.sessions.period, self.reader.app.limits.write_timeout);
         let mut ping = interval_at(Instant::now() + period, period);
         let mut progress = Instant::now();
         loop {
@@ -70,8 +66,9 @@ impl Socket {
                     self.io.put_ping();
                     continue;
                 }
-                () = sleep_until(progress + STUCK) => {
-                    let reason = "no_pong: nothing was read for a minute, reconnect";
+                () = sleep_until(progress + most) => {
+                    self.reader.app.metrics.limited("write_timeout");
+                    let reason = "no_pong: the client read nothing for too long, reconnect";
                     return Err(Ending::Close(close::NO_PONG, reason));
                 }
             };
