@@ -1,7 +1,7 @@
 //! The settings of a daemon, as decided after the command line was parsed, and every default.
 
 use crate::error::MAX_USERS;
-use crate::presence::KeyPattern;
+use crate::presence::{KeyPattern, Renewals};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +29,8 @@ pub struct Config {
     pub ttl: Duration,
     /// Whether to add missing classes to `notify-keyspace-events`.
     pub configure_redis: bool,
+    /// How to learn of renewals.
+    pub events: EventsMode,
     /// Whether to send deadline probes.
     pub probes: bool,
     /// The rights to read and write.
@@ -43,6 +45,31 @@ pub struct Config {
     pub drain: Duration,
     /// Limits of queues and requests.
     pub limits: Limits,
+}
+
+/// How the daemon is to learn of renewals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EventsMode {
+    /// From each `set`.
+    #[default]
+    Set,
+    /// From each `set` and `expire`.
+    Expire,
+    /// From questions alone; as [`EventsMode::Set`] at a server that publishes no `new`.
+    New,
+    /// The cheapest way that the server allows.
+    Auto,
+}
+
+impl EventsMode {
+    /// What a link tries first.
+    pub const fn renewals(self) -> Renewals {
+        match self {
+            EventsMode::Set => Renewals::Set,
+            EventsMode::Expire => Renewals::Expire,
+            EventsMode::New | EventsMode::Auto => Renewals::New,
+        }
+    }
 }
 
 /// A certificate and its private key, in PEM.

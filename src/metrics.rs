@@ -25,6 +25,12 @@ pub struct To {
     pub to: &'static str,
 }
 
+/// The label of servers.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RenewalsLabel {
+    renewals: &'static str,
+}
+
 /// Handles of all metrics; the names are in [`Metrics::new`].
 #[allow(missing_docs)]
 pub struct Metrics {
@@ -37,6 +43,7 @@ pub struct Metrics {
     pub ready: Gauge,
     pub immortal_keys: Gauge,
     pub swept_servers: Gauge,
+    servers: Family<RenewalsLabel, Gauge>,
     pub went_online: Counter,
     pub went_offline: Counter,
     pub events: Counter,
@@ -151,6 +158,17 @@ fn transitions(registry: &mut Registry) -> [Counter; 2] {
     [online, offline]
 }
 
+/// The gauge of servers by source of renewals.
+fn servers(registry: &mut Registry) -> Family<RenewalsLabel, Gauge> {
+    let servers = Family::<RenewalsLabel, Gauge>::default();
+    registry.register(
+        "servers",
+        "Redis servers, by how the daemon learns of renewals there",
+        servers.clone(),
+    );
+    servers
+}
+
 /// A histogram in seconds.
 fn lag(registry: &mut Registry, name: &str, help: &str) -> Lag {
     let lag = Lag::new();
@@ -187,6 +205,7 @@ impl Metrics {
                 "swept_servers",
                 "Redis servers that do not send all events, so that the daemon polls their keys with SCAN",
             ),
+            servers: servers(r),
             went_online,
             went_offline,
             events: counter(r, "events", "Keyspace events received"),
@@ -239,6 +258,11 @@ impl Metrics {
             tracing::error!("cannot encode the metrics: {why}");
         }
         text
+    }
+
+    /// Sets at how many servers the daemon learns of renewals in this way.
+    pub fn set_servers(&self, renewals: &'static str, count: usize) {
+        self.servers.get_or_create(&RenewalsLabel { renewals }).set(count as i64);
     }
 
     /// Counts a gap.

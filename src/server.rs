@@ -373,6 +373,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         channel: channel.clone(),
         seal: seal.clone(),
         configure: config.configure_redis,
+        events: config.events,
     };
     let template = Template {
         link: settings,

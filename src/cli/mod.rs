@@ -31,7 +31,7 @@ mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode};
 use crate::presence::Key;
 use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -136,7 +136,8 @@ struct DaemonArgs {
     /// Whether to add missing classes to notify-keyspace-events; none is ever removed
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     configure_redis: bool,
-    /// Event by which the daemon detects heartbeats; auto means set in this version
+    /// How the daemon learns of renewals: from each set event; from set and expire events, so that EXPIRE and GETEX count at once;
+    /// or by one question per user and TTL (new, which needs Redis 7 or newer, or Valkey; elsewhere it is as set)
     #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
     /// Whether to send deadline probes; turn them off only to measure their effect
@@ -170,10 +171,25 @@ struct DaemonArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum EventsKind {
-    /// Every SET
+    /// From each set event
     Set,
-    /// The best event that this version supports
+    /// From each set and expire event
+    Expire,
+    /// By questions: Redis publishes no message for a renewal
+    New,
+    /// new where the server has its event class, otherwise set
     Auto,
+}
+
+impl From<EventsKind> for EventsMode {
+    fn from(kind: EventsKind) -> EventsMode {
+        match kind {
+            EventsKind::Set => EventsMode::Set,
+            EventsKind::Expire => EventsMode::Expire,
+            EventsKind::New => EventsMode::New,
+            EventsKind::Auto => EventsMode::Auto,
+        }
+    }
 }
 
 #[derive(Parser)]
@@ -289,7 +305,7 @@ struct BenchArgs {
     url: Option<Address>,
     #[command(flatten)]
     token: access::TokenArgs,
-    /// Number of users for lag and heartbeats
+    /// Number of users for lag, heartbeats and capacity
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
     /// Number of sockets for connections, and for the fanout row in which all watch one user
@@ -298,7 +314,10 @@ struct BenchArgs {
     /// Number of sockets for the other rows of fanout
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     watchers: u32,
-    /// Duration of each rate of fanout and of each row of heartbeats
+    /// Numbers of daemons for capacity, 0 to 64, separated by commas; 0 is Redis without notifications
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0,1,2,4,8", value_parser = clap::value_parser!(u8).range(..=64))]
+    daemons: Vec<u8>,
+    /// Duration of each rate of fanout and of each row of heartbeats and capacity
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     seconds: Duration,
     /// Print one JSON object per line
@@ -346,6 +365,7 @@ impl DaemonArgs {
             key_pattern: self.pattern.pattern(),
             ttl: self.ttl.into(),
             configure_redis: self.configure_redis,
+            events: self.events.into(),
             probes: self.probes,
             access: self.access.access(),
             tls: self.tls.files(),

@@ -6,7 +6,7 @@ use super::{
     values,
 };
 use crate::client::{ClientError, ClientEvent};
-use crate::config::{Access, Config, Limits};
+use crate::config::{Access, Config, EventsMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::protocol::{State, TransitionObject};
@@ -136,6 +136,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         key_pattern: source.pattern.pattern(),
         ttl: Duration::from_secs(30),
         configure_redis: true,
+        events: EventsMode::default(),
         probes: true,
         access: Access::default(),
         tls: None,

@@ -2,7 +2,7 @@
 
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::{Cause, Change, Counts, Reason, ServerState};
+use crate::presence::{Cause, Change, Counts, Reason, Renewals, ServerState};
 use std::sync::Arc;
 
 /// See the module's head.
@@ -39,6 +39,10 @@ impl Meters {
         metrics.invalid_keys.inc_by(counts.invalid - before.invalid);
         metrics.immortal_keys.set(counts.immortal as i64);
         metrics.swept_servers.set(servers.iter().filter(|server| server.polled).count() as i64);
+        for renewals in Renewals::ALL {
+            let count = servers.iter().filter(|server| server.renewals == renewals).count();
+            metrics.set_servers(renewals.label(), count);
+        }
         let (users, sessions) = hub.count();
         metrics.users_online.set(users as i64);
         metrics.sessions.set(sessions as i64);

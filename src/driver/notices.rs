@@ -8,8 +8,8 @@ use crate::redis::link::{CanaryReply, Feed};
 pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
     Some(match feed {
         Feed::Events(_) => return None,
-        Feed::Up { run, outage, uptime_ms, silent } => {
-            LinkNotice::Up { run, outage, uptime_ms, silent: silent.needs_polling(), mark }
+        Feed::Up { run, outage, uptime_ms, silent, renewals } => {
+            LinkNotice::Up { run, outage, uptime_ms, silent: silent.needs_polling(), renewals, mark }
         }
         Feed::Down { cause, why } => LinkNotice::Down(cause, why),
         Feed::Canary(CanaryReply::Intact { refused }) => LinkNotice::Intact { refused },

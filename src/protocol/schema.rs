@@ -163,6 +163,10 @@ pub struct RedisStats {
     #[schema(inline)]
     pub mode: Mode,
     pub swept_servers: i64,
+    /// How the daemon learns of renewals; where servers differ, the way that takes the most messages. Null while no server is
+    /// known.
+    #[schema(inline, required = true)]
+    pub renewals: Option<RenewalsWord>,
     pub servers: Vec<ServerStats>,
 }
 
@@ -176,8 +180,20 @@ pub struct ServerStats {
     pub cause: String,
     #[schema(inline)]
     pub mode: Mode,
+    #[schema(inline)]
+    pub renewals: RenewalsWord,
     pub keys: u64,
     pub gaps: u64,
+}
+
+/// How the daemon learns of renewals: from each `set` event, from each `set` and `expire` event, or by questions alone (`new`).
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum RenewalsWord {
+    Set,
+    Expire,
+    New,
 }
 
 /// How the daemon learns of changes: from events, or, on at least one server, by polling with SCAN (`sweeps`).

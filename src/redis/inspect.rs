@@ -1,12 +1,12 @@
 //! The properties of a Redis server on which presence depends: settings that are read, and commands and events
 //! that are tried with a key of our own. It changes no setting. `doctor` decides what follows from the facts.
 
-use crate::presence::{Key, KeyPattern};
+use crate::presence::{Key, KeyPattern, Renewals};
 use crate::redis::cluster::Node;
 use crate::redis::glob::Glob;
 use crate::redis::info::Info;
 use crate::redis::link::events::EventStream;
-use crate::redis::names::{FENCE_OPERATION, Names, lacks_new, missing_classes};
+use crate::redis::names::{CLASSES, FENCE_OPERATION, Names, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::{ASKING, Commands};
 use crate::redis::resp::reply::RedisReply;
@@ -169,7 +169,7 @@ impl Facts {
 
     /// The event classes that keybeat needs and the setting lacks; `None` if the setting cannot be read.
     pub fn missing_classes(&self) -> Option<String> {
-        self.setting(EVENTS).map(missing_classes)
+        self.setting(EVENTS).map(|setting| missing_classes(setting, CLASSES))
     }
 
     /// Does `notify-keyspace-events` lack the class of new keys? `None` if the setting cannot be read.
@@ -265,7 +265,7 @@ impl Exam<'_> {
 
     /// Creates a key that expires and one that is deleted, and listens.
     async fn listen(&self, target: &Target) -> Result<BTreeSet<String>> {
-        let mut stream = EventStream::subscribe(target, &self.names.channels(), None).await?;
+        let mut stream = EventStream::subscribe(target, &self.names.channels(Renewals::Set), None).await?;
         let key = self.own_key();
         let mut arrived: BTreeSet<String> = BTreeSet::new();
         let receive = async {

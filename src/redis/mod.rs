@@ -22,6 +22,7 @@ mod server_config;
 pub mod target;
 pub mod tls;
 mod url;
+pub mod usage;
 pub mod writer;
 
 pub use glob::Glob;

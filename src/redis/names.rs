@@ -1,6 +1,6 @@
 //! The names of keys and channels in one Redis database.
 
-use crate::presence::KeyPattern;
+use crate::presence::{KeyPattern, Renewals};
 use crate::redis::glob::{Glob, glob_escaped};
 use std::borrow::Cow;
 
@@ -21,11 +21,9 @@ const CANARY: &str = "canary:#:";
 /// The same for the mark of a goodbye.
 const LEFT: &str = "left:#:";
 
-/// The operations that create or end a key (Redis documents them under "keyspace notifications").
-/// `expire` is not among them: it doubles the traffic, and the probe at the deadline finds a key that
-/// `EXPIRE` renewed. They need the class letters in [`CLASSES`].
-const OPERATIONS: [&str; 11] = [
-    "set",
+/// The operations that create or end a key (Redis documents them under "keyspace notifications"). They need the class
+/// letters of [`classes`].
+const CHANGES: [&str; 10] = [
     "new",
     "expired",
     "del",
@@ -38,8 +36,11 @@ const OPERATIONS: [&str; 11] = [
     "move_to",
 ];
 
-/// The classes that `notify-keyspace-events` must contain: keyevents of string, generic, expired and evicted.
+/// The classes that `notify-keyspace-events` must contain by default: keyevents of string, generic, expired and evicted.
 pub const CLASSES: &str = "E$gxe";
+
+/// The same for a daemon that does not listen to `set`.
+const CLASSES_WITHOUT_SET: &str = "Egxe";
 
 /// The class of `new`, which reports each key that any command creates. Redis 6 does not know the class, and the
 /// daemon works without it.
@@ -108,10 +109,11 @@ impl Names {
         format!("{}{}{LEFT}{key}", self.pattern.before(), OWN_MARK as char)
     }
 
-    /// All channels to subscribe to. The fences' channel is the last: once a fence arrives, the other
-    /// subscriptions are active too.
-    pub fn channels(&self) -> Vec<String> {
-        OPERATIONS.iter().chain([&FENCE_OPERATION]).map(|name| self.channel(name)).collect()
+    /// All channels to subscribe to for this source of renewals. The fences' channel is the last: once a fence arrives, the
+    /// other subscriptions are active too.
+    pub fn channels(&self, renewals: Renewals) -> Vec<String> {
+        let operations = operations(renewals).iter().chain(&CHANGES).chain([&FENCE_OPERATION]);
+        operations.map(|name| self.channel(name)).collect()
     }
 
     /// The prefix of all daemons' canaries.
@@ -144,17 +146,35 @@ impl Names {
     }
 }
 
-/// The classes of [`CLASSES`] that a server's setting lacks. `A` stands for many of them.
-pub fn missing_classes(setting: &str) -> String {
-    let has =
-        |class: char| setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class));
-    CLASSES.chars().filter(|&class| !has(class)).collect()
+/// The operations that report renewals. By default `expire` is not among them: it doubles the traffic, and the probe at the
+/// deadline finds a key that `EXPIRE` renewed.
+const fn operations(renewals: Renewals) -> &'static [&'static str] {
+    match renewals {
+        Renewals::Expire => &["set", "expire", "persist"],
+        Renewals::Set => &["set"],
+        Renewals::New => &[],
+    }
 }
 
-/// The classes that the daemon uses and that a server's setting had and no longer has.
-pub(super) fn lost_classes(held: &str, now: &str) -> String {
-    let had = missing_classes(held);
-    let lost = missing_classes(now).chars().filter(|&class| !had.contains(class)).collect::<String>();
+/// The classes that `notify-keyspace-events` must contain for this source of renewals, apart from [`NEW_CLASS`].
+pub(super) const fn classes(renewals: Renewals) -> &'static str {
+    match renewals {
+        Renewals::Expire | Renewals::Set => CLASSES,
+        Renewals::New => CLASSES_WITHOUT_SET,
+    }
+}
+
+/// Those of `wanted` that a server's setting lacks. `A` stands for many of them.
+pub fn missing_classes(setting: &str, wanted: &str) -> String {
+    let has =
+        |class: char| setting.contains(class) || (setting.contains('A') && "g$lshzxetd".contains(class));
+    wanted.chars().filter(|&class| !has(class)).collect()
+}
+
+/// The classes that the daemon uses, [`NEW_CLASS`] or one of `wanted`, and that a server's setting had and no longer has.
+pub(super) fn lost_classes(held: &str, now: &str, wanted: &str) -> String {
+    let had = missing_classes(held, wanted);
+    let lost = missing_classes(now, wanted).chars().filter(|&class| !had.contains(class)).collect::<String>();
     if lacks_new(now) && !lacks_new(held) { lost + &NEW_CLASS.to_string() } else { lost }
 }
 
@@ -184,7 +204,8 @@ mod tests {
         assert_eq!(names.name(left.as_bytes()), None, "a goodbye at such a daemon");
         assert!(names.name(b"presence:eu:#canary:x").is_some(), "a user may have such a session");
         assert_eq!(names.name(b"presence:").as_deref(), Some(&b""[..]), "not a name; the detector counts it");
-        assert_eq!(names.channels()[0], "__keyevent@3__:set");
+        assert_eq!(names.channels(Renewals::Set)[0], "__keyevent@3__:set");
+        assert_eq!(names.channels(Renewals::New)[0], "__keyevent@3__:new");
         assert_eq!(names.daemons_channel(), "__keyevent@3__:keybeat-daemons:presence:");
     }
 
@@ -230,8 +251,9 @@ mod tests {
         for (setting, missing) in
             [("", "E$gxe"), ("KEA", ""), ("Ex", "$ge"), ("A", "E"), ("g$xeE", ""), ("Kx", "E$ge")]
         {
-            assert_eq!(missing_classes(setting), missing, "{setting}");
+            assert_eq!(missing_classes(setting, CLASSES), missing, "{setting}");
         }
+        assert_eq!(missing_classes("", classes(Renewals::New)), "Egxe", "set events are not needed");
     }
 
     #[test]
@@ -243,7 +265,8 @@ mod tests {
             ("E$", "KEA", ""),
             ("", "", ""),
         ] {
-            assert_eq!(lost_classes(held, now), lost, "{held} {now}");
+            assert_eq!(lost_classes(held, now, CLASSES), lost, "{held} {now}");
         }
+        assert_eq!(lost_classes("E$gxen", "Egxen", classes(Renewals::New)), "");
     }
 }

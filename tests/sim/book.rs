@@ -5,7 +5,7 @@ use super::programs::{FIRST_TTL, Kind, Program};
 use super::redis::{Event, NEVER};
 use super::relay::Server;
 use super::world::{TAINT_MS, World};
-use keybeat::presence::{Change, End};
+use keybeat::presence::{Change, End, Renewals};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The end of a session waits for at least so long for a server that is out of reach.
@@ -40,7 +40,7 @@ impl Book {
     /// Takes in one event of the stream.
     pub fn record(&mut self, event: &Event) {
         let (key, live) = match event {
-            Event::Set(key) | Event::Placed(key) => (key, true),
+            Event::New(key) | Event::Set(key) | Event::Retimed(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
             Event::Fence(..) | Event::Written(..) | Event::Canary => return,
             Event::Exchanged(keys) => return self.shadow.clone_from(keys),
@@ -235,6 +235,7 @@ impl World {
     pub fn taint(&mut self) {
         let book = &mut self.relay.book;
         book.exact = false;
-        book.tainted_until = if self.knobs.expires { NEVER } else { self.now + TAINT_MS };
+        let unheard = self.knobs.expires && self.knobs.mode.renewals != Renewals::Expire;
+        book.tainted_until = if unheard { NEVER } else { self.now + TAINT_MS };
     }
 }

@@ -216,11 +216,12 @@ impl World {
     /// The node that copies a slot publishes a `set` for a key that may have ended since.
     fn copy(&mut self, name: &str, to: usize) {
         self.trail.note(self.now, format_args!("{name} is copied to {to}"));
-        let event = Event::Set(name.to_owned());
-        if self.knobs.silent.tells(&event)
-            && let Some(at) = self.relay.hears(to, &event)
-        {
-            self.send(at, Feed::Event(event));
+        for event in [Event::New, Event::Set, Event::Retimed].map(|event| event(name.to_owned())) {
+            if self.knobs.silent.tells(&event, self.knobs.mode)
+                && let Some(at) = self.relay.hears(to, &event)
+            {
+                self.send(at, Feed::Event(event));
+            }
         }
     }
 
@@ -287,9 +288,10 @@ impl World {
     /// Counts how often each key came and went, as it is announced.
     pub fn account(&mut self, node: usize, event: &Event) {
         let (key, live) = match event {
-            Event::Set(key) | Event::Placed(key) => (key, true),
+            Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
-            Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => return,
+            Event::Retimed(_) | Event::Fence(..) | Event::Written(..) => return,
+            Event::Canary | Event::Exchanged(_) => return,
         };
         if live {
             for node in &mut self.nodes {

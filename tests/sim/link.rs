@@ -275,7 +275,8 @@ impl World {
                 Event::Ended(key, End::Expired) => self.excuse_unsaid(key),
                 event => self.account(node, event),
             }
-            match self.relay.hears(node, &event).filter(|_| self.knobs.silent.tells(&event)) {
+            let told = self.knobs.silent.tells(&event, self.knobs.mode);
+            match self.relay.hears(node, &event).filter(|_| told) {
                 Some(at) => self.send(at, Feed::Event(event)),
                 None => self.lost(&event),
             }

@@ -28,9 +28,12 @@
 //!
 //! Then the faults end, and some TTLs later everybody's view is what Redis holds.
 //!
-//! `make test` runs a fixed set of seeds. `KEYBEAT_SIM_SECONDS=60 cargo test --test sim fresh` runs new ones for that
+//! Each world has a mode: the daemon hears each `set`, or each `expire` too, or renewals are found by questions alone; and servers publish `new`, or,
+//! as Redis 6, they do not.
+//!
+//! `make test` runs a fixed set of seeds in each mode. `KEYBEAT_SIM_SECONDS=60 cargo test --test sim fresh` runs new ones for that
 //! long; `KEYBEAT_SIM_SEED=7 cargo test --test sim fresh` runs one seed and, if it fails, prints the end of its story
-//! (all of it with `KEYBEAT_SIM_ALL=1`).
+//! (all of it with `KEYBEAT_SIM_ALL=1`). `KEYBEAT_SIM_MODE=new` runs one mode alone.
 
 mod book;
 mod cluster;
@@ -44,7 +47,7 @@ mod watcher;
 mod world;
 
 use std::time::{Duration, Instant};
-use world::{Broken, World};
+use world::{Broken, Mode, World};
 
 /// Lines of a story that are printed.
 const TOLD: usize = 150;
@@ -64,26 +67,37 @@ impl Drop for Named {
     }
 }
 
-fn run(seed: u64, broken: Broken, record: bool) -> World {
+fn run(seed: u64, mode: Mode, broken: Broken, record: bool) -> World {
     let _named = Named(seed);
-    let mut world = World::new(seed, broken, record);
+    let mut world = World::new(seed, mode, broken, record);
     world.run();
     world
 }
 
 /// Runs a seed; if it fails, prints its end.
-fn check(seed: u64) -> World {
-    let world = run(seed, Broken::No, false);
+fn check(seed: u64, (name, mode): (&str, Mode)) -> World {
+    let world = run(seed, mode, Broken::No, false);
     if world.failure.is_none() {
         return world;
     }
-    let told = run(seed, Broken::No, true);
+    let told = run(seed, mode, Broken::No, true);
     let lines = told.trail.lines.unwrap_or_default();
     let start =
         if std::env::var_os("KEYBEAT_SIM_ALL").is_some() { 0 } else { lines.len().saturating_sub(TOLD) };
     eprintln!("{}\n{}", lines[0], lines[start..].join("\n"));
     let why = told.failure.unwrap_or_default();
-    panic!("{why}\nagain: KEYBEAT_SIM_SEED={seed} cargo test --test sim fresh -- --nocapture");
+    panic!(
+        "{why}\nagain: KEYBEAT_SIM_SEED={seed} KEYBEAT_SIM_MODE='{name}' cargo test --test sim fresh -- --nocapture"
+    );
+}
+
+/// The modes that the environment asks for: all, or the one of that name.
+fn modes() -> Vec<(&'static str, Mode)> {
+    let wanted = std::env::var("KEYBEAT_SIM_MODE").ok();
+    let is_wanted = |(name, _): &(&str, Mode)| wanted.as_deref().is_none_or(|wanted| wanted == *name);
+    let modes: Vec<_> = Mode::ALL.into_iter().filter(is_wanted).collect();
+    assert!(!modes.is_empty(), "KEYBEAT_SIM_MODE is one of {:?}", Mode::ALL.map(|(name, _)| name));
+    modes
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -94,13 +108,15 @@ fn from_env(name: &str) -> Option<u64> {
 #[test]
 fn fresh_seeds_hold_every_rule() {
     if let Some(seed) = from_env("KEYBEAT_SIM_SEED") {
-        check(seed);
+        modes().into_iter().for_each(|mode| drop(check(seed, mode)));
         return;
     }
     let Some(seconds) = from_env("KEYBEAT_SIM_SECONDS") else { return };
+    let modes = modes();
     let (start, mut seeds, mut steps, mut virtual_ms) = (Instant::now(), 0, 0, 0);
     while start.elapsed() < Duration::from_secs(seconds) {
-        let world = check(fastrand::u64(..));
+        let mode = modes[fastrand::usize(..modes.len())];
+        let world = check(fastrand::u64(..), mode);
         (seeds, steps, virtual_ms) = (seeds + 1, steps + world.steps, virtual_ms + world.now - 1_000_000);
     }
     let rate = steps / seconds.max(1);
@@ -110,10 +126,11 @@ fn fresh_seeds_hold_every_rule() {
 #[test]
 fn one_seed_gives_one_run() {
     for seed in 0..10 {
-        let [one, other] = [run(seed, Broken::No, false), run(seed, Broken::No, true)];
+        let [one, other] = [false, true].map(|record| run(seed, Mode::SET, Broken::No, record));
         assert_eq!((one.trail.hash, one.steps), (other.trail.hash, other.steps), "seed {seed}");
     }
-    assert_ne!(run(1, Broken::No, false).trail.hash, run(2, Broken::No, false).trail.hash);
+    let [one, two] = [1, 2].map(|seed| run(seed, Mode::SET, Broken::No, false).trail.hash);
+    assert_ne!(one, two);
 }
 
 /// Seeds that once found a fault.
@@ -135,16 +152,54 @@ const FOUND: [u64; 15] = [
     1510532097696574543,
 ];
 
-#[test]
-fn fixed_seeds_hold_every_rule() {
+fn mode(name: &str) -> Mode {
+    Mode::ALL.into_iter().find(|(known, _)| *known == name).expect("a mode").1
+}
+
+fn fixed_seeds_hold_in(name: &str) {
     for seed in FIXED.chain(FOUND) {
-        check(seed);
+        check(seed, (name, mode(name)));
     }
 }
 
+#[test]
+fn fixed_seeds_hold_every_rule() {
+    fixed_seeds_hold_in("set without new");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_with_new() {
+    fixed_seeds_hold_in("set");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_by_questions() {
+    fixed_seeds_hold_in("new");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_with_expire() {
+    fixed_seeds_hold_in("expire");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_with_expire_without_new() {
+    fixed_seeds_hold_in("expire without new");
+}
+
 fn is_caught(broken: Broken) {
-    let caught = (0..CAUGHT_WITHIN).find(|&seed| run(seed, broken, false).failure.is_some());
-    assert!(caught.is_some(), "{broken:?} went unseen");
+    is_caught_in("set without new", broken);
+}
+
+fn is_caught_in(name: &str, broken: Broken) {
+    let mode = mode(name);
+    let caught = (0..CAUGHT_WITHIN).find(|&seed| run(seed, mode, broken, false).failure.is_some());
+    assert!(caught.is_some(), "{broken:?} went unseen in the mode {name}");
+}
+
+#[test]
+fn broken_worlds_are_caught_by_questions() {
+    [Broken::GapsUnseen, Broken::FencesJump].into_iter().for_each(|broken| is_caught_in("new", broken));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use super::cluster::Keys;
 use super::redis::NEVER;
+use super::world::Knobs;
 use fastrand::Rng;
+use keybeat::presence::Renewals;
 
 /// The daemon's assumption about a key's TTL until it has learnt the TTL.
 pub const FIRST_TTL: u64 = 3_000;
@@ -36,6 +38,8 @@ pub enum Kind {
     ByDaemons,
     /// Falls silent, logs out, returns.
     Flaky,
+    /// Steady, until it shortens its TTL by EXPIRE; then it returns some time later.
+    Leaver,
     /// Whatever Redis can do with keys, renewals by EXPIRE among it or not.
     Wild(bool),
 }
@@ -54,15 +58,19 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(user: String, rng: &mut Rng, expires: bool, sets_heard: bool) -> Program {
+    pub fn new(user: String, rng: &mut Rng, knobs: &Knobs) -> Program {
+        let (expires, told) = (knobs.expires, !knobs.silent.any());
+        let renewals = knobs.mode.renewals;
+        let sets_heard = told && renewals != Renewals::New;
         let kind = match rng.u8(..13) {
             10 => Kind::Mover,
-            11 if sets_heard => Kind::ByDaemons,
+            11 if told => Kind::ByDaemons,
             12 if sets_heard => Kind::Varier,
             0 | 1 => Kind::Steady,
             2 => Kind::Jittery,
             3 => Kind::Pair,
             4 if expires => Kind::Expirer,
+            5 if renewals == Renewals::Expire => Kind::Leaver,
             4 | 5 => Kind::Changer,
             6 | 7 => Kind::Flaky,
             _ => Kind::Wild(expires),
@@ -76,7 +84,7 @@ impl Program {
             Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer | Kind::Mover => true,
             Kind::Changer => now > self.changed + LEARNS_WITHIN_MS,
             // After an eviction, a grant is as long as the last TTL that was known.
-            Kind::ByDaemons | Kind::Varier | Kind::Flaky | Kind::Wild(_) => false,
+            Kind::ByDaemons | Kind::Varier | Kind::Flaky | Kind::Leaver | Kind::Wild(_) => false,
         }
     }
 
@@ -122,7 +130,10 @@ impl Program {
                     self.changed = keys.now;
                     self.ttl = TTLS[rng.usize(..TTLS.len())];
                 }
-                keys.set(&user, self.ttl);
+                if !keys.set(&user, self.ttl) {
+                    // Nobody can learn the TTL yet.
+                    self.changed = keys.now;
+                }
                 return self.ttl / 3;
             }
             Kind::Varier => {
@@ -137,6 +148,12 @@ impl Program {
                 return ttl / 3;
             }
             Kind::Flaky => return self.flake(keys, rng),
+            Kind::Leaver => {
+                if rng.u8(..4) == 0 && keys.expire(&user, self.ttl / 8) {
+                    return rng.u64(1..self.ttl);
+                }
+                keys.set(&user, self.ttl);
+            }
             Kind::Wild(expires) => wild(&user, keys, rng, expires),
         }
         third

@@ -12,7 +12,11 @@ const PAGES: u64 = 4;
 /// One message of the event stream.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// `new`.
+    New(String),
     Set(String),
+    /// `expire`, `persist`.
+    Retimed(String),
     /// `rename_to`, `restore`.
     Placed(String),
     Ended(String, End),
@@ -94,13 +98,20 @@ impl Redis {
     }
 
     fn put(&mut self, key: &str, deadline: u64, event: fn(String) -> Event) {
-        self.keys.insert(key.to_owned(), deadline);
-        self.out.push(event(key.to_owned()));
+        let event = event(key.to_owned());
+        // What is placed over a live key comes into being, too.
+        if self.keys.insert(key.to_owned(), deadline).is_none() || matches!(event, Event::Placed(_)) {
+            self.out.push(Event::New(key.to_owned()));
+        }
+        self.out.push(event);
     }
 
     pub fn set(&mut self, now: u64, key: &str, ttl: u64) {
         self.touch(now, key);
         self.put(key, now.saturating_add(ttl), Event::Set);
+        if ttl != NEVER {
+            self.out.push(Event::Retimed(key.to_owned()));
+        }
     }
 
     /// The message of another daemon that has set the key.
@@ -119,11 +130,15 @@ impl Redis {
         self.end(key, End::Deleted);
     }
 
-    /// EXPIRE or PERSIST, neither of which makes an event that is listened to.
+    /// EXPIRE or PERSIST.
     pub fn expire(&mut self, now: u64, key: &str, ttl: u64) -> bool {
         self.touch(now, key);
         let held = self.keys.get_mut(key);
-        held.map(|deadline| *deadline = now.saturating_add(ttl)).is_some()
+        let there = held.map(|deadline| *deadline = now.saturating_add(ttl)).is_some();
+        if there {
+            self.out.push(Event::Retimed(key.to_owned()));
+        }
+        there
     }
 
     pub fn rename(&mut self, now: u64, from: &str, to: &str) {
@@ -132,8 +147,11 @@ impl Redis {
             return;
         }
         self.touch(now, to);
-        if let Some(deadline) = self.end(from, End::Deleted) {
-            self.put(to, deadline, Event::Placed);
+        if let Some(&deadline) = self.keys.get(from) {
+            self.out.push(Event::New(to.to_owned()));
+            self.end(from, End::Deleted);
+            self.keys.insert(to.to_owned(), deadline);
+            self.out.push(Event::Placed(to.to_owned()));
         }
     }
 

@@ -223,7 +223,8 @@ impl World {
         let run = format!("run{}-{number}", server.node);
         let unseen = matches!(broken, Broken::OutagesUnseen | Broken::RestartsUnseen);
         let (uptime_ms, outage) = (up.uptime_ms, up.outage && !unseen);
-        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, mark: 0 };
+        let renewals = self.knobs.mode.renewals;
+        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, renewals, mark: 0 };
         let id = server.id;
         self.handle(Notice::Link(id, notice));
     }
@@ -252,7 +253,9 @@ impl World {
             settled &= !(replaced && matches!(event, Message::Canary));
         }
         let events = chunk.iter().filter_map(|event| match event {
+            Message::New(key) => Some(Event::Key(Input::Created(key.as_bytes()))),
             Message::Set(key) => Some(Event::Key(Input::Renewed(key.as_bytes()))),
+            Message::Retimed(key) => Some(Event::Key(Input::Retimed(key.as_bytes()))),
             Message::Placed(key) => Some(Event::Key(Input::Placed(key.as_bytes()))),
             Message::Ended(key, End::Deleted) if clustered && broken == Broken::DelBelieved => {
                 Some(Event::Key(Input::Ended(key.as_bytes(), End::Expired)))

@@ -8,7 +8,7 @@ use super::redis::{self, Event, NEVER, Redis, Return};
 use super::relay::Relay;
 use super::watcher::Reader;
 use fastrand::Rng;
-use keybeat::presence::{End, Key, LinkId, Settings, Time};
+use keybeat::presence::{End, Key, LinkId, Renewals, Settings, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -60,14 +60,36 @@ impl Silent {
         self != Silent::Nothing
     }
 
-    pub fn tells(self, event: &Event) -> bool {
+    pub fn tells(self, event: &Event, mode: Mode) -> bool {
         match event {
+            Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => true,
-            Event::Set(_) => self == Silent::Nothing,
+            Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
+            Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
             Event::Ended(..) => self != Silent::All,
         }
     }
+}
+
+/// How the daemon learns of renewals, and whether the servers publish `new`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    pub renewals: Renewals,
+    pub new: bool,
+}
+
+impl Mode {
+    /// The default at Redis 6.
+    pub const SET: Mode = Mode { renewals: Renewals::Set, new: false };
+    /// Each mode by its name.
+    pub const ALL: [(&str, Mode); 5] = [
+        ("set", Mode { new: true, ..Mode::SET }),
+        ("set without new", Mode::SET),
+        ("new", Mode { renewals: Renewals::New, new: true }),
+        ("expire", Mode { renewals: Renewals::Expire, new: true }),
+        ("expire without new", Mode { renewals: Renewals::Expire, new: false }),
+    ];
 }
 
 /// The next step.
@@ -92,6 +114,7 @@ pub enum Act {
 /// The differences between worlds.
 #[derive(Debug)]
 pub struct Knobs {
+    pub mode: Mode,
     pub broken: Broken,
     /// The faults that may happen, as bits; see [`World::fault`].
     pub faults: u16,
@@ -111,7 +134,7 @@ pub struct Knobs {
 }
 
 impl Knobs {
-    fn new(rng: &mut Rng, broken: Broken) -> (Knobs, Cluster) {
+    fn new(rng: &mut Rng, mode: Mode, broken: Broken) -> (Knobs, Cluster) {
         let mut kind = rng.u8(..8);
         let silences = [Silent::Sets, Silent::Commands, Silent::All];
         // Some worlds lose no key.
@@ -139,7 +162,8 @@ impl Knobs {
             ..Settings::default()
         };
         let cluster = Cluster::new(kind < 4, if kind < 4 { rng.usize(1..=3) } else { 1 });
-        let knobs = Knobs {
+        let mut knobs = Knobs {
+            mode,
             broken,
             faults,
             fault_every: rng.u64(300..8_000),
@@ -157,6 +181,10 @@ impl Knobs {
             },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
         };
+        if mode.renewals != Renewals::Set {
+            // Where an event is missing, the daemon listens to `set`.
+            knobs.silent = Silent::Nothing;
+        }
         (knobs, cluster)
     }
 }
@@ -214,12 +242,12 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, broken: Broken, record: bool) -> World {
+    pub fn new(seed: u64, mode: Mode, broken: Broken, record: bool) -> World {
         let mut rng = Rng::with_seed(seed);
         let now = 1_000_000;
-        let (knobs, cluster) = Knobs::new(&mut rng, broken);
+        let (knobs, cluster) = Knobs::new(&mut rng, mode, broken);
         let users = 1..=rng.usize(1..=10);
-        let program = |i| Program::new(format!("u{i}"), &mut rng, knobs.expires, !knobs.silent.any());
+        let program = |i| Program::new(format!("u{i}"), &mut rng, &knobs);
         let programs = users.map(program).collect();
         let relay = Relay::new(now, knobs.settings.clone(), knobs.canary_limit_ms);
         let mut world = World {

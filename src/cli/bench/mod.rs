@@ -1,5 +1,6 @@
 //! `keybeat bench`: the load and the latency of a daemon, measured with real clients.
 
+mod capacity;
 mod client;
 mod connections;
 mod fanout;
@@ -9,7 +10,7 @@ mod report;
 mod site;
 mod streams;
 
-use super::BenchArgs;
+use super::{BenchArgs, Usage};
 use anyhow::{Result, bail};
 use client::{LoadClient, Tally};
 use report::{Report, bar};
@@ -40,16 +41,21 @@ pub enum What {
     Connections,
     /// Event streams: memory of each, and CPU that idle ones add while other users change
     Streams,
+    /// CPU of Redis and of each daemon per heartbeat, by the number of daemons and the mode of --events; only by its name
+    Capacity,
 }
 
 pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     super::logging::start_quiet();
+    let report = Report { json: args.json };
+    if args.what == Some(What::Capacity) {
+        return capacity(&args, &report).await;
+    }
     check_files(u64::from(args.clients.max(args.watchers)))?;
     let mut site = match &args.url {
         Some(url) => Site::running(url, &args.token).await?,
         None => Site::own().await?,
     };
-    let report = Report { json: args.json };
     let wanted = |what| args.what.is_none_or(|wanted| wanted == what);
     if wanted(What::Lag) {
         lag::measure(&site, &report, args.users as usize).await?;
@@ -72,6 +78,17 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode> {
         streams::measure(&mut site, &report, args.clients as usize, args.seconds).await?;
     }
     site.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The unit costs need several daemons on a Redis of their own.
+async fn capacity(args: &BenchArgs, report: &Report) -> Result<ExitCode> {
+    if let Some(url) = &args.url {
+        bail!(Usage(format!("capacity starts its own daemons, so it cannot measure {url}; leave out --url")));
+    }
+    let sizes =
+        capacity::Sizes { users: args.users as usize, daemons: args.daemons.clone(), lasts: args.seconds };
+    capacity::measure(report, &sizes).await?;
     Ok(ExitCode::SUCCESS)
 }
 

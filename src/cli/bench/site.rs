@@ -72,7 +72,7 @@ impl Site {
         let target = embedded.target()?;
         let redis = WriteConnection::open(&target).await?;
         let names = Names::new(&KeyPattern::of_prefix(DEFAULT_PREFIX), target.db());
-        let own = Own { daemon: serve(&embedded, at)?, redis, names, embedded };
+        let own = Own { daemon: serve(&embedded, at, &[])?, redis, names, embedded };
         let url = Some(Address::parse(&format!("http://{at}")).map_err(|why| anyhow!(why))?);
         let http = DaemonApi::new(&AddressArgs { url, ca: None }, TokenArgs::none())?;
         let site = Site { address: LoadTarget { at, token: None }, http, own: Some(own) };
@@ -88,7 +88,7 @@ impl Site {
     pub async fn restart(&mut self) -> Result<()> {
         let Some(own) = &mut self.own else { return Ok(()) };
         own.daemon.kill().await?;
-        own.daemon = serve(&own.embedded, self.address.at)?;
+        own.daemon = serve(&own.embedded, self.address.at, &[])?;
         self.ready().await
     }
 
@@ -114,24 +114,14 @@ impl Site {
         until("the daemon is ready", asked).await
     }
 
-    fn own_file(&self, file: &str) -> Option<String> {
-        let pid = self.own.as_ref()?.daemon.id()?;
-        std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
-    }
-
     /// Resident memory of the daemon in bytes, if the bench has started it.
     pub fn memory(&self) -> Option<f64> {
-        let status = self.own_file("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
+        memory_of(&self.own.as_ref()?.daemon)
     }
 
     /// CPU seconds of the daemon so far, if the bench has started it.
     pub fn cpu(&self) -> Option<f64> {
-        let stat = self.own_file("stat")?;
-        let after = stat.rsplit_once(')')?.1;
-        let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-        Some(ticks.sum::<Result<f64, _>>().ok()? / TICKS)
+        cpu_of(&self.own.as_ref()?.daemon)
     }
 
     /// The answer of `/v1/stats`.
@@ -186,9 +176,30 @@ impl Site {
     }
 }
 
-fn serve(embedded: &Embedded, at: SocketAddr) -> Result<Child> {
+fn file_of(process: &Child, file: &str) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{}/{file}", process.id()?)).ok()
+}
+
+/// Resident memory of a process in bytes.
+pub fn memory_of(process: &Child) -> Option<f64> {
+    let status = file_of(process, "status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
+}
+
+/// CPU seconds of a process so far.
+pub fn cpu_of(process: &Child) -> Option<f64> {
+    let stat = file_of(process, "stat")?;
+    let after = stat.rsplit_once(')')?.1;
+    let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    Some(ticks.sum::<Result<f64, _>>().ok()? / TICKS)
+}
+
+/// Starts a daemon at this address on a private Redis.
+pub fn serve(embedded: &Embedded, at: SocketAddr, args: &[&str]) -> Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["serve", "--redis", &embedded.url(), "--listen", &at.to_string()])
+        .args(args)
         // Event streams count as connections.
         .args(["--max-connections", "1000000"])
         .stdin(Stdio::null())

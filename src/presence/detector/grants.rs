@@ -76,7 +76,7 @@ impl Detector {
     }
 
     /// However many outages and flushes there were: a user who has not renewed the key is offline one TTL after the end
-    /// of the key's own, plus the time in which renewing was impossible. Where renewals are found by polling, the last
+    /// of the key's own, plus the time in which renewing was impossible. Where no event reports a renewal, the last
     /// one may have been missed: one TTL more, and no limit before the key is known to be absent.
     pub(super) fn latest_grant(&self, at: u32) -> Time {
         let slot = &self.table[at];

@@ -6,8 +6,9 @@
 //! disowns it), so the new owner's answer decides.
 
 use super::Detector;
-use super::messages::{Moved, Output, ServerId};
+use super::messages::{Input, Moved, Output, ServerId};
 use super::probes::LOOK_AGAIN_MS;
+use super::slot::Renewal;
 use crate::presence::{Reason, Time};
 use std::collections::HashMap;
 
@@ -81,11 +82,23 @@ impl Detector {
         }
     }
 
-    /// `set` of a key: if a `del` was in doubt, it was a deletion. Had the key moved, this server would have sent the `set` on
+    /// `set` of a key, also after its `new`: if a `del` was in doubt, it was a deletion. Had the key moved, this server would have sent the `set` on
     /// to the new owner; a key that has moved back was placed here before.
     pub(super) fn end_deleted(&mut self, now: Time, name: &[u8]) {
         if let Some(at) = self.table.find(name).filter(|&at| self.table[at].proves_deletion()) {
             self.end(at, now, Reason::Deleted);
+        }
+    }
+
+    /// Where no `set` is heard, the event after the `new` of a doubted key decides: without a `restore` of the same command
+    /// the `del` was a deletion. A fence follows in any case, since the doubt is asked about.
+    pub(super) fn end_recreated(&mut self, next: &Input) {
+        let Some((at, came)) = self.recreated.take() else { return };
+        let Some(slot) = self.table.get(at).filter(|slot| slot.proves_deletion()) else { return };
+        let name = slot.key().as_bytes().to_vec();
+        if !matches!(next, Input::Placed(placed) if *placed == name) {
+            self.end(at, came, Reason::Deleted);
+            self.renewed(came, &name, Renewal::Created);
         }
     }
 

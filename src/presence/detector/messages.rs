@@ -50,8 +50,12 @@ pub enum End {
 pub enum Input<'a> {
     /// `set`: the key is live, with the TTL that its program uses.
     Renewed(&'a [u8]),
-    /// Another command created the key (`restore`, `rename_to`, `copy_to`), with any TTL.
+    /// `new`: the key has come into being, by any command.
+    Created(&'a [u8]),
+    /// A command that keeps or chooses a TTL placed the key here (`restore`, `rename_to`, `copy_to`).
     Placed(&'a [u8]),
+    /// `expire`, `persist`: the key has another TTL, or none.
+    Retimed(&'a [u8]),
     /// `set`, or another command created the key, on a server that does not own its slot. It is no heartbeat, so the
     /// detector asks: a slot that moves as a whole is copied there first, and its keys may have ended since.
     Claimed(&'a [u8]),
@@ -72,7 +76,8 @@ pub enum Input<'a> {
         outage: bool,
         /// Until then the server certainly accepted writes, and the detector knows all heartbeats.
         well: Time,
-        /// The server does not publish each `set`, so renewals are only found by polling.
+        /// No `set` reports a renewal, so renewals are found only by asking: the server does not publish each `set`, or
+        /// the daemon does not subscribe to it.
         polled: bool,
         /// The server's uptime in milliseconds; `u64::MAX` if it is unknown or if the server started without data.
         /// It matters for the first server that a detector meets: users need time to renew keys that the server
@@ -116,6 +121,25 @@ pub enum Input<'a> {
     Proven(Time),
     /// Time has passed.
     Due,
+}
+
+impl Input<'_> {
+    /// Whether it comes from the event stream.
+    pub(super) fn is_event(&self) -> bool {
+        use Input::{Claimed, Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Written};
+        matches!(
+            self,
+            Renewed(_)
+                | Created(_)
+                | Placed(_)
+                | Claimed(_)
+                | Retimed(_)
+                | Written(..)
+                | Ended(..)
+                | Doubted(_)
+                | Fence(..)
+        )
+    }
 }
 
 /// A finding of the detector, or an order to the caller.

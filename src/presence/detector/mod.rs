@@ -6,12 +6,15 @@
 //!
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
-//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask.
+//! - `retimed`: keys whose TTL another command than SET has changed.
+//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask; `early`: and when to ask
+//!   before, where no event reports a renewal.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `handover`: keys that move between the servers of a cluster.
 
 mod deadlines;
+mod early;
 mod fickle;
 mod grants;
 mod handover;
@@ -19,6 +22,7 @@ mod messages;
 mod outages;
 mod probes;
 mod reconcile;
+mod retimed;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -35,7 +39,8 @@ use handover::LastOwners;
 use outages::Outages;
 use probes::Asks;
 use reconcile::ReconcilePass;
-use slot::{Look, Slot, Verdict};
+use retimed::LastSet;
+use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
 
@@ -116,8 +121,12 @@ pub struct Detector {
     missed: Time,
     grants: Grants,
     outages: Outages,
-    /// The server does not publish each `set`.
+    /// No `set` reports a renewal.
     polled: bool,
+    /// The last event, if it was a `set`.
+    last_set: LastSet,
+    /// The last event, if it was the `new` of a key whose `del` is in doubt.
+    recreated: Option<(u32, Time)>,
     origins: LastOwners,
     /// Keys that were claimed, and when, the oldest claim first. Some may be settled.
     claims: VecDeque<(Time, u32)>,
@@ -147,6 +156,8 @@ impl Detector {
             grants: Grants::default(),
             outages: Outages::default(),
             polled: false,
+            last_set: None,
+            recreated: None,
             origins: LastOwners::default(),
             claims: VecDeque::new(),
             retired: 0,
@@ -164,6 +175,10 @@ impl Detector {
 
     /// Takes in one piece of evidence. `now` must never go back.
     pub fn handle(&mut self, now: Time, input: Input) {
+        let last_set = if input.is_event() { self.last_set.take() } else { None };
+        if input.is_event() {
+            self.end_recreated(&input);
+        }
         match input {
             Input::Due => self.due(now),
             Input::Up { run, outage, well, polled, uptime_ms } => {
@@ -181,8 +196,10 @@ impl Detector {
             Input::Replaced => self.replaced(now),
             Input::Sweep => self.begin_sweep(),
             Input::Page(pass, names, next) => self.page(now, pass, names, next),
-            Input::Renewed(name) => self.renewed(now, name, false),
-            Input::Placed(name) => self.renewed(now, name, true),
+            Input::Renewed(name) => self.renewed(now, name, Renewal::Set),
+            Input::Created(name) => self.created(now, name),
+            Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
+            Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Claimed(name) => self.claimed(now, name),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
@@ -290,16 +307,30 @@ impl Detector {
         self.free(at);
     }
 
-    fn renewed(&mut self, now: Time, name: &[u8], placed: bool) {
-        if !placed {
+    fn created(&mut self, now: Time, name: &[u8]) {
+        if let Some(at) = self.table.find(name).filter(|&at| self.table[at].proves_deletion()) {
+            // The next event says whether the key was deleted, or has moved away and back.
+            self.touch(at);
+            self.recreated = self.polled.then_some((at, now));
+        } else if self.polled {
+            self.renewed(now, name, Renewal::Created);
+        } else {
+            // The `set` of the same command follows.
+            self.renewed(now, name, Renewal::Placed);
+        }
+    }
+
+    fn renewed(&mut self, now: Time, name: &[u8], how: Renewal) {
+        if how == Renewal::Set {
             self.end_deleted(now, name);
         }
         let Some(at) = self.find_or_make(now, name) else { return };
+        self.last_set = (how == Renewal::Set).then_some((at, now));
         self.touch(at);
         let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);
         self.apply(at, |slot| {
             slot.distrust_before(missed);
-            slot.renew(now, first_ttl, placed)
+            slot.renew(now, first_ttl, how)
         });
         if !self.table[at].waits() {
             self.look_after(at, now);
@@ -351,8 +382,8 @@ impl Detector {
     }
 
     fn file(&mut self, at: u32, now: Time) {
-        let first_ttl = self.settings.first_ttl_ms;
-        self.table[at].file(at, &mut self.deadlines, now, first_ttl);
+        let (first_ttl, polled) = (self.settings.first_ttl_ms, self.polled);
+        self.table[at].file(at, &mut self.deadlines, now, (first_ttl, polled));
     }
 
     fn ended(&mut self, now: Time, name: &[u8], end: End) {
@@ -395,9 +426,9 @@ impl Detector {
         }
         while let Some(bucket) = self.deadlines.pop(now) {
             for &at in &bucket.slots {
-                let first_ttl = self.settings.first_ttl_ms;
+                let known = (self.settings.first_ttl_ms, self.polled);
                 let slot = self.table.get_mut(at);
-                let look = slot.map_or(Look::Away, |slot| slot.look(&bucket, now, first_ttl));
+                let look = slot.map_or(Look::Away, |slot| slot.look(&bucket, now, known));
                 match look {
                     Look::Away => {}
                     Look::AskLater => self.ask_later(at),

@@ -137,7 +137,7 @@ impl Detector {
                 continue;
             }
             // Renewed while it waited: its deadline lies ahead.
-            if !learns && !slot.in_pass() && slot.deadline() >= now && !slot.is_doubted() {
+            if !learns && !slot.in_pass() && !slot.is_due(now, self.polled) && !slot.is_doubted() {
                 self.look_after(at, now);
                 continue;
             }
@@ -341,6 +341,7 @@ impl Detector {
 
     /// Drops all batches and queues: their fences may be lost.
     pub(super) fn drop_asks(&mut self) {
+        self.recreated = None;
         let last = self.asks.last;
         let asks = std::mem::replace(&mut self.asks, Asks { last, ..Asks::default() });
         let batched = asks.batches.into_values().flat_map(|batch| batch.slots);

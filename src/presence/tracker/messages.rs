@@ -2,7 +2,7 @@
 
 use super::gap::Cause;
 use super::topology::{Elsewhere, Fleet};
-use crate::presence::{Answer, BatchId, Change, Input, Key, ServerId};
+use crate::presence::{Answer, BatchId, Change, Input, Key, Renewals, ServerId};
 
 /// Identifies a link among all that there ever were in this run, and the server that it belongs to.
 pub type LinkId = ServerId;
@@ -34,6 +34,8 @@ pub enum LinkNotice {
         uptime_ms: u64,
         /// It does not publish all events, so it must be polled.
         silent: bool,
+        /// How the daemon learns of renewals there.
+        renewals: Renewals,
         /// The last mark that was sent to any server.
         mark: u64,
     },

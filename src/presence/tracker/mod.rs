@@ -29,7 +29,7 @@ pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
-use super::{Counts, Input, Key, Output, Settings, Time};
+use super::{Counts, Input, Key, Output, Renewals, Settings, Time};
 use canary::{CURRENT_MS, Canary};
 use held::Held;
 use server::{CANARY_EVERY_MS, Phase, Server};
@@ -227,19 +227,21 @@ impl Tracker {
     fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {
         match notice {
             LinkNotice::Down(cause, why) => self.down(now, at, cause, why),
-            LinkNotice::Up { run, outage, uptime_ms, silent, mark } => {
+            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, mark } => {
                 let server = &mut self.servers[at];
                 let well = server.well;
                 server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
                 server.gap_at.get_or_insert(now);
                 // The comparison that begins finds what was written before.
                 server.passed = mark;
+                server.renewals = renewals;
                 server.polling.up(now, silent);
                 let barred = std::mem::take(&mut server.barred);
                 let outage = std::mem::take(&mut server.replaced) || barred || outage;
                 self.servers_changed = true;
                 self.disturbed = now;
-                self.feed(now, at, Input::Up { run: &run, outage, well, polled: silent, uptime_ms });
+                let polled = silent || renewals == Renewals::New;
+                self.feed(now, at, Input::Up { run: &run, outage, well, polled, uptime_ms });
             }
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}

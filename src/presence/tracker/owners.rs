@@ -121,9 +121,9 @@ impl Tracker {
     pub(super) fn doubt<'a>(&self, at: usize, event: Event<'a>) -> Event<'a> {
         match event {
             Event::Key(Input::Ended(name, End::Deleted)) => Event::Key(Input::Doubted(name)),
-            Event::Key(Input::Renewed(name) | Input::Placed(name)) if self.is_foreign(at, name) => {
-                Event::Key(Input::Claimed(name))
-            }
+            Event::Key(
+                Input::Renewed(name) | Input::Created(name) | Input::Placed(name) | Input::Retimed(name),
+            ) if self.is_foreign(at, name) => Event::Key(Input::Claimed(name)),
             event => event,
         }
     }

@@ -5,7 +5,7 @@ use super::gap::Cause;
 use super::polling::Polling;
 use super::topology::Primary;
 use super::{FleetSettings, LinkId};
-use crate::presence::{Detector, Time};
+use crate::presence::{Detector, Renewals, Time};
 
 /// The daemon sends a canary once a second.
 pub(super) const CANARY_EVERY_MS: u64 = 1_000;
@@ -21,6 +21,8 @@ pub struct ServerState {
     pub cause: String,
     /// The daemon polls it by SCAN, since it does not publish all events.
     pub polled: bool,
+    /// How the daemon learns of renewals there.
+    pub renewals: Renewals,
     /// How many keys are believed live there.
     pub keys: u64,
     /// How often events may have been missed.
@@ -61,6 +63,7 @@ pub(super) struct Server {
     pub(super) lossy: bool,
     pub(super) detector: Detector,
     pub(super) polling: Polling,
+    pub(super) renewals: Renewals,
     /// Why the last comparison was needed.
     pub(super) cause: Cause,
     /// How many gaps there were.
@@ -91,6 +94,7 @@ impl Server {
             lossy: true,
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
+            renewals: Renewals::default(),
             cause: Cause::Start,
             gaps: 0,
             gap_at: None,
@@ -127,6 +131,7 @@ impl Server {
             up,
             cause: if up { String::new() } else { self.obstacle().to_owned() },
             polled: self.polling.always(),
+            renewals: self.renewals,
             keys: self.detector.counts().keys,
             gaps: self.gaps,
         }

@@ -1,6 +1,7 @@
 //! The canary: a key that the daemon deletes and sets to verify that the stream reports it, that the keyspace is the
 //! same, and that the daemon still has its rights.
 
+use crate::presence::Renewals;
 use crate::redis::cluster::{self, Topology};
 use crate::redis::info::Info;
 use crate::redis::link::feed::{CanaryReply, Silent};
@@ -209,24 +210,28 @@ async fn renew(pipeline: &Pipeline, key: &str, numbers: &CanaryNumbers, silent: 
     Ok(Ok(false))
 }
 
-/// How far the events of the canary under way have come. They come in the order `set`, `del`, `new`, `set`; the last
-/// one proves all of them.
+/// How far the events of the canary under way have come. They come in the order `set`, `expire`, `del`, `new`, `set`, `expire`;
+/// the last one that the daemon listens to proves all of them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CanaryProof {
     del: bool,
     new: bool,
+    set: bool,
 }
 
 impl CanaryProof {
     /// Takes an event of the canary's key. Returns whether it proves each class that the server published when the
     /// connection began.
-    pub(super) fn take(&mut self, operation: &str, silent: Silent) -> bool {
+    pub(super) fn take(&mut self, operation: &str, silent: Silent, renewals: Renewals) -> bool {
         match operation {
-            "del" => *self = CanaryProof { del: true, new: false },
+            "del" => *self = CanaryProof { del: true, ..CanaryProof::default() },
+            "new" if renewals == Renewals::New => return std::mem::take(self).del,
             "new" => self.new = true,
-            "set" => {
+            "set" if renewals == Renewals::Expire => self.set = true,
+            "set" | "expire" => {
                 let seen = std::mem::take(self);
-                return (seen.del || silent.del) && (seen.new || silent.new || silent.del);
+                let set = seen.set || operation == "set";
+                return set && (seen.del || silent.del) && (seen.new || silent.new || silent.del);
             }
             _ => {}
         }
@@ -266,7 +271,7 @@ mod tests {
     fn each_class_is_proven_by_its_event() {
         let proven = |events: &[&str], silent: Silent| {
             let mut proof = CanaryProof::default();
-            events.iter().filter(|event| proof.take(event, silent)).count()
+            events.iter().filter(|event| proof.take(event, silent, Renewals::Set)).count()
         };
         let (all, no_new) = (Silent::default(), Silent { new: true, ..Silent::default() });
         let no_del = Silent { del: true, ..no_new };
@@ -277,5 +282,22 @@ mod tests {
         assert_eq!(proven(&["del", "new"], all), 0, "no class of set");
         assert_eq!(proven(&["set", "del", "set"], no_new), 1);
         assert_eq!(proven(&["set"], no_del), 1);
+        let proven_in = |renewals: Renewals, events: &[&str]| {
+            let mut proof = CanaryProof::default();
+            events.iter().filter(|event| proof.take(event, all, renewals)).count()
+        };
+        for (events, count) in
+            [(&["del", "new"][..], 1), (&["new", "del", "new"], 1), (&["new"], 0), (&["del", "del"], 0)]
+        {
+            assert_eq!(proven_in(Renewals::New, events), count, "set is not listened to: {events:?}");
+        }
+        for (events, count) in [
+            (&["set", "expire", "del", "new", "set", "expire"][..], 1),
+            (&["set", "del", "new", "set"], 0),
+            (&["expire", "del", "new", "expire"], 0),
+            (&["set", "expire", "new", "set", "expire"], 0),
+        ] {
+            assert_eq!(proven_in(Renewals::Expire, events), count, "{events:?}");
+        }
     }
 }

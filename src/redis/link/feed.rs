@@ -1,6 +1,6 @@
 //! The reports of a link to the driver, and the driver's orders.
 
-use crate::presence::{Answer, BatchId, Cause, Key};
+use crate::presence::{Answer, BatchId, Cause, Key, Renewals};
 use crate::redis::channel::Message;
 use crate::redis::cluster::Redirection;
 use crate::redis::link::parser::Events;
@@ -20,6 +20,8 @@ pub enum Feed {
         uptime_ms: u64,
         /// The events that the server does not publish: such keys have to be found by polling.
         silent: Silent,
+        /// How the daemon learns of renewals.
+        renewals: Renewals,
     },
     /// The server is unreachable, or cannot be used.
     Down {

@@ -1,6 +1,7 @@
 //! A new connection to one server: what the server is, whether it can be used, and the proof that its events arrive.
 
-use crate::presence::Side;
+use crate::config::EventsMode;
+use crate::presence::{Renewals, Side};
 use crate::redis::cluster;
 use crate::redis::info::Info;
 use crate::redis::link::canary_key::{self, CanaryKey, CanaryNumbers};
@@ -9,7 +10,7 @@ use crate::redis::link::feed::Silent;
 use crate::redis::link::logged::LoggedLines;
 use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
-use crate::redis::names::{CLASSES, NEW_CLASS, lacks_new, missing_classes};
+use crate::redis::names::{NEW_CLASS, classes, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
@@ -42,6 +43,8 @@ pub(super) struct LinkMemory {
     pub(super) barred: bool,
     /// The log says that the server does not publish `new`.
     logged_new: bool,
+    /// The log says that the daemon listens to each `set` there, although it was not to.
+    logged_set: bool,
     /// The faults that the log contains already.
     pub(super) logged: LoggedLines,
 }
@@ -50,19 +53,39 @@ pub(super) struct LinkMemory {
 pub(super) struct Subscription {
     /// The server; with Sentinels, the primary that they named.
     pub(super) primary: Target,
-    pub(super) stream: EventStream,
-    pub(super) parser: Parser,
+    pub(super) heard: Heard,
     /// The connection for commands.
     pub(super) client: RespClient,
     pub(super) run: String,
     pub(super) outage: bool,
     pub(super) uptime_ms: u64,
-    pub(super) silent: Silent,
-    /// `notify-keyspace-events`, if it can be read.
-    pub(super) classes: Option<String>,
     /// How many keys the database has, not only presence keys.
     pub(super) size: usize,
     pub(super) version: String,
+}
+
+/// A stream of events that is proven to be active.
+pub(super) struct Heard {
+    pub(super) stream: EventStream,
+    pub(super) parser: Parser,
+    pub(super) silent: Silent,
+    pub(super) renewals: Renewals,
+    /// `notify-keyspace-events`, if it can be read.
+    pub(super) classes: Option<String>,
+    /// The keyspace was replaced since the last connection.
+    replaced: bool,
+}
+
+impl Heard {
+    /// Does the server publish what the source of renewals needs?
+    fn suffices(&self) -> bool {
+        let lacks_new = || self.silent.new || self.classes.as_deref().is_some_and(lacks_new);
+        match self.renewals {
+            Renewals::Set => true,
+            Renewals::Expire => !self.silent.needs_polling(),
+            Renewals::New => !(self.silent.del || lacks_new()),
+        }
+    }
 }
 
 /// Connects, checks the server, subscribes, and proves that the events arrive.
@@ -77,33 +100,79 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
     if settings.place.is_none() && is_of_cluster(&info) {
         has_all_slots(client.pipeline(), &primary).await?;
     }
-    let classes = configure(client.pipeline(), settings, &mut memory.logged).await?;
-    let mut stream =
-        EventStream::subscribe(&primary, &settings.names.channels(), Some(&settings.names.daemons_channel()))
-            .await?;
-    let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let parser = Parser::new(settings.names.clone(), &settings.daemon, name, settings.seal.clone());
-    let mut trial = Trial { settings, pipeline: client.pipeline(), parser: &parser, stream: &mut stream };
-    trial.prove().await?;
     let run = info.field("run_id").to_owned();
-    let same = memory.run.as_ref() == Some(&run);
-    let replaced = same && memory.canary.is_replaced(client.pipeline()).await?;
-    let silent = trial.try_events(memory.canary.choose(settings)).await?;
-    log_silent(settings.target.shown(), silent, memory);
+    let mut place = Place { settings, primary: &primary, pipeline: client.pipeline(), memory };
+    let same = place.memory.run.as_ref() == Some(&run);
+    let mut heard = place.listen(settings.events.renewals(), same).await?;
+    if !heard.suffices() {
+        let replaced = heard.replaced;
+        heard = place.listen(Renewals::Set, same).await?;
+        heard.replaced |= replaced;
+        place.log_set();
+    }
+    log_silent(settings.target.shown(), heard.silent, memory);
     Ok(Subscription {
         primary,
-        stream,
-        parser,
         client,
         run,
-        outage: replaced || memory.barred,
+        outage: heard.replaced || memory.barred,
+        heard,
         // A replica that took over may lack the last heartbeats, and keeps keys as old as its copy.
         uptime_ms: info.uptime_ms().min(primary_for_ms),
-        silent,
-        classes,
         size: info.keys_in(settings.target.db()),
         version: info.field("redis_version").to_owned(),
     })
+}
+
+/// Where to listen.
+struct Place<'a> {
+    settings: &'a LinkSettings,
+    primary: &'a Target,
+    pipeline: &'a Pipeline,
+    memory: &'a mut LinkMemory,
+}
+
+impl Place<'_> {
+    /// Subscribes for this source of renewals, and tries which events arrive. `same`: the server's run is that of the last
+    /// connection.
+    async fn listen(&mut self, renewals: Renewals, same: bool) -> Result<Heard> {
+        let Place { settings, pipeline, .. } = *self;
+        let names = &settings.names;
+        let classes = configure(pipeline, settings, renewals, &mut self.memory.logged).await?;
+        let channels = names.channels(renewals);
+        let mut stream =
+            EventStream::subscribe(self.primary, &channels, Some(&names.daemons_channel())).await?;
+        let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let parser = Parser::new(names.clone(), &settings.daemon, name, settings.seal.clone());
+        let mut trial = Trial { settings, pipeline, parser: &parser, stream: &mut stream };
+        trial.prove().await?;
+        let replaced = same && self.memory.canary.is_replaced(pipeline).await?;
+        let silent = trial.try_events(self.memory.canary.choose(settings), renewals).await?;
+        Ok(Heard { stream, parser, silent, renewals, classes, replaced })
+    }
+
+    /// Logs once that the server lacks what `--events` asks for.
+    fn log_set(&mut self) {
+        if std::mem::replace(&mut self.memory.logged_set, true) {
+            return;
+        }
+        let server = self.settings.target.shown();
+        if self.settings.events == EventsMode::Expire {
+            return warn!(
+                server,
+                "--events expire has no effect: the server does not publish all set and del events"
+            );
+        }
+        let why = format!(
+            "the server publishes no event when a key comes into being ({EVENTS} lacks {NEW_CLASS}, which Redis 7 and Valkey know), \
+             so the daemon listens to each set event there"
+        );
+        if self.settings.events == EventsMode::Auto {
+            info!(server, "{why}");
+        } else {
+            warn!(server, "--events new has no effect: {why}");
+        }
+    }
 }
 
 fn check_role(info: &Info, server: &Target) -> Result<()> {
@@ -138,6 +207,7 @@ async fn has_all_slots(pipeline: &Pipeline, node: &Target) -> Result<()> {
 
 /// Logs which events the server does not publish; a missing `new` only once.
 fn log_silent(server: &str, silent: Silent, memory: &mut LinkMemory) {
+    let needed = classes(Renewals::Set);
     if silent.needs_polling() {
         if !memory.logged.is_new("polled") {
             return;
@@ -145,7 +215,7 @@ fn log_silent(server: &str, silent: Silent, memory: &mut LinkMemory) {
         warn!(
             server,
             "the server does not publish all set and del events, so the daemon polls its keys with SCAN, \
-             which is slower; {EVENTS} needs at least {CLASSES}"
+             which is slower; {EVENTS} needs at least {needed}"
         );
     } else if silent.new && !std::mem::replace(&mut memory.logged_new, true) {
         info!(
@@ -161,19 +231,20 @@ fn log_silent(server: &str, silent: Silent, memory: &mut LinkMemory) {
 async fn configure(
     pipeline: &Pipeline,
     settings: &LinkSettings,
+    renewals: Renewals,
     logged: &mut LoggedLines,
 ) -> Result<Option<String>> {
-    let server = settings.target.shown();
+    let (server, needed) = (settings.target.shown(), classes(renewals));
     let held = match server_config::get(pipeline, EVENTS).await? {
         Ok(held) => held.unwrap_or_default(),
         Err(why) => {
             if logged.is_new(&why) {
-                warn!(server, "{EVENTS} cannot be read ({why}); it needs at least {CLASSES}");
+                warn!(server, "{EVENTS} cannot be read ({why}); it needs at least {needed}");
             }
             return Ok(None);
         }
     };
-    let missing = missing_classes(&held);
+    let missing = missing_classes(&held, needed);
     if settings.configure && lacks_new(&held) {
         // Redis 6 refuses the class.
         let wanted = format!("{held}{missing}{NEW_CLASS}");
@@ -249,7 +320,11 @@ impl Trial<'_> {
 
     /// Sets and deletes the canary's key, then publishes a mark: the server does not publish an event that has not
     /// arrived before the mark.
-    async fn try_events(&mut self, canary: Option<(String, Arc<CanaryNumbers>)>) -> Result<Silent> {
+    async fn try_events(
+        &mut self,
+        canary: Option<(String, Arc<CanaryNumbers>)>,
+        renewals: Renewals,
+    ) -> Result<Silent> {
         let Some((key, numbers)) = canary else { return Ok(Silent::default()) };
         let number = numbers.next();
         let value = number.to_string();
@@ -267,15 +342,15 @@ impl Trial<'_> {
             bail!("a command with the canary's key failed: {why}");
         }
         numbers.written(number);
-        match timeout(PROOF, self.tried_events()).await {
+        match timeout(PROOF, self.tried_events(renewals)).await {
             Ok(silent) => silent,
             Err(_) => bail!("a mark did not arrive within {PROOF:?}"),
         }
     }
 
     /// The events of the canary's key that are missing before the mark.
-    async fn tried_events(&mut self) -> Result<Silent> {
-        let mut silent = Silent { set: true, del: true, new: true };
+    async fn tried_events(&mut self, renewals: Renewals) -> Result<Silent> {
+        let mut silent = Silent { set: renewals != Renewals::New, del: true, new: true };
         let end = Parsed::marked(Kind::Fence(0, Side::Close));
         let parser = self.parser;
         read_until(self.stream, |operation, payload| {

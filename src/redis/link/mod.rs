@@ -19,16 +19,16 @@ mod settings;
 pub use feed::{CanaryReply, Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
-use crate::presence::Cause;
+use crate::presence::{Cause, Renewals};
 use crate::redis::channel::{Channel, Message};
 use crate::redis::info::REFUSED;
 use crate::redis::link::canary_key::{CanaryKey, CanaryProof};
 use crate::redis::link::events::EventStream;
 use crate::redis::link::feed::Ended;
-use crate::redis::link::handshake::{LinkMemory, Subscription, connect};
+use crate::redis::link::handshake::{Heard, LinkMemory, Subscription, connect};
 use crate::redis::link::orders::Worker;
 use crate::redis::link::parser::{Events, Kind, Parsed, Parser};
-use crate::redis::names::lost_classes;
+use crate::redis::names::{classes, lost_classes};
 use crate::redis::resp::client::Pipeline;
 use crate::redis::retry_delay::RetryDelay;
 use crate::redis::sentinel;
@@ -146,33 +146,22 @@ async fn serve(
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Subscription {
-        primary,
-        stream,
-        parser,
-        mut client,
-        run,
-        outage,
-        uptime_ms,
-        silent,
-        classes,
-        size,
-        ..
-    } = subscription;
+    let Subscription { primary, heard, mut client, run, outage, uptime_ms, size, .. } = subscription;
+    let Heard { stream, parser, silent, classes, renewals, .. } = heard;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
         *held = primary.clone();
         changed
     });
-    if feed.send(Feed::Up { run, outage, uptime_ms, silent }).await.is_err() {
+    if feed.send(Feed::Up { run, outage, uptime_ms, silent, renewals }).await.is_err() {
         return Ended::stopping();
     }
     let (parser, pipeline) = (&parser, &client.pipeline().clone());
     let (refusals, tasks) = (Arc::default(), JoinSet::new());
     let worker = Worker { settings, pipeline, parser, canary, silent, refusals, size, feed, tasks };
     tokio::select! {
-        ended = watch_classes(pipeline, classes) => ended,
-        ended = pump(stream, (parser, &settings.channel), silent, feed) => ended,
+        ended = watch_classes(pipeline, classes, renewals) => ended,
+        ended = pump(stream, (parser, &settings.channel), (silent, renewals), feed) => ended,
         ended = worker.run(orders) => ended,
         why = client.lost() => why.context("the command connection was lost").into(),
         ended = watch_primary(&settings.target, &primary) => ended,
@@ -184,7 +173,7 @@ async fn serve(
 async fn pump(
     mut stream: EventStream,
     (parser, channel): (&Parser, &Channel),
-    silent: Silent,
+    (silent, renewals): (Silent, Renewals),
     feed: &Feeder,
 ) -> Ended {
     let mut proof = CanaryProof::default();
@@ -195,7 +184,7 @@ async fn pump(
             publishes_set |= silent.set && operation == "set";
             match parser.parse(operation, payload) {
                 Parsed::Evidence(kind, name) => chunk.push(kind, &name),
-                Parsed::CanaryKey if proof.take(operation, silent) => chunk.push(Kind::Canary, b""),
+                Parsed::CanaryKey if proof.take(operation, silent, renewals) => chunk.push(Kind::Canary, b""),
                 Parsed::Daemons(payload) => receive(channel, payload, &mut chunk),
                 Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
             }
@@ -230,7 +219,7 @@ fn receive(channel: &Channel, payload: &[u8], chunk: &mut Events) {
 
 /// Waits until `notify-keyspace-events` lacks a class that it had when the connection began. The canary proves the
 /// classes of its own events within a second, but neither expiry nor eviction.
-async fn watch_classes(pipeline: &Pipeline, held: Option<String>) -> Ended {
+async fn watch_classes(pipeline: &Pipeline, held: Option<String>, renewals: Renewals) -> Ended {
     let Some(held) = held else { return std::future::pending().await };
     loop {
         sleep(CLASSES_EVERY).await;
@@ -239,7 +228,7 @@ async fn watch_classes(pipeline: &Pipeline, held: Option<String>) -> Ended {
             // The right was revoked, or the connection was lost, which its owner notices.
             Ok(Err(_)) | Err(_) => return std::future::pending().await,
         };
-        let lost = lost_classes(&held, &now);
+        let lost = lost_classes(&held, &now, classes(renewals));
         if !lost.is_empty() {
             let why = anyhow!("{EVENTS} was {held:?}, is now {now:?} and lacks {lost:?}");
             return Ended { cause: Cause::Canary, why };

@@ -10,7 +10,11 @@ use std::hash::{BuildHasher, RandomState};
 pub enum Kind {
     /// A key was set.
     Renewed,
-    /// A key was created, by any command (`new`), or by RESTORE, RENAME, COPY or MOVE.
+    /// A key has come into being, by any command.
+    Created,
+    /// A key has another TTL, or none.
+    Retimed,
+    /// A key was placed by RESTORE, RENAME, COPY or MOVE.
     Placed,
     /// A key ended.
     Ended(End),
@@ -114,8 +118,9 @@ impl Parser {
             "expired" => Kind::Ended(End::Expired),
             "del" | "rename_from" | "move_from" => Kind::Ended(End::Deleted),
             "evicted" => Kind::Ended(End::Evicted),
-            // The `set` that follows a `new` teaches the TTL: the question waits for it, or comes after it.
-            "new" | "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
+            "expire" | "persist" => Kind::Retimed,
+            "new" => Kind::Created,
+            "restore" | "rename_to" | "copy_to" | "move_to" => Kind::Placed,
             _ if operation == self.daemons_operation => return Parsed::Daemons(payload),
             _ => return Parsed::Foreign,
         };
@@ -209,6 +214,8 @@ impl Events {
             start = end as usize;
             Item::Input(match kind {
                 Kind::Renewed => Input::Renewed(name),
+                Kind::Created => Input::Created(name),
+                Kind::Retimed => Input::Retimed(name),
                 Kind::Placed => Input::Placed(name),
                 Kind::Ended(end) => Input::Ended(name, end),
                 Kind::Fence(batch, side) => Input::Fence(batch, side),
@@ -244,7 +251,9 @@ mod tests {
             ("del", Kind::Ended(End::Deleted)),
             ("rename_from", Kind::Ended(End::Deleted)),
             ("rename_to", Kind::Placed),
-            ("new", Kind::Placed),
+            ("new", Kind::Created),
+            ("expire", Kind::Retimed),
+            ("persist", Kind::Retimed),
             ("evicted", Kind::Ended(End::Evicted)),
         ] {
             let parsed = parser.parse(operation, b"presence:alice");

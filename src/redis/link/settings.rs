@@ -1,5 +1,6 @@
 //! The settings of a link, which all its parts share.
 
+use crate::config::EventsMode;
 use crate::redis::channel::Channel;
 use crate::redis::cluster::Topology;
 use crate::redis::link::parser::Seal;
@@ -27,6 +28,8 @@ pub struct LinkSettings {
     pub primary: watch::Sender<Target>,
     /// Add missing classes to `notify-keyspace-events`.
     pub configure: bool,
+    /// How to learn of renewals.
+    pub events: EventsMode,
 }
 
 /// A node of a cluster.

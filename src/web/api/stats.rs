@@ -1,7 +1,7 @@
 //! Counts and lag percentiles as JSON.
 
 use super::request::Reply;
-use crate::presence::ServerState;
+use crate::presence::{Renewals, ServerState};
 use crate::protocol::schema;
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
@@ -23,7 +23,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
     pass.check_watch_all()?;
     let (users, sessions) = app.hub.count();
     let status = app.hub.health().borrow().clone();
-    let metrics = &app.metrics;
+    let (metrics, servers) = (&app.metrics, app.hub.servers());
     Ok(Json(json!({
         "epoch": app.hub.epoch(),
         "seq": app.hub.seq(),
@@ -50,7 +50,9 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
             // How the daemon finds keys: by events, or by polling on at least one server.
             "mode": if metrics.swept_servers.get() == 0 { "events" } else { "sweeps" },
             "swept_servers": metrics.swept_servers.get(),
-            "servers": app.hub.servers().iter().map(server_state).collect::<Vec<_>>(),
+            // Where servers differ, the way that takes the most messages.
+            "renewals": servers.iter().map(|server| server.renewals).min().map(Renewals::label),
+            "servers": servers.iter().map(server_state).collect::<Vec<_>>(),
         },
     })))
 }
@@ -61,6 +63,7 @@ fn server_state(server: &ServerState) -> Value {
         "state": if server.up { "up" } else { "down" },
         "cause": server.cause,
         "mode": if server.polled { "sweeps" } else { "events" },
+        "renewals": server.renewals.label(),
         "keys": server.keys,
         "gaps": server.gaps,
     })

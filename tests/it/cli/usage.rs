@@ -404,6 +404,18 @@ async fn bench_of_its_own_daemon_loses_nothing() {
 }
 
 #[tokio::test]
+async fn bench_of_capacity_measures_each_mode() {
+    let ran = run(&[&["bench", "capacity", "--daemons", "0,1"][..], &SMALL].concat()).await;
+    let rows = ran.json();
+    let modes: Vec<_> = rows.iter().map(|row| (row["events"].as_str(), row["daemons"].as_u64())).collect();
+    let modes_of_one = ["set", "expire", "new"].map(|events| (Some(events), Some(1)));
+    assert_eq!(modes, [&[(None, Some(0))][..], &modes_of_one].concat(), "{}", ran.err);
+    assert!(rows.iter().all(|row| row["gaps"] == 0 && row["redis_cpu_us"].is_f64()), "{rows:?}");
+    let ran = run(&["bench", "capacity", "--url", "http://127.0.0.1:1"]).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn bench_of_a_running_daemon_uses_tokens() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("token");

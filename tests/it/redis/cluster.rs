@@ -204,6 +204,29 @@ fn of_the_first(cluster: &Cluster) -> String {
     users.find(|user| cluster.slot(&format!("presence:{user}")) < share).expect("one of some")
 }
 
+/// Redis runs both commands before the daemon can ask whether the key was deleted or moved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn del_and_set_at_once_are_reported_in_each_mode() {
+    const BOTH: &str = "redis.call('DEL', KEYS[1]); return redis.call('SET', KEYS[1], '1', 'EX', '30')";
+    for events in ["set", "expire", "new"] {
+        let cluster = Cluster::start(2, 0).await;
+        let daemon = Daemon::with(&["--redis", &cluster.url(), "--events", events]).await;
+        let (mut socket, _) = daemon.watch_all().await;
+        let user = of_the_first(&cluster);
+        let key = format!("presence:{user}");
+        cluster.nodes[0].call(&["SET", &key, "1", "EX", "30"]);
+        daemon.until_state(&user, "online").await;
+        cluster.nodes[0].call(&["EVAL", BOTH, "1", &key]);
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            told.extend(socket.transitions().await);
+        }
+        let told: Vec<_> = told.iter().map(|one| (one["state"].as_str(), one["reason"].as_str())).collect();
+        let online = (Some("online"), Some("heartbeat"));
+        assert_eq!(told, [online, (Some("offline"), Some("deleted")), online], "{events}");
+    }
+}
+
 /// While one primary is away the others refuse writes, and their keys run out though their users are there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cluster_outage_grants_one_ttl() {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// The fewest rights that work. `+config|get +config|set` lets the daemon add what `notify-keyspace-events` lacks;
 /// without a Sentinel or cluster nothing else is used.
-const FEWEST: &[&str] = &[
+pub(super) const FEWEST: &[&str] = &[
     "~presence:*",
     "&__keyevent@*",
     "+subscribe",
@@ -26,7 +26,7 @@ const FEWEST: &[&str] = &[
     "+scan",
 ];
 
-fn with_user(redis: &Redis, rights: &[&str]) -> String {
+pub(super) fn with_user(redis: &Redis, rights: &[&str]) -> String {
     let mut command = vec!["ACL", "SETUSER", "keybeat", "reset", "on", ">secret"];
     command.extend(rights);
     assert_eq!(redis.call(&command).as_text(), "OK");

@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 mod faults;
 mod key_pattern;
 mod lifecycle;
+mod modes;
 mod outages;
 mod sessions;
 mod ttls;

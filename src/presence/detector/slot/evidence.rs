@@ -1,28 +1,38 @@
 //! The effects of events, answers and other detectors on a slot: one verb per row of the table in `mod.rs`.
 
-use super::{Absence, Flags, Slot, Verdict};
+use super::{Absence, Flags, Renewal, Slot, Verdict};
 use crate::presence::detector::messages::Moved;
 use crate::presence::detector::ttl::{Left, Lesson, SAME_TTL_MS};
 use crate::presence::{Change, Reason, Time};
 
 /// Events.
 impl Slot {
-    /// `set`, or another command (`placed`) created it. Returns the change if it was not live.
-    pub fn renew(&mut self, now: Time, first_ttl: u64, placed: bool) -> Option<Change> {
+    /// An event shows that it is there. Returns the change if it was not live.
+    pub fn renew(&mut self, now: Time, first_ttl: u64, how: Renewal) -> Option<Change> {
+        let placed = how == Renewal::Placed;
         if placed {
             self.ttl = 0;
             self.flags.put(Flags::LEAST, false);
         }
         let live = self.is_live();
         let again = live && self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED);
-        let learn = self.ttl == 0 || self.flags.has(Flags::LEAST);
+        // The `new` of a key that was live follows an end that is not known.
+        let learn = self.ttl == 0 || self.flags.has(Flags::LEAST) || how == Renewal::Created;
         self.last_seen = now;
         self.deadline = now.plus(self.ttl_or(first_ttl));
         self.flags.put(Flags::GRANTED | Flags::GONE | Flags::DOUBTED | Flags::MOVED, false);
-        self.flags.put(Flags::BY_SET, again && !placed);
+        self.flags.put(Flags::BY_SET, again && how == Renewal::Set);
         self.flags.put(Flags::HEARD, !placed);
         self.flags.put(Flags::LEARN, learn);
         (!live).then(|| self.revive(now, Reason::Heartbeat))
+    }
+
+    /// A command has given it another TTL, which is not known: it is there, and it is to be asked for.
+    pub fn retime(&mut self, now: Time) {
+        self.last_seen = now;
+        self.flags.put(Flags::GRANTED | Flags::GONE | Flags::DOUBTED | Flags::MOVED, false);
+        self.flags.put(Flags::BY_SET | Flags::HEARD, false);
+        self.flags.put(Flags::LEARN, true);
     }
 
     /// `set` came from a server that does not own its slot. A `del` before it may have been a move away, and the slot comes
@@ -97,7 +107,7 @@ impl Slot {
         self.put_doubt(true);
     }
 
-    /// Whether a `set` from this server shows that the `del` in doubt was a deletion.
+    /// Whether a `set`, or a `new` without a `restore`, from this server shows that the `del` in doubt was a deletion.
     pub fn proves_deletion(&self) -> bool {
         self.is_live() && self.is_doubted() && !self.is_adopted() && !self.is_moved()
     }

@@ -10,7 +10,8 @@
 //!
 //! | event | asked | live | granted | doubted | adopted | moved |
 //! | --- | --- | --- | --- | --- | --- | --- |
-//! | `set`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
+//! | `set`, `new`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`, `new` without `restore`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
+//! | `expire`, `persist`: [`retime`](Slot::retime) | → live, online | asked | → live, asked | → live, asked | asked, still adopted | → live, asked |
 //! | `set` from a server that does not own the slot: [`claim`](Slot::claim) | → claimed, asked | asked | asked | asked | asked | asked |
 //! | a daemon wrote it: [`shorten`](Slot::shorten) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
@@ -32,6 +33,7 @@
 mod evidence;
 
 use super::deadlines::{Bucket, Deadlines};
+use super::early;
 use super::messages::BatchId;
 use super::ttl::SAME_TTL_MS;
 use crate::presence::table::Named;
@@ -108,6 +110,17 @@ impl Flags {
     }
 }
 
+/// How an event shows that the key is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// `set`.
+    Set,
+    /// `new`, where no `set` follows: it may be a `set`, with a TTL of its own.
+    Created,
+    /// Another command placed it, with any TTL.
+    Placed,
+}
+
 /// The effect of an event on a live key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -137,7 +150,7 @@ pub(super) enum Look {
     Away,
     /// Ask, but other questions are more urgent.
     AskLater,
-    /// Its deadline has passed: ask at once.
+    /// Its deadline has passed, or the early question is due: ask at once.
     AskFirst,
     /// It was renewed: file it again.
     File,
@@ -281,6 +294,7 @@ impl Slot {
         self.filed != 0
     }
 
+    #[cfg(test)]
     pub(super) fn deadline(&self) -> Time {
         self.deadline
     }
@@ -367,13 +381,32 @@ impl Slot {
 /// Deadlines, and the two ends of a presence.
 impl Slot {
     /// Files it under its deadline, if it has one.
-    pub(super) fn file(&mut self, at: u32, deadlines: &mut Deadlines, now: Time, first_ttl: u64) {
+    pub(super) fn file(
+        &mut self,
+        at: u32,
+        deadlines: &mut Deadlines,
+        now: Time,
+        (first_ttl, polled): (u64, bool),
+    ) {
         if self.is_immortal() {
             return;
         }
         let own = self.own_deadline(first_ttl);
         let due = if self.hides_renewals() && own >= now { own.min(self.deadline) } else { self.deadline };
-        self.file_under(at, deadlines, due.plus(1), now);
+        let due = due.plus(1);
+        let due = if self.is_asked_early(polled) { early::ask_at(due, now) } else { due };
+        self.file_under(at, deadlines, due, now);
+    }
+
+    /// Whether it is asked for before its deadline, too: where no `set` reports a renewal (`polled`), unless the deadline
+    /// is that of a grant.
+    fn is_asked_early(&self, polled: bool) -> bool {
+        polled && !self.is_granted()
+    }
+
+    /// Whether it is to be asked for: its deadline has passed, or is near enough for the early question.
+    pub(super) fn is_due(&self, now: Time, polled: bool) -> bool {
+        self.deadline < now || (self.is_asked_early(polled) && early::is_near(self.deadline, now))
     }
 
     /// Files it under another instant than its deadline.
@@ -382,7 +415,7 @@ impl Slot {
     }
 
     /// Its bucket came due.
-    pub(super) fn look(&mut self, bucket: &Bucket, now: Time, first_ttl: u64) -> Look {
+    pub(super) fn look(&mut self, bucket: &Bucket, now: Time, (first_ttl, polled): (u64, bool)) -> Look {
         if !bucket.holds(self.filed) {
             return Look::Away;
         }
@@ -391,10 +424,10 @@ impl Slot {
             Look::Away
         } else if self.is_immortal() || self.must_ask() || self.may_be_renewed(now, first_ttl) {
             Look::AskLater
-        } else if self.deadline >= now {
-            Look::File
-        } else {
+        } else if self.is_due(now, polled) {
             Look::AskFirst
+        } else {
+            Look::File
         }
     }
 

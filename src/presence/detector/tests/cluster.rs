@@ -27,6 +27,39 @@ fn doubted_deletion_is_asked_for() {
 }
 
 #[test]
+fn new_key_after_a_deletion_is_not_taken_for_a_move() {
+    let (held, said) = HELD;
+    // The `set` or `restore` of the same command says which of the two it was.
+    check(
+        &format!("{held} 10 doubted a; 10 open; 10 answers a=-; 10 created a; 10 set a; 11 close; 11 due"),
+        &format!("{said} 10 ask a; 10 -a Deleted at 10 seen 0; 10 +a Heartbeat seen 10; 11 ask a"),
+    );
+    check(
+        &format!("{held} 10 doubted a; 10 open; 10 answers a=-; 10 created a; 10 placed a; 11 close; 11 due"),
+        &format!("{said} 10 ask a; 11 ask a"),
+    );
+    // Another command created it, which no further event reports.
+    check(
+        &format!(
+            "{held} 10 doubted a; 10 open; 10 answers a=-; 10 created a; 11 close; 11 next; 12 answered a=25"
+        ),
+        &format!("{said} 10 ask a; 11 ask a"),
+    );
+    // Without `set` events the next event says that nothing was restored; a fence always follows.
+    let held = "0 up r polled; 0 page; 0 created a; 0 answered a=30;";
+    let said = "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a;";
+    check(
+        &format!("{held} 10 doubted a; 10 created a; 11 open"),
+        &format!("{said} 10 ask a; 11 -a Deleted at 10 seen 0; 11 +a Heartbeat seen 10"),
+    );
+    check(&format!("{held} 10 doubted a; 10 created a; 10 placed a; 11 open"), &format!("{said} 10 ask a"));
+    check(
+        &format!("{held} 10 doubted a; 10 created a; 11 gap; 11 page a; 12 next; 12 answered a=25"),
+        &format!("{said} 10 ask a; 11 ask a; 12 reconciled"),
+    );
+}
+
+#[test]
 fn moved_key_stays_until_adopted() {
     let (held, said) = HELD;
     let moved = format!("{held} 10 doubted a; 11 answered a=moved;");

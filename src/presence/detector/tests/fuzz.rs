@@ -9,6 +9,8 @@ use std::collections::HashMap;
 enum Op {
     Wait(u64),
     Renewed(Vec<u8>),
+    Created(Vec<u8>),
+    Retimed(Vec<u8>),
     Placed(Vec<u8>),
     Written(Vec<u8>, u32),
     Ended(Vec<u8>, End),
@@ -95,6 +97,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u64..60).prop_map(Op::Wait),
         1 => (0u64..1 << 33).prop_map(Op::Wait),
         8 => name().prop_map(Op::Renewed),
+        2 => name().prop_map(Op::Created),
+        2 => name().prop_map(Op::Retimed),
         2 => name().prop_map(Op::Placed),
         2 => (name(), prop_oneof![0u32..100, any::<u32>()]).prop_map(|(name, ttl)| Op::Written(name, ttl)),
         5 => (name(), end()).prop_map(|(name, end)| Op::Ended(name, end)),
@@ -172,6 +176,8 @@ impl Run {
                 self.feed(Input::Due);
             }
             Op::Renewed(name) => self.feed(Input::Renewed(&name)),
+            Op::Created(name) => self.feed(Input::Created(&name)),
+            Op::Retimed(name) => self.feed(Input::Retimed(&name)),
             Op::Placed(name) => self.feed(Input::Placed(&name)),
             Op::Written(name, ttl) => self.feed(Input::Written(&name, ttl)),
             Op::Ended(name, end) => self.feed(Input::Ended(&name, end)),

@@ -11,5 +11,7 @@ mod migration;
 mod outages;
 mod properties;
 mod reconcile;
+mod retimed;
 mod script;
 mod ttls;
+mod unheard;

@@ -65,6 +65,8 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hears {
     All,
+    /// All but `set`, whose `new` reports the key that comes into being.
+    Changes,
     /// Only `expired`.
     Expired,
     /// No keyspace event: only fences.
@@ -72,10 +74,16 @@ enum Hears {
 }
 
 fn hears() -> impl Strategy<Value = Hears> {
-    prop_oneof![2 => Just(Hears::All), 1 => Just(Hears::Expired), 1 => Just(Hears::Nothing)]
+    prop_oneof![
+        2 => Just(Hears::All),
+        2 => Just(Hears::Changes),
+        1 => Just(Hears::Expired),
+        1 => Just(Hears::Nothing),
+    ]
 }
 
 enum Event {
+    Created(String),
     Set(String),
     Ended(String, End),
     Fence(BatchId, Side),
@@ -170,6 +178,7 @@ impl World {
     fn publish(&mut self, event: Event) {
         let told = match (self.hears, &event) {
             (Hears::All, _) => true,
+            (Hears::Changes, event) => !matches!(event, Event::Set(_)),
             (Hears::Expired, event) => matches!(event, Event::Fence(..) | Event::Ended(_, End::Expired)),
             (Hears::Nothing, event) => matches!(event, Event::Fence(..)),
         };
@@ -211,6 +220,7 @@ impl World {
         self.expire(key);
         if self.keys.insert(key.to_owned(), self.now + TTL).is_none() {
             self.truth.push((key.to_owned(), true));
+            self.publish(Event::Created(key.to_owned()));
         }
         self.publish(Event::Set(key.to_owned()));
     }
@@ -227,6 +237,7 @@ impl World {
         }
         match self.stream.pop_front() {
             None => return false,
+            Some(Event::Created(key)) => self.feed(Input::Created(key.as_bytes())),
             Some(Event::Set(key)) => self.feed(Input::Renewed(key.as_bytes())),
             Some(Event::Ended(key, end)) => self.feed(Input::Ended(key.as_bytes(), end)),
             Some(Event::Fence(id, side)) => self.feed(Input::Fence(id, side)),
@@ -242,6 +253,10 @@ impl World {
         let uptime_ms = self.now - self.started;
         let (well, polled) = (Time::from_ms(self.well), self.hears != Hears::All);
         self.feed(Input::Up { run: &run, outage, well, polled, uptime_ms });
+    }
+
+    fn is_swept(&self) -> bool {
+        matches!(self.hears, Hears::Expired | Hears::Nothing)
     }
 
     fn cut(&mut self) {
@@ -266,7 +281,7 @@ impl World {
             self.note_well();
             self.now = (self.now / 50 + 1) * 50;
             self.beat();
-            if self.hears != Hears::All && self.now.is_multiple_of(SWEEP_MS) {
+            if self.is_swept() && self.now.is_multiple_of(SWEEP_MS) {
                 self.feed(Input::Sweep);
             }
             if self.detector.next_due().is_some_and(|due| due.as_ms() <= self.now) {
@@ -385,8 +400,11 @@ proptest! {
     }
 
     #[test]
-    fn without_loss_reports_what_redis_did(ops in prop::collection::vec(quiet_op(), 0..80)) {
-        let mut world = run(Hears::All, &ops);
+    fn without_loss_reports_what_redis_did(
+        unheard in any::<bool>(),
+        ops in prop::collection::vec(quiet_op(), 0..80),
+    ) {
+        let mut world = run(if unheard { Hears::Changes } else { Hears::All }, &ops);
         let said = world.log.len();
         prop_assert_eq!(&world.log[..], &world.truth[..said], "reported what Redis had not done");
         world.heal();

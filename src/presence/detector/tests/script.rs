@@ -7,7 +7,7 @@ use super::*;
 /// - `up RUN [UPTIME|polled]`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
-/// - `set KEY`; `placed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
+/// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
 /// - `written KEY TTL`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
 ///   and no surprise counts any longer
 /// - `adopted KEY SEEN DEADLINE [granted] [fickle] [notyet]`, from the server 1
@@ -78,6 +78,8 @@ impl Run {
             "replaced" => self.feed(now, Input::Replaced),
             "due" => self.feed(now, Input::Due),
             "set" => self.feed(now, Input::Renewed(word())),
+            "created" => self.feed(now, Input::Created(word())),
+            "retimed" => self.feed(now, Input::Retimed(word())),
             "placed" => self.feed(now, Input::Placed(word())),
             "claimed" => self.feed(now, Input::Claimed(word())),
             "written" => self.feed(now, Input::Written(word(), words[1].parse().unwrap())),

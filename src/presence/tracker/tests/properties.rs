@@ -186,7 +186,8 @@ impl Fleets {
         }
         *link = Link { server: link.server, up: true, gap: true, ..Link::default() };
         let run = if run { "one" } else { "other" }.to_owned();
-        let up = LinkNotice::Up { run, outage, uptime_ms: 1_000, silent, mark: 3 };
+        let renewals = if outage { Renewals::New } else { Renewals::Set };
+        let up = LinkNotice::Up { run, outage, uptime_ms: 1_000, silent, renewals, mark: 3 };
         self.handle(Notice::Link(id, up));
     }
 

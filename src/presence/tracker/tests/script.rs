@@ -1,7 +1,7 @@
 //! Runs a script against a tracker and compares what comes out.
 
 use crate::presence::tracker::*;
-use crate::presence::{Answer, BatchId, End, Key, Side};
+use crate::presence::{Answer, BatchId, End, Key, Renewals, Side};
 use std::collections::HashMap;
 
 /// How many slots the scripts' cluster has; a key's last digit is its slot.
@@ -45,7 +45,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 /// Runs `script` and compares those outputs whose first word is in `shown`.
 ///
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `wrote KEY TTL`: the daemon itself did. Of a server: `up A [RUN] [flushed]
-/// [silent] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
+/// [silent] [unheard] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
@@ -105,6 +105,7 @@ impl Run {
                     outage: words.contains(&"flushed"),
                     uptime_ms: u64::MAX - 1,
                     silent: words.contains(&"silent"),
+                    renewals: if words.contains(&"unheard") { Renewals::New } else { Renewals::Set },
                     mark: mark.map_or(0, |mark| mark.parse().unwrap()),
                 };
                 self.handle(now, Notice::Link(link, up));
