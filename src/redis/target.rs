@@ -162,17 +162,30 @@ impl Target {
 
     /// The error of a connection that failed for the reason `why`, with advice.
     pub(super) fn unreachable(&self, why: &str) -> anyhow::Error {
+        let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
         let advice = if is_about_password(why) {
             "the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
+        } else if has(&["CaUsedAsEndEntity", "UnknownIssuer"]) {
+            "the server's certificate is signed by itself or by an unknown authority: name that certificate with --redis-ca FILE"
+        } else if self.tls.is_some() && has(&["InvalidContentType", "InvalidMessage", "corrupt message"]) {
+            "this port does not seem to speak TLS: write redis://"
+        } else if self.tls.is_none() && has(&["reset by peer", "frame_type", "closed"]) {
+            "if this port speaks TLS, write rediss://; otherwise check whether it is a Redis server"
+        } else if why.starts_with("ERR ") {
+            "the server refuses what the URL asks for: check its database and login"
         } else {
-            "is it running? Another one is named with --redis URL"
+            "is it running? To use another server, pass --redis URL"
         };
         anyhow!("cannot connect to {}: {why}; {advice}", self.shown)
     }
 
     /// The error of a server that did not answer in time.
     pub(super) fn silent(&self) -> anyhow::Error {
-        anyhow!("{} did not answer within {CONNECT:?}; is it stopped?", self.shown)
+        let advice = match self.tls {
+            Some(_) => "it is stopped, or the port does not speak TLS: then write redis://",
+            None => "is it stopped?",
+        };
+        anyhow!("{} did not answer within {CONNECT:?}; {advice}", self.shown)
     }
 }
 

@@ -71,13 +71,22 @@ impl Detector {
 
     /// When the oldest claim came that no answer has settled.
     pub fn oldest_claim(&self) -> Option<Time> {
-        self.claims.front().map(|&(came, _)| came)
+        self.claims.iter().find(|&&(_, at)| self.is_claim_open(at)).map(|&(came, _)| came)
+    }
+
+    /// Whether a claim of this key is open.
+    pub(super) fn is_claimed(&self, at: u32) -> bool {
+        self.claims.iter().any(|&(_, claimed)| claimed == at) && self.is_claim_open(at)
+    }
+
+    /// Whether the key is not live, and a question for it is under way.
+    fn is_claim_open(&self, at: u32) -> bool {
+        self.table.get(at).is_some_and(|slot| !slot.is_live() && slot.waits())
     }
 
     /// Answers have come: drops the claims that are settled, as far as no older one is open.
     pub(super) fn settle_claims(&mut self) {
-        let open = |at: u32| self.table.get(at).is_some_and(|slot| !slot.is_live() && slot.waits());
-        while self.claims.front().is_some_and(|&(_, at)| !open(at)) {
+        while self.claims.front().is_some_and(|&(_, at)| !self.is_claim_open(at)) {
             self.claims.pop_front();
         }
     }

@@ -328,9 +328,15 @@ impl Detector {
         self.last_set = (how == Renewal::Set).then_some((at, now));
         self.touch(at);
         let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);
+        let claimed = self.is_claimed(at);
         self.apply(at, |slot| {
             slot.distrust_before(missed);
-            slot.renew(now, first_ttl, how)
+            let mut change = slot.renew(now, first_ttl, how)?;
+            // It may have been live since the claim.
+            if claimed {
+                change.reason = Reason::Reconciled;
+            }
+            Some(change)
         });
         if !self.table[at].waits() {
             self.look_after(at, now);

@@ -85,7 +85,8 @@ pub(super) async fn layer(State(log): State<Arc<AuditLog>>, request: Request, ne
     let address = request.extensions().get::<Peer>().map(|Peer(address)| *address);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let (action, writes) = action(request.method(), route.as_ref().map_or("", MatchedPath::as_str));
-    let named = named_user(request.uri());
+    // The path of a query names no user.
+    let named = (action != "query").then(|| named_user(request.uri())).flatten();
     let response = next.run(request).await;
     let status = response.status();
     let pass = response.extensions().get::<Pass>();

@@ -68,6 +68,13 @@ async fn each_write_refusal_and_administrative_call_leaves_a_line() {
             json!(["get", null, "alice", "carol", 0, 403, "forbidden"]),
         ),
         (
+            "wrong-token",
+            "POST",
+            "/v1/users/query",
+            Some(json!({"users": ["alice"]})),
+            json!(["query", null, null, null, 0, 401, "invalid_token"]),
+        ),
+        (
             BACKEND,
             "DELETE",
             "/v1/sockets?user=alice",

@@ -127,6 +127,15 @@ async fn redis_by_tls_with_an_own_ca() {
         assert_eq!(code, Some(1), "{args:?}: {said}");
         assert!(!said.contains("PRIVATE KEY") && !said.contains("panicked"), "{said}");
     }
+    // A port that does not speak what the URL says, and an authority that nobody has named.
+    let plain_as_tls = redis.url().replace("redis://", "rediss://");
+    let tls_as_plain = url.replace("rediss://", "redis://");
+    for (url, advice) in
+        [(&plain_as_tls, "write redis://"), (&tls_as_plain, "write rediss://"), (&url, "--redis-ca FILE")]
+    {
+        let (code, said) = get(&[url]);
+        assert!(code == Some(1) && said.contains(advice), "{url}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -243,7 +243,7 @@ fn claim_between_the_fences_is_asked_again() {
     // A heartbeat needs no answer.
     check_claims(
         "1 claimed a; 1 open; 2 set a; 2 answers a=-; 2 close",
-        "1 ask a; 2 +a Heartbeat seen 2; 2 ask a",
+        "1 ask a; 2 +a Reconciled seen 2; 2 ask a",
     );
 }
 
@@ -260,4 +260,16 @@ fn slot_that_came_back_proves_no_deletion() {
         ),
         &format!("{said} 10 ask a; 12 -a Deleted at 12 seen 0; 12 +a Heartbeat seen 12; 12 ask a"),
     );
+}
+
+#[test]
+fn claim_is_settled_by_any_evidence() {
+    let at = Time::from_ms;
+    let mut detector = Detector::new(Settings::default());
+    detector.handle(at(0), UP);
+    detector.handle(at(1), Input::Claimed(b"a"));
+    assert_eq!(detector.oldest_claim(), Some(at(1)));
+    // Its question is still under way.
+    detector.handle(at(2), Input::Renewed(b"a"));
+    assert_eq!(detector.oldest_claim(), None);
 }

@@ -74,8 +74,8 @@ fn end_waits_for_an_older_claim_of_the_user() {
             "{TWO} 1 set A u#1; 1 answered A u#1=30000; 2 set B u#2; 3 expired A u#1; 4 fleet A=0-1 B=2-9; 4 due; 5 canary B; \
              6 set B u#2; 7 answered B u#2=30000"
         ),
-        "1 came u1 A Heartbeat start; 1 came u#1 A Heartbeat start; 6 came u#2 B Heartbeat start; \
-         7 went u#1 A Expired start",
+        "1 came u1 A Heartbeat start; 1 came u#1 A Heartbeat start; 6 came u#2 B Reconciled start; \
+         6 went u#1 A Expired start",
     );
     // A later claim changes nothing.
     check(
