@@ -1,17 +1,23 @@
 //! `keybeat demo`: simulated users who go online, go silent, leave and return.
+//!
+//! They are a program like any other, so they write through fred, as an application would, and not through keybeat's own
+//! RESP client. Their server is always the private one that the demo starts: fred sets no limit to nested answers, so it
+//! must not meet a server that somebody else controls.
 
 use super::{DemoArgs, logging, serve};
 use crate::config::DEFAULT_LISTEN;
 use crate::redis::Names;
 use crate::redis::target::Target;
-use crate::redis::writer::WriteConnection;
 use crate::server::Daemon;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use fred::prelude::*;
+use fred::types::config::ServerConfig;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 const TTL: Duration = Duration::from_secs(5);
 const BEAT_EVERY: Duration = Duration::from_millis(1_700);
@@ -38,7 +44,14 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
     );
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     serve::reload_at_hangup(&daemon)?;
-    let ran = daemon.run(serve::stop_signals()?).await;
+    let (mut signals, users) = (serve::stop_signals()?, crowd.abort_handle());
+    let ran = daemon.run(async move || {
+        let signal = signals().await;
+        // Their Redis ends with the daemon.
+        users.abort();
+        signal
+    });
+    let ran = ran.await;
     crowd.abort();
     traces.end().await;
     ran?;
@@ -54,7 +67,7 @@ enum Next {
 
 /// One loop for all users: a heap holds the next action of each.
 async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
-    let connection = WriteConnection::new(&target);
+    let (client, _connection) = connect(&target)?;
     let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
     let mut queue: BinaryHeap<_> =
         (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
@@ -65,11 +78,11 @@ async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
             // The user goes silent: Redis expires the key.
             (Next::Beat, 0..4) => (soon(20_000) + TTL, Next::Return),
             (Next::Beat, 4..6) => {
-                end(&connection, key).await;
+                end(&client, key).await;
                 (soon(15_000), Next::Return)
             }
             _ => {
-                beat(&connection, key).await;
+                beat(&client, key).await;
                 (Instant::now() + BEAT_EVERY, Next::Beat)
             }
         };
@@ -78,15 +91,28 @@ async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
     Ok(())
 }
 
-async fn beat(connection: &WriteConnection, key: String) {
-    if let Err(why) = connection.set([key], TTL).await {
-        tracing::warn!("a simulated heartbeat failed: {why:#}");
+/// A connection to the private Redis that connects again by itself. It lasts as long as the handle.
+fn connect(target: &Target) -> Result<(Client, AbortOnDropHandle<Result<(), Error>>)> {
+    let path = target.shown().strip_prefix("redis+unix://").context("the demo's Redis has no unix socket")?;
+    let config = Config { server: ServerConfig::Unix { path: path.into() }, ..Config::default() };
+    let client = Builder::from_config(config)
+        .with_performance_config(|config| config.default_command_timeout = BEAT_EVERY)
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+        .build()?;
+    let connection = AbortOnDropHandle::new(client.connect());
+    Ok((client, connection))
+}
+
+async fn beat(client: &Client, key: String) {
+    let ttl = Some(Expiration::PX(TTL.as_millis() as i64));
+    if let Err(why) = client.set::<(), _, _>(key, 1, ttl, None, false).await {
+        tracing::warn!("a simulated heartbeat failed: {why}");
     }
 }
 
-async fn end(connection: &WriteConnection, key: String) {
-    if let Err(why) = connection.delete([key]).await {
-        tracing::warn!("a simulated leave failed: {why:#}");
+async fn end(client: &Client, key: String) {
+    if let Err(why) = client.del::<(), _>(key).await {
+        tracing::warn!("a simulated leave failed: {why}");
     }
 }
 

@@ -28,9 +28,10 @@ pub fn level(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The filter of a level: the level applies to keybeat, and libraries log from `warn` on.
+/// The filter of a level: the level applies to keybeat, libraries log from `warn` on, and fred logs nothing, because the
+/// demo receives each of its errors as a result.
 fn filter(text: &str) -> String {
-    if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,keybeat={text}") }
+    if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") }
 }
 
 /// Starts the log, and traces if the environment names a collector.
