@@ -45,7 +45,9 @@ pub enum Error {
     /// A limit of the whole daemon, with its code: the client did nothing wrong.
     #[error("{1}")]
     Busy(&'static str, String),
-    #[error("this socket has no user; connect with ?user=NAME, or name the user in the heartbeat")]
+    #[error(
+        "this socket has no user; connect with ?user=NAME or with a token that has a sub. A heartbeat may also name its user"
+    )]
     NoUser,
     #[error("Redis is unreachable and nothing was written: {0}")]
     RedisUnavailable(String),

@@ -2,6 +2,7 @@
 
 use super::{Usage, environment, values};
 use crate::config::Access;
+use crate::web::access::origin::Origins;
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use std::net::SocketAddr;
@@ -104,6 +105,11 @@ impl AccessArgs {
                  --jwt-secret FILE, --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
             ));
         }
+        // What can never match is refused.
+        let lists = [(&self.allow_origin[..], &[][..]), (&[], &self.allow_host)];
+        let refused =
+            lists.into_iter().filter_map(|(origins, hosts)| Origins::new(origins, hosts, false).err());
+        faults.extend(refused.map(|why| format!("{why:#}")));
         faults.into_iter().map(Usage).collect()
     }
 }

@@ -15,6 +15,7 @@ use crate::server;
 pub use crate::server::Belief;
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use std::collections::HashSet;
 use std::io::Write;
 use std::mem::{Discriminant, discriminant};
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
         client.watch(args.users.iter().cloned());
     }
     let mut outage = Outage::of(daemon);
+    let mut refused = HashSet::new();
     loop {
         let event = client.next().await.map_err(advised)?;
         if !matches!(event, ClientEvent::Waiting { .. }) {
@@ -89,10 +91,18 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
             ClientEvent::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
             }
-            ClientEvent::Refused { code, message, .. } if code == "forbidden" => {
-                return Err(advised(ClientError::Refused(message)));
+            ClientEvent::Refused { code, message, users } => {
+                let named = users.iter().map(|user| printed::text(user)).collect::<Vec<_>>().join(", ");
+                refused.extend(users);
+                // The others are watched.
+                if !named.is_empty() && !args.users.iter().all(|user| refused.contains(user)) {
+                    eprintln!("keybeat: {named} is not watched: {message}");
+                } else if code == "forbidden" {
+                    return Err(advised(ClientError::Refused(message)));
+                } else {
+                    bail!("the daemon refused: {message}");
+                }
             }
-            ClientEvent::Refused { message, .. } => bail!("the daemon refused: {message}"),
             ClientEvent::Live => outage.printed.clear(),
             ClientEvent::Waiting { why, .. } => outage.goes_on(daemon, why),
         }

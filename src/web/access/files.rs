@@ -4,7 +4,7 @@ use crate::config::Access;
 use crate::web::access::revoked::Revoked;
 use crate::web::access::service_token::{self, ServiceToken};
 use crate::web::access::token::{KeySet, Rules};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use ring::hmac;
 use std::path::Path;
 
@@ -50,9 +50,9 @@ pub(super) fn revoked(access: &Access) -> Result<Revoked> {
 }
 
 fn read(path: &Path, flag: &str, advice: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| {
-        format!(
-            "{flag} {} cannot be read; the file must exist and be readable by the daemon's user; {advice}",
+    std::fs::read(path).map_err(|why| {
+        anyhow!(
+            "{flag} {} cannot be read: {why}; the file must exist and be readable by the daemon's user; {advice}",
             path.display()
         )
     })

@@ -57,7 +57,7 @@ impl Origins {
         let host = text(header::HOST).or_else(|| uri.authority().map(|authority| authority.as_str().into()));
         if let Some(host) = host.as_deref().filter(|host| self.guard_host && !self.allows_host(host)) {
             // DNS rebinding: the page's own name resolves to this daemon now, so Origin and Host are equal.
-            return Err(Error::ForbiddenHost { host: shown(host) });
+            return Err(Error::ForbiddenHost { host: shown(split_port(host).0) });
         }
         match text(header::ORIGIN) {
             None => Ok(()),

@@ -158,6 +158,8 @@ async fn wrong_usage_exits_2_with_advice() {
         (&["serve", "--configure-redis", "perhaps"], &["perhaps", "true", "false"]),
         (&["serve", "--events", "some"], &["some", "set"]),
         (&["serve", "--log", "="], &["--log"]),
+        (&["serve", "--allow-origin", "app.example"], &["app.example"]),
+        (&["serve", "--allow-host", "http://x"], &["http://x", "host name"]),
         (&["serve", "--log-format", "xml"], &["xml", "text", "json"]),
         (&["demo", "--users", "0"], &["--users"]),
     ] {

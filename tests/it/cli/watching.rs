@@ -1,8 +1,9 @@
 //! `keybeat watch`, through restarts of the daemon and of Redis.
 
-use crate::cli::usage::{Running, gist, until_watchers};
+use crate::cli::usage::{Running, gist, run, until_watchers};
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
+use crate::common::tokens::Issuer;
 use crate::common::{PATIENCE, until};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -40,6 +41,26 @@ async fn watch_prints_transitions_of_a_daemon() {
         watch.terminate();
         assert_eq!((watch.wait().await.code(), &*watch.err()), (Some(0), ""));
     }
+}
+
+#[tokio::test]
+async fn watch_goes_on_without_users_whom_the_token_forbids() {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
+    let token = issuer.write("token", &issuer.token("me", &["al"]));
+    let url = daemon.url("");
+    let access = ["--json", "--url", &url, "--token-file", &token];
+    let mut watch = Running::start(&[&["watch", "al", "zoe"][..], &access].concat());
+    until("zoe is refused", async || watch.err().contains("zoe is not watched").then_some(())).await;
+    redis.call(&["SET", "presence:al", "1", "EX", "30"]);
+    let online = watch.json().await;
+    assert_eq!((&online["user"], &online["state"]), (&json!("al"), &json!("online")));
+    watch.terminate();
+    assert_eq!(watch.wait().await.code(), Some(0));
+    // Nobody is left.
+    let ran = run(&[&["watch", "zoe"][..], &access].concat()).await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("zoe"), "{ran:?}");
 }
 
 /// Puts users online until the watch prints one of them: then it is active. Later steps skip the other lines.

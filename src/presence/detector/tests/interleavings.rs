@@ -8,7 +8,6 @@
 use super::*;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Mutex;
 
 const TTL: u64 = 10;
 const KEYS: [&str; 2] = ["a", "a#b"];
@@ -222,41 +221,19 @@ impl World {
     }
 }
 
-/// The fingerprints of the states that were reached, in parts so that threads seldom wait for each other.
-struct Reached([Mutex<HashSet<u64>>; 64]);
-
-impl Reached {
-    fn new() -> Reached {
-        Reached(std::array::from_fn(|_| Mutex::default()))
-    }
-
-    fn is_new(&self, fingerprint: u64) -> bool {
-        self.0[fingerprint as usize % self.0.len()].lock().unwrap().insert(fingerprint)
-    }
-
-    fn count(&self) -> usize {
-        self.0.iter().map(|part| part.lock().unwrap().len()).sum()
-    }
-}
-
-/// How many operations are left after a step.
-fn left_after(step: Step, operations: usize) -> usize {
-    let operation = matches!(step, Step::Set(_) | Step::Delete(_) | Step::Tick | Step::Sweep);
-    operations - usize::from(operation)
-}
-
-fn explore(world: &World, operations: usize, reached: &Reached, trail: &mut Vec<Step>) {
-    if !reached.is_new(world.fingerprint(operations)) {
+fn explore(world: &World, operations: usize, seen: &mut HashSet<u64>, trail: &mut Vec<Step>) {
+    if !seen.insert(world.fingerprint(operations)) {
         return;
     }
     if operations == 0 {
         world.clone().come_to_rest();
     }
     for step in world.steps(operations) {
-        trail.push(step);
         let mut next = world.clone();
+        trail.push(step);
         next.walk(step);
-        explore(&next, left_after(step, operations), reached, trail);
+        let operation = matches!(step, Step::Set(_) | Step::Delete(_) | Step::Tick | Step::Sweep);
+        explore(&next, operations - usize::from(operation), seen, trail);
         trail.pop();
     }
 }
@@ -273,33 +250,10 @@ impl Drop for Trail {
 }
 
 fn explore_all(unheard: bool, operations: usize) {
-    let reached = Reached::new();
-    // Each of the first steps is a job; the threads share what they have reached.
-    let starts = World::new(unheard).steps(operations).into_iter().flat_map(|first| {
-        let mut world = World::new(unheard);
-        world.walk(first);
-        let seconds = world.steps(left_after(first, operations));
-        seconds.into_iter().map(move |second| [first, second])
-    });
-    let jobs = Mutex::new(starts.collect::<Vec<_>>());
-    let work = || {
-        while let Some(steps) = jobs.lock().unwrap().pop() {
-            let (mut world, mut trail, mut left) = (World::new(unheard), Trail(Vec::new()), operations);
-            for step in steps {
-                trail.0.push(step);
-                world.walk(step);
-                left = left_after(step, left);
-            }
-            explore(&world, left, &reached, &mut trail.0);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
-        }
-    });
-    eprintln!("{} states", reached.count());
-    assert!(reached.count() > 10_000, "only {} states: the walk is broken", reached.count());
+    let (mut seen, mut trail) = (HashSet::new(), Trail(Vec::new()));
+    explore(&World::new(unheard), operations, &mut seen, &mut trail.0);
+    eprintln!("{} states", seen.len());
+    assert!(seen.len() > 10_000, "only {} states: the walk is broken", seen.len());
 }
 
 #[test]
