@@ -201,6 +201,11 @@ async fn other_daemons_close_sockets_too_and_obey_no_forged_order() {
     let channel = "__keyevent@0__:keybeat-daemons:presence:";
     let mut spy = TcpStream::connect(("127.0.0.1", redis.port)).await.expect("Redis listens");
     spy.write_all(format!("SUBSCRIBE {channel}\r\n").as_bytes()).await.expect("it reads");
+    // The order must not be published before Redis has subscribed the spy.
+    let mut confirmed = Vec::new();
+    while !confirmed.ends_with(b":1\r\n") {
+        confirmed.push(spy.read_u8().await.expect("Redis confirms"));
+    }
     let answer = call_as(&first, OPERATOR, "DELETE", "/v1/sockets?user=alice", None).await;
     assert_eq!((answer.status, &answer.body), (200, &json!({"closed": 0})), "none was at this daemon");
     let (code, reason) = close_of(&mut there).await;
