@@ -62,7 +62,7 @@ pub enum EventsMode {
 }
 
 impl EventsMode {
-    /// What a link tries first.
+    /// The events that a link tries first.
     pub const fn renewals(self) -> Renewals {
         match self {
             EventsMode::Set => Renewals::Set,

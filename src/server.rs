@@ -250,7 +250,7 @@ impl Daemon {
     }
 }
 
-/// What is wrong with these settings and the files that they name, as far as the daemon would notice it at its start.
+/// The faults of these settings and of the files that they name, as far as the daemon would notice them at its start.
 pub fn faults(config: &Config) -> Vec<anyhow::Error> {
     let access = &config.access;
     let origin = |named: &[String], hosts: &[String]| Origins::new(named, hosts, access.is_open()).err();

@@ -105,7 +105,7 @@ impl AccessArgs {
                  --jwt-secret FILE, --service-token FILE), or, if a proxy or firewall protects the port, add --no-auth"
             ));
         }
-        // What can never match is refused.
+        // An origin or host that can never match is refused.
         let lists = [(&self.allow_origin[..], &[][..]), (&[], &self.allow_host)];
         let refused =
             lists.into_iter().filter_map(|(origins, hosts)| Origins::new(origins, hosts, false).err());

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 /// Why the command line, the environment or the file of `--config` was refused.
 #[derive(Debug, Default)]
 pub struct Rejected {
-    /// What only keybeat can judge.
+    /// A value that only keybeat can judge.
     faults: Vec<Usage>,
     /// An error of clap, or the requested help.
     clap: Option<clap::Error>,

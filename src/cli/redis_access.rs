@@ -33,7 +33,7 @@ impl RedisAccessArgs {
         RedisTlsFiles { ca: self.redis_ca.clone(), own: self.redis_cert.clone().zip(self.redis_key.clone()) }
     }
 
-    /// What is wrong with each file.
+    /// The fault of each file that cannot be used.
     pub fn faults(&self) -> Vec<anyhow::Error> {
         let tls = self.tls();
         let tls = if tls.is_empty() { Ok(()) } else { tls.config().map(drop) };

@@ -1,4 +1,4 @@
-//! What a server has used so far: for benches.
+//! The resources that a server has used so far, for benches.
 
 use crate::redis::info::Info;
 use crate::redis::resp::client::RespClient;
@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 /// A connection to the server that is measured.
 pub struct UsageMeter(RespClient);
 
-/// What the server has used since it started.
+/// The resources that the server has used since it started.
 pub struct ServerUsage {
     /// CPU seconds.
     pub cpu_s: f64,

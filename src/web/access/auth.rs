@@ -213,7 +213,7 @@ impl Gate {
         Ok(Gate { access, tags, loaded, orders: CarriedOut::default(), changed })
     }
 
-    /// What is wrong with each of the files that `access` names.
+    /// The faults of the files that `access` names.
     pub fn faults(access: &Access) -> Vec<anyhow::Error> {
         let service = random_key().and_then(|tags| files::service_tokens(access, &tags));
         [

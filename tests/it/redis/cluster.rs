@@ -397,7 +397,7 @@ async fn slots_that_move_as_a_whole_invent_nobody() {
     assert!(seen.offline.iter().all(|user| !user.starts_with("steady")), "a steady user went offline");
 }
 
-/// Who has come and who has gone, each once.
+/// The users who came and those who went, each once.
 #[derive(Default)]
 struct Seen {
     online: BTreeSet<String>,

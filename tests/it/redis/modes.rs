@@ -4,12 +4,15 @@ use super::degraded::{FEWEST, with_user};
 use crate::common::daemon::Daemon;
 use crate::common::faults::{Outcome, TTL, World};
 use crate::common::redis::Redis;
+use crate::common::socket::Socket;
 use crate::common::{now_ms, until};
 use serde_json::json;
 use std::time::Duration;
 
 /// A deadline that a question noticed, on a busy machine. The server deletes nothing by itself.
-const PROMPT_MS: u64 = 500;
+const PROMPT_MS: u64 = 2_000;
+/// The TTL of a steady user. A busy machine may delay a heartbeat by a second.
+const BEAT_TTL_MS: u64 = 1_500;
 
 async fn mode(redis: &Redis, events: &str) -> Daemon {
     Daemon::with(&["--redis", &redis.url(), "--events", events]).await
@@ -47,6 +50,16 @@ async fn beat(redis: &Redis, key: &str, ttl_ms: u64, count: u32) -> u64 {
     sent
 }
 
+/// The user goes offline one TTL after the last heartbeat. The server would never say so unasked.
+async fn is_noticed(socket: &mut Socket, last: u64) {
+    let gone = socket.transitions().await;
+    let late_ms = now_ms().saturating_sub(last + BEAT_TTL_MS);
+    assert_eq!((&gone[0]["state"], &gone[0]["reason"]), (&json!("offline"), &json!("expired")), "{gone:?}");
+    assert!(late_ms < PROMPT_MS, "{late_ms} ms");
+    let seen = gone[0]["last_seen_ms"].as_u64().expect("a time");
+    assert!(seen.abs_diff(last) < PROMPT_MS, "last seen at {seen}, the last heartbeat was at {last}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_set_events_a_silent_user_is_noticed_in_time() {
     let redis = lazy_redis();
@@ -55,15 +68,10 @@ async fn without_set_events_a_silent_user_is_noticed_in_time() {
     let held = classes(&redis);
     assert!(held.contains('n') && !held.contains('$'), "no message per heartbeat: {held}");
     let (mut socket, _) = daemon.watch_all().await;
-    let last = beat(&redis, "presence:alice", 600, 12).await;
+    let last = beat(&redis, "presence:alice", BEAT_TTL_MS, 6).await;
     let told = socket.transitions().await;
     assert_eq!((&told[0]["user"], &told[0]["state"]), (&json!("alice"), &json!("online")));
-    let gone = socket.transitions().await;
-    let late_ms = now_ms().saturating_sub(last + 600);
-    assert_eq!((&gone[0]["state"], &gone[0]["reason"]), (&json!("offline"), &json!("expired")), "{gone:?}");
-    assert!(late_ms < PROMPT_MS, "{late_ms} ms");
-    let seen = gone[0]["last_seen_ms"].as_u64().expect("a time");
-    assert!(seen.abs_diff(last) < PROMPT_MS, "last seen at {seen}, the last heartbeat was at {last}");
+    is_noticed(&mut socket, last).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,19 +197,14 @@ async fn with_expire_events_a_hash_that_expire_renews_is_a_heartbeat() {
     let daemon = mode(&redis, "expire").await;
     let (mut socket, _) = daemon.watch_all().await;
     let mut last = 0;
-    for _ in 0..12 {
+    for _ in 0..6 {
         last = now_ms();
         redis.call(&["HSET", "presence:alice", "beat", &last.to_string()]);
-        redis.call(&["PEXPIRE", "presence:alice", "600"]);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        redis.call(&["PEXPIRE", "presence:alice", &BEAT_TTL_MS.to_string()]);
+        tokio::time::sleep(Duration::from_millis(BEAT_TTL_MS / 3)).await;
     }
     assert_eq!(socket.transitions().await[0]["state"], "online");
-    let gone = socket.transitions().await;
-    let late_ms = now_ms().saturating_sub(last + 600);
-    assert_eq!((&gone[0]["state"], &gone[0]["reason"]), (&json!("offline"), &json!("expired")), "{gone:?}");
-    assert!(late_ms < PROMPT_MS, "{late_ms} ms");
-    let seen = gone[0]["last_seen_ms"].as_u64().expect("a time");
-    assert!(seen.abs_diff(last) < PROMPT_MS, "last seen at {seen}, the last heartbeat was at {last}");
+    is_noticed(&mut socket, last).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
