@@ -15,20 +15,21 @@ pub struct Shutdown {
     stop: CancellationToken,
     /// Cancelled when a drain begins. One token for all, since each idle socket waits for it.
     drain: CancellationToken,
-    /// When the drain ends.
-    drained: OnceLock<Instant>,
+    /// When the drain began, and when it ends.
+    period: OnceLock<(Instant, Instant)>,
 }
 
 impl Shutdown {
     /// The daemon runs.
     pub fn new() -> Shutdown {
         let stop = CancellationToken::new();
-        Shutdown { drain: stop.child_token(), stop, drained: OnceLock::new() }
+        Shutdown { drain: stop.child_token(), stop, period: OnceLock::new() }
     }
 
     /// Begins a drain of this length.
     pub fn begin_drain(&self, length: Duration) {
-        self.drained.get_or_init(|| Instant::now() + length);
+        let now = Instant::now();
+        self.period.get_or_init(|| (now, now + length));
         self.drain.cancel();
     }
 
@@ -52,12 +53,14 @@ impl Shutdown {
         self.stop.cancelled().await;
     }
 
-    /// Waits until the client of this number has to end.
-    pub async fn turn(&self, number: u64) {
+    /// Waits until the client of this number, who came at `joined`, has to end. A client that came during the drain is served
+    /// for at least half of the rest.
+    pub async fn turn(&self, number: u64, joined: Instant) {
         self.drain.cancelled().await;
-        let Some(&end) = self.drained.get() else { return };
-        let now = Instant::now();
-        let at = now + end.saturating_duration_since(now).mul_f64(share(number));
+        let Some(&(began, end)) = self.period.get() else { return };
+        let share = share(number);
+        let (from, share) = if joined > began { (joined, (1.0 + share) / 2.0) } else { (began, share) };
+        let at = from + end.saturating_duration_since(from).mul_f64(share);
         // In a box of its own: a socket waits for it during a drain only.
         let stopped = Box::pin(timeout_at(at, self.stop.cancelled()));
         stopped.await.ok();
@@ -92,10 +95,10 @@ mod tests {
 
     #[tokio::test]
     async fn each_client_ends_within_the_drain() {
-        let shutdown = Arc::new(Shutdown::new());
+        let (shutdown, joined) = (Arc::new(Shutdown::new()), Instant::now());
         let turns = (1..=20).map(|number| {
             let shutdown = shutdown.clone();
-            tokio::spawn(async move { shutdown.turn(number).await })
+            tokio::spawn(async move { shutdown.turn(number, joined).await })
         });
         let turns: Vec<_> = turns.collect();
         tokio::task::yield_now().await;
@@ -112,17 +115,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn client_of_a_drain_is_served_for_half_of_the_rest() {
+        let shutdown = Shutdown::new();
+        let length = Duration::from_millis(100);
+        shutdown.begin_drain(length);
+        tokio::time::sleep(length / 10).await;
+        let joined = Instant::now();
+        let rest = shutdown.period.get().unwrap().1 - joined;
+        shutdown.turn(0, joined).await;
+        assert!(joined.elapsed() >= rest / 2, "number 0 would have ended at once");
+    }
+
+    #[tokio::test]
     async fn stop_ends_all_at_once() {
         let shutdown = Arc::new(Shutdown::new());
         shutdown.begin_drain(Duration::from_secs(3_600));
         let waiting = shutdown.clone();
-        let turn = tokio::spawn(async move { waiting.turn(1).await });
+        let turn = tokio::spawn(async move { waiting.turn(1, Instant::now()).await });
         tokio::task::yield_now().await;
         shutdown.stop();
         turn.await.unwrap();
         let undrained = Shutdown::new();
         undrained.stop();
-        undrained.turn(1).await;
+        undrained.turn(1, Instant::now()).await;
         assert!(undrained.is_draining(), "an undrained stop refuses readiness too");
     }
 }

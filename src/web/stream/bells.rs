@@ -5,6 +5,7 @@ use crate::web::app::App;
 use crate::web::shutdown::Shutdown;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The rare events that every client waits for. A client waits for them in one future that outlives a
 /// delivery. To leave each list of waiters and to join it again would cost every delivery four locks that all
@@ -16,6 +17,8 @@ pub(super) struct Bells {
     shutdown: Arc<Shutdown>,
     /// Of the client.
     number: u64,
+    /// When the client came.
+    joined: Instant,
 }
 
 /// The bell that rang.
@@ -30,7 +33,8 @@ impl Bells {
     /// A change from now on rings. `number` is that of the client.
     pub(super) fn new(app: &App, number: u64) -> Bells {
         let (health, opened) = (app.hub.health(), app.hub.opened());
-        Bells { health, opened, keys: app.gate.changed(), shutdown: app.shutdown.clone(), number }
+        let (keys, shutdown) = (app.gate.changed(), app.shutdown.clone());
+        Bells { health, opened, keys, shutdown, number, joined: Instant::now() }
     }
 
     pub(super) async fn next(mut self) -> (Bells, Rang) {
@@ -38,7 +42,7 @@ impl Bells {
             Ok(()) = self.health.changed() => Rang::Health,
             Ok(()) = self.opened.changed() => Rang::Opened,
             Ok(()) = self.keys.changed() => Rang::Keys,
-            () = self.shutdown.turn(self.number) => Rang::Stop,
+            () = self.shutdown.turn(self.number, self.joined) => Rang::Stop,
         };
         (self, rang)
     }
