@@ -33,6 +33,8 @@ pub struct Config {
     pub events: EventsMode,
     /// Whether to send deadline probes.
     pub probes: bool,
+    /// The daemon's part among several at one server.
+    pub lease: LeaseMode,
     /// The rights to read and write.
     pub access: Access,
     /// Certificate for TLS; without one the daemon serves plain HTTP.
@@ -45,6 +47,18 @@ pub struct Config {
     pub drain: Duration,
     /// Limits of queues and requests.
     pub limits: Limits,
+}
+
+/// Who listens to renewals and asks at deadlines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LeaseMode {
+    /// One daemon per server, perhaps this one.
+    #[default]
+    Stands,
+    /// One daemon per server, and not this one.
+    Follows,
+    /// This daemon for itself, whatever others do.
+    Alone,
 }
 
 /// How the daemon is to learn of renewals.

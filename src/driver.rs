@@ -17,12 +17,15 @@ use crate::presence::{
 use crate::redis::channel::Message;
 use crate::redis::cluster::{Topology, slot};
 use crate::redis::link::{Feed, LinkSettings, Order};
+use futures_util::FutureExt;
 use links::Links;
 use meters::Meters;
 use pulse::Pulse;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Pieces of the feed that the loop takes before deadlines have their turn.
 const TURN: usize = 16;
@@ -40,6 +43,8 @@ pub struct Template {
     pub detector: Settings,
     /// A canary that takes longer means a dead stream.
     pub canary: Duration,
+    /// The daemon may hold a server's lease.
+    pub lease: bool,
     /// How often the loop gives a sign of life; once a second if this is none.
     pub pulse: Option<Duration>,
 }
@@ -58,6 +63,8 @@ pub struct Driver {
     /// When the hub wants to be called again.
     ring_at: Option<Instant>,
     pulse: Pulse,
+    /// Cancelled when other daemons are to do this one's work.
+    leaving: CancellationToken,
 }
 
 impl Driver {
@@ -74,12 +81,14 @@ impl Driver {
         let tracker = Tracker::new(FleetSettings {
             detector: template.detector,
             canary_limit_ms: template.canary.as_millis() as u64,
+            lease: template.lease,
             slot: Box::new(move |key: &Key| slot(names.redis_key(key.as_str()).as_bytes())),
         });
         let pulse = Pulse::new(template.pulse, clock.now());
         let links = Links::new(template.link, topology.clone(), feeder);
         let meters = Meters::new(metrics);
-        Driver { tracker, links, feed, topology, written, hub, meters, clock, ring_at: None, pulse }
+        let leaving = CancellationToken::new();
+        Driver { tracker, links, feed, topology, written, hub, meters, clock, ring_at: None, pulse, leaving }
     }
 
     /// Changes as long as the loop turns, at least once a second; ends with it.
@@ -87,15 +96,23 @@ impl Driver {
         self.pulse.listen()
     }
 
+    /// To be cancelled when other daemons are to do this one's work.
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Runs until it is dropped.
     pub async fn run(mut self) {
         self.follow();
+        let leaving = self.leaving.clone();
+        let mut left = pin!(leaving.cancelled().fuse());
         loop {
             let wake = self.wake_at();
             tokio::select! {
                 Some(fed) = self.feed.recv() => self.take_turn(fed),
                 Ok(()) = self.topology.changed() => self.follow(),
                 Some(keys) = self.written.recv() => self.handle(Notice::Written(keys)),
+                () = &mut left => self.handle(Notice::Draining),
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.handle(Notice::Due);
@@ -155,6 +172,15 @@ impl Driver {
                 Action::Scan(link, number, cursor) => self.links.order(link, Order::Scan(number, cursor)),
                 Action::Canary(link) => self.links.order(link, Order::Canary),
                 Action::Announce(link, keys) => self.links.order(link, Order::Announce(ttls(&keys))),
+                Action::AnnounceEnds(link, keys) => {
+                    let keys = keys.iter().map(|key| key.as_str().to_owned()).collect();
+                    self.links.order(link, Order::Announce(Message::Ends { keys }));
+                }
+                Action::Lease(link, order) => self.links.order(link, Order::Lease(order)),
+                Action::Listen(link, on) => {
+                    self.links.listens(link, on);
+                    self.links.order(link, Order::Listen(on));
+                }
                 Action::Open { link, primary } => self.links.open(link, &primary),
                 Action::Close(link, cause) => self.links.order(link, Order::Restart(cause)),
                 Action::Forget(link) => self.links.forget(link),

@@ -1,6 +1,6 @@
 //! The one place where the parts are joined.
 
-use crate::config::{Config, Limits};
+use crate::config::{Config, LeaseMode, Limits};
 use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
@@ -185,7 +186,7 @@ impl Daemon {
     /// A part of the daemon ends before the stop.
     pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
         let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics } = self;
-        let Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, mut driver, _log } =
+        let Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, leaving, mut driver, _log } =
             believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
@@ -228,12 +229,14 @@ impl Daemon {
             [("the driver", &mut driver), ("the listener", &mut serve), ("the beater", &mut beater)];
         let signalled = async {
             if signals().await == StopSignal::Terminate && !drain.is_zero() {
+                leaving.cancel();
                 drained(&app.shutdown, drain, signals).await;
             }
         };
         supervisor::until_stopped(signalled, parts).await?;
         supervisor::tell(Word::Stopping(STOP)).await;
         info!("stopping: no new clients, closing open connections");
+        leaving.cancel();
         app.shutdown.stop();
         close(&sockets, serve).await?;
         drop(driver);
@@ -346,6 +349,8 @@ pub struct Belief {
     primary: watch::Receiver<Target>,
     /// The time of the driver's last turn, as its sign of life.
     pulse: watch::Receiver<Time>,
+    /// To be cancelled when other daemons are to do this one's work.
+    leaving: CancellationToken,
     driver: AbortOnDropHandle<()>,
     /// Keeps the hub's log short.
     _log: AbortOnDropHandle<()>,
@@ -374,6 +379,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         seal: seal.clone(),
         configure: config.configure_redis,
         events: config.events,
+        lease: config.lease,
     };
     let template = Template {
         link: settings,
@@ -383,15 +389,16 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
             ..Settings::default()
         },
         canary: config.limits.canary,
+        lease: config.lease == LeaseMode::Stands,
         pulse: supervisor::wanted_pulse(),
     };
     let followed = cluster::follow(target);
     let (written, reported) = mpsc::channel(REPORTS);
     let inputs = (followed.topology.clone(), reported);
     let driver = Driver::new(template, inputs, hub.clone(), metrics.clone(), clock);
-    let pulse = driver.pulse();
+    let (pulse, leaving) = (driver.pulse(), driver.leaving());
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
     let trimmed = hub.clone();
     let _log = AbortOnDropHandle::new(tokio::spawn(async move { trimmed.trim_log().await }));
-    Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, driver, _log }
+    Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, leaving, driver, _log }
 }

@@ -31,7 +31,7 @@ mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode};
+use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, LeaseMode};
 use crate::presence::Key;
 use anyhow::Result;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -143,6 +143,10 @@ struct DaemonArgs {
     /// Whether to send deadline probes; turn them off only to measure their effect
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     probes: bool,
+    /// Whether this daemon may hold the lease of a Redis server: one daemon per server listens to the heartbeats and asks at
+    /// deadlines, for all daemons
+    #[arg(long, env = "KEYBEAT_LEASE", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
+    lease: bool,
     /// Networks of proxies, such as 10.0.0.0/8 or 192.0.2.7; several separated by commas. From these peers the client's address is
     /// the last one in X-Forwarded-For that is not in them [default: none]
     #[arg(long, env = "KEYBEAT_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',', value_parser = values::network)]
@@ -367,6 +371,12 @@ impl DaemonArgs {
             configure_redis: self.configure_redis,
             events: self.events.into(),
             probes: self.probes,
+            lease: match (self.probes, self.lease) {
+                // Without questions at deadlines it can neither lead nor follow.
+                (false, _) => LeaseMode::Alone,
+                (true, true) => LeaseMode::Stands,
+                (true, false) => LeaseMode::Follows,
+            },
             access: self.access.access(),
             tls: self.tls.files(),
             audit: self.audit.clone(),

@@ -6,7 +6,7 @@ use super::{
     values,
 };
 use crate::client::{ClientError, ClientEvent};
-use crate::config::{Access, Config, EventsMode, Limits};
+use crate::config::{Access, Config, EventsMode, LeaseMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::protocol::{State, TransitionObject};
@@ -148,6 +148,8 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         configure_redis: true,
         events: EventsMode::default(),
         probes: true,
+        // It may end at any time.
+        lease: LeaseMode::Alone,
         access: Access::default(),
         tls: None,
         audit: None,

@@ -73,6 +73,16 @@ impl Links {
         }
     }
 
+    pub(super) fn listens(&self, link: LinkId, on: bool) {
+        let Some(labelled) = self.links.get(&link) else { return };
+        let server = &labelled.name;
+        if on {
+            info!(server, "this daemon holds the lease: it listens to renewals for all daemons");
+        } else {
+            info!(server, "another daemon listens to renewals");
+        }
+    }
+
     pub(super) fn forget(&mut self, link: LinkId) {
         self.links.remove(&link);
     }

@@ -8,9 +8,11 @@ use crate::redis::link::{CanaryReply, Feed};
 pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
     Some(match feed {
         Feed::Events(_) => return None,
-        Feed::Up { run, outage, uptime_ms, silent, renewals } => {
-            LinkNotice::Up { run, outage, uptime_ms, silent: silent.needs_polling(), renewals, mark }
+        Feed::Up { run, outage, uptime_ms, silent, renewals, lease } => {
+            let silent = silent.needs_polling();
+            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark }
         }
+        Feed::Lease(reply) => LinkNotice::Lease(reply),
         Feed::Down { cause, why } => LinkNotice::Down(cause, why),
         Feed::Canary(CanaryReply::Intact { refused }) => LinkNotice::Intact { refused },
         Feed::Suspect => LinkNotice::Suspect,
@@ -35,5 +37,7 @@ pub(super) fn event(item: Item<'_>) -> Event<'_> {
         Item::Input(input) => Event::Key(input),
         Item::Canary => Event::Canary,
         Item::Mark(mark) => Event::Mark(mark),
+        Item::Leads => Event::Leads,
+        Item::Lease(from, held) => Event::Beat { from, released: !held },
     }
 }

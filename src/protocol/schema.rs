@@ -167,6 +167,9 @@ pub struct RedisStats {
     /// known.
     #[schema(inline, required = true)]
     pub renewals: Option<RenewalsWord>,
+    /// Who holds the servers' leases; where servers differ, `none` before `other` before `held`. Null while no server is known.
+    #[schema(inline, required = true)]
+    pub lease: Option<LeaseWord>,
     pub servers: Vec<ServerStats>,
 }
 
@@ -182,6 +185,8 @@ pub struct ServerStats {
     pub mode: Mode,
     #[schema(inline)]
     pub renewals: RenewalsWord,
+    #[schema(inline)]
+    pub lease: LeaseWord,
     pub keys: u64,
     pub gaps: u64,
 }
@@ -194,6 +199,16 @@ pub enum RenewalsWord {
     Set,
     Expire,
     New,
+}
+
+/// Who listens to renewals and asks at deadlines: this daemon for all (`held`), another one (`other`), or each for itself (`none`).
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LeaseWord {
+    Held,
+    Other,
+    None,
 }
 
 /// How the daemon learns of changes: from events, or, on at least one server, by polling with SCAN (`sweeps`).

@@ -21,6 +21,9 @@ const CANARY: &str = "canary:#:";
 /// The same for the mark of a goodbye.
 const LEFT: &str = "left:#:";
 
+/// The same for the lease.
+const LEASE: &str = "lease:#:";
+
 /// The operations that create or end a key (Redis documents them under "keyspace notifications"). They need the class
 /// letters of [`classes`].
 const CHANGES: [&str; 10] = [
@@ -74,7 +77,7 @@ impl Names {
         let rest = redis_key.strip_prefix(self.pattern.before().as_bytes())?;
         let mark = rest.iter().position(|&byte| byte == OWN_MARK);
         let own = mark.is_some_and(|at| {
-            at == 0 || [CANARY, LEFT].iter().any(|own| rest[at + 1..].starts_with(own.as_bytes()))
+            at == 0 || [CANARY, LEFT, LEASE].iter().any(|own| rest[at + 1..].starts_with(own.as_bytes()))
         });
         if own { None } else { self.pattern.name(redis_key) }
     }
@@ -107,6 +110,16 @@ impl Names {
     /// The key by which a daemon marks that this session has said goodbye.
     pub fn left_key(&self, key: &str) -> String {
         format!("{}{}{LEFT}{key}", self.pattern.before(), OWN_MARK as char)
+    }
+
+    /// The key that names the daemon which listens to renewals for all.
+    pub fn lease_key(&self) -> String {
+        format!("{}{}{LEASE}{}", self.pattern.before(), OWN_MARK as char, self.pattern.ending())
+    }
+
+    /// The channels whose events report renewals, for the holder of the lease alone.
+    pub(super) fn renewal_channels(&self, renewals: Renewals) -> Vec<String> {
+        operations(renewals).iter().map(|name| self.channel(name)).collect()
     }
 
     /// All channels to subscribe to for this source of renewals. The fences' channel is the last: once a fence arrives, the

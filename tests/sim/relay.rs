@@ -64,7 +64,7 @@ impl Relay {
     pub fn new(now: u64, detector: Settings, canary_limit_ms: u64) -> Relay {
         let slot = Box::new(|key: &Key| slot(key.as_str()) as u16);
         Relay {
-            tracker: Tracker::new(FleetSettings { detector, canary_limit_ms, slot }),
+            tracker: Tracker::new(FleetSettings { detector, canary_limit_ms, lease: true, slot }),
             servers: Vec::new(),
             viewed: 0,
             hub: Hub::new(Time::from_ms(now), 64 * 64, Arc::new(Metrics::new())),
@@ -224,7 +224,7 @@ impl World {
         let unseen = matches!(broken, Broken::OutagesUnseen | Broken::RestartsUnseen);
         let (uptime_ms, outage) = (up.uptime_ms, up.outage && !unseen);
         let renewals = self.knobs.mode.renewals;
-        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, renewals, mark: 0 };
+        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease: None, mark: 0 };
         let id = server.id;
         self.handle(Notice::Link(id, notice));
     }
@@ -305,7 +305,7 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::Announce(..) => {}
+            Action::Announce(..) | Action::AnnounceEnds(..) | Action::Lease(..) | Action::Listen(..) => {}
             Action::Open { link, primary } => self.open(link, &primary),
             Action::Close(link, cause) => self.close(link, cause),
             Action::Forget(link) => {

@@ -1,5 +1,6 @@
 //! The inputs and outputs of a detector.
 
+use super::Role;
 use crate::presence::{Change, Key, Time};
 
 /// Identifies one batch of questions; never 0.
@@ -61,6 +62,8 @@ pub enum Input<'a> {
     Claimed(&'a [u8]),
     /// A daemon says that it wrote the key with this TTL in milliseconds.
     Written(&'a [u8], u32),
+    /// The holder of the server's lease says that the key has ended, and that no event did: a detector that follows asks.
+    Suspected(&'a [u8]),
     /// The key is gone.
     Ended(&'a [u8], End),
     /// A fence came back in the event stream.
@@ -79,6 +82,8 @@ pub enum Input<'a> {
         /// No `set` reports a renewal, so renewals are found only by asking: the server does not publish each `set`, or
         /// the daemon does not subscribe to it.
         polled: bool,
+        /// Who asks at deadlines.
+        role: Role,
         /// The server's uptime in milliseconds; `u64::MAX` if it is unknown or if the server started without data.
         /// It matters for the first server that a detector meets: users need time to renew keys that the server
         /// loaded from its disk.
@@ -91,6 +96,14 @@ pub enum Input<'a> {
     Replaced,
     /// The server is out of reach: no verdicts until it is up again.
     Down,
+    /// In the event stream: from here on the daemon hears renewals, if its mode has events for them (not `polled`), and asks
+    /// at deadlines for all daemons. No event is missing.
+    Leads {
+        /// No `set` reports a renewal.
+        polled: bool,
+    },
+    /// Another daemon listens to renewals and asks at deadlines.
+    Follows,
     /// Poll for keys that no event reports, on a server that sends no `set` events, or no keyspace events at all.
     ///
     /// A sweep is not a gap: the server stays settled, and events stay valid. SCAN names the keys; the detector asks
@@ -126,7 +139,7 @@ pub enum Input<'a> {
 impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
-        use Input::{Claimed, Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Written};
+        use Input::{Claimed, Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Suspected, Written};
         matches!(
             self,
             Renewed(_)
@@ -135,6 +148,7 @@ impl Input<'_> {
                 | Claimed(_)
                 | Retimed(_)
                 | Written(..)
+                | Suspected(_)
                 | Ended(..)
                 | Doubted(_)
                 | Fence(..)
@@ -162,6 +176,10 @@ pub enum Output {
     /// An answer says that a key is absent, and no event does. It counts only after [`Input::Proven`] for a canary that
     /// is ordered later than now.
     Prove,
+    /// The other daemons cannot know this TTL, in milliseconds, of a key: it is not the usual one.
+    Learnt(Key, u32),
+    /// A question found that the key has ended, and no event has reported it to the other daemons.
+    Unannounced(Key),
     /// The stream is dead even if its socket is open: subscribe again.
     Restart,
 }

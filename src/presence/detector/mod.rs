@@ -11,11 +11,13 @@
 //!   before, where no event reports a renewal.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
+//! - `following`: what is left to do where another daemon asks at deadlines.
 //! - `handover`: keys that move between the servers of a cluster.
 
 mod deadlines;
 mod early;
 mod fickle;
+mod following;
 mod grants;
 mod handover;
 mod messages;
@@ -28,6 +30,7 @@ mod slot;
 mod tests;
 mod ttl;
 
+pub use following::Role;
 pub use messages::{Answer, BatchId, End, Input, Moved, Output, ServerId, Side};
 
 use super::table::Table;
@@ -123,6 +126,7 @@ pub struct Detector {
     outages: Outages,
     /// No `set` reports a renewal.
     polled: bool,
+    role: Role,
     /// The last event, if it was a `set`.
     last_set: LastSet,
     /// The last event, if it was the `new` of a key whose `del` is in doubt.
@@ -156,6 +160,7 @@ impl Detector {
             grants: Grants::default(),
             outages: Outages::default(),
             polled: false,
+            role: Role::default(),
             last_set: None,
             recreated: None,
             origins: LastOwners::default(),
@@ -181,11 +186,12 @@ impl Detector {
         }
         match input {
             Input::Due => self.due(now),
-            Input::Up { run, outage, well, polled, uptime_ms } => {
-                self.polled = polled;
+            Input::Up { run, outage, well, polled, role, uptime_ms } => {
+                (self.polled, self.role) = (polled, role);
                 self.rise(now, run, outage, well, uptime_ms);
             }
             Input::Down => self.fall(),
+            Input::Follows => self.follow(),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired { lossy } => self.retire(now, lossy),
@@ -201,6 +207,8 @@ impl Detector {
             Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
             Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Claimed(name) => self.claimed(now, name),
+            Input::Suspected(name) => self.suspected(name),
+            Input::Leads { polled } => self.lead(now, polled),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
             }
@@ -236,6 +244,11 @@ impl Detector {
         }
         let overdue = self.asks.oldest().map(|sent| sent.plus(self.settings.fence_limit_ms + 1));
         [self.deadlines.next(), overdue].into_iter().flatten().min()
+    }
+
+    /// When the oldest question was sent that is not answered.
+    pub fn oldest_question(&self) -> Option<Time> {
+        self.asks.oldest()
     }
 
     /// Whether the server is up and every key was compared with Redis since the last gap.
@@ -302,6 +315,7 @@ impl Detector {
     }
 
     fn end(&mut self, at: u32, now: Time, reason: Reason) {
+        self.presume_end(at, now, reason);
         self.apply(at, |slot| Some(slot.end(now, reason)));
         self.origins.forget(at);
         self.free(at);
@@ -347,6 +361,9 @@ impl Detector {
     /// earlier instant, so a message that is wrong costs a question. Returns whether that is news to other daemons.
     pub fn written(&mut self, now: Time, name: &[u8], ttl_ms: u32) -> bool {
         let Some(at) = self.table.find(name).filter(|&at| self.table[at].is_live()) else { return false };
+        if self.leaves_to_holder(at) {
+            return self.table[at].note_ttl(ttl_ms, self.settings.first_ttl_ms);
+        }
         let mut news = false;
         self.apply(at, |slot| {
             news = slot.shorten(now, ttl_ms);
@@ -376,6 +393,9 @@ impl Detector {
     /// Makes sure that a live key will be checked again: by a question if its TTL is unknown or suspect, otherwise at
     /// its deadline.
     fn look_after(&mut self, at: u32, now: Time) {
+        if self.leaves_to_holder(at) {
+            return;
+        }
         let slot = &self.table[at];
         if slot.must_ask() {
             self.ask_later(at);
@@ -388,6 +408,9 @@ impl Detector {
     }
 
     fn file(&mut self, at: u32, now: Time) {
+        if self.leaves_to_holder(at) {
+            return;
+        }
         let (first_ttl, polled) = (self.settings.first_ttl_ms, self.polled);
         self.table[at].file(at, &mut self.deadlines, now, (first_ttl, polled));
     }
@@ -411,6 +434,7 @@ impl Detector {
         };
         if verdict == Verdict::Ends {
             if end == End::Expired
+                && !self.leaves_to_holder(at)
                 && let Some(early_ms) = self.table[at].expires_early(now)
             {
                 self.note_fickle(at, early_ms);

@@ -283,6 +283,7 @@ impl Detector {
             }
             // Without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
             Absence::Gone { ran_out } => {
+                self.note_unannounced(at);
                 let reason = match (ran_out, in_pass, swept) {
                     (true, false, _) | (true, _, true) => Reason::Expired,
                     (_, _, true) => Reason::Deleted,
@@ -308,12 +309,15 @@ impl Detector {
             slot.take_no_ttl(now);
             (!slot.is_live()).then(|| slot.revive(now, reason))
         });
-        self.table[at].file_under(at, &mut self.deadlines, now.plus(pause), now);
+        if !self.leaves_to_holder(at) {
+            self.table[at].file_under(at, &mut self.deadlines, now.plus(pause), now);
+        }
     }
 
     fn apply_left(&mut self, at: u32, now: Time, left: Left) {
-        let (missed, first_ttl, reason) = (self.missed, self.settings.first_ttl_ms, self.found_reason());
-        let was_live = self.table[at].is_live();
+        let (missed, first_ttl, reason) =
+            (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason());
+        let (was_live, ttl_before) = (self.table[at].is_live(), self.table[at].known_ttl().unwrap_or(0));
         let mut changed = None;
         self.apply(at, |slot| {
             slot.distrust_before(missed);
@@ -323,6 +327,7 @@ impl Detector {
         if let Some(difference_ms) = changed {
             self.note_fickle(at, difference_ms);
         }
+        self.note_learnt(at, ttl_before);
         if !was_live {
             self.grant_found(at, now, left.sent);
         }

@@ -12,6 +12,7 @@
 //! the scan names keep their deadlines.
 
 use super::Detector;
+use super::Role;
 use super::messages::Output;
 use crate::presence::Time;
 use crate::presence::key::MAX_KEY_BYTES;
@@ -212,7 +213,7 @@ impl Detector {
                 self.ask_first(at);
             }
         }
-        self.unasked = named;
+        self.unasked = named.filter(|_| self.role != Role::Follows);
     }
 
     /// Whether a key is live and only [`next_unasked`](Detector::next_unasked) will check it again.

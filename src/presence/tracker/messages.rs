@@ -1,6 +1,7 @@
 //! The inputs and outputs of the tracker.
 
 use super::gap::Cause;
+use super::lease::{LeaseOrder, LeaseReply};
 use super::topology::{Elsewhere, Fleet};
 use crate::presence::{Answer, BatchId, Change, Input, Key, Renewals, ServerId};
 
@@ -18,6 +19,8 @@ pub enum Notice {
     Link(LinkId, LinkNotice),
     /// This daemon has written these keys with these TTLs in milliseconds.
     Written(WrittenKeys),
+    /// The daemon drains: other daemons are to do its work.
+    Draining,
     /// Time has passed. Due at [`super::Tracker::next_due`], and at least once a second.
     Due,
 }
@@ -36,6 +39,9 @@ pub enum LinkNotice {
         silent: bool,
         /// How the daemon learns of renewals there.
         renewals: Renewals,
+        /// What the lease's key holds; `None` if the server can have no lease. A link that finds no key and may take the
+        /// lease has taken it.
+        lease: Option<LeaseReply>,
         /// The last mark that was sent to any server.
         mark: u64,
     },
@@ -59,6 +65,8 @@ pub enum LinkNotice {
         /// It has refused writes since the canary before, and takes them again.
         refused: bool,
     },
+    /// What an order with the lease's key has found.
+    Lease(LeaseReply),
     /// The keyspace may have been replaced: the next canary is due now.
     Suspect,
     /// The server has carried out the canary: the keyspace is another than a moment ago (FLUSHALL, FLUSHDB or SWAPDB).
@@ -73,6 +81,15 @@ pub enum Event<'a> {
     Canary,
     /// A mark came back.
     Mark(u64),
+    /// From here on the stream has the events that report renewals.
+    Leads,
+    /// Another daemon of this name holds the server's lease, or has given it up.
+    Beat {
+        /// The daemon.
+        from: &'a str,
+        /// It has given the lease up.
+        released: bool,
+    },
 }
 
 /// Something that the driver must do or make known.
@@ -89,6 +106,12 @@ pub enum Action {
     /// Announce to the other daemons that this one has written these keys with these TTLs in milliseconds, which are shorter than
     /// was believed.
     Announce(LinkId, WrittenKeys),
+    /// Announce to the other daemons that these keys have ended, and that no event reported it.
+    AnnounceEnds(LinkId, Vec<Key>),
+    /// Do this with the key of the server's lease.
+    Lease(LinkId, LeaseOrder),
+    /// Subscribe to the events that report renewals, and report where they begin ([`Event::Leads`]); or unsubscribe.
+    Listen(LinkId, bool),
     /// Start a link to the primary of this id.
     Open {
         /// The link's name.

@@ -15,9 +15,11 @@
 mod canary;
 mod gap;
 mod held;
+mod lease;
 mod messages;
 mod owners;
 mod polling;
+mod roles;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -25,11 +27,12 @@ mod topology;
 mod whole_user;
 
 pub use gap::Cause;
+pub use lease::{LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
 pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
-use super::{Counts, Input, Key, Output, Renewals, Settings, Time};
+use super::{Counts, Input, Key, Output, Renewals, Role, Settings, Time};
 use canary::{CURRENT_MS, Canary};
 use held::Held;
 use server::{CANARY_EVERY_MS, Phase, Server};
@@ -49,6 +52,8 @@ pub struct FleetSettings {
     pub detector: Settings,
     /// A canary that takes longer, in milliseconds, means a dead stream.
     pub canary_limit_ms: u64,
+    /// The daemon may hold a server's lease.
+    pub lease: bool,
     /// The slot of a key, as the cluster computes it.
     pub slot: Box<dyn Fn(&Key) -> u16 + Send>,
 }
@@ -66,6 +71,8 @@ pub struct Tracker {
     retire_at: Option<Time>,
     /// Totals of servers that were forgotten.
     forgotten: Counts,
+    /// The daemon drains.
+    draining: bool,
     /// When something was last handed in.
     last: Time,
     opened: bool,
@@ -100,6 +107,7 @@ impl Tracker {
             redirections: HashMap::new(),
             retire_at: None,
             forgotten: Counts::default(),
+            draining: false,
             last: Time::default(),
             opened: false,
             held: Held::default(),
@@ -121,6 +129,11 @@ impl Tracker {
         self.check_stall(now);
         match notice {
             Notice::Topology(fleet) => self.follow(now, fleet),
+            Notice::Draining => {
+                self.draining = true;
+                self.servers.iter_mut().for_each(|server| server.lease.hurry(now));
+                self.due(now);
+            }
             Notice::Due => self.due(now),
             Notice::Written(keys) => self.written(now, &keys),
             Notice::Link(link, notice) => {
@@ -150,6 +163,14 @@ impl Tracker {
                     server.passed = server.passed.max(mark);
                     self.marks_changed = true;
                 }
+                // It may have lost the lease since it subscribed.
+                Event::Leads if server.role() == Role::Follows => {}
+                Event::Leads => {
+                    let polled = server.renewals == Renewals::New;
+                    server.detector.handle(now, Input::Leads { polled });
+                }
+                Event::Beat { from, released: false } => server.lease.beat(now, from),
+                Event::Beat { from, released: true } => server.lease.released(now, from),
             }
         }
         self.servers[at].stirred = true;
@@ -227,7 +248,7 @@ impl Tracker {
     fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {
         match notice {
             LinkNotice::Down(cause, why) => self.down(now, at, cause, why),
-            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, mark } => {
+            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark } => {
                 let server = &mut self.servers[at];
                 let well = server.well;
                 server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
@@ -236,12 +257,14 @@ impl Tracker {
                 server.passed = mark;
                 server.renewals = renewals;
                 server.polling.up(now, silent);
+                server.lease.up(now, lease);
+                let role = server.role();
                 let barred = std::mem::take(&mut server.barred);
                 let outage = std::mem::take(&mut server.replaced) || barred || outage;
                 self.servers_changed = true;
                 self.disturbed = now;
-                let polled = silent || renewals == Renewals::New;
-                self.feed(now, at, Input::Up { run: &run, outage, well, polled, uptime_ms });
+                let polled = silent || renewals == Renewals::New || role == Role::Follows;
+                self.feed(now, at, Input::Up { run: &run, outage, well, polled, role, uptime_ms });
             }
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}
@@ -259,6 +282,10 @@ impl Tracker {
                     self.feed(now, at, Input::Refused(well));
                 }
                 self.canary_replied(now, at);
+            }
+            LinkNotice::Lease(reply) => {
+                let (order, turn) = self.servers[at].lease.replied(now, reply);
+                self.take_lease_turn(now, at, order, turn);
             }
             LinkNotice::Suspect => self.prove(now, at),
             LinkNotice::Replaced => {
@@ -366,6 +393,7 @@ impl Tracker {
         self.hurry(now);
         for at in 0..self.servers.len() {
             self.watch_connection(now, at);
+            self.watch_lease(now, at);
             if self.servers[at].polling.due(now) {
                 self.feed(now, at, Input::Sweep);
             }
@@ -413,6 +441,8 @@ impl Tracker {
             Output::Ask(batch, keys) => self.out.push_back(Action::Ask(link, batch, keys)),
             Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
             Output::Prove => self.prove(now, at),
+            Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
+            Output::Unannounced(key) => server.news.ends.push(key),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
             Output::Swept => server.polling.ended(now),
@@ -456,6 +486,7 @@ impl Tracker {
     /// Once all detectors are drained: what follows from their state.
     fn conclude(&mut self, now: Time) {
         self.forget_the_empty();
+        self.spread_news();
         let claimed = self.servers.iter().filter_map(|server| server.detector.oldest_claim()).min();
         self.may_release |= claimed != std::mem::replace(&mut self.claimed, claimed);
         self.release(now);

@@ -2,13 +2,16 @@
 
 use super::canary::Canary;
 use super::gap::Cause;
+use super::lease::{Fitness, Lease, LeaseState};
 use super::polling::Polling;
 use super::topology::Primary;
 use super::{FleetSettings, LinkId};
-use crate::presence::{Detector, Renewals, Time};
+use crate::presence::{Detector, Key, Renewals, Role, Time};
 
 /// The daemon sends a canary once a second.
 pub(super) const CANARY_EVERY_MS: u64 = 1_000;
+/// A question that is not answered after so long, in milliseconds, is late.
+const LATE_MS: u64 = 1_000;
 
 /// How one server is doing, for `/v1/stats` and the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct ServerState {
     pub polled: bool,
     /// How the daemon learns of renewals there.
     pub renewals: Renewals,
+    /// Who holds its lease.
+    pub lease: LeaseState,
     /// How many keys are believed live there.
     pub keys: u64,
     /// How often events may have been missed.
@@ -40,6 +45,15 @@ pub(super) enum Phase {
     Up(Canary),
     /// It is no primary of the cluster any longer. Other servers take over its keys; there is no link.
     Left,
+}
+
+/// What the other daemons are to learn.
+#[derive(Default)]
+pub(super) struct News {
+    /// TTLs in milliseconds.
+    pub(super) ttls: Vec<(Key, u32)>,
+    /// Keys that ended without an event.
+    pub(super) ends: Vec<Key>,
 }
 
 /// See the module's head.
@@ -64,6 +78,10 @@ pub(super) struct Server {
     pub(super) detector: Detector,
     pub(super) polling: Polling,
     pub(super) renewals: Renewals,
+    pub(super) lease: Lease,
+    /// No daemon holds the lease, and none has taken it in time.
+    pub(super) orphaned: bool,
+    pub(super) news: News,
     /// Why the last comparison was needed.
     pub(super) cause: Cause,
     /// How many gaps there were.
@@ -95,6 +113,9 @@ impl Server {
             detector: Detector::new(settings.detector.clone()),
             polling: Polling::default(),
             renewals: Renewals::default(),
+            lease: Lease::default(),
+            orphaned: false,
+            news: News::default(),
             cause: Cause::Start,
             gaps: 0,
             gap_at: None,
@@ -118,10 +139,40 @@ impl Server {
         self.is_up() && self.detector.settled()
     }
 
+    /// This daemon's part there.
+    pub(super) fn role(&self) -> Role {
+        match self.lease.is_off() {
+            true => Role::Alone,
+            false if self.lease.is_held() => Role::Holds,
+            false => Role::Follows,
+        }
+    }
+
+    /// Whether this daemon may ask at deadlines for all.
+    pub(super) fn fitness(&self, now: Time, draining: bool, may_lead: bool) -> Fitness {
+        let late = self.detector.oldest_question().is_some_and(|sent| now.since(sent) > LATE_MS);
+        if !may_lead {
+            Fitness::Barred
+        } else if draining {
+            Fitness::Leaves
+        } else if late {
+            Fitness::Late
+        } else if self.verified() {
+            Fitness::Fit
+        } else {
+            Fitness::Busy
+        }
+    }
+
     /// Settled, and a canary has come back since.
-    pub(super) fn ready(&self) -> bool {
+    fn verified(&self) -> bool {
         let proven = matches!(&self.phase, Phase::Up(canary) if canary.proven());
         proven && self.detector.settled()
+    }
+
+    /// Verified, and some daemon asks at deadlines.
+    pub(super) fn ready(&self) -> bool {
+        self.verified() && !self.orphaned
     }
 
     pub(super) fn state(&self) -> ServerState {
@@ -132,6 +183,7 @@ impl Server {
             cause: if up { String::new() } else { self.obstacle().to_owned() },
             polled: self.polling.always(),
             renewals: self.renewals,
+            lease: self.lease.state(),
             keys: self.detector.counts().keys,
             gaps: self.gaps,
         }
@@ -143,6 +195,7 @@ impl Server {
             Phase::Left => "it left the cluster; other servers take over its keys",
             Phase::Down(why) | Phase::Closing(why, _) => why,
             Phase::Up(_) if !self.detector.settled() => "comparing with Redis",
+            Phase::Up(_) if self.orphaned => "no daemon holds its lease, so nobody asks at deadlines",
             Phase::Up(_) => "no canary has come back yet",
         }
     }
@@ -159,6 +212,7 @@ impl Server {
             Phase::Closing(_, again) => Some(*again),
             Phase::Down(_) | Phase::Left => None,
         };
-        [self.detector.next_due(), phase, self.polling.next_due()].into_iter().flatten().min()
+        let lease = self.lease.next_due().filter(|_| self.is_up());
+        [self.detector.next_due(), phase, self.polling.next_due(), lease].into_iter().flatten().min()
     }
 }

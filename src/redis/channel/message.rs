@@ -22,6 +22,18 @@ pub enum Message {
         /// Each key with its TTL.
         keys: Vec<(String, u32)>,
     },
+    /// These keys have ended, and no event reported it. A daemon that does not ask at deadlines asks for them.
+    Ends {
+        /// The keys, without their prefix.
+        keys: Vec<String>,
+    },
+    /// The sender holds the lease of a server, which it says once a second, or has given it up.
+    Lease {
+        /// The server's id in a cluster; empty for a server that stands alone.
+        server: String,
+        /// It holds the lease.
+        held: bool,
+    },
     /// Close the sockets and streams of a user.
     CloseSockets {
         /// The user's name.
@@ -63,6 +75,10 @@ impl Message {
         match self {
             Message::Ttls { keys } => {
                 let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Ttls { keys: keys.to_vec() });
+                parts.map(|part| text(&part)).collect()
+            }
+            Message::Ends { keys } => {
+                let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Ends { keys: keys.to_vec() });
                 parts.map(|part| text(&part)).collect()
             }
             other => vec![text(other)],

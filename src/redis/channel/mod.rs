@@ -35,6 +35,11 @@ impl Channel {
         Channel { daemon: daemon.into(), received: broadcast::Sender::new(WAITING), metrics }
     }
 
+    /// The daemon's name on the channel.
+    pub(in crate::redis) fn daemon(&self) -> &str {
+        &self.daemon
+    }
+
     /// The messages of other daemons, as far as they are not about keys: those take their place in the event stream.
     pub fn subscribe(&self) -> broadcast::Receiver<Message> {
         self.received.subscribe()
@@ -46,16 +51,16 @@ impl Channel {
     }
 
     /// Reads a payload. `None` for the daemon's own messages, and for messages that it does not understand.
-    pub(in crate::redis) fn read(&self, payload: &[u8]) -> Option<Message> {
-        let Some(Received { from, message }) = Message::decode(payload) else {
+    pub(in crate::redis) fn read(&self, payload: &[u8]) -> Option<Received> {
+        let Some(received) = Message::decode(payload) else {
             self.metrics.channel_message("unknown");
             return None;
         };
-        if from == *self.daemon {
+        if received.from == *self.daemon {
             return None;
         }
         self.metrics.channel_message("received");
-        Some(message)
+        Some(received)
     }
 
     /// Passes a message to all readers.

@@ -29,9 +29,14 @@ impl Node {
 
     /// A canary key whose slot this node owns; `None` if no such key was found.
     pub fn canary_key(&self, names: &Names, daemon: &str) -> Option<String> {
-        let key = names.canary_key(daemon);
+        self.own_key(&names.canary_key(daemon))
+    }
+
+    /// A key that begins like this and lies in a slot of the node, the same at all daemons that know the same slots; `None` if
+    /// the node owns none.
+    pub fn own_key(&self, key: &str) -> Option<String> {
         if self.id().is_empty() {
-            return Some(key);
+            return Some(key.to_owned());
         }
         if self.primary.slots.is_empty() {
             return None;

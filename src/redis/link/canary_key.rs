@@ -220,6 +220,13 @@ pub(super) struct CanaryProof {
 }
 
 impl CanaryProof {
+    /// From now on the stream has the events of another source of renewals. Returns whether that proves the canary under way:
+    /// an event that was still to come will not, or may have been published before.
+    pub(super) fn switch(&mut self) -> bool {
+        let seen = std::mem::take(self);
+        seen.del && seen.new
+    }
+
     /// Takes an event of the canary's key. Returns whether it proves each class that the server published when the
     /// connection began.
     pub(super) fn take(&mut self, operation: &str, silent: Silent, renewals: Renewals) -> bool {

@@ -11,6 +11,10 @@ use tracing::debug;
 /// Advice for a subscription that stays silent.
 pub(in crate::redis) const NEEDS: &str = "an ACL user needs +subscribe and &__keyevent@*";
 
+/// The operation with which the stream passes on that the server has confirmed a subscription; the payload is the channel. It is no
+/// operation of a keyspace event.
+pub(super) const SUBSCRIBED: &str = "subscribe";
+
 /// A subscription to the channels of one server.
 pub(in crate::redis) struct EventStream {
     connection: RespConnection,
@@ -36,6 +40,31 @@ impl EventStream {
         extra.into_iter().for_each(|channel| commands.add(&["SUBSCRIBE", channel]));
         connection.send(&commands).await?;
         Ok(EventStream { connection, confirmed: false })
+    }
+
+    /// Subscribes to more channels. A message [`SUBSCRIBED`] confirms each.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    pub(in crate::redis) async fn subscribe_to(&mut self, channels: &[String]) -> Result<()> {
+        self.order("SUBSCRIBE", channels).await
+    }
+
+    /// Leaves channels. Messages that are on their way still arrive.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    pub(in crate::redis) async fn unsubscribe(&mut self, channels: &[String]) -> Result<()> {
+        self.order("UNSUBSCRIBE", channels).await
+    }
+
+    async fn order(&mut self, command: &str, channels: &[String]) -> Result<()> {
+        // UNSUBSCRIBE without a channel would leave all.
+        if channels.is_empty() {
+            return Ok(());
+        }
+        let command: Vec<&str> = [command].into_iter().chain(channels.iter().map(String::as_str)).collect();
+        self.connection.send(&Commands::one(&command)).await
     }
 
     /// Waits for the next messages and passes each to `take`: the operation that its channel names, and its payload.
@@ -79,11 +108,15 @@ fn confirms(frame: &RangeFrame, bytes: &[u8]) -> bool {
     matches!(parts.first(), Some(RangeFrame::BulkString(kind)) if &bytes[kind.0..kind.1] == b"subscribe")
 }
 
-/// Operation and payload of a frame, if it is a message of a keyspace channel.
+/// Operation and payload of a frame, if it is a message of a keyspace channel or the confirmation of a subscription.
 fn message<'a>(frame: &RangeFrame, bytes: &'a [u8]) -> Result<Option<(&'a str, &'a [u8])>> {
-    use RangeFrame::{Array, BulkString, Error};
+    use RangeFrame::{Array, BulkString, Error, Integer};
     match frame {
         Array(parts) => {
+            if let [BulkString(kind), BulkString(channel), Integer(_)] = &parts[..] {
+                let confirms = &bytes[kind.0..kind.1] == SUBSCRIBED.as_bytes();
+                return Ok(confirms.then_some((SUBSCRIBED, &bytes[channel.0..channel.1])));
+            }
             let [BulkString(kind), BulkString(channel), BulkString(payload)] = &parts[..] else {
                 return Ok(None);
             };
@@ -213,7 +246,9 @@ mod tests {
             "a name may have any bytes"
         );
         let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$18\r\n__keyevent@0__:set\r\n:1\r\n";
-        assert_eq!(read(subscribed).unwrap(), None);
+        assert_eq!(read(subscribed).unwrap(), Some((SUBSCRIBED, &b"__keyevent@0__:set"[..])));
+        let left = b"*3\r\n$11\r\nunsubscribe\r\n$18\r\n__keyevent@0__:set\r\n:1\r\n";
+        assert_eq!(read(left).unwrap(), None);
         assert_eq!(read(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n").unwrap(), None);
         assert_eq!(read(b"+PONG\r\n").unwrap(), None);
         let refused = read(b"-NOPERM no channel\r\n").unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! The reports of a link to the driver, and the driver's orders.
 
-use crate::presence::{Answer, BatchId, Cause, Key, Renewals};
+use crate::presence::{Answer, BatchId, Cause, Key, LeaseOrder, LeaseReply, Renewals};
 use crate::redis::channel::Message;
 use crate::redis::cluster::Redirection;
 use crate::redis::link::parser::Events;
@@ -20,8 +20,10 @@ pub enum Feed {
         uptime_ms: u64,
         /// The events that the server does not publish: such keys have to be found by polling.
         silent: Silent,
-        /// How the daemon learns of renewals.
+        /// How the daemon learns of renewals, where it is to listen to them.
         renewals: Renewals,
+        /// What the key of the lease holds; `None` if each daemon listens for itself.
+        lease: Option<LeaseReply>,
     },
     /// The server is unreachable, or cannot be used.
     Down {
@@ -34,6 +36,8 @@ pub enum Feed {
     Events(Events),
     /// The server has carried out the canary that was ordered last.
     Canary(CanaryReply),
+    /// What an order with the key of the lease has found.
+    Lease(LeaseReply),
     /// The keyspace may have been replaced: only the next canary knows.
     Suspect,
     /// The answers to a batch, and the redirections among them: each with the index of its answer.
@@ -71,6 +75,11 @@ impl Silent {
     pub fn needs_polling(self) -> bool {
         self.set || self.del
     }
+
+    /// Is any event missing?
+    pub(super) fn any(self) -> bool {
+        self.needs_polling() || self.new
+    }
 }
 
 /// An order of the driver.
@@ -83,6 +92,10 @@ pub enum Order {
     Canary,
     /// Publish this to the other daemons.
     Announce(Message),
+    /// Do this with the key of the lease.
+    Lease(LeaseOrder),
+    /// Subscribe to the events that report renewals, or unsubscribe.
+    Listen(bool),
     /// Close the connections and reconnect, for this cause.
     Restart(Cause),
 }

@@ -1,12 +1,13 @@
 //! A new connection to one server: what the server is, whether it can be used, and the proof that its events arrive.
 
-use crate::config::EventsMode;
-use crate::presence::{Renewals, Side};
+use crate::config::{EventsMode, LeaseMode};
+use crate::presence::{LeaseOrder, LeaseReply, Renewals, Side};
 use crate::redis::cluster;
 use crate::redis::info::Info;
 use crate::redis::link::canary_key::{self, CanaryKey, CanaryNumbers};
 use crate::redis::link::events::{EventStream, NEEDS};
 use crate::redis::link::feed::Silent;
+use crate::redis::link::lease_key::{self, LeaseKey};
 use crate::redis::link::logged::LoggedLines;
 use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
@@ -39,6 +40,7 @@ pub(super) struct LinkMemory {
     /// The server's run id.
     pub(super) run: Option<String>,
     pub(super) canary: CanaryKey,
+    pub(super) lease: LeaseKey,
     /// The server refused writes, or could not be reached: users may have been unable to renew their keys.
     pub(super) barred: bool,
     /// The log says that the server does not publish `new`.
@@ -57,6 +59,8 @@ pub(super) struct Subscription {
     /// The connection for commands.
     pub(super) client: RespClient,
     pub(super) run: String,
+    /// What the key of the lease holds; `None` if each daemon listens for itself.
+    pub(super) lease: Option<LeaseReply>,
     pub(super) outage: bool,
     pub(super) uptime_ms: u64,
     /// How many keys the database has, not only presence keys.
@@ -110,11 +114,13 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         heard.replaced |= replaced;
         place.log_set();
     }
+    let lease = place.lease(&mut heard).await?;
     log_silent(settings.target.shown(), heard.silent, memory);
     Ok(Subscription {
         primary,
         client,
         run,
+        lease,
         outage: heard.replaced || memory.barred,
         heard,
         // A replica that took over may lack the last heartbeats, and keeps keys as old as its copy.
@@ -149,6 +155,29 @@ impl Place<'_> {
         let replaced = same && self.memory.canary.is_replaced(pipeline).await?;
         let silent = trial.try_events(self.memory.canary.choose(settings), renewals).await?;
         Ok(Heard { stream, parser, silent, renewals, classes, replaced })
+    }
+
+    /// Takes the lease if nobody holds it. If another daemon does, the stream no longer has the events that report renewals.
+    async fn lease(&mut self, heard: &mut Heard) -> Result<Option<LeaseReply>> {
+        let Place { settings, pipeline, .. } = *self;
+        // Without `new`, the coming of a key is known from its renewal alone.
+        let lacks_new = heard.classes.as_deref().is_some_and(lacks_new);
+        if settings.lease == LeaseMode::Alone || heard.silent.any() || lacks_new {
+            return Ok(None);
+        }
+        let Some(key) = self.memory.lease.choose(settings) else { return Ok(None) };
+        let found = match settings.lease {
+            LeaseMode::Stands => lease_key::carry_out(pipeline, settings, &key, LeaseOrder::Take).await?,
+            LeaseMode::Follows | LeaseMode::Alone => lease_key::look(pipeline, &key).await?,
+        };
+        match found {
+            LeaseReply::Refused => return Ok(None),
+            LeaseReply::Mine { .. } => {}
+            LeaseReply::Other(_) | LeaseReply::Nobody => {
+                heard.stream.unsubscribe(&settings.names.renewal_channels(heard.renewals)).await?;
+            }
+        }
+        Ok(Some(found))
     }
 
     /// Logs once that the server lacks what `--events` asks for.

@@ -10,24 +10,23 @@ pub(in crate::redis) mod events;
 mod feed;
 mod flush_news;
 mod handshake;
+mod lease_key;
 mod logged;
 mod orders;
 pub mod parser;
+mod pump;
 mod questions;
 mod settings;
 
 pub use feed::{CanaryReply, Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
-use crate::presence::{Cause, Renewals};
-use crate::redis::channel::{Channel, Message};
+use crate::presence::{Cause, LeaseReply, Renewals};
 use crate::redis::info::REFUSED;
-use crate::redis::link::canary_key::{CanaryKey, CanaryProof};
-use crate::redis::link::events::EventStream;
 use crate::redis::link::feed::Ended;
 use crate::redis::link::handshake::{Heard, LinkMemory, Subscription, connect};
 use crate::redis::link::orders::Worker;
-use crate::redis::link::parser::{Events, Kind, Parsed, Parser};
+use crate::redis::link::pump::Pump;
 use crate::redis::names::{classes, lost_classes};
 use crate::redis::resp::client::Pipeline;
 use crate::redis::retry_delay::RetryDelay;
@@ -35,16 +34,13 @@ use crate::redis::sentinel;
 use crate::redis::server_config::{self, EVENTS};
 use crate::redis::target::Target;
 use anyhow::anyhow;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-/// The most events in a chunk.
-const CHUNK: usize = 512;
 /// How often Sentinels are asked for the primary. Until the daemon knows of a new primary, it misses the heartbeats
 /// there: well below the shortest sensible TTL.
 const PRIMARY_EVERY: Duration = Duration::from_millis(250);
@@ -104,7 +100,7 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
                 memory.run = Some(subscription.run.clone());
                 memory.barred = false;
                 let began = Instant::now();
-                let ended = serve(subscription, &settings, &mut memory.canary, &feed, &mut orders).await;
+                let ended = serve(subscription, &settings, &mut memory, &feed, &mut orders).await;
                 // A server that accepts connections and drops them at once must not cause a storm of attempts.
                 if began.elapsed() > LASTING {
                     retry.reset();
@@ -142,78 +138,35 @@ async fn run(settings: Arc<LinkSettings>, feed: Feeder, mut orders: mpsc::Receiv
 async fn serve(
     subscription: Subscription,
     settings: &Arc<LinkSettings>,
-    canary: &mut CanaryKey,
+    memory: &mut LinkMemory,
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Subscription { primary, heard, mut client, run, outage, uptime_ms, size, .. } = subscription;
+    let Subscription { primary, heard, mut client, run, lease, outage, uptime_ms, size, .. } = subscription;
     let Heard { stream, parser, silent, classes, renewals, .. } = heard;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
         *held = primary.clone();
         changed
     });
-    if feed.send(Feed::Up { run, outage, uptime_ms, silent, renewals }).await.is_err() {
+    let listens = lease.as_ref().is_none_or(|found| matches!(found, LeaseReply::Mine { .. }));
+    if feed.send(Feed::Up { run, outage, uptime_ms, silent, renewals, lease }).await.is_err() {
         return Ended::stopping();
     }
     let (parser, pipeline) = (&parser, &client.pipeline().clone());
     let (refusals, tasks) = (Arc::default(), JoinSet::new());
-    let worker = Worker { settings, pipeline, parser, canary, silent, refusals, size, feed, tasks };
+    let (ordered, listened) = watch::channel(listens);
+    let (canary, lease) = (&mut memory.canary, &mut memory.lease);
+    let worker =
+        Worker { settings, pipeline, parser, canary, lease, listens: ordered, silent, refusals, size, feed, tasks };
+    let pump = Pump::new(stream, parser, settings, (silent, renewals), listened);
     tokio::select! {
         ended = watch_classes(pipeline, classes, renewals) => ended,
-        ended = pump(stream, (parser, &settings.channel), (silent, renewals), feed) => ended,
+        ended = pump.run(feed) => ended,
         ended = worker.run(orders) => ended,
         why = client.lost() => why.context("the command connection was lost").into(),
         ended = watch_primary(&settings.target, &primary) => ended,
         ended = flush_news::watch(&primary, &settings.names, feed) => ended,
-    }
-}
-
-/// Passes events from the stream to the driver, in chunks.
-async fn pump(
-    mut stream: EventStream,
-    (parser, channel): (&Parser, &Channel),
-    (silent, renewals): (Silent, Renewals),
-    feed: &Feeder,
-) -> Ended {
-    let mut proof = CanaryProof::default();
-    loop {
-        let mut chunk = Events::default();
-        let mut publishes_set = false;
-        let read = stream.read(|operation, payload| {
-            publishes_set |= silent.set && operation == "set";
-            match parser.parse(operation, payload) {
-                Parsed::Evidence(kind, name) => chunk.push(kind, &name),
-                Parsed::CanaryKey if proof.take(operation, silent, renewals) => chunk.push(Kind::Canary, b""),
-                Parsed::Daemons(payload) => receive(channel, payload, &mut chunk),
-                Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
-            }
-            if publishes_set || chunk.len() >= CHUNK {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        if let Err(why) = read.await {
-            return why.context("the event connection was lost").into();
-        }
-        if publishes_set {
-            return Ended { cause: Cause::Events, why: anyhow!("the server now publishes set events") };
-        }
-        if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
-            return Ended::stopping();
-        }
-    }
-}
-
-/// Takes in a message of another daemon. What it says of keys takes its place among the events.
-fn receive(channel: &Channel, payload: &[u8], chunk: &mut Events) {
-    match channel.read(payload) {
-        Some(Message::Ttls { keys }) => {
-            keys.iter().for_each(|(key, ttl_ms)| chunk.push(Kind::Written(*ttl_ms), key.as_bytes()));
-        }
-        Some(other) => channel.pass_on(other),
-        None => {}
     }
 }
 

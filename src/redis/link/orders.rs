@@ -1,10 +1,11 @@
 //! Carries out the driver's orders, many at a time.
 
-use crate::presence::{BatchId, Key, Side};
+use crate::presence::{BatchId, Key, LeaseOrder, LeaseReply, Side};
 use crate::redis::channel::Message;
 use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
+use crate::redis::link::lease_key::{self, LeaseKey};
 use crate::redis::link::parser::{Mark, Parser};
 use crate::redis::link::questions::QuestionBatch;
 use crate::redis::link::settings::LinkSettings;
@@ -13,7 +14,7 @@ use crate::redis::resp::commands::Commands;
 use crate::redis::scan;
 use anyhow::{Context, Result, anyhow};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Carries out orders over one connection.
@@ -22,6 +23,9 @@ pub(super) struct Worker<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) parser: &'a Parser,
     pub(super) canary: &'a mut CanaryKey,
+    pub(super) lease: &'a mut LeaseKey,
+    /// Whether the event stream is to have the events that report renewals.
+    pub(super) listens: watch::Sender<bool>,
     pub(super) silent: Silent,
     pub(super) refusals: Arc<Refusals>,
     /// How many keys the database had at the start, not only presence keys.
@@ -48,6 +52,8 @@ impl Worker<'_> {
                 Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
                 Some(Order::Canary) => self.renew_canary(),
                 Some(Order::Announce(message)) => self.announce(&message),
+                Some(Order::Lease(order)) => self.lease(order),
+                Some(Order::Listen(on)) => drop(self.listens.send_replace(on)),
                 Some(Order::Restart(cause)) => {
                     let why = anyhow!(cause.text());
                     return Ended { cause, why };
@@ -92,6 +98,19 @@ impl Worker<'_> {
         self.tasks.spawn(async move {
             let sent = canary_key::send(&pipeline, key, silent, marks, &refusals).await;
             feed.send(Feed::Canary(sent.context("the canary could not be sent")?)).await
+        });
+    }
+
+    fn lease(&mut self, order: LeaseOrder) {
+        let (settings, pipeline, feed) = (self.settings.clone(), self.pipeline.clone(), self.feed.clone());
+        let key = self.lease.choose(self.settings);
+        self.tasks.spawn(async move {
+            let reply = match key {
+                Some(key) => lease_key::carry_out(&pipeline, &settings, &key, order).await?,
+                None => LeaseReply::Nobody,
+            };
+            // Nothing follows from a release.
+            if order == LeaseOrder::Release { Ok(()) } else { feed.send(Feed::Lease(reply)).await }
         });
     }
 

@@ -26,6 +26,12 @@ pub enum Kind {
     Mark(u64),
     /// Another daemon says that it wrote the key with this TTL in milliseconds.
     Written(u32),
+    /// The holder of the lease says that the key has ended.
+    Suspected,
+    /// From here on the stream has the events that report renewals.
+    Leads,
+    /// Another daemon, whose name follows, holds the lease (true) or has given it up.
+    Lease(bool),
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -179,6 +185,10 @@ pub enum Item<'a> {
     Canary,
     /// A mark of the writer arrived.
     Mark(u64),
+    /// From here on the stream has the events that report renewals.
+    Leads,
+    /// The daemon of this name holds the lease (true) or has given it up.
+    Lease(&'a str, bool),
 }
 
 /// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
@@ -222,6 +232,9 @@ impl Events {
                 Kind::Canary => return Item::Canary,
                 Kind::Mark(mark) => return Item::Mark(mark),
                 Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
+                Kind::Suspected => Input::Suspected(name),
+                Kind::Leads => return Item::Leads,
+                Kind::Lease(held) => return Item::Lease(std::str::from_utf8(name).unwrap_or_default(), held),
             })
         })
     }

@@ -1,6 +1,6 @@
 //! The settings of a link, which all its parts share.
 
-use crate::config::EventsMode;
+use crate::config::{EventsMode, LeaseMode};
 use crate::redis::channel::Channel;
 use crate::redis::cluster::Topology;
 use crate::redis::link::parser::Seal;
@@ -30,6 +30,8 @@ pub struct LinkSettings {
     pub configure: bool,
     /// How to learn of renewals.
     pub events: EventsMode,
+    /// Who listens to renewals.
+    pub lease: LeaseMode,
 }
 
 /// A node of a cluster.
@@ -42,6 +44,11 @@ pub struct ClusterPlace {
 }
 
 impl LinkSettings {
+    /// Names the server to other daemons: its id in a cluster, nothing for a server that stands alone.
+    pub(super) fn server_id(&self) -> String {
+        self.place.as_ref().map_or_else(String::new, |place| place.node.clone())
+    }
+
     /// The newest topology of the cluster; `None` for a server that stands alone.
     pub(super) fn topology(&self) -> Option<Arc<Topology>> {
         self.place.as_ref().map(|place| place.topology.borrow().clone())

@@ -1,7 +1,7 @@
 //! Counts and lag percentiles as JSON.
 
 use super::request::Reply;
-use crate::presence::{Renewals, ServerState};
+use crate::presence::{LeaseState, Renewals, ServerState};
 use crate::protocol::schema;
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
@@ -52,9 +52,15 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
             "swept_servers": metrics.swept_servers.get(),
             // Where servers differ, the way that takes the most messages.
             "renewals": servers.iter().map(|server| server.renewals).min().map(Renewals::label),
+            "lease": lease(&servers),
             "servers": servers.iter().map(server_state).collect::<Vec<_>>(),
         },
     })))
+}
+
+/// Who holds the leases: nobody if one server's is free.
+fn lease(servers: &[ServerState]) -> Option<&'static str> {
+    servers.iter().map(|server| server.lease).max().map(LeaseState::label)
 }
 
 fn server_state(server: &ServerState) -> Value {
@@ -64,6 +70,7 @@ fn server_state(server: &ServerState) -> Value {
         "cause": server.cause,
         "mode": if server.polled { "sweeps" } else { "events" },
         "renewals": server.renewals.label(),
+        "lease": server.lease.label(),
         "keys": server.keys,
         "gaps": server.gaps,
     })

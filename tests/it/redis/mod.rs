@@ -5,6 +5,7 @@ mod degraded;
 pub(crate) mod doctor;
 mod faults;
 mod key_pattern;
+mod leases;
 mod lifecycle;
 mod modes;
 mod outages;

@@ -66,6 +66,32 @@ impl Slot {
         shorter || earlier
     }
 
+    /// The key's TTL, of which no deadline is kept. Returns whether that is news.
+    pub fn note_ttl(&mut self, ttl_ms: u32, first_ttl: u64) -> bool {
+        let news = u64::from(ttl_ms) != self.ttl_or(first_ttl);
+        self.ttl = ttl_ms.max(1);
+        self.flags.put(Flags::LEAST, false);
+        self.said = true;
+        news
+    }
+
+    /// It ends now, and its renewals were not heard: the last one was one TTL before the end, unless a program has just
+    /// deleted it. Where no grant gave a deadline, the end is now.
+    pub fn presume_end(&mut self, now: Time, first_ttl: u64, reason: Reason) {
+        let granted = self.flags.has(Flags::GRANTED);
+        let end = if granted { self.deadline.min(now) } else { now };
+        let last = match reason {
+            Reason::Deleted => now,
+            Reason::Expired => end.minus(self.ttl_or(first_ttl)),
+            Reason::Heartbeat | Reason::Reconciled => self.last_seen,
+        };
+        self.last_seen = self.last_seen.max(last);
+        if !granted {
+            self.flags.put(Flags::HEARD, false);
+            self.flags.put(Flags::LEARN, true);
+        }
+    }
+
     /// Events since `missed` may be missing: a `set` that arrived before it need not be the last.
     pub fn distrust_before(&mut self, missed: Time) {
         if self.last_seen < missed {

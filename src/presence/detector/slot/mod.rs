@@ -334,6 +334,17 @@ impl Slot {
         self.flags.has(Flags::ASK)
     }
 
+    /// Whether this daemon asks for it even where another one asks at deadlines: neither an absence nor an event proves anything
+    /// yet.
+    pub(super) fn is_own_question(&self) -> bool {
+        self.flags.has(Flags::GRANTED | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED)
+    }
+
+    /// The TTL in milliseconds, if an answer gave all of it.
+    pub(super) fn known_ttl(&self) -> Option<u32> {
+        (self.ttl != 0 && !self.flags.has(Flags::LEAST)).then_some(self.ttl)
+    }
+
     /// Whether this renewal's TTL is to be checked; `all` if the renewals of all keys are.
     pub(super) fn wants_check(&self, all: bool) -> bool {
         self.flags.has(Flags::HEARD) && (all || self.flags.has(Flags::UNCONFIRMED | Flags::FICKLE))
@@ -412,6 +423,11 @@ impl Slot {
     /// Files it under another instant than its deadline.
     pub(super) fn file_under(&mut self, at: u32, deadlines: &mut Deadlines, due: Time, now: Time) {
         deadlines.file(at, &mut self.filed, due, now);
+    }
+
+    /// No deadline is kept for it.
+    pub(super) fn unfile(&mut self) {
+        self.filed = 0;
     }
 
     /// Its bucket came due.

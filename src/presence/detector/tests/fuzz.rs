@@ -163,7 +163,7 @@ impl Run {
                 Output::Ask(id, keys) => self.asked.push_back((id, keys.len())),
                 Output::Scan(number, _) => self.scan = number,
                 Output::Moved(_) | Output::Reconciled | Output::Swept => {}
-                Output::Restart | Output::Prove => {}
+                Output::Restart | Output::Prove | Output::Learnt(..) | Output::Unannounced(_) => {}
             }
         }
         self.audit();
@@ -187,7 +187,7 @@ impl Run {
             Op::Answered(which, answers) => self.answer(which, answers),
             Op::Up { run, outage, uptime_ms } => {
                 let (well, polled) = (self.now.minus(uptime_ms), uptime_ms.is_multiple_of(2));
-                self.feed(Input::Up { run: &run.to_string(), outage, well, polled, uptime_ms });
+                self.feed(Input::Up { run: &run.to_string(), outage, well, polled, role: Role::Alone, uptime_ms });
             }
             Op::Gap => self.feed(Input::Gap),
             Op::Down => self.feed(Input::Down),

@@ -70,7 +70,7 @@ impl World {
             unheard,
         };
         let (well, uptime_ms) = (Time::from_ms(0), u64::MAX);
-        world.feed(Input::Up { run: "r", outage: false, well, polled: unheard, uptime_ms });
+        world.feed(Input::Up { run: "r", outage: false, well, polled: unheard, role: Role::Alone, uptime_ms });
         world.feed(Input::Page(world.detector.pass_number, vec![], 0));
         world
     }
@@ -109,6 +109,7 @@ impl World {
                     self.questions.push_back(Question::Fence(id, false));
                 }
                 Output::Scan(..) | Output::Reconciled | Output::Swept => {}
+                Output::Learnt(..) | Output::Unannounced(_) => {}
                 Output::Prove => self.detector.handle(now, Input::Proven(now.plus(1))),
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence was lost"),

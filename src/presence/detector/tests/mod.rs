@@ -5,6 +5,7 @@ use super::*;
 mod cluster;
 mod events;
 mod first_pass;
+mod following;
 mod fuzz;
 mod interleavings;
 mod migration;

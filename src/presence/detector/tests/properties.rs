@@ -167,7 +167,7 @@ impl World {
                     let names = self.keys.keys().map(|name| name.clone().into_bytes()).collect();
                     self.detector.handle(now, Input::Page(number, names, 0));
                 }
-                Output::Reconciled | Output::Swept => {}
+                Output::Reconciled | Output::Swept | Output::Learnt(..) | Output::Unannounced(_) => {}
                 Output::Prove => self.detector.handle(now, Input::Proven(now.plus(1))),
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence is lost without a gap"),
@@ -252,7 +252,7 @@ impl World {
         let run = format!("run{}", self.runs);
         let uptime_ms = self.now - self.started;
         let (well, polled) = (Time::from_ms(self.well), self.hears != Hears::All);
-        self.feed(Input::Up { run: &run, outage, well, polled, uptime_ms });
+        self.feed(Input::Up { run: &run, outage, well, polled, role: Role::Alone, uptime_ms });
     }
 
     fn is_swept(&self) -> bool {

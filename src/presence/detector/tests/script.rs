@@ -4,7 +4,7 @@ use super::*;
 
 /// Runs a script and compares all outputs. Steps are separated by `;` and start with the time in milliseconds.
 ///
-/// - `up RUN [UPTIME|polled]`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
+/// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
 /// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
@@ -38,7 +38,7 @@ pub(super) fn check_with(settings: Settings, script: &str, expected: &str) {
 }
 
 pub(super) const UP: Input =
-    Input::Up { run: "r", outage: false, well: Time::from_ms(0), polled: false, uptime_ms: u64::MAX };
+    Input::Up { run: "r", outage: false, well: Time::from_ms(0), polled: false, role: Role::Alone, uptime_ms: u64::MAX };
 
 struct Run {
     detector: Detector,
@@ -58,12 +58,18 @@ impl Run {
         match verb {
             "up" | "flushed" => {
                 let uptime_ms = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(u64::MAX - 1);
-                let (outage, polled) = (verb == "flushed", words.get(1) == Some(&"polled"));
-                self.feed(now, Input::Up { run: words[0], outage, well: self.well, polled, uptime_ms });
+                let role = match words.get(1) {
+                    Some(&"holds") => Role::Holds,
+                    Some(&"follows") => Role::Follows,
+                    _ => Role::Alone,
+                };
+                let polled = words.get(1) == Some(&"polled") || role == Role::Follows;
+                let outage = verb == "flushed";
+                self.feed(now, Input::Up { run: words[0], outage, well: self.well, polled, role, uptime_ms });
             }
             "met" => {
                 let well = self.well;
-                let up = Input::Up { run: words[0], outage: false, well, polled: false, uptime_ms: u64::MAX };
+                let up = Input::Up { run: words[0], outage: false, well, polled: false, role: Role::Alone, uptime_ms: u64::MAX };
                 self.feed(now, up);
             }
             "proven" => self.feed(now, Input::Proven(Time::from_ms(words[0].parse().unwrap()))),
@@ -74,6 +80,9 @@ impl Run {
                 self.well = now;
                 self.feed(now, Input::Down);
             }
+            "leads" => self.feed(now, Input::Leads { polled: words == ["unheard"] }),
+            "follows" => self.feed(now, Input::Follows),
+            "suspected" => self.feed(now, Input::Suspected(word())),
             "gap" => self.feed(now, Input::Gap),
             "replaced" => self.feed(now, Input::Replaced),
             "due" => self.feed(now, Input::Due),
@@ -153,6 +162,8 @@ impl Run {
                     continue;
                 }
                 Output::Prove => format!("{ms} prove"),
+                Output::Learnt(key, ttl_ms) => format!("{ms} learnt {key:?} {ttl_ms}"),
+                Output::Unannounced(key) => format!("{ms} unannounced {key:?}"),
             });
         }
     }

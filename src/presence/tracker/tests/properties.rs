@@ -156,7 +156,7 @@ impl Fleets {
                 self.passed = mark;
             }
             Action::EventLag(ms) => assert!(ms < 10_000),
-            Action::Servers | Action::Announce(..) => {}
+            Action::Servers | Action::Announce(..) | Action::AnnounceEnds(..) | Action::Lease(..) | Action::Listen(..) => {}
             Action::Status(status) => {
                 self.status_up = status.is_ok();
                 let up = self.tracker.servers().iter().all(|server| server.up);
@@ -187,7 +187,7 @@ impl Fleets {
         *link = Link { server: link.server, up: true, gap: true, ..Link::default() };
         let run = if run { "one" } else { "other" }.to_owned();
         let renewals = if outage { Renewals::New } else { Renewals::Set };
-        let up = LinkNotice::Up { run, outage, uptime_ms: 1_000, silent, renewals, mark: 3 };
+        let up = LinkNotice::Up { run, outage, uptime_ms: 1_000, silent, renewals, lease: None, mark: 3 };
         self.handle(Notice::Link(id, up));
     }
 

@@ -14,6 +14,7 @@ pub(super) fn settings() -> FleetSettings {
     FleetSettings {
         detector: Settings { first_ttl_ms: 30_000, trusted_uptime_ms: u64::MAX, ..Settings::default() },
         canary_limit_ms: 1_500,
+        lease: true,
         slot: Box::new(slot),
     }
 }
@@ -44,10 +45,10 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 
 /// Runs `script` and compares those outputs whose first word is in `shown`.
 ///
-/// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `wrote KEY TTL`: the daemon itself did. Of a server: `up A [RUN] [flushed]
-/// [silent] [unheard] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
+/// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself did. Of a server: `up A [RUN] [flushed]
+/// [silent] [unheard] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
-/// batch, with both fences. `ready A…`: up, compared without keys, and the canary is back.
+/// batch, with both fences; `leads A`, `beat A FROM`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
     let mut run = Run::new();
     for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
@@ -88,6 +89,7 @@ impl Run {
         match verb {
             "fleet" => return self.handle(now, Notice::Topology(fleet(words))),
             "due" => return self.handle(now, Notice::Due),
+            "draining" => return self.handle(now, Notice::Draining),
             "wrote" => {
                 let key = Key::parse(words[0].as_bytes()).unwrap();
                 return self.handle(now, Notice::Written(vec![(key, words[1].parse().unwrap())]));
@@ -106,6 +108,11 @@ impl Run {
                     uptime_ms: u64::MAX - 1,
                     silent: words.contains(&"silent"),
                     renewals: if words.contains(&"unheard") { Renewals::New } else { Renewals::Set },
+                    lease: if words.contains(&"holds") {
+                        Some(LeaseReply::Mine { daemons: 2 })
+                    } else {
+                        words.contains(&"follows").then(|| LeaseReply::Other("b".into()))
+                    },
                     mark: mark.map_or(0, |mark| mark.parse().unwrap()),
                 };
                 self.handle(now, Notice::Link(link, up));
@@ -136,6 +143,14 @@ impl Run {
                     Notice::Link(link, LinkNotice::Intact { refused: words.contains(&"refused") }),
                 );
             }
+            "leads" => self.event(now, link, Event::Leads),
+            "beat" | "released" => {
+                self.event(now, link, Event::Beat { from: words[1], released: verb == "released" });
+            }
+            "mine" => self.lease(now, link, LeaseReply::Mine { daemons: 2 }),
+            "other" => self.lease(now, link, LeaseReply::Other(words[1].into())),
+            "suspected" => self.event(now, link, Event::Key(Input::Suspected(word(1)))),
+            "created" => self.event(now, link, Event::Key(Input::Created(word(1)))),
             "sung" => self.event(now, link, Event::Canary),
             "mark" => self.event(now, link, Event::Mark(words[1].parse().unwrap())),
             "answered" => self.answered(now, link, &words[1..]),
@@ -148,6 +163,10 @@ impl Run {
         self.step(now, "page", &[server]);
         self.step(now, "due", &[]);
         self.step(now, "canary", &[server]);
+    }
+
+    fn lease(&mut self, now: Time, link: LinkId, reply: LeaseReply) {
+        self.handle(now, Notice::Link(link, LinkNotice::Lease(reply)));
     }
 
     fn answered(&mut self, now: Time, link: LinkId, words: &[&str]) {
@@ -207,6 +226,9 @@ impl Run {
             }
             Action::Canary(link) => format!("canary {}", name(link)),
             Action::Announce(link, keys) => format!("announce {} {keys:?}", name(link)),
+            Action::AnnounceEnds(link, keys) => format!("ends {} {keys:?}", name(link)),
+            Action::Lease(link, order) => format!("lease {} {order:?}", name(link)),
+            Action::Listen(link, on) => format!("listen {} {on}", name(link)),
             Action::Open { link, primary } => {
                 let primary = if primary.is_empty() { "S".into() } else { primary };
                 self.links.insert(primary.clone(), link);

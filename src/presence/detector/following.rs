@@ -1,0 +1,95 @@
+//! The daemon's part at this server: it asks at deadlines for all daemons, or another one does.
+//!
+//! One daemon, the holder of the server's lease, listens to renewals and asks at deadlines. A key that its question finds
+//! expired is deleted by that very question, so Redis announces the end to every daemon. The others therefore keep no
+//! deadlines and ask for no TTL. They still ask for themselves where neither an absence nor an event proves anything yet:
+//! for granted keys at the end of the grant, and for keys that were doubted, claimed, disowned or adopted.
+//!
+//! A detector that begins to lead asks for the TTL of every key, without a gap: no event is missing, only deadlines are.
+
+use super::{Detector, Output};
+use crate::presence::{Reason, Time};
+
+/// Who listens to renewals and asks at deadlines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Each daemon does it for itself: the server has no lease.
+    #[default]
+    Alone,
+    /// This daemon, for all others.
+    Holds,
+    /// Another daemon.
+    Follows,
+}
+
+impl Detector {
+    /// Another daemon asks at deadlines from now on.
+    pub(super) fn follow(&mut self) {
+        self.role = Role::Follows;
+        self.polled = true;
+        self.unasked = None;
+        for at in 0..self.table.end() {
+            if let Some(slot) = self.table.get_mut(at).filter(|slot| !slot.is_own_question()) {
+                slot.unfile();
+            }
+        }
+    }
+
+    /// This daemon asks at deadlines from now on; `polled` if it hears no `set`. Every earlier `set` may have been missed.
+    pub(super) fn lead(&mut self, now: Time, polled: bool) {
+        self.role = Role::Holds;
+        self.polled = polled;
+        self.missed = now;
+        // A pass under way asks for all keys anyway.
+        if self.settled() {
+            self.unasked = Some(0);
+        }
+    }
+
+    /// Whether the next question for this key is another daemon's.
+    pub(super) fn leaves_to_holder(&self, at: u32) -> bool {
+        self.role == Role::Follows && !self.table[at].is_own_question()
+    }
+
+    /// The holder says that the key has ended, and that no event did.
+    pub(super) fn suspected(&mut self, name: &[u8]) {
+        let Some(at) = self.table.find(name) else { return };
+        if self.role == Role::Follows && self.table[at].is_live() && !self.table[at].waits() {
+            self.ask_later(at);
+        }
+    }
+
+    /// A question found that the key has ended, without an event: the others are to ask, too.
+    pub(super) fn note_unannounced(&mut self, at: u32) {
+        if self.role == Role::Holds && !self.table[at].is_gone() {
+            let key = self.table[at].key().clone();
+            self.out.push_back(Output::Unannounced(key));
+        }
+    }
+
+    /// A TTL that was learnt and that the others cannot guess.
+    pub(super) fn note_learnt(&mut self, at: u32, before: u32) {
+        if self.role != Role::Holds {
+            return;
+        }
+        let slot = &self.table[at];
+        let Some(ttl_ms) = slot.known_ttl().filter(|&ttl| ttl != before) else { return };
+        if before != 0 || u64::from(ttl_ms) != self.settings.first_ttl_ms {
+            self.out.push_back(Output::Learnt(slot.key().clone(), ttl_ms));
+        }
+    }
+
+    /// A key ends whose renewals were another daemon's business: its last heartbeat is presumed.
+    pub(super) fn presume_end(&mut self, at: u32, now: Time, reason: Reason) {
+        let first_ttl = self.settings.first_ttl_ms;
+        if self.role == Role::Follows {
+            self.table[at].presume_end(now, first_ttl, reason);
+        }
+    }
+
+    /// A heartbeat before then need not be the last one.
+    pub(super) fn heard_since(&self, now: Time) -> Time {
+        if self.role == Role::Follows { now.plus(1) } else { self.missed }
+    }
+}
+

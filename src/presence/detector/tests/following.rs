@@ -1,0 +1,75 @@
+//! A detector that follows the holder of a lease, and one that takes over.
+
+use super::script::check;
+
+#[test]
+fn follower_asks_for_nothing_that_the_holder_asks_for() {
+    check(
+        "0 up r follows; 1 page; 10 created alice; 500 due; 5000 due; 9000 expired alice",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 9000 -alice Expired at 9000 seen 8970",
+    );
+}
+
+#[test]
+fn pass_of_a_follower_keeps_no_deadlines() {
+    check(
+        "0 up r follows; 1 page alice; 2 answered alice=20; 500 due; 5000 due; 6000 del alice",
+        "1 ask alice; 2 +alice Reconciled seen 2; 2 reconciled; 6000 -alice Deleted at 6000 seen 6000",
+    );
+}
+
+#[test]
+fn follower_asks_at_the_end_of_a_grant() {
+    check(
+        "0 up r follows; 1 page; 10 created alice; 500 evicted alice; 530 due; 531 due; 532 answered alice=-",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 531 ask alice; 532 -alice Expired at 530 seen 500",
+    );
+}
+
+#[test]
+fn follower_asks_for_a_key_that_the_holder_found_absent() {
+    check(
+        "0 up r follows; 1 page; 10 created alice; 50 suspected alice; 51 answered alice=9; 60 suspected alice; \
+         61 answered alice=-; 70 suspected bob",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 50 ask alice; 60 ask alice; 61 -alice Expired at 61 seen 31",
+    );
+}
+
+#[test]
+fn holder_reports_ends_that_no_event_reported() {
+    check(
+        "0 up r holds; 1 page; 10 set alice; 10 answered alice=30; 41 due; 42 answered alice=-",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 41 ask alice; 42 unannounced alice; \
+         42 -alice Expired at 40 seen 10",
+    );
+}
+
+#[test]
+fn holder_reports_ttls_that_others_cannot_guess() {
+    check(
+        "0 up r holds; 1 page; 10 set alice; 10 answered alice=30; 12 set bob; 12 answered bob=60",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 12 +bob Heartbeat seen 12; 12 ask bob; 12 learnt bob 60",
+    );
+    check(
+        "0 up r follows; 1 page; 12 created bob; 14 written bob 60; 900 expired bob",
+        "1 reconciled; 12 +bob Heartbeat seen 12; 900 -bob Expired at 900 seen 840",
+    );
+}
+
+#[test]
+fn takeover_asks_for_every_key_without_a_gap() {
+    check(
+        "0 up r follows; 1 page; 10 created alice; 11 created bob; 500 leads; 501 answered alice=20 bob=-; 521 due; \
+         522 due; 523 answered alice=-",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 11 +bob Heartbeat seen 11; 500 ask alice bob; 501 unannounced bob; \
+         501 -bob Expired at 41 seen 11; 521 ask alice; 523 unannounced alice; 523 -alice Expired at 520 seen 490",
+    );
+}
+
+#[test]
+fn detector_that_gives_the_lease_up_keeps_no_deadlines() {
+    check(
+        "0 up r holds; 1 page; 10 set alice; 10 answered alice=30; 20 follows; 41 due; 900 due; 950 expired alice",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 950 -alice Expired at 950 seen 920",
+    );
+}

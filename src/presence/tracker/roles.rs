@@ -1,0 +1,47 @@
+//! This daemon's part at each server: it holds the lease and works for all daemons, or follows another one.
+
+use super::lease::{LeaseOrder, Turn};
+use super::server::News;
+use super::{Action, Input, Time, Tracker};
+
+impl Tracker {
+    /// What the lease of a server needs now.
+    pub(super) fn watch_lease(&mut self, now: Time, at: usize) {
+        let server = &mut self.servers[at];
+        if !server.is_up() {
+            return;
+        }
+        let fitness = server.fitness(now, self.draining, self.settings.lease && self.settings.detector.probes);
+        let (order, turn) = server.lease.due(now, fitness);
+        server.orphaned = server.lease.is_orphaned(now);
+        self.take_lease_turn(now, at, order, turn);
+    }
+
+    /// Sends the order, and begins to lead or to follow.
+    pub(super) fn take_lease_turn(&mut self, now: Time, at: usize, order: Option<LeaseOrder>, turn: Turn) {
+        let link = self.servers[at].link;
+        self.out.extend(order.map(|order| Action::Lease(link, order)));
+        match turn {
+            Turn::Stay => return,
+            Turn::Lead => self.out.push_back(Action::Listen(link, true)),
+            Turn::Follow => {
+                self.feed(now, at, Input::Follows);
+                self.out.push_back(Action::Listen(link, false));
+            }
+        }
+        self.servers_changed = true;
+    }
+
+    /// Announces what the detectors have found for the other daemons.
+    pub(super) fn spread_news(&mut self) {
+        for server in &mut self.servers {
+            let News { ttls, ends } = std::mem::take(&mut server.news);
+            if !ttls.is_empty() {
+                self.out.push_back(Action::Announce(server.link, ttls));
+            }
+            if !ends.is_empty() {
+                self.out.push_back(Action::AnnounceEnds(server.link, ends));
+            }
+        }
+    }
+}

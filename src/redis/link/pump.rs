@@ -1,0 +1,158 @@
+//! From the event stream to the driver: messages are parsed and passed on in chunks.
+
+use crate::presence::{Cause, Renewals};
+use crate::redis::channel::{Channel, Message};
+use crate::redis::link::canary_key::CanaryProof;
+use crate::redis::link::events::{EventStream, SUBSCRIBED};
+use crate::redis::link::feed::{Ended, Feed, Feeder, Silent};
+use crate::redis::link::parser::{Events, Kind, Parsed, Parser};
+use crate::redis::link::settings::LinkSettings;
+use anyhow::{Result, anyhow};
+use std::ops::ControlFlow;
+use tokio::sync::watch;
+
+/// The most events in a chunk.
+const CHUNK: usize = 512;
+
+/// See the module's head.
+pub(super) struct Pump<'a> {
+    stream: EventStream,
+    parser: &'a Parser,
+    channel: &'a Channel,
+    server: String,
+    silent: Silent,
+    /// Where the daemon listens to renewals, it learns of them in this way.
+    renewals: Renewals,
+    /// The channels of these events.
+    channels: Vec<String>,
+    /// Whether the stream is to have them.
+    ordered: watch::Receiver<bool>,
+    listens: bool,
+    /// How many of them the server has yet to confirm.
+    unconfirmed: usize,
+    proof: CanaryProof,
+}
+
+impl<'a> Pump<'a> {
+    /// `ordered` says whether the stream is to have the events that report renewals, as it does now.
+    pub(super) fn new(
+        stream: EventStream,
+        parser: &'a Parser,
+        settings: &'a LinkSettings,
+        (silent, renewals): (Silent, Renewals),
+        mut ordered: watch::Receiver<bool>,
+    ) -> Pump<'a> {
+        let listens = *ordered.borrow_and_update();
+        Pump {
+            stream,
+            parser,
+            channel: &settings.channel,
+            server: settings.server_id(),
+            silent,
+            renewals,
+            channels: settings.names.renewal_channels(renewals),
+            ordered,
+            listens,
+            unconfirmed: 0,
+            proof: CanaryProof::default(),
+        }
+    }
+
+    /// Passes events on until something breaks.
+    pub(super) async fn run(mut self, feed: &Feeder) -> Ended {
+        loop {
+            let chunk = match self.next().await {
+                Ok(Ok(chunk)) => chunk,
+                Ok(Err(ended)) => return ended,
+                Err(why) => return why.context("the event connection was lost").into(),
+            };
+            if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
+                return Ended::stopping();
+            }
+        }
+    }
+
+    /// The next chunk, or why the connection has to end.
+    async fn next(&mut self) -> Result<Result<Events, Ended>> {
+        let mut chunk = Events::default();
+        let (mut publishes_set, mut confirmed) = (false, false);
+        let Pump { stream, parser, channel, server, silent, proof, unconfirmed, channels, .. } = self;
+        // Where another daemon listens to renewals, `new` is the last event of a canary.
+        let renewals = if self.listens { self.renewals } else { Renewals::New };
+        let read = stream.read(|operation, payload| {
+            publishes_set |= silent.set && operation == "set";
+            match parser.parse(operation, payload) {
+                Parsed::Evidence(kind, name) => chunk.push(kind, &name),
+                Parsed::CanaryKey if proof.take(operation, *silent, renewals) => chunk.push(Kind::Canary, b""),
+                Parsed::Daemons(payload) => receive(channel, server, payload, &mut chunk),
+                Parsed::Foreign if operation == SUBSCRIBED && *unconfirmed > 0 => {
+                    *unconfirmed -= usize::from(channels.iter().any(|name| name.as_bytes() == payload));
+                    confirmed = *unconfirmed == 0;
+                }
+                Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
+            }
+            if publishes_set || confirmed || chunk.len() >= CHUNK {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        tokio::select! {
+            read = read => read?,
+            Ok(()) = self.ordered.changed() => return Ok(Ok(self.switch().await?)),
+        }
+        if publishes_set {
+            return Ok(Err(Ended { cause: Cause::Events, why: anyhow!("the server now publishes set events") }));
+        }
+        if confirmed {
+            self.listen(&mut chunk);
+        }
+        Ok(Ok(chunk))
+    }
+
+    /// Subscribes or unsubscribes, as ordered.
+    async fn switch(&mut self) -> Result<Events> {
+        let mut chunk = Events::default();
+        if *self.ordered.borrow_and_update() {
+            self.stream.subscribe_to(&self.channels).await?;
+            self.unconfirmed = self.channels.len();
+            if self.unconfirmed == 0 {
+                self.listen(&mut chunk);
+            }
+        } else {
+            self.stream.unsubscribe(&self.channels).await?;
+            self.unconfirmed = 0;
+            self.listens = false;
+            self.prove(&mut chunk);
+        }
+        Ok(chunk)
+    }
+
+    /// The stream has the events that report renewals from here on.
+    fn listen(&mut self, chunk: &mut Events) {
+        self.listens = true;
+        chunk.push(Kind::Leads, b"");
+        self.prove(chunk);
+    }
+
+    fn prove(&mut self, chunk: &mut Events) {
+        if self.proof.switch() {
+            chunk.push(Kind::Canary, b"");
+        }
+    }
+}
+
+/// Takes in a message of another daemon. What it says of keys and of this server's lease takes its place among the events.
+fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) {
+    let Some(received) = channel.read(payload) else { return };
+    match received.message {
+        Message::Ttls { keys } => {
+            keys.iter().for_each(|(key, ttl_ms)| chunk.push(Kind::Written(*ttl_ms), key.as_bytes()));
+        }
+        Message::Ends { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
+        // In a cluster each node passes on what is said of the others.
+        Message::Lease { server: of, .. } if of != server => {}
+        Message::Lease { held, .. } => chunk.push(Kind::Lease(held), received.from.as_bytes()),
+        other => channel.pass_on(other),
+    }
+}

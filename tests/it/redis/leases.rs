@@ -1,0 +1,171 @@
+//! Several daemons at one server: one of them listens to renewals and asks at deadlines, for all.
+
+use crate::common::daemon::Daemon;
+use crate::common::redis::{Redis, signal};
+use crate::common::{now_ms, until};
+use serde_json::json;
+use std::time::Duration;
+
+/// The TTL of a user whose heartbeats have ended.
+const TTL_MS: u64 = 1_500;
+
+/// A server that deletes a key that has run out only when somebody asks for it.
+fn lazy_redis() -> Redis {
+    let redis = Redis::with(&["--enable-debug-command", "yes"]);
+    assert_eq!(redis.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).as_text(), "OK");
+    redis
+}
+
+async fn lease(daemon: &Daemon) -> String {
+    let stats = daemon.get("/v1/stats").await;
+    assert_eq!(stats["redis"]["lease"], stats["redis"]["servers"][0]["lease"]);
+    stats["redis"]["lease"].as_str().expect("a word").to_owned()
+}
+
+async fn until_lease(daemon: &Daemon, word: &str) {
+    until(&format!("the lease is {word}"), async || (lease(daemon).await == word).then_some(())).await;
+}
+
+async fn two(redis: &Redis, args: &[&str]) -> [Daemon; 2] {
+    let url = redis.url();
+    let args: Vec<&str> = ["--redis", &url].into_iter().chain(args.iter().copied()).collect();
+    let first = Daemon::with(&args).await;
+    until_lease(&first, "held").await;
+    let second = Daemon::with(&args).await;
+    until_lease(&second, "other").await;
+    [first, second]
+}
+
+/// A user comes online, falls silent and is seen offline at each daemon, although the server announces nothing by itself.
+async fn silent_user_is_noticed(redis: &Redis, user: &str, daemons: &[&Daemon]) {
+    redis.call(&["SET", &format!("presence:{user}"), "1", "PX", &TTL_MS.to_string()]);
+    for daemon in daemons {
+        daemon.until_state(user, "online").await;
+    }
+    for daemon in daemons {
+        daemon.until_state(user, "offline").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_daemon_listens_for_all() {
+    let redis = lazy_redis();
+    let [holder, other] = two(&redis, &[]).await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    for daemon in [&holder, &other] {
+        daemon.until_state("alice", "online").await;
+    }
+    let events = async |daemon: &Daemon| daemon.get("/v1/stats").await["events"].as_u64().expect("a number");
+    let before = [events(&holder).await, events(&other).await];
+    for _ in 0..500 {
+        redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    }
+    // Everything before this mark has arrived.
+    for daemon in [&holder, &other] {
+        assert_eq!(daemon.call("DELETE", "/v1/users/nobody", None).await.0, 204);
+    }
+    let more = [events(&holder).await - before[0], events(&other).await - before[1]];
+    assert!(more[0] >= 500 && more[1] < 100, "{more:?} messages for 500 heartbeats");
+    silent_user_is_noticed(&redis, "bob", &[&holder, &other]).await;
+    redis.call(&["DEL", "presence:alice"]);
+    for daemon in [&holder, &other] {
+        daemon.until_state("alice", "offline").await;
+        let stats = daemon.get("/v1/stats").await;
+        assert_eq!(stats["gaps"], json!({}), "a lease is no gap");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_holder_is_replaced() {
+    let redis = lazy_redis();
+    let [holder, other] = two(&redis, &[]).await;
+    redis.call(&["SET", "presence:alice", "1", "PX", "4000"]);
+    other.until_state("alice", "online").await;
+    signal(holder.pid(), "KILL");
+    let killed = now_ms();
+    until_lease(&other, "held").await;
+    let took_ms = now_ms() - killed;
+    assert!(took_ms < 6_000, "{took_ms} ms");
+    other.until_state("alice", "offline").await;
+    silent_user_is_noticed(&redis, "bob", &[&other]).await;
+    assert_eq!(other.get("/v1/stats").await["gaps"], json!({}), "a takeover is no gap");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_holder_is_replaced_at_once() {
+    let redis = lazy_redis();
+    let [holder, other] = two(&redis, &["--drain", "10m"]).await;
+    signal(holder.pid(), "TERM");
+    until_lease(&other, "held").await;
+    silent_user_is_noticed(&redis, "bob", &[&other, &holder]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_holder_follows_when_it_runs_again() {
+    let redis = lazy_redis();
+    let [holder, other] = two(&redis, &[]).await;
+    signal(holder.pid(), "STOP");
+    until_lease(&other, "held").await;
+    silent_user_is_noticed(&redis, "bob", &[&other]).await;
+    signal(holder.pid(), "CONT");
+    until_lease(&holder, "other").await;
+    silent_user_is_noticed(&redis, "carol", &[&other, &holder]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn falsified_lease_does_no_harm() {
+    let redis = lazy_redis();
+    let [holder, other] = two(&redis, &[]).await;
+    let keys = redis.call(&["KEYS", "presence:#lease:*"]);
+    let key = keys.list()[0].as_text().to_owned();
+    redis.call(&["DEL", &key]);
+    silent_user_is_noticed(&redis, "bob", &[&holder, &other]).await;
+    assert_eq!((lease(&holder).await, lease(&other).await), ("held".into(), "other".into()));
+    // Nobody renews this lease, and it never ends.
+    redis.call(&["SET", &key, "somebody else"]);
+    until_lease(&holder, "other").await;
+    until("one of them seizes it", async || {
+        let words = [lease(&holder).await, lease(&other).await];
+        words.contains(&"held".into()).then_some(())
+    })
+    .await;
+    silent_user_is_noticed(&redis, "carol", &[&holder, &other]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemon_that_may_not_lead_says_that_nobody_does() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--lease", "false"]).await;
+    until("it says so", async || {
+        let (status, why) = daemon.call("GET", "/readyz", None).await;
+        (status == 503 && why.as_str()?.contains("no daemon holds its lease")).then_some(())
+    })
+    .await;
+    let leader = Daemon::with(&["--redis", &redis.url()]).await;
+    until_lease(&leader, "held").await;
+    until("it is ready", async || (daemon.call("GET", "/readyz", None).await.0 == 200).then_some(())).await;
+    assert_eq!(lease(&daemon).await, "other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ttl_that_another_daemon_learns_is_known_to_all() {
+    let redis = lazy_redis();
+    let daemons = two(&redis, &[]).await;
+    let mut watchers = Vec::new();
+    for daemon in &daemons {
+        watchers.push(daemon.watch_all().await.0);
+    }
+    let sent = now_ms();
+    redis.call(&["SET", "presence:alice", "1", "PX", "3000"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let last = now_ms();
+    redis.call(&["SET", "presence:alice", "1", "PX", "3000"]);
+    for socket in &mut watchers {
+        let came = socket.transitions().await;
+        assert_eq!(came[0]["state"], "online");
+        let gone = socket.transitions().await;
+        let seen = gone[0]["last_seen_ms"].as_u64().expect("a time");
+        assert!((sent..last + 1_000).contains(&seen), "{seen} is not between {sent} and {last}");
+        assert!(seen + 500 > last, "{seen} is before the last heartbeat, {last}");
+    }
+}
