@@ -42,7 +42,7 @@ impl Book {
         let (key, live) = match event {
             Event::New(key) | Event::Set(key) | Event::Retimed(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
-            Event::Fence(..) | Event::Written(..) | Event::Canary => return,
+            Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Leads | Event::Lease(_) => return,
             Event::Exchanged(keys) => return self.shadow.clone_from(keys),
         };
         let user = user_of(key);
@@ -235,7 +235,8 @@ impl World {
     pub fn taint(&mut self) {
         let book = &mut self.relay.book;
         book.exact = false;
-        let unheard = self.knobs.expires && self.knobs.mode.renewals != Renewals::Expire;
+        let mode = self.knobs.mode;
+        let unheard = self.knobs.expires && (mode.renewals != Renewals::Expire || mode.shared);
         book.tainted_until = if unheard { NEVER } else { self.now + TAINT_MS };
     }
 }

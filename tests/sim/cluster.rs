@@ -140,7 +140,7 @@ impl World {
         let Some(&node) = members.iter().nth(any) else { return };
         match self.rng.u8(..8) {
             0 if members.len() < MOST_MEMBERS => {
-                self.nodes.push(Redis::new());
+                self.add_node(Redis::new());
                 self.cluster.view.members.insert(self.nodes.len() - 1);
                 self.tell_view();
             }
@@ -259,11 +259,12 @@ impl World {
 
     /// Another node takes over from one that is down.
     pub fn take_over(&mut self, node: usize) {
-        let cluster = &mut self.cluster;
+        let cluster = &self.cluster;
         let next = self.nodes[node].successor(self.now, |key| cluster.owns(node, key));
         let at = self.nodes.len();
         self.trail.note(self.now, format_args!("{at} takes over from {node} with {:?}", next.keys));
-        self.nodes.push(next);
+        self.add_node(next);
+        let cluster = &mut self.cluster;
         cluster.view.members.remove(&node);
         cluster.view.members.insert(at);
         cluster.view.owners.iter_mut().filter(|owner| **owner == node).for_each(|owner| *owner = at);
@@ -285,13 +286,20 @@ impl World {
         self.cluster.view.members.iter().flat_map(|&node| &self.nodes[node].keys)
     }
 
+    fn add_node(&mut self, node: Redis) {
+        if self.knobs.mode.shared {
+            self.later(1..1_000, Act::Others(self.nodes.len()));
+        }
+        self.nodes.push(node);
+    }
+
     /// Counts how often each key came and went, as it is announced.
     pub fn account(&mut self, node: usize, event: &Event) {
         let (key, live) = match event {
             Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
             Event::Retimed(_) | Event::Fence(..) | Event::Written(..) => return,
-            Event::Canary | Event::Exchanged(_) => return,
+            Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => return,
         };
         if live {
             for node in &mut self.nodes {

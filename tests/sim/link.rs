@@ -3,7 +3,7 @@
 use super::cluster::slot;
 use super::redis::{Event, Redis};
 use super::world::{Act, Broken, World};
-use keybeat::presence::{Answer, BatchId, End, LinkId, Side};
+use keybeat::presence::{Answer, BatchId, End, LeaseOrder, LeaseReply, LinkId, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The reports of the link to the driver.
@@ -19,6 +19,8 @@ pub enum Feed {
     Intact(bool),
     /// The canary was carried out: the keys are others, which was found then.
     Replaced(u64),
+    /// What an order with the lease's key has found.
+    Lease(LeaseReply),
 }
 
 /// Subscribed and proven.
@@ -32,6 +34,8 @@ pub struct Up {
     pub held: BTreeSet<String>,
     pub at: u64,
     pub took_over: bool,
+    /// What the lease's key holds.
+    pub lease: Option<LeaseReply>,
 }
 
 /// A request to Redis, and its progress.
@@ -40,6 +44,8 @@ pub enum Question {
     Ask(Ask),
     Scan(u8, u64),
     Canary,
+    Lease(LeaseOrder),
+    Listen(bool),
 }
 
 /// A batch between two fences: the keys, the answers so far, and the next step of the pipeline. Keys that the
@@ -72,6 +78,8 @@ pub enum Deaf {
 #[derive(Default)]
 pub struct Link {
     pub on: bool,
+    /// The stream has the events that report renewals.
+    pub listens: bool,
     /// Names the connection among all there were.
     pub epoch: u32,
     /// The event stream on its way, with the times of arrival.
@@ -115,7 +123,7 @@ impl Link {
         match self.deaf {
             None => false,
             Some(Deaf::All) => true,
-            Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..)),
+            Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..) | Event::Lease(_)),
         }
     }
 
@@ -160,6 +168,8 @@ impl World {
                 let (names, next) = self.nodes[node].scan(self.now, &mut self.rng, cursor);
                 self.reply(at, Feed::Page(number, names, next));
             }
+            Question::Lease(order) => self.order_of_lease(at, order),
+            Question::Listen(on) => self.listen(at, on),
             Question::Canary if self.nodes[node].takes_writes(self.now) => self.sing(at),
             Question::Canary => {
                 self.relay.servers[at].link.barred = true;
@@ -245,7 +255,7 @@ impl World {
         self.reply(at, if other { Feed::Replaced(self.now) } else { Feed::Intact(refused) });
     }
 
-    fn reply(&mut self, at: usize, feed: Feed) {
+    pub fn reply(&mut self, at: usize, feed: Feed) {
         let mut when = self.now + self.reply_latency(at);
         self.order += 1;
         let order = self.order;
@@ -276,7 +286,9 @@ impl World {
                 event => self.account(node, event),
             }
             let told = self.knobs.silent.tells(&event, self.knobs.mode);
-            match self.relay.hears(node, &event).filter(|_| told) {
+            let renews = matches!(event, Event::Set(_) | Event::Retimed(_));
+            let hears = |&at: &usize| told && (!renews || self.relay.servers[at].link.listens);
+            match self.relay.hears(node, &event).filter(hears) {
                 Some(at) => self.send(at, Feed::Event(event)),
                 None => self.lost(&event),
             }
@@ -336,7 +348,9 @@ impl World {
         let outage = std::mem::take(&mut link.barred) || flushed;
         // Keys that have run out count: they will be announced.
         let held = node.keys.keys().cloned().collect();
-        let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over };
+        let lease = self.knobs.mode.shared.then(|| node.lease.carry_out(now, LeaseOrder::Take));
+        link.listens = !matches!(lease, Some(LeaseReply::Other(_)));
+        let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over, lease };
         let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
         self.send(at, Feed::Up(up));
         for question in parked {

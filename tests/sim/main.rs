@@ -28,6 +28,9 @@
 //!
 //! Then the faults end, and some TTLs later everybody's view is what Redis holds.
 //!
+//! In some worlds there are other daemons: one of them, or this one, holds each server's lease; they die and freeze, take the lease
+//! although another holds it, and the lease's key is lost or becomes immortal.
+//!
 //! Each world has a mode: the daemon hears each `set`, or each `expire` too, or renewals are found by questions alone; and servers publish `new`, or,
 //! as Redis 6, they do not.
 //!
@@ -39,6 +42,7 @@ mod book;
 mod cluster;
 mod faults;
 mod link;
+mod others;
 mod programs;
 mod redis;
 mod relay;
@@ -178,6 +182,16 @@ fn fixed_seeds_hold_every_rule_by_questions() {
 }
 
 #[test]
+fn fixed_seeds_hold_every_rule_with_other_daemons() {
+    fixed_seeds_hold_in("set with others");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_by_questions_with_other_daemons() {
+    fixed_seeds_hold_in("new with others");
+}
+
+#[test]
 fn fixed_seeds_hold_every_rule_with_expire() {
     fixed_seeds_hold_in("expire");
 }
@@ -200,6 +214,11 @@ fn is_caught_in(name: &str, broken: Broken) {
 #[test]
 fn broken_worlds_are_caught_by_questions() {
     [Broken::GapsUnseen, Broken::FencesJump].into_iter().for_each(|broken| is_caught_in("new", broken));
+}
+
+#[test]
+fn broken_leases_are_caught() {
+    [Broken::LeadsUnseen, Broken::BeatsForever].into_iter().for_each(|broken| is_caught_in("set with others", broken));
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Program {
     pub fn new(user: String, rng: &mut Rng, knobs: &Knobs) -> Program {
         let (expires, told) = (knobs.expires, !knobs.silent.any());
         let renewals = knobs.mode.renewals;
-        let sets_heard = told && renewals != Renewals::New;
+        let sets_heard = told && renewals != Renewals::New && !knobs.mode.shared;
         let kind = match rng.u8(..13) {
             10 => Kind::Mover,
             11 if told => Kind::ByDaemons,
@@ -70,7 +70,7 @@ impl Program {
             2 => Kind::Jittery,
             3 => Kind::Pair,
             4 if expires => Kind::Expirer,
-            5 if renewals == Renewals::Expire => Kind::Leaver,
+            5 if renewals == Renewals::Expire && !knobs.mode.shared => Kind::Leaver,
             4 | 5 => Kind::Changer,
             6 | 7 => Kind::Flaky,
             _ => Kind::Wild(expires),

@@ -1,5 +1,6 @@
 //! A Redis that is obvious: keys with deadlines that are deleted late, and a word for each change.
 
+use super::others::Lease;
 use fastrand::Rng;
 use keybeat::presence::{Answer, BatchId, End, Side};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,10 @@ pub enum Event {
     Fence(BatchId, Side),
     /// The daemon's own key was set.
     Canary,
+    /// From here on the stream has the events that report renewals.
+    Leads,
+    /// Another daemon holds the lease, or gives it up.
+    Lease(bool),
     /// No message at all, for FLUSHALL and SWAPDB make none: only the world's own book reads which keys there
     /// are now.
     Exchanged(BTreeSet<String>),
@@ -64,6 +69,7 @@ pub struct Redis {
     pub took_over: bool,
     /// Its keys were exchanged, and no canary has come since.
     pub exchanged: bool,
+    pub lease: Lease,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.
@@ -179,6 +185,7 @@ impl Redis {
     /// SWAPDB, which makes none either.
     pub fn swap(&mut self, now: u64) {
         self.exchanged = true;
+        self.lease.lose();
         std::mem::swap(&mut self.keys, &mut self.other.0);
         std::mem::swap(&mut self.canary, &mut self.other.1);
         // What has run out in another database is announced there.
@@ -246,6 +253,7 @@ impl Redis {
         (self.refuses_until, self.frozen_until, self.refused) = (0, 0, false);
         self.run += 1;
         self.canary = None;
+        self.lease.lose();
         self.other = Default::default();
         self.unsaid.clear();
         self.replicate();

@@ -193,6 +193,7 @@ impl World {
                 }
                 LinkNotice::Intact { refused }
             }
+            Feed::Lease(reply) => LinkNotice::Lease(reply),
             Feed::Replaced(noticed) => {
                 server.sung.pop_front();
                 server.noticed = Some(noticed);
@@ -224,7 +225,7 @@ impl World {
         let unseen = matches!(broken, Broken::OutagesUnseen | Broken::RestartsUnseen);
         let (uptime_ms, outage) = (up.uptime_ms, up.outage && !unseen);
         let renewals = self.knobs.mode.renewals;
-        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease: None, mark: 0 };
+        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease: up.lease.clone(), mark: 0 };
         let id = server.id;
         self.handle(Notice::Link(id, notice));
     }
@@ -264,6 +265,8 @@ impl World {
             Message::Written(key, ttl) => Some(Event::Key(Input::Written(key.as_bytes(), *ttl))),
             Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
             Message::Canary => Some(Event::Canary),
+            Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),
+            Message::Lease(held) => Some(Event::Beat { from: "other", released: !held }),
             Message::Exchanged(_) => None,
         });
         self.relay.tracker.events(Time::from_ms(self.now), id, events);
@@ -305,7 +308,9 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::Announce(..) | Action::AnnounceEnds(..) | Action::Lease(..) | Action::Listen(..) => {}
+            Action::Announce(..) | Action::AnnounceEnds(..) => {}
+            Action::Lease(link, order) => self.order(link, Question::Lease(order)),
+            Action::Listen(link, on) => self.order(link, Question::Listen(on)),
             Action::Open { link, primary } => self.open(link, &primary),
             Action::Close(link, cause) => self.close(link, cause),
             Action::Forget(link) => {

@@ -14,6 +14,8 @@ use std::fmt;
 
 /// Past every grant, guess and lag: what was not known before is known after it.
 pub const TAINT_MS: u64 = LONGEST_TTL * 3;
+/// A run of so many steps goes round in circles.
+const STEPS_MOST: u64 = 1_000_000;
 /// No faults for so long before all must be right.
 const HEAL_MS: u64 = TAINT_MS + LONGEST_TTL;
 
@@ -41,6 +43,10 @@ pub enum Broken {
     OutagesUnseen,
     /// Each canary has come back intact as soon as it is sent.
     ProofsAtOnce,
+    /// The tracker never learns that its daemon is to lead.
+    LeadsUnseen,
+    /// The beats of other daemons come without end.
+    BeatsForever,
 }
 
 /// The events that the servers do not publish.
@@ -64,6 +70,7 @@ impl Silent {
         match event {
             Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => true,
+            Event::Leads | Event::Lease(_) => true,
             Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
             Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
@@ -77,18 +84,23 @@ impl Silent {
 pub struct Mode {
     pub renewals: Renewals,
     pub new: bool,
+    /// There are other daemons.
+    pub shared: bool,
 }
 
 impl Mode {
     /// The default at Redis 6.
-    pub const SET: Mode = Mode { renewals: Renewals::Set, new: false };
+    pub const SET: Mode = Mode { renewals: Renewals::Set, new: false, shared: false };
+    const NEW: Mode = Mode { renewals: Renewals::New, new: true, shared: false };
     /// Each mode by its name.
-    pub const ALL: [(&str, Mode); 5] = [
+    pub const ALL: [(&str, Mode); 7] = [
         ("set", Mode { new: true, ..Mode::SET }),
         ("set without new", Mode::SET),
-        ("new", Mode { renewals: Renewals::New, new: true }),
-        ("expire", Mode { renewals: Renewals::Expire, new: true }),
-        ("expire without new", Mode { renewals: Renewals::Expire, new: false }),
+        ("new", Mode::NEW),
+        ("expire", Mode { renewals: Renewals::Expire, ..Mode::NEW }),
+        ("expire without new", Mode { renewals: Renewals::Expire, ..Mode::SET }),
+        ("set with others", Mode { renewals: Renewals::Set, shared: true, ..Mode::NEW }),
+        ("new with others", Mode { shared: true, ..Mode::NEW }),
     ];
 }
 
@@ -109,6 +121,9 @@ pub enum Act {
     Reshape,
     Move(usize),
     View(View),
+    /// Another daemon at this node wakes; asks for the keys that have run out.
+    Others(usize),
+    OthersAsk(usize),
 }
 
 /// The differences between worlds.
@@ -181,7 +196,7 @@ impl Knobs {
             },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
         };
-        if mode.renewals != Renewals::Set {
+        if mode.renewals != Renewals::Set || mode.shared {
             // Where an event is missing, the daemon listens to `set`.
             knobs.silent = Silent::Nothing;
         }
@@ -281,6 +296,9 @@ impl World {
         if world.cluster.on {
             acts.push(Act::Reshape);
         }
+        if mode.shared {
+            acts.extend((0..world.nodes.len()).map(Act::Others));
+        }
         acts.into_iter().for_each(|act| world.later(1..3_000, act));
         world.trail.note(now, format_args!("{:?} {:?}", world.knobs, world.programs));
         world
@@ -291,7 +309,10 @@ impl World {
         self.go(self.knobs.chaos_ms, false);
         self.healing = true;
         self.end_lag();
+        // The other daemons live, or die for good.
+        let dies = self.rng.bool();
         for node in &mut self.nodes {
+            node.lease.heal(dies);
             node.refuses_until = 0;
             // A shorter freeze would go unnoticed.
             node.frozen_until = node.frozen_until.min(self.now + SHORTEST_FREEZE_MS);
@@ -350,6 +371,9 @@ impl World {
                 break;
             }
             self.steps += 1;
+            if self.steps > STEPS_MOST {
+                self.fail(format!("{STEPS_MOST} steps, and no end"));
+            }
             self.now = self.now.max(act.min(wake));
             if act > wake {
                 self.wake();
@@ -411,6 +435,8 @@ impl World {
             Act::Read(i) => self.read(i),
             Act::Move(slot) => self.step_move(slot),
             Act::View(view) => self.views.push(view),
+            Act::Others(node) => self.others_wake(node),
+            Act::OthersAsk(node) => self.others_ask(node),
             Act::Fault | Act::Reshape if self.healing => {}
             Act::Fault => {
                 self.fault();

@@ -24,8 +24,8 @@ pub enum Role {
 
 impl Detector {
     /// Another daemon asks at deadlines from now on.
-    pub(super) fn follow(&mut self) {
-        self.role = Role::Follows;
+    pub(super) fn follow(&mut self, now: Time) {
+        self.take_role(now, Role::Follows);
         self.polled = true;
         self.unasked = None;
         for at in 0..self.table.end() {
@@ -37,13 +37,31 @@ impl Detector {
 
     /// This daemon asks at deadlines from now on; `polled` if it hears no `set`. Every earlier `set` may have been missed.
     pub(super) fn lead(&mut self, now: Time, polled: bool) {
-        self.role = Role::Holds;
+        self.take_role(now, Role::Holds);
         self.polled = polled;
         self.missed = now;
         // A pass under way asks for all keys anyway.
         if self.settled() {
             self.unasked = Some(0);
         }
+    }
+
+    pub(super) fn take_role(&mut self, now: Time, role: Role) {
+        if self.role == Role::Follows && role != Role::Follows {
+            self.led_since = now;
+        }
+        self.role = role;
+    }
+
+    /// Whether the last heartbeat of a live key may have been missed: no event reports renewals, or none did before this
+    /// detector led, and the key would have run out before.
+    pub(super) fn may_miss_renewals(&self, at: u32) -> bool {
+        self.polled || self.is_older_than_lead(at)
+    }
+
+    /// Whether the key would have run out before this detector led, by its last heartbeat known.
+    fn is_older_than_lead(&self, at: u32) -> bool {
+        self.table[at].own_deadline(self.settings.first_ttl_ms) < self.led_since
     }
 
     /// Whether the next question for this key is another daemon's.
@@ -82,7 +100,7 @@ impl Detector {
     /// A key ends whose renewals were another daemon's business: its last heartbeat is presumed.
     pub(super) fn presume_end(&mut self, at: u32, now: Time, reason: Reason) {
         let first_ttl = self.settings.first_ttl_ms;
-        if self.role == Role::Follows {
+        if self.role == Role::Follows || self.is_older_than_lead(at) {
             self.table[at].presume_end(now, first_ttl, reason);
         }
     }

@@ -81,10 +81,11 @@ impl Detector {
     pub(super) fn latest_grant(&self, at: u32) -> Time {
         let slot = &self.table[at];
         let first_ttl = self.settings.first_ttl_ms;
-        if self.polled && !slot.is_gone() {
+        let unheard = self.may_miss_renewals(at);
+        if unheard && !slot.is_gone() {
             return Time::NEVER;
         }
-        let ttl = slot.ttl_or(first_ttl) * if self.polled { 2 } else { 1 };
+        let ttl = slot.ttl_or(first_ttl) * if unheard { 2 } else { 1 };
         let outages = self.outages.since(slot.last_seen());
         slot.own_deadline(first_ttl).plus(outages).plus(ttl)
     }

@@ -127,6 +127,8 @@ pub struct Detector {
     /// No `set` reports a renewal.
     polled: bool,
     role: Role,
+    /// When it last ceased to follow another daemon.
+    led_since: Time,
     /// The last event, if it was a `set`.
     last_set: LastSet,
     /// The last event, if it was the `new` of a key whose `del` is in doubt.
@@ -161,6 +163,7 @@ impl Detector {
             outages: Outages::default(),
             polled: false,
             role: Role::default(),
+            led_since: Time::default(),
             last_set: None,
             recreated: None,
             origins: LastOwners::default(),
@@ -187,11 +190,12 @@ impl Detector {
         match input {
             Input::Due => self.due(now),
             Input::Up { run, outage, well, polled, role, uptime_ms } => {
-                (self.polled, self.role) = (polled, role);
+                self.polled = polled;
+                self.take_role(now, role);
                 self.rise(now, run, outage, well, uptime_ms);
             }
             Input::Down => self.fall(),
-            Input::Follows => self.follow(),
+            Input::Follows => self.follow(now),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired { lossy } => self.retire(now, lossy),

@@ -7,7 +7,7 @@
 //!
 //! A daemon stands for the lease only while it is ready at that server. If other daemons are there, a holder gives it up when it
 //! drains, when a comparison with the server takes longer than [`BUSY_MS`], and when its questions are late; then it does not
-//! stand for [`REST_MS`].
+//! stand for [`REST_MS`], unless nobody else takes the lease.
 
 use crate::presence::Time;
 
@@ -208,8 +208,9 @@ impl Lease {
                 self.next = heard.plus(SILENT_MS);
                 nothing
             }
-            State::Other(..) => {
-                let stands = fitness == Fitness::Fit && now >= self.rests_until;
+            State::Other(_, heard) => {
+                let rests = now < self.rests_until && now.since(*heard) < 2 * SILENT_MS;
+                let stands = fitness == Fitness::Fit && !rests;
                 (if stands { self.order(LeaseOrder::Take, now) } else { None }, Turn::Stay)
             }
             State::Off => nothing,
@@ -232,7 +233,7 @@ impl Lease {
                 self.state = State::Held;
                 (None, if held { Turn::Stay } else { Turn::Lead })
             }
-            LeaseReply::Nobody if held => (self.order(LeaseOrder::Take, now), Turn::Stay),
+            LeaseReply::Nobody if held && order == LeaseOrder::Renew => (self.order(LeaseOrder::Take, now), Turn::Stay),
             LeaseReply::Nobody => (None, Turn::Stay),
             // The key still names the one that has been silent for so long.
             LeaseReply::Other(name) if order == LeaseOrder::Take && self.is_silent(&name, now) => {

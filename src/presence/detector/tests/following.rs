@@ -62,7 +62,7 @@ fn takeover_asks_for_every_key_without_a_gap() {
         "0 up r follows; 1 page; 10 created alice; 11 created bob; 500 leads; 501 answered alice=20 bob=-; 521 due; \
          522 due; 523 answered alice=-",
         "1 reconciled; 10 +alice Heartbeat seen 10; 11 +bob Heartbeat seen 11; 500 ask alice bob; 501 unannounced bob; \
-         501 -bob Expired at 41 seen 11; 521 ask alice; 523 unannounced alice; 523 -alice Expired at 520 seen 490",
+         501 -bob Expired at 501 seen 471; 521 ask alice; 523 unannounced alice; 523 -alice Expired at 520 seen 490",
     );
 }
 
@@ -71,5 +71,16 @@ fn detector_that_gives_the_lease_up_keeps_no_deadlines() {
     check(
         "0 up r holds; 1 page; 10 set alice; 10 answered alice=30; 20 follows; 41 due; 900 due; 950 expired alice",
         "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 950 -alice Expired at 950 seen 920",
+    );
+}
+
+#[test]
+fn outage_grants_a_ttl_though_renewals_were_not_heard() {
+    // alice was seen last at 10, and renewed until 990.
+    check(
+        "0 up r follows; 1 page; 10 created alice; 990 down; 1000 up other holds; 1000 page; 1001 answered alice=-; \
+         1030 due; 1031 due; 1032 answered alice=-",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 1000 ask alice; 1001 reconciled; 1031 ask alice; \
+         1032 -alice Expired at 1030 seen 1000",
     );
 }

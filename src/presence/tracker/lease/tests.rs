@@ -77,6 +77,15 @@ fn lease_that_nobody_else_took_goes_back_without_a_pass() {
 }
 
 #[test]
+fn server_that_refuses_the_lease_for_a_moment_is_not_flooded() {
+    let mut lease = held();
+    assert_eq!(lease.due(at(1_000), Fitness::Fit).0, Some(LeaseOrder::Renew));
+    assert_eq!(lease.replied(at(1_001), LeaseReply::Nobody).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(1_002), LeaseReply::Nobody), (None, Turn::Stay));
+    assert_eq!(lease.due(at(2_000), Fitness::Fit).0, Some(LeaseOrder::Renew));
+}
+
+#[test]
 fn holder_gives_the_lease_up_only_to_others() {
     for (fitness, after_ms) in [(Fitness::Late, 0), (Fitness::Leaves, 0), (Fitness::Busy, BUSY_MS + 1)] {
         let mut alone = Lease::default();
@@ -90,8 +99,13 @@ fn holder_gives_the_lease_up_only_to_others() {
         assert_eq!(alone.due(now, fitness), (Some(LeaseOrder::Renew), Turn::Stay), "{fitness:?}");
         assert_eq!(lease.due(now, fitness), (Some(LeaseOrder::Release), Turn::Follow), "{fitness:?}");
         assert_eq!(lease.replied(now, LeaseReply::Nobody), (None, Turn::Stay));
+        let mut other = lease.clone();
         let again = (0..60).find(|s| lease.due(now.plus(s * 1_000), Fitness::Fit).0.is_some());
-        assert_eq!(again, Some(if fitness == Fitness::Late { 30 } else { 3 }));
+        assert_eq!(again, Some(if fitness == Fitness::Late { 6 } else { 3 }), "nobody else stands");
+        // Another daemon holds the lease for a while.
+        (0..25).for_each(|s| other.beat(now.plus(s * 1_000), "b"));
+        let again = (25..60).find(|s| other.due(now.plus(s * 1_000), Fitness::Fit).0.is_some());
+        assert_eq!(again, Some(if fitness == Fitness::Late { 30 } else { 27 }));
     }
 }
 

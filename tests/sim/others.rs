@@ -1,0 +1,154 @@
+//! The other daemons at a server, as far as this one notices them: whether they hold the lease, say so, and ask at deadlines.
+
+use super::link::Feed;
+use super::redis::{Event, Redis};
+use super::world::{Act, Broken, World};
+use keybeat::presence::{LEASE_MS, LeaseOrder, LeaseReply};
+
+/// The name of whichever daemon it is.
+const OTHER: &str = "other";
+/// A holder asks for a key at most so long after its deadline, in milliseconds.
+const PROMPT_MS: u64 = 20;
+/// While no key is known to run out, a holder looks again after so long, in milliseconds.
+const LOOK_MS: u64 = 200;
+
+/// The lease of one server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lease {
+    /// The holder, and until when; `true` is the daemon under test.
+    held: Option<(bool, u64)>,
+    /// The other daemons do nothing until then.
+    dead_until: u64,
+    /// One of them believes that it holds the lease, and asks at deadlines.
+    leads: bool,
+}
+
+impl Lease {
+    fn holder(&self, now: u64) -> Option<bool> {
+        self.held.filter(|&(_, until)| until > now).map(|(ours, _)| ours)
+    }
+
+    /// The key is gone, with all others.
+    pub fn lose(&mut self) {
+        self.held = None;
+    }
+
+    /// The faults end; the other daemons die for good, or live.
+    pub fn heal(&mut self, dies: bool) {
+        self.dead_until = if dies { u64::MAX } else { self.dead_until };
+        self.leads &= !dies;
+    }
+
+    /// As Redis carries out the daemon's order.
+    pub fn carry_out(&mut self, now: u64, order: LeaseOrder) -> LeaseReply {
+        let mine = LeaseReply::Mine { daemons: 2 };
+        match (order, self.holder(now)) {
+            (LeaseOrder::Take, Some(false)) => LeaseReply::Other(OTHER.into()),
+            (LeaseOrder::Take | LeaseOrder::Seize, _) => {
+                self.held = Some((true, now + LEASE_MS));
+                mine
+            }
+            (LeaseOrder::Renew, Some(ours)) => {
+                self.held = Some((ours, now + LEASE_MS));
+                if ours { mine } else { LeaseReply::Other(OTHER.into()) }
+            }
+            (LeaseOrder::Renew, None) => LeaseReply::Nobody,
+            (LeaseOrder::Release, holder) => {
+                if holder == Some(true) {
+                    self.held = None;
+                }
+                LeaseReply::Nobody
+            }
+        }
+    }
+}
+
+impl Redis {
+    /// When the first key runs out.
+    fn first_deadline(&self) -> Option<u64> {
+        self.keys.values().copied().min()
+    }
+}
+
+impl World {
+    /// Another daemon wakes, as it does about once a second.
+    pub fn others_wake(&mut self, node: usize) {
+        let now = self.now;
+        self.later(900..1_100, Act::Others(node));
+        if !self.nodes[node].takes_writes(now) {
+            return;
+        }
+        let (stirs, dies_ms) = (!self.healing && self.rng.u8(..6) == 0, self.rng.u64(..12_000));
+        let which = self.rng.u8(..5);
+        let lease = &mut self.nodes[node].lease;
+        if now < lease.dead_until {
+            if self.knobs.broken == Broken::BeatsForever {
+                self.nodes[node].out.push(Event::Lease(true));
+            }
+            return;
+        }
+        if stirs {
+            match which {
+                // All of them die, or freeze.
+                0 | 1 => (lease.dead_until, lease.leads) = (now + dies_ms, false),
+                2 => lease.held = lease.held.map(|(ours, _)| (ours, u64::MAX)),
+                3 => lease.lose(),
+                // One takes the lease though this daemon holds it.
+                _ => lease.held = Some((false, now + LEASE_MS)),
+            }
+        }
+        let lease = &mut self.nodes[node].lease;
+        let takes = lease.holder(now).is_none() && which > 2;
+        if takes || (lease.leads && lease.holder(now) == Some(false)) {
+            lease.held = Some((false, now + LEASE_MS));
+        }
+        let leads = lease.holder(now) == Some(false) && now >= lease.dead_until;
+        let led = std::mem::replace(&mut lease.leads, leads);
+        if lease.leads {
+            self.nodes[node].out.push(Event::Lease(true));
+            if !led {
+                self.at(now, Act::OthersAsk(node));
+            }
+        } else if self.knobs.broken == Broken::BeatsForever {
+            self.nodes[node].out.push(Event::Lease(true));
+        } else if led && which == 4 {
+            self.nodes[node].out.push(Event::Lease(false));
+        }
+    }
+
+    /// The other holder asks for the keys that have run out.
+    pub fn others_ask(&mut self, node: usize) {
+        let now = self.now;
+        if !self.nodes[node].lease.leads {
+            return;
+        }
+        if self.nodes[node].takes_writes(now) {
+            let due: Vec<String> =
+                self.nodes[node].keys.iter().filter(|&(_, &at)| at < now).map(|(key, _)| key.clone()).collect();
+            due.iter().for_each(|key| self.nodes[node].touch(now, key));
+        }
+        let next = self.nodes[node].first_deadline().unwrap_or(u64::MAX).saturating_add(1);
+        let next = next.clamp(now + 1, now + LOOK_MS) + self.rng.u64(..PROMPT_MS);
+        self.at(next, Act::OthersAsk(node));
+    }
+
+    /// An order with the lease's key arrives at the server.
+    pub fn order_of_lease(&mut self, at: usize, order: LeaseOrder) {
+        let node = self.relay.servers[at].node;
+        let reply = match self.nodes[node].takes_writes(self.now) {
+            true => self.nodes[node].lease.carry_out(self.now, order),
+            false => LeaseReply::Nobody,
+        };
+        if order != LeaseOrder::Release {
+            self.reply(at, Feed::Lease(reply));
+        }
+    }
+
+    /// The stream gets the events that report renewals, or no longer.
+    pub fn listen(&mut self, at: usize, on: bool) {
+        self.relay.servers[at].link.listens = on;
+        if on {
+            self.send(at, Feed::Event(Event::Leads));
+        }
+    }
+}
