@@ -42,7 +42,7 @@ pub enum LeaseOrder {
 pub enum LeaseReply {
     /// The key names this daemon. So many daemons listen to the server, this one included.
     Mine {
-        /// 0 if that is not known.
+        /// How many.
         daemons: u64,
     },
     /// The key names another daemon.

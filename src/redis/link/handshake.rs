@@ -5,7 +5,7 @@ use crate::presence::{LeaseOrder, LeaseReply, Renewals, Side};
 use crate::redis::cluster;
 use crate::redis::info::Info;
 use crate::redis::link::canary_key::{self, CanaryKey, CanaryNumbers};
-use crate::redis::link::events::{EventStream, NEEDS};
+use crate::redis::link::events::{EventStream, NEEDS, SUBSCRIBED};
 use crate::redis::link::feed::Silent;
 use crate::redis::link::lease_key::{self, LeaseKey};
 use crate::redis::link::logged::LoggedLines;
@@ -78,6 +78,8 @@ pub(super) struct Heard {
     pub(super) classes: Option<String>,
     /// The keyspace was replaced since the last connection.
     replaced: bool,
+    /// The stream has the messages of other daemons.
+    hears_daemons: bool,
 }
 
 impl Heard {
@@ -151,18 +153,19 @@ impl Place<'_> {
         let name = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let parser = Parser::new(names.clone(), &settings.daemon, name, settings.seal.clone());
         let mut trial = Trial { settings, pipeline, parser: &parser, stream: &mut stream };
-        trial.prove().await?;
+        let hears_daemons = trial.prove().await?;
         let replaced = same && self.memory.canary.is_replaced(pipeline).await?;
         let silent = trial.try_events(self.memory.canary.choose(settings), renewals).await?;
-        Ok(Heard { stream, parser, silent, renewals, classes, replaced })
+        Ok(Heard { stream, parser, silent, renewals, classes, replaced, hears_daemons })
     }
 
     /// Takes the lease if nobody holds it. If another daemon does, the stream no longer has the events that report renewals.
     async fn lease(&mut self, heard: &mut Heard) -> Result<Option<LeaseReply>> {
         let Place { settings, pipeline, .. } = *self;
-        // Without `new`, the coming of a key is known from its renewal alone.
+        // Without `new`, the coming of a key is known from its renewal alone; without the daemons' channel, no beat is heard.
         let lacks_new = heard.classes.as_deref().is_some_and(lacks_new);
-        if settings.lease == LeaseMode::Alone || heard.silent.any() || lacks_new {
+        let lacks = heard.silent.any() || lacks_new || !heard.hears_daemons;
+        if settings.lease == LeaseMode::Alone || lacks {
             return Ok(None);
         }
         let Some(key) = self.memory.lease.choose(settings) else { return Ok(None) };
@@ -316,8 +319,8 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Publishes a mark until the subscription delivers it.
-    async fn prove(&mut self) -> Result<()> {
+    /// Publishes a mark until the subscription delivers it. Returns whether the server has confirmed the daemons' channel, too.
+    async fn prove(&mut self) -> Result<bool> {
         let channel = self.settings.names.fence_channel();
         let mark = self.parser.mark(Mark::Hello);
         let publish = async {
@@ -336,15 +339,20 @@ impl Trial<'_> {
         };
         // Messages before the proof belong to the gap.
         let parser = self.parser;
-        let seen =
-            read_until(self.stream, |operation, payload| parser.parse(operation, payload) == Parsed::Hello);
+        let daemons = self.settings.names.daemons_channel();
+        let mut hears_daemons = false;
+        let seen = read_until(self.stream, |operation, payload| {
+            hears_daemons |= operation == SUBSCRIBED && payload == daemons.as_bytes();
+            parser.parse(operation, payload) == Parsed::Hello
+        });
         tokio::select! {
-            why = publish => Err(why),
+            why = publish => return Err(why),
             seen = timeout(PROOF, seen) => match seen {
-                Ok(seen) => seen.context("the event connection was lost"),
+                Ok(seen) => seen.context("the event connection was lost")?,
                 Err(_) => bail!("the subscription was not active within {PROOF:?}; {NEEDS}"),
             },
         }
+        Ok(hears_daemons)
     }
 
     /// Sets and deletes the canary's key, then publishes a mark: the server does not publish an event that has not

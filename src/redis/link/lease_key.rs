@@ -70,9 +70,11 @@ pub(super) async fn carry_out(
         }
     };
     Ok(match holder {
-        Ok(Some(holder)) if holder == me => {
-            LeaseReply::Mine { daemons: publish(pipeline, settings, true).await? }
-        }
+        Ok(Some(holder)) if holder == me => match publish(pipeline, settings, true).await? {
+            Some(daemons) => LeaseReply::Mine { daemons },
+            // Others would never hear of it.
+            None => LeaseReply::Refused,
+        },
         Ok(Some(holder)) => LeaseReply::Other(holder),
         Ok(None) => LeaseReply::Nobody,
         Err(why) if is_forbidden(&why) => LeaseReply::Refused,
@@ -94,15 +96,15 @@ pub(super) async fn look(pipeline: &Pipeline, key: &str) -> Result<LeaseReply> {
     })
 }
 
-/// Publishes whether this daemon holds the lease. Returns how many daemons receive it, this one included; 0 if the server
-/// does not say.
-async fn publish(pipeline: &Pipeline, settings: &LinkSettings, held: bool) -> Result<u64> {
-    let (name, mut daemons) = (settings.names.daemons_channel(), 0);
+/// Publishes whether this daemon holds the lease. Returns how many daemons receive it, this one included; `None` if the server
+/// refuses the message.
+async fn publish(pipeline: &Pipeline, settings: &LinkSettings, held: bool) -> Result<Option<u64>> {
+    let (name, mut daemons) = (settings.names.daemons_channel(), None);
     for payload in settings.channel.payloads(&Message::Lease { server: settings.server_id(), held }) {
         let reply = pipeline.one(&["PUBLISH", &name, &payload]).await?;
         let receivers = reply.number().ok().and_then(|count| u64::try_from(count).ok());
         settings.channel.sent(receivers.is_some());
-        daemons = receivers.unwrap_or(0);
+        daemons = receivers;
     }
     Ok(daemons)
 }

@@ -169,3 +169,21 @@ async fn ttl_that_another_daemon_learns_is_known_to_all() {
         assert!(seen + 500 > last, "{seen} is before the last heartbeat, {last}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_right_to_the_lease_each_daemon_listens_for_itself() {
+    let redis = lazy_redis();
+    redis.call(&["CONFIG", "SET", "notify-keyspace-events", "E$gxen"]);
+    for rights in [&["-getex"][..], &["resetchannels", "&__keyevent@0__:[^k]*", "&__keyevent@0__:keybeat-fence"]] {
+        let user = ["ACL", "SETUSER", "few", "reset", "on", ">secret", "~presence:*", "&*", "+@all"];
+        let user: Vec<&str> = user.iter().chain(rights).copied().collect();
+        assert_eq!(redis.call(&user).as_text(), "OK");
+        let url = format!("redis://few:secret@127.0.0.1:{}", redis.port);
+        let daemons = [Daemon::with(&["--redis", &url]).await, Daemon::with(&["--redis", &url]).await];
+        for daemon in &daemons {
+            until_lease(daemon, "none").await;
+            daemon.ready().await;
+        }
+        silent_user_is_noticed(&redis, "bob", &[&daemons[0], &daemons[1]]).await;
+    }
+}

@@ -57,7 +57,8 @@ async fn ttl_of_a_program_that_varies_it_is_known_each_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ttl_that_a_daemon_writes_is_known_to_all_daemons() {
     let redis = lazy_redis();
-    let (writer, other) = (Daemon::start(&redis).await, Daemon::start(&redis).await);
+    // The first one holds the lease.
+    let (other, writer) = (Daemon::start(&redis).await, Daemon::start(&redis).await);
     for user in ["a", "b"] {
         let command = format!("SET presence:{user} 1 EX 600");
         // Learnt, and confirmed by the second question.
