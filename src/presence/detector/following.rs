@@ -7,6 +7,7 @@
 //!
 //! A detector that begins to lead asks for the TTL of every key, without a gap: no event is missing, only deadlines are.
 
+use super::probes::LOOK_AGAIN_MS;
 use super::{Detector, Output};
 use crate::presence::{Reason, Time};
 
@@ -40,10 +41,8 @@ impl Detector {
         self.take_role(now, Role::Holds);
         self.polled = polled;
         self.missed = now;
-        // A pass under way asks for all keys anyway.
-        if self.settled() {
-            self.unasked = Some(0);
-        }
+        // A pass under way may have been answered for some keys.
+        self.unasked = Some(0);
     }
 
     pub(super) fn take_role(&mut self, now: Time, role: Role) {
@@ -67,6 +66,17 @@ impl Detector {
     /// Whether the next question for this key is another daemon's.
     pub(super) fn leaves_to_holder(&self, at: u32) -> bool {
         self.role == Role::Follows && !self.table[at].is_own_question()
+    }
+
+    /// The next question for this key is this daemon's from now on: it has a deadline again.
+    pub(super) fn keep_deadline(&mut self, at: u32, now: Time) {
+        if self.role != Role::Follows || !self.up || self.table[at].waits() {
+            return;
+        }
+        if self.table[at].is_immortal() {
+            return self.table[at].file_under(at, &mut self.deadlines, now.plus(LOOK_AGAIN_MS), now);
+        }
+        self.file(at, now);
     }
 
     /// The holder says that the key has ended, and that no event did.

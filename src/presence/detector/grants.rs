@@ -73,6 +73,7 @@ impl Detector {
             slot.grant(until);
             None
         });
+        self.keep_deadline(at, now);
     }
 
     /// However many outages and flushes there were: a user who has not renewed the key is offline one TTL after the end

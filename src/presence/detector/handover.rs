@@ -176,6 +176,7 @@ impl Detector {
             let slot = &mut self.table[at];
             slot.give_up();
             self.out.push_back(Output::Moved(slot.handover(false)));
+            self.keep_deadline(at, now);
         }
         if self.retired >= self.table.end() {
             self.retired = 0;

@@ -34,6 +34,9 @@ enum Op {
     Retired,
     Sweep,
     Proven,
+    Leads(bool),
+    Follows,
+    Suspected(Vec<u8>),
     Refused,
 }
 
@@ -117,6 +120,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Retired),
         1 => Just(Op::Sweep),
         8 => Just(Op::Proven),
+        1 => any::<bool>().prop_map(Op::Leads),
+        1 => Just(Op::Follows),
+        1 => name().prop_map(Op::Suspected),
         1 => Just(Op::Refused),
     ]
 }
@@ -187,8 +193,12 @@ impl Run {
             Op::Answered(which, answers) => self.answer(which, answers),
             Op::Up { run, outage, uptime_ms } => {
                 let (well, polled) = (self.now.minus(uptime_ms), uptime_ms.is_multiple_of(2));
-                self.feed(Input::Up { run: &run.to_string(), outage, well, polled, role: Role::Alone, uptime_ms });
+                let role = [Role::Alone, Role::Holds, Role::Follows][(uptime_ms % 3) as usize];
+                self.feed(Input::Up { run: &run.to_string(), outage, well, polled, role, uptime_ms });
             }
+            Op::Leads(polled) => self.feed(Input::Leads { polled }),
+            Op::Follows => self.feed(Input::Follows),
+            Op::Suspected(name) => self.feed(Input::Suspected(&name)),
             Op::Gap => self.feed(Input::Gap),
             Op::Down => self.feed(Input::Down),
             Op::Page(pass, names, next) => self.feed(Input::Page(pass, names, next)),
@@ -249,7 +259,8 @@ impl Run {
             let filed = slot.is_filed() && detector.deadlines.has(at, slot.filed());
             let unasked = detector.unasked.is_some_and(|from| at >= from);
             let awaits_pass = detector.pass.as_ref().is_some_and(|pass| !pass.sweeps() && !pass.is_read());
-            assert!(filed || unasked || awaits_pass, "nobody will look at {:?} again", slot.key());
+            let others = detector.leaves_to_holder(at);
+            assert!(filed || unasked || awaits_pass || others, "nobody will look at {:?} again", slot.key());
         }
     }
 }
