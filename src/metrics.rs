@@ -31,6 +31,12 @@ struct RenewalsLabel {
     renewals: &'static str,
 }
 
+/// The label of leases.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
 /// Handles of all metrics; the names are in [`Metrics::new`].
 #[allow(missing_docs)]
 pub struct Metrics {
@@ -44,6 +50,7 @@ pub struct Metrics {
     pub immortal_keys: Gauge,
     pub swept_servers: Gauge,
     servers: Family<RenewalsLabel, Gauge>,
+    leases: Family<StateLabel, Gauge>,
     pub went_online: Counter,
     pub went_offline: Counter,
     pub events: Counter,
@@ -158,6 +165,13 @@ fn transitions(registry: &mut Registry) -> [Counter; 2] {
     [online, offline]
 }
 
+/// The gauge of servers by who holds the lease.
+fn leases(registry: &mut Registry) -> Family<StateLabel, Gauge> {
+    let leases = Family::<StateLabel, Gauge>::default();
+    registry.register("leases", "Redis servers, by who holds the lease there", leases.clone());
+    leases
+}
+
 /// The gauge of servers by source of renewals.
 fn servers(registry: &mut Registry) -> Family<RenewalsLabel, Gauge> {
     let servers = Family::<RenewalsLabel, Gauge>::default();
@@ -206,6 +220,7 @@ impl Metrics {
                 "Redis servers that do not send all events, so that the daemon polls their keys with SCAN",
             ),
             servers: servers(r),
+            leases: leases(r),
             went_online,
             went_offline,
             events: counter(r, "events", "Keyspace events received"),
@@ -258,6 +273,11 @@ impl Metrics {
             tracing::error!("cannot encode the metrics: {why}");
         }
         text
+    }
+
+    /// Sets how many servers' leases are in this state.
+    pub fn set_leases(&self, state: &'static str, count: usize) {
+        self.leases.get_or_create(&StateLabel { state }).set(count as i64);
     }
 
     /// Sets at how many servers the daemon learns of renewals in this way.

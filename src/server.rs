@@ -186,8 +186,20 @@ impl Daemon {
     /// A part of the daemon ends before the stop.
     pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
         let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics } = self;
-        let Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, leaving, mut driver, _log } =
-            believe(&config, &target, metrics.clone());
+        let Belief {
+            hub,
+            names,
+            daemon,
+            seal,
+            channel,
+            written,
+            followed,
+            primary,
+            pulse,
+            leaving,
+            mut driver,
+            _log,
+        } = believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
             .reporting(written, channel.clone());

@@ -2,7 +2,7 @@
 
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::{Cause, Change, Counts, Reason, Renewals, ServerState};
+use crate::presence::{Cause, Change, Counts, LeaseState, Reason, Renewals, ServerState};
 use std::sync::Arc;
 
 /// See the module's head.
@@ -42,6 +42,9 @@ impl Meters {
         for renewals in Renewals::ALL {
             let count = servers.iter().filter(|server| server.renewals == renewals).count();
             metrics.set_servers(renewals.label(), count);
+        }
+        for state in LeaseState::ALL {
+            metrics.set_leases(state.label(), servers.iter().filter(|server| server.lease == state).count());
         }
         let (users, sessions) = hub.count();
         metrics.users_online.set(users as i64);

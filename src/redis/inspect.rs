@@ -89,8 +89,11 @@ pub struct Facts {
     pub key_globs: Vec<String>,
     /// The commands that keybeat needs and that are forbidden, as an ACL names them.
     pub forbidden: Vec<&'static str>,
-    /// The same of the commands by which the daemon deletes the key of a socket that has closed.
-    pub forbidden_release: Vec<&'static str>,
+    /// Rights that the user lacks and that the daemon can do without: to share the work with other daemons, and to delete the key
+    /// of a socket that closes.
+    pub forbidden_extras: Vec<&'static str>,
+    /// The name of the daemon that holds the lease of the server.
+    pub holder: Option<String>,
     /// `notify-keyspace-events` in the server's file; `None` if the file cannot be read here.
     pub in_file: Option<String>,
     /// How far the server's clock is ahead of this machine's, and the error of that, in milliseconds.
@@ -143,7 +146,8 @@ impl Facts {
         }
         progress("trying commands and events with a key of our own");
         facts.forbidden = exam.forbidden().await;
-        facts.forbidden_release = exam.forbidden_release(&primary).await?;
+        facts.forbidden_extras = exam.forbidden_extras(&primary).await?;
+        facts.holder = exam.holder().await;
         facts.arrived = exam.listen(&primary).await?;
         facts.keys = exam.keys(|read| progress(&format!("{read} presence keys looked at"))).await;
         Ok(facts)
@@ -243,18 +247,28 @@ impl Exam<'_> {
         refused(self.pipeline, &tries).await
     }
 
-    /// Tries the daemon's transaction. On a connection of its own: on some servers a transaction whose EXEC is forbidden stays
+    /// Tries what the daemon can do without, its transaction too. On a connection of its own: on some servers a transaction whose EXEC is forbidden stays
     /// open.
-    async fn forbidden_release(&self, primary: &Target) -> Result<Vec<&'static str>> {
+    async fn forbidden_extras(&self, primary: &Target) -> Result<Vec<&'static str>> {
         let client = RespClient::connect(primary, "keybeat-doctor").await?;
         let key = self.own_key();
-        let tries: [(&'static str, &[&str]); 4] = [
+        let tries: [(&'static str, &[&str]); 5] = [
+            ("+getex", &["GETEX", &key]),
             ("+get", &["GET", &key]),
             ("+watch", &["WATCH", &key]),
             ("+multi", &["MULTI"]),
             ("+exec", &["EXEC"]),
         ];
         Ok(refused(client.pipeline(), &tries).await)
+    }
+
+    /// The daemon that listens to heartbeats for all.
+    async fn holder(&self) -> Option<String> {
+        let key = self.node.own_key(&self.names.lease_key())?;
+        match self.pipeline.one(&["GET", &key]).await {
+            Ok(RedisReply::Text(name)) => Some(String::from_utf8_lossy(&name).into_owned()),
+            _ => None,
+        }
     }
 
     /// A key in a slot of the node, if there is one.

@@ -218,7 +218,9 @@ fn broken_worlds_are_caught_by_questions() {
 
 #[test]
 fn broken_leases_are_caught() {
-    [Broken::LeadsUnseen, Broken::BeatsForever].into_iter().for_each(|broken| is_caught_in("set with others", broken));
+    [Broken::LeadsUnseen, Broken::BeatsForever]
+        .into_iter()
+        .for_each(|broken| is_caught_in("set with others", broken));
 }
 
 #[test]

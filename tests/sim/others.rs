@@ -123,8 +123,12 @@ impl World {
             return;
         }
         if self.nodes[node].takes_writes(now) {
-            let due: Vec<String> =
-                self.nodes[node].keys.iter().filter(|&(_, &at)| at < now).map(|(key, _)| key.clone()).collect();
+            let due: Vec<String> = self.nodes[node]
+                .keys
+                .iter()
+                .filter(|&(_, &at)| at < now)
+                .map(|(key, _)| key.clone())
+                .collect();
             due.iter().for_each(|key| self.nodes[node].touch(now, key));
         }
         let next = self.nodes[node].first_deadline().unwrap_or(u64::MAX).saturating_add(1);

@@ -225,7 +225,8 @@ impl World {
         let unseen = matches!(broken, Broken::OutagesUnseen | Broken::RestartsUnseen);
         let (uptime_ms, outage) = (up.uptime_ms, up.outage && !unseen);
         let renewals = self.knobs.mode.renewals;
-        let notice = LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease: up.lease.clone(), mark: 0 };
+        let notice =
+            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease: up.lease.clone(), mark: 0 };
         let id = server.id;
         self.handle(Notice::Link(id, notice));
     }

@@ -4,34 +4,46 @@ use super::finding::{Finding, Severity};
 use super::keys::quoted;
 use super::server::best_classes;
 use super::settings::{EVENTS, cannot_set, may_set, setting_fix};
+use crate::cli::printed;
 use crate::redis::inspect::{ConfigAccess, Facts};
 use crate::redis::{CLASSES, NEW_CLASS, missing_classes};
 
 pub(super) fn rights(facts: &Facts) -> Finding {
-    let (needed, release) = (facts.forbidden.join(" "), facts.forbidden_release.join(" "));
-    if needed.is_empty() && release.is_empty() {
+    let (needed, extras) = (facts.forbidden.join(" "), facts.forbidden_extras.join(" "));
+    if needed.is_empty() && extras.is_empty() {
         return Finding::ok("rights", "the user may run every command that keybeat uses");
     }
     if needed.is_empty() {
-        let outcome = match facts.forbidden_release.contains(&"+get") {
-            true => "a user whose socket closes stays online until the TTL of the key ends",
-            false => "a heartbeat of another daemon at the moment in which a socket closes may be lost",
-        };
-        let cause = format!("the user lacks {release}; {outcome}");
-        return Finding::new(
-            "rights",
-            Severity::Note,
-            cause,
-            format!("redis-cli ACL SETUSER USER {release}"),
-        );
+        let lacks = |right| facts.forbidden_extras.contains(&right);
+        let mut outcomes = Vec::new();
+        if lacks("+getex") {
+            outcomes.push("each daemon listens to all heartbeats");
+        }
+        if lacks("+get") {
+            outcomes.push("a user whose socket closes stays online until the TTL of the key ends");
+        } else if extras != "+getex" {
+            outcomes.push("a heartbeat of another daemon at the moment in which a socket closes may be lost");
+        }
+        let cause = format!("the user lacks {extras}; {}", outcomes.join("; "));
+        return Finding::new("rights", Severity::Note, cause, format!("redis-cli ACL SETUSER USER {extras}"));
     }
     let keys: String = facts.key_globs.iter().map(|glob| quoted(&format!("~{glob}")) + " ").collect();
-    let all = format!("{needed} {release}");
+    let all = format!("{needed} {extras}");
     Finding::new(
         "rights",
         Severity::Fatal,
         format!("the user lacks {needed}, or access to the keys or channels for it"),
         format!("redis-cli ACL SETUSER USER {keys}'&__keyevent@*' {}", all.trim_end()),
+    )
+}
+
+pub(super) fn lease(facts: &Facts) -> Finding {
+    Finding::ok(
+        "lease",
+        match &facts.holder {
+            Some(name) => format!("the daemon {} listens to heartbeats for all", printed::text(name)),
+            None => "no daemon listens to heartbeats for others".into(),
+        },
     )
 }
 

@@ -100,6 +100,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
     }
     findings.extend([
         events::rights(facts),
+        events::lease(facts),
         events::events(facts),
         events::after_restart(facts),
         settings::config(facts),

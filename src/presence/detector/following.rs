@@ -8,20 +8,8 @@
 //! A detector that begins to lead asks for the TTL of every key, without a gap: no event is missing, only deadlines are.
 
 use super::probes::LOOK_AGAIN_MS;
-use super::{Detector, Output};
+use super::{Detector, Output, Role};
 use crate::presence::{Reason, Time};
-
-/// Who listens to renewals and asks at deadlines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Role {
-    /// Each daemon does it for itself: the server has no lease.
-    #[default]
-    Alone,
-    /// This daemon, for all others.
-    Holds,
-    /// Another daemon.
-    Follows,
-}
 
 impl Detector {
     /// Another daemon asks at deadlines from now on.
@@ -120,4 +108,3 @@ impl Detector {
         if self.role == Role::Follows { now.plus(1) } else { self.missed }
     }
 }
-

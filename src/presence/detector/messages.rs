@@ -1,6 +1,5 @@
 //! The inputs and outputs of a detector.
 
-use super::Role;
 use crate::presence::{Change, Key, Time};
 
 /// Identifies one batch of questions; never 0.
@@ -44,6 +43,18 @@ pub enum End {
     Deleted,
     /// `evicted`: Redis was short of memory. The user did not leave.
     Evicted,
+}
+
+/// Who listens to renewals and asks at deadlines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Each daemon does it for itself: the server has no lease.
+    #[default]
+    Alone,
+    /// This daemon, for all others.
+    Holds,
+    /// Another daemon.
+    Follows,
 }
 
 /// One piece of evidence. Names have user and session, `alice#phone`, as the bytes that Redis sent.

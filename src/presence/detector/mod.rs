@@ -30,8 +30,7 @@ mod slot;
 mod tests;
 mod ttl;
 
-pub use following::Role;
-pub use messages::{Answer, BatchId, End, Input, Moved, Output, ServerId, Side};
+pub use messages::{Answer, BatchId, End, Input, Moved, Output, Role, ServerId, Side};
 
 use super::table::Table;
 use super::{Change, Key, Reason, Time};

@@ -66,6 +66,9 @@ pub enum LeaseState {
 }
 
 impl LeaseState {
+    /// Each of them.
+    pub const ALL: [LeaseState; 3] = [LeaseState::Held, LeaseState::Other, LeaseState::None];
+
     /// The word for `/v1/stats`.
     pub const fn label(self) -> &'static str {
         match self {
@@ -128,7 +131,14 @@ pub(super) struct Lease {
 impl Default for Lease {
     fn default() -> Lease {
         let never = Time::default();
-        Lease { state: State::Off, ordered: None, next: never, rests_until: never, daemons: 0, busy_since: None }
+        Lease {
+            state: State::Off,
+            ordered: None,
+            next: never,
+            rests_until: never,
+            daemons: 0,
+            busy_since: None,
+        }
     }
 }
 
@@ -233,7 +243,9 @@ impl Lease {
                 self.state = State::Held;
                 (None, if held { Turn::Stay } else { Turn::Lead })
             }
-            LeaseReply::Nobody if held && order == LeaseOrder::Renew => (self.order(LeaseOrder::Take, now), Turn::Stay),
+            LeaseReply::Nobody if held && order == LeaseOrder::Renew => {
+                (self.order(LeaseOrder::Take, now), Turn::Stay)
+            }
             LeaseReply::Nobody => (None, Turn::Stay),
             // The key still names the one that has been silent for so long.
             LeaseReply::Other(name) if order == LeaseOrder::Take && self.is_silent(&name, now) => {

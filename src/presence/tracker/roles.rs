@@ -11,7 +11,8 @@ impl Tracker {
         if !server.is_up() {
             return;
         }
-        let fitness = server.fitness(now, self.draining, self.settings.lease && self.settings.detector.probes);
+        let fitness =
+            server.fitness(now, self.draining, self.settings.lease && self.settings.detector.probes);
         let (order, turn) = server.lease.due(now, fitness);
         server.orphaned = server.lease.is_orphaned(now);
         self.take_lease_turn(now, at, order, turn);

@@ -120,5 +120,8 @@ fn name(reply: RedisReply) -> std::result::Result<Option<String>, String> {
 
 /// Whether the daemon can never carry out such an order here: it lacks the right, or the server lacks the command.
 fn is_forbidden(why: &str) -> bool {
-    cluster::redirection(why).is_none() && ["NOPERM", "ERR unknown command", "ERR syntax", "WRONGTYPE"].iter().any(|code| why.starts_with(code))
+    cluster::redirection(why).is_none()
+        && ["NOPERM", "ERR unknown command", "ERR syntax", "WRONGTYPE"]
+            .iter()
+            .any(|code| why.starts_with(code))
 }

@@ -157,8 +157,19 @@ async fn serve(
     let (refusals, tasks) = (Arc::default(), JoinSet::new());
     let (ordered, listened) = watch::channel(listens);
     let (canary, lease) = (&mut memory.canary, &mut memory.lease);
-    let worker =
-        Worker { settings, pipeline, parser, canary, lease, listens: ordered, silent, refusals, size, feed, tasks };
+    let worker = Worker {
+        settings,
+        pipeline,
+        parser,
+        canary,
+        lease,
+        listens: ordered,
+        silent,
+        refusals,
+        size,
+        feed,
+        tasks,
+    };
     let pump = Pump::new(stream, parser, settings, (silent, renewals), listened);
     tokio::select! {
         ended = watch_classes(pipeline, classes, renewals) => ended,

@@ -83,7 +83,9 @@ impl<'a> Pump<'a> {
             publishes_set |= silent.set && operation == "set";
             match parser.parse(operation, payload) {
                 Parsed::Evidence(kind, name) => chunk.push(kind, &name),
-                Parsed::CanaryKey if proof.take(operation, *silent, renewals) => chunk.push(Kind::Canary, b""),
+                Parsed::CanaryKey if proof.take(operation, *silent, renewals) => {
+                    chunk.push(Kind::Canary, b"")
+                }
                 Parsed::Daemons(payload) => receive(channel, server, payload, &mut chunk),
                 Parsed::Foreign if operation == SUBSCRIBED && *unconfirmed > 0 => {
                     *unconfirmed -= usize::from(channels.iter().any(|name| name.as_bytes() == payload));
@@ -102,7 +104,10 @@ impl<'a> Pump<'a> {
             Ok(()) = self.ordered.changed() => return Ok(Ok(self.switch().await?)),
         }
         if publishes_set {
-            return Ok(Err(Ended { cause: Cause::Events, why: anyhow!("the server now publishes set events") }));
+            return Ok(Err(Ended {
+                cause: Cause::Events,
+                why: anyhow!("the server now publishes set events"),
+            }));
         }
         if confirmed {
             self.listen(&mut chunk);

@@ -42,21 +42,22 @@ export function renderHealth(stats) {
   if (keys_without_ttl) setText($('health-immortal'), `${number.format(keys_without_ttl)}: their users stay online until the keys are deleted`);
 }
 
+const LEASES = { held: 'this daemon listens for all', other: 'another daemon listens' };
 const RENEWALS = { set: 'set events', expire: 'set and expire events', new: 'questions' };
 
-function renderRedis({ status, since_ms, cause, mode, swept_servers, renewals, servers }) {
+function renderRedis({ status, since_ms, cause, mode, swept_servers, renewals, lease, servers }) {
   const since = since_ms ? ` since ${clock.format(since_ms)}` : '';
   setState($('health-redis'), status ?? 'unknown', `${status ?? 'unknown'}${since}${status !== 'up' && cause ? `: ${cause}` : ''}`);
   const sources = { events: 'events', sweeps: `polling${swept_servers ? ` of ${plural(swept_servers, 'server')}` : ''}` };
-  setText($('health-mode'), `${sources[mode] ?? mode ?? 'unknown'}${renewals ? `, renewals by ${RENEWALS[renewals] ?? renewals}` : ''}`);
+  setText($('health-mode'), [sources[mode] ?? mode ?? 'unknown', renewals && `renewals by ${RENEWALS[renewals] ?? renewals}`, LEASES[lease]].filter(Boolean).join(', '));
   $('health-servers').hidden = !servers?.length;
   $('health-servers').tBodies[0].replaceChildren(...(servers ?? []).map(serverRow));
 }
 
-function serverRow({ name, state, mode, renewals, gaps }) {
+function serverRow({ name, state, mode, renewals, lease, gaps }) {
   const row = make('tr'), head = make('th', '', name ?? ''), stateCell = make('td');
   head.scope = 'row';
   setState(stateCell, state ?? 'unknown');
-  row.append(head, stateCell, make('td', '', [mode, renewals].filter(Boolean).join(', ')), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
+  row.append(head, stateCell, make('td', '', [mode, renewals, lease !== 'none' && `lease ${lease}`].filter(Boolean).join(', ')), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
   return row;
 }

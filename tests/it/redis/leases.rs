@@ -174,7 +174,9 @@ async fn ttl_that_another_daemon_learns_is_known_to_all() {
 async fn without_the_right_to_the_lease_each_daemon_listens_for_itself() {
     let redis = lazy_redis();
     redis.call(&["CONFIG", "SET", "notify-keyspace-events", "E$gxen"]);
-    for rights in [&["-getex"][..], &["resetchannels", "&__keyevent@0__:[^k]*", "&__keyevent@0__:keybeat-fence"]] {
+    for rights in
+        [&["-getex"][..], &["resetchannels", "&__keyevent@0__:[^k]*", "&__keyevent@0__:keybeat-fence"]]
+    {
         let user = ["ACL", "SETUSER", "few", "reset", "on", ">secret", "~presence:*", "&*", "+@all"];
         let user: Vec<&str> = user.iter().chain(rights).copied().collect();
         assert_eq!(redis.call(&user).as_text(), "OK");

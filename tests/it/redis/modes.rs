@@ -100,7 +100,10 @@ async fn without_set_events_a_ttl_that_the_daemon_writes_is_known() {
     redis.call(&["SET", "presence:alice", "1", "EX", "600"]);
     // The writer holds the lease, and lets the other one know the TTL.
     for (daemon, line) in [(&writer, "keybeat_lookups_total 1"), (&other, "{cause=\"received\"} 1")] {
-        until("the TTL is known", async || daemon.get("/metrics").await.as_str()?.contains(line).then_some(())).await;
+        until("the TTL is known", async || {
+            daemon.get("/metrics").await.as_str()?.contains(line).then_some(())
+        })
+        .await;
     }
     let body = json!({"ttl_ms": 1500});
     assert_eq!(writer.call("PUT", "/v1/users/alice/heartbeat", Some(body)).await.0, 204);

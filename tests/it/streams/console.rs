@@ -191,7 +191,10 @@ async fn top_shows_daemon_and_redis() {
     browser.open(&daemon.url("/")).await;
     browser.shows(&text("health-ready"), json!("● ready")).await;
     browser.shows(&text("health-gaps"), json!("none")).await;
-    assert_eq!(browser.run(&text("health-mode")).await, "events, renewals by set events");
+    assert_eq!(
+        browser.run(&text("health-mode")).await,
+        "events, renewals by set events, this daemon listens for all"
+    );
     redis.kill();
     browser.shows(STATE, json!("down")).await;
     says(&browser, "warning", "may be stale").await;

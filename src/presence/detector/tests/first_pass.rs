@@ -124,7 +124,14 @@ fn too_many_waiting_questions_stop_the_scan() {
         let mut detector = Detector::new(Settings::default());
         detector.handle(
             now,
-            Input::Up { run: "r", outage: false, well: Time::from_ms(0), polled: false, role: Role::Alone, uptime_ms },
+            Input::Up {
+                run: "r",
+                outage: false,
+                well: Time::from_ms(0),
+                polled: false,
+                role: Role::Alone,
+                uptime_ms,
+            },
         );
         let Some(Output::Scan(number, 0)) = detector.poll(now) else { panic!("a scan") };
         for i in 0..ends {

@@ -70,7 +70,14 @@ impl World {
             unheard,
         };
         let (well, uptime_ms) = (Time::from_ms(0), u64::MAX);
-        world.feed(Input::Up { run: "r", outage: false, well, polled: unheard, role: Role::Alone, uptime_ms });
+        world.feed(Input::Up {
+            run: "r",
+            outage: false,
+            well,
+            polled: unheard,
+            role: Role::Alone,
+            uptime_ms,
+        });
         world.feed(Input::Page(world.detector.pass_number, vec![], 0));
         world
     }

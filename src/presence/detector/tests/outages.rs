@@ -159,7 +159,14 @@ fn grants_end_one_after_the_other() {
     detector.handle(at(1), Input::Down);
     detector.handle(
         at(100),
-        Input::Up { run: "r2", outage: false, well: at(1), polled: false, role: Role::Alone, uptime_ms: u64::MAX },
+        Input::Up {
+            run: "r2",
+            outage: false,
+            well: at(1),
+            polled: false,
+            role: Role::Alone,
+            uptime_ms: u64::MAX,
+        },
     );
     let ends: Vec<u64> = detector.table.values().map(|slot| slot.deadline().as_ms()).collect();
     let count = |end: u64| ends.iter().filter(|&&other| other == end).count();

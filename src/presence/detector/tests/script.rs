@@ -37,8 +37,14 @@ pub(super) fn check_with(settings: Settings, script: &str, expected: &str) {
     assert_eq!(run.said, expected, "\nscript: {script}");
 }
 
-pub(super) const UP: Input =
-    Input::Up { run: "r", outage: false, well: Time::from_ms(0), polled: false, role: Role::Alone, uptime_ms: u64::MAX };
+pub(super) const UP: Input = Input::Up {
+    run: "r",
+    outage: false,
+    well: Time::from_ms(0),
+    polled: false,
+    role: Role::Alone,
+    uptime_ms: u64::MAX,
+};
 
 struct Run {
     detector: Detector,
@@ -69,7 +75,14 @@ impl Run {
             }
             "met" => {
                 let well = self.well;
-                let up = Input::Up { run: words[0], outage: false, well, polled: false, role: Role::Alone, uptime_ms: u64::MAX };
+                let up = Input::Up {
+                    run: words[0],
+                    outage: false,
+                    well,
+                    polled: false,
+                    role: Role::Alone,
+                    uptime_ms: u64::MAX,
+                };
                 self.feed(now, up);
             }
             "proven" => self.feed(now, Input::Proven(Time::from_ms(words[0].parse().unwrap()))),

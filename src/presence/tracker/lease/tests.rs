@@ -169,8 +169,7 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let daemon = |_| Daemon { lease: Lease::default(), runs: 0, connected: 0, leads: false };
         let daemons = (0..rng.usize(2..=5)).map(daemon).collect();
-        let mut world =
-            World { rng, now: 1, key: None, ahead: 0, daemons, sent: BTreeMap::new(), order: 0 };
+        let mut world = World { rng, now: 1, key: None, ahead: 0, daemons, sent: BTreeMap::new(), order: 0 };
         (0..world.daemons.len()).for_each(|i| world.connect(i));
         world
     }
@@ -293,7 +292,11 @@ impl World {
             Sent::Beat(i, from, released) => {
                 let lease = &mut self.daemons[i].lease;
                 let now = at(self.now);
-                if released { lease.released(now, &World::name(from)) } else { lease.beat(now, &World::name(from)) }
+                if released {
+                    lease.released(now, &World::name(from))
+                } else {
+                    lease.beat(now, &World::name(from))
+                }
             }
         }
     }

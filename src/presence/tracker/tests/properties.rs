@@ -156,7 +156,11 @@ impl Fleets {
                 self.passed = mark;
             }
             Action::EventLag(ms) => assert!(ms < 10_000),
-            Action::Servers | Action::Announce(..) | Action::AnnounceEnds(..) | Action::Lease(..) | Action::Listen(..) => {}
+            Action::Servers
+            | Action::Announce(..)
+            | Action::AnnounceEnds(..)
+            | Action::Lease(..)
+            | Action::Listen(..) => {}
             Action::Status(status) => {
                 self.status_up = status.is_ok();
                 let up = self.tracker.servers().iter().all(|server| server.up);
