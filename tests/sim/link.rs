@@ -349,7 +349,7 @@ impl World {
         // Keys that have run out count: they will be announced.
         let held = node.keys.keys().cloned().collect();
         let lease = self.knobs.mode.shared.then(|| node.lease.carry_out(now, LeaseOrder::Take));
-        link.listens = !matches!(lease, Some(LeaseReply::Other(_)));
+        link.listens = true;
         let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over, lease };
         let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
         self.send(at, Feed::Up(up));

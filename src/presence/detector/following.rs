@@ -8,6 +8,7 @@
 //! A detector that begins to lead asks for the TTL of every key, without a gap: no event is missing, only deadlines are.
 
 use super::probes::LOOK_AGAIN_MS;
+use super::slot::Slot;
 use super::{Detector, Output, Role};
 use crate::presence::{Reason, Time};
 
@@ -18,9 +19,7 @@ impl Detector {
         self.polled = true;
         self.unasked = None;
         for at in 0..self.table.end() {
-            if let Some(slot) = self.table.get_mut(at).filter(|slot| !slot.is_own_question()) {
-                slot.unfile();
-            }
+            self.table.get_mut(at).into_iter().for_each(Slot::leave_to_holder);
         }
     }
 

@@ -76,7 +76,12 @@ impl Detector {
 
     /// Whether a claim of this key is open.
     pub(super) fn is_claimed(&self, at: u32) -> bool {
-        self.claims.iter().any(|&(_, claimed)| claimed == at) && self.is_claim_open(at)
+        self.is_claim_open(at) && self.was_claimed(at)
+    }
+
+    /// Whether a claim of this key may have led to its question.
+    pub(super) fn was_claimed(&self, at: u32) -> bool {
+        self.claims.iter().any(|&(_, claimed)| claimed == at)
     }
 
     /// Whether the key is not live, and a question for it is under way.

@@ -295,7 +295,7 @@ impl Detector {
     }
 
     fn apply_no_ttl(&mut self, at: u32, now: Time) {
-        let reason = self.found_reason();
+        let reason = self.found_reason(at);
         // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon, and then
         // at growing pauses.
         let silent_ms = self.table[at].silent_ms(now);
@@ -316,7 +316,7 @@ impl Detector {
 
     fn apply_left(&mut self, at: u32, now: Time, left: Left) {
         let (missed, first_ttl, reason) =
-            (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason());
+            (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason(at));
         let (was_live, ttl_before) = (self.table[at].is_live(), self.table[at].known_ttl().unwrap_or(0));
         let mut changed = None;
         self.apply(at, |slot| {
@@ -338,10 +338,11 @@ impl Detector {
         self.file(at, now);
     }
 
-    /// Why a key that was not known is live.
-    fn found_reason(&self) -> Reason {
+    /// Why a key that was not known is live. One that was claimed may have been live since the claim.
+    fn found_reason(&self, at: u32) -> Reason {
         let sweeps = self.pass.as_ref().is_some_and(|pass| pass.sweeps());
-        if sweeps { Reason::Heartbeat } else { Reason::Reconciled }
+        let claimed = || !self.table[at].is_live() && self.was_claimed(at);
+        if sweeps && !claimed() { Reason::Heartbeat } else { Reason::Reconciled }
     }
 
     /// Drops all batches and queues: their fences may be lost.

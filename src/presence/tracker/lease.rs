@@ -5,6 +5,8 @@
 //! key's TTL says: a clock that stepped, PERSIST, or an eviction may have falsified it. Two holders for a moment do no harm:
 //! both ask, and the one that finds the other's name in the key gives way.
 //!
+//! The key that a daemon finds when it connects may name one that has died. So it leads until it hears a beat of another daemon.
+//!
 //! A daemon stands for the lease only while it is ready at that server. If other daemons are there, a holder gives it up when it
 //! drains, when a comparison with the server takes longer than [`BUSY_MS`], and when its questions are late; then it does not
 //! stand for [`REST_MS`], unless nobody else takes the lease.
@@ -126,6 +128,8 @@ pub(super) struct Lease {
     daemons: u64,
     /// Since when it has not been ready.
     busy_since: Option<Time>,
+    /// It leads, although another daemon may hold the lease: no beat has been heard since it connected.
+    until_beat: bool,
 }
 
 impl Default for Lease {
@@ -138,13 +142,15 @@ impl Default for Lease {
             rests_until: never,
             daemons: 0,
             busy_since: None,
+            until_beat: false,
         }
     }
 }
 
 impl Lease {
-    /// The server is connected; `found` is the state of the key then, `None` if the server has no lease.
-    pub(super) fn up(&mut self, now: Time, found: Option<LeaseReply>) {
+    /// The server is connected; `found` is the state of the key then, `None` if the server has no lease. `may_lead`: the
+    /// daemon may hold it.
+    pub(super) fn up(&mut self, now: Time, found: Option<LeaseReply>, may_lead: bool) {
         self.ordered = None;
         self.next = now.plus(EVERY_MS);
         self.state = match found {
@@ -156,6 +162,7 @@ impl Lease {
             Some(LeaseReply::Other(name)) => State::Other(Some(name), now),
             Some(LeaseReply::Nobody) => State::Other(None, now),
         };
+        self.until_beat = may_lead && matches!(self.state, State::Other(..));
     }
 
     pub(super) fn state(&self) -> LeaseState {
@@ -170,13 +177,19 @@ impl Lease {
         matches!(self.state, State::Off)
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         matches!(self.state, State::Held)
+    }
+
+    /// Does this daemon listen to renewals and ask at deadlines?
+    pub(super) fn leads(&self) -> bool {
+        self.until_beat || !matches!(self.state, State::Other(..))
     }
 
     /// Whether nobody has been heard of for so long that somebody should have taken the lease.
     pub(super) fn is_orphaned(&self, now: Time) -> bool {
-        matches!(&self.state, State::Other(_, heard) if now.since(*heard) > SILENT_MS + 2 * EVERY_MS)
+        !self.leads()
+            && matches!(&self.state, State::Other(_, heard) if now.since(*heard) > SILENT_MS + 2 * EVERY_MS)
     }
 
     /// When [`due`](Lease::due) may have an order.
@@ -236,12 +249,13 @@ impl Lease {
     pub(super) fn replied(&mut self, now: Time, reply: LeaseReply) -> (Option<LeaseOrder>, Turn) {
         // The reply to a release, or one that comes too late.
         let Some((order, _)) = self.ordered.take() else { return (None, Turn::Stay) };
-        let held = self.is_held();
+        let (held, led) = (self.is_held(), self.leads());
         match reply {
             LeaseReply::Mine { daemons } => {
                 self.daemons = daemons;
                 self.state = State::Held;
-                (None, if held { Turn::Stay } else { Turn::Lead })
+                self.until_beat = false;
+                (None, if led { Turn::Stay } else { Turn::Lead })
             }
             LeaseReply::Nobody if held && order == LeaseOrder::Renew => {
                 (self.order(LeaseOrder::Take, now), Turn::Stay)
@@ -257,7 +271,7 @@ impl Lease {
             }
             LeaseReply::Refused => {
                 self.state = State::Off;
-                (None, if held { Turn::Stay } else { Turn::Lead })
+                (None, if led { Turn::Stay } else { Turn::Lead })
             }
         }
     }
@@ -267,12 +281,13 @@ impl Lease {
     }
 
     /// Another daemon says that it holds the lease.
-    pub(super) fn beat(&mut self, now: Time, from: &str) {
+    pub(super) fn beat(&mut self, now: Time, from: &str) -> Turn {
         match &mut self.state {
             State::Other(Some(name), heard) if name == from => *heard = now,
             State::Other(name, heard) => (*name, *heard) = (Some(from.to_owned()), now),
             State::Held | State::Off => {}
         }
+        if std::mem::take(&mut self.until_beat) { Turn::Follow } else { Turn::Stay }
     }
 
     /// Another daemon says that it has given up the lease: the next step may take it.

@@ -169,7 +169,10 @@ impl Tracker {
                     let polled = server.renewals == Renewals::New;
                     server.detector.handle(now, Input::Leads { polled });
                 }
-                Event::Beat { from, released: false } => server.lease.beat(now, from),
+                Event::Beat { from, released: false } => {
+                    let turn = server.lease.beat(now, from);
+                    self.take_lease_turn(now, at, None, turn);
+                }
                 Event::Beat { from, released: true } => server.lease.released(now, from),
             }
         }
@@ -257,7 +260,7 @@ impl Tracker {
                 server.passed = mark;
                 server.renewals = renewals;
                 server.polling.up(now, silent);
-                server.lease.up(now, lease);
+                server.lease.up(now, lease, self.settings.lease);
                 let role = server.role();
                 let barred = std::mem::take(&mut server.barred);
                 let outage = std::mem::take(&mut server.replaced) || barred || outage;

@@ -143,7 +143,7 @@ impl Server {
     pub(super) fn role(&self) -> Role {
         match self.lease.is_off() {
             true => Role::Alone,
-            false if self.lease.is_held() => Role::Holds,
+            false if self.lease.leads() => Role::Holds,
             false => Role::Follows,
         }
     }

@@ -159,7 +159,7 @@ impl Place<'_> {
         Ok(Heard { stream, parser, silent, renewals, classes, replaced, hears_daemons })
     }
 
-    /// Takes the lease if nobody holds it. If another daemon does, the stream no longer has the events that report renewals.
+    /// Takes the lease if nobody holds it. The stream of a daemon that may not hold it no longer has the events that report renewals.
     async fn lease(&mut self, heard: &mut Heard) -> Result<Option<LeaseReply>> {
         let Place { settings, pipeline, .. } = *self;
         // Without `new`, the coming of a key is known from its renewal alone; without the daemons' channel, no beat is heard.
@@ -175,10 +175,10 @@ impl Place<'_> {
         };
         match found {
             LeaseReply::Refused => return Ok(None),
-            LeaseReply::Mine { .. } => {}
-            LeaseReply::Other(_) | LeaseReply::Nobody => {
+            _ if settings.lease == LeaseMode::Follows => {
                 heard.stream.unsubscribe(&settings.names.renewal_channels(heard.renewals)).await?;
             }
+            _ => {}
         }
         Ok(Some(found))
     }

@@ -21,7 +21,8 @@ mod settings;
 pub use feed::{CanaryReply, Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
 
-use crate::presence::{Cause, LeaseReply, Renewals};
+use crate::config::LeaseMode;
+use crate::presence::{Cause, Renewals};
 use crate::redis::info::REFUSED;
 use crate::redis::link::feed::Ended;
 use crate::redis::link::handshake::{Heard, LinkMemory, Subscription, connect};
@@ -149,7 +150,7 @@ async fn serve(
         *held = primary.clone();
         changed
     });
-    let listens = lease.as_ref().is_none_or(|found| matches!(found, LeaseReply::Mine { .. }));
+    let listens = lease.is_none() || settings.lease != LeaseMode::Follows;
     if feed.send(Feed::Up { run, outage, uptime_ms, silent, renewals, lease }).await.is_err() {
         return Ended::stopping();
     }

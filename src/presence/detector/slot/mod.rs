@@ -425,9 +425,12 @@ impl Slot {
         deadlines.file(at, &mut self.filed, due, now);
     }
 
-    /// No deadline is kept for it.
-    pub(super) fn unfile(&mut self) {
-        self.filed = 0;
+    /// Another daemon hears its renewals and asks for it: no deadline is kept, unless this daemon has to ask for itself.
+    pub(super) fn leave_to_holder(&mut self) {
+        self.flags.put(Flags::BY_SET, false);
+        if !self.is_own_question() {
+            self.filed = 0;
+        }
     }
 
     /// Its bucket came due.

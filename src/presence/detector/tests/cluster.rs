@@ -273,3 +273,11 @@ fn claim_is_settled_by_any_evidence() {
     detector.handle(at(2), Input::Renewed(b"a"));
     assert_eq!(detector.oldest_claim(), None);
 }
+
+#[test]
+fn claimed_key_that_a_sweep_finds_may_be_older() {
+    check(
+        "0 up r; 1 page; 10 sweep; 11 claimed alice; 12 answered alice=20",
+        "1 reconciled; 11 ask alice; 12 +alice Reconciled seen 12",
+    );
+}

@@ -84,3 +84,12 @@ fn outage_grants_a_ttl_though_renewals_were_not_heard() {
          1032 -alice Expired at 1030 seen 1000",
     );
 }
+
+#[test]
+fn evicted_key_may_have_been_renewed_since_the_lease_was_given_up() {
+    check(
+        "0 up r holds; 1 page; 10 set alice; 10 answered alice=30; 20 set alice; 20 answered alice=30; 30 set alice; \
+         31 follows; 55 evicted alice; 61 due; 62 created alice",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 20 ask alice",
+    );
+}

@@ -17,13 +17,13 @@ const MINE: LeaseReply = LeaseReply::Mine { daemons: 2 };
 /// A lease whose key another daemon, `b`, held when the server was connected.
 fn followed() -> Lease {
     let mut lease = Lease::default();
-    lease.up(at(0), Some(other("b")));
+    lease.up(at(0), Some(other("b")), false);
     lease
 }
 
 fn held() -> Lease {
     let mut lease = Lease::default();
-    lease.up(at(0), Some(MINE));
+    lease.up(at(0), Some(MINE), true);
     lease
 }
 
@@ -36,6 +36,20 @@ fn holder_renews_once_a_second() {
     assert_eq!(lease.due(at(2_000), Fitness::Fit), (None, Turn::Stay), "the reply is under way");
     assert_eq!(lease.replied(at(2_001), MINE), (None, Turn::Stay));
     assert_eq!(lease.due(at(3_000), Fitness::Fit), (Some(LeaseOrder::Renew), Turn::Stay));
+}
+
+#[test]
+fn daemon_leads_until_it_hears_another_one() {
+    let mut lease = Lease::default();
+    lease.up(at(0), Some(other("b")), true);
+    assert!(lease.leads() && lease.state() == LeaseState::Other);
+    let mut heard = lease.clone();
+    assert_eq!((heard.beat(at(800), "b"), heard.beat(at(1_800), "b")), (Turn::Follow, Turn::Stay));
+    assert!(!heard.leads());
+    // The one that the key names has died.
+    assert_eq!(lease.due(at(3_000), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(3_001), MINE), (None, Turn::Stay), "it leads already");
+    assert!(lease.is_held() && lease.leads());
 }
 
 #[test]
@@ -89,7 +103,7 @@ fn server_that_refuses_the_lease_for_a_moment_is_not_flooded() {
 fn holder_gives_the_lease_up_only_to_others() {
     for (fitness, after_ms) in [(Fitness::Late, 0), (Fitness::Leaves, 0), (Fitness::Busy, BUSY_MS + 1)] {
         let mut alone = Lease::default();
-        alone.up(at(0), Some(LeaseReply::Mine { daemons: 1 }));
+        alone.up(at(0), Some(LeaseReply::Mine { daemons: 1 }), true);
         let mut lease = held();
         for lease in [&mut alone, &mut lease] {
             lease.due(at(1_000), Fitness::Busy);
@@ -103,7 +117,9 @@ fn holder_gives_the_lease_up_only_to_others() {
         let again = (0..60).find(|s| lease.due(now.plus(s * 1_000), Fitness::Fit).0.is_some());
         assert_eq!(again, Some(if fitness == Fitness::Late { 6 } else { 3 }), "nobody else stands");
         // Another daemon holds the lease for a while.
-        (0..25).for_each(|s| other.beat(now.plus(s * 1_000), "b"));
+        for s in 0..25 {
+            other.beat(now.plus(s * 1_000), "b");
+        }
         let again = (25..60).find(|s| other.due(now.plus(s * 1_000), Fitness::Fit).0.is_some());
         assert_eq!(again, Some(if fitness == Fitness::Late { 30 } else { 27 }));
     }
@@ -190,8 +206,8 @@ impl World {
     fn connect(&mut self, i: usize) {
         let reply = self.carry_out(i, LeaseOrder::Take);
         let daemon = &mut self.daemons[i];
-        daemon.lease.up(at(self.now), Some(reply));
-        daemon.leads = daemon.lease.is_held();
+        daemon.lease.up(at(self.now), Some(reply), true);
+        daemon.leads = daemon.lease.leads();
     }
 
     fn send(&mut self, what: Sent) {
@@ -290,12 +306,12 @@ impl World {
                 self.take(i, step);
             }
             Sent::Beat(i, from, released) => {
-                let lease = &mut self.daemons[i].lease;
-                let now = at(self.now);
+                let (lease, now) = (&mut self.daemons[i].lease, at(self.now));
                 if released {
-                    lease.released(now, &World::name(from))
+                    lease.released(now, &World::name(from));
                 } else {
-                    lease.beat(now, &World::name(from))
+                    let turn = lease.beat(now, &World::name(from));
+                    self.take(i, (None, turn));
                 }
             }
         }
