@@ -18,7 +18,7 @@ pub enum Side {
 }
 
 /// Redis' answer to the question for the TTL of one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// −2: the key does not exist.
     Absent,
