@@ -188,7 +188,7 @@ impl World {
         let all = |server: &Server| near(server) && link(server);
         let known =
             !self.cluster.on || (servers.iter().all(all) && self.relay.viewed == self.cluster.view.number);
-        known && self.knobs.faults >> 9 == 0 && !self.knobs.silent.any()
+        known && !self.loses() && !self.knobs.silent.any()
     }
 
     /// Where each coming and going is announced, no more are said, however keys move.

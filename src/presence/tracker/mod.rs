@@ -16,6 +16,7 @@ mod canary;
 mod gap;
 mod held;
 mod messages;
+mod ownerless;
 mod owners;
 mod polling;
 mod server;
@@ -32,6 +33,7 @@ pub use topology::{Elsewhere, Fleet, Primary};
 use super::{Counts, Input, Key, Output, Renewals, Settings, Time};
 use canary::{CURRENT_MS, Canary};
 use held::Held;
+use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
 use std::collections::{HashMap, VecDeque};
 
@@ -60,6 +62,7 @@ pub struct Tracker {
     /// How many links there were.
     links: LinkId,
     fleet: Fleet,
+    ownerless: Ownerless,
     /// The primaries that have the keys of moving slots, as the servers' answers say.
     redirections: HashMap<u16, String>,
     /// When the keys of servers that left are offered again.
@@ -97,6 +100,7 @@ impl Tracker {
             servers: Vec::new(),
             links: 0,
             fleet: Fleet::default(),
+            ownerless: Ownerless::default(),
             redirections: HashMap::new(),
             retire_at: None,
             forgotten: Counts::default(),
@@ -206,9 +210,11 @@ impl Tracker {
     /// late: a gap.
     fn check_stall(&mut self, now: Time) {
         let late = now.since(self.last) > CURRENT_MS && self.turned_late(now);
-        let slept = now.since(std::mem::replace(&mut self.last, now));
+        let before = std::mem::replace(&mut self.last, now);
+        let slept = now.since(before);
         if late {
             self.disturbed = now;
+            self.ownerless.turned_late(before, now);
         }
         if slept <= STALL_MS {
             return;
