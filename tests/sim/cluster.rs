@@ -2,7 +2,7 @@
 
 use super::link::Feed;
 use super::redis::{Event, NEVER, Redis, hash};
-use super::world::{Act, Broken, World};
+use super::world::{Act, Broken, TAINT_MS, World};
 use keybeat::presence::Key;
 use std::collections::BTreeSet;
 
@@ -31,6 +31,8 @@ pub struct Cluster {
     pub to: Vec<Option<usize>>,
     /// The keys of each slot that moves as a whole: its new owner publishes a `set` for each, before it owns the slot.
     copied: Vec<Option<Vec<String>>>,
+    /// When each slot last had an owner again. Its keys do not move on at once: a `restore` ends their grants.
+    returned: [u64; SLOTS],
     /// Loses its slots, and leaves then.
     leaving: Option<usize>,
 }
@@ -39,7 +41,14 @@ impl Cluster {
     pub fn new(on: bool, members: usize) -> Cluster {
         let owners = (0..SLOTS).map(|slot| slot % members).collect();
         let view = View { number: 1, owners, members: (0..members).collect(), orphans: [None; SLOTS] };
-        Cluster { on, view, to: vec![None; SLOTS], copied: vec![None; SLOTS], leaving: None }
+        Cluster {
+            on,
+            view,
+            to: vec![None; SLOTS],
+            copied: vec![None; SLOTS],
+            returned: [0; SLOTS],
+            leaving: None,
+        }
     }
 
     pub fn owns(&self, node: usize, key: &str) -> bool {
@@ -163,6 +172,7 @@ impl World {
         let leaving = self.cluster.leaving;
         if self.cluster.to[slot].is_some()
             || owner == NOBODY
+            || self.now < self.cluster.returned[slot] + TAINT_MS
             || !self.nodes[owner].takes_writes(self.now)
             || leaving.is_some_and(|node| node != owner)
         {
@@ -308,6 +318,7 @@ impl World {
             self.nodes[before].keys.retain(|key, _| self::slot(key) != slot);
         }
         self.cluster.view.owners[slot] = owner;
+        self.cluster.returned[slot] = self.now;
         self.tell_view();
     }
 
