@@ -179,16 +179,18 @@ impl World {
         }
     }
 
-    /// Is a new session known before the old one ends? Not if its key can be lost; nor, in a cluster, if its stream is
-    /// deaf, or if its server is new, or out of reach for longer than ends wait.
+    /// Is a new session known before the old one ends? Not if its key can be lost, or its stream is deaf; nor, in a
+    /// cluster, if its server is new, or out of reach for longer than ends wait.
     fn sees_sessions(&self) -> bool {
         let link = |server: &Server| server.link.deaf.is_none() && server.link.was_deaf.is_none();
         let near = |server: &Server| server.connected || self.now - server.away_since < AWAY_MS;
         let servers = &self.relay.servers;
-        let all = |server: &Server| near(server) && link(server);
+        // A stream that is deaf to one class may deliver the end without the start.
+        let heard = servers.iter().all(link);
         let known =
-            !self.cluster.on || (servers.iter().all(all) && self.relay.viewed == self.cluster.view.number);
-        known && self.knobs.faults >> 9 == 0 && !self.knobs.silent.any()
+            !self.cluster.on || (servers.iter().all(near) && self.relay.viewed == self.cluster.view.number);
+        let known = heard && known;
+        known && !self.loses() && !self.knobs.silent.any()
     }
 
     /// Where each coming and going is announced, no more are said, however keys move.

@@ -2,12 +2,14 @@
 
 use super::link::Feed;
 use super::redis::{Event, NEVER, Redis, hash};
-use super::world::{Act, Broken, World};
+use super::world::{Act, Broken, TAINT_MS, World};
 use keybeat::presence::Key;
 use std::collections::BTreeSet;
 
 pub const SLOTS: usize = 6;
 const MOST_MEMBERS: usize = 3;
+/// The owner of a slot that has none.
+pub const NOBODY: usize = usize::MAX;
 /// The daemon asks the nodes so often.
 const LEARNS_WITHIN_MS: u64 = 1_000;
 
@@ -17,6 +19,8 @@ pub struct View {
     pub number: u64,
     pub owners: Vec<usize>,
     pub members: BTreeSet<usize>,
+    /// The node that owned each slot which has no owner, and that has its keys still.
+    pub orphans: [Option<usize>; SLOTS],
 }
 
 /// The slots of one server that stands alone, or of several.
@@ -27,6 +31,8 @@ pub struct Cluster {
     pub to: Vec<Option<usize>>,
     /// The keys of each slot that moves as a whole: its new owner publishes a `set` for each, before it owns the slot.
     copied: Vec<Option<Vec<String>>>,
+    /// When each slot last had an owner again. Its keys do not move on at once: a `restore` ends their grants.
+    returned: [u64; SLOTS],
     /// Loses its slots, and leaves then.
     leaving: Option<usize>,
 }
@@ -34,12 +40,19 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(on: bool, members: usize) -> Cluster {
         let owners = (0..SLOTS).map(|slot| slot % members).collect();
-        let view = View { number: 1, owners, members: (0..members).collect() };
-        Cluster { on, view, to: vec![None; SLOTS], copied: vec![None; SLOTS], leaving: None }
+        let view = View { number: 1, owners, members: (0..members).collect(), orphans: [None; SLOTS] };
+        Cluster {
+            on,
+            view,
+            to: vec![None; SLOTS],
+            copied: vec![None; SLOTS],
+            returned: [0; SLOTS],
+            leaving: None,
+        }
     }
 
     pub fn owns(&self, node: usize, key: &str) -> bool {
-        self.view.owners[slot(key)] == node
+        self.view.owners[slot(key)] == node || self.view.orphans[slot(key)] == Some(node)
     }
 
     /// The node to which the keys of a slot go one by one.
@@ -70,7 +83,7 @@ impl Keys<'_> {
     /// The node that carries out a command for this key, redirected by MOVED and ASK; `None` while it is down.
     fn node(&mut self, key: &str) -> Option<&mut Redis> {
         let (owner, to) = (self.cluster.view.owners[slot(key)], self.cluster.importer(slot(key)));
-        let node = &mut self.nodes[owner];
+        let node = self.nodes.get_mut(owner)?;
         if !node.up || node.frozen_until > self.now {
             return None;
         }
@@ -158,6 +171,8 @@ impl World {
         let owner = self.cluster.view.owners[slot];
         let leaving = self.cluster.leaving;
         if self.cluster.to[slot].is_some()
+            || owner == NOBODY
+            || self.now < self.cluster.returned[slot] + TAINT_MS
             || !self.nodes[owner].takes_writes(self.now)
             || leaving.is_some_and(|node| node != owner)
         {
@@ -268,9 +283,43 @@ impl World {
         cluster.view.members.remove(&node);
         cluster.view.members.insert(at);
         cluster.view.owners.iter_mut().filter(|owner| **owner == node).for_each(|owner| *owner = at);
+        cluster
+            .view
+            .orphans
+            .iter_mut()
+            .filter(|orphan| **orphan == Some(node))
+            .for_each(|orphan| *orphan = Some(at));
         if cluster.leaving == Some(node) {
             cluster.leaving = Some(at);
         }
+        self.tell_view();
+    }
+
+    /// A slot loses its owner, as by CLUSTER DELSLOTS.
+    pub fn disown(&mut self, slot: usize) {
+        let owner = self.cluster.view.owners[slot];
+        if owner == NOBODY || self.cluster.to[slot].is_some() {
+            return;
+        }
+        self.trail.note(self.now, format_args!("slot {slot} loses its owner {owner}"));
+        self.cluster.view.orphans[slot] = Some(owner);
+        self.cluster.view.owners[slot] = NOBODY;
+        self.tell_view();
+        self.later(300..9_000, Act::Own(slot));
+    }
+
+    /// A slot has an owner again: the one that it had before, or another one, which has no keys.
+    pub fn own_again(&mut self, slot: usize) {
+        let members: Vec<usize> = self.cluster.view.members.iter().copied().collect();
+        let before = self.cluster.view.orphans[slot].take();
+        let stays = before.filter(|node| members.contains(node) && self.rng.u8(..3) > 0);
+        let owner = stays.unwrap_or(members[self.rng.usize(..members.len())]);
+        self.trail.note(self.now, format_args!("slot {slot} has the owner {owner}"));
+        if let Some(before) = before.filter(|&before| before != owner) {
+            self.nodes[before].keys.retain(|key, _| self::slot(key) != slot);
+        }
+        self.cluster.view.owners[slot] = owner;
+        self.cluster.returned[slot] = self.now;
         self.tell_view();
     }
 
@@ -322,7 +371,7 @@ impl World {
     /// Are all comings and goings of keys announced, and in time? A `set` that is seconds late can come when the key
     /// has moved and run out elsewhere; nothing tells that it is old.
     pub fn accounts(&self) -> bool {
-        self.cluster.on && !self.lagged && self.knobs.broken == Broken::No && self.knobs.faults >> 9 == 0
+        self.cluster.on && !self.lagged && self.knobs.broken == Broken::No && !self.loses()
     }
 
     pub fn all_up(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The faults.
 
+use super::cluster::SLOTS;
 use super::link::Deaf;
 use super::redis::Return;
 use super::world::{Act, World};
@@ -7,15 +8,20 @@ use super::world::{Act, World};
 /// Longer than it takes until a canary shows it, in milliseconds.
 pub const SHORTEST_FREEZE_MS: u64 = 3_500;
 
+/// The faults that lose keys, or keep users from them.
+const LOSES: u32 = 0b111_1111 << 9 | 1 << 18;
+/// Those that keep users from their keys for a while.
+const BARS: u32 = 1 << 14 | 1 << 15 | 1 << 18;
+
 impl World {
-    /// Something goes wrong. The first four lose nothing; from the tenth on keys are lost.
+    /// Something goes wrong. The first four lose nothing; see [`LOSES`].
     pub fn fault(&mut self) {
         let servers = self.relay.servers.len();
         if servers == 0 {
             return;
         }
         let faults = self.knobs.faults;
-        let allowed: Vec<u8> = (0..16).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
+        let allowed: Vec<u8> = (0..19).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
         let which = allowed[self.rng.usize(..allowed.len())];
         let at = self.rng.usize(..servers);
         let members: Vec<usize> = self.cluster.view.members.iter().copied().collect();
@@ -70,13 +76,39 @@ impl World {
             15 if self.nodes[node].takes_writes(self.now) => {
                 self.nodes[node].frozen_until = self.now + self.rng.u64(SHORTEST_FREEZE_MS..12_000);
             }
+            16 if self.relay.servers[at].link.on && !self.knobs.silent.any() => self.lose_class(at),
+            17 => self.relay.servers[at].link.denied_until = self.now + self.rng.u64(100..9_000),
+            18 if self.cluster.on => {
+                let slot = self.rng.usize(..SLOTS);
+                self.disown(slot);
+            }
             _ => {}
         }
     }
 
-    /// Do servers refuse writes now and then, or freeze?
+    /// Somebody takes a class from `notify-keyspace-events`. Where the daemon may read the setting, it does so now and then.
+    fn lose_class(&mut self, at: usize) {
+        let class = [Deaf::New, Deaf::Generic, Deaf::Expired][self.rng.usize(..3)];
+        if class == Deaf::New && !self.knobs.mode.new {
+            return;
+        }
+        let server = &mut self.relay.servers[at];
+        server.link.deaf = Some(class);
+        self.relay.book.exact = false;
+        if class == Deaf::Expired && self.rng.bool() {
+            let id = server.id;
+            self.later(1..10_000, Act::Cut(id));
+        }
+    }
+
+    /// Do faults lose keys, or keep users from them?
+    pub fn loses(&self) -> bool {
+        self.knobs.faults & LOSES != 0
+    }
+
+    /// Do servers refuse writes now and then, or freeze, or do slots lose their owners?
     pub fn refuses(&self) -> bool {
-        self.knobs.faults >> 14 != 0
+        self.knobs.faults & BARS != 0
     }
 
     /// FLUSHALL, or SWAPDB, which a cluster does not know.

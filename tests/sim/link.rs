@@ -1,6 +1,6 @@
 //! The two connections to a server: the event stream, and questions with their answers.
 
-use super::cluster::slot;
+use super::cluster::{NOBODY, slot};
 use super::redis::{Event, Redis};
 use super::world::{Act, Broken, World};
 use keybeat::presence::{Answer, BatchId, End, LeaseOrder, LeaseReply, LinkId, Side};
@@ -72,6 +72,10 @@ pub enum Deaf {
     All,
     /// The events of keys, the canary's included: somebody changed `notify-keyspace-events`.
     Keys,
+    /// Those of one class, and where the canary makes one of them, the canary.
+    New,
+    Generic,
+    Expired,
 }
 
 /// Both connections to one server.
@@ -92,6 +96,8 @@ pub struct Link {
     pub deaf: Option<Deaf>,
     /// The connection that was made then follows a deaf one, and the daemon has yet to hear of it.
     pub was_deaf: Option<u64>,
+    /// Until then the daemon lacks a right (NOPERM), which its users have.
+    pub denied_until: u64,
     /// A write was refused, or an attempt to connect failed, since the last connection.
     pub barred: bool,
     /// The next connection lasts for no more than so long, in milliseconds.
@@ -124,6 +130,12 @@ impl Link {
             None => false,
             Some(Deaf::All) => true,
             Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..) | Event::Lease(_)),
+            Some(Deaf::New) => matches!(event, Event::New(_) | Event::Canary),
+            Some(Deaf::Generic) => matches!(
+                event,
+                Event::Retimed(_) | Event::Placed(_) | Event::Ended(_, End::Deleted) | Event::Canary
+            ),
+            Some(Deaf::Expired) => matches!(event, Event::Ended(_, End::Expired)),
         }
     }
 
@@ -163,6 +175,9 @@ impl World {
             let until = self.nodes[node].frozen_until;
             return self.at(until, Act::Question(epoch, question));
         }
+        if self.is_refused(at, &question) {
+            return self.cut(at);
+        }
         match question {
             Question::Scan(number, cursor) => {
                 let (names, next) = self.nodes[node].scan(self.now, &mut self.rng, cursor);
@@ -188,6 +203,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Does the server refuse it? For the daemon lacks a right, or the slot has no owner, which the daemon does not know yet.
+    fn is_refused(&mut self, at: usize, question: &Question) -> bool {
+        let link = &mut self.relay.servers[at].link;
+        if let Question::Ask(ask) = question
+            && let Some(name) = ask.step.checked_sub(1).and_then(|at| ask.names.get(at))
+        {
+            let down = self.cluster.view.owners[slot(name)] == NOBODY && self.relay.owned[slot(name)];
+            link.barred |= down;
+            return down || link.denied_until > self.now;
+        }
+        link.denied_until > self.now
     }
 
     /// One command of a batch; says whether it was the last.
@@ -220,6 +248,10 @@ impl World {
     fn answer(&mut self, at: usize, name: &str) -> Result<Answer, usize> {
         let node = self.relay.servers[at].node;
         let owner = self.cluster.view.owners[slot(name)];
+        if owner == NOBODY || !self.relay.owned[slot(name)] {
+            // The daemon does not ask for it.
+            return Ok(Answer::Moved);
+        }
         if owner != node {
             return Err(owner);
         }
@@ -331,7 +363,7 @@ impl World {
     pub fn connect(&mut self, id: LinkId) {
         let Some(at) = self.relay.place_of(id) else { return };
         let (now, number) = (self.now, self.relay.servers[at].node);
-        if !self.nodes[number].takes_writes(now) {
+        if !self.nodes[number].takes_writes(now) || self.relay.servers[at].link.denied_until > now {
             self.relay.servers[at].link.barred = true;
             self.send(at, Feed::Down);
             return self.later(20..if self.nodes[number].up { 120 } else { 1_500 }, Act::Connect(id));

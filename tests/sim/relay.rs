@@ -52,6 +52,8 @@ pub struct Relay {
     pub servers: Vec<Server>,
     /// The number of the last view that the tracker knows.
     pub viewed: u64,
+    /// The slots that have an owner in that view.
+    pub owned: Vec<bool>,
     pub hub: Hub,
     pub open: bool,
     /// When the loop turned last.
@@ -67,6 +69,7 @@ impl Relay {
             tracker: Tracker::new(FleetSettings { detector, canary_limit_ms, lease: true, slot }),
             servers: Vec::new(),
             viewed: 0,
+            owned: vec![true; SLOTS],
             hub: Hub::new(Time::from_ms(now), 64 * 64, Arc::new(Metrics::new())),
             open: false,
             last: now,
@@ -114,12 +117,16 @@ impl World {
         self.trail.note(self.now, format_args!("<- {view:?}"));
         self.relay.viewed = view.number;
         let fleet = self.fleet(&view);
+        self.relay.owned = (0..SLOTS).map(|slot| fleet.owner(slot as u16).is_some()).collect();
         self.handle(Notice::Topology(fleet));
     }
 
     fn fleet(&self, view: &View) -> Fleet {
         let primary = |&node: &usize| {
-            let owned = (0..SLOTS).filter(|&slot| view.owners[slot] == node);
+            let unseen = self.knobs.broken == Broken::OwnersUnseen;
+            let owns =
+                |slot: usize| view.owners[slot] == node || (unseen && view.orphans[slot] == Some(node));
+            let owned = (0..SLOTS).filter(|&slot| owns(slot));
             Primary {
                 id: if self.cluster.on { node.to_string() } else { String::new() },
                 name: node.to_string(),

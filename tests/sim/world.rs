@@ -47,6 +47,8 @@ pub enum Broken {
     LeadsUnseen,
     /// The beats of other daemons come without end.
     BeatsForever,
+    /// A slot without an owner still has the one from before.
+    OwnersUnseen,
 }
 
 /// The events that the servers do not publish.
@@ -124,6 +126,8 @@ pub enum Act {
     /// Another daemon at this node wakes; asks for the keys that have run out.
     Others(usize),
     OthersAsk(usize),
+    /// The slot has an owner again.
+    Own(usize),
 }
 
 /// The differences between worlds.
@@ -132,7 +136,7 @@ pub struct Knobs {
     pub mode: Mode,
     pub broken: Broken,
     /// The faults that may happen, as bits; see [`World::fault`].
-    pub faults: u16,
+    pub faults: u32,
     fault_every: u64,
     latency: u64,
     /// The most time between two commands of a pipeline.
@@ -154,7 +158,7 @@ impl Knobs {
         let silences = [Silent::Sets, Silent::Commands, Silent::All];
         // Some worlds lose no key.
         let most = if rng.u8(..4) == 0 { 9 } else { 14 };
-        let mut faults = if rng.u8(..4) == 0 { 0 } else { rng.u16(..1 << most) };
+        let mut faults = if rng.u8(..4) == 0 { 0 } else { u32::from(rng.u16(..1 << most)) };
         if broken == Broken::ReplacedAtOnce {
             // Only an exchange while the stream lags can show it.
             (kind, faults) = (5, 1 << 12);
@@ -162,10 +166,13 @@ impl Knobs {
         // Some servers refuse writes, or freeze. A stall would hide that.
         let refuses = broken == Broken::OutagesUnseen || (faults != 0 && rng.u8(..3) == 0);
         if refuses && broken != Broken::ReplacedAtOnce {
-            faults = (faults & !(1 << 8)) | rng.u16(1..4) << 14;
+            faults = (faults & !(1 << 8)) | u32::from(rng.u16(1..4)) << 14;
         }
         if broken == Broken::ProofsAtOnce {
             (kind, faults) = (5, 1 << 12);
+        }
+        if broken == Broken::OwnersUnseen {
+            (kind, faults) = (1, 1 << 18);
         }
         let settings = Settings {
             first_ttl_ms: FIRST_TTL,
@@ -191,7 +198,7 @@ impl Knobs {
             canary_limit_ms: match faults {
                 0 => 8_000,
                 // A server that freezes for less than the limit is not noticed.
-                faults if faults >> 14 != 0 => 1_500,
+                faults if faults & (1 << 14 | 1 << 15) != 0 => 1_500,
                 _ => [1_500, 8_000][rng.usize(..2)],
             },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
@@ -260,7 +267,12 @@ impl World {
     pub fn new(seed: u64, mode: Mode, broken: Broken, record: bool) -> World {
         let mut rng = Rng::with_seed(seed);
         let now = 1_000_000;
-        let (knobs, cluster) = Knobs::new(&mut rng, mode, broken);
+        let (mut knobs, cluster) = Knobs::new(&mut rng, mode, broken);
+        if broken == Broken::No && knobs.faults != 0 {
+            // Of a source of their own, so that the other worlds of a seed stay what they were.
+            let mut rng = Rng::with_seed(!seed);
+            knobs.faults |= if rng.u8(..3) == 0 { rng.u32(1..8) << 16 } else { 0 };
+        }
         let users = 1..=rng.usize(1..=10);
         let program = |i| Program::new(format!("u{i}"), &mut rng, &knobs);
         let programs = users.map(program).collect();
@@ -317,6 +329,7 @@ impl World {
             // A shorter freeze would go unnoticed.
             node.frozen_until = node.frozen_until.min(self.now + SHORTEST_FREEZE_MS);
         }
+        self.relay.servers.iter_mut().for_each(|server| server.link.denied_until = 0);
         self.go(HEAL_MS, false);
         self.go(LONGEST_TTL, true);
         (self.frozen, self.frozen_at) = (true, self.now);
@@ -437,6 +450,7 @@ impl World {
             Act::View(view) => self.views.push(view),
             Act::Others(node) => self.others_wake(node),
             Act::OthersAsk(node) => self.others_ask(node),
+            Act::Own(slot) => self.own_again(slot),
             Act::Fault | Act::Reshape if self.healing => {}
             Act::Fault => {
                 self.fault();

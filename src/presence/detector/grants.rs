@@ -6,7 +6,7 @@
 //! ([`latest_grant`](Detector::latest_grant)).
 
 use super::Detector;
-use crate::presence::Time;
+use crate::presence::{Key, Time};
 
 /// Grants of one outage end no faster than this, in keys per millisecond (20,000 per second), so that the users who
 /// did not return do not go offline in one burst.
@@ -52,6 +52,21 @@ impl Detector {
             self.grants.renewable_since(Some(now));
         }
         self.grant_all(now);
+    }
+
+    /// Users could not renew these keys since `well`, and can now. A key without a TTL needs no renewal.
+    pub(super) fn barred(&mut self, now: Time, keys: &[Key], well: Time) {
+        self.outages.note(well, now);
+        if !self.settled() {
+            self.grants.renewable_since(Some(now));
+        }
+        self.grants.given = 0;
+        for key in keys {
+            let found = self.table.find(key.as_bytes());
+            if let Some(at) = found.filter(|&at| self.table[at].is_live() && !self.table[at].is_immortal()) {
+                self.grant_in_turn(at, now);
+            }
+        }
     }
 
     /// A pass found a key that was not known, by a question sent at `sent`. If the server loaded it from its disk, or took

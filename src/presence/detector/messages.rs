@@ -18,7 +18,7 @@ pub enum Side {
 }
 
 /// Redis' answer to the question for the TTL of one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// −2: the key does not exist.
     Absent,
@@ -140,6 +140,9 @@ pub enum Input<'a> {
     },
     /// The server refused writes for a moment, no earlier than then, and takes them again. No event is missing.
     Refused(Time),
+    /// Users could not renew these keys, no earlier than since then, and can now: their slots had no owner. Valid
+    /// whether the server is up or down.
+    Barred(&'a [Key], Time),
     /// The canary that was ordered then has come back: its write was accepted, its event was read, and its key was the
     /// one that the daemon had set. So nobody had replaced the keyspace until then, and the stream is alive.
     Proven(Time),

@@ -198,6 +198,7 @@ impl Detector {
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired { lossy } => self.retire(now, lossy),
+            Input::Barred(keys, well) => self.barred(now, keys, well),
             // Evidence that arrives while the server is down belongs to the gap.
             _ if !self.up => {}
             Input::Answers(batch, answers) => self.answers(now, batch, answers),
@@ -257,6 +258,12 @@ impl Detector {
     /// Whether the server is up and every key was compared with Redis since the last gap.
     pub fn settled(&self) -> bool {
         self.up && self.pass.as_ref().is_none_or(ReconcilePass::sweeps)
+    }
+
+    /// The live keys that `wanted` accepts.
+    pub fn keys(&self, wanted: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let slots = (0..self.table.end()).filter_map(|at| self.table.get(at));
+        slots.filter(|slot| slot.is_live() && wanted(slot.key())).map(|slot| slot.key().clone()).collect()
     }
 
     /// Whether this key is believed live here.

@@ -16,6 +16,11 @@ use super::slot::Absence;
 use super::ttl::Left;
 use crate::presence::{Reason, Time};
 use std::collections::{BTreeMap, VecDeque};
+#[cfg(test)]
+use {
+    super::{Slot, Table},
+    std::hash::{Hash, Hasher},
+};
 
 /// The pause before a key that was set without a TTL, or that its server disowns, is asked for again, in milliseconds.
 pub(super) const LOOK_AGAIN_MS: u64 = 500;
@@ -55,11 +60,38 @@ impl Asks {
         unproven.map(|batch| batch.slots.len()).sum()
     }
 
-    /// The batches under way, for tests that compare states.
+    /// The number of the last batch.
     #[cfg(test)]
-    pub(super) fn fingerprint(&self) -> Vec<(BatchId, bool, bool, bool)> {
-        let batches = self.batches.iter();
-        batches.map(|(&id, b)| (id, b.open, b.closed, b.answers.is_some())).collect()
+    pub(super) fn last(&self) -> BatchId {
+        self.last
+    }
+
+    /// Hashes what decides the future, for tests that compare states: instants count from `now`, batches from the last one.
+    #[cfg(test)]
+    pub(super) fn hash(&self, now: Time, table: &Table<Slot>, hash: &mut impl Hasher) {
+        let Asks { due, learn, batches, last } = self;
+        (due.len(), learn.len(), batches.len()).hash(hash);
+        due.iter().chain(learn).for_each(|&at| table[at].key().hash(hash));
+        for (id, batch) in batches {
+            let Batch { sent, slots, learns, open, closed, answers, unproven } = batch;
+            slots.iter().for_each(|&at| table[at].key().hash(hash));
+            (last - id, learns, open, closed, unproven.map(|since| now.since(since))).hash(hash);
+            let Some((came, answers)) = answers else {
+                now.since(*sent).hash(hash);
+                continue;
+            };
+            answers.hash(hash);
+            // What is absent or overtaken is so whenever it was asked for.
+            let timed = |(&at, answer): (&u32, &Answer)| {
+                *answer != Answer::Absent && !table[at].is_overtaken() || table[at].is_granted()
+            };
+            slots
+                .iter()
+                .zip(answers)
+                .any(timed)
+                .then(|| [*sent, *came].map(|then| now.since(then)))
+                .hash(hash);
+        }
     }
 
     /// How often a slot is in the queues, and in the batch of this number, for tests that count.

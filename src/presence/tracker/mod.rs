@@ -17,6 +17,7 @@ mod gap;
 mod held;
 mod lease;
 mod messages;
+mod ownerless;
 mod owners;
 mod polling;
 mod roles;
@@ -35,6 +36,7 @@ pub use topology::{Elsewhere, Fleet, Primary};
 use super::{Counts, Input, Key, Output, Renewals, Role, Settings, Time};
 use canary::{CURRENT_MS, Canary};
 use held::Held;
+use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
 use std::collections::{HashMap, VecDeque};
 
@@ -65,6 +67,7 @@ pub struct Tracker {
     /// How many links there were.
     links: LinkId,
     fleet: Fleet,
+    ownerless: Ownerless,
     /// The primaries that have the keys of moving slots, as the servers' answers say.
     redirections: HashMap<u16, String>,
     /// When the keys of servers that left are offered again.
@@ -104,6 +107,7 @@ impl Tracker {
             servers: Vec::new(),
             links: 0,
             fleet: Fleet::default(),
+            ownerless: Ownerless::default(),
             redirections: HashMap::new(),
             retire_at: None,
             forgotten: Counts::default(),
@@ -230,9 +234,11 @@ impl Tracker {
     /// late: a gap.
     fn check_stall(&mut self, now: Time) {
         let late = now.since(self.last) > CURRENT_MS && self.turned_late(now);
-        let slept = now.since(std::mem::replace(&mut self.last, now));
+        let before = std::mem::replace(&mut self.last, now);
+        let slept = now.since(before);
         if late {
             self.disturbed = now;
+            self.ownerless.turned_late(before, now);
         }
         if slept <= STALL_MS {
             return;

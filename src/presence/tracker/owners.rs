@@ -22,6 +22,7 @@ impl Tracker {
                 self.open_link(now, primary);
             }
         }
+        self.grant_returned(now, &fleet);
         self.fleet = fleet;
         self.retire(now);
         self.open_if_compared();
@@ -121,6 +122,10 @@ impl Tracker {
     pub(super) fn doubt<'a>(&self, at: usize, event: Event<'a>) -> Event<'a> {
         match event {
             Event::Key(Input::Ended(name, End::Deleted)) => Event::Key(Input::Doubted(name)),
+            // Redis removes the key; its user cannot renew it.
+            Event::Key(Input::Ended(name, End::Expired)) if self.is_ownerless(name) => {
+                Event::Key(Input::Ended(name, End::Evicted))
+            }
             Event::Key(
                 Input::Renewed(name) | Input::Created(name) | Input::Placed(name) | Input::Retimed(name),
             ) if self.is_foreign(at, name) => Event::Key(Input::Claimed(name)),

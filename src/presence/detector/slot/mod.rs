@@ -371,10 +371,19 @@ impl Slot {
         !self.flags.has(Flags::HEARD) && (self.ttl == 0 || self.flags.has(Flags::LEAST))
     }
 
-    /// Everything that a state comparison needs.
+    /// What decides the future, for tests that compare states: instants count from `now`, batches from the last one.
     #[cfg(test)]
-    pub(super) fn facts(&self) -> (Time, Time, [u32; 3], u16) {
-        (self.deadline, self.last_seen, [self.ttl, self.filed, self.batch], self.flags.0)
+    pub(super) fn facts(&self, now: Time, last: BatchId) -> impl std::hash::Hash + use<> {
+        let Slot { key: _, deadline, last_seen, ttl, filed, batch, flags, pass, said } = self;
+        let from_now = |then: &Time| self.is_live().then(|| then.as_ms().wrapping_sub(now.as_ms()));
+        let filed = self.is_filed().then(|| filed.wrapping_sub(now.as_ms() as u32));
+        let batch = (*batch != 0).then(|| last - batch);
+        (from_now(deadline), from_now(last_seen), *ttl, filed, batch, flags.0, *pass, *said)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_overtaken(&self) -> bool {
+        self.flags.has(Flags::OVERTAKEN)
     }
 
     /// The note of its deadline bucket.

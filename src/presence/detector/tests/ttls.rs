@@ -225,3 +225,17 @@ fn varying_ttl_is_known_to_the_next_server() {
         "0 reconciled; 0 +a Reconciled seen 0; 0 ask a; 10 ask a; 20 ask a; 30 ask a",
     );
 }
+
+#[test]
+fn changed_ttl_has_renewals_of_others_checked() {
+    let (held, said) = CONFIRMED;
+    check_with(
+        long(),
+        &format!(
+            "{held} 1000 set b; 1000 answered b=6000; 1100 set b; 1100 answered b=6000; 1200 set b; 2000 expired a; 2100 set b"
+        ),
+        &format!(
+            "{said} 1000 +b Heartbeat seen 1000; 1000 ask b; 1100 ask b; 2000 -a Expired at 2000 seen 1000; 2100 ask b"
+        ),
+    );
+}

@@ -213,3 +213,25 @@ fn server_with_moving_slots_is_polled_once() {
         "0 scan A; 0 scan B; 10 scan A; 10 scan B",
     );
 }
+
+#[test]
+fn replacement_outlives_the_connection() {
+    // The canary that found it never came back in the stream.
+    check(
+        "went",
+        "0 fleet S; 0 ready S; 1 set S u1; 1 answered S u1=30000; 1000 due; 1001 replaced S; 1002 down S; 1003 up S; \
+         1003 page S; 1004 answered S u1=-; 1010 due; 1011 canary S; 2011 due; 2012 canary S",
+        "",
+    );
+}
+
+#[test]
+fn outage_counts_from_before_a_comparison() {
+    // The comparison hides the last heartbeat before the outage, so its canaries do not say that all heartbeats are known.
+    check(
+        "ask went",
+        "0 fleet S; 0 ready S; 1 set S u1; 1 answered S u1=1000; 500 down S; 501 up S; 501 due; 502 canary S; 1600 due; \
+         1601 canary S; 2100 due; 2601 due; 2602 canary S; 2605 due; 2606 canary S refused; 2700 page S; 2701 answered S u1=-; 3500 due; 3603 due",
+        "1 ask S u1; 1600 ask S u1",
+    );
+}

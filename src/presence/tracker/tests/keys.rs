@@ -288,3 +288,31 @@ fn shorter_ttl_that_the_daemon_wrote_is_announced() {
     // While no server owns the slot, the daemon can announce to none; the comparison that follows asks.
     check(shown, &format!("{held} 3 fleet B=5-9; 3 wrote u1 4000"), "1 ask A u1; 2 ask A u1");
 }
+
+#[test]
+fn slot_without_owner_keeps_its_users() {
+    // A deletes the key, whose user could not renew it, and is not asked while it does not own the slot. Once it does again, the
+    // user has one TTL.
+    check(
+        "ask came went",
+        &format!(
+            "{TWO} 2 set A w1; 2 answered A w1=600; 3 fleet A=2-4 B=5-9; 604 due; 605 expired A w1; 606 answered A w1=moved; \
+             607 canary A; 607 canary B; 1106 due; 1107 answered A w1=moved; 1500 fleet A=0-4 B=5-9; 1607 due; \
+             1608 answered A w1=-; 1609 canary A; 1609 canary B; 2101 due; 2102 answered A w1=-; 2105 due; 2106 canary A"
+        ),
+        "1 came u1 A Heartbeat start; 1 ask A u1; 2 came w1 A Heartbeat start; 2 ask A w1; 604 ask A w1; 1106 ask A w1; \
+         1607 ask A w1; 2101 ask A w1; 2106 went w1 A Expired start",
+    );
+    // The server leaves, and the slot comes to another one without the key.
+    check(
+        "came went",
+        &format!(
+            "{TWO} 2 set A w1; 2 answered A w1=600; 3 fleet B=5-9; 1000 due; 1001 canary B; 2000 due; 2001 canary B; \
+             2500 fleet B=0-9; 2502 answered B u1=-; 2502 answered B w1=-; 3000 due; 3001 canary B; 3101 due; 3102 answered B w1=-; \
+             3105 due; 3106 canary B"
+        ),
+        "1 came u1 A Heartbeat start; 2 came w1 A Heartbeat start; 2500 came u1 B Reconciled start; \
+         2500 came w1 B Reconciled start; 2500 went u1 A Reconciled topology; 2500 went w1 A Reconciled topology; \
+         3106 went w1 B Expired start",
+    );
+}

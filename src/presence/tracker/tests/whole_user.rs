@@ -1,6 +1,7 @@
 //! Users whose last key ends while something older may be unread.
 
-use super::script::check;
+use super::script::{Run, check};
+use crate::presence::Time;
 
 /// One server without gaps; u has the session a.
 const ONE: &str = "0 fleet S; 0 ready S; 1 set S u#a; 1 answered S u#a=30000;";
@@ -170,6 +171,15 @@ fn start_is_reported_with_the_end_before_it() {
         "1 came u#1 A Heartbeat start; 2253 came u#6 B Heartbeat start; 2255 went u#1 A Expired start; \
          2560 went u#6 B Expired start; 2560 came u#6 B Heartbeat start",
     );
+    // So is the start of another session.
+    changes(
+        &format!(
+            "{late} 2255 expired A u#1; 2255 expired B u#6; 2301 canary A; 2302 due; 2303 canary B; 2400 set B u#7; 2401 due; \
+             2500 due; 2560 canary A"
+        ),
+        "1 came u#1 A Heartbeat start; 2253 came u#6 B Heartbeat start; 2255 went u#1 A Expired start; \
+         2560 went u#6 B Expired start; 2560 came u#7 B Heartbeat start",
+    );
 }
 
 #[test]
@@ -241,4 +251,22 @@ fn too_many_held_changes_are_reported() {
     let ends: String = (0..9).map(|i| format!("21 expired S {i};")).collect();
     let expected: String = (0..8).map(|i| format!("21 went {i} S Expired connection;")).collect();
     check("went", &format!("0 fleet S; 0 ready S; {sets} 10 down S; 20 up S; {ends}"), &expected);
+}
+
+#[test]
+fn driver_wakes_when_a_wait_is_over() {
+    let mut run = Run::new();
+    let script = format!(
+        "{TWO} 2001 due; 2002 canary B; {} 3001 canary B; {} 3502 due; 3600 expired B v#6; 3601 down A; 4001 due",
+        dues(2_100, 3_100),
+        dues(3_100, 3_500),
+    );
+    let script = script.replace("2100 due;", "2100 due; 2101 set B v#6; 2102 answered B v#6=30000;");
+    for step in script.split(';').map(str::trim) {
+        let words: Vec<&str> = step.split_whitespace().collect();
+        run.step(Time::from_ms(words[0].parse().unwrap()), words[1], &words[2..]);
+    }
+    // A was waited for since 2001.
+    assert!(run.said.iter().all(|line| !line.contains("went")), "{:#?}", run.said);
+    assert_eq!(run.tracker.next_due(), Some(Time::from_ms(4002)));
 }
