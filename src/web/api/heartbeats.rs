@@ -77,6 +77,7 @@ pub async fn heartbeat(
     security(("bearer" = []))
 )]
 pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<Response> {
+    pass.check_write()?;
     let body: HeartbeatsBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
     let (mut keys, mut refused) = (Vec::with_capacity(body.users.len()), Vec::new());

@@ -59,6 +59,7 @@ pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
     security(("bearer" = []))
 )]
 pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<QueryAnswer>> {
+    pass.check_read()?;
     let body: QueryBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
     let stale = app.known()?;

@@ -86,6 +86,7 @@ pub async fn stream(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
+    pass.check_read()?;
     let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let most = app.limits.watches_per_socket.min(share.most_watches());
