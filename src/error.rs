@@ -51,6 +51,14 @@ pub enum Error {
     NoUser,
     #[error("Redis is unreachable and nothing was written: {0}")]
     RedisUnavailable(String),
+    /// Redis failed when it had the write, or confirmed only a part of it.
+    #[error(
+        "Redis did not confirm the write, and some or all of it may still be done: {0}; send the request again"
+    )]
+    RedisUnconfirmed(String),
+    /// A part of the request was done, as the text says. The code is that of the failure.
+    #[error("{1}")]
+    Unfinished(&'static str, String),
     #[error("the daemon has not read Redis completely yet; retry when /readyz returns 200")]
     NotReady,
 }
@@ -152,9 +160,9 @@ impl Error {
             Error::InvalidToken(_) => code::INVALID_TOKEN,
             Error::Forbidden(_) => code::FORBIDDEN,
             Error::ForbiddenOrigin { .. } | Error::ForbiddenHost { .. } => code::FORBIDDEN_ORIGIN,
-            Error::TooMany(code, _) | Error::Busy(code, _) => code,
+            Error::TooMany(code, _) | Error::Busy(code, _) | Error::Unfinished(code, _) => code,
             Error::NoUser => code::NO_USER,
-            Error::RedisUnavailable(_) => code::REDIS_UNAVAILABLE,
+            Error::RedisUnavailable(_) | Error::RedisUnconfirmed(_) => code::REDIS_UNAVAILABLE,
             Error::NotReady => code::NOT_READY,
         }
     }
@@ -163,7 +171,7 @@ impl Error {
     pub fn status(&self) -> u16 {
         match self {
             Error::TooMany(..) => 429,
-            Error::Busy(..) => 503,
+            Error::Busy(..) | Error::Unfinished(..) => 503,
             _ => STATUSES.iter().find(|(code, _)| *code == self.code()).map_or(500, |(_, status)| *status),
         }
     }

@@ -871,3 +871,20 @@ async fn user_called_query_is_a_user() {
     assert_eq!(daemon.call("DELETE", "/v1/users/query", None).await.0, 204);
     assert_eq!(redis.presence_keys(), [""; 0]);
 }
+
+#[tokio::test]
+async fn write_to_a_hanging_redis_may_still_be_done() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "bob", None).await;
+    redis.signal("STOP");
+    let (status, answer) = daemon.call("PUT", "/v1/users/alice/heartbeat", None).await;
+    redis.signal("CONT");
+    assert_eq!((status, code(&answer)), (503, Some("redis_unavailable")), "{answer}");
+    let message = answer["error"]["message"].as_str().expect("a message");
+    assert!(!message.contains("nothing was written") && message.contains("may still be done"), "{message}");
+    // Redis reads the command when it runs again.
+    until("the key is there", async || {
+        redis.presence_keys().contains(&"presence:alice".to_owned()).then_some(())
+    })
+    .await;
+}
