@@ -7,10 +7,12 @@ mod message;
 mod request;
 #[cfg(feature = "daemon")]
 pub mod schema;
+#[cfg(feature = "daemon")]
+mod shape;
 
 pub use message::*;
 #[cfg(feature = "daemon")]
-pub use {encode::*, request::*};
+pub use {encode::*, request::*, shape::milliseconds};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "keybeat.v1";

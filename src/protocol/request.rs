@@ -1,8 +1,9 @@
 //! Messages of clients, and bodies of requests and answers.
 
+use super::shape::{Fault, Field, Form, Need, Shape, described, milliseconds};
 use super::{UserObject, schema};
 use crate::error::{Error, MAX_ID_BYTES, shown};
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -61,61 +62,119 @@ impl ClientMessage {
     pub fn parse(text: &str) -> (Option<serde_json::Value>, Result<ClientMessage, Error>) {
         let value: serde_json::Value = match serde_json::from_str(text) {
             Ok(value) => value,
-            Err(why) => {
-                return (None, Err(Error::InvalidJson(format!("the message is not JSON: {why}"))));
-            }
+            Err(why) => return (None, Err(not_json("the message", &why))),
         };
-        if !value.is_object() {
-            return (None, Err(Error::InvalidRequest("a message must be a JSON object".into())));
+        match checked_id(value.get("id")) {
+            Ok(id) => (id, ClientMessage::read(text, value)),
+            Err(error) => (None, Err(error)),
         }
-        let id = value.get("id").filter(|id| id.is_number() || id.is_string()).cloned();
-        if let Some(length) = id
-            .as_ref()
-            .and_then(serde_json::Value::as_str)
-            .map(str::len)
-            .filter(|&length| length > MAX_ID_BYTES)
-        {
-            // Each chunk of a snapshot repeats the id.
-            let text = format!("the id has {length} bytes; the limit is {MAX_ID_BYTES}");
-            return (None, Err(Error::InvalidRequest(text)));
+    }
+
+    fn read(text: &str, value: serde_json::Value) -> Result<ClientMessage, Error> {
+        let kind = value.get("type");
+        let shape = SHAPES.iter().find(|(name, _)| kind.and_then(serde_json::Value::as_str) == Some(*name));
+        match shape {
+            Some((_, shape)) => {
+                shape.check(text.as_bytes()).map_err(|fault| refused("the message", fault))?
+            }
+            None if value.is_object() => return Err(unknown_type(kind)),
+            None => {
+                let text =
+                    format!("the message is {}; it must be a JSON object, such as {PING}", described(&value));
+                return Err(Error::InvalidRequest(text));
+            }
         }
-        if let Err(error) = ClientMessage::check_fields(&value) {
-            return (id, Err(error));
-        }
-        let message = serde_json::from_value(value)
-            .map_err(|why| Error::InvalidRequest(format!("the message cannot be parsed: {why}")));
-        (id, message)
+        serde_json::from_value(value)
+            .map_err(|why| Error::InvalidRequest(format!("the message cannot be read: {why}")))
     }
 }
 
-/// The fields of each message, besides `type` and `id`.
-const FIELDS: [(&str, &[&str]); 6] = [
-    ("watch", &["users", "all", "lossless", "replace"]),
-    ("unwatch", &["users", "all"]),
-    ("heartbeat", &["user"]),
-    ("leave", &[]),
-    ("ping", &[]),
-    ("auth", &["token"]),
+/// The shortest message.
+const PING: &str = r#"{"type":"ping"}"#;
+
+/// The shape of each message. Type and `id` are checked before.
+static SHAPES: [(&str, Shape); 6] = [
+    ("watch", message("a watch", &[TYPE, ID, USERS, ALL, LOSSLESS, REPLACE])),
+    ("unwatch", message("an unwatch", &[TYPE, ID, USERS, ALL])),
+    ("heartbeat", message("a heartbeat", &[TYPE, ID, Field("user", Form::Text, Need::Nullable)])),
+    ("leave", message("a leave", &[TYPE, ID])),
+    ("ping", message("a ping", &[TYPE, ID])),
+    ("auth", message("an auth", &[TYPE, ID, Field("token", Form::Secret, Need::Required)])),
 ];
+const TYPE: Field = Field("type", Form::Any, Need::Required);
+const ID: Field = Field("id", Form::Any, Need::Nullable);
+const USERS: Field = Field("users", Form::Texts, Need::Nullable);
+const ALL: Field = Field("all", Form::Boolean, Need::Optional);
+const LOSSLESS: Field = Field("lossless", Form::Boolean, Need::Optional);
+const REPLACE: Field = Field("replace", Form::Boolean, Need::Optional);
 
-impl ClientMessage {
-    /// An error that names a field which the message does not have: the client means something that would not happen.
-    fn check_fields(message: &serde_json::Value) -> Result<(), Error> {
-        let kind = message.get("type").and_then(serde_json::Value::as_str);
-        let Some((kind, known)) = FIELDS.iter().find(|(name, _)| Some(*name) == kind) else { return Ok(()) };
-        let named = message.as_object().into_iter().flat_map(serde_json::Map::keys);
-        let unknown =
-            named.map(String::as_str).find(|name| !matches!(*name, "type" | "id") && !known.contains(name));
-        match unknown {
-            None => Ok(()),
-            Some(name) => Err(Error::InvalidRequest(format!(
-                "a {kind} has no field {}; its fields are: {}",
-                shown(name),
-                [&["type", "id"], *known].concat().join(", ")
-            ))),
-        }
+const fn message(owner: &'static str, fields: &'static [Field]) -> Shape {
+    Shape { name: "the message", owner, example: PING, fields }
+}
+
+fn unknown_type(kind: Option<&serde_json::Value>) -> Error {
+    let kind = match kind {
+        None => "missing".to_owned(),
+        Some(serde_json::Value::String(text)) => shown(text),
+        Some(other) => described(other),
+    };
+    let known: Vec<&str> = SHAPES.iter().map(|(name, _)| *name).collect();
+    Error::InvalidRequest(format!("type is {kind}; it must be one of {}", known.join(", ")))
+}
+
+/// The `id` of a message; null is none.
+fn checked_id(id: Option<&serde_json::Value>) -> Result<Option<serde_json::Value>, Error> {
+    use serde_json::Value::{Null, Number, String};
+    match id {
+        None | Some(Null) => Ok(None),
+        // Each chunk of a snapshot repeats the id.
+        Some(String(text)) if text.len() > MAX_ID_BYTES => Err(Error::InvalidRequest(format!(
+            "the id has {} bytes; the limit is {MAX_ID_BYTES}",
+            text.len()
+        ))),
+        Some(Number(_) | String(_)) => Ok(id.cloned()),
+        Some(other) => Err(Error::InvalidRequest(format!(
+            "the id is {}; it must be a number or a string of at most {MAX_ID_BYTES} bytes",
+            described(other)
+        ))),
     }
 }
+
+/// The body of a request.
+pub trait RequestBody: DeserializeOwned {
+    /// What it may contain.
+    const SHAPE: &'static Shape;
+
+    /// Parses it. Errors: `invalid_json`, `invalid_request`.
+    fn parse(text: &[u8]) -> Result<Self, Error> {
+        if text.trim_ascii().is_empty() {
+            let example = Self::SHAPE.example;
+            return Err(Error::InvalidJson(format!(
+                "the body is empty; it must be a JSON object, such as {example}"
+            )));
+        }
+        Self::SHAPE.check(text).map_err(|fault| refused("the body", fault))?;
+        serde_json::from_slice(text)
+            .map_err(|why| Error::InvalidRequest(format!("the body cannot be read: {why}")))
+    }
+}
+
+const fn body(example: &'static str, fields: &'static [Field]) -> Shape {
+    Shape { name: "the body", owner: "this request", example, fields }
+}
+
+fn refused(what: &str, fault: Fault) -> Error {
+    match fault {
+        Fault::NotJson(why) => not_json(what, &why),
+        Fault::Shape(text) => Error::InvalidRequest(text),
+    }
+}
+
+fn not_json(what: &str, why: &serde_json::Error) -> Error {
+    Error::InvalidJson(format!("{what} is not JSON: {why}"))
+}
+
+const SESSION: Field = Field("session", Form::Text, Need::Nullable);
 
 /// Body of `PUT /v1/users/{user}/heartbeat`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -129,12 +188,23 @@ pub struct HeartbeatBody {
     pub ttl_ms: Option<u64>,
 }
 
+impl RequestBody for HeartbeatBody {
+    const SHAPE: &'static Shape = &body(
+        r#"{"session":"phone","ttl_ms":30000}"#,
+        &[SESSION, Field("ttl_ms", Form::Milliseconds, Need::Nullable)],
+    );
+}
+
 /// An integer as JSON Schema defines it: 30000.0 is one, and some languages write it like this.
 fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
-    let float = || number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=1e15).contains(float));
-    let whole = number.as_u64().or_else(|| float().map(|float| float as u64));
-    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not a whole number of milliseconds")))
+    let whole = number.as_u64().or_else(|| number.as_f64().and_then(whole_number));
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not {}", milliseconds())))
+}
+
+/// The integer that a number without a fraction is.
+pub(super) fn whole_number(float: f64) -> Option<u64> {
+    (float.fract() == 0.0 && (0.0..=1e15).contains(&float)).then_some(float as u64)
 }
 
 /// Body of `DELETE /v1/users/{user}`.
@@ -146,6 +216,10 @@ pub struct EndBody {
     pub session: Option<String>,
 }
 
+impl RequestBody for EndBody {
+    const SHAPE: &'static Shape = &body(r#"{"session":"phone"}"#, &[SESSION]);
+}
+
 /// Body of `POST /v1/heartbeats`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -155,10 +229,16 @@ pub struct HeartbeatsBody {
     pub users: Vec<HeartbeatItem>,
 }
 
+impl RequestBody for HeartbeatsBody {
+    const SHAPE: &'static Shape = &body(USERS_BODY, &[Field("users", Form::Heartbeats, Need::Required)]);
+}
+
+const USERS_BODY: &str = r#"{"users":["alice"]}"#;
+
 /// A user, or a user with an optional session and TTL: `"alice"` or
 /// `{"user":"alice","session":"phone","ttl_ms":30000}`.
 #[derive(Debug, Deserialize)]
-#[serde(try_from = "RawItem")]
+#[serde(from = "RawItem")]
 #[allow(missing_docs)]
 pub struct HeartbeatItem {
     pub user: String,
@@ -180,32 +260,24 @@ impl ToSchema for HeartbeatItem {
     }
 }
 
-/// An item as sent. It is a map, because serde would accept a list for a struct.
+/// An item as sent.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "each user must be a string or an object {\"user\":…,\"session\":…}")]
+#[serde(untagged)]
 enum RawItem {
     User(String),
-    Object(serde_json::Map<String, serde_json::Value>),
+    Object {
+        user: String,
+        session: Option<String>,
+        #[serde(default, deserialize_with = "whole")]
+        ttl_ms: Option<u64>,
+    },
 }
 
-impl TryFrom<RawItem> for HeartbeatItem {
-    type Error = serde_json::Error;
-
-    fn try_from(raw: RawItem) -> Result<HeartbeatItem, serde_json::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Fields {
-            user: String,
-            session: Option<String>,
-            #[serde(default, deserialize_with = "whole")]
-            ttl_ms: Option<u64>,
-        }
+impl From<RawItem> for HeartbeatItem {
+    fn from(raw: RawItem) -> HeartbeatItem {
         match raw {
-            RawItem::User(user) => Ok(HeartbeatItem { user, session: None, ttl_ms: None }),
-            RawItem::Object(fields) => {
-                let Fields { user, session, ttl_ms } = serde_json::from_value(fields.into())?;
-                Ok(HeartbeatItem { user, session, ttl_ms })
-            }
+            RawItem::User(user) => HeartbeatItem { user, session: None, ttl_ms: None },
+            RawItem::Object { user, session, ttl_ms } => HeartbeatItem { user, session, ttl_ms },
         }
     }
 }
@@ -218,6 +290,10 @@ pub struct QueryBody {
     /// User names. One that breaks the rules has an `error` in the answer.
     #[schema(max_items = 10_000)]
     pub users: Vec<String>,
+}
+
+impl RequestBody for QueryBody {
+    const SHAPE: &'static Shape = &body(USERS_BODY, &[Field("users", Form::Texts, Need::Required)]);
 }
 
 /// Answer to `POST /v1/users/query`.
@@ -397,9 +473,9 @@ mod tests {
             let text = String::from_utf8_lossy(&bytes);
             let (id, message) = ClientMessage::parse(&text);
             prop_assert!(id.is_none() || message.is_ok() || text.contains("id"));
-            let _ = serde_json::from_slice::<HeartbeatsBody>(&bytes);
-            let _ = serde_json::from_slice::<HeartbeatBody>(&bytes);
-            let _ = serde_json::from_slice::<QueryBody>(&bytes);
+            let _ = HeartbeatsBody::parse(&bytes);
+            let _ = HeartbeatBody::parse(&bytes);
+            let _ = QueryBody::parse(&bytes);
         }
 
         #[test]

@@ -8,7 +8,7 @@
 use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::reader::{Cut, Reader, Snapshot};
-use crate::error::{Error, code};
+use crate::error::{Error, code, shown};
 use crate::hub::{Delivery, Hub, Missed};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::{Pass, REVOKED};
@@ -116,7 +116,13 @@ impl Wanted {
             let value = percent_decode_str(&value).decode_utf8_lossy();
             match name {
                 "users" => users.extend(value.split(',').map(str::to_owned)),
-                "all" => all = value == "true",
+                "all" if value == "true" => all = true,
+                "all" => {
+                    let value = shown(&value);
+                    return Err(Error::InvalidRequest(format!(
+                        "all is {value}; write all=true, or name users: /v1/events?users=alice,bob"
+                    )));
+                }
                 // A token, or something that a proxy or a page added.
                 _ => {}
             }
