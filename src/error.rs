@@ -19,10 +19,8 @@ pub enum Error {
     InvalidRequest(String),
     #[error("the request has {count} users; the limit is {most}, send the others in another request")]
     TooManyUsers { count: usize, most: usize },
-    #[error(
-        "the socket would watch {count} users; the limit is {most}, or watch everybody with {{\"type\":\"watch\",\"all\":true}}"
-    )]
-    TooManyWatches { count: usize, most: usize },
+    #[error("{who} would watch {count} users by name; the limit is {most}, {advice}")]
+    TooManyWatches { who: &'static str, count: usize, most: usize, advice: &'static str },
     #[error("the body is longer than {0} bytes; split it into several requests")]
     TooLarge(usize),
     #[error("there is nothing at {0}; docs/REFERENCE.md lists all requests")]
@@ -213,7 +211,7 @@ mod tests {
         let text = String::new;
         let all = [
             (Error::InvalidTtl(1), 400),
-            (Error::TooManyWatches { count: 2, most: 1 }, 400),
+            (Error::TooManyWatches { who: "it", count: 2, most: 1, advice: "" }, 400),
             (Error::NoUser, 400),
             (Error::Unauthorized(text()), 401),
             (Error::ForbiddenOrigin { origin: text() }, 403),

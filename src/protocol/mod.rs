@@ -1,6 +1,8 @@
 //! Messages and bodies on the wire: the only place that knows JSON.
 
 #[cfg(feature = "daemon")]
+mod client_message;
+#[cfg(feature = "daemon")]
 mod encode;
 mod message;
 #[cfg(feature = "daemon")]
@@ -12,7 +14,7 @@ mod shape;
 
 pub use message::*;
 #[cfg(feature = "daemon")]
-pub use {encode::*, request::*, shape::milliseconds};
+pub use {client_message::*, encode::*, request::*, shape::milliseconds};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "keybeat.v1";
