@@ -511,7 +511,7 @@ fn open_daemon_off_loopback_does_not_start() {
         (&["--listen", "127.0.0.1:0", "--revoked", &empty], 2, &["--revoked", "--jwt-key", "--jwt-secret"]),
         (
             &["--listen", "127.0.0.1:0", "--jwt-secret", &key, "--revoked", "/nowhere/revoked"],
-            1,
+            2,
             &["--revoked", "/nowhere/revoked", "cannot be read"],
         ),
         (
@@ -519,19 +519,19 @@ fn open_daemon_off_loopback_does_not_start() {
             2,
             &["--jwt-audience", "--jwt-key", "--jwt-secret"],
         ),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", &key], 1, &["--jwt-key", "--jwt-secret FILE"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-secret", &pem], 1, &["--jwt-secret", "--jwt-key FILE"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"], 1, &["/nowhere/key", "cannot be read"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", &key], 2, &["--jwt-key", "--jwt-secret FILE"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-secret", &pem], 2, &["--jwt-secret", "--jwt-key FILE"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"], 2, &["/nowhere/key", "cannot be read"]),
         (
             &["--listen", "127.0.0.1:0", "--service-token", "/nowhere/key"],
-            1,
+            2,
             &["/nowhere/key", "openssl rand"],
         ),
-        (&["--listen", "127.0.0.1:0", "--jwt-secret", &short], 1, &["31 bytes", "32", "openssl rand"]),
-        (&["--listen", "127.0.0.1:0", "--service-token", &guessable], 1, &["15 bytes", "openssl rand"]),
-        (&["--listen", "127.0.0.1:0", "--service-token", &many], 1, &["16 lines"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", &empty], 1, &["empty", "--jwt-key"]),
-        (&["--listen", "127.0.0.1:0", "--service-token", &empty], 1, &["empty", "--service-token"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-secret", &short], 2, &["31 bytes", "32", "openssl rand"]),
+        (&["--listen", "127.0.0.1:0", "--service-token", &guessable], 2, &["15 bytes", "openssl rand"]),
+        (&["--listen", "127.0.0.1:0", "--service-token", &many], 2, &["16 lines"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", &empty], 2, &["empty", "--jwt-key"]),
+        (&["--listen", "127.0.0.1:0", "--service-token", &empty], 2, &["empty", "--service-token"]),
     ] {
         let (ended, said) = refused(args);
         assert_eq!(ended, Some(code), "{args:?}: {said}");
