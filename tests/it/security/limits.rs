@@ -639,3 +639,32 @@ async fn stuck_stream_ends_with_its_token() {
     .await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn announced_body_over_the_limit_is_refused_at_once() {
+    let redis = Redis::start();
+    // Without the fix the answer comes after --body-timeout, or never.
+    let daemon = with(&redis, &["--body-timeout", "1h"]).await;
+    for (method, path) in [
+        ("PUT", "/v1/users/alice/heartbeat"),
+        ("POST", "/v1/heartbeats"),
+        ("POST", "/v1/users/query"),
+        ("DELETE", "/v1/users/alice"),
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("it reads");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}}") {
+            let byte = timeout(PATIENCE, stream.read_u8()).await.expect("an answer at once");
+            answer.push(byte.expect("an answer"));
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with("HTTP/1.1 413 ") && answer.contains("too_large"),
+            "{method} {path}: {answer}"
+        );
+    }
+    counted(&daemon, "body_bytes").await;
+}
