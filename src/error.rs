@@ -23,6 +23,10 @@ pub enum Error {
     TooManyWatches { who: &'static str, count: usize, most: usize, advice: &'static str },
     #[error("the body is longer than {0} bytes; split it into several requests")]
     TooLarge(usize),
+    #[error(
+        "the first line and the headers of the request have more than {0} bytes together, or there are more than 100 headers; shorten them, for example a token or cookies"
+    )]
+    HeadTooLarge(usize),
     #[error("there is nothing at {0}; docs/REFERENCE.md lists all requests")]
     NotFound(String),
     #[error("{path} does not allow {method}; docs/REFERENCE.md lists all requests")]
@@ -103,8 +107,8 @@ pub mod code {
 }
 
 /// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
-/// rows: 429 for the limit per address, 503 for the limit of the daemon.
-const STATUSES: [(&str, u16); 27] = [
+/// rows: 429 for the limit per address, 503 for the limit of the daemon. So has `too_large`: the body, or the headers.
+const STATUSES: [(&str, u16); 28] = [
     (code::INVALID_USER, 400),
     (code::INVALID_SESSION, 400),
     (code::INVALID_TTL, 400),
@@ -120,6 +124,7 @@ const STATUSES: [(&str, u16); 27] = [
     (code::NOT_FOUND, 404),
     (code::METHOD_NOT_ALLOWED, 405),
     (code::TOO_LARGE, 413),
+    (code::TOO_LARGE, 431),
     (code::TOO_MANY_HEARTBEATS, 429),
     (code::TOO_MANY_SESSIONS, 429),
     (code::TOO_MANY_WRONG_TOKENS, 429),
@@ -151,7 +156,7 @@ impl Error {
             Error::InvalidRequest(_) => code::INVALID_REQUEST,
             Error::TooManyUsers { .. } => code::TOO_MANY_USERS,
             Error::TooManyWatches { .. } => code::TOO_MANY_WATCHES,
-            Error::TooLarge(_) => code::TOO_LARGE,
+            Error::TooLarge(_) | Error::HeadTooLarge(_) => code::TOO_LARGE,
             Error::NotFound(_) => code::NOT_FOUND,
             Error::MethodNotAllowed { .. } => code::METHOD_NOT_ALLOWED,
             Error::Unauthorized(_) => code::UNAUTHORIZED,
@@ -169,6 +174,7 @@ impl Error {
     pub fn status(&self) -> u16 {
         match self {
             Error::TooMany(..) => 429,
+            Error::HeadTooLarge(_) => 431,
             Error::Busy(..) | Error::Unfinished(..) => 503,
             _ => STATUSES.iter().find(|(code, _)| *code == self.code()).map_or(500, |(_, status)| *status),
         }

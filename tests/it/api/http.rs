@@ -984,3 +984,46 @@ async fn wrong_values_are_explained_in_plain_words() {
     ])
     .await;
 }
+
+#[tokio::test]
+async fn unreadable_requests_get_the_error_body() {
+    let (_redis, daemon) = start().await;
+    let header = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(100 << 10));
+    let many = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
+    let uri = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(100 << 10));
+    for (request, status, expected) in [
+        ("GARBAGE\r\n\r\n", 400, "invalid_request"),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "invalid_request"),
+        ("GET / HTTP/9.9\r\n\r\n", 400, "invalid_request"),
+        ("POST /v1/heartbeats HTTP/1.1\r\nhost: x\r\ncontent-length: many\r\n\r\n", 400, "invalid_request"),
+        (&header, 431, "too_large"),
+        (&many, 431, "too_large"),
+        (&uri, 431, "too_large"),
+    ] {
+        let shown: String = request.chars().take(60).collect();
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("the daemon listens");
+        // The daemon does not read all of a request that it refuses, and the connection may end with a reset.
+        stream.write_all(request.as_bytes()).await.ok();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer").ok();
+        let answer = String::from_utf8(answer).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
+        let head = head.to_ascii_lowercase();
+        for line in [
+            &format!("content-length: {}", body.len()),
+            "content-type: application/json",
+            "connection: close",
+            "x-content-type-options: nosniff",
+        ] {
+            assert!(head.contains(line), "{shown}: {line} is missing: {answer}");
+        }
+        let error: Value = serde_json::from_str(body).unwrap_or_default();
+        assert_eq!(code(&error), Some(expected), "{shown}: {answer}");
+    }
+    until("they are counted", async || {
+        let (_, _, metrics) = fetch(&daemon, "/metrics").await;
+        metrics.contains("keybeat_request_errors_total{cause=\"too_large\"} 3").then_some(())
+    })
+    .await;
+}

@@ -40,6 +40,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         &[
             "failure tls describe shutdown protective_headers",
             "limits console",
+            "refused_head",
             "access answers middleware parameters listen sessions",
             "audit",
             "app",
