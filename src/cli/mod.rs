@@ -121,7 +121,7 @@ struct ServeArgs {
     daemon: DaemonArgs,
     /// What of arguments, environment and file is refused; only with --check.
     #[arg(skip)]
-    refused: arguments::Refused,
+    refused: Box<arguments::Refused>,
 }
 
 #[derive(Parser, Clone)]
