@@ -107,7 +107,7 @@ pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     if let Some((serve, Sifted { mut refused, .. })) = args.checked_mut().zip(sifted) {
         refused.faults.extend(rejected.faults.iter().map(Usage::to_string));
         refused.settings.extend(malformed.iter().map(|variable| variable.argument.clone()).chain(file.wrong));
-        serve.refused = Box::new(refused);
+        *serve.refused = refused;
         return Ok(args);
     }
     if rejected.faults.is_empty() { Ok(args) } else { Err(rejected) }
