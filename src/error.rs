@@ -19,12 +19,14 @@ pub enum Error {
     InvalidRequest(String),
     #[error("the request has {count} users; the limit is {most}, send the others in another request")]
     TooManyUsers { count: usize, most: usize },
-    #[error(
-        "the socket would watch {count} users; the limit is {most}, or watch everybody with {{\"type\":\"watch\",\"all\":true}}"
-    )]
-    TooManyWatches { count: usize, most: usize },
+    #[error("{who} would watch {count} users by name; the limit is {most}, {advice}")]
+    TooManyWatches { who: &'static str, count: usize, most: usize, advice: &'static str },
     #[error("the body is longer than {0} bytes; split it into several requests")]
     TooLarge(usize),
+    #[error(
+        "the first line and the headers of the request have more than {0} bytes together, or there are more than 100 headers; shorten them, for example a token or cookies"
+    )]
+    HeadTooLarge(usize),
     #[error("there is nothing at {0}; docs/REFERENCE.md lists all requests")]
     NotFound(String),
     #[error("{path} does not allow {method}; docs/REFERENCE.md lists all requests")]
@@ -51,6 +53,14 @@ pub enum Error {
     NoUser,
     #[error("Redis is unreachable and nothing was written: {0}")]
     RedisUnavailable(String),
+    /// Redis failed when it had the write, or confirmed only a part of it.
+    #[error(
+        "Redis did not confirm the write, and some or all of it may still be done: {0}; send the request again"
+    )]
+    RedisUnconfirmed(String),
+    /// A part of the request was done, as the text says. The code is that of the failure.
+    #[error("{1}")]
+    Unfinished(&'static str, String),
     #[error("the daemon has not read Redis completely yet; retry when /readyz returns 200")]
     NotReady,
 }
@@ -97,8 +107,8 @@ pub mod code {
 }
 
 /// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
-/// rows: 429 for the limit per address, 503 for the limit of the daemon.
-const STATUSES: [(&str, u16); 27] = [
+/// rows: 429 for the limit per address, 503 for the limit of the daemon. So has `too_large`: the body, or the headers.
+const STATUSES: [(&str, u16); 28] = [
     (code::INVALID_USER, 400),
     (code::INVALID_SESSION, 400),
     (code::INVALID_TTL, 400),
@@ -114,6 +124,7 @@ const STATUSES: [(&str, u16); 27] = [
     (code::NOT_FOUND, 404),
     (code::METHOD_NOT_ALLOWED, 405),
     (code::TOO_LARGE, 413),
+    (code::TOO_LARGE, 431),
     (code::TOO_MANY_HEARTBEATS, 429),
     (code::TOO_MANY_SESSIONS, 429),
     (code::TOO_MANY_WRONG_TOKENS, 429),
@@ -145,16 +156,16 @@ impl Error {
             Error::InvalidRequest(_) => code::INVALID_REQUEST,
             Error::TooManyUsers { .. } => code::TOO_MANY_USERS,
             Error::TooManyWatches { .. } => code::TOO_MANY_WATCHES,
-            Error::TooLarge(_) => code::TOO_LARGE,
+            Error::TooLarge(_) | Error::HeadTooLarge(_) => code::TOO_LARGE,
             Error::NotFound(_) => code::NOT_FOUND,
             Error::MethodNotAllowed { .. } => code::METHOD_NOT_ALLOWED,
             Error::Unauthorized(_) => code::UNAUTHORIZED,
             Error::InvalidToken(_) => code::INVALID_TOKEN,
             Error::Forbidden(_) => code::FORBIDDEN,
             Error::ForbiddenOrigin { .. } | Error::ForbiddenHost { .. } => code::FORBIDDEN_ORIGIN,
-            Error::TooMany(code, _) | Error::Busy(code, _) => code,
+            Error::TooMany(code, _) | Error::Busy(code, _) | Error::Unfinished(code, _) => code,
             Error::NoUser => code::NO_USER,
-            Error::RedisUnavailable(_) => code::REDIS_UNAVAILABLE,
+            Error::RedisUnavailable(_) | Error::RedisUnconfirmed(_) => code::REDIS_UNAVAILABLE,
             Error::NotReady => code::NOT_READY,
         }
     }
@@ -163,7 +174,8 @@ impl Error {
     pub fn status(&self) -> u16 {
         match self {
             Error::TooMany(..) => 429,
-            Error::Busy(..) => 503,
+            Error::HeadTooLarge(_) => 431,
+            Error::Busy(..) | Error::Unfinished(..) => 503,
             _ => STATUSES.iter().find(|(code, _)| *code == self.code()).map_or(500, |(_, status)| *status),
         }
     }
@@ -205,7 +217,7 @@ mod tests {
         let text = String::new;
         let all = [
             (Error::InvalidTtl(1), 400),
-            (Error::TooManyWatches { count: 2, most: 1 }, 400),
+            (Error::TooManyWatches { who: "it", count: 2, most: 1, advice: "" }, 400),
             (Error::NoUser, 400),
             (Error::Unauthorized(text()), 401),
             (Error::ForbiddenOrigin { origin: text() }, 403),

@@ -3,7 +3,7 @@
 use super::{Usage, environment, values};
 use crate::config::Access;
 use crate::web::access::origin::Origins;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{ArgAction, Parser};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -64,19 +64,12 @@ impl AccessArgs {
     }
 
     /// Warns if everyone on the network may read and write everything.
-    ///
-    /// # Errors
-    /// [`Usage`] if the daemon must not start like this.
-    pub fn check(&self, listen: SocketAddr) -> Result<()> {
-        if let Some(fault) = self.faults(listen).into_iter().next() {
-            bail!(fault);
-        }
+    pub fn warn(&self, listen: SocketAddr) {
         if self.no_auth && !listen.ip().is_loopback() {
             warn!(
                 "--no-auth on {listen}: anyone who can reach this address may read and write everybody's presence"
             );
         }
-        Ok(())
     }
 
     /// Each reason why the daemon must not start like this.

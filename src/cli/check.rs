@@ -27,19 +27,26 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
 
 fn faults(args: &ServeArgs) -> Vec<String> {
     let mut faults: Vec<anyhow::Error> = Vec::new();
-    // It also warns of an open daemon.
-    if args.daemon.config().is_err() {
-        faults.extend(args.daemon.access.faults(args.daemon.listen).into_iter().map(Into::into));
+    // A refused setting has its default here, of which nothing can be said.
+    let refused = |names: &[&str]| names.iter().any(|name| args.refused.settings.contains(*name));
+    if !refused(&["no_auth", "jwt_key", "jwt_secret", "service_token"]) {
+        let own = args.daemon.faults();
+        if own.is_empty() {
+            args.daemon.access.warn(args.daemon.listen);
+        }
+        faults.extend(own.into_iter().map(Into::into));
     }
     faults.extend(server::faults(&args.daemon.settings()));
     faults.extend(args.redis_access.faults());
-    match serve::named_redis(args) {
-        Ok(Some(_)) => {}
-        Ok(None) => faults.extend(private::check().err()),
-        Err(why) => faults.push(why),
+    if !refused(&["redis"]) {
+        match serve::named_redis(args) {
+            Ok(Some(_)) => {}
+            Ok(None) => faults.extend(private::check().err()),
+            Err(why) => faults.push(why),
+        }
     }
     faults.extend(traces::check().err());
-    let mut texts: Vec<String> = Vec::new();
+    let mut texts = args.refused.faults.clone();
     for text in faults.iter().map(|why| format!("{why:#}")) {
         // The URL's check reads the files of Redis too.
         if !texts.contains(&text) {

@@ -22,6 +22,8 @@ pub struct ConfigFile {
     settings: Vec<Setting>,
     /// Each wrong line, in their order.
     pub faults: Vec<String>,
+    /// The settings of these lines.
+    pub wrong: Vec<Id>,
 }
 
 struct Setting {
@@ -68,7 +70,10 @@ impl ConfigFile {
             let at = place(item.span().filter(|_| item.is_value()).or(span));
             match setting(key, item, text, command) {
                 Ok(setting) => file.settings.push(setting),
-                Err(faults) => file.faults.extend(faults.iter().map(|fault| format!("{at}: {fault}"))),
+                Err(faults) => {
+                    file.faults.extend(faults.iter().map(|fault| format!("{at}: {fault}")));
+                    file.wrong.extend(argument(key, command).map(|argument| argument.get_id().clone()));
+                }
             }
         }
         file
@@ -90,9 +95,9 @@ fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
 
 /// One setting, or what is wrong with it.
 fn setting(key: &str, item: &Item, text: &str, command: &Command) -> Result<Setting, Vec<String>> {
-    let argument = command.get_arguments().find(|argument| argument.get_long() == Some(key));
-    let Some(argument) = argument.filter(|_| !NO_SETTINGS.contains(&key)) else {
-        return Err(vec![unknown(key, command)]);
+    let Some(argument) = argument(key, command).filter(|_| !NO_SETTINGS.contains(&key)) else {
+        let is_table = !matches!(item, Item::Value(value) if !value.is_inline_table());
+        return Err(vec![if is_table { table(key, item, text) } else { unknown(key, command) }]);
     };
     let values: Vec<&Value> = match item {
         Item::Value(Value::Array(list)) if matches!(argument.get_action(), ArgAction::Append) => {
@@ -110,6 +115,20 @@ fn setting(key: &str, item: &Item, text: &str, command: &Command) -> Result<Sett
         }
     }
     if faults.is_empty() { Ok(setting) } else { Err(faults) }
+}
+
+fn argument<'a>(key: &str, command: &'a Command) -> Option<&'a Arg> {
+    command.get_arguments().find(|argument| argument.get_long() == Some(key))
+}
+
+/// Says that the file has no tables, and what to do with this one.
+fn table(key: &str, item: &Item, text: &str) -> String {
+    let line = text.lines().nth(line_of(text, item.span()) - 1).unwrap_or_default().trim();
+    let advice = match line.starts_with('[') {
+        true => format!("remove the line {}", shown_bare(line)),
+        false => format!("write the settings of {} as keys of their own", shown(key)),
+    };
+    format!("the file is flat and has no tables; {advice}")
 }
 
 /// The argument that has the same effect.
@@ -254,7 +273,7 @@ mod tests {
             ("config = 'y'", "x.toml, line 1: config cannot be set in a file; write --config"),
             (
                 "[limits]\nmax-sockets = 5",
-                "x.toml, line 1: the key \"limits\" is unknown; keys are the flags of keybeat serve without --",
+                "x.toml, line 1: the file is flat and has no tables; remove the line [limits]",
             ),
             ("[ttl]", "x.toml, line 1: ttl is a table; write its value: ttl = …"),
             ("ttl = 30", "x.toml, line 1: ttl is 30, an integer; write one text in quotes"),

@@ -2,7 +2,7 @@
 
 use super::access::TokenArgs;
 use super::address::{AddressArgs, advised};
-use crate::client::{Address, Client, ClientError, Stream};
+use crate::client::{self, Address, Client, ClientError, Stream};
 use crate::config::{DEFAULT_LISTEN, Limits};
 use crate::presence::Key;
 use crate::protocol::{HeartbeatsAnswer, QueriedUser, QueryAnswer};
@@ -149,11 +149,15 @@ impl DaemonApi {
             request.body(body).context("the token contains characters that an HTTP header cannot contain")?;
         let stream = self.connect().await?;
         let answered = timeout(ANSWER, exchange(stream, request)).await;
-        answered
-            .map_err(|_| advised(ClientError::Silent { address: self.shown(), after: ANSWER }))?
-            .with_context(|| {
-                format!("{} is not a keybeat daemon; name one: --url http://HOST:PORT", self.address)
-            })
+        let answered =
+            answered.map_err(|_| advised(ClientError::Silent { address: self.shown(), after: ANSWER }))?;
+        answered.map_err(|why| match client::cause(why.as_ref()) {
+            Some(cause) => advised(cause),
+            None => why.context(format!(
+                "{} is not a keybeat daemon; name one: --url http://HOST:PORT",
+                self.address
+            )),
+        })
     }
 }
 

@@ -3,8 +3,9 @@
 //! Files with variables are easy to write wrong: Docker keeps quotes, editors on Windows add carriage returns. Such a
 //! value must not be taken literally, least of all `KEYBEAT_NO_AUTH="false"`.
 
+use super::arguments::Sifted;
 use super::config_file::ConfigFile;
-use super::strict::{fault, invalid};
+use super::strict::{fault, invalid, one_line};
 use super::{Args, Usage, logging};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, Id};
@@ -31,10 +32,8 @@ impl Rejected {
             help.exit();
         }
         if logging::wants_json(words, self.json_in_file) {
-            let why = self.clap.map(|why| why.render().to_string());
-            let first = why.iter().filter_map(|why| why.lines().next());
-            let first = first.map(|line| line.trim_start_matches("error: ").to_owned());
-            for text in self.faults.iter().map(Usage::to_string).chain(first) {
+            let why = self.clap.as_ref().map(one_line);
+            for text in self.faults.iter().map(Usage::to_string).chain(why) {
                 eprintln!("{}", logging::json_line(&text));
             }
             return ExitCode::from(2);
@@ -65,7 +64,7 @@ pub enum Origin {
 }
 
 /// Parses a command line. Arguments take precedence over variables, and variables over the file of `--config`; an empty
-/// variable counts as not set.
+/// variable counts as not set. With `--check` the faults are a part of the result, so that the command can list all others too.
 ///
 /// # Errors
 /// An argument is wrong, or a variable that the command uses, or the file; the text names the variable, or the line and key.
@@ -73,6 +72,8 @@ pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     let mut malformed = Vec::new();
     let mut command = Args::command()
         .mut_subcommands(|command| command.mut_args(|argument| checked(argument, &mut malformed)));
+    let sifted = Sifted::new(&command, words);
+    let words = sifted.as_ref().map_or(words, |sifted| &sifted.words);
     // Without checks that span several arguments, some of which may be in the file.
     let lenient = command.clone().ignore_errors(true).try_get_matches_from(words);
     let lenient = lenient.map_err(|help| Rejected { clap: Some(help), ..Rejected::default() })?;
@@ -85,13 +86,29 @@ pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     let json_in_file = added.iter().any(|word| word == "--log-format=json");
     let mut rejected = Rejected { faults, clap: None, json_in_file };
     let (first, rest) = words.split_at(words.len().min(2));
-    let matches = command.try_get_matches_from_mut(first.iter().chain(&added).chain(rest));
+    let all: Vec<&OsString> = first.iter().chain(&added).chain(rest).collect();
+    let matches = command.try_get_matches_from_mut(&all);
     let mut args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
-        Err(why) => return Err(Rejected { clap: Some(why), ..rejected }),
+        Err(why) => {
+            // Each argument is right, but they do not suit each other.
+            let lenient = sifted.as_ref().filter(|_| why.use_stderr()).and_then(|_| {
+                let matches = command.ignore_errors(true).try_get_matches_from(&all).ok()?;
+                Args::from_arg_matches(&matches).ok()
+            });
+            let Some(args) = lenient else { return Err(Rejected { clap: Some(why), ..rejected }) };
+            rejected.faults.push(Usage(one_line(&why)));
+            args
+        }
     };
     if let Err(why) = decide(&mut args, |id| if from_file.contains(id) { Origin::File } else { origin(id) }) {
         rejected.faults.push(why);
+    }
+    if let Some((serve, Sifted { mut refused, .. })) = args.checked_mut().zip(sifted) {
+        refused.faults.extend(rejected.faults.iter().map(Usage::to_string));
+        refused.settings.extend(malformed.iter().map(|variable| variable.argument.clone()).chain(file.wrong));
+        *serve.refused = refused;
+        return Ok(args);
     }
     if rejected.faults.is_empty() { Ok(args) } else { Err(rejected) }
 }

@@ -12,28 +12,28 @@ const MIB: usize = 1024 * 1024;
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Maximum open WebSockets; further upgrades get 503
-    #[arg(long, env = "KEYBEAT_MAX_SOCKETS", value_name = "N", default_value_t = DEFAULT.sockets)]
+    #[arg(long, env = "KEYBEAT_MAX_SOCKETS", value_name = "N", default_value_t = DEFAULT.sockets, value_parser = values::count())]
     max_sockets: usize,
     /// Maximum open WebSockets per client address; further upgrades get 429
-    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.sockets_per_address)]
+    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.sockets_per_address, value_parser = values::count())]
     max_sockets_per_address: usize,
     /// Maximum open WebSockets of one user's tokens; further upgrades get 429
-    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_USER", value_name = "N", default_value_t = DEFAULT.sockets_per_user)]
+    #[arg(long, env = "KEYBEAT_MAX_SOCKETS_PER_USER", value_name = "N", default_value_t = DEFAULT.sockets_per_user, value_parser = values::count())]
     max_sockets_per_user: usize,
     /// Maximum open event streams of one user's tokens; further ones get 429
-    #[arg(long, env = "KEYBEAT_MAX_STREAMS_PER_USER", value_name = "N", default_value_t = DEFAULT.streams_per_user)]
+    #[arg(long, env = "KEYBEAT_MAX_STREAMS_PER_USER", value_name = "N", default_value_t = DEFAULT.streams_per_user, value_parser = values::count())]
     max_streams_per_user: usize,
     /// Maximum users that all sockets and streams of one user's tokens watch by name; the others of a watch are refused
-    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_USER", value_name = "N", default_value_t = DEFAULT.watches_per_user)]
+    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_USER", value_name = "N", default_value_t = DEFAULT.watches_per_user, value_parser = values::count())]
     max_watches_per_user: usize,
     /// Maximum requests per second of one user's tokens, in bursts ten times as many; further ones get 429
-    #[arg(long, env = "KEYBEAT_MAX_REQUESTS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.requests_per_second, value_parser = positive())]
+    #[arg(long, env = "KEYBEAT_MAX_REQUESTS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.requests_per_second, value_parser = values::whole(1..=u32::MAX))]
     max_requests_per_second: u32,
     /// Maximum open connections, WebSockets excluded; a further one replaces the one idle longest, or gets 503
-    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT.connections)]
+    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS", value_name = "N", default_value_t = DEFAULT.connections, value_parser = values::count())]
     max_connections: usize,
     /// Maximum open connections per client address, WebSockets excluded; further ones get 429
-    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.connections_per_address)]
+    #[arg(long, env = "KEYBEAT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = DEFAULT.connections_per_address, value_parser = values::count())]
     max_connections_per_address: usize,
     /// Time of an HTTP connection without a request; after it the connection is closed
     #[arg(long, env = "KEYBEAT_IDLE_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.idle_timeout.into(), value_parser = duration)]
@@ -48,40 +48,40 @@ pub struct LimitArgs {
     #[arg(long, env = "KEYBEAT_BODY_TIMEOUT", value_name = "DURATION", default_value_t = DEFAULT.body_timeout.into(), value_parser = duration)]
     body_timeout: Duration,
     /// Maximum size of a request's body in bytes; a longer one gets 413
-    #[arg(long, env = "KEYBEAT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = DEFAULT.body_bytes)]
+    #[arg(long, env = "KEYBEAT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = DEFAULT.body_bytes, value_parser = values::count())]
     max_body_bytes: usize,
     /// Memory for all request bodies that are being read and all watches that wait for Redis, in bytes; further ones get 503 or `busy`
-    #[arg(long, env = "KEYBEAT_MAX_BODIES_BYTES", value_name = "BYTES", default_value_t = DEFAULT.bodies_bytes)]
+    #[arg(long, env = "KEYBEAT_MAX_BODIES_BYTES", value_name = "BYTES", default_value_t = DEFAULT.bodies_bytes, value_parser = values::count())]
     max_bodies_bytes: usize,
     /// Maximum size of a WebSocket message in bytes; a longer one closes the socket (1009)
-    #[arg(long, env = "KEYBEAT_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = DEFAULT.message_bytes)]
+    #[arg(long, env = "KEYBEAT_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = DEFAULT.message_bytes, value_parser = values::count())]
     max_message_bytes: usize,
     /// Maximum messages per second of one socket, in bursts ten times as many; above it the socket is closed (4029)
-    #[arg(long, env = "KEYBEAT_MAX_MESSAGES_PER_SECOND", value_name = "N", default_value_t = DEFAULT.messages_per_second, value_parser = positive())]
+    #[arg(long, env = "KEYBEAT_MAX_MESSAGES_PER_SECOND", value_name = "N", default_value_t = DEFAULT.messages_per_second, value_parser = values::whole(1..=u32::MAX))]
     max_messages_per_second: u32,
     /// Maximum users that one socket watches by name; a watch beyond it gets an error
-    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value_t = DEFAULT.watches_per_socket)]
+    #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value_t = DEFAULT.watches_per_socket, value_parser = values::count())]
     max_watches_per_socket: usize,
     /// Memory for what waits for slow clients, in MiB: changes, snapshots, messages and answers, and for messages that
     /// clients have begun; above it, the clients with the longest queues are closed (sockets: 1013)
-    #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = positive())]
+    #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = values::whole(1..=u32::MAX))]
     mailbox_mib: u32,
     /// Maximum heartbeats and logouts per second of one client's token, in bursts ten times as many; further ones get 429
-    #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.heartbeats_per_second, value_parser = positive())]
+    #[arg(long, env = "KEYBEAT_MAX_HEARTBEATS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.heartbeats_per_second, value_parser = values::whole(1..=u32::MAX))]
     max_heartbeats_per_second: u32,
     /// Maximum wrong tokens per second of one client address, in bursts ten times as many; further wrong ones get
     /// 429, valid ones are still accepted
-    #[arg(long, env = "KEYBEAT_MAX_WRONG_TOKENS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.wrong_tokens_per_second, value_parser = positive())]
+    #[arg(long, env = "KEYBEAT_MAX_WRONG_TOKENS_PER_SECOND", value_name = "N", default_value_t = DEFAULT.wrong_tokens_per_second, value_parser = values::whole(1..=u32::MAX))]
     max_wrong_tokens_per_second: u32,
     /// Maximum live keys that one client's token sets; further keys get 429
-    #[arg(long, env = "KEYBEAT_MAX_KEYS_PER_TOKEN", value_name = "N", default_value_t = DEFAULT.keys_per_token)]
+    #[arg(long, env = "KEYBEAT_MAX_KEYS_PER_TOKEN", value_name = "N", default_value_t = DEFAULT.keys_per_token, value_parser = values::count())]
     max_keys_per_token: usize,
     /// Time for the event of the daemon's own canary key to arrive; after it the daemon treats the event stream as
     /// dead, reconnects and reconciles
     #[arg(long, env = "KEYBEAT_CANARY_LIMIT", value_name = "DURATION", default_value_t = DEFAULT.canary.into(), value_parser = duration)]
     canary_limit: Duration,
     /// Maximum requests that wait for Redis at the same time; further ones get 503
-    #[arg(long, env = "KEYBEAT_MAX_REDIS_REQUESTS", value_name = "N", default_value_t = DEFAULT.redis_requests)]
+    #[arg(long, env = "KEYBEAT_MAX_REDIS_REQUESTS", value_name = "N", default_value_t = DEFAULT.redis_requests, value_parser = values::count())]
     max_redis_requests: usize,
 }
 
@@ -119,11 +119,6 @@ impl LimitArgs {
 /// A duration that clap can print as a default.
 fn duration(text: &str) -> Result<Duration, String> {
     values::duration(text).map(Duration::from)
-}
-
-/// A number of at least 1: with 0 nothing would be allowed at all.
-fn positive() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..)
 }
 
 #[cfg(test)]

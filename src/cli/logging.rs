@@ -24,8 +24,12 @@ pub enum Format {
 
 /// A level, or a filter in the syntax of `RUST_LOG`.
 pub fn level(text: &str) -> Result<String, String> {
-    EnvFilter::builder().parse(filter(text)).map_err(|why| why.to_string())?;
-    Ok(text.to_owned())
+    match EnvFilter::builder().parse(filter(text)) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("write error, warn, info, debug, trace or off, or a filter such as warn,keybeat=debug".into())
+        }
+    }
 }
 
 /// The filter of a level: the level applies to keybeat, libraries log from `warn` on, and fred logs nothing, because the

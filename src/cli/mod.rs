@@ -2,6 +2,7 @@
 
 mod access;
 mod address;
+mod arguments;
 mod beat;
 mod bench;
 mod check;
@@ -33,7 +34,8 @@ mod watch;
 use crate::client::Address;
 use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, LeaseMode};
 use crate::presence::Key;
-use anyhow::Result;
+use crate::server;
+use anyhow::{Result, bail};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 pub use environment::parse;
 use ipnet::IpNet;
@@ -117,6 +119,9 @@ struct ServeArgs {
     check: bool,
     #[command(flatten)]
     daemon: DaemonArgs,
+    /// What of arguments, environment and file is refused; only with --check.
+    #[arg(skip)]
+    refused: Box<arguments::Refused>,
 }
 
 #[derive(Parser, Clone)]
@@ -199,7 +204,7 @@ impl From<EventsKind> for EventsMode {
 #[derive(Parser)]
 struct DemoArgs {
     /// Number of simulated users, 1 to 100000
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = values::whole(1..=100_000_u32))]
     users: u32,
     #[command(flatten)]
     daemon: DaemonArgs,
@@ -214,7 +219,7 @@ struct LsArgs {
     #[arg(long, value_name = "FIELD", default_value = "user")]
     sort: list::Sort,
     /// Maximum number of keys to print; the total counts all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::count())]
     limit: Option<usize>,
     /// Print one JSON object per line
     #[arg(long)]
@@ -310,16 +315,16 @@ struct BenchArgs {
     #[command(flatten)]
     token: access::TokenArgs,
     /// Number of users for lag, heartbeats and capacity
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = values::whole(1..=u32::MAX))]
     users: u32,
     /// Number of sockets for connections, and for the fanout row in which all watch one user
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = values::whole(1..=u32::MAX))]
     clients: u32,
     /// Number of sockets for the other rows of fanout
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = values::whole(1..=u32::MAX))]
     watchers: u32,
     /// Numbers of daemons for capacity, 0 to 64, separated by commas; 0 is Redis without notifications
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0,1,2,4,8", value_parser = clap::value_parser!(u8).range(..=64))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0,1,2,4,8", value_parser = values::whole(0..=64_u8))]
     daemons: Vec<u8>,
     /// Duration of each rate of fanout and of each row of heartbeats and capacity
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
@@ -352,13 +357,31 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 impl DaemonArgs {
-    /// The settings of the daemon.
+    /// The settings of the daemon. Warns of an open one.
     ///
     /// # Errors
-    /// [`Usage`] if the daemon must not start with these settings.
+    /// [`Usage`] if the daemon must not start with these settings, or cannot use a file that they name.
     fn config(&self) -> Result<Config> {
-        self.access.check(self.listen)?;
-        Ok(self.settings())
+        let config = self.settings();
+        if let Some(fault) = self.faults().into_iter().next() {
+            bail!(fault);
+        }
+        if let Some(fault) = server::faults(&config).first() {
+            bail!(Usage(format!("{fault:#}")));
+        }
+        self.access.warn(self.listen);
+        Ok(config)
+    }
+
+    /// Each reason why the daemon must not start with these settings, the files aside.
+    fn faults(&self) -> Vec<Usage> {
+        let same = self.admin_listen.filter(|admin| values::overlap(self.listen, *admin)).map(|admin| {
+            Usage(format!(
+                "--admin-listen {admin} and --listen {} are the same port; give --admin-listen another port",
+                self.listen
+            ))
+        });
+        self.access.faults(self.listen).into_iter().chain(same).collect()
     }
 
     /// The settings, which may not suit each other.
@@ -393,6 +416,14 @@ impl DaemonArgs {
 pub struct Usage(String);
 
 impl Args {
+    /// The arguments of `serve --check`.
+    fn checked_mut(&mut self) -> Option<&mut ServeArgs> {
+        match &mut self.command {
+            Command::Serve(args) if args.check => Some(args),
+            _ => None,
+        }
+    }
+
     /// The source of a command that reads from a daemon or from Redis.
     fn source_mut(&mut self) -> Option<&mut SourceArgs> {
         match &mut self.command {

@@ -73,8 +73,11 @@ impl SourceArgs {
 /// Parses a Redis URL. This is no value parser of clap: clap would print the URL with its password.
 ///
 /// # Errors
-/// [`Usage`] if the URL cannot be parsed; the text hides the password.
+/// [`Usage`] if the URL cannot be parsed, or a file for it cannot be used; the text hides the password.
 pub fn redis(url: &str, access: &redis_access::RedisAccessArgs) -> Result<Target> {
+    if url.trim() != url {
+        bail!(Usage("the Redis URL begins or ends with a space or line break; remove it".into()));
+    }
     if !url.contains("://") {
         // The text may contain a password, and it is unknown where the password begins.
         let host = url.rsplit('@').next().unwrap_or_default();
@@ -85,7 +88,7 @@ pub fn redis(url: &str, access: &redis_access::RedisAccessArgs) -> Result<Target
         bail!(Usage(text));
     }
     let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
-    access.apply(target)
+    access.apply(target).map_err(|why| Usage(format!("{why:#}")).into())
 }
 
 #[cfg(test)]

@@ -13,9 +13,14 @@ pub fn invalid(argument: &Arg, name: &str, text: &str) -> Option<String> {
     let command = Command::new("keybeat").no_binary_name(true).disable_help_flag(true).arg(alone);
     let mut why = command.try_get_matches_from([format!("--value={text}")]).err()?;
     why.insert(ContextKind::InvalidArg, ContextValue::String(name.to_owned()));
+    Some(one_line(&why))
+}
+
+/// The cause and the advice of an error, without the usage that follows it.
+pub fn one_line(why: &clap::Error) -> String {
     let rendered = why.render().to_string();
     let lines = rendered.lines().map(str::trim).take_while(|line| !line.is_empty());
-    Some(lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned())
+    lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// The fault in the form of a value. The text does not show the value, which may be a secret.

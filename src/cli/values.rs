@@ -4,7 +4,10 @@ use crate::config::DEFAULT_LISTEN;
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{Key, KeyPattern};
 use ipnet::IpNet;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// An IP address and port. Host names are refused: one name may stand for several addresses, some of them public.
@@ -14,6 +17,16 @@ pub fn listen(text: &str) -> Result<SocketAddr, String> {
         let example = port.map_or(DEFAULT_LISTEN.to_owned(), |port| format!("127.0.0.1:{port}"));
         format!("not IP:PORT with a port up to 65535; write {example}, or [::1]:PORT for IPv6")
     })
+}
+
+/// Would two listeners at these addresses exclude each other? Port 0 is a free one each time.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = |address: SocketAddr, of: SocketAddr| {
+        address.ip().is_unspecified() && (address.is_ipv6() || of.is_ipv4())
+    };
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip() || all(one, other) || all(other, one))
 }
 
 /// A prefix of keys. It keeps the daemon away from all other keys, so it cannot be empty.
@@ -44,15 +57,35 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A parser of whole numbers in this range.
+pub fn whole<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("write a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A parser of whole numbers that may have any size.
+pub fn count() -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    whole(0..=usize::MAX)
+}
+
 /// A duration with its unit, longer than zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|why| format!("{why}; write 10s, 500ms or 1m"))?;
+    let advice = "write a number with its unit, such as 10s, 500ms or 1m";
+    let duration = humantime::parse_duration(text).map_err(|_| advice)?;
     if duration.is_zero() { Err("the duration must be longer than 0".into()) } else { Ok(duration) }
 }
 
 /// A duration with its unit; 0s is allowed.
 pub fn duration_or_zero(text: &str) -> Result<humantime::Duration, String> {
-    humantime::parse_duration(text).map(Into::into).map_err(|why| format!("{why}; write 20s, 1m or 0s"))
+    let advice = "write a number with its unit, such as 20s, 1m or 0s";
+    humantime::parse_duration(text).map(Into::into).map_err(|_| advice.into())
 }
 
 /// The TTL of a heartbeat.

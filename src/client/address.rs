@@ -5,10 +5,13 @@ use crate::certificates;
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
+use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -35,8 +38,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl Address {
     /// Reads `http://HOST[:PORT]` or `https://…`.
     pub fn parse(text: &str) -> Result<Address, String> {
-        let advice = "write http://HOST:PORT or https://HOST:PORT";
-        let uri: Uri = text.parse().map_err(|why| format!("{why}; {advice}"))?;
+        let advice = "write http://HOST:PORT or https://HOST:PORT, with a port from 1 to 65535";
+        let uri: Uri = text.parse().map_err(|_| format!("it is not a URL; {advice}"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -59,7 +62,7 @@ impl Address {
                     80
                 }
             }
-            None => return Err(format!("the port is not a number from 0 to 65535; {advice}")),
+            None => return Err(format!("its port is not a number; {advice}")),
         };
         let path = uri.path().trim_end_matches('/').to_owned();
         Ok(Address { secure, host: authority.host().to_owned(), port, path })
@@ -130,21 +133,88 @@ impl Address {
             Ok(stream) => stream,
             Err(why) => return Err(ClientError::Unreachable { address, why: why.to_string() }),
         };
-        let Some(connector) = trust else { return Ok(Box::new(stream)) };
+        let Some(connector) = trust else {
+            return Ok(Box::new(PlainStream { stream, address: self.clone(), read: false }));
+        };
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| ClientError::Invalid(format!("{bare} cannot be a name in a certificate")))?;
         match connector.connect(name, stream).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(why) if is_of_trust(&why) => Err(ClientError::Untrusted { address, why: why.to_string() }),
-            Err(why) => Err(ClientError::NoDaemon {
-                address,
-                why: format!("the TLS handshake failed ({why}); is it an http:// address?"),
-            }),
+            Err(why) if is_plain(&why) => Err(self.wrong_scheme("does not speak TLS")),
+            Err(why) => {
+                Err(ClientError::NoDaemon { address, why: format!("the TLS handshake failed: {why}") })
+            }
         }
+    }
+
+    fn wrong_scheme(&self, what: &'static str) -> ClientError {
+        let right = Address { secure: !self.secure, ..self.clone() }.to_string();
+        ClientError::WrongScheme { address: self.to_string(), what, right }
     }
 }
 
-fn is_of_trust(why: &std::io::Error) -> bool {
+/// The first byte of a TLS alert, which a port that speaks TLS sends after a request without TLS.
+const TLS_ALERT: u8 = 0x15;
+
+/// A connection without TLS. Its first read fails with [`ClientError::WrongScheme`] if the port speaks TLS.
+struct PlainStream {
+    stream: TcpStream,
+    address: Address,
+    read: bool,
+}
+
+impl AsyncRead for PlainStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let first = buffer.filled().get(before);
+        if let Some(first) = first
+            && !std::mem::replace(&mut self.read, true)
+            && *first == TLS_ALERT
+        {
+            return Poll::Ready(Err(io::Error::other(self.address.wrong_scheme("speaks TLS"))));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for PlainStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The error of the client that a failed read or write on its connection carries.
+pub(crate) fn cause(why: &(dyn std::error::Error + 'static)) -> Option<ClientError> {
+    let chain = std::iter::successors(Some(why), |why| why.source());
+    let mut inner =
+        chain.filter_map(|why| why.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<ClientError>());
+    inner.next().cloned()
+}
+
+fn is_plain(why: &io::Error) -> bool {
+    let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+}
+
+fn is_of_trust(why: &io::Error) -> bool {
     let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }

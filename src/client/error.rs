@@ -33,6 +33,16 @@ pub enum ClientError {
         /// The answer.
         why: String,
     },
+    /// The address says `http://` and the port speaks TLS, or the other way round.
+    #[error("{address} {what}; write {right}")]
+    WrongScheme {
+        /// The daemon's address.
+        address: String,
+        /// What the port speaks.
+        what: &'static str,
+        /// The address with the other scheme.
+        right: String,
+    },
     /// The client does not trust the daemon's certificate.
     #[error("{address} shows a certificate that is not trusted: {why}")]
     Untrusted {

@@ -19,6 +19,8 @@ mod session;
 mod table;
 mod watches;
 
+#[cfg(feature = "daemon")]
+pub(crate) use address::cause;
 pub use address::{Address, Stream};
 pub use error::ClientError;
 

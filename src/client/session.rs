@@ -1,6 +1,6 @@
 //! The client's task: one connection after another. It does the I/O and keeps the time; [`Watches`] decides the rest.
 
-use super::address::Stream;
+use super::address::{Stream, cause};
 use super::reconnect::{Advice, Backoff, Silence, renewal_wait};
 use super::watches::Watches;
 use super::{Builder, ClientError, ClientEvent, Watching};
@@ -126,7 +126,10 @@ impl Task {
                     }),
                 })
             }
-            Err(why) => Err(lost(ClientError::NoDaemon { address, why: why.to_string() })),
+            Err(why) => {
+                let other = || ClientError::NoDaemon { address, why: why.to_string() };
+                Err(lost(cause(&why).unwrap_or_else(other)))
+            }
         }
     }
 

@@ -1,16 +1,20 @@
 //! Messages and bodies on the wire: the only place that knows JSON.
 
 #[cfg(feature = "daemon")]
+mod client_message;
+#[cfg(feature = "daemon")]
 mod encode;
 mod message;
 #[cfg(feature = "daemon")]
 mod request;
 #[cfg(feature = "daemon")]
 pub mod schema;
+#[cfg(feature = "daemon")]
+mod shape;
 
 pub use message::*;
 #[cfg(feature = "daemon")]
-pub use {encode::*, request::*};
+pub use {client_message::*, encode::*, request::*, shape::milliseconds};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "keybeat.v1";

@@ -127,8 +127,7 @@ impl Facts {
     pub async fn read(node: &Node, pattern: &KeyPattern, progress: impl Fn(&str)) -> Result<Facts> {
         let names = Names::new(pattern, node.target.db());
         progress("connecting");
-        let primary = sentinel::resolve(&node.target).await?;
-        let client = RespClient::connect(&primary, "keybeat-doctor").await?;
+        let (primary, client) = sentinel::connect(&node.target, "keybeat-doctor").await?;
         let exam = Exam { pipeline: client.pipeline(), names: &names, node };
         progress("reading its settings");
         let slots = (!node.id().is_empty()).then(|| node.primary.owned());

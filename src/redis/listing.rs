@@ -43,8 +43,7 @@ impl Listing {
     pub async fn connect(target: &Target, pattern: &KeyPattern) -> Result<Listing> {
         let mut clients = Vec::new();
         for node in cluster::primaries(target).await?.nodes {
-            let primary = sentinel::resolve(&node.target).await?;
-            clients.push(RespClient::connect(&primary, "keybeat-listing").await?);
+            clients.push(sentinel::connect(&node.target, "keybeat-listing").await?.1);
         }
         Ok(Listing { clients, names: Names::new(pattern, target.db()) })
     }

@@ -1,5 +1,6 @@
 //! The primary, as the Sentinels name it.
 
+use crate::redis::info::Info;
 use crate::redis::resp::client::RespClient;
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
@@ -61,14 +62,51 @@ pub(super) async fn resolve_with_age(target: &Target) -> Result<(Target, u64)> {
     Ok((target.at(primary.host, primary.port), primary.since_ms))
 }
 
+/// Connects to the server that [`resolve`] names, and checks that it has keys.
+///
+/// # Errors
+/// See [`resolve`]; or the server cannot be reached, or it is a Sentinel.
+pub(super) async fn connect(target: &Target, name: &str) -> Result<(Target, RespClient)> {
+    let server = resolve(target).await?;
+    let client = RespClient::connect(&server, name).await?;
+    // An ACL may forbid INFO, but a Sentinel has no such ACL by default.
+    if let RedisReply::Text(text) = client.pipeline().one(&["INFO", "server"]).await? {
+        has_keys(&Info::parse(&String::from_utf8_lossy(&text)), &server)?;
+    }
+    Ok((server, client))
+}
+
+/// Checks that a server whose INFO was read is no Sentinel.
+///
+/// # Errors
+/// It is one; the text has the URL to write.
+pub(super) fn has_keys(info: &Info, server: &Target) -> Result<()> {
+    if info.field("redis_mode") != "sentinel" {
+        return Ok(());
+    }
+    bail!(
+        "{} is a Sentinel, which has no keys; write redis-sentinel://{}?sentinelServiceName=NAME",
+        server.shown(),
+        server.address()
+    )
+}
+
 async fn ask(sentinel: &Target, service: &str) -> Result<NamedPrimary> {
     let client = RespClient::connect(sentinel, "keybeat-sentinel").await?;
     let mut commands = Commands::one(&["SENTINEL", "get-master-addr-by-name", service]);
     commands.add(&["SENTINEL", "MASTER", service]);
     let mut replies = client.pipeline().send(commands).await?.into_iter();
     let address = replies.next().context("the Sentinel sent no reply")?;
-    if address == RedisReply::Nil {
-        bail!("{} does not know a primary named {service:?}", sentinel.shown());
+    match &address {
+        RedisReply::Nil => bail!(
+            "{} does not know a primary named {service:?}; correct sentinelServiceName in the URL",
+            sentinel.shown()
+        ),
+        RedisReply::Refused(why) if why.starts_with("ERR unknown command") => bail!(
+            "{at} is a Redis server and no Sentinel; write redis://{at}, or name the port of a Sentinel",
+            at = sentinel.address()
+        ),
+        _ => {}
     }
     let unreadable = || anyhow!("{} named a primary without a host and a port", sentinel.shown());
     let [host, port] = <[RedisReply; 2]>::try_from(address.list()?).map_err(|_| unreadable())?;

@@ -114,6 +114,15 @@ impl Target {
         &self.shown
     }
 
+    /// The host and port of one server, or the path of its socket.
+    pub(super) fn address(&self) -> String {
+        match &self.place {
+            Place::Server(at) => at.to_string(),
+            Place::Unix(path) => path.display().to_string(),
+            Place::Sentinels { .. } | Place::Cluster(_) => self.shown.clone(),
+        }
+    }
+
     /// The number of the database.
     pub fn db(&self) -> u8 {
         self.db.unwrap_or(0)

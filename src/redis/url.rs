@@ -69,6 +69,10 @@ pub(super) fn parse(url: &str) -> Result<ParsedUrl> {
     let scheme = if scheme == "unix" { "redis+unix".to_owned() } else { scheme };
     ensure!(SCHEMES.contains(&&*scheme), "its scheme is not known; {FORMS}");
     let is_unix = scheme == "redis+unix";
+    ensure!(
+        is_unix || !rest.contains(char::is_whitespace),
+        "it contains a space or line break; remove it, or write %20 in a user or password"
+    );
     check_characters(rest, is_unix)?;
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let query = Query::parse(&scheme, query)?;

@@ -10,6 +10,7 @@ use crate::web::limits::entrance::{Entrance, HEALTH, Visit};
 use crate::web::limits::forwarded::TrustedProxies;
 use crate::web::limits::refusal_log::{Refusal, Refusals};
 use crate::web::protective_headers;
+use crate::web::refused_head::{self, ExplainedRefusal};
 use crate::web::shutdown::Shutdown;
 use crate::web::tls::Tls;
 use axum::Router;
@@ -174,12 +175,14 @@ impl Port {
                 Ok::<_, Infallible>(answer.map(|body| ResponseState::new(body, activity, place)))
             }
         });
+        let stream = Noticed::new(stream, activity.clone());
+        let stream = ExplainedRefusal::new(stream, activity.clone(), HEADER_BYTES);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // `overdue` has the time limits: hyper's own does not distinguish an idle connection from a slow one.
             .header_read_timeout(None)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(Noticed::new(stream, activity.clone())), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let served = tokio::select! {
@@ -197,9 +200,24 @@ impl Port {
             }
         };
         match served {
-            Err(why) => debug!(%address, %why, "connection closed"),
+            Err(why) => {
+                self.unreadable(&why, address);
+                debug!(%address, %why, "connection closed");
+            }
             Ok(()) => debug!(%address, "connection closed"),
         }
+    }
+
+    /// Counts and logs a request that hyper has refused; see [`ExplainedRefusal`].
+    fn unreadable(&self, why: &hyper::Error, address: SocketAddr) {
+        let error = match why {
+            why if why.is_parse_too_large() => Error::HeadTooLarge(HEADER_BYTES),
+            why if why.is_parse() => refused_head::unreadable(),
+            _ => return,
+        };
+        let (code, status) = (error.code(), error.status());
+        self.metrics.refused(code);
+        self.refusals.log(&Refusal { address: address.ip(), route: "none", code, status });
     }
 
     /// Answers a request. On a reserved place every request but those of [`HEALTH`] is refused, and the connection ends.

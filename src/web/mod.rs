@@ -13,7 +13,7 @@
 //! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
 //! shutdown.rs  the drain and the stop
 //! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
-//! protective_headers.rs  headers of every answer
+//! protective_headers.rs  headers of every answer     refused_head.rs  explains why a request cannot be read
 //! ```
 
 pub mod access;
@@ -29,6 +29,7 @@ pub mod listen;
 mod middleware;
 mod parameters;
 mod protective_headers;
+mod refused_head;
 pub mod sessions;
 pub mod shutdown;
 mod stream;

@@ -8,13 +8,15 @@ use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::{OpenApi, RefOr};
 
 /// Only these paths are checked: pages and health checks ignore their query, which other programs may add.
 const CHECKED: &str = "/v1/";
+/// The list of users, which a request may give in parts.
+const LIST: &str = "users";
 /// The token, which every GET may have.
 const TOKEN: &str = "token";
 
@@ -43,14 +45,20 @@ impl Parameters {
         Parameters(known)
     }
 
-    /// An error that names the first parameter which this request does not have.
+    /// An error that names the first parameter which this request does not have, or has twice.
     fn check(&self, method: &Method, path: &str, uri: &Uri) -> Result<(), Error> {
         let method = if method == Method::HEAD { Method::GET } else { method.clone() };
         let Some(known) = self.0.get(&(method, path.to_owned())).filter(|_| path.starts_with(CHECKED)) else {
             return Ok(());
         };
         let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else { return Ok(()) };
+        let mut seen = HashSet::new();
+        let repeated = pairs.iter().find(|(name, _)| *name != LIST && !seen.insert(name));
         match pairs.iter().find(|(name, _)| !known.contains(name)) {
+            None if repeated.is_some() => Err(Error::InvalidRequest(format!(
+                "the parameter {} occurs twice; send it once",
+                shown(repeated.map_or("", |(name, _)| name))
+            ))),
             None => Ok(()),
             Some((name, _)) => Err(Error::InvalidRequest(format!(
                 "this request has no parameter {}; it has {}",
@@ -70,7 +78,7 @@ fn query_parameters(operation: &Operation) -> Vec<String> {
     in_query.collect()
 }
 
-/// Refuses a request with a parameter that it does not have.
+/// Refuses a request with a parameter that it does not have, or has twice.
 pub async fn guard(State(known): State<Arc<Parameters>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     match path.map_or(Ok(()), |path| known.check(request.method(), path, request.uri())) {

@@ -208,6 +208,7 @@ impl Place<'_> {
 }
 
 fn check_role(info: &Info, server: &Target) -> Result<()> {
+    sentinel::has_keys(info, server)?;
     if info.field("role") != "slave" {
         return Ok(());
     }

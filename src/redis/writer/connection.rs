@@ -70,8 +70,7 @@ impl WriteConnection {
         if let Some(pipeline) = held {
             return Ok(pipeline);
         }
-        let server = sentinel::resolve(&self.target).await?;
-        let client = RespClient::connect(&server, NAME).await?;
+        let (_, client) = sentinel::connect(&self.target, NAME).await?;
         let pipeline = client.pipeline().clone();
         *lock(&self.client) = Some(client);
         Ok(pipeline)

@@ -62,7 +62,8 @@ impl Lane {
     /// Does `write` on the connection.
     ///
     /// # Errors
-    /// There is no connection after 250 ms, the write failed, or it took more than 2 s.
+    /// There is no connection after 250 ms; or the write failed, or took more than 2 s, and may still be done: the server reads
+    /// what was sent to it when it runs again.
     pub(super) async fn write<T>(&self, write: impl AsyncFnOnce(&Pipeline) -> Done<T>) -> Result<T, Error> {
         let mut held = self.connection.clone();
         let connection = match timeout(CONNECTING, held.wait_for(Option::is_some)).await {
@@ -74,10 +75,10 @@ impl Lane {
         };
         match timeout(WRITE, write(&connection)).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(why)) => Err(Error::RedisUnavailable(format!("{why:#}"))),
+            Ok(Err(why)) => Err(Error::RedisUnconfirmed(format!("{why:#}"))),
             Err(_) => {
                 self.broken.notify_one();
-                Err(Error::RedisUnavailable(format!("no answer within {WRITE:?}")))
+                Err(Error::RedisUnconfirmed(format!("no answer within {WRITE:?}")))
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
 use crate::redis::resp::client::Pipeline;
 use crate::redis::target::Target;
-use crate::redis::writer::servers::{Servers, Write};
+use crate::redis::writer::servers::{Servers, Write, confirmed};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -140,7 +140,11 @@ impl Store {
                 Err(why) => failed = Some(why),
             }
         }
-        failed.map_or(Ok(()), Err)
+        // A mark is no write that a client asked for.
+        failed.map_or(Ok(()), |why| match why {
+            Error::RedisUnconfirmed(why) => Err(Error::RedisUnavailable(why)),
+            other => Err(other),
+        })
     }
 
     /// The channel of [`announce`](Store::announce).
@@ -164,7 +168,7 @@ impl Store {
                 Ok(())
             });
             let sent = timeout(MARK, sent).await;
-            match sent.unwrap_or_else(|_| Err(Error::RedisUnavailable("no answer".into()))) {
+            match sent.unwrap_or_else(|_| Err(Error::RedisUnconfirmed("no answer".into()))) {
                 Ok(()) => {
                     channel.sent(true);
                     return Ok(());
@@ -181,6 +185,6 @@ impl Store {
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
-        self.servers.send(writes).await.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+        confirmed(&self.servers.send(writes).await)
     }
 }

@@ -153,6 +153,22 @@ impl Servers {
     }
 }
 
+/// The outcome of several writes of one request.
+///
+/// # Errors
+/// None was done; or only some of them were, or it is unknown which.
+pub(super) fn confirmed(answers: &[Answer]) -> Result<(), Error> {
+    let mut failed = answers.iter().filter_map(|answer| answer.as_ref().err());
+    let Some(first) = failed.next() else { return Ok(()) };
+    let unconfirmed = |why: &&Error| matches!(why, Error::RedisUnconfirmed(_));
+    match [first].into_iter().chain(failed).find(unconfirmed).unwrap_or(first) {
+        Error::RedisUnavailable(why) if answers.iter().any(Result::is_ok) => {
+            Err(Error::RedisUnconfirmed(why.clone()))
+        }
+        why => Err(why.clone()),
+    }
+}
+
 fn unowned(write: &Write) -> Error {
     Error::RedisUnavailable(format!("no server owns the slot {}", cluster::slot(write.key.as_bytes())))
 }

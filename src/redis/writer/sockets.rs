@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::presence::Key;
 use crate::redis::resp::reply::RedisReply;
 use crate::redis::writer::release::{Release, Released};
-use crate::redis::writer::servers::Write;
+use crate::redis::writer::servers::{Write, confirmed};
 use crate::redis::writer::token::{Departure, Farewell, SocketValue, Token};
 use crate::redis::writer::{BEATS_PER_TTL, Store};
 use std::sync::atomic::Ordering;
@@ -138,7 +138,7 @@ impl Store {
         if let Some(why) = marked.iter().find_map(|answer| answer.as_ref().err()) {
             debug!(%why, "a goodbye was not marked");
         }
-        deleted.iter().find_map(|answer| answer.as_ref().err().cloned()).map_or(Ok(()), Err)
+        confirmed(deleted)
     }
 
     /// Deletes the key of a session whose last socket at this daemon has closed, unless another daemon keeps it.

@@ -93,6 +93,22 @@ impl Pass {
         }
     }
 
+    /// An error if the pass is a backend's token without the scope `read`. Calls that name several users check it first: without
+    /// the scope the call is refused, not each of its names.
+    pub fn check_read(&self) -> Result<(), Error> {
+        self.check_scope(Scope::Read)
+    }
+
+    /// The same for the scope `write`.
+    pub fn check_write(&self) -> Result<(), Error> {
+        self.check_scope(Scope::Write)
+    }
+
+    /// An error if the pass is a backend's token that could neither watch nor send heartbeats on a socket.
+    pub fn check_socket(&self) -> Result<(), Error> {
+        self.check_read().or_else(|refused| self.check_write().map_err(|_| refused))
+    }
+
     /// An error unless the pass allows administrative calls.
     pub fn check_admin(&self) -> Result<(), Error> {
         self.check_scope(Scope::Admin)?;

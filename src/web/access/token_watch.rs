@@ -87,10 +87,11 @@ impl Permit {
     pub fn check(&self, message: &ClientMessage) -> Result<(), Error> {
         match message {
             ClientMessage::Watch { all: true, .. } => self.pass.check_watch_all(),
+            // Its names are checked one by one later.
+            ClientMessage::Watch { .. } => self.pass.check_read(),
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
-            // These concern the socket's own user, or what was allowed before. Names in a watch are checked one by one.
+            // These concern the socket's own user, or what was allowed before.
             ClientMessage::Heartbeat { user: None }
-            | ClientMessage::Watch { .. }
             | ClientMessage::Ping
             | ClientMessage::Leave
             | ClientMessage::Unwatch { .. }
@@ -117,6 +118,7 @@ impl Permit {
                 "this socket speaks for {whom}, and the new token has another sub"
             )));
         }
+        speaks.map_or(Ok(()), |user| pass.check_speak(user))?;
         watched.into_iter().try_for_each(|user| pass.check_watch(user))?;
         if all {
             pass.check_watch_all()?;

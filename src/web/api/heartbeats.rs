@@ -5,7 +5,7 @@ use crate::error::{Error, MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::Key;
 use crate::protocol::{
     EndBody, HeartbeatBody, HeartbeatItem, HeartbeatsAnswer, HeartbeatsBody, RefusedHeartbeat, RefusedUser,
-    schema,
+    milliseconds, schema,
 };
 use crate::web::access::auth::Pass;
 use crate::web::app::{App, Shared};
@@ -23,7 +23,7 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 pub struct HeartbeatQuery {
     session: Option<String>,
-    ttl_ms: Option<u64>,
+    ttl_ms: Option<String>,
 }
 
 /// A heartbeat
@@ -53,7 +53,8 @@ pub async fn heartbeat(
     let query = request::query(query)?;
     let body: HeartbeatBody = request::optional_body(&app, body).await?;
     let session = one_of("session", body.session, query.session)?;
-    let ttl_ms = one_of("ttl_ms", body.ttl_ms, query.ttl_ms)?;
+    let in_query = request::whole("ttl_ms", query.ttl_ms.as_deref(), &milliseconds())?;
+    let ttl_ms = one_of("ttl_ms", body.ttl_ms, in_query)?;
     let key = app.key(&user, session.as_deref())?;
     ttl_ms.map_or(Ok(()), check_ttl)?;
     app.beat(&pass, &[(key, ttl_ms)]).await?;
@@ -77,6 +78,7 @@ pub async fn heartbeat(
     security(("bearer" = []))
 )]
 pub async fn heartbeats(State(app): Shared, pass: Pass, body: Body) -> Reply<Response> {
+    pass.check_write()?;
     let body: HeartbeatsBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
     let (mut keys, mut refused) = (Vec::with_capacity(body.users.len()), Vec::new());

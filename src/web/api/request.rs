@@ -1,13 +1,13 @@
 //! Reads what requests carry: the user in the path, the query, the JSON body.
 
-use crate::error::Error;
+use crate::error::{Error, shown};
+use crate::protocol::RequestBody;
 use crate::web::app::App;
 use crate::web::failure::Failure;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use serde::de::{DeserializeOwned, IgnoredAny};
 use std::sync::Arc;
 
 /// The answer of a handler.
@@ -49,30 +49,24 @@ pub fn one_of<T: PartialEq>(name: &str, body: Option<T>, query: Option<T>) -> Re
     }
 }
 
+/// A whole number in a query. Error: `invalid_request`; `allowed` says what the number must be.
+pub fn whole(name: &str, text: Option<&str>, allowed: &str) -> Result<Option<u64>, Error> {
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|_| Error::InvalidRequest(format!("{name} is {}; it must be {allowed}", shown(text))))
+    };
+    text.map(parse).transpose()
+}
+
 /// Reads a JSON body. Errors: `invalid_json`, `invalid_request`, and those of [`Bodies`](crate::web::limits::bodies).
-pub async fn body<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Error> {
-    parse(&app.bodies.read(body).await?)
+pub async fn body<T: RequestBody>(app: &App, body: Body) -> Result<T, Error> {
+    T::parse(&app.bodies.read(body).await?)
 }
 
 /// The same, where the client may leave the body out.
-pub async fn optional_body<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Error> {
+pub async fn optional_body<T: RequestBody>(app: &App, body: Body) -> Result<T, Error> {
     let bytes = app.bodies.read(body).await?;
-    parse(if bytes.is_empty() { b"{}" } else { &bytes })
-}
-
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
-    if text.trim_ascii_start().starts_with(b"[") {
-        // serde would read a list as an object, in the order of its fields.
-        return Err(Error::InvalidRequest("the body must be a JSON object, not a list".into()));
-    }
-    serde_json::from_slice(text).map_err(|why| {
-        // A text that is not JSON is reported as such, also where an unknown field comes first.
-        if why.is_data() && serde_json::from_slice::<IgnoredAny>(text).is_ok() {
-            Error::InvalidRequest(format!("the body does not have the fields of this request: {why}"))
-        } else {
-            Error::InvalidJson(format!("the body is not JSON: {why}"))
-        }
-    })
+    T::parse(if bytes.is_empty() { b"{}" } else { &bytes })
 }
 
 /// An error if one request names more users than it may.

@@ -1,14 +1,16 @@
 //! Ends the connections of a user, for operators.
 
 use super::request::{self, QueryString, Reply};
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::protocol::{ClosedSockets, schema};
 use crate::redis::channel::Message;
 use crate::web::access::auth::Pass;
 use crate::web::app::{App, Shared};
 use crate::web::audit::Counted;
 use crate::web::describe::openapi::OfQuestion;
+use crate::web::failure::Failure;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -34,11 +36,7 @@ pub struct CloseQuery {
     responses((status = 200, description = "How many there were at this daemon", body = ClosedSockets), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn close(
-    State(app): Shared,
-    pass: Pass,
-    query: QueryString<CloseQuery>,
-) -> Reply<(Extension<Counted>, Json<ClosedSockets>)> {
+pub async fn close(State(app): Shared, pass: Pass, query: QueryString<CloseQuery>) -> Reply<Response> {
     pass.check_admin()?;
     let user = request::query(query)?.user;
     let user = user.ok_or_else(|| {
@@ -46,12 +44,38 @@ pub async fn close(
     })?;
     app.pattern.check_user(&user).map_err(|why| Error::user(&user, why))?;
     let closed = app.connected.close(&user).await;
-    let channel = app.store.daemons_channel();
-    if let Some(proof) = app.gate.prove_close(&pass, &channel, &user) {
-        app.store.announce(&Message::CloseSockets { user: user.clone(), proof }).await?;
+    let counted = Extension(Counted(closed));
+    match close_elsewhere(&app, &pass, &user).await {
+        Ok(()) => Ok((counted, Json(ClosedSockets { closed })).into_response()),
+        Err((missing, why)) => {
+            let (code, user) = (why.code(), shown(&user));
+            let done = match closed {
+                0 => format!("no socket or stream of {user} was open at this daemon"),
+                1 => format!("1 socket or stream of {user} at this daemon is closed"),
+                _ => format!("{closed} sockets and streams of {user} at this daemon are closed"),
+            };
+            let why = match why {
+                Error::RedisUnavailable(why) | Error::RedisUnconfirmed(why) => {
+                    format!("Redis failed ({why})")
+                }
+                other => other.to_string(),
+            };
+            let text = format!("{done}, but {missing}: {why}; send the request again");
+            Ok((counted, Failure(Error::Unfinished(code, text))).into_response())
+        }
     }
-    app.delete(&app.all_keys(&user).await?).await?;
-    Ok((Extension(Counted(closed)), Json(ClosedSockets { closed })))
+}
+
+/// Orders the other daemons to close the user's sockets, and deletes the keys. Error: what may not be done, and why.
+async fn close_elsewhere(app: &App, pass: &Pass, user: &str) -> Result<(), (&'static str, Error)> {
+    let channel = app.store.daemons_channel();
+    if let Some(proof) = app.gate.prove_close(pass, &channel, user) {
+        let order = Message::CloseSockets { user: user.to_owned(), proof };
+        let missing = "other daemons may not have received the order, and the user's keys are not deleted";
+        app.store.announce(&order).await.map_err(|why| (missing, why))?;
+    }
+    let deleted = async { app.delete(&app.all_keys(user).await?).await };
+    deleted.await.map_err(|why| ("the user's keys may not be deleted", why))
 }
 
 /// Carries out what operators have ordered at other daemons, until the channel ends.

@@ -59,6 +59,7 @@ pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
     security(("bearer" = []))
 )]
 pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<QueryAnswer>> {
+    pass.check_read()?;
     let body: QueryBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
     let stale = app.known()?;
@@ -78,7 +79,7 @@ pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<Que
 #[derive(Deserialize)]
 pub struct ListQuery {
     state: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
     cursor: Option<String>,
     prefix: Option<String>,
 }
@@ -97,11 +98,13 @@ impl ListQuery {
     }
 
     fn limit(&self) -> Result<usize, Error> {
-        let limit = self.limit.unwrap_or(LIST_DEFAULT);
+        let allowed = format!("a whole number from 1 to {LIST_MOST}");
+        let limit = request::whole("limit", self.limit.as_deref(), &allowed)?;
+        let limit = limit.map_or(LIST_DEFAULT, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if (1..=LIST_MOST).contains(&limit) {
             return Ok(limit);
         }
-        Err(Error::InvalidRequest(format!("limit is {limit}; it must be from 1 to {LIST_MOST}")))
+        Err(Error::InvalidRequest(format!("limit is {limit}; it must be {allowed}")))
     }
 
     /// The prefix of the names.

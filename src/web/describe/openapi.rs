@@ -92,7 +92,8 @@ const REFUSALS: [(&str, u16, &str); 8] = [
     (
         "Unavailable",
         503,
-        "Redis is unreachable and nothing was written; or the daemon has not compared itself with Redis yet; or a limit of \
+        "Redis is unreachable, and the message says whether nothing was written or some of it may be done; or the daemon has not \
+         compared itself with Redis yet; or a limit of \
          the daemon",
     ),
 ];

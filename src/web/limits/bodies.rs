@@ -5,6 +5,7 @@ use crate::error::{Error, code};
 use crate::metrics::Metrics;
 use axum::body::{Body, BodyDataStream};
 use futures_util::StreamExt;
+use hyper::body::Body as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,10 +33,17 @@ impl Bodies {
         }
     }
 
-    /// Reads a body to its end. Errors: `too_large`, `busy` if all bodies together take too many bytes, and
+    /// Reads a body to its end. Errors: `too_large`, at once if the body was announced with its length, `busy` if all bodies together take too many bytes, and
     /// `invalid_request` if the body is too slow or breaks off.
     pub async fn read(&self, body: Body) -> Result<Vec<u8>, Error> {
         let within = self.within;
+        if body.size_hint().lower() > self.most as u64 {
+            // Its Content-Length says so, and the client may wait for the answer before it sends anything.
+            self.metrics.limited("body_bytes");
+            let (mut chunks, most) = (body.into_data_stream(), self.most.saturating_mul(2));
+            tokio::spawn(async move { timeout(within, discard(&mut chunks, most)).await });
+            return Err(Error::TooLarge(self.most));
+        }
         timeout(within, self.collect(body)).await.unwrap_or_else(|_| {
             self.metrics.limited("body_timeout");
             Err(Error::InvalidRequest(format!("the body did not arrive within {within:?}")))

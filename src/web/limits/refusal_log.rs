@@ -38,10 +38,10 @@ impl Refusals {
         Refusals { pace: RateLimiter::keyed(per_second(LINES_PER_SECOND)), omitted: Mutex::default() }
     }
 
-    /// Logs a refusal. Client mistakes (400, 404, 405, 413) are logged at debug.
+    /// Logs a refusal. Client mistakes (400, 404, 405, 413, 431) are logged at debug.
     pub fn log(&self, refusal: &Refusal) {
         let Refusal { address, route, code, status } = *refusal;
-        if matches!(status, 400 | 404 | 405 | 413) {
+        if matches!(status, 400 | 404 | 405 | 413 | 431) {
             debug!(%address, route, code, status, "answered with an error");
             return;
         }

@@ -40,6 +40,54 @@ pub struct Share {
     watches: usize,
 }
 
+/// How many users a client may watch by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchLimit {
+    /// So many.
+    pub most: usize,
+    /// How many the owner of the limit watches with other clients.
+    elsewhere: usize,
+    /// The limit of the owner.
+    total: usize,
+    owner: LimitOwner,
+}
+
+/// Whose limit counts, because it is the nearer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LimitOwner {
+    /// `--max-watches-per-socket`.
+    Client(ShareKind),
+    /// `--max-watches-per-user`.
+    User,
+}
+
+impl WatchLimit {
+    /// The refusal of a client that would watch `count` users.
+    pub fn refusal(&self, count: usize) -> Error {
+        let (who, advice) = match self.owner {
+            LimitOwner::Client(ShareKind::Socket) => {
+                ("this socket", "or watch everybody with {\"type\":\"watch\",\"all\":true}")
+            }
+            LimitOwner::Client(ShareKind::Stream) => {
+                ("this event stream", "or watch everybody with ?all=true")
+            }
+            LimitOwner::User => (
+                "all sockets and event streams of this user together",
+                "so unwatch some users or close some connections",
+            ),
+        };
+        Error::TooManyWatches { who, count: self.elsewhere + count, most: self.total, advice }
+    }
+
+    /// The name of the limit in the metrics.
+    pub fn cause(&self) -> &'static str {
+        match self.owner {
+            LimitOwner::Client(_) => "watches_per_socket",
+            LimitOwner::User => "watches_per_user",
+        }
+    }
+}
+
 impl Shares {
     /// Nobody has anything open.
     pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Shares {
@@ -88,11 +136,17 @@ impl Used {
 }
 
 impl Share {
-    /// How many users this socket or stream may watch by name, as far as the user's other ones leave room.
-    pub fn most_watches(&self) -> usize {
-        let Some((shares, user)) = &self.of else { return usize::MAX };
+    /// How many users this socket or stream may watch by name: `own` of them, as far as the user's other ones leave room.
+    pub fn watch_limit(&self, own: usize) -> WatchLimit {
+        let limit = WatchLimit { most: own, elsewhere: 0, total: own, owner: LimitOwner::Client(self.kind) };
+        let Some((shares, user)) = &self.of else { return limit };
         let all = lock(&shares.used).get(user).map_or(0, |used| used.watches);
-        shares.watches.saturating_sub(all.saturating_sub(self.watches))
+        let elsewhere = all.saturating_sub(self.watches);
+        let most = shares.watches.saturating_sub(elsewhere);
+        if own <= most {
+            return limit;
+        }
+        WatchLimit { most, elsewhere, total: shares.watches, owner: LimitOwner::User }
     }
 
     /// This socket or stream watches so many users by name now.
@@ -143,12 +197,14 @@ mod tests {
             assert!(enter(Some(&bob), kind).is_ok() && enter(None, kind).is_ok());
         }
         first.set_watches(7);
-        assert_eq!([&first, &second].map(Share::most_watches), [10, 3]);
+        let most = |share: &Share| share.watch_limit(100).most;
+        assert_eq!([&first, &second].map(most), [10, 3]);
+        assert_eq!(first.watch_limit(5).most, 5, "the nearer limit");
         second.set_watches(3);
         first.set_watches(1);
-        assert_eq!([&first, &second].map(Share::most_watches), [7, 9]);
+        assert_eq!([&first, &second].map(most), [7, 9]);
         drop(second);
-        assert_eq!(first.most_watches(), 10);
+        assert_eq!(most(&first), 10);
         assert!(enter(Some(&alice), ShareKind::Socket).is_ok());
         drop((first, _stream));
         assert!(lock(&shares.used).is_empty());

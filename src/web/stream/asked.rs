@@ -4,6 +4,7 @@ use crate::error::{Error, code::TOO_MANY_WATCHES};
 use crate::protocol::RefusedUser;
 use crate::web::access::auth::Pass;
 use crate::web::app::App;
+use crate::web::limits::shares::WatchLimit;
 use std::collections::HashSet;
 
 /// The users of a watch.
@@ -12,35 +13,43 @@ pub(super) struct Asked {
     pub(super) accepted: Vec<String>,
     /// The others, each with the reason.
     pub(super) refused: Vec<(String, Error)>,
+    limit: WatchLimit,
 }
 
 impl Asked {
-    /// Sorts out `users`. A client watches at most `most` users; `held` users are watched already, and `is_held` knows them.
+    /// Sorts out `users`, within `limit`; `held` users are watched already, and `is_held` knows them.
     pub(super) fn new(
         app: &App,
         pass: &Pass,
         users: Vec<String>,
-        most: usize,
+        limit: WatchLimit,
         held: usize,
         is_held: impl Fn(&str) -> bool,
     ) -> Asked {
-        let count = held + users.len();
-        let (mut new, mut accepted, mut refused) = (HashSet::new(), Vec::new(), Vec::new());
+        // The users who are not watched yet: those with a place, and those beyond the limit.
+        let (mut new, mut beyond) = (HashSet::new(), HashSet::new());
+        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
         for user in users {
             let is_new = !is_held(&user) && !new.contains(&user);
-            let has_room = !is_new || held + new.len() < most;
-            let room = if has_room { Ok(()) } else { Err(Error::TooManyWatches { count, most }) };
-            match pass.check_asked(&app.pattern, &user).and(room) {
+            match pass.check_asked(&app.pattern, &user) {
+                Err(error) => refused.push((user, error)),
+                Ok(()) if is_new && held + new.len() >= limit.most => {
+                    beyond.insert(user.clone());
+                    refused.push((user, limit.refusal(0)));
+                }
                 Ok(()) => {
                     if is_new {
                         new.insert(user.clone());
                     }
                     accepted.push(user);
                 }
-                Err(error) => refused.push((user, error)),
             }
         }
-        Asked { accepted, refused }
+        let refusal = limit.refusal(held + new.len() + beyond.len());
+        for (_, error) in refused.iter_mut().filter(|(user, _)| beyond.contains(user)) {
+            *error = refusal.clone();
+        }
+        Asked { accepted, refused, limit }
     }
 
     /// The codes of the refusals with their statuses, each once. Counts them.
@@ -51,7 +60,7 @@ impl Asked {
         codes.dedup();
         for (code, _) in &codes {
             if *code == TOO_MANY_WATCHES {
-                app.metrics.limited("watches_per_socket");
+                app.metrics.limited(self.limit.cause());
             }
             app.metrics.refused(code);
         }

@@ -9,7 +9,7 @@ use crate::web::access::auth::PassEnd;
 use crate::web::access::token_watch::Permit;
 use crate::web::app::App;
 use crate::web::limits::connected::Membership;
-use crate::web::limits::shares::Share;
+use crate::web::limits::shares::{Share, WatchLimit};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -135,8 +135,8 @@ impl Reader {
     }
 
     /// How many users it may watch by name.
-    pub(super) fn most_watches(&self) -> usize {
-        self.app.limits.watches_per_socket.min(self.share.most_watches())
+    pub(super) fn watch_limit(&self) -> WatchLimit {
+        self.share.watch_limit(self.app.limits.watches_per_socket)
     }
 
     /// Watches everybody, and returns the snapshot, which joins one shard after the other.

@@ -8,7 +8,7 @@
 use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::reader::{Cut, Reader, Snapshot};
-use crate::error::{Error, code};
+use crate::error::{Error, code, shown};
 use crate::hub::{Delivery, Hub, Missed};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::{Pass, REVOKED};
@@ -19,7 +19,7 @@ use crate::web::failure::Failure;
 use crate::web::limits::activity::Activity;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::refusal_log::Refusal;
-use crate::web::limits::shares::ShareKind;
+use crate::web::limits::shares::{ShareKind, WatchLimit};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -86,10 +86,11 @@ pub async fn stream(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
+    pass.check_read()?;
     let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
-    let most = app.limits.watches_per_socket.min(share.most_watches());
-    let (wanted, refused) = wanted.check(&app, &pass, most)?;
+    let limit = share.watch_limit(app.limits.watches_per_socket);
+    let (wanted, refused) = wanted.check(&app, &pass, limit)?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
@@ -115,7 +116,13 @@ impl Wanted {
             let value = percent_decode_str(&value).decode_utf8_lossy();
             match name {
                 "users" => users.extend(value.split(',').map(str::to_owned)),
-                "all" => all = value == "true",
+                "all" if value == "true" => all = true,
+                "all" => {
+                    let value = shown(&value);
+                    return Err(Error::InvalidRequest(format!(
+                        "all is {value}; write all=true, or name users: /v1/events?users=alice,bob"
+                    )));
+                }
                 // A token, or something that a proxy or a page added.
                 _ => {}
             }
@@ -139,11 +146,11 @@ impl Wanted {
     }
 
     /// Decides for each user. Error: that of the first user, if all are refused.
-    fn check(self, app: &App, pass: &Pass, most: usize) -> Result<(Wanted, Vec<RefusedUser>), Error> {
+    fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<(Wanted, Vec<RefusedUser>), Error> {
         let Wanted::Users(users) = self else {
             return pass.check_watch_all().map(|()| (Wanted::All, Vec::new()));
         };
-        let mut asked = Asked::new(app, pass, users, most, 0, |_| false);
+        let mut asked = Asked::new(app, pass, users, limit, 0, |_| false);
         if asked.accepted.is_empty() && !asked.refused.is_empty() {
             return Err(asked.refused.swap_remove(0).1);
         }

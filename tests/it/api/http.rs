@@ -871,3 +871,159 @@ async fn user_called_query_is_a_user() {
     assert_eq!(daemon.call("DELETE", "/v1/users/query", None).await.0, 204);
     assert_eq!(redis.presence_keys(), [""; 0]);
 }
+
+#[tokio::test]
+async fn write_to_a_hanging_redis_may_still_be_done() {
+    let (redis, daemon) = start().await;
+    put(&daemon, "bob", None).await;
+    redis.signal("STOP");
+    let (status, answer) = daemon.call("PUT", "/v1/users/alice/heartbeat", None).await;
+    redis.signal("CONT");
+    assert_eq!((status, code(&answer)), (503, Some("redis_unavailable")), "{answer}");
+    let message = answer["error"]["message"].as_str().expect("a message");
+    assert!(!message.contains("nothing was written") && message.contains("may still be done"), "{message}");
+    // Redis reads the command when it runs again.
+    until("the key is there", async || {
+        redis.presence_keys().contains(&"presence:alice".to_owned()).then_some(())
+    })
+    .await;
+}
+
+/// Each request is refused with `invalid_request` or `invalid_json`, and its message has the words and none of those
+/// that only a developer of keybeat knows.
+async fn all_are_explained(table: &[(&str, &str, &str, &[&str])]) {
+    let (redis, daemon) = start().await;
+    let mut wrong = Vec::new();
+    for (method, path, body, words) in table {
+        let (status, answer) = daemon.send(method, path, Some((*body).to_owned())).await;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        let internal = [
+            "struct",
+            "sequence",
+            "invalid type",
+            "digit found",
+            "deserialize",
+            "borrowed",
+            "Body",
+            "expected a map",
+        ];
+        let is_plain = !internal.iter().any(|word| message.contains(word));
+        if status != 400 || !is_plain || !words.iter().all(|word| message.contains(word)) {
+            wrong.push(format!("{method} {path} {body:.60}: {status} {message}, expected {words:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(redis.presence_keys(), [""; 0], "nothing was written");
+}
+
+#[tokio::test]
+async fn duplicate_fields_and_parameters_are_named() {
+    let (beat, many, query) = ("/v1/users/alice/heartbeat", "/v1/heartbeats", "/v1/users/query");
+    all_are_explained(&[
+        ("PUT", beat, r#"{"session":"a","session":"b"}"#, &["session", "twice"]),
+        ("PUT", beat, r#"{"ttl_ms":1000,"ttl_ms":1000}"#, &["ttl_ms", "twice"]),
+        ("DELETE", "/v1/users/alice", r#"{"session":"a","session":"a"}"#, &["session", "twice"]),
+        ("POST", many, r#"{"users":["a"],"users":["b"]}"#, &["users", "twice"]),
+        ("POST", many, r#"{"users":[{"user":"a","user":"b"}]}"#, &["\"user\"", "twice"]),
+        ("POST", many, r#"{"users":["c",{"user":"a","session":"x","session":"y"}]}"#, &["session", "twice"]),
+        ("POST", query, r#"{"users":["a"],"users":["b"]}"#, &["users", "twice"]),
+        ("PUT", &format!("{beat}?session=a&session=b"), "", &["session", "twice"]),
+        ("PUT", &format!("{beat}?session=a&sessio%6e=a"), "", &["session", "twice"]),
+        ("GET", "/v1/users?limit=1&limit=2", "", &["limit", "twice"]),
+        ("GET", "/v1/events?all=true&all=false", "", &["all", "twice"]),
+        ("GET", "/v1/ws?user=alice&user=bob", "", &["user", "twice"]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn wrong_values_are_explained_in_plain_words() {
+    let (beat, many, query) = ("/v1/users/alice/heartbeat", "/v1/heartbeats", "/v1/users/query");
+    let list = r#"a list of strings, such as ["alice","bob"]"#;
+    all_are_explained(&[
+        ("PUT", beat, "null", &["the body is null", "a JSON object"]),
+        ("PUT", beat, "5", &["the body is 5, a number", "a JSON object"]),
+        ("PUT", beat, r#""x""#, &["the body is \"x\", a string", "a JSON object"]),
+        ("PUT", beat, r#"["phone"]"#, &["the body is a list", "a JSON object"]),
+        ("PUT", beat, r#"{"session":5}"#, &["session is 5, a number", "it must be a string"]),
+        ("PUT", beat, r#"{"session":["a"]}"#, &["session is a list", "it must be a string"]),
+        (
+            "PUT",
+            beat,
+            r#"{"ttl_ms":"30s"}"#,
+            &["ttl_ms is \"30s\", a string", "a whole number of milliseconds"],
+        ),
+        ("PUT", beat, r#"{"ttl_ms":1.5}"#, &["ttl_ms is 1.5", "a whole number of milliseconds"]),
+        ("PUT", beat, r#"{"ttl_ms":-5}"#, &["ttl_ms is -5", "a whole number of milliseconds"]),
+        ("PUT", beat, r#"{"ttl":5}"#, &["no field \"ttl\"", "session, ttl_ms"]),
+        ("PUT", &format!("{beat}?ttl_ms=30s"), "", &["ttl_ms is \"30s\"", "a whole number of milliseconds"]),
+        ("PUT", &format!("{beat}?ttl_ms="), "", &["ttl_ms is \"\"", "a whole number of milliseconds"]),
+        ("DELETE", "/v1/users/alice", r#"{"session":true}"#, &["session is true", "it must be a string"]),
+        ("POST", many, "", &["the body is empty", r#"{"users":["alice"]}"#]),
+        ("POST", many, r#""alice""#, &["the body is \"alice\", a string", "a JSON object"]),
+        ("POST", many, "{}", &["users is missing"]),
+        ("POST", many, r#"{"users":"alice"}"#, &["users is \"alice\", a string", "it must be a list"]),
+        ("POST", many, r#"{"users":null}"#, &["users is null", "it must be a list"]),
+        (
+            "POST",
+            many,
+            r#"{"users":["a",5]}"#,
+            &["users[1] is 5, a number", r#"{"user":"alice","session":"phone"}"#],
+        ),
+        ("POST", many, r#"{"users":[{"session":"x"}]}"#, &["users[0]", "user is missing"]),
+        ("POST", many, r#"{"users":[{"user":5}]}"#, &["users[0]", "user is 5, a number"]),
+        ("POST", many, r#"{"users":[{"user":"a","ttl":5}]}"#, &["users[0]", "no field \"ttl\""]),
+        ("POST", many, r#"{"users":[{"user":"a","ttl_ms":"x"}]}"#, &["users[0]", "ttl_ms is \"x\""]),
+        ("POST", query, "", &["the body is empty", r#"{"users":["alice"]}"#]),
+        ("POST", query, r#"{"users":"alice"}"#, &["users is \"alice\", a string", list]),
+        ("POST", query, r#"{"users":["a",{}]}"#, &["users[1] is an object", list]),
+        ("GET", "/v1/users?limit=many", "", &["limit is \"many\"", "from 1 to 10000"]),
+        ("GET", "/v1/users?limit=", "", &["limit is \"\"", "from 1 to 10000"]),
+        ("GET", "/v1/users?limit=-1", "", &["limit is \"-1\"", "from 1 to 10000"]),
+        ("GET", "/v1/events?all=yes", "", &["all is \"yes\"", "all=true"]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn unreadable_requests_get_the_error_body() {
+    let (_redis, daemon) = start().await;
+    let header = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(100 << 10));
+    let many = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
+    let uri = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(100 << 10));
+    for (request, status, expected) in [
+        ("GARBAGE\r\n\r\n", 400, "invalid_request"),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "invalid_request"),
+        ("GET / HTTP/9.9\r\n\r\n", 400, "invalid_request"),
+        ("POST /v1/heartbeats HTTP/1.1\r\nhost: x\r\ncontent-length: many\r\n\r\n", 400, "invalid_request"),
+        (&header, 431, "too_large"),
+        (&many, 431, "too_large"),
+        (&uri, 431, "too_large"),
+    ] {
+        let shown: String = request.chars().take(60).collect();
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("the daemon listens");
+        // The daemon does not read all of a request that it refuses, and the connection may end with a reset.
+        stream.write_all(request.as_bytes()).await.ok();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer").ok();
+        let answer = String::from_utf8(answer).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
+        let head = head.to_ascii_lowercase();
+        for line in [
+            &format!("content-length: {}", body.len()),
+            "content-type: application/json",
+            "connection: close",
+            "x-content-type-options: nosniff",
+        ] {
+            assert!(head.contains(line), "{shown}: {line} is missing: {answer}");
+        }
+        let error: Value = serde_json::from_str(body).unwrap_or_default();
+        assert_eq!(code(&error), Some(expected), "{shown}: {answer}");
+    }
+    until("they are counted", async || {
+        let (_, _, metrics) = fetch(&daemon, "/metrics").await;
+        metrics.contains("keybeat_request_errors_total{cause=\"too_large\"} 3").then_some(())
+    })
+    .await;
+}

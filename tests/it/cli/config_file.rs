@@ -44,6 +44,13 @@ async fn wrong_settings_in_a_file_are_refused_by_line() {
     is_refused("no-auth = 'none'", &["line 1", "'no-auth'", "'none'", "true, false"]).await;
     is_refused("ttl = '30s\n", &["line 1", "not TOML"]).await;
     is_refused("max-sockets = 1\nmax-sockets = 2", &["line 2", "duplicate key"]).await;
+    for settings in
+        ["prefix = 'p:'\n\n[serve]\nttl = '30s'", "a = 1\n\n[[serve]]", "\n\n[serve.limits]\nttl = '30s'"]
+    {
+        is_refused(settings, &["line 3", "the file is flat", "remove the line ["]).await;
+    }
+    is_refused("serve = { ttl = '30s' }", &["line 1", "serve", "the file is flat"]).await;
+    is_refused("serve.ttl = '30s'", &["line 1", "serve", "the file is flat"]).await;
     // All of them.
     is_refused("ttl = 30\nzebra = 1\nprobes = 'perhaps'", &["line 1", "line 2", "line 3"]).await;
     for missing in ["/nowhere/keybeat.toml", "/"] {
@@ -148,6 +155,38 @@ async fn check_lists_every_fault_without_a_connection() {
     for word in ["zebra", "KEYBEAT_TTL", "KEYBEAT_PROBES"] {
         assert!(ran.code == Some(2) && ran.err.contains(word), "{word} is missing: {ran:?}");
     }
+    // Arguments too, whatever else is wrong.
+    let (_folder, path) = file("zebra = 1");
+    let args = [
+        &["--ttl", "fast", "--nonsense", "--max-sockets=many", "stray", "--check", "--config", &path][..],
+        &["--service-token", &tokens, "--tls-cert", "/nowhere/cert", "--revoked", "/nowhere/revoked"],
+        &["--log", "debug", "--log", "info", "--admin-listen"],
+    ]
+    .concat();
+    let ran = serve(&args, &[("KEYBEAT_PROBES", "perhaps"), ("KEYBEAT_REDIS", "'redis://h'")]).await;
+    assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{ran:?}");
+    let faults = [
+        "--ttl",
+        "--nonsense",
+        "--max-sockets",
+        "stray",
+        "zebra",
+        "--service-token",
+        "--tls-key",
+        "--revoked",
+        "--log",
+        "--admin-listen",
+        "KEYBEAT_PROBES",
+        "KEYBEAT_REDIS",
+    ];
+    for fault in faults {
+        assert!(ran.err.contains(fault), "{fault} is missing: {}", ran.err);
+    }
+    assert!(ran.err.lines().all(|line| line.starts_with("keybeat: ")), "one line each: {}", ran.err);
+    assert!(!ran.err.contains("redis-server") && !ran.err.contains("is set but empty"), "{}", ran.err);
+    let ran = serve(&[&args[..], &["127.0.0.1:1", "--log-format=json"]].concat(), &[]).await;
+    assert!(ran.code == Some(2) && ran.err.lines().count() > 5, "{ran:?}");
+    assert!(ran.err.lines().all(|line| line.starts_with('{')), "{}", ran.err);
     // No Redis is asked, no port opened, and no file created.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let (taken, audit) = (taken.local_addr().expect("its address").to_string(), folder.path().join("audit"));
@@ -175,4 +214,66 @@ async fn documented_file_is_valid() {
     let (_folder, path) = file(&example.replace("/etc/keybeat", at));
     let ran = serve(&["--check", "--config", &path], &[]).await;
     assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{ran:?}\n{example}");
+}
+
+#[tokio::test]
+async fn one_port_cannot_serve_both_kinds_of_paths() {
+    let redis = ["--redis", "redis://127.0.0.1:1", "--no-auth"];
+    for [listen, admin] in [
+        ["127.0.0.1:7411", "127.0.0.1:7411"],
+        ["127.0.0.1:7411", "0.0.0.0:7411"],
+        ["0.0.0.0:7411", "127.0.0.1:7411"],
+        ["[::]:7411", "[::1]:7411"],
+        ["[::]:7411", "127.0.0.1:7411"],
+    ] {
+        for check in [&["--check"][..], &[]] {
+            let args = [&["--listen", listen, "--admin-listen", admin][..], &redis, check].concat();
+            let ran = serve(&args, &[]).await;
+            assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{args:?}: {ran:?}");
+            for word in ["--admin-listen", admin, "--listen", listen, "another port"] {
+                assert!(ran.err.contains(word), "{args:?} lacks {word}: {}", ran.err);
+            }
+        }
+    }
+    for [listen, admin] in [
+        ["127.0.0.1:7411", "127.0.0.1:7412"],
+        ["127.0.0.1:7411", "127.0.0.2:7411"],
+        ["127.0.0.1:0", "127.0.0.1:0"],
+        ["127.0.0.1:7411", "[::1]:7411"],
+    ] {
+        let ran =
+            serve(&[&["--check", "--listen", listen, "--admin-listen", admin][..], &redis].concat(), &[])
+                .await;
+        assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{listen} {admin}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_wrong_usage() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (short, none, password) =
+        (at("tokens", "short\n"), at("key", "no key\n"), at("password", "hunter2\n"));
+    for (args, word) in [
+        (&["--service-token", &short][..], "5 bytes"),
+        (&["--jwt-key", &none], "--jwt-key"),
+        (&["--jwt-secret", &short], "--jwt-secret"),
+        (&["--service-token", "/nowhere/tokens"], "/nowhere/tokens"),
+        (&["--tls-cert", &none, "--tls-key", &none], "--tls-cert"),
+        (&["--audit", "/nowhere/audit"], "--audit"),
+        (
+            &["--redis", "redis://:x@h:1", "--redis-password-file", &password],
+            "remove the password from the URL",
+        ),
+        (&["--redis", "redis://h:1", "--redis-password-file", "/nowhere/password"], "/nowhere/password"),
+        (&["--redis", "redis://h:1", "--redis-ca", &none], "rediss://"),
+    ] {
+        let ran = serve(args, &[]).await;
+        assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{args:?}: {ran:?}");
+        assert!(ran.err.contains(word) && !ran.err.contains("hunter2"), "{args:?} lacks {word}: {}", ran.err);
+    }
 }

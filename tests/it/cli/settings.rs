@@ -225,10 +225,10 @@ async fn password_for_redis_comes_from_a_file() {
     }
     let url = redis.url().replace("://", "://:hunter2@");
     let ran = run(&["ls", "--redis", &url, "--redis-password-file", &file], &[]).await;
-    assert!(ran.code == Some(1) && ran.err.contains("remove the password from the URL"), "{ran:?}");
+    assert!(ran.code == Some(2) && ran.err.contains("remove the password from the URL"), "{ran:?}");
     let ran =
         run(&["ls", "--redis", &redis.url()], &[("KEYBEAT_REDIS_PASSWORD_FILE", "/nowhere/password")]).await;
-    assert!(ran.code == Some(1) && ran.err.contains("/nowhere/password"), "{ran:?}");
+    assert!(ran.code == Some(2) && ran.err.contains("/nowhere/password"), "{ran:?}");
     serve_is_refused(&["--redis-password-file", &file], &[], &["--redis-password-file", "--redis URL"]).await;
     // The file is read again at each connection.
     let daemon = Daemon::with(&["--redis", &with_user, "--redis-password-file", &file]).await;

@@ -78,7 +78,7 @@ impl Running {
         Running { child, lines, err }
     }
 
-    pub(super) fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         self.err.lock().expect("no panic with it").clone()
     }
 
@@ -143,7 +143,28 @@ async fn wrong_usage_exits_2_with_advice() {
         (&["ls", "--redis", "http://localhost"], &["http", "redis://"]),
         (&["ls", "--redis", "redis://localhost:port"], &["redis://"]),
         (&["ls", "--sort", "size"], &["size", "ttl", "user", "age"]),
-        (&["ls", "--limit", "many"], &["many", "--limit"]),
+        (&["ls", "--limit", "many"], &["many", "--limit", "write a whole number"]),
+        (&["ls", "--limit=-1"], &["-1", "--limit", "write a whole number"]),
+        (&["ls", "--redis", " redis://127.0.0.1:1"], &["space", "remove it"]),
+        (&["ls", "--redis", "redis://127.0.0.1:1\n"], &["space", "remove it"]),
+        (&["ls", "--redis", "redis://u:a b@127.0.0.1:1"], &["space", "%20"]),
+        (&["get", "alice", "--redis", "redis://127.0.0.1: 1"], &["space", "%20"]),
+        (&["serve", "--redis", "redis://127.0.0.1:1 "], &["space", "remove it"]),
+        (&["serve", "--max-sockets", "many"], &["'many'", "--max-sockets", "write a whole number"]),
+        (&["serve", "--max-sockets", "1.5"], &["'1.5'", "write a whole number"]),
+        (&["serve", "--max-sockets=99999999999999999999"], &["write a whole number from 0 to"]),
+        (&["serve", "--max-requests-per-second", "0"], &["'0'", "from 1 to"]),
+        (&["serve", "--max-requests-per-second", "x"], &["'x'", "write a whole number", "from 1 to"]),
+        (&["serve", "--mailbox-mib", ""], &["--mailbox-mib", "write a whole number"]),
+        (&["serve", "--ttl", "30"], &["'30'", "unit", "10s"]),
+        (&["serve", "--ttl", "30 parsecs"], &["'30 parsecs'", "10s"]),
+        (&["serve", "--drain", "soon"], &["'soon'", "20s"]),
+        (&["serve", "--probes", ""], &["--probes", "write true, false"]),
+        (&["demo", "--users", "few"], &["'few'", "write a whole number from 1 to 100000"]),
+        (&["bench", "--clients", "few"], &["'few'", "write a whole number"]),
+        (&["bench", "capacity", "--daemons", "1,many"], &["'many'", "write a whole number from 0 to 64"]),
+        (&["get", "alice", "--url", "http://a b"], &["http://HOST:PORT"]),
+        (&["get", "alice", "--url", "http://localhost:70000"], &["port", "65535"]),
         (&["beat", "alice", "--every", "often"], &["often", "10s"]),
         (&["beat", "alice", "--every", "0s"], &["--every"]),
         (&["beat", "alice", "--ttl", "1ms"], &["--ttl", "100ms"]),
@@ -157,7 +178,8 @@ async fn wrong_usage_exits_2_with_advice() {
         (&["serve", "--redis", "nonsense"], &["nonsense", "redis://"]),
         (&["serve", "--configure-redis", "perhaps"], &["perhaps", "true", "false"]),
         (&["serve", "--events", "some"], &["some", "set"]),
-        (&["serve", "--log", "="], &["--log"]),
+        (&["serve", "--log", "="], &["--log", "write error, warn, info", "keybeat=debug"]),
+        (&["serve", "--log", "loud"], &["'loud'", "write error, warn, info"]),
         (&["serve", "--allow-origin", "app.example"], &["app.example"]),
         (&["serve", "--allow-host", "http://x"], &["http://x", "host name"]),
         (&["serve", "--log-format", "xml"], &["xml", "text", "json"]),
@@ -168,7 +190,9 @@ async fn wrong_usage_exits_2_with_advice() {
         for word in words {
             assert!(ran.err.contains(word), "{args:?} does not say {word:?}: {}", ran.err);
         }
-        assert!(!ran.err.contains('\u{1b}') && !ran.err.contains("panicked"), "{args:?}: {:?}", ran.err);
+        for word in ["\u{1b}", "panicked", "digit found", "expected number", "invalid uri", "is not in "] {
+            assert!(!ran.err.contains(word), "{args:?} says {word:?}: {:?}", ran.err);
+        }
     }
 }
 
@@ -517,4 +541,41 @@ async fn no_color_disables_colours() {
     };
     assert!(in_terminal(None).await, "a terminal has colours");
     assert!(!in_terminal(Some("1")).await, "NO_COLOR");
+}
+
+#[tokio::test]
+async fn sentinel_and_plain_urls_are_not_confused() {
+    let redis = Redis::start();
+    let sentinel = Redis::sentinel(&redis);
+    let (plain, watching) = (redis.port, sentinel.port);
+    let as_sentinel = format!("redis-sentinel://127.0.0.1:{plain}?sentinelServiceName=it");
+    let as_plain = format!("redis://127.0.0.1:{watching}");
+    let wrong_name = format!("redis-sentinel://127.0.0.1:{watching}?sentinelServiceName=other");
+    for (url, words) in [
+        (
+            &as_sentinel,
+            [format!("127.0.0.1:{plain} is a Redis server and no Sentinel"), "write redis://".into()],
+        ),
+        (&as_plain, [format!("127.0.0.1:{watching} is a Sentinel"), "write redis-sentinel://".into()]),
+        (
+            &wrong_name,
+            ["does not know a primary named \"other\"".into(), "correct sentinelServiceName".into()],
+        ),
+    ] {
+        for args in [&["ls"][..], &["get", "alice"], &["beat", "alice"], &["doctor"]] {
+            let ran = run(&[args, &["--redis", url]].concat()).await;
+            let said = format!("{}{}", ran.out, ran.err);
+            assert_eq!(ran.code, Some(1), "{args:?} {url}: {ran:?}");
+            assert!(
+                words.iter().all(|word| said.contains(word)),
+                "{args:?} {url} lacks one of {words:?}: {said}"
+            );
+        }
+        let daemon = Daemon::launch(&["--redis", url]);
+        until("the daemon names the cause", async || {
+            let cause = daemon.not_ready().await;
+            words.iter().all(|word| cause.contains(word)).then_some(())
+        })
+        .await;
+    }
 }

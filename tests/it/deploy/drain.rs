@@ -3,10 +3,13 @@
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, signal};
 use crate::common::socket::Socket;
-use crate::common::until;
+use crate::common::{PATIENCE, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -113,4 +116,40 @@ async fn a_connection_ends_with_its_next_answer() {
     signal(daemon.pid(), "TERM");
     daemon.not_ready().await;
     assert_eq!(ask().await.headers()["connection"], "close");
+}
+
+#[tokio::test]
+async fn idle_connection_is_served_until_the_end_of_a_drain() {
+    let redis = Redis::start();
+    let daemon = start(&redis, "3s").await;
+    let ask = b"GET /v1/users/alice HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+        stream.write_all(ask).await.expect("it reads");
+        let answer = answer_on(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("connection: close"), "{answer}");
+        connections.push(stream);
+    }
+    let began = Instant::now();
+    signal(daemon.pid(), "TERM");
+    daemon.not_ready().await;
+    let [asks, idle] = &mut connections[..] else { panic!("two connections") };
+    asks.write_all(ask).await.expect("the idle connection is still open");
+    let answer = answer_on(asks).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(asks.read(&mut [0; 1]).await.expect("an orderly end"), 0);
+    assert_eq!(idle.read(&mut [0; 1]).await.expect("an orderly end"), 0);
+    assert!(began.elapsed() >= DRAIN, "the idle connection was open for {:?}", began.elapsed());
+    assert_eq!(daemon.ended().await.code(), Some(0));
+}
+
+/// Reads one answer with a JSON object as its body.
+async fn answer_on(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("an answer");
+        answer.push(byte.expect("an answer"));
+    }
+    String::from_utf8(answer).expect("text")
 }

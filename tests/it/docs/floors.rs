@@ -28,7 +28,8 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "names",
             "target",
             "resp",
-            "info scan server_config sentinel private",
+            "info scan server_config private",
+            "sentinel",
             "cluster",
             "link listing",
             "inspect usage writer",
@@ -39,6 +40,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         &[
             "failure tls describe shutdown protective_headers",
             "limits console",
+            "refused_head",
             "access answers middleware parameters listen sessions",
             "audit",
             "app",

@@ -213,6 +213,16 @@ async fn watches_of_a_socket() {
     let snapshot = socket.next().await;
     assert_eq!(snapshot["users"].as_array().map(Vec::len), Some(2), "{snapshot}");
     assert_eq!(snapshot["refused"][0]["code"], "too_many_watches");
+    let message = snapshot["refused"][0]["message"].as_str().expect("a text");
+    assert!(message.starts_with("this socket would watch 4 users by name; the limit is 3"), "{message}");
+    // Names that are invalid, or named twice, count nowhere.
+    let users = json!(["b", "x#y", "", "b", "c", "d", "d", "e"]);
+    socket.send(json!({"type": "watch", "users": users, "replace": true, "id": 3})).await;
+    let refused = socket.next().await["refused"].clone();
+    let codes: Vec<_> = refused.as_array().expect("a list").iter().map(|one| one["code"].clone()).collect();
+    assert_eq!(codes, ["invalid_user", "invalid_user", "too_many_watches"]);
+    let message = refused[2]["message"].as_str().expect("a text");
+    assert!(message.starts_with("this socket would watch 4 users by name; the limit is 3"), "{message}");
     socket.send(json!({"type": "watch", "users": ["b", "c"], "id": 2})).await;
     assert_eq!(socket.snapshot().await.len(), 2);
     counted(&daemon, "watches_per_socket").await;
@@ -468,9 +478,17 @@ async fn sockets_streams_and_watches_of_one_user() {
     let watch = async |socket: &mut Socket| {
         socket.send(json!({"type": "watch", "users": ["d", "e"], "replace": true})).await;
         let snapshot = socket.next().await;
-        (snapshot["users"].as_array().map(Vec::len), snapshot["refused"][0]["code"].clone())
+        (snapshot["users"].as_array().map(Vec::len), snapshot["refused"][0].clone())
     };
-    assert_eq!(watch(&mut second).await, (Some(1), json!("too_many_watches")));
+    let (watched, refused) = watch(&mut second).await;
+    assert_eq!((watched, &refused["code"]), (Some(1), &json!("too_many_watches")));
+    let message = refused["message"].as_str().expect("a text");
+    assert!(
+        message.starts_with(
+            "all sockets and event streams of this user together would watch 5 users by name; the limit is 4"
+        ),
+        "{message}"
+    );
     first.send(json!({"type": "unwatch", "users": ["a"]})).await;
     first.send(json!({"type": "ping"})).await;
     assert_eq!(first.next().await["type"], "pong");
@@ -487,7 +505,7 @@ async fn sockets_streams_and_watches_of_one_user() {
     assert!(refused.text().await.expect("a body").contains("too_many_streams"));
     drop(open);
     until("there is a place again", async || (stream(&bob).await.status() == 200).then_some(())).await;
-    for limit in ["sockets_per_user", "streams_per_user"] {
+    for limit in ["sockets_per_user", "streams_per_user", "watches_per_user"] {
         counted(&daemon, limit).await;
     }
 }
@@ -620,4 +638,33 @@ async fn stuck_stream_ends_with_its_token() {
     })
     .await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn announced_body_over_the_limit_is_refused_at_once() {
+    let redis = Redis::start();
+    // Without the fix the answer comes after --body-timeout, or never.
+    let daemon = with(&redis, &["--body-timeout", "1h"]).await;
+    for (method, path) in [
+        ("PUT", "/v1/users/alice/heartbeat"),
+        ("POST", "/v1/heartbeats"),
+        ("POST", "/v1/users/query"),
+        ("DELETE", "/v1/users/alice"),
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000000000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("it reads");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}}") {
+            let byte = timeout(PATIENCE, stream.read_u8()).await.expect("an answer at once");
+            answer.push(byte.expect("an answer"));
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with("HTTP/1.1 413 ") && answer.contains("too_large"),
+            "{method} {path}: {answer}"
+        );
+    }
+    counted(&daemon, "body_bytes").await;
 }

@@ -237,3 +237,24 @@ async fn other_daemons_close_sockets_too_and_obey_no_forged_order() {
         while socket.next().await["type"] != "pong" {}
     }
 }
+
+#[tokio::test]
+async fn closing_sockets_says_what_was_done_without_redis() {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    let daemon = start(&redis, &issuer).await;
+    let (mut socket, _) = socket_as(&daemon, &issuer.token("alice", &["bob"]), "?session=tab").await;
+    redis.signal("STOP");
+    let answer = call_as(&daemon, OPERATOR, "DELETE", "/v1/sockets?user=alice", None).await;
+    redis.signal("CONT");
+    assert_eq!((answer.status, answer.code()), (503, "redis_unavailable"), "{}", answer.body);
+    let message = answer.body["error"]["message"].as_str().expect("a text");
+    for words in [
+        "1 socket or stream of \"alice\" at this daemon is closed",
+        "other daemons",
+        "send the request again",
+    ] {
+        assert!(message.contains(words), "{words:?} is missing: {message}");
+    }
+    assert!(!message.contains("nothing was written"), "{message}");
+    assert_eq!(close_of(&mut socket).await.0, 4003, "this daemon closed it");
+}

@@ -1,5 +1,6 @@
 //! TLS, on either side.
 
+use crate::cli::usage::Running;
 use crate::common::certificates::Authority;
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, signal};
@@ -116,15 +117,15 @@ async fn redis_by_tls_with_an_own_ca() {
     assert_eq!(get(&[&url, "--redis-ca", &ca, "--redis-cert", &cert, "--redis-key", &key]).0, Some(0));
     let stranger = Authority::new();
     let [strange_cert, strange_key] = stranger.issue("keybeat");
-    for args in [
-        &[&*url, "--redis-ca", &ca][..],
-        &[&url, "--redis-ca", &ca, "--redis-cert", &strange_cert, "--redis-key", &strange_key],
-        &[&url, "--redis-ca", &stranger.path("ca.pem"), "--redis-cert", &cert, "--redis-key", &key],
-        &[&url, "--redis-ca", "/nowhere/ca"],
-        &[&redis.url(), "--redis-ca", &ca],
+    for (args, expected) in [
+        (&[&*url, "--redis-ca", &ca][..], 1),
+        (&[&url, "--redis-ca", &ca, "--redis-cert", &strange_cert, "--redis-key", &strange_key], 1),
+        (&[&url, "--redis-ca", &stranger.path("ca.pem"), "--redis-cert", &cert, "--redis-key", &key], 1),
+        (&[&url, "--redis-ca", "/nowhere/ca"], 2),
+        (&[&redis.url(), "--redis-ca", &ca], 2),
     ] {
         let (code, said) = get(args);
-        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert_eq!(code, Some(expected), "{args:?}: {said}");
         assert!(!said.contains("PRIVATE KEY") && !said.contains("panicked"), "{said}");
     }
     // A port that does not speak what the URL says, and an authority that nobody has named.
@@ -231,7 +232,7 @@ async fn commands_refuse_untrusted_certificates() {
         (&["--url", &url, "--token-file", &token], "--ca"),
         (&["--url", &url, "--ca", "/nowhere/ca", "--token-file", &token], "/nowhere/ca"),
         (&["--url", &daemon.url(""), "--ca", &ca], "https://"),
-        (&["--url", &daemon.url("")], "--url"),
+        (&["--url", &daemon.url("")], &format!("speaks TLS; write {url}")),
     ] {
         let (code, said) = with(&["get", "alice"], more);
         assert_eq!((code, said.contains(word)), (Some(1), true), "{more:?}: {said}");
@@ -244,5 +245,20 @@ async fn commands_refuse_untrusted_certificates() {
             "{said}"
         );
     }
+    let plain = daemon.url("");
+    let speaks = format!("speaks TLS; write {url}");
+    let (code, said) = with(&["healthcheck", "--url", &plain], &[]);
+    assert!(code == Some(1) && said.contains(&speaks), "{said}");
+    for args in [&["watch"][..], &["watch", "alice"]] {
+        let watch = Running::start(&[args, &["--url", &plain]].concat());
+        until("watch says it", async || watch.err().contains(&speaks).then_some(())).await;
+    }
+    let open = Daemon::start(&redis).await;
+    let wrong = format!("https://127.0.0.1:{}", open.port);
+    let hint = format!("does not speak TLS; write {}", open.url(""));
+    let (code, said) = with(&["get", "alice"], &["--url", &wrong, "--ca", &ca]);
+    assert!(code == Some(1) && said.contains(&hint), "{code:?} {said}");
+    let watch = Running::start(&["watch", "--url", &wrong, "--ca", &ca]);
+    until("watch says it", async || watch.err().contains(&hint).then_some(())).await;
     assert!(!daemon.log().contains("token-of-the-backend"));
 }

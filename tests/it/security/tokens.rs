@@ -383,31 +383,61 @@ async fn service_token_works_until_its_line_is_removed() {
 async fn service_token_has_only_its_scopes() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let lines = "# backends\nreader:read:token-of-the-reader\nwriter:write:token-of-the-writer\n";
-    let file = issuer.write("service", lines);
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--service-token", &file]).await;
+    let lines = "# backends\nreader:read:token-of-the-reader\nwriter:write:token-of-the-writer\n\
+                 operator:admin:token-of-the-operator\n";
+    let (file, audit) = (issuer.write("service", lines), issuer.path("audit"));
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--service-token", &file, "--audit", &audit]).await;
     let (reader, writer) = ("token-of-the-reader", "token-of-the-writer");
+    let operator = "token-of-the-operator";
+    let users = |names: &[&str]| Some(json!({ "users": names }));
+    let mut refused = 0;
     for (token, method, path, body, status) in [
         (reader, "GET", "/v1/users/alice", None, 200),
         (reader, "GET", "/v1/users", None, 200),
         (reader, "GET", "/v1/stats", None, 200),
         (reader, "PUT", "/v1/users/alice/heartbeat", None, 403),
-        (reader, "POST", "/v1/heartbeats", Some(json!({"users": ["alice"]})), 403),
+        (reader, "POST", "/v1/heartbeats", users(&["alice"]), 403),
+        (reader, "POST", "/v1/heartbeats", users(&["a#b", "alice"]), 403),
+        (reader, "POST", "/v1/heartbeats", users(&[]), 403),
+        (reader, "POST", "/v1/users/query", users(&["alice"]), 200),
+        (reader, "GET", "/v1/events", None, 400),
+        (reader, "DELETE", "/v1/sockets?user=alice", None, 403),
         (reader, "DELETE", "/v1/users/alice", None, 403),
         (writer, "PUT", "/v1/users/alice/heartbeat", None, 204),
         (writer, "DELETE", "/v1/users/alice", None, 204),
         (writer, "GET", "/v1/users/alice", None, 403),
         (writer, "GET", "/v1/users", None, 403),
+        (writer, "GET", "/v1/stats", None, 403),
         (writer, "GET", "/v1/events?all=true", None, 403),
+        (writer, "GET", "/v1/events?users=a%23b,alice", None, 403),
+        (writer, "POST", "/v1/users/query", users(&["alice"]), 403),
+        (writer, "POST", "/v1/users/query", users(&["a#b"]), 403),
+        (writer, "POST", "/v1/users/query", users(&[]), 403),
+        (operator, "POST", "/v1/users/query", users(&["alice"]), 403),
+        (operator, "POST", "/v1/heartbeats", users(&["alice"]), 403),
+        (operator, "GET", "/v1/ws", None, 403),
+        (operator, "DELETE", "/v1/sockets?user=alice", None, 200),
         ("# backends", "GET", "/v1/users/alice", None, 401),
         ("reader:read:token-of-the-reader", "GET", "/v1/users/alice", None, 401),
     ] {
         let answer = call_as(&daemon, token, method, path, body).await;
         assert_eq!(answer.status, status, "{token} {method} {path}: {}", answer.body);
+        assert!(status != 403 || answer.code() == "forbidden", "{token} {method} {path}: {}", answer.body);
+        refused += usize::from(status == 403);
     }
+    until("each refusal has a line in the audit", async || {
+        let text = std::fs::read_to_string(&audit).ok()?;
+        let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        (lines.iter().filter(|line| line["code"] == "forbidden").count() == refused).then_some(())
+    })
+    .await;
     let (mut socket, _) = socket_as(&daemon, writer, "?user=alice").await;
-    socket.send(json!({"type": "watch", "all": true})).await;
-    assert_eq!(socket.next().await["code"], "forbidden");
+    for watch in [json!({"type": "watch", "all": true}), json!({"type": "watch", "users": ["bob"]})] {
+        socket.send(watch).await;
+        assert_eq!(socket.next().await["code"], "forbidden");
+    }
+    socket.send(json!({"type": "auth", "token": reader})).await;
+    assert_eq!(socket.next().await["code"], "forbidden", "the socket speaks for alice");
     let bearer = format!("Bearer {reader}");
     let refused = try_socket(&daemon, "?user=alice", &[("authorization", &bearer)]).await;
     assert_eq!(refused.err(), Some((403, "forbidden".into())));
@@ -481,7 +511,7 @@ fn open_daemon_off_loopback_does_not_start() {
         (&["--listen", "127.0.0.1:0", "--revoked", &empty], 2, &["--revoked", "--jwt-key", "--jwt-secret"]),
         (
             &["--listen", "127.0.0.1:0", "--jwt-secret", &key, "--revoked", "/nowhere/revoked"],
-            1,
+            2,
             &["--revoked", "/nowhere/revoked", "cannot be read"],
         ),
         (
@@ -489,19 +519,19 @@ fn open_daemon_off_loopback_does_not_start() {
             2,
             &["--jwt-audience", "--jwt-key", "--jwt-secret"],
         ),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", &key], 1, &["--jwt-key", "--jwt-secret FILE"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-secret", &pem], 1, &["--jwt-secret", "--jwt-key FILE"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"], 1, &["/nowhere/key", "cannot be read"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", &key], 2, &["--jwt-key", "--jwt-secret FILE"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-secret", &pem], 2, &["--jwt-secret", "--jwt-key FILE"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", "/nowhere/key"], 2, &["/nowhere/key", "cannot be read"]),
         (
             &["--listen", "127.0.0.1:0", "--service-token", "/nowhere/key"],
-            1,
+            2,
             &["/nowhere/key", "openssl rand"],
         ),
-        (&["--listen", "127.0.0.1:0", "--jwt-secret", &short], 1, &["31 bytes", "32", "openssl rand"]),
-        (&["--listen", "127.0.0.1:0", "--service-token", &guessable], 1, &["15 bytes", "openssl rand"]),
-        (&["--listen", "127.0.0.1:0", "--service-token", &many], 1, &["16 lines"]),
-        (&["--listen", "127.0.0.1:0", "--jwt-key", &empty], 1, &["empty", "--jwt-key"]),
-        (&["--listen", "127.0.0.1:0", "--service-token", &empty], 1, &["empty", "--service-token"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-secret", &short], 2, &["31 bytes", "32", "openssl rand"]),
+        (&["--listen", "127.0.0.1:0", "--service-token", &guessable], 2, &["15 bytes", "openssl rand"]),
+        (&["--listen", "127.0.0.1:0", "--service-token", &many], 2, &["16 lines"]),
+        (&["--listen", "127.0.0.1:0", "--jwt-key", &empty], 2, &["empty", "--jwt-key"]),
+        (&["--listen", "127.0.0.1:0", "--service-token", &empty], 2, &["empty", "--service-token"]),
     ] {
         let (ended, said) = refused(args);
         assert_eq!(ended, Some(code), "{args:?}: {said}");

@@ -873,6 +873,8 @@ async fn unreadable_message_gets_an_error() {
         (r#"{"type":"unwatch","users":{}}"#, "invalid_request"),
         (r#"{"type":"heartbeat","user":5}"#, "invalid_request"),
         (r#"{"type":"heartbeat","user":"a#b"}"#, "invalid_user"),
+        (r#"{"type":"watch","type":"leave"}"#, "invalid_request"),
+        (r#"{"type":"leave","id":{}}"#, "invalid_request"),
     ] {
         let shown: String = text.chars().take(60).collect();
         socket.send_text(text).await;
@@ -1133,4 +1135,44 @@ async fn thousand_clients_follow_one_user_through_a_restart() {
         daemon.ready().await;
         assert_eq!(daemon.get("/v1/stats").await["sockets"], 0);
     }
+}
+
+#[tokio::test]
+async fn wrong_fields_are_named_with_what_is_allowed() {
+    let (_redis, daemon) = start().await;
+    let mut socket = daemon.socket("").await;
+    let id = "the id is";
+    for (text, words) in [
+        (r#"{"type":"watch","type":"unwatch","users":["a"]}"#, &["\"type\"", "twice"][..]),
+        (r#"{"type":"watch","users":["a"],"users":["b"]}"#, &["\"users\"", "twice"]),
+        (r#"{"type":"ping","id":1,"id":2}"#, &["\"id\"", "twice"]),
+        (r#"{"type":"ping","id":{}}"#, &[id, "an object", "a number or a string"]),
+        (r#"{"type":"ping","id":[1]}"#, &[id, "a list", "a number or a string"]),
+        (r#"{"type":"ping","id":true}"#, &[id, "true", "a number or a string"]),
+        (r#""leave""#, &["the message is \"leave\", a string", "a JSON object"]),
+        ("[]", &["the message is a list", "a JSON object"]),
+        ("{}", &["type is missing", "watch, unwatch"]),
+        (r#"{"type":5}"#, &["type is 5, a number", "watch, unwatch"]),
+        (r#"{"type":"sing"}"#, &["type is \"sing\"", "watch, unwatch"]),
+        (r#"{"type":"watch","users":"alice"}"#, &["users is \"alice\", a string", "a list of strings"]),
+        (r#"{"type":"watch","users":["a",5]}"#, &["users[1] is 5, a number", "a list of strings"]),
+        (r#"{"type":"watch","all":"yes"}"#, &["all is \"yes\", a string", "true or false"]),
+        (r#"{"type":"watch","all":null}"#, &["all is null", "true or false"]),
+        (r#"{"type":"heartbeat","user":5}"#, &["user is 5, a number", "it must be a string"]),
+        (r#"{"type":"auth"}"#, &["token is missing"]),
+        (r#"{"type":"auth","token":5050}"#, &["token is a number", "it must be a string"]),
+    ] {
+        socket.send_text(text).await;
+        let error = socket.next().await;
+        let message = error["message"].as_str().unwrap_or_default();
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!("invalid_request")),
+            "{text}: {error}"
+        );
+        assert!(words.iter().all(|word| message.contains(word)), "{text}: {message}");
+        assert!(!message.contains("5050"), "a token is never shown: {message}");
+    }
+    socket.send_text(r#"{"type":"ping","id":null}"#).await;
+    assert_eq!(socket.next().await, json!({"type": "pong"}), "null is no id");
 }

@@ -45,6 +45,7 @@ pub async fn upgrade(
     ws: Result<Upgrade, Failure>,
 ) -> Response {
     let read = || -> Result<_, Error> {
+        pass.check_socket()?;
         let Query(who) = who.map_err(|why| Error::InvalidRequest(why.body_text()))?;
         // A client's token says for whom the socket speaks.
         let user = who.user.or_else(|| pass.user().map(ToString::to_string));

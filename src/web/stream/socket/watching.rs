@@ -32,10 +32,11 @@ impl Socket {
 
     /// Decides for each user of a watch, and counts and logs the refusals.
     fn sort_out(&mut self, users: Vec<String>, replace: bool) -> Result<Asked, Ending> {
-        let most = self.reader.most_watches();
+        let limit = self.reader.watch_limit();
         let Reader { app, permit: own, watched, address, .. } = &mut self.reader;
         let held = if replace { 0 } else { watched.len() };
-        let asked = Asked::new(app, own.pass(), users, most, held, |user| !replace && watched.contains(user));
+        let asked =
+            Asked::new(app, own.pass(), users, limit, held, |user| !replace && watched.contains(user));
         for (code, status) in asked.count_refused(app) {
             app.refusals.log(&Refusal { address: *address, route: ROUTE, code, status });
         }
