@@ -61,6 +61,9 @@ pub enum Input<'a> {
     Claimed(&'a [u8]),
     /// A daemon says that it wrote the key with this TTL in milliseconds.
     Written(&'a [u8], u32),
+    /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it. It has just set the key, but
+    /// the TTL is not the one that the user's program uses.
+    EndsIn(&'a [u8], u32),
     /// The key is gone.
     Ended(&'a [u8], End),
     /// A fence came back in the event stream.
@@ -126,7 +129,7 @@ pub enum Input<'a> {
 impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
-        use Input::{Claimed, Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Written};
+        use Input::{Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Renewed, Retimed, Written};
         matches!(
             self,
             Renewed(_)
@@ -135,6 +138,7 @@ impl Input<'_> {
                 | Claimed(_)
                 | Retimed(_)
                 | Written(..)
+                | EndsIn(..)
                 | Ended(..)
                 | Doubted(_)
                 | Fence(..)

@@ -206,11 +206,14 @@ async fn pump(
     }
 }
 
-/// Takes in a message of another daemon. What it says of keys takes its place among the events.
+/// Takes in a message of the daemons' channel. What it says of keys takes its place among the events.
 fn receive(channel: &Channel, payload: &[u8], chunk: &mut Events) {
     match channel.read(payload) {
         Some(Message::Ttls { keys }) => {
             keys.iter().for_each(|(key, ttl_ms)| chunk.push(Kind::Written(*ttl_ms), key.as_bytes()));
+        }
+        Some(Message::Ends { keys }) => {
+            keys.iter().for_each(|(key, left_ms)| chunk.push(Kind::EndsIn(*left_ms), key.as_bytes()));
         }
         Some(other) => channel.pass_on(other),
         None => {}

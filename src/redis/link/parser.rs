@@ -26,6 +26,8 @@ pub enum Kind {
     Mark(u64),
     /// Another daemon says that it wrote the key with this TTL in milliseconds.
     Written(u32),
+    /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
+    EndsIn(u32),
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -222,6 +224,7 @@ impl Events {
                 Kind::Canary => return Item::Canary,
                 Kind::Mark(mark) => return Item::Mark(mark),
                 Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
+                Kind::EndsIn(left_ms) => Input::EndsIn(name, left_ms),
             })
         })
     }

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::presence::Key;
-use crate::redis::writer::{BEATS_PER_TTL, Renewal, Renewed, Store};
+use crate::redis::writer::{BEATS_PER_TTL, Renewal, Renewed, Store, Unreleased};
 use crate::web::limits::quota::Quotas;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// How long the daemon waits for another socket of the session when the last one has closed. A client that closes a socket
 /// and opens another one at once stays online.
 const REOPEN: Duration = Duration::from_millis(25);
+/// The pause before a key is released again whose server could not be reached.
+const RELEASE_AGAIN: Duration = Duration::from_millis(250);
 
 /// See the module's head.
 pub struct Sessions {
@@ -29,6 +31,8 @@ pub struct Sessions {
     pub(super) metrics: Arc<Metrics>,
     /// How often a socket proves that it is alive.
     pub period: Duration,
+    /// How long a user stays online after a close that says that the page may come back.
+    pub close_grace: Duration,
     open: Mutex<HashMap<Key, Arc<Session>>>,
     /// Sessions whose key has to be written: each is listed at most once.
     pub(super) due: Mutex<Vec<Arc<Session>>>,
@@ -45,10 +49,15 @@ pub struct Hold {
 
 impl Sessions {
     /// No session is kept.
-    pub fn new(store: Arc<Store>, quotas: Arc<Quotas>, metrics: Arc<Metrics>) -> Sessions {
+    pub fn new(
+        store: Arc<Store>,
+        quotas: Arc<Quotas>,
+        metrics: Arc<Metrics>,
+        close_grace: Duration,
+    ) -> Sessions {
         let period = (store.ttl() / BEATS_PER_TTL).clamp(PERIOD.0, PERIOD.1);
         let (open, due, bell) = (Mutex::default(), Mutex::default(), Notify::new());
-        Sessions { store, quotas, metrics, period, open, due, bell }
+        Sessions { store, quotas, metrics, period, close_grace, open, due, bell }
     }
 
     /// A socket of this session opens. `user` is the one of its token.
@@ -95,13 +104,15 @@ impl Sessions {
         last
     }
 
-    /// Deletes the key of a session whose last socket has closed, unless another one keeps it.
-    async fn end(&self, session: &Session) -> Result<(), Error> {
-        if self.is_kept_after(sleep(REOPEN), session).await {
+    /// Deletes the key of a session whose last socket has closed, unless another one keeps it; or lets it live for `grace`.
+    async fn end(&self, session: &Session, grace: Duration) -> Result<(), Unreleased> {
+        let reopen = if grace.is_zero() { REOPEN } else { Duration::ZERO };
+        if self.is_kept_after(sleep(reopen), session).await {
             return Ok(());
         }
         let _turn = self.quotas.wait_for_turn().await;
-        self.store.release(&session.key, session.departure(Instant::now(), self.period)).await?;
+        let departure = session.departure(Instant::now(), self.period, grace);
+        self.store.release(&session.key, departure).await?;
         self.quotas.give_back(std::slice::from_ref(&session.key));
         Ok(())
     }
@@ -165,15 +176,23 @@ impl Hold {
         }
     }
 
-    /// The client closed the socket in good order. If no other socket keeps the session, the key is deleted.
-    pub async fn close(mut self) {
+    /// The client closed the socket in good order. If no other socket keeps the session, the key is deleted, or lives for
+    /// `grace`.
+    pub async fn close(mut self, grace: Duration) {
         self.closed = true;
         if !self.sessions.part(&self.session, self.era) {
             return;
         }
-        if let Err(why) = self.sessions.end(&self.session).await {
-            debug!(key = self.session.key.as_str(), %why, "a socket's key was not deleted, its TTL will end it");
-        }
+        // Until the key's TTL has ended it.
+        let until = Instant::now() + self.sessions.store.ttl();
+        let why = loop {
+            match self.sessions.end(&self.session, grace).await {
+                Ok(()) => return,
+                Err(Unreleased::Unreachable(_)) if Instant::now() < until => sleep(RELEASE_AGAIN).await,
+                Err(Unreleased::Unreachable(why) | Unreleased::Refused(why)) => break why,
+            }
+        };
+        debug!(key = self.session.key.as_str(), %why, "a socket's key was not released, its TTL will end it");
     }
 }
 
@@ -207,7 +226,7 @@ mod tests {
         let ttl = Duration::from_secs(30);
         let store = Store::new(servers, names, ("daemon".into(), Seal::default()), ttl, metrics.clone());
         let quotas = Arc::new(Quotas::new(&Limits::DEFAULT, &metrics));
-        Arc::new(Sessions::new(Arc::new(store), quotas, metrics))
+        Arc::new(Sessions::new(Arc::new(store), quotas, metrics, Duration::ZERO))
     }
 
     #[tokio::test]

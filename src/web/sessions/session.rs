@@ -7,7 +7,7 @@
 //! | the write fails | it is repeated until it succeeds, or the last sign of life is one TTL old |
 //! | the key is gone, and nobody has said goodbye | the next write creates it |
 //! | `leave`, `DELETE`, or the key is gone after a goodbye | no socket keeps it |
-//! | the last socket that keeps it closes | the key is deleted, unless another daemon keeps it |
+//! | the last socket that keeps it closes | the key is deleted, or with 1001 lives for the grace, unless another daemon keeps it |
 
 use crate::lock::lock;
 use crate::presence::Key;
@@ -167,11 +167,11 @@ impl Session {
         lock(&self.state).keepers > 0
     }
 
-    /// The departure of the last socket that kept the session. Another daemon that wrote the key within two
+    /// The departure of the last socket that kept the session, with this grace. Another daemon that wrote the key within two
     /// periods may still keep it.
-    pub fn departure(&self, now: Instant, period: Duration) -> Departure {
+    pub fn departure(&self, now: Instant, period: Duration, grace: Duration) -> Departure {
         let other = lock(&self.state).other.filter(|(_, at)| now.duration_since(*at) <= period * 2);
-        Departure { own: self.token, other: other.map(|(other, _)| other) }
+        Departure { own: self.token, other: other.map(|(other, _)| other), grace }
     }
 
     /// Waits until the key was written.
@@ -289,7 +289,7 @@ mod tests {
         let (session, start) = session();
         session.join(start);
         let other = Token::random();
-        let keeps = |at| session.departure(at, PERIOD).other == Some(other);
+        let keeps = |at| session.departure(at, PERIOD, Duration::ZERO).other == Some(other);
         session.written(start, Some(SocketValue::of(other)), start);
         assert!(keeps(start + PERIOD * 2) && !keeps(start + PERIOD * 3));
         session.written(start, Some(SocketValue::of(session.token)), start);

@@ -4,6 +4,7 @@ mod churn;
 mod console;
 mod console_sight;
 mod events;
+mod grace;
 mod js_client;
 mod keeping;
 mod page;

@@ -24,7 +24,7 @@ impl Socket {
         match message {
             None => Err(Ending::Lost),
             Some(Err(why)) => Err(self.broken(&why)),
-            Some(Ok(Message::Close(_))) => Err(Ending::Goodbye),
+            Some(Ok(Message::Close(frame))) => Err(Ending::goodbye(frame.as_ref())),
             Some(Ok(Message::Pong(_) | Message::Ping(_) | Message::Frame(_))) => Ok(()),
             Some(Ok(Message::Text(text))) if text.len() > self.reader.app.limits.message_bytes => {
                 Err(Ending::too_big())
