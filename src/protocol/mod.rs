@@ -1,6 +1,7 @@
 //! Messages and bodies on the wire: the only place that knows JSON.
 
 #[cfg(feature = "daemon")]
+mod beat;
 mod encode;
 mod message;
 #[cfg(feature = "daemon")]
@@ -8,6 +9,7 @@ mod request;
 #[cfg(feature = "daemon")]
 pub mod schema;
 
+pub use beat::Beat;
 pub use message::*;
 #[cfg(feature = "daemon")]
 pub use {encode::*, request::*};

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::presence::Key;
+use crate::protocol::Beat;
 use crate::redis::writer::{BEATS_PER_TTL, Renewal, Renewed, Store, Unreleased};
 use crate::web::limits::quota::Quotas;
 use std::collections::HashMap;
@@ -43,7 +44,9 @@ pub struct Sessions {
 pub struct Hold {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
-    era: Era,
+    beat: Beat,
+    /// None if the socket does not keep the session.
+    era: Option<Era>,
     closed: bool,
 }
 
@@ -61,14 +64,14 @@ impl Sessions {
     }
 
     /// A socket of this session opens. `user` is the one of its token.
-    pub fn hold(self: &Arc<Sessions>, key: Key, user: Option<Arc<str>>) -> Hold {
+    pub fn hold(self: &Arc<Sessions>, key: Key, user: Option<Arc<str>>, beat: Beat) -> Hold {
         let now = Instant::now();
         let mut open = lock(&self.open);
         let session =
             open.entry(key).or_insert_with_key(|key| Arc::new(Session::new(key.clone(), user, now))).clone();
-        let era = session.join(now);
+        let era = session.join(now, beat != Beat::Never);
         drop(open);
-        Hold { sessions: self.clone(), session, era, closed: false }
+        Hold { sessions: self.clone(), session, beat, era, closed: false }
     }
 
     /// Deletes keys for a goodbye. No socket keeps them any more, at this daemon or another one.
@@ -95,7 +98,7 @@ impl Sessions {
         self.bell.notify_one();
     }
 
-    fn part(&self, session: &Session, era: Era) -> bool {
+    fn part(&self, session: &Session, era: Option<Era>) -> bool {
         let mut open = lock(&self.open);
         let (last, empty) = session.part(era);
         if empty {
@@ -133,15 +136,38 @@ impl Hold {
         &self.session.key
     }
 
-    /// The socket's client has just proven that it is alive.
+    /// Whether the socket keeps the session until a goodbye, or until the client sends nothing.
+    pub fn keeps(&self) -> bool {
+        self.era.is_some()
+    }
+
+    /// The connection has just proven that it is alive.
     pub fn sign(&self) {
-        if self.session.sign(self.era, Instant::now(), self.sessions.period) {
+        if self.beat == Beat::Connection {
+            self.beat();
+        }
+    }
+
+    /// The client has sent a message that is not `ping`.
+    pub fn message(&self) {
+        if self.beat == Beat::Messages {
+            self.beat();
+        }
+    }
+
+    fn beat(&self) {
+        if let Some(era) = self.era
+            && self.session.sign(era, Instant::now(), self.sessions.period)
+        {
             self.sessions.queue(self.session.clone());
         }
     }
 
-    /// Waits until the key was written for the first time, but not for long.
+    /// Waits until the key was written for the first time, but not for long, and only if the connection keeps it.
     pub async fn first_beat(&self, most: Duration) {
+        if self.beat != Beat::Connection {
+            return;
+        }
         if timeout(most, self.session.until_written()).await.is_err() {
             debug!(key = self.session.key.as_str(), "a socket begins without its first heartbeat");
         }
@@ -150,7 +176,7 @@ impl Hold {
     /// The client sent a heartbeat: the socket keeps the session from now on. The future writes the key.
     pub fn heartbeat(&mut self) -> impl Future<Output = Result<(), Error>> + Send + 'static + use<> {
         let now = Instant::now();
-        self.era = self.session.resume(self.era, now);
+        self.era = self.era.map(|era| self.session.resume(era, now));
         let (sessions, session) = (self.sessions.clone(), self.session.clone());
         async move {
             let _turn = sessions.quotas.turn()?;
@@ -234,13 +260,13 @@ mod tests {
         for reopens in [true, false] {
             let sessions = sessions();
             let key = Key::new("alice", Some("tab")).unwrap();
-            let mut hold = sessions.hold(key.clone(), None);
+            let mut hold = sessions.hold(key.clone(), None, Beat::default());
             hold.closed = true;
             assert!(sessions.part(&hold.session, hold.era), "it was the last");
             let (over, pause) = oneshot::channel();
             let mut kept = pin!(sessions.is_kept_after(pause.map(drop), &hold.session));
             assert!(kept.as_mut().now_or_never().is_none(), "it waits for the pause");
-            let again = reopens.then(|| sessions.hold(key, None));
+            let again = reopens.then(|| sessions.hold(key, None, Beat::default()));
             assert!(kept.as_mut().now_or_never().is_none(), "it still waits");
             over.send(()).unwrap();
             assert_eq!(kept.await, reopens);

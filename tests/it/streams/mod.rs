@@ -1,5 +1,6 @@
 //! WebSocket, Server-Sent Events, clients and the console.
 
+mod beat;
 mod churn;
 mod console;
 mod console_sight;
