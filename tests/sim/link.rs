@@ -115,7 +115,7 @@ impl Link {
         match self.deaf {
             None => false,
             Some(Deaf::All) => true,
-            Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..)),
+            Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..) | Event::EndsIn(..)),
         }
     }
 
