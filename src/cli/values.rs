@@ -120,6 +120,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn grace_is_from_zero_to_the_longest_ttl() {
+        for (text, allowed) in [("0s", true), ("5s", true), ("1day", true), ("25h", false), ("5", false)] {
+            assert_eq!(grace(text).is_ok(), allowed, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_parsed_or_refused(text in ".{0,40}", number in "-?[0-9]{0,25}(ms|s|m|h|years| )?") {
