@@ -13,6 +13,8 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7400";
 pub const DEFAULT_PREFIX: &str = "presence:";
 /// The default of `--ttl`, for the daemon and for `keybeat beat`.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// The default of `--close-grace`.
+pub const DEFAULT_CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// The Redis that `ls` and `doctor` use without `--redis`.
 pub const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379";
 
@@ -27,6 +29,8 @@ pub struct Config {
     pub key_pattern: KeyPattern,
     /// TTL that the daemon writes; also the first guess of the TTL that other programs write.
     pub ttl: Duration,
+    /// How long a user stays online after the user's socket closed with 1001.
+    pub close_grace: Duration,
     /// Whether to add missing classes to `notify-keyspace-events`.
     pub configure_redis: bool,
     /// How to learn of renewals.

@@ -174,7 +174,7 @@ impl Driver {
                 Action::Announce(link, keys) => self.links.order(link, Order::Announce(ttls(&keys))),
                 Action::AnnounceEnds(link, keys) => {
                     let keys = keys.iter().map(|key| key.as_str().to_owned()).collect();
-                    self.links.order(link, Order::Announce(Message::Ends { keys }));
+                    self.links.order(link, Order::Announce(Message::Gone { keys }));
                 }
                 Action::Lease(link, order) => self.links.order(link, Order::Lease(order)),
                 Action::Listen(link, on) => {

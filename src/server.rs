@@ -205,7 +205,8 @@ impl Daemon {
             .reporting(written, channel.clone());
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
-        let app = share(config.limits, config.key_pattern, (hub, store, gate), (metrics, audit));
+        let settings = (config.limits, config.key_pattern, config.close_grace);
+        let app = share(settings, (hub, store, gate), (metrics, audit));
         let others = web::obey_others(app.clone(), channel.subscribe());
         let _others = AbortOnDropHandle::new(tokio::spawn(others));
         let sockets = app.sockets.clone();
@@ -292,8 +293,7 @@ async fn drained(shutdown: &Shutdown, length: Duration, mut signals: impl AsyncF
 
 /// The state that the requests share.
 fn share(
-    limits: Limits,
-    pattern: KeyPattern,
+    (limits, pattern, close_grace): (Limits, KeyPattern, Duration),
     (hub, store, gate): (Arc<Hub>, Store, Arc<Gate>),
     (metrics, audit): (Arc<Metrics>, Option<Arc<AuditLog>>),
 ) -> Arc<App> {
@@ -301,7 +301,7 @@ fn share(
     let quotas = Arc::new(Quotas::new(&limits, &metrics));
     Arc::new(App {
         hub,
-        sessions: Arc::new(Sessions::new(store.clone(), quotas.clone(), metrics.clone())),
+        sessions: Arc::new(Sessions::new(store.clone(), quotas.clone(), metrics.clone(), close_grace)),
         store,
         pattern,
         gate,

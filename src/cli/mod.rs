@@ -32,7 +32,7 @@ mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, LeaseMode};
+use crate::config::{Config, DEFAULT_CLOSE_GRACE, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, LeaseMode};
 use crate::presence::Key;
 use crate::server;
 use anyhow::{Result, bail};
@@ -138,6 +138,10 @@ struct DaemonArgs {
     /// TTL of the heartbeats that the daemon writes, 100ms to 1day
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
     ttl: humantime::Duration,
+    /// Time for which a user stays online after the user's socket closed with 1001, as browsers close it when a page reloads;
+    /// 0s to 1day; with 0s the user is offline at once
+    #[arg(long, env = "KEYBEAT_CLOSE_GRACE", value_name = "DURATION", default_value_t = DEFAULT_CLOSE_GRACE.into(), value_parser = values::grace)]
+    close_grace: humantime::Duration,
     /// Whether to add missing classes to notify-keyspace-events; none is ever removed
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     configure_redis: bool,
@@ -391,6 +395,7 @@ impl DaemonArgs {
             admin_listen: self.admin_listen,
             key_pattern: self.pattern.pattern(),
             ttl: self.ttl.into(),
+            close_grace: self.close_grace.into(),
             configure_redis: self.configure_redis,
             events: self.events.into(),
             probes: self.probes,

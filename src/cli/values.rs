@@ -95,6 +95,13 @@ pub fn ttl(text: &str) -> Result<humantime::Duration, String> {
     if allowed.contains(&ttl) { Ok(ttl.into()) } else { Err("the TTL must be from 100ms to 1day".into()) }
 }
 
+/// The grace after a close: a longer one than the longest TTL would have no effect.
+pub fn grace(text: &str) -> Result<humantime::Duration, String> {
+    let grace = duration_or_zero(text)?;
+    let most = Duration::from_millis(MAX_TTL_MS);
+    if *grace <= most { Ok(grace) } else { Err("the grace must be from 0s to 1day".into()) }
+}
+
 /// A user name.
 pub fn user(text: &str) -> Result<String, String> {
     crate::presence::check_user(text).map_err(|why| format!("a user name {why}"))?;
@@ -146,6 +153,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn grace_is_from_zero_to_the_longest_ttl() {
+        for (text, allowed) in [("0s", true), ("5s", true), ("1day", true), ("25h", false), ("5", false)] {
+            assert_eq!(grace(text).is_ok(), allowed, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_parsed_or_refused(text in ".{0,40}", number in "-?[0-9]{0,25}(ms|s|m|h|years| )?") {
@@ -155,6 +169,9 @@ mod tests {
                 }
                 if let Ok(ttl) = super::ttl(text) {
                     prop_assert!((MIN_TTL_MS..=MAX_TTL_MS).contains(&(ttl.as_millis() as u64)));
+                }
+                if let Ok(grace) = super::grace(text) {
+                    prop_assert!(grace.as_millis() <= u128::from(MAX_TTL_MS));
                 }
                 prop_assert_eq!(super::user(text).is_ok(), crate::presence::check_user(text).is_ok());
                 prop_assert_eq!(super::prefix(text).is_ok(), !text.is_empty());

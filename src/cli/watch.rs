@@ -145,6 +145,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         admin_listen: None,
         key_pattern: source.pattern.pattern(),
         ttl: Duration::from_secs(30),
+        close_grace: Duration::ZERO,
         configure_redis: true,
         events: EventsMode::default(),
         probes: true,

@@ -24,6 +24,7 @@ pub(crate) use address::cause;
 pub use address::{Address, Stream};
 pub use error::ClientError;
 
+pub use crate::protocol::Beat;
 use crate::protocol::{RedisWord, TransitionObject, UserObject};
 use desired::Desired;
 use std::path::Path;
@@ -130,6 +131,7 @@ pub struct Builder {
     renews: bool,
     user: Option<String>,
     session: Option<String>,
+    beat: Beat,
 }
 
 impl Builder {
@@ -167,7 +169,7 @@ impl Builder {
         self
     }
 
-    /// The socket keeps this user online while it is open. Where the daemon requires tokens, the token names the user.
+    /// The socket keeps this user online while it is open, unless [`beat`](Builder::beat) says otherwise. Where the daemon requires tokens, the token names the user.
     pub fn user(mut self, user: impl Into<String>) -> Builder {
         self.user = Some(user.into());
         self
@@ -176,6 +178,12 @@ impl Builder {
     /// The session of the socket's user. Without it, each connection has a session of its own.
     pub fn session(mut self, session: impl Into<String>) -> Builder {
         self.session = Some(session.into());
+        self
+    }
+
+    /// What keeps the socket's user online: by default the connection.
+    pub fn beat(mut self, beat: Beat) -> Builder {
+        self.beat = beat;
         self
     }
 
@@ -215,7 +223,8 @@ impl Client {
     /// # }
     /// ```
     pub fn builder(address: Address) -> Builder {
-        Builder { address, trust: None, token: None, renews: false, user: None, session: None }
+        let (user, session, beat) = (None, None, Beat::default());
+        Builder { address, trust: None, token: None, renews: false, user, session, beat }
     }
 
     /// Waits for the next event. No event is lost when the returned future is dropped.

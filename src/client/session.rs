@@ -134,11 +134,12 @@ impl Task {
     }
 
     fn request(&mut self) -> Result<Request, SessionEnd> {
-        let Builder { address, user, session, .. } = &self.builder;
+        let Builder { address, user, session, beat, .. } = &self.builder;
         let invalid = |why: String| SessionEnd::Stop(ClientError::Invalid(why));
         let mut url = address.ws_url();
         let mut mark = '?';
-        for (name, value) in [("user", user), ("session", session)] {
+        let values = [user.as_deref(), session.as_deref(), beat.parameter()];
+        for (name, value) in ["user", "session", "beat"].into_iter().zip(values) {
             if let Some(value) = value {
                 url += &format!("{mark}{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
                 mark = '&';

@@ -1,5 +1,6 @@
 //! Messages and bodies on the wire: the only place that knows JSON.
 
+mod beat;
 #[cfg(feature = "daemon")]
 mod client_message;
 #[cfg(feature = "daemon")]
@@ -12,6 +13,7 @@ pub mod schema;
 #[cfg(feature = "daemon")]
 mod shape;
 
+pub use beat::Beat;
 pub use message::*;
 #[cfg(feature = "daemon")]
 pub use {client_message::*, encode::*, request::*, shape::milliseconds};

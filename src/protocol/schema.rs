@@ -3,6 +3,7 @@
 
 use crate::error::{MAX_ID_BYTES, MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES};
+use crate::protocol::Beat;
 use std::collections::BTreeMap;
 use utoipa::openapi::schema::{
     AdditionalProperties, KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, Type,
@@ -50,6 +51,24 @@ impl PartialSchema for Session {
 }
 
 impl ToSchema for Session {}
+
+/// What keeps the user of a socket online, if it is not the connection.
+pub struct BeatParameter;
+
+impl PartialSchema for BeatParameter {
+    fn schema() -> RefOr<Schema> {
+        let values = [Beat::Never, Beat::Messages].map(Beat::parameter);
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(values))
+            .description(Some(
+                "`false`: the socket does not keep the user online. `message`: only messages other than `ping` do.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for BeatParameter {}
 
 /// The TTL of a heartbeat.
 pub struct TtlMs;

@@ -114,6 +114,14 @@ impl Keys<'_> {
         }
     }
 
+    /// The last socket of a session has closed at a daemon, and its page may come back.
+    pub fn end_soon(&mut self, key: &str, ttl: u64) {
+        let now = self.now;
+        if let Some(node) = self.node(key) {
+            node.end_soon(now, key, ttl);
+        }
+    }
+
     pub fn restore(&mut self, key: &str, ttl: u64) {
         let now = self.now;
         if let Some(node) = self.node(key) {
@@ -347,7 +355,7 @@ impl World {
         let (key, live) = match event {
             Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
-            Event::Retimed(_) | Event::Fence(..) | Event::Written(..) => return,
+            Event::Retimed(_) | Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => return,
             Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => return,
         };
         if live {

@@ -129,7 +129,9 @@ impl Link {
         match self.deaf {
             None => false,
             Some(Deaf::All) => true,
-            Some(Deaf::Keys) => !matches!(event, Event::Fence(..) | Event::Written(..) | Event::Lease(_)),
+            Some(Deaf::Keys) => {
+                !matches!(event, Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) | Event::Lease(_))
+            }
             Some(Deaf::New) => matches!(event, Event::New(_) | Event::Canary),
             Some(Deaf::Generic) => matches!(
                 event,

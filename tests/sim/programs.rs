@@ -34,7 +34,7 @@ pub enum Kind {
     Changer,
     /// A SET with another TTL each time.
     Varier,
-    /// Kept online by daemons, this one and others, with any TTL each time.
+    /// Kept online by daemons, this one and others, with any TTL each time; its page reloads now and then.
     ByDaemons,
     /// Falls silent, logs out, returns.
     Flaky,
@@ -144,6 +144,11 @@ impl Program {
             }
             Kind::ByDaemons => {
                 let ttl = TTLS[rng.usize(..TTLS.len())];
+                if rng.u8(..4) == 0 {
+                    keys.end_soon(&user, ttl / 4);
+                    // Back before the end, or later.
+                    return rng.u64(0..ttl / 2);
+                }
                 keys.set_by_daemon(&user, ttl, rng.bool());
                 return ttl / 3;
             }

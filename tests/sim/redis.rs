@@ -23,6 +23,8 @@ pub enum Event {
     Ended(String, End),
     /// A daemon says that it wrote the key with this TTL.
     Written(String, u32),
+    /// A daemon says that the key ends so many milliseconds later.
+    EndsIn(String, u32),
     Fence(BatchId, Side),
     /// The daemon's own key was set.
     Canary,
@@ -123,6 +125,16 @@ impl Redis {
     /// The message of another daemon that has set the key.
     pub fn say_written(&mut self, key: &str, ttl: u64) {
         self.out.push(Event::Written(key.to_owned(), ttl as u32));
+    }
+
+    /// A daemon shortens the TTL of a key and announces it, in one transaction.
+    pub fn end_soon(&mut self, now: u64, key: &str, ttl: u64) {
+        self.touch(now, key);
+        if let Some(&deadline) = self.keys.get(key) {
+            let left = ttl.min(deadline - now);
+            self.set(now, key, left);
+            self.out.push(Event::EndsIn(key.to_owned(), left as u32));
+        }
     }
 
     /// RESTORE … REPLACE.

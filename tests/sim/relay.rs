@@ -271,6 +271,7 @@ impl World {
             }
             Message::Ended(key, end) => Some(Event::Key(Input::Ended(key.as_bytes(), *end))),
             Message::Written(key, ttl) => Some(Event::Key(Input::Written(key.as_bytes(), *ttl))),
+            Message::EndsIn(key, left) => Some(Event::Key(Input::EndsIn(key.as_bytes(), *left))),
             Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
             Message::Canary => Some(Event::Canary),
             Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),

@@ -71,8 +71,8 @@ impl Silent {
     pub fn tells(self, event: &Event, mode: Mode) -> bool {
         match event {
             Event::New(_) => mode.new && self == Silent::Nothing,
-            Event::Fence(..) | Event::Written(..) | Event::Canary | Event::Exchanged(_) => true,
-            Event::Leads | Event::Lease(_) => true,
+            Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => true,
+            Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => true,
             Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
             Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,

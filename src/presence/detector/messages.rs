@@ -75,6 +75,9 @@ pub enum Input<'a> {
     Written(&'a [u8], u32),
     /// The holder of the server's lease says that the key has ended, and that no event did: a detector that follows asks.
     Suspected(&'a [u8]),
+    /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it. It has just set the key, but
+    /// the TTL is not the one that the user's program uses.
+    EndsIn(&'a [u8], u32),
     /// The key is gone.
     Ended(&'a [u8], End),
     /// A fence came back in the event stream.
@@ -153,7 +156,9 @@ pub enum Input<'a> {
 impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
-        use Input::{Claimed, Created, Doubted, Ended, Fence, Placed, Renewed, Retimed, Suspected, Written};
+        use Input::{
+            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Renewed, Retimed, Suspected, Written,
+        };
         matches!(
             self,
             Renewed(_)
@@ -163,6 +168,7 @@ impl Input<'_> {
                 | Retimed(_)
                 | Written(..)
                 | Suspected(_)
+                | EndsIn(..)
                 | Ended(..)
                 | Doubted(_)
                 | Fence(..)

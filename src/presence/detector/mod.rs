@@ -216,6 +216,7 @@ impl Detector {
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
             }
+            Input::EndsIn(name, left_ms) => self.ends_in(now, name, left_ms),
             Input::Ended(name, end) => {
                 self.note_end(name);
                 self.ended(now, name, end);
@@ -383,6 +384,21 @@ impl Detector {
             self.file(at, now);
         }
         news
+    }
+
+    /// A daemon says that the key ends so many milliseconds from now.
+    fn ends_in(&mut self, now: Time, name: &[u8], left_ms: u32) {
+        let Some(at) = self.table.find(name).filter(|&at| self.table[at].is_live()) else { return };
+        // Where no `set` comes before, an answer under way may be older than the message.
+        self.touch(at);
+        let polled = self.polled;
+        self.apply(at, |slot| {
+            slot.expect_end(now, left_ms, polled);
+            None
+        });
+        if !self.table[at].waits() {
+            self.file(at, now);
+        }
     }
 
     /// As if the second question had confirmed each TTL.

@@ -22,8 +22,14 @@ pub enum Message {
         /// Each key with its TTL.
         keys: Vec<(String, u32)>,
     },
-    /// These keys have ended, and no event reported it. A daemon that does not ask at deadlines asks for them.
+    /// These keys end so many milliseconds from now, unless somebody renews them. The daemon has just set them, with TTLs that
+    /// their programs do not use. A key is without its prefix.
     Ends {
+        /// Each key with the rest of its TTL.
+        keys: Vec<(String, u32)>,
+    },
+    /// These keys have ended, and no event reported it. A daemon that does not ask at deadlines asks for them.
+    Gone {
         /// The keys, without their prefix.
         keys: Vec<String>,
     },
@@ -81,8 +87,17 @@ impl Message {
                 let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Ends { keys: keys.to_vec() });
                 parts.map(|part| text(&part)).collect()
             }
+            Message::Gone { keys } => {
+                let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Gone { keys: keys.to_vec() });
+                parts.map(|part| text(&part)).collect()
+            }
             other => vec![text(other)],
         }
+    }
+
+    /// Whether the daemon that publishes it is to receive it too, in its place in the event stream.
+    pub(super) fn is_for_sender(&self) -> bool {
+        matches!(self, Message::Ends { .. })
     }
 
     /// Reads a payload; `None` if it is not a message of this version and of a known type.
@@ -131,6 +146,10 @@ mod tests {
         }
         let more = r#"{"v":1,"from":"d1","type":"ttls","keys":[["a",5]],"more":true}"#;
         assert_eq!(Message::decode(more.as_bytes()).unwrap().message, ttls(&[("a", 5)]), "a new field");
+        let text = r#"{"v":1,"from":"d1","type":"ends","keys":[["a",5]]}"#;
+        let ends = Message::Ends { keys: vec![("a".into(), 5)] };
+        assert_eq!(ends.encode("d1"), [text]);
+        assert_eq!(Message::decode(text.as_bytes()).unwrap().message, ends);
         let long = format!(r#"{{"v":1,"from":"{}","type":"ttls","keys":[]}}"#, "d".repeat(LONGEST));
         assert_eq!(Message::decode(long.as_bytes()), None);
     }

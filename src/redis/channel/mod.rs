@@ -50,14 +50,15 @@ impl Channel {
         message.encode(&self.daemon)
     }
 
-    /// Reads a payload. `None` for the daemon's own messages, and for messages that it does not understand.
+    /// Reads a payload. `None` for messages that the daemon does not understand, and for its own, except those that take their
+    /// place in the event stream.
     pub(in crate::redis) fn read(&self, payload: &[u8]) -> Option<Received> {
         let Some(received) = Message::decode(payload) else {
             self.metrics.channel_message("unknown");
             return None;
         };
         if received.from == *self.daemon {
-            return None;
+            return Some(received).filter(|received| received.message.is_for_sender());
         }
         self.metrics.channel_message("received");
         Some(received)

@@ -32,6 +32,8 @@ pub enum Kind {
     Leads,
     /// Another daemon, whose name follows, holds the lease (true) or has given it up.
     Lease(bool),
+    /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
+    EndsIn(u32),
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -235,6 +237,7 @@ impl Events {
                 Kind::Suspected => Input::Suspected(name),
                 Kind::Leads => return Item::Leads,
                 Kind::Lease(held) => return Item::Lease(std::str::from_utf8(name).unwrap_or_default(), held),
+                Kind::EndsIn(left_ms) => Input::EndsIn(name, left_ms),
             })
         })
     }

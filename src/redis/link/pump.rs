@@ -154,7 +154,10 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         Message::Ttls { keys } => {
             keys.iter().for_each(|(key, ttl_ms)| chunk.push(Kind::Written(*ttl_ms), key.as_bytes()));
         }
-        Message::Ends { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
+        Message::Ends { keys } => {
+            keys.iter().for_each(|(key, left_ms)| chunk.push(Kind::EndsIn(*left_ms), key.as_bytes()));
+        }
+        Message::Gone { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
         Message::Lease { server: of, .. } if of != server => {}
         Message::Lease { held, .. } => chunk.push(Kind::Lease(held), received.from.as_bytes()),

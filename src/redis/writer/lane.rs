@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::retry_delay::RetryDelay;
 use crate::redis::target::Target;
-use crate::redis::writer::release::{Release, Released, Releaser};
+use crate::redis::writer::release::{Announcer, Release, Released, Releaser};
 use anyhow::Result as Done;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -43,10 +43,10 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane to the server that `primary` names, also when that changes.
-    pub(super) fn new(primary: watch::Receiver<Target>, clustered: bool) -> Lane {
+    pub(super) fn new(primary: watch::Receiver<Target>, clustered: bool, announcer: Announcer) -> Lane {
         let (sender, connection) = watch::channel(None);
         let broken = Arc::new(Notify::new());
-        let releaser = Releaser::new(primary.clone(), clustered);
+        let releaser = Releaser::new(primary.clone(), clustered, announcer);
         let keeper = tokio::spawn(keep_connected(primary, sender, broken.clone()));
         Lane { connection, broken, releaser, _keeper: AbortOnDropHandle::new(keeper) }
     }

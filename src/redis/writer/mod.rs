@@ -10,7 +10,7 @@ mod sockets;
 mod token;
 
 pub use connection::WriteConnection;
-pub use sockets::{Renewal, Renewed};
+pub use sockets::{Renewal, Renewed, Unreleased};
 pub use token::{Departure, SocketValue, Token};
 
 use crate::error::Error;
@@ -22,6 +22,7 @@ use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
 use crate::redis::resp::client::Pipeline;
 use crate::redis::target::Target;
+use crate::redis::writer::release::Announcer;
 use crate::redis::writer::servers::{Servers, Write, confirmed};
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -61,8 +62,8 @@ impl Store {
         ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> Store {
-        let servers = Servers::new(topology, primary);
         let channel = Channel::new(&daemon, metrics.clone());
+        let servers = Servers::new(topology, primary, Announcer::new(channel.clone(), &names));
         let (written, without_get) = (None, AtomicBool::new(false));
         Store { servers, names, daemon, seal, ttl, written, channel, metrics, without_get }
     }

@@ -8,6 +8,7 @@ use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
 use crate::redis::target::Target;
 use crate::redis::writer::lane::{CONNECTING, Lane};
+use crate::redis::writer::release::Announcer;
 use crate::traces;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
@@ -46,13 +47,18 @@ pub(super) struct Servers {
     topology: watch::Receiver<Arc<Topology>>,
     /// The address of the one server, if it is not a cluster. Sentinels may change it.
     primary: watch::Receiver<Target>,
+    announcer: Announcer,
     lanes: Mutex<BTreeMap<String, Led>>,
 }
 
 impl Servers {
     /// Opens connections to the servers, and follows them.
-    pub(super) fn new(topology: watch::Receiver<Arc<Topology>>, primary: watch::Receiver<Target>) -> Servers {
-        let servers = Servers { topology, primary, lanes: Mutex::default() };
+    pub(super) fn new(
+        topology: watch::Receiver<Arc<Topology>>,
+        primary: watch::Receiver<Target>,
+        announcer: Announcer,
+    ) -> Servers {
+        let servers = Servers { topology, primary, announcer, lanes: Mutex::default() };
         servers.lanes(&servers.topology());
         servers
     }
@@ -85,7 +91,10 @@ impl Servers {
                 } else {
                     self.primary.clone()
                 };
-                (node.shown().to_owned(), Arc::new(Lane::new(primary, topology.clustered)))
+                (
+                    node.shown().to_owned(),
+                    Arc::new(Lane::new(primary, topology.clustered, self.announcer.clone())),
+                )
             });
         }
         lanes.iter().map(|(id, (_, lane))| (id.clone(), lane.clone())).collect()

@@ -9,9 +9,9 @@
 use crate::error::Error;
 use crate::presence::Key;
 use crate::redis::resp::reply::RedisReply;
-use crate::redis::writer::release::{Release, Released};
+use crate::redis::writer::release::{Release, Released, left_ms};
 use crate::redis::writer::servers::{Write, confirmed};
-use crate::redis::writer::token::{Departure, Farewell, SocketValue, Token};
+use crate::redis::writer::token::{Departure, SocketValue, Token};
 use crate::redis::writer::{BEATS_PER_TTL, Store};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,6 +38,15 @@ pub enum Renewed {
     Written(Option<SocketValue>),
     /// There is no key.
     Absent,
+}
+
+/// Why a key was not released.
+#[derive(Debug)]
+pub enum Unreleased {
+    /// Redis is unreachable. A later attempt may succeed.
+    Unreachable(Error),
+    /// The key is left to its TTL.
+    Refused(Error),
 }
 
 impl Store {
@@ -141,33 +150,52 @@ impl Store {
         confirmed(deleted)
     }
 
-    /// Deletes the key of a session whose last socket at this daemon has closed, unless another daemon keeps it.
+    /// Deletes the key of a session whose last socket at this daemon has closed, unless another daemon keeps it; or shortens
+    /// its TTL to the grace of the departure, and announces the new end to all daemons.
     ///
-    /// The value is read and the key deleted in a transaction that fails if somebody writes in between (`WATCH`). Without
-    /// the rights for that, and while a slot moves, a heartbeat of another daemon may fall between the two and be lost.
+    /// The value is read, and the key changed and announced, in a transaction that fails if somebody writes in between (`WATCH`).
+    /// Without the rights for that, and while a slot moves, a heartbeat of another daemon may fall between the two and be lost.
     ///
     /// # Errors
-    /// The key is left to its TTL: its value cannot be read, or Redis is unreachable.
-    pub async fn release(&self, key: &Key, departure: Departure) -> Result<(), Error> {
+    /// Redis is unreachable, or it refuses to read or to change the key.
+    pub async fn release(&self, key: &Key, departure: Departure) -> Result<(), Unreleased> {
         let redis_key = self.names.redis_key(key.as_str());
-        let topology = self.servers.known().await?;
+        let topology = self.servers.known().await.map_err(Unreleased::Unreachable)?;
         let lane = topology
             .owner(redis_key.as_bytes())
             .and_then(|owner| self.servers.lanes(&topology).remove(owner.id()));
         if let Some(lane) = lane {
-            let release = Release { key: redis_key.clone(), departure, short: self.short() };
-            match lane.release(release).await? {
+            let release =
+                Release { key: key.clone(), redis_key: redis_key.clone(), departure, short: self.short() };
+            match lane.release(release).await.map_err(Unreleased::Unreachable)? {
                 Released::Done => return Ok(()),
-                Released::Unguarded(why) => debug!(%why, "a key is deleted without a transaction"),
+                Released::Unannounced(left_ms) => {
+                    self.report([(key.clone(), left_ms.into())].into_iter());
+                    return Ok(());
+                }
+                Released::Unguarded(why) => debug!(%why, "a key is released without a transaction"),
             }
         }
-        let get = Write::new("GET", redis_key.clone(), Vec::new());
-        let value = self.servers.send(vec![get]).await.pop().unwrap_or(Ok(RedisReply::Nil))?;
-        let words = Farewell::command(departure.farewell(value.bytes()), &redis_key, self.short());
-        let Some(words) = words else { return Ok(()) };
-        let more = words[2..].to_vec();
-        let command = if words[0] == "DEL" { "DEL" } else { "SET" };
-        self.write(vec![Write::new(command, redis_key, more)]).await
+        self.release_unguarded(key, redis_key, departure).await.map_err(Unreleased::Refused)
+    }
+
+    async fn release_unguarded(
+        &self,
+        key: &Key,
+        redis_key: String,
+        departure: Departure,
+    ) -> Result<(), Error> {
+        let query = |command| Write::new(command, redis_key.clone(), Vec::new());
+        let mut answers = self.servers.send(vec![query("GET"), query("PTTL")]).await.into_iter();
+        let mut next = || answers.next().unwrap_or(Ok(RedisReply::Nil));
+        let (value, left) = (next()?, next()?);
+        let farewell = departure.farewell(value.bytes(), self.short());
+        let Some(change) = farewell.change(&redis_key, left_ms(&left)) else { return Ok(()) };
+        let more = change.words[2..].to_vec();
+        let command = if change.words[0] == "DEL" { "DEL" } else { "SET" };
+        self.write(vec![Write::new(command, redis_key, more)]).await?;
+        self.report(change.left_ms.map(|left_ms| (key.clone(), left_ms.into())).into_iter());
+        Ok(())
     }
 
     /// Long enough for two heartbeats of a socket at another daemon with the same TTL.

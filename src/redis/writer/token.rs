@@ -74,6 +74,8 @@ pub struct Departure {
     pub own: Token,
     /// Another daemon whose sockets kept the session a moment ago.
     pub other: Option<Token>,
+    /// How long the user still counts as online, in case the page comes back; zero deletes the key.
+    pub grace: Duration,
 }
 
 /// The fate of the key of such a session.
@@ -85,37 +87,58 @@ pub enum Farewell {
     Leave,
     /// Another daemon keeps it. The value says who has gone; the TTL stays.
     Note(SocketValue),
-    /// Another daemon may still keep it. The key lives just long enough for that daemon's next heartbeat.
-    Shorten(SocketValue),
+    /// The page may come back, or another daemon may still keep the session: the key gets this TTL, if it has a longer one.
+    Shorten(SocketValue, Duration),
+}
+
+/// A command for the key of such a session.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The command, its key second.
+    pub words: Vec<String>,
+    /// The rest of the key's TTL after the command, in milliseconds; none if the key has none, or is deleted.
+    pub left_ms: Option<u32>,
 }
 
 impl Departure {
-    /// Decides by the value of the key.
-    pub fn farewell(&self, value: Option<&[u8]>) -> Farewell {
+    /// Decides by the value of the key. `short` is long enough for the next heartbeat of another daemon.
+    pub fn farewell(&self, value: Option<&[u8]>, short: Duration) -> Farewell {
         let Some(value) = value.and_then(SocketValue::parse) else { return Farewell::Leave };
         let SocketValue { writer, gone } = value;
+        let left = SocketValue { writer: None, gone: Some(self.own) };
         match writer {
             Some(writer) if writer != self.own => {
                 Farewell::Note(SocketValue { writer: Some(writer), gone: Some(self.own) })
             }
             // The last word is ours, or that of one who has gone.
-            _ if self.other.is_none() || self.other == gone => Farewell::Delete,
-            _ => Farewell::Shorten(SocketValue { writer: None, gone: Some(self.own) }),
+            _ if self.other.is_some() && self.other != gone => Farewell::Shorten(left, short.max(self.grace)),
+            _ if self.grace.is_zero() => Farewell::Delete,
+            _ => Farewell::Shorten(left, self.grace),
         }
     }
 }
 
 impl Farewell {
-    /// The command for this key. `short` is the TTL of a key that another daemon may still keep.
-    pub fn command(self, redis_key: &str, short: Duration) -> Option<Vec<String>> {
-        let words = |words: &[&str]| Some(words.iter().map(|&word| word.to_owned()).collect());
+    /// The command for this key, whose TTL has `left_ms` left; none for a key without a TTL.
+    pub fn change(self, redis_key: &str, left_ms: Option<u64>) -> Option<KeyChange> {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let left = |ms: u64| u32::try_from(ms).unwrap_or(u32::MAX);
+        // With KEEPTTL, not with what was left when it was read: no write makes a TTL longer.
+        let keep = |value: SocketValue| KeyChange {
+            words: words(&["SET", redis_key, &value.to_string(), "XX", "KEEPTTL"]),
+            left_ms: left_ms.map(left),
+        };
         match self {
-            Farewell::Delete => words(&["DEL", redis_key]),
+            Farewell::Delete => Some(KeyChange { words: words(&["DEL", redis_key]), left_ms: None }),
             Farewell::Leave => None,
-            Farewell::Note(value) => words(&["SET", redis_key, &value.to_string(), "XX", "KEEPTTL"]),
-            Farewell::Shorten(value) => {
-                let ttl_ms = short.as_millis().to_string();
-                words(&["SET", redis_key, &value.to_string(), "XX", "PX", &ttl_ms])
+            Farewell::Note(value) => Some(keep(value)),
+            Farewell::Shorten(value, ttl) => {
+                let ttl_ms = (ttl.as_millis() as u64).max(1);
+                if left_ms.is_some_and(|left_ms| left_ms <= ttl_ms) {
+                    return Some(keep(value));
+                }
+                let words = words(&["SET", redis_key, &value.to_string(), "XX", "PX", &ttl_ms.to_string()]);
+                Some(KeyChange { words, left_ms: Some(left(ttl_ms)) })
             }
         }
     }
@@ -127,6 +150,7 @@ mod tests {
 
     const A: Token = Token(10);
     const B: Token = Token(0xb0b);
+    const SHORT: Duration = Duration::from_secs(12);
 
     fn value(writer: Option<Token>, gone: Option<Token>) -> SocketValue {
         SocketValue { writer, gone }
@@ -154,10 +178,11 @@ mod tests {
 
     #[test]
     fn only_the_last_writer_deletes_a_key() {
+        let grace = Duration::ZERO;
         let farewell = |other, value: SocketValue| {
-            Departure { own: A, other }.farewell(Some(value.to_string().as_bytes()))
+            Departure { own: A, other, grace }.farewell(Some(value.to_string().as_bytes()), SHORT)
         };
-        let shorten = Farewell::Shorten(value(None, Some(A)));
+        let shorten = Farewell::Shorten(value(None, Some(A)), SHORT);
         for (other, held, expected) in [
             (None, SocketValue::of(A), Farewell::Delete),
             (None, SocketValue::of(B), Farewell::Note(value(Some(B), Some(A)))),
@@ -170,8 +195,41 @@ mod tests {
         ] {
             assert_eq!(farewell(other, held), expected, "{other:?} {held}");
         }
-        let departure = Departure { own: A, other: None };
-        assert_eq!(departure.farewell(Some(b"1")), Farewell::Leave, "another program keeps it");
-        assert_eq!(departure.farewell(None), Farewell::Leave);
+        let departure = Departure { own: A, other: None, grace };
+        assert_eq!(departure.farewell(Some(b"1"), SHORT), Farewell::Leave, "another program keeps it");
+        assert_eq!(departure.farewell(None, SHORT), Farewell::Leave);
+    }
+
+    #[test]
+    fn page_that_may_come_back_gets_the_grace() {
+        let gone = value(None, Some(A));
+        for (grace_s, other, held, expected) in [
+            (5, None, SocketValue::of(A), Farewell::Shorten(gone, Duration::from_secs(5))),
+            (5, Some(B), value(Some(A), Some(B)), Farewell::Shorten(gone, Duration::from_secs(5))),
+            (5, None, SocketValue::of(B), Farewell::Note(value(Some(B), Some(A)))),
+            // The other daemon's next heartbeat may come later than the page.
+            (5, Some(B), SocketValue::of(A), Farewell::Shorten(gone, SHORT)),
+            (15, Some(B), SocketValue::of(A), Farewell::Shorten(gone, Duration::from_secs(15))),
+        ] {
+            let departure = Departure { own: A, other, grace: Duration::from_secs(grace_s) };
+            let farewell = departure.farewell(Some(held.to_string().as_bytes()), SHORT);
+            assert_eq!(farewell, expected, "{grace_s} {other:?} {held}");
+        }
+    }
+
+    #[test]
+    fn ttl_only_becomes_shorter() {
+        let change = |left_ms| Farewell::Shorten(value(None, Some(A)), SHORT).change("k", left_ms).unwrap();
+        let value = "ws:-:000000000000000a";
+        for left_ms in [None, Some(30_000), Some(12_001)] {
+            let changed = change(left_ms);
+            assert_eq!(changed.words, ["SET", "k", value, "XX", "PX", "12000"], "{left_ms:?}");
+            assert_eq!(changed.left_ms, Some(12_000));
+        }
+        for left_ms in [12_000, 3] {
+            let changed = change(Some(left_ms));
+            assert_eq!(changed.words, ["SET", "k", value, "XX", "KEEPTTL"]);
+            assert_eq!(changed.left_ms, Some(left_ms as u32));
+        }
     }
 }

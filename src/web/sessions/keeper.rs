@@ -5,7 +5,8 @@ use crate::error::Error;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::presence::Key;
-use crate::redis::writer::{BEATS_PER_TTL, Renewal, Renewed, Store};
+use crate::protocol::Beat;
+use crate::redis::writer::{BEATS_PER_TTL, Renewal, Renewed, Store, Unreleased};
 use crate::web::limits::quota::Quotas;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// How long the daemon waits for another socket of the session when the last one has closed. A client that closes a socket
 /// and opens another one at once stays online.
 const REOPEN: Duration = Duration::from_millis(25);
+/// The pause before a key is released again whose server could not be reached.
+const RELEASE_AGAIN: Duration = Duration::from_millis(250);
 
 /// See the module's head.
 pub struct Sessions {
@@ -29,6 +32,8 @@ pub struct Sessions {
     pub(super) metrics: Arc<Metrics>,
     /// How often a socket proves that it is alive.
     pub period: Duration,
+    /// How long a user stays online after a close that says that the page may come back.
+    pub close_grace: Duration,
     open: Mutex<HashMap<Key, Arc<Session>>>,
     /// Sessions whose key has to be written: each is listed at most once.
     pub(super) due: Mutex<Vec<Arc<Session>>>,
@@ -39,27 +44,34 @@ pub struct Sessions {
 pub struct Hold {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
-    era: Era,
+    beat: Beat,
+    /// None if the socket does not keep the session.
+    era: Option<Era>,
     closed: bool,
 }
 
 impl Sessions {
     /// No session is kept.
-    pub fn new(store: Arc<Store>, quotas: Arc<Quotas>, metrics: Arc<Metrics>) -> Sessions {
+    pub fn new(
+        store: Arc<Store>,
+        quotas: Arc<Quotas>,
+        metrics: Arc<Metrics>,
+        close_grace: Duration,
+    ) -> Sessions {
         let period = (store.ttl() / BEATS_PER_TTL).clamp(PERIOD.0, PERIOD.1);
         let (open, due, bell) = (Mutex::default(), Mutex::default(), Notify::new());
-        Sessions { store, quotas, metrics, period, open, due, bell }
+        Sessions { store, quotas, metrics, period, close_grace, open, due, bell }
     }
 
     /// A socket of this session opens. `user` is the one of its token.
-    pub fn hold(self: &Arc<Sessions>, key: Key, user: Option<Arc<str>>) -> Hold {
+    pub fn hold(self: &Arc<Sessions>, key: Key, user: Option<Arc<str>>, beat: Beat) -> Hold {
         let now = Instant::now();
         let mut open = lock(&self.open);
         let session =
             open.entry(key).or_insert_with_key(|key| Arc::new(Session::new(key.clone(), user, now))).clone();
-        let era = session.join(now);
+        let era = session.join(now, beat != Beat::Never);
         drop(open);
-        Hold { sessions: self.clone(), session, era, closed: false }
+        Hold { sessions: self.clone(), session, beat, era, closed: false }
     }
 
     /// Deletes keys for a goodbye. No socket keeps them any more, at this daemon or another one.
@@ -86,7 +98,7 @@ impl Sessions {
         self.bell.notify_one();
     }
 
-    fn part(&self, session: &Session, era: Era) -> bool {
+    fn part(&self, session: &Session, era: Option<Era>) -> bool {
         let mut open = lock(&self.open);
         let (last, empty) = session.part(era);
         if empty {
@@ -95,13 +107,15 @@ impl Sessions {
         last
     }
 
-    /// Deletes the key of a session whose last socket has closed, unless another one keeps it.
-    async fn end(&self, session: &Session) -> Result<(), Error> {
-        if self.is_kept_after(sleep(REOPEN), session).await {
+    /// Deletes the key of a session whose last socket has closed, unless another one keeps it; or lets it live for `grace`.
+    async fn end(&self, session: &Session, grace: Duration) -> Result<(), Unreleased> {
+        let reopen = if grace.is_zero() { REOPEN } else { Duration::ZERO };
+        if self.is_kept_after(sleep(reopen), session).await {
             return Ok(());
         }
         let _turn = self.quotas.wait_for_turn().await;
-        self.store.release(&session.key, session.departure(Instant::now(), self.period)).await?;
+        let departure = session.departure(Instant::now(), self.period, grace);
+        self.store.release(&session.key, departure).await?;
         self.quotas.give_back(std::slice::from_ref(&session.key));
         Ok(())
     }
@@ -122,15 +136,38 @@ impl Hold {
         &self.session.key
     }
 
-    /// The socket's client has just proven that it is alive.
+    /// Whether the socket keeps the session until a goodbye, or until the client sends nothing.
+    pub fn keeps(&self) -> bool {
+        self.era.is_some()
+    }
+
+    /// The connection has just proven that it is alive.
     pub fn sign(&self) {
-        if self.session.sign(self.era, Instant::now(), self.sessions.period) {
+        if self.beat == Beat::Connection {
+            self.beat();
+        }
+    }
+
+    /// The client has sent a message that is not `ping`.
+    pub fn message(&self) {
+        if self.beat == Beat::Messages {
+            self.beat();
+        }
+    }
+
+    fn beat(&self) {
+        if let Some(era) = self.era
+            && self.session.sign(era, Instant::now(), self.sessions.period)
+        {
             self.sessions.queue(self.session.clone());
         }
     }
 
-    /// Waits until the key was written for the first time, but not for long.
+    /// Waits until the key was written for the first time, but not for long, and only if the connection keeps it.
     pub async fn first_beat(&self, most: Duration) {
+        if self.beat != Beat::Connection {
+            return;
+        }
         if timeout(most, self.session.until_written()).await.is_err() {
             debug!(key = self.session.key.as_str(), "a socket begins without its first heartbeat");
         }
@@ -139,7 +176,7 @@ impl Hold {
     /// The client sent a heartbeat: the socket keeps the session from now on. The future writes the key.
     pub fn heartbeat(&mut self) -> impl Future<Output = Result<(), Error>> + Send + 'static + use<> {
         let now = Instant::now();
-        self.era = self.session.resume(self.era, now);
+        self.era = self.era.map(|era| self.session.resume(era, now));
         let (sessions, session) = (self.sessions.clone(), self.session.clone());
         async move {
             let _turn = sessions.quotas.turn()?;
@@ -165,15 +202,23 @@ impl Hold {
         }
     }
 
-    /// The client closed the socket in good order. If no other socket keeps the session, the key is deleted.
-    pub async fn close(mut self) {
+    /// The client closed the socket in good order. If no other socket keeps the session, the key is deleted, or lives for
+    /// `grace`.
+    pub async fn close(mut self, grace: Duration) {
         self.closed = true;
         if !self.sessions.part(&self.session, self.era) {
             return;
         }
-        if let Err(why) = self.sessions.end(&self.session).await {
-            debug!(key = self.session.key.as_str(), %why, "a socket's key was not deleted, its TTL will end it");
-        }
+        // Until the key's TTL has ended it.
+        let until = Instant::now() + self.sessions.store.ttl();
+        let why = loop {
+            match self.sessions.end(&self.session, grace).await {
+                Ok(()) => return,
+                Err(Unreleased::Unreachable(_)) if Instant::now() < until => sleep(RELEASE_AGAIN).await,
+                Err(Unreleased::Unreachable(why) | Unreleased::Refused(why)) => break why,
+            }
+        };
+        debug!(key = self.session.key.as_str(), %why, "a socket's key was not released, its TTL will end it");
     }
 }
 
@@ -207,7 +252,7 @@ mod tests {
         let ttl = Duration::from_secs(30);
         let store = Store::new(servers, names, ("daemon".into(), Seal::default()), ttl, metrics.clone());
         let quotas = Arc::new(Quotas::new(&Limits::DEFAULT, &metrics));
-        Arc::new(Sessions::new(Arc::new(store), quotas, metrics))
+        Arc::new(Sessions::new(Arc::new(store), quotas, metrics, Duration::ZERO))
     }
 
     #[tokio::test]
@@ -215,13 +260,13 @@ mod tests {
         for reopens in [true, false] {
             let sessions = sessions();
             let key = Key::new("alice", Some("tab")).unwrap();
-            let mut hold = sessions.hold(key.clone(), None);
+            let mut hold = sessions.hold(key.clone(), None, Beat::default());
             hold.closed = true;
             assert!(sessions.part(&hold.session, hold.era), "it was the last");
             let (over, pause) = oneshot::channel();
             let mut kept = pin!(sessions.is_kept_after(pause.map(drop), &hold.session));
             assert!(kept.as_mut().now_or_never().is_none(), "it waits for the pause");
-            let again = reopens.then(|| sessions.hold(key, None));
+            let again = reopens.then(|| sessions.hold(key, None, Beat::default()));
             assert!(kept.as_mut().now_or_never().is_none(), "it still waits");
             over.send(()).unwrap();
             assert_eq!(kept.await, reopens);

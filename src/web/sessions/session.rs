@@ -2,12 +2,12 @@
 //!
 //! | event | what follows |
 //! | --- | --- |
-//! | a socket opens, or sends `heartbeat` | the socket keeps the session; the next write creates the key |
-//! | a sign of life of a socket that keeps it | a write, unless there was one within half of a period |
+//! | a socket opens, or sends `heartbeat` | the socket keeps the session, except with `beat=false`; the next write creates the key |
+//! | a sign of life of a socket that keeps it; with `beat=message` only a message | a write, unless there was one within half of a period |
 //! | the write fails | it is repeated until it succeeds, or the last sign of life is one TTL old |
 //! | the key is gone, and nobody has said goodbye | the next write creates it |
 //! | `leave`, `DELETE`, or the key is gone after a goodbye | no socket keeps it |
-//! | the last socket that keeps it closes | the key is deleted, unless another daemon keeps it |
+//! | the last socket that keeps it closes | the key is deleted, or with 1001 lives for the grace, unless another daemon keeps it |
 
 use crate::lock::lock;
 use crate::presence::Key;
@@ -69,12 +69,14 @@ impl Session {
         Session { key, token: Token::random(), user, state: Mutex::new(state), wrote: Notify::new() }
     }
 
-    /// A socket opens, and keeps the session in the era that is returned.
-    pub fn join(&self, now: Instant) -> Era {
+    /// A socket opens. If it keeps the session, then in the era that is returned.
+    pub fn join(&self, now: Instant, keeps: bool) -> Option<Era> {
         let mut state = lock(&self.state);
         state.sockets += 1;
-        state.keep(now);
-        state.era
+        if keeps {
+            state.keep(now);
+        }
+        keeps.then_some(state.era)
     }
 
     /// A socket of `era` keeps the session again.
@@ -153,11 +155,11 @@ impl Session {
         lock(&self.state).leave();
     }
 
-    /// A socket of `era` has closed. Returns whether it was the last that kept the session, and the last of all.
-    pub fn part(&self, era: Era) -> (bool, bool) {
+    /// A socket of `era`, or of none, has closed. Returns whether it was the last that kept the session, and the last of all.
+    pub fn part(&self, era: Option<Era>) -> (bool, bool) {
         let mut state = lock(&self.state);
         state.sockets -= 1;
-        let kept = era == state.era;
+        let kept = era == Some(state.era);
         state.keepers -= u32::from(kept);
         (kept && state.keepers == 0, state.sockets == 0)
     }
@@ -167,11 +169,11 @@ impl Session {
         lock(&self.state).keepers > 0
     }
 
-    /// The departure of the last socket that kept the session. Another daemon that wrote the key within two
+    /// The departure of the last socket that kept the session, with this grace. Another daemon that wrote the key within two
     /// periods may still keep it.
-    pub fn departure(&self, now: Instant, period: Duration) -> Departure {
+    pub fn departure(&self, now: Instant, period: Duration, grace: Duration) -> Departure {
         let other = lock(&self.state).other.filter(|(_, at)| now.duration_since(*at) <= period * 2);
-        Departure { own: self.token, other: other.map(|(other, _)| other) }
+        Departure { own: self.token, other: other.map(|(other, _)| other), grace }
     }
 
     /// Waits until the key was written.
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn signs_of_life_cause_one_write_in_half_a_period() {
         let (session, start) = session();
-        let era = session.join(start);
+        let era = session.join(start, true).unwrap();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let mut writes = 0;
         for ms in (0..60_000).step_by(10) {
@@ -248,7 +250,7 @@ mod tests {
     #[test]
     fn failed_write_is_repeated_while_the_socket_lives() {
         let (session, start) = session();
-        let era = session.join(start);
+        let era = session.join(start, true).unwrap();
         assert!(session.sign(era, start, PERIOD) && !session.sign(era, start, PERIOD), "it waits already");
         assert!(session.failed(start + TTL / 2, TTL) && !session.failed(start + TTL, TTL));
         assert!(session.sign(era, start + TTL, PERIOD), "until the next sign of life");
@@ -257,21 +259,21 @@ mod tests {
     #[test]
     fn goodbye_of_one_socket_ends_the_session_for_all() {
         let (session, start) = session();
-        let (first, second) = (session.join(start), session.join(start));
+        let [first, second] = [session.join(start, true), session.join(start, true)].map(Option::unwrap);
         session.leave();
         assert!(!session.sign(first, start, PERIOD) && !session.sign(second, start, PERIOD));
         assert_eq!(session.begin(), None);
         let second = session.resume(second, start);
         assert!(session.sign(second, start, PERIOD));
         assert_eq!(session.begin(), Some(true));
-        assert_eq!(session.part(first), (false, false));
-        assert_eq!(session.part(second), (true, true));
+        assert_eq!(session.part(Some(first)), (false, false));
+        assert_eq!(session.part(Some(second)), (true, true));
     }
 
     #[test]
     fn missing_key_is_created_unless_somebody_said_goodbye_since() {
         let (session, start) = session();
-        let era = session.join(start);
+        let era = session.join(start, true).unwrap();
         let later = start + PERIOD;
         session.sign(era, start, PERIOD);
         session.written(start, None, start);
@@ -287,9 +289,9 @@ mod tests {
     #[test]
     fn another_daemon_is_known_until_it_has_gone_or_is_silent() {
         let (session, start) = session();
-        session.join(start);
+        session.join(start, true);
         let other = Token::random();
-        let keeps = |at| session.departure(at, PERIOD).other == Some(other);
+        let keeps = |at| session.departure(at, PERIOD, Duration::ZERO).other == Some(other);
         session.written(start, Some(SocketValue::of(other)), start);
         assert!(keeps(start + PERIOD * 2) && !keeps(start + PERIOD * 3));
         session.written(start, Some(SocketValue::of(session.token)), start);

@@ -337,3 +337,24 @@ async fn pages_refer_to_files_below_their_own_address() {
         }
     }
 }
+
+#[tokio::test]
+async fn js_client_chooses_what_keeps_its_user_online() {
+    if !node() {
+        return;
+    }
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--ttl", "500ms"]).await;
+    let mut watcher = daemon.watch_all().await.0;
+    let options = |beat: Value| json!({"user": "alice", "session": "tab", "beat": beat});
+    let mut hidden = Client::live(&daemon, options(json!(false))).await;
+    let mut spoken = Client::live(&daemon, options(json!("message"))).await;
+    hidden.call("watch", json!([["bob"]])).await;
+    hidden.change("bob", "offline").await;
+    assert_eq!(redis.presence_keys(), [""; 0]);
+    spoken.call("watch", json!([["bob"]])).await;
+    for (state, reason) in [("online", "heartbeat"), ("offline", "expired")] {
+        let seen = &watcher.transitions().await[0];
+        assert_eq!((&seen["state"], &seen["reason"]), (&json!(state), &json!(reason)));
+    }
+}

@@ -17,16 +17,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 /// A socket that is read all the time, so that pings are answered.
-struct Tab {
+pub(super) struct Tab {
     orders: mpsc::UnboundedSender<Message>,
     pings: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
 impl Tab {
-    async fn open(daemon: &Daemon, query: &str) -> Tab {
+    pub(super) async fn open(daemon: &Daemon, query: &str) -> Tab {
         let mut ws = daemon.socket(query).await.ws;
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let pings = Arc::new(AtomicU32::new(0));
@@ -45,20 +46,36 @@ impl Tab {
         Tab { orders, pings, task }
     }
 
-    fn send(&self, text: &str) {
+    pub(super) fn send(&self, text: &str) {
         self.orders.send(Message::text(text)).expect("the socket is open");
     }
 
     /// Waits for so many more pings. The daemon sends five in a TTL.
-    async fn pinged(&self, count: u32) {
+    pub(super) async fn pinged(&self, count: u32) {
         let first = self.pings.load(Ordering::Relaxed);
         until("pings", async || (self.pings.load(Ordering::Relaxed) >= first + count).then_some(())).await;
     }
 
     /// Closes it in good order, and waits until the daemon has.
-    async fn close(self) {
-        self.orders.send(Message::Close(None)).expect("the socket is open");
+    pub(super) async fn close(self) {
+        self.end(None).await;
+    }
+
+    /// Closes it with 1001, as a browser does when its page reloads.
+    pub(super) async fn reload(self) {
+        self.end(Some(1001)).await;
+    }
+
+    /// Closes it with this code.
+    pub(super) async fn end(self, code: Option<u16>) {
+        self.begin_end(code);
         timeout(PATIENCE, self.task).await.expect("it closes in time").expect("it reads");
+    }
+
+    /// Sends the close, and does not wait.
+    pub(super) fn begin_end(&self, code: Option<u16>) {
+        let frame = code.map(|code| CloseFrame { code: code.into(), reason: "".into() });
+        self.orders.send(Message::Close(frame)).expect("the socket is open");
     }
 }
 

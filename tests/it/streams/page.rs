@@ -1,6 +1,10 @@
-//! The code for pages that docs/REFERENCE.md shows, in a real browser.
+//! Pages in a real browser: the code that docs/REFERENCE.md shows, and the client of a page that reloads.
 
+use super::socket::{Told, gist};
 use crate::common::browser::Browser;
+use crate::common::daemon::Daemon;
+use crate::common::redis::Redis;
+use crate::common::until;
 use axum::Router;
 use axum::extract::Query;
 use axum::http::{StatusCode, header};
@@ -91,4 +95,52 @@ async fn documented_page_recovers_from_every_refusal() {
     }
     // The fifth request is the browser's own, with the token of the fourth.
     assert_eq!(*asked.lock().expect("not poisoned"), ["1", "2", "3", "4", "4", "5"]);
+}
+
+/// A page that keeps alice online, in a session that a reload keeps.
+const TAB: &str = r#"<title>tab</title><script type="module">
+    const { Keybeat } = await import('URL/keybeat.js');
+    sessionStorage.loads = Number(sessionStorage.loads ?? 0) + 1;
+    const keybeat = new Keybeat({ url: 'URL', user: 'alice', session: 'tab' });
+    keybeat.addEventListener('state', ({ detail }) => { window.state = detail.state; });
+    window.keybeat = keybeat;
+</script>"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloaded_page_stays_online() {
+    let redis = Redis::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let site = format!("http://{}", listener.local_addr().expect("an address"));
+    let args = ["--redis", &redis.url(), "--allow-origin", &site, "--close-grace", "10s", "--log", "debug"];
+    let daemon = Daemon::with(&args).await;
+    let page = TAB.replace("URL", &daemon.url(""));
+    let app = Router::new()
+        // So that the browser does not keep the page, and its socket, when the tab shows another one.
+        .route("/", get(async move || ([(header::CACHE_CONTROL, "no-store")], Html(page))))
+        .route("/other", get(async || Html("<title>other</title>")));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut told = Told::of(&daemon, "alice").await;
+    let browser = Browser::start(800, 600).await;
+    browser.open(&site).await;
+    assert_eq!(gist(&told.one().await), ["alice", "online", "heartbeat"]);
+    for loads in ["2", "3", "4"] {
+        browser.run("location.reload()").await;
+        browser.shows("return [sessionStorage.loads, window.state]", json!([loads, "live"])).await;
+    }
+    // Each closed its socket with 1001, and its key has the whole TTL again.
+    let closes = || daemon.log().matches("code=1001 end=\"goodbye\"").count();
+    until("three closes", async || (closes() == 3).then_some(())).await;
+    let left = || redis.call(&["PTTL", "presence:alice#tab"]).number();
+    until("the whole TTL", async || (left() > 20_000).then_some(())).await;
+    told.none();
+    // A page that navigates away, and back.
+    browser.open(&format!("{site}/other")).await;
+    until("the grace", async || (left() <= 10_000).then_some(())).await;
+    browser.run("history.back()").await;
+    until("the whole TTL", async || (left() > 20_000).then_some(())).await;
+    told.none();
+    // The client's own close is immediate.
+    browser.shows("return window.state", json!("live")).await;
+    browser.run("keybeat.close()").await;
+    assert_eq!(gist(&told.one().await), ["alice", "offline", "deleted"]);
 }

@@ -5,7 +5,7 @@ use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, signal};
 use crate::common::tokens::Issuer;
 use crate::common::{PATIENCE, free_port, until};
-use keybeat::client::{Client, ClientError, ClientEvent};
+use keybeat::client::{Beat, Client, ClientError, ClientEvent};
 use keybeat::protocol::{ReasonWord, State};
 use serde_json::json;
 use std::path::Path;
@@ -342,5 +342,27 @@ async fn tls_requires_a_trusted_certificate() {
     for bad in ["localhost:7400", "ws://a", ""] {
         let why = Client::connect(bad).expect_err(bad).to_string();
         assert!(why.contains("write http://HOST:PORT"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn rust_client_chooses_what_keeps_its_user_online() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--ttl", "500ms"]).await;
+    let mut watcher = daemon.watch_all().await.0;
+    let start = |beat| {
+        let address = daemon.url("").parse().expect("an address");
+        Client::builder(address).user("alice").session("tab").beat(beat).connect().expect("it starts")
+    };
+    let (mut hidden, mut spoken) = (start(Beat::Never), start(Beat::Messages));
+    until_live(&mut hidden).await;
+    until_live(&mut spoken).await;
+    hidden.watch(["bob"]);
+    assert_eq!(one(&mut hidden).await, "bob offline, fresh");
+    assert_eq!(redis.presence_keys(), [""; 0]);
+    spoken.watch(["bob"]);
+    for (state, reason) in [("online", "heartbeat"), ("offline", "expired")] {
+        let seen = &watcher.transitions().await[0];
+        assert_eq!((&seen["state"], &seen["reason"]), (&json!(state), &json!(reason)));
     }
 }

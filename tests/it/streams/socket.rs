@@ -71,6 +71,14 @@ impl Told {
         transitions[0].clone()
     }
 
+    /// State and reason of each transition that has come and was not taken. Other messages are skipped.
+    pub(super) fn transitions(&mut self) -> Vec<String> {
+        let messages = std::iter::from_fn(|| self.0.try_recv().ok());
+        let each = |message: Value| message["transitions"].as_array().cloned().unwrap_or_default();
+        let gist = |one: Value| gist(&one)[1..].join(" ");
+        messages.flat_map(each).map(gist).collect()
+    }
+
     pub(super) fn none(&mut self) {
         assert_eq!(self.0.try_recv(), Err(TryRecvError::Empty));
     }

@@ -1,6 +1,6 @@
 //! The effects of events, answers and other detectors on a slot: one verb per row of the table in `mod.rs`.
 
-use super::{Absence, Flags, Renewal, Slot, Verdict};
+use super::{Absence, Flags, Renewal, Said, Slot, Verdict};
 use crate::presence::detector::messages::Moved;
 use crate::presence::detector::ttl::{Left, Lesson, SAME_TTL_MS};
 use crate::presence::{Change, Reason, Time};
@@ -20,6 +20,9 @@ impl Slot {
         let learn = self.ttl == 0 || self.flags.has(Flags::LEAST) || how == Renewal::Created;
         self.last_seen = now;
         self.deadline = now.plus(self.ttl_or(first_ttl));
+        if self.said == Said::End {
+            self.said = Said::Nothing;
+        }
         self.flags.put(Flags::GRANTED | Flags::GONE | Flags::DOUBTED | Flags::MOVED, false);
         self.flags.put(Flags::BY_SET, again && how == Renewal::Set);
         self.flags.put(Flags::HEARD, !placed);
@@ -55,7 +58,7 @@ impl Slot {
         let shorter = self.ttl != 0 && self.ttl.saturating_sub(ttl_ms) > SAME_TTL_MS as u32;
         if shorter {
             self.ttl = ttl_ms;
-            self.said = true;
+            self.said = Said::Ttl;
         }
         // A grant stands: its absence proves nothing before.
         let ends = now.plus(u64::from(ttl_ms));
@@ -71,7 +74,7 @@ impl Slot {
         let news = u64::from(ttl_ms) != self.ttl_or(first_ttl);
         self.ttl = ttl_ms.max(1);
         self.flags.put(Flags::LEAST, false);
-        self.said = true;
+        self.said = Said::Ttl;
         news
     }
 
@@ -89,6 +92,22 @@ impl Slot {
         if !granted {
             self.flags.put(Flags::HEARD, false);
             self.flags.put(Flags::LEARN, true);
+        }
+    }
+
+    /// A daemon says that it has just set the key, and that it ends in `left_ms` milliseconds unless somebody renews it. The
+    /// deadline only moves to an earlier instant, so a wrong message costs a question. The TTL is not the program's, so no answer
+    /// before the next `set` teaches it. Where no event reports the `set`, the message alone says when the user was there.
+    pub fn expect_end(&mut self, now: Time, left_ms: u32, polled: bool) {
+        self.flags.put(Flags::HEARD, false);
+        // A grant stands: its absence proves nothing before.
+        if self.flags.has(Flags::GRANTED) {
+            return;
+        }
+        self.deadline = self.deadline.min(now.plus(u64::from(left_ms)));
+        if polled {
+            self.last_seen = now;
+            self.said = Said::End;
         }
     }
 
@@ -187,10 +206,15 @@ impl Slot {
         // A key that Redis keeps for longer than the grant needs no grant.
         let granted = granted && deadline < self.deadline;
         self.flags.put(Flags::GRANTED, granted);
+        // It was renewed since a daemon announced its end, or the message was forged.
+        let outlives = self.said == Said::End && deadline.since(self.deadline) > SAME_TTL_MS;
+        if outlives {
+            self.said = Said::Nothing;
+        }
         self.deadline = if granted { self.deadline } else { deadline };
         if !heard {
             let renewed = deadline.minus(self.ttl_or(first_ttl)).min(now);
-            self.last_seen = if self.is_live() { self.last_seen.max(renewed) } else { renewed };
+            self.last_seen = if self.is_live() && !outlives { self.last_seen.max(renewed) } else { renewed };
         }
         changed
     }
@@ -214,8 +238,8 @@ impl Slot {
         }
         let lesson = left.compare(self.ttl, self.last_seen);
         // What a daemon said shows nothing about the user's program.
-        let said = self.said;
-        self.said = said && lesson == Lesson::Unsure;
+        let said = self.said == Said::Ttl;
+        self.said = if said && lesson == Lesson::Unsure { Said::Ttl } else { Said::Nothing };
         match lesson {
             Lesson::Other(ttl, difference_ms) => {
                 self.ttl = ttl;
@@ -238,7 +262,7 @@ impl Slot {
     /// many milliseconds a TTL that was learnt was too short.
     fn know_at_least(&mut self, left: u64, first_ttl: u64) -> Option<u64> {
         let more = left.saturating_sub(self.ttl_or(first_ttl));
-        let learnt = self.ttl != 0 && !self.said;
+        let learnt = self.ttl != 0 && self.said != Said::Ttl;
         if more > SAME_TTL_MS {
             self.flags.put(Flags::UNCONFIRMED, self.ttl != 0);
             self.ttl = left as u32;

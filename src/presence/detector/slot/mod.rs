@@ -14,6 +14,7 @@
 //! | `expire`, `persist`: [`retime`](Slot::retime) | → live, online | asked | → live, asked | → live, asked | asked, still adopted | → live, asked |
 //! | `set` from a server that does not own the slot: [`claim`](Slot::claim) | → claimed, asked | asked | asked | asked | asked | asked |
 //! | a daemon wrote it: [`shorten`](Slot::shorten) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
+//! | a daemon announces its end: [`expect_end`](Slot::expect_end) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
 //! | `del`: [`delete`](Slot::delete) | – | ends | ends | ends | → doubted | ends |
 //! | `del` in a cluster: [`doubt`](Slot::doubt) | – | → doubted | → doubted | – | → doubted | → doubted |
@@ -54,8 +55,18 @@ pub(super) struct Slot {
     flags: Flags,
     /// The last pass that asked for it or found it named.
     pass: u8,
-    /// `ttl` is what a daemon said that it wrote, and no answer has shown it.
-    said: bool,
+    said: Said,
+}
+
+/// What a daemon said of it that no event or answer has shown.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+enum Said {
+    #[default]
+    Nothing,
+    /// The TTL.
+    Ttl,
+    /// The deadline, and that its user was there when the message came.
+    End,
 }
 
 /// The facts of a slot, packed.
@@ -167,7 +178,17 @@ impl Slot {
     /// A slot that is not live yet. `pass` is any pass but the current one.
     pub(super) fn new(key: Key, now: Time, pass: u8, fickle: bool) -> Slot {
         let flags = Flags(if fickle { Flags::FICKLE } else { 0 });
-        Slot { key, deadline: now, last_seen: now, ttl: 0, filed: 0, batch: 0, flags, pass, said: false }
+        Slot {
+            key,
+            deadline: now,
+            last_seen: now,
+            ttl: 0,
+            filed: 0,
+            batch: 0,
+            flags,
+            pass,
+            said: Said::Nothing,
+        }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -485,7 +506,7 @@ impl Slot {
         self.deadline = now;
         self.ttl = 0;
         self.filed = 0;
-        self.said = false;
+        self.said = Said::Nothing;
         self.flags.0 &= Flags::QUESTION | Flags::FICKLE;
         change
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod announced;
 mod cluster;
 mod events;
 mod first_pass;

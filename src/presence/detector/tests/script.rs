@@ -8,7 +8,7 @@ use super::*;
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
 /// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
-/// - `written KEY TTL`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
+/// - `written KEY TTL`, `ends KEY MS`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
 ///   and no surprise counts any longer
 /// - `adopted KEY SEEN DEADLINE [granted] [fickle] [notyet]`, from the server 1
 /// - `page KEY…`: the last page of the scan
@@ -105,6 +105,7 @@ impl Run {
             "placed" => self.feed(now, Input::Placed(word())),
             "claimed" => self.feed(now, Input::Claimed(word())),
             "written" => self.feed(now, Input::Written(word(), words[1].parse().unwrap())),
+            "ends" => self.feed(now, Input::EndsIn(word(), words[1].parse().unwrap())),
             "confirmed" => self.detector.confirm_all(),
             "calm" => {
                 self.detector.confirm_all();

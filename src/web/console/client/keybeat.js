@@ -19,7 +19,7 @@
  * @typedef {{ seq: number, user: string, state: 'online' | 'offline', at_ms: number, since_ms?: number, last_seen_ms?: number, reason: string }} Transition
  * @typedef {'connecting' | 'live' | 'waiting' | 'stopped'} State
  * @typedef {string | (() => string | Promise<string>)} Token
- * @typedef {{ url?: string | URL, token?: Token, user?: string, session?: string, WebSocket?: typeof WebSocket }} Options
+ * @typedef {{ url?: string | URL, token?: Token, user?: string, session?: string, beat?: false | 'message', WebSocket?: typeof WebSocket }} Options
  */
 
 /** The shortest and the longest wait. The upper bound doubles with each attempt; each wait is drawn at random below it. */
@@ -73,7 +73,8 @@ export class Keybeat {
   /**
    * Connects at once, and again whenever the connection is lost. `url` is the daemon's address, with the path below which
    * a proxy serves it; by default it is the page's origin. A `token` that is a function is called for each connection and
-   * when the daemon warns that the token expires. With `user` the socket keeps that user online while it is open.
+   * when the daemon warns that the token expires. With `user`, or a token that names one, the socket keeps that user online while
+   * it is open; with `beat: false` it does not, and with `beat: 'message'` only messages of this client do.
    * @param {Options} [options]
    */
   constructor(options = {}) {
@@ -142,7 +143,7 @@ export class Keybeat {
 
   async #connect() {
     clearTimeout(this.#timer);
-    const { user, session, WebSocket } = this.#options;
+    const { user, session, beat, WebSocket } = this.#options;
     this.#become('connecting');
     let token;
     try {
@@ -152,7 +153,7 @@ export class Keybeat {
     }
     if (this.state !== 'connecting' || this.#socket) return; // closed in the meantime
     this.#shown = token;
-    const query = Object.entries({ user, session }).filter(([, value]) => value);
+    const query = Object.entries({ user, session, beat: beat === false ? 'false' : beat }).filter(([, value]) => value);
     const path = `v1/ws${query.map(([name, value], i) => `${i ? '&' : '?'}${name}=${encodeURIComponent(value)}`).join('')}`;
     let socket;
     try {

@@ -55,7 +55,8 @@ impl Socket {
         let place = self.job_place()?;
         let (keys, app) = ([(key, None)], self.reader.app.clone());
         app.take_keys(self.reader.permit.pass(), &keys)?;
-        let Some(hold) = self.hold.as_mut().filter(|_| other.is_none()) else {
+        // A socket that does not keep its user online sends one heartbeat, as for another user.
+        let Some(hold) = self.hold.as_mut().filter(|hold| other.is_none() && hold.keeps()) else {
             place.send((id, Box::pin(in_time(Instant::now(), async move { app.set(&keys).await }))));
             return Ok(());
         };

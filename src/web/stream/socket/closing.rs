@@ -14,8 +14,7 @@ use tracing::debug;
 
 /// How long the client may take to answer a close.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// For the log: the codes of a normal close, and of a lost connection (RFC 6455, 7.4.1).
-const NORMAL: u16 = 1000;
+/// For the log: the code of a lost connection (RFC 6455, 7.4.1).
 const ABNORMAL: u16 = 1006;
 
 impl Socket {
@@ -29,10 +28,13 @@ impl Socket {
         match end {
             // Its key is left to its TTL.
             Ending::Close(code, reason) => self.close(code, reason).await,
-            Ending::Goodbye => {
+            Ending::Goodbye(code) => {
                 // In a task of its own: a client opens its next socket when this one is closed, and keeps the session.
                 if let Some(hold) = hold {
-                    self.reader.app.sockets.spawn(contain(Box::pin(hold.close())));
+                    // The page of the socket reloads or navigates.
+                    let returns = code == close::GOING_AWAY;
+                    let grace = if returns { self.reader.app.sessions.close_grace } else { Duration::ZERO };
+                    self.reader.app.sockets.spawn(contain(Box::pin(hold.close(grace))));
                 }
                 self.finish_close().await;
             }
@@ -45,7 +47,7 @@ impl Socket {
     fn log_end(&self, end: &Ending) {
         let (code, name) = match *end {
             Ending::Close(code, reason) => (code, reason.split(':').next().unwrap_or(reason)),
-            Ending::Goodbye => (NORMAL, "goodbye"),
+            Ending::Goodbye(code) => (code, "goodbye"),
             Ending::Lost => (ABNORMAL, "lost"),
         };
         let (address, lasted_ms) = (self.reader.address, self.reader.opened.elapsed().as_millis() as u64);

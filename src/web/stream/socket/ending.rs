@@ -2,13 +2,17 @@
 
 use super::super::reader::Cut;
 use crate::protocol::close;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+/// For a close without a code (RFC 6455, 7.4.1).
+const NO_CODE: u16 = 1005;
 
 /// Why a socket ends.
 pub(super) enum Ending {
     /// We close it, with a code and a reason.
     Close(u16, &'static str),
-    /// The client closed it in good order.
-    Goodbye,
+    /// The client closed it in good order, with this code.
+    Goodbye(u16),
     /// The connection is gone.
     Lost,
 }
@@ -28,6 +32,11 @@ impl From<Cut> for Ending {
 }
 
 impl Ending {
+    /// The client's close.
+    pub(super) fn goodbye(frame: Option<&CloseFrame>) -> Ending {
+        Ending::Goodbye(frame.map_or(NO_CODE, |frame| frame.code.into()))
+    }
+
     /// A message is longer than allowed.
     pub(super) fn too_big() -> Ending {
         Ending::Close(close::TOO_BIG, "too_big: the message is longer than allowed")

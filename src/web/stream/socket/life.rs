@@ -8,6 +8,7 @@ use super::state::Socket;
 use super::worker::Worker;
 use crate::panics::{Panicked, contain};
 use bytes::Bytes;
+use std::convert::Infallible;
 use std::pin::pin;
 use tokio::time::{Instant, interval_at};
 use tokio_tungstenite::tungstenite::Message;
@@ -23,14 +24,13 @@ impl Socket {
         debug!(socket = self.reader.number, %address, speaks, "socket opened");
         let served = contain(pin!(self.serve())).await;
         let end = match served {
-            Ok(Ok(())) => Ending::Goodbye,
             Ok(Err(end)) => end,
             Err(Panicked) => Ending::Lost,
         };
         Box::pin(self.end(end)).await;
     }
 
-    async fn serve(&mut self) -> Result<(), Ending> {
+    async fn serve(&mut self) -> Result<Infallible, Ending> {
         let bells = Bells::new(&self.reader.app, self.reader.number);
         Box::pin(self.first_beat()).await;
         Box::pin(self.greet()).await?;

@@ -7,6 +7,7 @@ use crate::protocol::{ClientMessage, ServerMessage, close};
 use crate::web::access::token_watch as permit;
 use crate::web::audit::Happened;
 use crate::web::limits::refusal_log::Refusal;
+use crate::web::sessions::keeper::Hold;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
@@ -24,7 +25,7 @@ impl Socket {
         match message {
             None => Err(Ending::Lost),
             Some(Err(why)) => Err(self.broken(&why)),
-            Some(Ok(Message::Close(_))) => Err(Ending::Goodbye),
+            Some(Ok(Message::Close(frame))) => Err(Ending::goodbye(frame.as_ref())),
             Some(Ok(Message::Pong(_) | Message::Ping(_) | Message::Frame(_))) => Ok(()),
             Some(Ok(Message::Text(text))) if text.len() > self.reader.app.limits.message_bytes => {
                 Err(Ending::too_big())
@@ -33,6 +34,7 @@ impl Socket {
                 Err(Ending::too_big())
             }
             Some(Ok(Message::Binary(_))) => {
+                self.hold.iter().for_each(Hold::message);
                 self.refuse(
                     None,
                     Error::InvalidRequest("send JSON as a text message, not a binary one".into()),
@@ -41,6 +43,9 @@ impl Socket {
             }
             Some(Ok(Message::Text(text))) => {
                 let (id, message) = ClientMessage::parse(&text);
+                if !matches!(message, Ok(ClientMessage::Ping)) {
+                    self.hold.iter().for_each(Hold::message);
+                }
                 match message {
                     Ok(message) => self.obey(id, message).await,
                     Err(error) => self.refuse(id, error).await,

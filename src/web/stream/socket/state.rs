@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 pub(super) struct Socket {
     pub(super) reader: Reader,
     pub(super) io: FrameIo,
-    /// The session that the socket keeps online.
+    /// The session of the socket's user.
     pub(super) hold: Option<Hold>,
     /// Counted among the open sockets until it is dropped.
     pub(super) _place: Place,

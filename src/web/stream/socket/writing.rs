@@ -86,7 +86,7 @@ impl Socket {
     /// A message that came while a write had to wait: one that needs an answer is kept until then.
     fn read_aside(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), Ending> {
         match message {
-            Some(Ok(Message::Close(_))) => Err(Ending::Goodbye),
+            Some(Ok(Message::Close(frame))) => Err(Ending::goodbye(frame.as_ref())),
             Some(Ok(message)) => {
                 self.sign_of_life();
                 self.unread = matches!(message, Message::Text(_) | Message::Binary(_)).then_some(message);
