@@ -2,7 +2,7 @@
 
 use super::link::Feed;
 use super::redis::{Event, NEVER, Redis, hash};
-use super::world::{Act, Broken, TAINT_MS, World};
+use super::world::{Act, Broken, World};
 use keybeat::presence::Key;
 use std::collections::BTreeSet;
 
@@ -31,8 +31,9 @@ pub struct Cluster {
     pub to: Vec<Option<usize>>,
     /// The keys of each slot that moves as a whole: its new owner publishes a `set` for each, before it owns the slot.
     copied: Vec<Option<Vec<String>>>,
-    /// When each slot last had an owner again. Its keys do not move on at once: a `restore` ends their grants.
-    returned: [u64; SLOTS],
+    /// When each slot last moved. One that moves away and then back as a whole, before the daemon has heard of either, looks like
+    /// keys that are deleted and set again.
+    moved: [u64; SLOTS],
     /// Loses its slots, and leaves then.
     leaving: Option<usize>,
 }
@@ -46,7 +47,7 @@ impl Cluster {
             view,
             to: vec![None; SLOTS],
             copied: vec![None; SLOTS],
-            returned: [0; SLOTS],
+            moved: [0; SLOTS],
             leaving: None,
         }
     }
@@ -180,7 +181,6 @@ impl World {
         let leaving = self.cluster.leaving;
         if self.cluster.to[slot].is_some()
             || owner == NOBODY
-            || self.now < self.cluster.returned[slot] + TAINT_MS
             || !self.nodes[owner].takes_writes(self.now)
             || leaving.is_some_and(|node| node != owner)
         {
@@ -194,7 +194,8 @@ impl World {
         let to = others[self.rng.usize(..others.len())];
         self.trail.note(self.now, format_args!("slot {slot} begins to move from {owner} to {to}"));
         self.cluster.to[slot] = Some(to);
-        let whole = self.rng.u8(..3) == 0;
+        let known = self.now > self.cluster.moved[slot] + LEARNS_WITHIN_MS;
+        let whole = self.rng.u8(..3) == 0 && known;
         self.cluster.copied[slot] = whole.then(|| self.names(owner, slot));
         self.later(1..1_000, Act::Move(slot));
     }
@@ -232,6 +233,7 @@ impl World {
         self.trail.note(self.now, format_args!("slot {slot} has moved from {from} to {to}"));
         self.cluster.to[slot] = None;
         self.cluster.view.owners[slot] = to;
+        self.cluster.moved[slot] = self.now;
         self.tell_view();
         self.leave();
     }
@@ -327,7 +329,6 @@ impl World {
             self.nodes[before].keys.retain(|key, _| self::slot(key) != slot);
         }
         self.cluster.view.owners[slot] = owner;
-        self.cluster.returned[slot] = self.now;
         self.tell_view();
     }
 

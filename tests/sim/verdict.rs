@@ -1,6 +1,7 @@
 //! Is what is believed what the servers hold together?
 
 use super::book::users_of;
+use super::link::Deaf;
 use super::programs::{Kind, Program};
 use super::world::{Act, World};
 use std::collections::BTreeSet;
@@ -52,7 +53,11 @@ impl World {
         let strict = self.programs.iter().filter(known);
         let strict: BTreeSet<_> = strict.map(|program| program.user.clone()).collect();
         // Too long a TTL is believed until its end, or Redis' own word.
-        let late = believed.difference(&alive).find(|user| strict.contains(*user) || !held.contains(*user));
+        // Without the class of `expired`, Redis says nothing.
+        let mut links = self.relay.servers.iter().map(|server| &server.link);
+        let mute = links.any(|link| link.deaf == Some(Deaf::Expired));
+        let is_known = |user: &&String| strict.contains(*user) || (!mute && !held.contains(*user));
+        let late = believed.difference(&alive).find(is_known);
         alive.difference(&believed).next().or(late).cloned()
     }
 

@@ -168,8 +168,8 @@ impl Lease {
     pub(super) fn state(&self) -> LeaseState {
         match &self.state {
             State::Held => LeaseState::Held,
-            State::Other(Some(_), _) => LeaseState::Other,
-            State::Off | State::Other(None, _) => LeaseState::None,
+            State::Other(Some(_), _) if !self.until_beat => LeaseState::Other,
+            State::Off | State::Other(..) => LeaseState::None,
         }
     }
 

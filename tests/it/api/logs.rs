@@ -115,7 +115,7 @@ async fn sockets_and_streams_log_open_and_close() {
     assert_eq!((&opened["speaks"], &opened["socket"]), (&json!(true), &json!(1)), "{opened}");
     socket.ws.close(None).await.expect("it closes");
     let closed = &await_lines(&daemon, "socket closed", 1).await[0];
-    assert_eq!((&closed["socket"], &closed["code"]), (&json!(1), &json!(1000)), "{closed}");
+    assert_eq!((&closed["socket"], &closed["code"]), (&json!(1), &json!(1005)), "{closed}");
     assert_eq!(closed["end"], "goodbye");
     assert!(closed["lasted_ms"].is_u64(), "{closed}");
     // One that is turned away later, for what it sends.

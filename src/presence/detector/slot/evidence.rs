@@ -14,6 +14,8 @@ impl Slot {
             self.ttl = 0;
             self.flags.put(Flags::LEAST, false);
         }
+        // A key that moves to a server is placed there, which is no heartbeat.
+        let granted = (placed && self.flags.has(Flags::GRANTED)).then_some(self.deadline);
         let live = self.is_live();
         let again = live && self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED);
         // The `new` of a key that was live follows an end that is not known.
@@ -24,6 +26,9 @@ impl Slot {
             self.said = Said::Nothing;
         }
         self.flags.put(Flags::GRANTED | Flags::GONE | Flags::DOUBTED | Flags::MOVED, false);
+        if let Some(until) = granted {
+            self.grant(until);
+        }
         self.flags.put(Flags::BY_SET, again && how == Renewal::Set);
         self.flags.put(Flags::HEARD, !placed);
         self.flags.put(Flags::LEARN, learn);
@@ -368,7 +373,8 @@ impl Slot {
 
     /// A key that is live here too: a grant of the other server counts, if the last heartbeat was there.
     fn adopt_grant(&mut self, moved: &Moved) {
-        let newer = moved.last_seen >= self.last_seen && moved.deadline != Time::NEVER;
+        let newer = !self.flags.has(Flags::HEARD) || moved.last_seen >= self.last_seen;
+        let newer = newer && moved.deadline != Time::NEVER;
         if moved.granted && newer && !self.is_immortal() {
             self.deadline = self.deadline.max(moved.deadline);
             self.flags.put(Flags::GRANTED, true);

@@ -281,3 +281,13 @@ fn claimed_key_that_a_sweep_finds_may_be_older() {
         "1 reconciled; 11 ask alice; 12 +alice Reconciled seen 12",
     );
 }
+
+#[test]
+fn grant_outlives_a_restore() {
+    // The key runs out where it arrived, before its user could renew it.
+    check(
+        "0 up r; 1 page; 10 set alice; 10 answered alice=30; 12 refused 11; 13 placed alice; 14 answered alice=5; 19 expired alice; \
+         43 due; 44 due; 45 answered alice=-",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 13 ask alice; 44 ask alice; 45 -alice Expired at 43 seen 13",
+    );
+}

@@ -42,7 +42,7 @@ fn holder_renews_once_a_second() {
 fn daemon_leads_until_it_hears_another_one() {
     let mut lease = Lease::default();
     lease.up(at(0), Some(other("b")), true);
-    assert!(lease.leads() && lease.state() == LeaseState::Other);
+    assert!(lease.leads() && lease.state() == LeaseState::None);
     let mut heard = lease.clone();
     assert_eq!((heard.beat(at(800), "b"), heard.beat(at(1_800), "b")), (Turn::Follow, Turn::Stay));
     assert!(!heard.leads());
