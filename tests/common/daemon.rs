@@ -139,6 +139,15 @@ impl Daemon {
         .await
     }
 
+    /// Waits until `/v1/stats` says so of the lease: `held`, `other` or `none`.
+    pub async fn until_lease(&self, word: &str) {
+        until(&format!("the lease is {word}"), async || {
+            let stats = self.get("/v1/stats").await;
+            (stats["redis"]["lease"] == word).then_some(())
+        })
+        .await
+    }
+
     /// Opens a socket and reads its hello and status.
     pub async fn socket(&self, query: &str) -> Socket {
         let mut socket = Socket::connect(self.port, query).await;

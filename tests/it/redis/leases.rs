@@ -22,17 +22,13 @@ async fn lease(daemon: &Daemon) -> String {
     stats["redis"]["lease"].as_str().expect("a word").to_owned()
 }
 
-async fn until_lease(daemon: &Daemon, word: &str) {
-    until(&format!("the lease is {word}"), async || (lease(daemon).await == word).then_some(())).await;
-}
-
 async fn two(redis: &Redis, args: &[&str]) -> [Daemon; 2] {
     let url = redis.url();
     let args: Vec<&str> = ["--redis", &url].into_iter().chain(args.iter().copied()).collect();
     let first = Daemon::with(&args).await;
-    until_lease(&first, "held").await;
+    first.until_lease("held").await;
     let second = Daemon::with(&args).await;
-    until_lease(&second, "other").await;
+    second.until_lease("other").await;
     [first, second]
 }
 
@@ -83,7 +79,7 @@ async fn dead_holder_is_replaced() {
     other.until_state("alice", "online").await;
     signal(holder.pid(), "KILL");
     let killed = now_ms();
-    until_lease(&other, "held").await;
+    other.until_lease("held").await;
     let took_ms = now_ms() - killed;
     assert!(took_ms < 6_000, "{took_ms} ms");
     other.until_state("alice", "offline").await;
@@ -96,7 +92,7 @@ async fn draining_holder_is_replaced_at_once() {
     let redis = lazy_redis();
     let [holder, other] = two(&redis, &["--drain", "10m"]).await;
     signal(holder.pid(), "TERM");
-    until_lease(&other, "held").await;
+    other.until_lease("held").await;
     silent_user_is_noticed(&redis, "bob", &[&other, &holder]).await;
 }
 
@@ -105,10 +101,10 @@ async fn frozen_holder_follows_when_it_runs_again() {
     let redis = lazy_redis();
     let [holder, other] = two(&redis, &[]).await;
     signal(holder.pid(), "STOP");
-    until_lease(&other, "held").await;
+    other.until_lease("held").await;
     silent_user_is_noticed(&redis, "bob", &[&other]).await;
     signal(holder.pid(), "CONT");
-    until_lease(&holder, "other").await;
+    holder.until_lease("other").await;
     silent_user_is_noticed(&redis, "carol", &[&other, &holder]).await;
 }
 
@@ -123,7 +119,7 @@ async fn falsified_lease_does_no_harm() {
     assert_eq!((lease(&holder).await, lease(&other).await), ("held".into(), "other".into()));
     // Nobody renews this lease, and it never ends.
     redis.call(&["SET", &key, "somebody else"]);
-    until_lease(&holder, "other").await;
+    holder.until_lease("other").await;
     until("one of them seizes it", async || {
         let words = [lease(&holder).await, lease(&other).await];
         words.contains(&"held".into()).then_some(())
@@ -142,7 +138,7 @@ async fn daemon_that_may_not_lead_says_that_nobody_does() {
     })
     .await;
     let leader = Daemon::with(&["--redis", &redis.url()]).await;
-    until_lease(&leader, "held").await;
+    leader.until_lease("held").await;
     until("it is ready", async || (daemon.call("GET", "/readyz", None).await.0 == 200).then_some(())).await;
     assert_eq!(lease(&daemon).await, "other");
 }
@@ -183,7 +179,7 @@ async fn without_the_right_to_the_lease_each_daemon_listens_for_itself() {
         let url = format!("redis://few:secret@127.0.0.1:{}", redis.port);
         let daemons = [Daemon::with(&["--redis", &url]).await, Daemon::with(&["--redis", &url]).await];
         for daemon in &daemons {
-            until_lease(daemon, "none").await;
+            daemon.until_lease("none").await;
             daemon.ready().await;
         }
         silent_user_is_noticed(&redis, "bob", &[&daemons[0], &daemons[1]]).await;

@@ -97,14 +97,14 @@ async fn without_set_events_heartbeats_cost_no_message() {
 async fn without_set_events_a_ttl_that_the_daemon_writes_is_known() {
     let redis = lazy_redis();
     let (writer, other) = (mode(&redis, "new").await, mode(&redis, "new").await);
+    other.until_lease("other").await;
     redis.call(&["SET", "presence:alice", "1", "EX", "600"]);
-    // The writer holds the lease, and lets the other one know the TTL.
-    for (daemon, line) in [(&writer, "keybeat_lookups_total 1"), (&other, "{cause=\"received\"} 1")] {
-        until("the TTL is known", async || {
-            daemon.get("/metrics").await.as_str()?.contains(line).then_some(())
-        })
-        .await;
-    }
+    other.until_state("alice", "online").await;
+    until("the holder knows the TTL", async || {
+        let text = writer.get("/metrics").await;
+        text.as_str()?.contains("keybeat_lookups_total 1").then_some(())
+    })
+    .await;
     let body = json!({"ttl_ms": 1500});
     assert_eq!(writer.call("PUT", "/v1/users/alice/heartbeat", Some(body)).await.0, 204);
     let sent = now_ms();

@@ -59,6 +59,7 @@ async fn ttl_that_a_daemon_writes_is_known_to_all_daemons() {
     let redis = lazy_redis();
     // The first one holds the lease.
     let (other, writer) = (Daemon::start(&redis).await, Daemon::start(&redis).await);
+    writer.until_lease("other").await;
     for user in ["a", "b"] {
         let command = format!("SET presence:{user} 1 EX 600");
         // Learnt, and confirmed by the second question.
