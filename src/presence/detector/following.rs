@@ -8,7 +8,6 @@
 //! A detector that begins to lead asks for the TTL of every key, without a gap: no event is missing, only deadlines are.
 
 use super::probes::LOOK_AGAIN_MS;
-use super::slot::Slot;
 use super::{Detector, Output, Role};
 use crate::presence::{Reason, Time};
 
@@ -19,7 +18,12 @@ impl Detector {
         self.polled = true;
         self.unasked = None;
         for at in 0..self.table.end() {
-            self.table.get_mut(at).into_iter().for_each(Slot::leave_to_holder);
+            let Some(slot) = self.table.get_mut(at).filter(|slot| slot.is_live()) else { continue };
+            slot.leave_to_holder();
+            // One that this daemon asks for itself may have waited for the questions of a takeover.
+            if slot.is_own_question() && !slot.is_filed() {
+                self.keep_deadline(at, now);
+            }
         }
     }
 
