@@ -10,6 +10,7 @@
 //! - A dead stream gives [`Action::Gap`] and [`Action::Close`] at once. The link reconnects by itself.
 //! - A key is adopted by its new server's detector before the old one lets it go.
 //! - A user's last key ends only when no older evidence about the user can be unread (`whole_user.rs`).
+//! - One daemon per server, the holder of its lease, listens to renewals and asks at deadlines for all (`lease.rs`, `roles.rs`).
 //! - The status is up only while each server is connected, compared with Redis, and its canary has come back.
 
 mod canary;

@@ -1,5 +1,6 @@
 //! Several daemons at one server: one of them listens to renewals and asks at deadlines, for all.
 
+use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, signal};
 use crate::common::{now_ms, until};
@@ -184,4 +185,26 @@ async fn without_the_right_to_the_lease_each_daemon_listens_for_itself() {
         }
         silent_user_is_noticed(&redis, "bob", &[&daemons[0], &daemons[1]]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_primary_of_a_cluster_has_a_lease() {
+    let cluster = Cluster::start(3, 0).await;
+    let url = cluster.url();
+    let leases = async |daemon: &Daemon| {
+        let stats = daemon.get("/v1/stats").await;
+        let servers = stats["redis"]["servers"].as_array().expect("a list").clone();
+        servers.iter().map(|server| server["lease"].as_str().expect("a word").to_owned()).collect::<Vec<_>>()
+    };
+    let until_all = async |daemon: &Daemon, word: &str| {
+        until(&format!("all leases are {word}"), async || (leases(daemon).await == [word; 3]).then_some(()))
+            .await;
+    };
+    let holder = Daemon::with(&["--redis", &url]).await;
+    until_all(&holder, "held").await;
+    let other = Daemon::with(&["--redis", &url]).await;
+    until_all(&other, "other").await;
+    signal(holder.pid(), "KILL");
+    until_all(&other, "held").await;
+    other.ready().await;
 }
