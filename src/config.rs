@@ -53,7 +53,7 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Who listens to renewals and asks at deadlines.
+/// The daemon that listens to renewals and asks at deadlines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LeaseMode {
     /// One daemon per server, perhaps this one.

@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, Command, Id};
 use std::collections::HashSet;
 use std::ffi::OsString;
 
-/// What is wrong with arguments, variables and the file of `--config`.
+/// The faults of arguments, variables and the file of `--config`.
 #[derive(Debug, Clone, Default)]
 pub struct Refused {
     /// A text for each fault.

@@ -119,7 +119,7 @@ struct ServeArgs {
     check: bool,
     #[command(flatten)]
     daemon: DaemonArgs,
-    /// What of arguments, environment and file is refused; only with --check.
+    /// The refused arguments, variables and lines of the file; only with --check.
     #[arg(skip)]
     refused: Box<arguments::Refused>,
 }

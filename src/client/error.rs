@@ -38,7 +38,7 @@ pub enum ClientError {
     WrongScheme {
         /// The daemon's address.
         address: String,
-        /// What the port speaks.
+        /// The protocol that the port speaks.
         what: &'static str,
         /// The address with the other scheme.
         right: String,

@@ -181,7 +181,7 @@ impl Builder {
         self
     }
 
-    /// What keeps the socket's user online: by default the connection.
+    /// The sign of life that keeps the socket's user online: by default the connection.
     pub fn beat(mut self, beat: Beat) -> Builder {
         self.beat = beat;
         self

@@ -1,4 +1,4 @@
-//! What keeps the user of a socket online: the query parameter `beat`.
+//! The sign of life that keeps the user of a socket online: the query parameter `beat`.
 
 /// See the module's head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The body of a request.
 pub trait RequestBody: DeserializeOwned {
-    /// What it may contain.
+    /// The allowed contents.
     const SHAPE: &'static Shape;
 
     /// Parses it. Errors: `invalid_json`, `invalid_request`.

@@ -52,7 +52,7 @@ impl PartialSchema for Session {
 
 impl ToSchema for Session {}
 
-/// What keeps the user of a socket online, if it is not the connection.
+/// The sign of life that keeps the user of a socket online, if it is not the connection.
 pub struct BeatParameter;
 
 impl PartialSchema for BeatParameter {
@@ -186,7 +186,7 @@ pub struct RedisStats {
     /// known.
     #[schema(inline, required = true)]
     pub renewals: Option<RenewalsWord>,
-    /// Who holds the servers' leases; where servers differ, `none` before `other` before `held`. Null while no server is known.
+    /// The holder of the servers' leases; where servers differ, `none` before `other` before `held`. Null while no server is known.
     #[schema(inline, required = true)]
     pub lease: Option<LeaseWord>,
     pub servers: Vec<ServerStats>,
@@ -220,7 +220,7 @@ pub enum RenewalsWord {
     New,
 }
 
-/// Who listens to renewals and asks at deadlines: this daemon for all (`held`), another one (`other`), or each for itself (`none`).
+/// The daemon that listens to renewals and asks at deadlines: this one for all (`held`), another one (`other`), or each for itself (`none`).
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(missing_docs)]

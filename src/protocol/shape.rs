@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Shape {
     /// Its name in a refusal, such as "the body".
     pub name: &'static str,
-    /// What has the fields, such as "this request".
+    /// The bearer of the fields, such as "this request".
     pub owner: &'static str,
     /// The object as one may write it.
     pub example: &'static str,
@@ -23,7 +23,7 @@ pub struct Shape {
 #[derive(Debug, Clone, Copy)]
 pub struct Field(pub &'static str, pub Form, pub Need);
 
-/// What a value must be.
+/// The required form of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// Anything: it is checked elsewhere.
@@ -108,7 +108,7 @@ impl Form {
     }
 }
 
-/// What a TTL must be.
+/// The required form of a TTL.
 pub fn milliseconds() -> String {
     format!("a whole number of milliseconds from {MIN_TTL_MS} to {MAX_TTL_MS}")
 }
@@ -126,7 +126,7 @@ pub fn described(value: &serde_json::Value) -> String {
     }
 }
 
-/// What is read.
+/// The source that is read.
 #[derive(Clone, Copy)]
 enum Expected {
     Form(Form),

@@ -112,9 +112,11 @@ impl Names {
         format!("{}{}{LEFT}{key}", self.pattern.before(), OWN_MARK as char)
     }
 
-    /// The key that names the daemon which listens to renewals for all.
+    /// The key that names the daemon which listens to renewals for all. It has no hash tag of its own, so a number at its end
+    /// puts it into any slot.
     pub fn lease_key(&self) -> String {
-        format!("{}{}{LEASE}{}", self.pattern.before(), OWN_MARK as char, self.pattern.ending())
+        let ending = self.pattern.ending().replace(['{', '}'], "");
+        format!("{}{}{LEASE}{ending}", self.pattern.before(), OWN_MARK as char)
     }
 
     /// The channels whose events report renewals, for the holder of the lease alone.
@@ -202,6 +204,20 @@ mod tests {
 
     fn names(pattern: &str, db: u8) -> Names {
         Names::new(&pattern.parse().unwrap(), db)
+    }
+
+    #[test]
+    fn lease_is_of_one_pattern_and_no_user() {
+        let keys =
+            ["presence:<user>[#<session>]", "user:<user>:online", "user:<user>:away", "{<user>}:presence"];
+        let keys = keys.map(|pattern| (names(pattern, 0), names(pattern, 0).lease_key()));
+        assert_eq!(
+            keys.each_ref().map(|(_, key)| key.as_str()),
+            ["presence:#lease:#:", "user:#lease:#::online", "user:#lease:#::away", "{#lease:#::presence"]
+        );
+        for (names, key) in &keys {
+            assert_eq!(names.name(key.as_bytes()), None, "{key}");
+        }
     }
 
     #[test]

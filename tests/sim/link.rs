@@ -19,7 +19,7 @@ pub enum Feed {
     Intact(bool),
     /// The canary was carried out: the keys are others, which was found then.
     Replaced(u64),
-    /// What an order with the lease's key has found.
+    /// The finding of an order about the lease's key.
     Lease(LeaseReply),
 }
 
@@ -34,7 +34,7 @@ pub struct Up {
     pub held: BTreeSet<String>,
     pub at: u64,
     pub took_over: bool,
-    /// What the lease's key holds.
+    /// The content of the lease's key.
     pub lease: Option<LeaseReply>,
 }
 

@@ -45,7 +45,7 @@ pub enum End {
     Evicted,
 }
 
-/// Who listens to renewals and asks at deadlines.
+/// The daemon that listens to renewals and asks at deadlines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Role {
     /// Each daemon does it for itself: the server has no lease.
@@ -96,7 +96,7 @@ pub enum Input<'a> {
         /// No `set` reports a renewal, so renewals are found only by asking: the server does not publish each `set`, or
         /// the daemon does not subscribe to it.
         polled: bool,
-        /// Who asks at deadlines.
+        /// The daemon that asks at deadlines.
         role: Role,
         /// The server's uptime in milliseconds; `u64::MAX` if it is unknown or if the server started without data.
         /// It matters for the first server that a detector meets: users need time to renew keys that the server

@@ -81,7 +81,7 @@ impl Asks {
                 continue;
             };
             answers.hash(hash);
-            // What is absent or overtaken is so whenever it was asked for.
+            // An absent or overtaken answer is the same whenever the key was asked for.
             let timed = |(&at, answer): (&u32, &Answer)| {
                 *answer != Answer::Absent && !table[at].is_overtaken() || table[at].is_granted()
             };

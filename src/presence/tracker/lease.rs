@@ -26,7 +26,7 @@ const BUSY_MS: u64 = 5_000;
 /// A holder whose questions were late does not stand again for so long, in milliseconds.
 const REST_MS: u64 = 30_000;
 
-/// What a link is to do with the lease's key.
+/// An order to a link about the lease's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseOrder {
     /// Set it, if it does not exist.
@@ -39,7 +39,7 @@ pub enum LeaseOrder {
     Release,
 }
 
-/// What a link found.
+/// A link's finding about the lease's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseReply {
     /// The key names this daemon. So many daemons listen to the server, this one included.
@@ -55,7 +55,7 @@ pub enum LeaseReply {
     Refused,
 }
 
-/// Who holds the lease, for `/v1/stats` and the console.
+/// The holder of a lease, for `/v1/stats` and the console.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeaseState {
     /// This daemon.

@@ -39,7 +39,7 @@ pub enum LinkNotice {
         silent: bool,
         /// How the daemon learns of renewals there.
         renewals: Renewals,
-        /// What the lease's key holds; `None` if the server can have no lease. A link that finds no key and may take the
+        /// The content of the lease's key; `None` if the server can have no lease. A link that finds no key and may take the
         /// lease has taken it.
         lease: Option<LeaseReply>,
         /// The last mark that was sent to any server.
@@ -65,7 +65,7 @@ pub enum LinkNotice {
         /// It has refused writes since the canary before, and takes them again.
         refused: bool,
     },
-    /// What an order with the lease's key has found.
+    /// The finding of an order about the lease's key.
     Lease(LeaseReply),
     /// The keyspace may have been replaced: the next canary is due now.
     Suspect,

@@ -5,7 +5,7 @@ use super::server::News;
 use super::{Action, Input, Time, Tracker};
 
 impl Tracker {
-    /// What the lease of a server needs now.
+    /// Takes the next step for the lease of a server.
     pub(super) fn watch_lease(&mut self, now: Time, at: usize) {
         let server = &mut self.servers[at];
         if !server.is_up() {

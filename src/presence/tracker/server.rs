@@ -26,7 +26,7 @@ pub struct ServerState {
     pub polled: bool,
     /// How the daemon learns of renewals there.
     pub renewals: Renewals,
-    /// Who holds its lease.
+    /// The holder of its lease.
     pub lease: LeaseState,
     /// How many keys are believed live there.
     pub keys: u64,
@@ -47,7 +47,7 @@ pub(super) enum Phase {
     Left,
 }
 
-/// What the other daemons are to learn.
+/// News for the other daemons.
 #[derive(Default)]
 pub(super) struct News {
     /// TTLs in milliseconds.

@@ -22,7 +22,7 @@ pub enum Feed {
         silent: Silent,
         /// How the daemon learns of renewals, where it is to listen to them.
         renewals: Renewals,
-        /// What the key of the lease holds; `None` if each daemon listens for itself.
+        /// The content of the lease's key; `None` if each daemon listens for itself.
         lease: Option<LeaseReply>,
     },
     /// The server is unreachable, or cannot be used.
@@ -36,7 +36,7 @@ pub enum Feed {
     Events(Events),
     /// The server has carried out the canary that was ordered last.
     Canary(CanaryReply),
-    /// What an order with the key of the lease has found.
+    /// The finding of an order about the lease's key.
     Lease(LeaseReply),
     /// The keyspace may have been replaced: only the next canary knows.
     Suspect,

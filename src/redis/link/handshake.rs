@@ -59,7 +59,7 @@ pub(super) struct Subscription {
     /// The connection for commands.
     pub(super) client: RespClient,
     pub(super) run: String,
-    /// What the key of the lease holds; `None` if each daemon listens for itself.
+    /// The content of the lease's key; `None` if each daemon listens for itself.
     pub(super) lease: Option<LeaseReply>,
     pub(super) outage: bool,
     pub(super) uptime_ms: u64,

@@ -30,7 +30,7 @@ pub struct LinkSettings {
     pub configure: bool,
     /// How to learn of renewals.
     pub events: EventsMode,
-    /// Who listens to renewals.
+    /// The daemon that listens to renewals.
     pub lease: LeaseMode,
 }
 

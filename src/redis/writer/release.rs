@@ -233,7 +233,7 @@ impl Connection<'_> {
     }
 }
 
-/// What a transaction is to do.
+/// The task of a transaction.
 struct Plan {
     changes: Commands,
     /// The keys that get another TTL: the place of the release, the key, and the rest of its TTL in milliseconds.

@@ -58,7 +58,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
     })))
 }
 
-/// Who holds the leases: nobody if one server's is free.
+/// The holder of the leases: nobody if one server's is free.
 fn lease(servers: &[ServerState]) -> Option<&'static str> {
     servers.iter().map(|server| server.lease).max().map(LeaseState::label)
 }

@@ -52,7 +52,7 @@ pub struct WatchLimit {
     owner: LimitOwner,
 }
 
-/// Whose limit counts, because it is the nearer one.
+/// The owner of the limit that counts, because it is the nearer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LimitOwner {
     /// `--max-watches-per-socket`.

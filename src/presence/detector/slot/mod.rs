@@ -58,7 +58,7 @@ pub(super) struct Slot {
     said: Said,
 }
 
-/// What a daemon said of it that no event or answer has shown.
+/// A daemon's word about it that no event or answer has shown.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 enum Said {
     #[default]
@@ -392,7 +392,7 @@ impl Slot {
         !self.flags.has(Flags::HEARD) && (self.ttl == 0 || self.flags.has(Flags::LEAST))
     }
 
-    /// What decides the future, for tests that compare states: instants count from `now`, batches from the last one.
+    /// The facts that decide the future, for tests that compare states: instants count from `now`, batches from the last one.
     #[cfg(test)]
     pub(super) fn facts(&self, now: Time, last: BatchId) -> impl std::hash::Hash + use<> {
         let Slot { key: _, deadline, last_seen, ttl, filed, batch, flags, pass, said } = self;
