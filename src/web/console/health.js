@@ -58,6 +58,6 @@ function serverRow({ name, state, mode, renewals, lease, gaps }) {
   const row = make('tr'), head = make('th', '', name ?? ''), stateCell = make('td');
   head.scope = 'row';
   setState(stateCell, state ?? 'unknown');
-  row.append(head, stateCell, make('td', '', [mode, renewals, lease !== 'none' && `lease ${lease}`].filter(Boolean).join(', ')), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
+  row.append(head, stateCell, make('td', '', [mode, renewals, LEASES[lease] && `lease ${lease}`].filter(Boolean).join(', ')), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
   return row;
 }
