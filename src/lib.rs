@@ -11,7 +11,7 @@
 //!   → redis::link::parser  a pure parser: channel and payload → evidence
 //!   → driver               a loop: feed → tracker → orders to links | changes to the hub | logs, metrics, spans;
 //!                          redis::cluster reports which primaries exist
-//!   → presence::Tracker    all servers: topology, gaps, canaries, readiness, keys that change owner
+//!   → presence::Tracker    all servers: topology, gaps, canaries, readiness, leases, keys that change owner
 //!   →   presence::Detector one server: handle(now, input), then drain: key came or went | ask | scan
 //!   → hub                  presence::Roster turns keys into users; each transition is encoded once
 //!   → hub::log             one log for all clients that watch everybody; all other clients, and slow ones, have a

@@ -269,7 +269,7 @@ impl World {
         let now = 1_000_000;
         let (mut knobs, cluster) = Knobs::new(&mut rng, mode, broken);
         if broken == Broken::No && knobs.faults != 0 {
-            // Of a source of their own, so that the other worlds of a seed stay what they were.
+            // They draw from a source of their own, so that the other worlds of a seed stay what they were.
             let mut rng = Rng::with_seed(!seed);
             knobs.faults |= if rng.u8(..3) == 0 { rng.u32(1..8) << 16 } else { 0 };
         }

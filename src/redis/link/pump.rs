@@ -147,7 +147,8 @@ impl<'a> Pump<'a> {
     }
 }
 
-/// Takes in a message of another daemon. What it says of keys and of this server's lease takes its place among the events.
+/// Takes in a message of another daemon. Its statements about keys and about this server's lease take their place among the
+/// events.
 fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) {
     let Some(received) = channel.read(payload) else { return };
     match received.message {

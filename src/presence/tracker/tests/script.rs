@@ -45,7 +45,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 
 /// Runs `script` and compares those outputs whose first word is in `shown`.
 ///
-/// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself did. Of a server: `up A [RUN] [flushed]
+/// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself wrote the key. Of a server: `up A [RUN] [flushed]
 /// [silent] [unheard] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences; `leads A`, `beat A FROM`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
