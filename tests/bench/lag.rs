@@ -68,6 +68,12 @@ async fn one_side(redis: &Redis, probes: bool) -> Vec<f64> {
     let daemon =
         Daemon::with(&["--redis", &redis.url(), "--probes", if probes { "true" } else { "false" }]).await;
     let (socket, _) = daemon.watch_all().await;
+    let (deadlines, offline) = tokio::join!(fall_silent(redis), offline(socket));
+    lags(&deadlines, &offline)
+}
+
+/// Sets the keys of the silent users, one each millisecond. Returns their deadlines.
+pub async fn fall_silent(redis: &Redis) -> HashMap<String, f64> {
     let mut client = redis.client();
     let setting = tokio::task::spawn_blocking(move || {
         let ttl = TTL_MS.to_string();
@@ -80,15 +86,18 @@ async fn one_side(redis: &Redis, probes: bool) -> Vec<f64> {
         };
         (0..EXPIRING).map(set).collect::<HashMap<_, _>>()
     });
-    let (deadlines, offline) = tokio::join!(setting, offline(socket));
-    let deadlines = deadlines.expect("the users are set");
+    setting.await.expect("the users are set")
+}
+
+/// From each deadline to the arrival at the client, sorted.
+pub fn lags(deadlines: &HashMap<String, f64>, offline: &[(String, f64)]) -> Vec<f64> {
     let mut lags: Vec<f64> = offline.iter().map(|(user, at)| at - deadlines[user]).collect();
     lags.sort_by(f64::total_cmp);
     lags
 }
 
 /// When the client was told that each of the silent users is offline.
-async fn offline(mut socket: Socket) -> Vec<(String, f64)> {
+pub async fn offline(mut socket: Socket) -> Vec<(String, f64)> {
     let end = Instant::now() + Duration::from_millis(TTL_MS) + Duration::from_secs(3) + WAIT;
     let mut told = Vec::new();
     while told.len() < EXPIRING {

@@ -10,15 +10,18 @@ mod faults;
 mod flood;
 mod lag;
 mod load;
+mod modes;
 
 use std::process::Command;
 
 /// A named measurement that prints its table.
 type Bench = (&'static str, fn(&tokio::runtime::Runtime));
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 7] = [
     ("churn", lag::churn),
     ("lag", lag::with_and_without_probes),
+    ("modes", modes::lag_at_two_daemons),
+    ("follower", modes::cost_of_a_follower),
     ("flood", flood::events_taken_in),
     ("memory", load::memory_and_start),
     ("faults", faults::table),
