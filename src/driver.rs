@@ -176,6 +176,13 @@ impl Driver {
                     let keys = keys.iter().map(|key| key.as_str().to_owned()).collect();
                     self.links.order(link, Order::Announce(Message::Gone { keys }));
                 }
+                Action::AnnounceUsualTtl(link, ttl_ms) => {
+                    self.links.order(link, Order::AnnounceUsualTtl(ttl_ms));
+                }
+                Action::AnnounceDigest(link, message) => {
+                    self.links.order(link, Order::AnnounceDigest(message));
+                }
+                Action::Digested(result) => self.meters.metrics.digest(result.label()),
                 Action::Lease(link, order) => self.links.order(link, Order::Lease(order)),
                 Action::Listen(link, on) => {
                     self.links.listens(link, on);

@@ -68,6 +68,7 @@ pub struct Metrics {
     limits_reached: Family<CauseLabel, Counter>,
     reloads: Family<CauseLabel, Counter>,
     channel_messages: Family<CauseLabel, Counter>,
+    digests: Family<CauseLabel, Counter>,
     pub conflated: Counter,
     pub too_slow: Counter,
     pub crowded: Counter,
@@ -250,6 +251,11 @@ impl Metrics {
             limits_reached: family(r, "limits_reached", "Refusals because a limit was reached, by limit"),
             reloads: family(r, "reloads", "Reloads of keys and certificates, by outcome"),
             channel_messages: family(r, "channel_messages", "Messages between daemons, by outcome"),
+            digests: family(
+                r,
+                "digests",
+                "Comparisons of this daemon's keys with another daemon's, by result",
+            ),
             crowded: counter(
                 r,
                 "crowded_sockets",
@@ -319,6 +325,11 @@ impl Metrics {
     /// Counts a message between daemons.
     pub fn channel_message(&self, outcome: &str) {
         self.channel_messages.get_or_create(&CauseLabel { cause: outcome.into() }).inc();
+    }
+
+    /// Counts a comparison of digests.
+    pub fn digest(&self, result: &str) {
+        self.digests.get_or_create(&CauseLabel { cause: result.into() }).inc();
     }
 
     /// Counts a refused request.

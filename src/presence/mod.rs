@@ -21,8 +21,8 @@ mod tracker;
 
 pub use change::{Change, Reason, Transition};
 pub use detector::{
-    Answer, BatchId, Counts, Detector, End, Input, LONGEST_TTL_MS, Moved, Output, Role, ServerId, Settings,
-    Side,
+    Answer, BatchId, Counts, Detector, Digest, End, Input, LONGEST_TTL_MS, Moved, Output, Role, ServerId,
+    Settings, Side,
 };
 pub use key::{Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_user};
 pub use pattern::{KeyError, KeyPattern, PatternError};
@@ -30,6 +30,6 @@ pub use renewals::Renewals;
 pub use roster::{Presence, Roster};
 pub use time::Time;
 pub use tracker::{
-    Action, Cause, Elsewhere, Event, Fleet, FleetSettings, LEASE_MS, LeaseOrder, LeaseReply, LeaseState,
-    LinkId, LinkNotice, Notice, Primary, ServerState, Tracker, WrittenKeys,
+    Action, Cause, DigestMessage, DigestResult, Elsewhere, Event, Fleet, FleetSettings, LEASE_MS, LeaseOrder,
+    LeaseReply, LeaseState, LinkId, LinkNotice, Notice, Primary, ServerState, Tracker, WrittenKeys,
 };

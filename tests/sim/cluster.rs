@@ -357,7 +357,8 @@ impl World {
             Event::New(key) | Event::Set(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
             Event::Retimed(_) | Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => return,
-            Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => return,
+            Event::Canary | Event::Exchanged(_) | Event::Leads => return,
+            Event::Lease(_) | Event::Digest(_) => return,
         };
         if live {
             for node in &mut self.nodes {

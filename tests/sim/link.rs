@@ -3,7 +3,7 @@
 use super::cluster::{NOBODY, slot};
 use super::redis::{Event, Redis};
 use super::world::{Act, Broken, World};
-use keybeat::presence::{Answer, BatchId, End, LeaseOrder, LeaseReply, LinkId, Side};
+use keybeat::presence::{Answer, BatchId, DigestMessage, End, LeaseOrder, LeaseReply, LinkId, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The reports of the link to the driver.
@@ -46,6 +46,8 @@ pub enum Question {
     Canary,
     Lease(LeaseOrder),
     Listen(bool),
+    /// Publishes this to all daemons.
+    Digest(DigestMessage),
 }
 
 /// A batch between two fences: the keys, the answers so far, and the next step of the pipeline. Keys that the
@@ -130,7 +132,8 @@ impl Link {
             None => false,
             Some(Deaf::All) => true,
             Some(Deaf::Keys) => {
-                !matches!(event, Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) | Event::Lease(_))
+                let of_daemons = matches!(event, Event::Lease(_) | Event::Digest(_));
+                !of_daemons && !matches!(event, Event::Fence(..) | Event::Written(..) | Event::EndsIn(..))
             }
             Some(Deaf::New) => matches!(event, Event::New(_) | Event::Canary),
             Some(Deaf::Generic) => matches!(
@@ -187,6 +190,7 @@ impl World {
             }
             Question::Lease(order) => self.order_of_lease(at, order),
             Question::Listen(on) => self.listen(at, on),
+            Question::Digest(message) => self.publish_digest(node, message),
             Question::Canary if self.nodes[node].takes_writes(self.now) => self.sing(at),
             Question::Canary => {
                 self.relay.servers[at].link.barred = true;

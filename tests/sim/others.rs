@@ -3,7 +3,7 @@
 use super::link::Feed;
 use super::redis::{Event, Redis};
 use super::world::{Act, Broken, World};
-use keybeat::presence::{LEASE_MS, LeaseOrder, LeaseReply};
+use keybeat::presence::{Digest, DigestMessage, LEASE_MS, LeaseOrder, LeaseReply};
 
 /// The name of whichever daemon it is.
 const OTHER: &str = "other";
@@ -106,6 +106,7 @@ impl World {
         let led = std::mem::replace(&mut lease.leads, leads);
         if lease.leads {
             self.nodes[node].out.push(Event::Lease(true));
+            self.others_publish_digest(node);
             if !led {
                 self.at(now, Act::OthersAsk(node));
             }
@@ -113,6 +114,33 @@ impl World {
             self.nodes[node].out.push(Event::Lease(true));
         } else if led && which == 4 {
             self.nodes[node].out.push(Event::Lease(false));
+        }
+    }
+
+    /// The other holder publishes a mark for digests, and at its next turn its digest.
+    fn others_publish_digest(&mut self, node: usize) {
+        let now = self.now;
+        let redis = &mut self.nodes[node];
+        if let Some(digest) = redis.digest.take() {
+            return redis.out.push(Event::Digest(digest));
+        }
+        if self.rng.u8(..3) == 0 {
+            let mut digest = Digest::default();
+            redis.keys.keys().for_each(|key| digest.note(key.as_bytes(), true));
+            redis.out.push(Event::Digest(DigestMessage::Mark(now)));
+            redis.digest = Some(DigestMessage::Digest(now, digest));
+        }
+    }
+
+    /// A message of the daemon about digests arrives. Another daemon may find that its own differs from the daemon's.
+    pub fn publish_digest(&mut self, node: usize, message: DigestMessage) {
+        match message {
+            DigestMessage::Digest(..) if self.rng.u8(..4) == 0 => {
+                let again = self.rng.bool();
+                self.nodes[node].out.push(Event::Digest(DigestMessage::Differs { again }));
+            }
+            DigestMessage::Mark(_) => self.nodes[node].out.push(Event::Digest(message)),
+            DigestMessage::Digest(..) | DigestMessage::Differs { .. } => {}
         }
     }
 

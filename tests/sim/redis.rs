@@ -2,7 +2,7 @@
 
 use super::others::Lease;
 use fastrand::Rng;
-use keybeat::presence::{Answer, BatchId, End, Side};
+use keybeat::presence::{Answer, BatchId, DigestMessage, End, Side};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The deadline of a key without a TTL.
@@ -32,6 +32,8 @@ pub enum Event {
     Leads,
     /// Another daemon holds the lease, or gives it up.
     Lease(bool),
+    /// About the digests of the server's keys.
+    Digest(DigestMessage),
     /// No message at all, for FLUSHALL and SWAPDB make none: only the world's own book reads which keys there
     /// are now.
     Exchanged(BTreeSet<String>),
@@ -72,6 +74,8 @@ pub struct Redis {
     /// Its keys were exchanged, and no canary has come since.
     pub exchanged: bool,
     pub lease: Lease,
+    /// The other holder's digest at its mark, yet to be sent.
+    pub digest: Option<DigestMessage>,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.

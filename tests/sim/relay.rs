@@ -275,7 +275,8 @@ impl World {
             Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
             Message::Canary => Some(Event::Canary),
             Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),
-            Message::Lease(held) => Some(Event::Beat { from: "other", released: !held }),
+            Message::Digest(message) => Some(Event::Digest(message)),
+            Message::Lease(held) => Some(Event::Beat { from: "other", released: !held, daemons: 2 }),
             Message::Exchanged(_) => None,
         });
         self.relay.tracker.events(Time::from_ms(self.now), id, events);
@@ -317,7 +318,9 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::Announce(..) | Action::AnnounceEnds(..) => {}
+            Action::Announce(..) | Action::AnnounceEnds(..) | Action::AnnounceUsualTtl(..) => {}
+            Action::AnnounceDigest(link, message) => self.order(link, Question::Digest(message)),
+            Action::Digested(_) => {}
             Action::Lease(link, order) => self.order(link, Question::Lease(order)),
             Action::Listen(link, on) => self.order(link, Question::Listen(on)),
             Action::Open { link, primary } => self.open(link, &primary),

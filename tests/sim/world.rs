@@ -72,7 +72,8 @@ impl Silent {
         match event {
             Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => true,
-            Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => true,
+            Event::Canary | Event::Exchanged(_) | Event::Leads => true,
+            Event::Lease(_) | Event::Digest(_) => true,
             Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
             Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,

@@ -93,6 +93,10 @@ impl Detector {
         }
         let slot = &self.table[at];
         let Some(ttl_ms) = slot.known_ttl().filter(|&ttl| ttl != before) else { return };
+        if before == 0 {
+            self.vote_for_ttl(ttl_ms);
+        }
+        let slot = &self.table[at];
         if before != 0 || u64::from(ttl_ms) != self.settings.first_ttl_ms {
             self.out.push_back(Output::Learnt(slot.key().clone(), ttl_ms));
         }

@@ -75,6 +75,8 @@ pub enum Input<'a> {
     Written(&'a [u8], u32),
     /// The holder of the server's lease says that the key has ended, and that no event did: a detector that follows asks.
     Suspected(&'a [u8]),
+    /// The holder of the server's lease says that most keys have this TTL in milliseconds.
+    UsualTtl(u32),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it. It has just set the key, but
     /// the TTL is not the one that the user's program uses.
     EndsIn(&'a [u8], u32),
@@ -198,6 +200,8 @@ pub enum Output {
     Prove,
     /// The other daemons cannot know this TTL, in milliseconds, of a key: it is not the usual one.
     Learnt(Key, u32),
+    /// Most keys have this TTL in milliseconds, from now on.
+    UsualTtl(u32),
     /// A question found that the key has ended, and no event has reported it to the other daemons.
     Unannounced(Key),
     /// The stream is dead even if its socket is open: subscribe again.

@@ -7,14 +7,16 @@
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `retimed`: keys whose TTL another command than SET has changed.
-//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask; `early`: and when to ask
-//!   before, where no event reports a renewal.
+//! - `ttl`: learning TTLs. `usual_ttl`: the TTL of most keys. `fickle`: users whose programs vary them.
+//! - `deadlines`: when to ask; `early`: and when to ask before, where no event reports a renewal.
+//! - `digest`: a digest of the live keys, which daemons compare.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `following`: what is left to do where another daemon asks at deadlines.
 //! - `handover`: keys that move between the servers of a cluster.
 
 mod deadlines;
+mod digest;
 mod early;
 mod fickle;
 mod following;
@@ -29,7 +31,9 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod ttl;
+mod usual_ttl;
 
+pub use digest::Digest;
 pub use messages::{Answer, BatchId, End, Input, Moved, Output, Role, ServerId, Side};
 
 use super::table::Table;
@@ -45,6 +49,7 @@ use retimed::LastSet;
 use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
+use usual_ttl::Vote;
 
 /// The longest TTL that a detector keeps, about 49 days. A longer one counts as this long and is asked again then.
 pub const LONGEST_TTL_MS: u64 = u32::MAX as u64;
@@ -52,7 +57,8 @@ pub const LONGEST_TTL_MS: u64 = u32::MAX as u64;
 /// The settings of a detector.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The TTL in milliseconds that a key is assumed to have until Redis reports its own.
+    /// The TTL in milliseconds that a key is assumed to have until Redis reports its own. The detector changes it where nearly
+    /// all keys have another one.
     pub first_ttl_ms: u64,
     /// Ask at deadlines. Off only to measure the benefit.
     pub probes: bool,
@@ -139,7 +145,10 @@ pub struct Detector {
     retired: u32,
     checks: Checks,
     fickle: Fickle,
+    vote: Vote,
     counts: Counts,
+    /// Of the live keys, except those that Redis no longer holds.
+    digest: Digest,
     out: VecDeque<Output>,
 }
 
@@ -170,7 +179,9 @@ impl Detector {
             retired: 0,
             checks: Checks::default(),
             fickle: Fickle::default(),
+            vote: Vote::default(),
             counts: Counts::default(),
+            digest: Digest::default(),
             out: VecDeque::new(),
         }
     }
@@ -212,6 +223,7 @@ impl Detector {
             Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Claimed(name) => self.claimed(now, name),
             Input::Suspected(name) => self.suspected(name),
+            Input::UsualTtl(ttl_ms) => self.take_usual_ttl(ttl_ms),
             Input::Leads { polled } => self.lead(now, polled),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);
@@ -278,6 +290,11 @@ impl Detector {
         self.table.find(name).and_then(|at| self.table.get(at)).is_some_and(Slot::is_settled)
     }
 
+    /// The digest of the keys that Redis holds, as far as the detector knows.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// The counters.
     pub fn counts(&self) -> Counts {
         Counts { waiting: self.asks.waiting() as u64, ..self.counts }
@@ -304,9 +321,12 @@ impl Detector {
     /// Applies a verb to a slot; keeps the counts in step and reports the change.
     fn apply(&mut self, at: u32, verb: impl FnOnce(&mut Slot) -> Option<Change>) {
         let slot = &mut self.table[at];
-        let before = (slot.is_live(), slot.is_immortal());
+        let (before, held) = ((slot.is_live(), slot.is_immortal()), slot.is_held_by_redis());
         let change = verb(slot);
         let after = (slot.is_live(), slot.is_immortal());
+        if held != slot.is_held_by_redis() {
+            self.digest.note(slot.key().as_bytes(), !held);
+        }
         if before != after {
             let counts = &mut self.counts;
             counts.keys = counts.keys + u64::from(after.0) - u64::from(before.0);
@@ -450,7 +470,7 @@ impl Detector {
             return slot.unclaim();
         }
         let (verdict, reason) = match end {
-            End::Expired => (slot.expire(), Reason::Expired),
+            End::Expired => (self.expire(at), Reason::Expired),
             End::Deleted => (slot.delete(), Reason::Deleted),
             End::Evicted => {
                 // It was there until now: however often that happens, its user renews it in between.
@@ -469,6 +489,15 @@ impl Detector {
         } else if !self.table[at].waits() {
             self.file(at, now);
         }
+    }
+
+    fn expire(&mut self, at: u32) -> Verdict {
+        let mut verdict = Verdict::Kept;
+        self.apply(at, |slot| {
+            verdict = slot.expire();
+            None
+        });
+        verdict
     }
 
     fn due(&mut self, now: Time) {

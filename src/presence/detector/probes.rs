@@ -310,7 +310,10 @@ impl Detector {
             Absence::Deleted => self.end(at, now, Reason::Deleted),
             // The grant may have ended since, but then the user may have returned since, too: the next question tells.
             Absence::Granted => {
-                slot.rest();
+                self.apply(at, |slot| {
+                    slot.rest();
+                    None
+                });
                 self.file(at, now);
             }
             // Without an event: its deadline passed, or FLUSHALL, or a gap hid the event.

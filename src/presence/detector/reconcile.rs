@@ -8,6 +8,9 @@
 //! whose end came since the pass began is asked for, since the page may be older. One question after the last page
 //! closes the pass: its fence comes after every event that the pages may include.
 //!
+//! Where another daemon asks at deadlines, a comparison asks only about differences: a key that is believed live, and that a page names,
+//! is there, unless its end came since the pass began. Its TTL is not needed.
+//!
 //! A sweep is a pass for servers that do not report each `set`. It follows no gap, so it asks for less: live keys that
 //! the scan names keep their deadlines.
 
@@ -21,7 +24,7 @@ use std::collections::HashSet;
 /// While more questions than this wait, no further page is read.
 const WAITING_MOST: usize = 4096;
 
-/// The number of ends that a first pass notes. After more of them it asks for every further name.
+/// The number of ends that a pass notes. After more of them it asks for every further name.
 const ENDS_MOST: usize = 65_536;
 
 /// One pass under way.
@@ -33,45 +36,49 @@ pub(super) struct ReconcilePass {
     read: bool,
     /// Keys that this pass asked for and that are not answered.
     open: usize,
+    /// It has asked for a key.
+    asks: bool,
     kind: PassKind,
+    ends: Ends,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum PassKind {
-    /// After a gap: asks for every key.
+    /// After a gap: asks for every key, or for every difference.
     Compares,
     /// The first pass of a server that has been up for long: believes names.
-    First(Ends),
+    First,
     /// No gap: asks only about differences.
     Sweeps,
 }
 
-/// The ends that came since a first pass began.
+/// The ends that came since a pass began.
 #[derive(Clone)]
 enum Ends {
     Noted(HashSet<Vec<u8>>),
-    /// Too many to note: every name is asked for.
-    TooMany,
+    /// Too many to note, or nobody needs them: every name is asked for.
+    Unknown,
 }
 
 impl ReconcilePass {
-    fn new(kind: PassKind) -> ReconcilePass {
-        ReconcilePass { cursor: Some(0), read: false, open: 0, kind }
+    fn new(kind: PassKind, notes_ends: bool) -> ReconcilePass {
+        let ends = if notes_ends { Ends::Noted(HashSet::new()) } else { Ends::Unknown };
+        ReconcilePass { cursor: Some(0), read: false, open: 0, asks: false, kind, ends }
     }
 
     /// Whether it is a sweep.
     pub(super) fn sweeps(&self) -> bool {
-        matches!(self.kind, PassKind::Sweeps)
+        self.kind == PassKind::Sweeps
     }
 
     /// Whether the names of its pages are questions, or at least may be.
     fn asks_for_names(&self) -> bool {
-        !matches!(self.kind, PassKind::First(Ends::Noted(_)))
+        self.kind != PassKind::First || matches!(self.ends, Ends::Unknown)
     }
 
-    /// Whether a page proves that this key is live.
-    fn believes(&self, name: &[u8]) -> bool {
-        matches!(&self.kind, PassKind::First(Ends::Noted(ended)) if !ended.contains(name))
+    /// Whether it is certain that this key has not ended since the pass began.
+    fn has_no_end_of(&self, name: &[u8]) -> bool {
+        matches!(&self.ends, Ends::Noted(ended) if !ended.contains(name))
     }
 }
 
@@ -100,7 +107,7 @@ impl Detector {
         if let Some(pass) = self.pass.as_mut().filter(|_| self.table.len() == 0)
             && young.is_some_and(|uptime_ms| uptime_ms >= trusted)
         {
-            pass.kind = PassKind::First(Ends::Noted(HashSet::new()));
+            *pass = ReconcilePass::new(PassKind::First, true);
         }
         // A key that is live before the first connection was adopted from a server that left.
         if other || outage || young.is_some() {
@@ -125,14 +132,14 @@ impl Detector {
         self.unasked = None;
         self.drop_asks();
         self.pass_number = self.pass_number.wrapping_add(1);
-        self.pass = Some(ReconcilePass::new(PassKind::Compares));
+        self.pass = Some(ReconcilePass::new(PassKind::Compares, self.role != Role::Alone));
     }
 
     /// Begins a sweep, unless a pass is under way.
     pub(super) fn begin_sweep(&mut self) {
         if self.pass.is_none() {
             self.pass_number = self.pass_number.wrapping_add(1);
-            self.pass = Some(ReconcilePass::new(PassKind::Sweeps));
+            self.pass = Some(ReconcilePass::new(PassKind::Sweeps, false));
         }
     }
 
@@ -157,8 +164,8 @@ impl Detector {
         if next == 0 {
             match self.pass.as_ref().map(|pass| &pass.kind) {
                 None => {}
-                Some(PassKind::First(_)) => self.ask_for_ttls(),
-                Some(_) => self.ask_for_unnamed(),
+                Some(PassKind::First) => self.ask_for_ttls(),
+                Some(kind) => self.ask_for_unnamed(*kind),
             }
         }
         if let Some(pass) = &mut self.pass {
@@ -170,14 +177,21 @@ impl Detector {
     /// A page names a key.
     fn take_name(&mut self, now: Time, name: &[u8]) {
         let Some(pass) = &self.pass else { return };
-        let (believed, sweeps) = (pass.believes(name), pass.sweeps());
+        let (kind, is_there) = (pass.kind, pass.has_no_end_of(name));
         let Some(at) = self.find_or_make(now, name) else { return };
         let (number, first_ttl) = (self.pass_number, self.settings.first_ttl_ms);
-        if believed {
+        let known = self.table[at].is_settled();
+        if kind == PassKind::First && is_there {
             self.table[at].named_by_pass(number);
             self.apply(at, |slot| slot.found(now, first_ttl));
-        } else if sweeps && self.table[at].is_live() && !self.table[at].is_granted() {
+        } else if kind == PassKind::Sweeps && self.table[at].is_live() && !self.table[at].is_granted() {
             self.table[at].named_by_pass(number);
+        } else if kind == PassKind::Compares && is_there && known && self.role == Role::Follows {
+            self.table[at].named_by_pass(number);
+            self.apply(at, |slot| {
+                slot.put_held();
+                None
+            });
         } else {
             self.enter_pass(at);
         }
@@ -185,7 +199,7 @@ impl Detector {
 
     /// An end came. A page of a first pass that still names the key may be older.
     pub(super) fn note_end(&mut self, name: &[u8]) {
-        let Some(PassKind::First(ends)) = self.pass.as_mut().map(|pass| &mut pass.kind) else { return };
+        let Some(ends) = self.pass.as_mut().map(|pass| &mut pass.ends) else { return };
         let Ends::Noted(ended) = ends else { return };
         if name.len() > MAX_KEY_BYTES {
             return;
@@ -193,7 +207,7 @@ impl Detector {
         if ended.len() < ENDS_MOST {
             ended.insert(name.to_vec());
         } else {
-            *ends = Ends::TooMany;
+            *ends = Ends::Unknown;
         }
     }
 
@@ -236,11 +250,20 @@ impl Detector {
         self.unasked = Some(at).filter(|&at| at < self.table.end());
     }
 
-    /// Asks for the live keys that the scan did not name.
-    fn ask_for_unnamed(&mut self) {
+    /// Asks for the live keys that the scan did not name. If there are none, one other closes a comparison.
+    fn ask_for_unnamed(&mut self, kind: PassKind) {
+        let mut last = None;
         for at in 0..self.table.end() {
             if self.table.get(at).is_some_and(|slot| slot.is_live()) {
                 self.enter_pass(at);
+                last = Some(at);
+            }
+        }
+        let asks = self.pass.as_ref().is_some_and(|pass| pass.asks);
+        if let Some(at) = last.filter(|_| kind == PassKind::Compares && !asks) {
+            self.join_pass(at);
+            if !self.table[at].waits() {
+                self.ask_later(at);
             }
         }
     }
@@ -265,9 +288,10 @@ impl Detector {
 
     fn join_pass(&mut self, at: u32) {
         let Some(pass) = &mut self.pass else { return };
-        let missed = matches!(pass.kind, PassKind::Compares);
+        let missed = pass.kind == PassKind::Compares;
         self.table[at].join_pass(self.pass_number, missed);
         pass.open += 1;
+        pass.asks = true;
     }
 
     /// The key was answered. Returns whether the pass waited for it.

@@ -20,7 +20,10 @@ impl Detector {
         match self.table.find(name).filter(|&at| self.table[at].is_live()) {
             Some(at) => {
                 self.touch(at);
-                self.table[at].retime(now);
+                self.apply(at, |slot| {
+                    slot.retime(now);
+                    None
+                });
                 if !self.table[at].waits() {
                     self.look_after(at, now);
                 }

@@ -64,6 +64,14 @@ impl Canary {
         *self = Canary { stale, unanswered, ..Canary::new(now, self.every_ms, self.limit_ms) };
     }
 
+    /// One is due every `every_ms` from the last one on.
+    pub fn pace(&mut self, every_ms: u64) {
+        if every_ms < self.every_ms {
+            self.next = self.next.minus(self.every_ms - every_ms);
+        }
+        self.every_ms = every_ms;
+    }
+
     /// The next one is due then at the latest, or as soon as the one under way has come back.
     pub fn hurry(&mut self, at: Time) {
         self.next = self.next.min(at);

@@ -124,7 +124,7 @@ pub(super) struct Lease {
     /// When the next step is due.
     next: Time,
     rests_until: Time,
-    /// How many daemons listened at the last beat.
+    /// How many daemons received the holder's last beat.
     daemons: u64,
     /// Since when it has not been ready.
     busy_since: Option<Time>,
@@ -184,6 +184,21 @@ impl Lease {
     /// Does this daemon listen to renewals and ask at deadlines?
     pub(super) fn leads(&self) -> bool {
         self.until_beat || !matches!(self.state, State::Other(..))
+    }
+
+    /// How many daemons follow the server, as far as is known.
+    pub(super) fn followed_by(&self) -> u64 {
+        self.daemons
+    }
+
+    /// Whether the holder's next beat is late.
+    pub(super) fn misses_beat(&self, now: Time) -> bool {
+        matches!(&self.state, State::Other(_, heard) if now.since(*heard) > EVERY_MS + EVERY_MS / 2)
+    }
+
+    /// Whether it is held, and other daemons rely on this one.
+    pub(super) fn works_for_others(&self) -> bool {
+        self.is_held() && self.daemons > 1
     }
 
     /// Whether nobody has been heard of for so long that somebody should have taken the lease.
@@ -281,7 +296,10 @@ impl Lease {
     }
 
     /// Another daemon says that it holds the lease.
-    pub(super) fn beat(&mut self, now: Time, from: &str) -> Turn {
+    pub(super) fn beat(&mut self, now: Time, from: &str, daemons: u64) -> Turn {
+        if !self.is_held() {
+            self.daemons = daemons;
+        }
         match &mut self.state {
             State::Other(Some(name), heard) if name == from => *heard = now,
             State::Other(name, heard) => (*name, *heard) = (Some(from.to_owned()), now),

@@ -1,5 +1,6 @@
 //! The inputs and outputs of the tracker.
 
+use super::digests::{DigestMessage, DigestResult};
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
 use super::topology::{Elsewhere, Fleet};
@@ -89,7 +90,11 @@ pub enum Event<'a> {
         from: &'a str,
         /// It has given the lease up.
         released: bool,
+        /// How many daemons follow the server; 0 if that is not known.
+        daemons: u64,
     },
+    /// A daemon, perhaps this one, sends this about the digest of the server's keys.
+    Digest(&'a DigestMessage),
 }
 
 /// Something that the driver must do or make known.
@@ -106,8 +111,14 @@ pub enum Action {
     /// Announce to the other daemons that this one has written these keys with these TTLs in milliseconds, which are shorter than
     /// was believed.
     Announce(LinkId, WrittenKeys),
+    /// Announce to the other daemons that most keys have this TTL in milliseconds.
+    AnnounceUsualTtl(LinkId, u32),
     /// Announce to the other daemons that these keys have ended, and that no event reported it.
     AnnounceEnds(LinkId, Vec<Key>),
+    /// Send this about the digest of the server's keys to all daemons, this one included.
+    AnnounceDigest(LinkId, DigestMessage),
+    /// Two digests were compared.
+    Digested(DigestResult),
     /// Do this with the key of the server's lease.
     Lease(LinkId, LeaseOrder),
     /// Subscribe to the events that report renewals, and report where they begin ([`Event::Leads`]); or unsubscribe.

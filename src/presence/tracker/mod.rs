@@ -11,9 +11,11 @@
 //! - A key is adopted by its new server's detector before the old one lets it go.
 //! - A user's last key ends only when no older evidence about the user can be unread (`whole_user.rs`).
 //! - One daemon per server, the holder of its lease, listens to renewals and asks at deadlines for all (`lease.rs`, `roles.rs`).
+//! - The daemons compare digests of their keys, so that no mistake of one of them lasts (`digests.rs`).
 //! - The status is up only while each server is connected, compared with Redis, and its canary has come back.
 
 mod canary;
+mod digests;
 mod gap;
 mod held;
 mod lease;
@@ -28,6 +30,7 @@ mod tests;
 mod topology;
 mod whole_user;
 
+pub use digests::{DigestMessage, DigestResult};
 pub use gap::Cause;
 pub use lease::{LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
 pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
@@ -174,11 +177,12 @@ impl Tracker {
                     let polled = server.renewals == Renewals::New;
                     server.detector.handle(now, Input::Leads { polled });
                 }
-                Event::Beat { from, released: false } => {
-                    let turn = server.lease.beat(now, from);
+                Event::Beat { from, released: false, daemons } => {
+                    let turn = server.lease.beat(now, from, daemons);
                     self.take_lease_turn(now, at, None, turn);
                 }
-                Event::Beat { from, released: true } => server.lease.released(now, from),
+                Event::Beat { from, released: true, .. } => server.lease.released(now, from),
+                Event::Digest(message) => self.take_digest(now, at, message),
             }
         }
         self.servers[at].stirred = true;
@@ -404,6 +408,7 @@ impl Tracker {
         for at in 0..self.servers.len() {
             self.watch_connection(now, at);
             self.watch_lease(now, at);
+            self.watch_digest(now, at);
             if self.servers[at].polling.due(now) {
                 self.feed(now, at, Input::Sweep);
             }
@@ -413,6 +418,7 @@ impl Tracker {
 
     fn watch_connection(&mut self, now: Time, at: usize) {
         let server = &mut self.servers[at];
+        server.pace_canary(now);
         match &mut server.phase {
             Phase::Up(canary) if canary.dead(now) => self.close(now, at, Cause::Canary),
             Phase::Up(canary) => {
@@ -452,6 +458,7 @@ impl Tracker {
             Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
             Output::Prove => self.prove(now, at),
             Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
+            Output::UsualTtl(ttl_ms) => self.out.push_back(Action::AnnounceUsualTtl(link, ttl_ms)),
             Output::Unannounced(key) => server.news.ends.push(key),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),

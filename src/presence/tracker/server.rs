@@ -1,6 +1,7 @@
 //! One server: its connection's phase, and the detector of its keys.
 
 use super::canary::Canary;
+use super::digests::Digests;
 use super::gap::Cause;
 use super::lease::{Fitness, Lease, LeaseState};
 use super::polling::Polling;
@@ -8,8 +9,12 @@ use super::topology::Primary;
 use super::{FleetSettings, LinkId};
 use crate::presence::{Detector, Key, Renewals, Role, Time};
 
-/// The daemon sends a canary once a second.
+/// A daemon sends a canary once a second, unless many daemons follow the server.
 pub(super) const CANARY_EVERY_MS: u64 = 1_000;
+/// Up to so many daemons send a canary every second. Where more follow a server, all together send about so many.
+const FULL_PACE_DAEMONS: u64 = 8;
+/// The longest pause between two canaries, in milliseconds.
+const SLOWEST_CANARY_MS: u64 = 10_000;
 /// A question that is not answered after so long, in milliseconds, is late.
 const LATE_MS: u64 = 1_000;
 
@@ -82,6 +87,7 @@ pub(super) struct Server {
     /// No daemon holds the lease, and none has taken it in time.
     pub(super) orphaned: bool,
     pub(super) news: News,
+    pub(super) digests: Digests,
     /// Why the last comparison was needed.
     pub(super) cause: Cause,
     /// How many gaps there were.
@@ -116,6 +122,7 @@ impl Server {
             lease: Lease::default(),
             orphaned: false,
             news: News::default(),
+            digests: Digests::default(),
             cause: Cause::Start,
             gaps: 0,
             gap_at: None,
@@ -162,6 +169,16 @@ impl Server {
         } else {
             Fitness::Busy
         }
+    }
+
+    /// Each canary's events come to every daemon. So where there are many, those that follow send theirs less often, unless the
+    /// holder's beat is missing.
+    pub(super) fn pace_canary(&mut self, now: Time) {
+        let many = self.lease.followed_by() / FULL_PACE_DAEMONS;
+        let relies = self.role() == Role::Follows && !self.lease.misses_beat(now);
+        let Phase::Up(canary) = &mut self.phase else { return };
+        let every_ms = (CANARY_EVERY_MS * many).clamp(CANARY_EVERY_MS, SLOWEST_CANARY_MS);
+        canary.pace(if relies { every_ms } else { CANARY_EVERY_MS });
     }
 
     /// Settled, and a canary has come back since.

@@ -22,6 +22,13 @@ pub enum Message {
         /// Each key with its TTL.
         keys: Vec<(String, u32)>,
     },
+    /// Most keys of a server have this TTL in milliseconds. Where a key has another one, the holder of the server's lease announces it.
+    UsualTtl {
+        /// The server's id in a cluster; empty for a server that stands alone.
+        server: String,
+        /// The TTL.
+        ttl_ms: u32,
+    },
     /// These keys end so many milliseconds from now, unless somebody renews them. The daemon has just set them, with TTLs that
     /// their programs do not use. A key is without its prefix.
     Ends {
@@ -39,6 +46,32 @@ pub enum Message {
         server: String,
         /// It holds the lease.
         held: bool,
+        /// How many daemons received its last beat; 0 if that is not known.
+        #[serde(default)]
+        daemons: u64,
+    },
+    /// Note the digest of a server's keys at this place of its stream, under this number.
+    DigestMark {
+        /// The server's id in a cluster; empty for a server that stands alone.
+        server: String,
+        /// The number.
+        number: u64,
+    },
+    /// The sender's digest at the mark of this number.
+    Digest {
+        /// As in the mark.
+        server: String,
+        /// The mark's number.
+        number: u64,
+        /// For each bucket, how many keys it has and the XOR of their names' hashes.
+        buckets: Vec<(u32, u64)>,
+    },
+    /// The sender's digest differs from the last one that was published.
+    DigestDiffers {
+        /// As in the mark.
+        server: String,
+        /// It also differed before, so the sender polls the server.
+        again: bool,
     },
     /// Close the sockets and streams of a user.
     CloseSockets {
@@ -97,7 +130,7 @@ impl Message {
 
     /// Whether the daemon that publishes it is to receive it too, in its place in the event stream.
     pub(super) fn is_for_sender(&self) -> bool {
-        matches!(self, Message::Ends { .. })
+        matches!(self, Message::Ends { .. } | Message::DigestMark { .. })
     }
 
     /// Reads a payload; `None` if it is not a message of this version and of a known type.
@@ -135,7 +168,8 @@ mod tests {
     fn unknown_messages_are_ignored() {
         for text in [
             r#"{"v":2,"from":"d1","type":"ttls","keys":[]}"#,
-            r#"{"v":1,"from":"d1","type":"digest","keys":[]}"#,
+            r#"{"v":1,"from":"d1","type":"later","keys":[]}"#,
+            r#"{"v":1,"from":"d1","type":"digest","server":"","number":1,"buckets":[[1]]}"#,
             r#"{"v":1,"from":"d1","type":"ttls","keys":[["a",-1]]}"#,
             r#"{"v":1,"type":"ttls","keys":[]}"#,
             r#"{"from":"d1","type":"ttls","keys":[]}"#,

@@ -1,6 +1,6 @@
 //! The reports of a link to the driver, and the driver's orders.
 
-use crate::presence::{Answer, BatchId, Cause, Key, LeaseOrder, LeaseReply, Renewals};
+use crate::presence::{Answer, BatchId, Cause, DigestMessage, Key, LeaseOrder, LeaseReply, Renewals};
 use crate::redis::channel::Message;
 use crate::redis::cluster::Redirection;
 use crate::redis::link::parser::Events;
@@ -92,6 +92,10 @@ pub enum Order {
     Canary,
     /// Publish this to the other daemons.
     Announce(Message),
+    /// Publish that most keys of the server have this TTL in milliseconds.
+    AnnounceUsualTtl(u32),
+    /// Publish this about the digest of the server's keys.
+    AnnounceDigest(DigestMessage),
     /// Do this with the key of the lease.
     Lease(LeaseOrder),
     /// Subscribe to the events that report renewals, or unsubscribe.

@@ -170,7 +170,10 @@ impl Place<'_> {
         }
         let Some(key) = self.memory.lease.choose(settings) else { return Ok(None) };
         let found = match settings.lease {
-            LeaseMode::Stands => lease_key::carry_out(pipeline, settings, &key, LeaseOrder::Take).await?,
+            LeaseMode::Stands => {
+                let key = (key.as_str(), &self.memory.lease.listeners());
+                lease_key::carry_out(pipeline, settings, key, LeaseOrder::Take).await?
+            }
             LeaseMode::Follows | LeaseMode::Alone => lease_key::look(pipeline, &key).await?,
         };
         match found {

@@ -12,6 +12,7 @@ use crate::redis::resp::client::Pipeline;
 use crate::redis::resp::reply::RedisReply;
 use anyhow::Result;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The key of the lease, until slots move.
 #[derive(Default)]
@@ -19,7 +20,12 @@ pub(super) struct LeaseKey {
     /// The topology that the key was chosen for.
     chosen_for: Option<Arc<Topology>>,
     key: Option<String>,
+    daemons: Listeners,
 }
+
+/// How many daemons received the last beat.
+#[derive(Clone, Default)]
+pub(super) struct Listeners(Arc<AtomicU64>);
 
 impl LeaseKey {
     /// The key; `None` if the node owns no slot that it can have.
@@ -38,6 +44,11 @@ impl LeaseKey {
         }
         self.key.clone()
     }
+
+    /// The count of the daemons that listen, for the beats.
+    pub(super) fn listeners(&self) -> Listeners {
+        self.daemons.clone()
+    }
 }
 
 /// Carries out an order with the key.
@@ -47,7 +58,7 @@ impl LeaseKey {
 pub(super) async fn carry_out(
     pipeline: &Pipeline,
     settings: &LinkSettings,
-    key: &str,
+    (key, listeners): (&str, &Listeners),
     order: LeaseOrder,
 ) -> Result<LeaseReply> {
     let (me, ttl_ms) = (settings.channel.daemon(), LEASE_MS.to_string());
@@ -65,12 +76,12 @@ pub(super) async fn carry_out(
             if name(pipeline.one(&["GET", key]).await?) == Ok(Some(me.to_owned())) {
                 pipeline.one(&["DEL", key]).await?;
             }
-            publish(pipeline, settings, false).await?;
+            publish(pipeline, settings, listeners, false).await?;
             return Ok(LeaseReply::Nobody);
         }
     };
     Ok(match holder {
-        Ok(Some(holder)) if holder == me => match publish(pipeline, settings, true).await? {
+        Ok(Some(holder)) if holder == me => match publish(pipeline, settings, listeners, true).await? {
             Some(daemons) => LeaseReply::Mine { daemons },
             // Others would never hear of it.
             None => LeaseReply::Refused,
@@ -98,14 +109,21 @@ pub(super) async fn look(pipeline: &Pipeline, key: &str) -> Result<LeaseReply> {
 
 /// Publishes whether this daemon holds the lease. Returns how many daemons receive it, this one included; `None` if the server
 /// refuses the message.
-async fn publish(pipeline: &Pipeline, settings: &LinkSettings, held: bool) -> Result<Option<u64>> {
+async fn publish(
+    pipeline: &Pipeline,
+    settings: &LinkSettings,
+    listeners: &Listeners,
+    held: bool,
+) -> Result<Option<u64>> {
     let (name, mut daemons) = (settings.names.daemons_channel(), None);
-    for payload in settings.channel.payloads(&Message::Lease { server: settings.server_id(), held }) {
+    let (server, last) = (settings.server_id(), listeners.0.load(Ordering::Relaxed));
+    for payload in settings.channel.payloads(&Message::Lease { server, held, daemons: last }) {
         let reply = pipeline.one(&["PUBLISH", &name, &payload]).await?;
         let receivers = reply.number().ok().and_then(|count| u64::try_from(count).ok());
         settings.channel.sent(receivers.is_some());
         daemons = receivers;
     }
+    listeners.0.store(daemons.unwrap_or(0), Ordering::Relaxed);
     Ok(daemons)
 }
 

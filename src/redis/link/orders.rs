@@ -1,6 +1,6 @@
 //! Carries out the driver's orders, many at a time.
 
-use crate::presence::{BatchId, Key, LeaseOrder, LeaseReply, Side};
+use crate::presence::{BatchId, DigestMessage, Key, LeaseOrder, LeaseReply, Side};
 use crate::redis::channel::Message;
 use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
@@ -52,6 +52,11 @@ impl Worker<'_> {
                 Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
                 Some(Order::Canary) => self.renew_canary(),
                 Some(Order::Announce(message)) => self.announce(&message),
+                Some(Order::AnnounceUsualTtl(ttl_ms)) => {
+                    let server = self.settings.server_id();
+                    self.announce(&Message::UsualTtl { server, ttl_ms });
+                }
+                Some(Order::AnnounceDigest(message)) => self.announce(&self.about_digest(message)),
                 Some(Order::Lease(order)) => self.lease(order),
                 Some(Order::Listen(on)) => drop(self.listens.send_replace(on)),
                 Some(Order::Restart(cause)) => {
@@ -103,10 +108,10 @@ impl Worker<'_> {
 
     fn lease(&mut self, order: LeaseOrder) {
         let (settings, pipeline, feed) = (self.settings.clone(), self.pipeline.clone(), self.feed.clone());
-        let key = self.lease.choose(self.settings);
+        let (key, listeners) = (self.lease.choose(self.settings), self.lease.listeners());
         self.tasks.spawn(async move {
             let reply = match key {
-                Some(key) => lease_key::carry_out(&pipeline, &settings, &key, order).await?,
+                Some(key) => lease_key::carry_out(&pipeline, &settings, (&key, &listeners), order).await?,
                 None => LeaseReply::Nobody,
             };
             // Nothing follows from a release.
@@ -126,6 +131,17 @@ impl Worker<'_> {
             }
             Ok(())
         });
+    }
+
+    fn about_digest(&self, message: DigestMessage) -> Message {
+        let server = self.settings.server_id();
+        match message {
+            DigestMessage::Mark(number) => Message::DigestMark { server, number },
+            DigestMessage::Digest(number, digest) => {
+                Message::Digest { server, number, buckets: digest.buckets().to_vec() }
+            }
+            DigestMessage::Differs { again } => Message::DigestDiffers { server, again },
+        }
     }
 
     /// The command that publishes a mark.

@@ -1,6 +1,6 @@
 //! From a message of the event stream to an input of the detector: a pure parser, and a chunk of its results.
 
-use crate::presence::{BatchId, End, Input, Side};
+use crate::presence::{BatchId, DigestMessage, End, Input, Side};
 use crate::redis::names::{FENCE_OPERATION, Names};
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
@@ -28,10 +28,14 @@ pub enum Kind {
     Written(u32),
     /// The holder of the lease says that the key has ended.
     Suspected,
+    /// The holder of the lease says that most keys have this TTL in milliseconds.
+    UsualTtl(u32),
+    /// The message about digests at this place of the chunk's list.
+    Digest(u32),
     /// From here on the stream has the events that report renewals.
     Leads,
-    /// Another daemon, whose name follows, holds the lease (true) or has given it up.
-    Lease(bool),
+    /// Another daemon, whose name follows, holds the lease (true) or has given it up. So many daemons follow the server.
+    Lease(bool, u32),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
     EndsIn(u32),
 }
@@ -189,8 +193,10 @@ pub enum Item<'a> {
     Mark(u64),
     /// From here on the stream has the events that report renewals.
     Leads,
-    /// The daemon of this name holds the lease (true) or has given it up.
-    Lease(&'a str, bool),
+    /// The daemon of this name holds the lease (true) or has given it up. So many daemons follow the server.
+    Lease(&'a str, bool, u32),
+    /// A daemon sends this about the digest of the server's keys.
+    Digest(&'a DigestMessage),
 }
 
 /// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
@@ -199,6 +205,7 @@ pub enum Item<'a> {
 pub struct Events {
     bytes: Vec<u8>,
     list: Vec<(Kind, u32)>,
+    digests: Vec<DigestMessage>,
 }
 
 impl Events {
@@ -206,6 +213,12 @@ impl Events {
     pub fn push(&mut self, kind: Kind, name: &[u8]) {
         self.bytes.extend_from_slice(name);
         self.list.push((kind, self.bytes.len() as u32));
+    }
+
+    /// Appends a message about digests.
+    pub fn push_digest(&mut self, message: DigestMessage) {
+        self.push(Kind::Digest(self.digests.len() as u32), b"");
+        self.digests.push(message);
     }
 
     /// The number of pieces.
@@ -235,8 +248,13 @@ impl Events {
                 Kind::Mark(mark) => return Item::Mark(mark),
                 Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
                 Kind::Suspected => Input::Suspected(name),
+                Kind::UsualTtl(ttl_ms) => Input::UsualTtl(ttl_ms),
+                Kind::Digest(place) => return Item::Digest(&self.digests[place as usize]),
                 Kind::Leads => return Item::Leads,
-                Kind::Lease(held) => return Item::Lease(std::str::from_utf8(name).unwrap_or_default(), held),
+                Kind::Lease(held, daemons) => {
+                    let from = std::str::from_utf8(name).unwrap_or_default();
+                    return Item::Lease(from, held, daemons);
+                }
                 Kind::EndsIn(left_ms) => Input::EndsIn(name, left_ms),
             })
         })

@@ -1,6 +1,6 @@
 //! From the event stream to the driver: messages are parsed and passed on in chunks.
 
-use crate::presence::{Cause, Renewals};
+use crate::presence::{Cause, Digest, DigestMessage, Renewals};
 use crate::redis::channel::{Channel, Message};
 use crate::redis::link::canary_key::CanaryProof;
 use crate::redis::link::events::{EventStream, SUBSCRIBED};
@@ -160,8 +160,24 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         }
         Message::Gone { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
-        Message::Lease { server: of, .. } if of != server => {}
-        Message::Lease { held, .. } => chunk.push(Kind::Lease(held), received.from.as_bytes()),
+        Message::Lease { server: of, .. }
+        | Message::UsualTtl { server: of, .. }
+        | Message::DigestMark { server: of, .. }
+        | Message::Digest { server: of, .. }
+        | Message::DigestDiffers { server: of, .. }
+            if of != server => {}
+        Message::Lease { held, daemons, .. } => {
+            let daemons = u32::try_from(daemons).unwrap_or(u32::MAX);
+            chunk.push(Kind::Lease(held, daemons), received.from.as_bytes());
+        }
+        Message::UsualTtl { ttl_ms, .. } => chunk.push(Kind::UsualTtl(ttl_ms), b""),
+        Message::DigestMark { number, .. } => chunk.push_digest(DigestMessage::Mark(number)),
+        Message::Digest { number, buckets, .. } => {
+            let digest = Digest::from_buckets(buckets);
+            let message = digest.map(|digest| DigestMessage::Digest(number, digest));
+            message.into_iter().for_each(|message| chunk.push_digest(message));
+        }
+        Message::DigestDiffers { again, .. } => chunk.push_digest(DigestMessage::Differs { again }),
         other => channel.pass_on(other),
     }
 }

@@ -335,6 +335,16 @@ impl Slot {
         self.flags.has(Flags::GONE)
     }
 
+    /// Whether it is live, and not for a grant alone.
+    pub(super) fn is_held_by_redis(&self) -> bool {
+        self.is_live() && !self.is_gone()
+    }
+
+    /// Redis has it, whatever was believed under a grant.
+    pub(super) fn put_held(&mut self) {
+        self.flags.put(Flags::GONE, false);
+    }
+
     /// Whether a grant may hide a renewal without an event: then the detector asks at the key's own deadline too.
     fn hides_renewals(&self) -> bool {
         self.flags.has(Flags::GRANTED) && !self.flags.has(Flags::BY_SET) && !self.flags.has(Flags::GONE)

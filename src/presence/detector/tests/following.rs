@@ -1,6 +1,7 @@
 //! A detector that follows the holder of a lease, and one that takes over.
 
-use super::script::check;
+use super::script::{check, outputs};
+use super::*;
 
 #[test]
 fn follower_asks_for_nothing_that_the_holder_asks_for() {
@@ -91,5 +92,53 @@ fn evicted_key_may_have_been_renewed_since_the_lease_was_given_up() {
         "0 up r holds; 1 page; 10 set alice; 10 answered alice=30; 20 set alice; 20 answered alice=30; 30 set alice; \
          31 follows; 55 evicted alice; 61 due; 62 created alice",
         "1 reconciled; 10 +alice Heartbeat seen 10; 10 ask alice; 20 ask alice",
+    );
+}
+
+#[test]
+fn key_without_announced_ttl_has_the_usual_one() {
+    check(
+        "0 up r follows; 1 page; 10 created alice; 12 usual 900; 14 created bob; 15 usual 99; 1000 expired alice; 1000 expired bob",
+        "1 reconciled; 10 +alice Heartbeat seen 10; 14 +bob Heartbeat seen 14; 1000 -alice Expired at 1000 seen 970; \
+         1000 -bob Expired at 1000 seen 100",
+    );
+}
+
+#[test]
+fn holder_announces_the_usual_ttl_instead_of_each() {
+    let user = |i: u32| format!("{t} set u{i}; {t} answered u{i}=60; ", t = 10 + i);
+    let script: String = (0..70).map(user).collect();
+    let settings = Settings { first_ttl_ms: 30, trusted_uptime_ms: u64::MAX, ..Settings::default() };
+    let mut said = outputs(settings, &format!("0 up r holds; 1 page; {script}"));
+    said.retain(|line| line.contains("learnt") || line.contains("usual"));
+    assert_eq!(said.len(), 64, "{said:?}");
+    assert_eq!(said[63], "73 usual 60");
+}
+
+#[test]
+fn pass_of_a_follower_asks_about_differences_only() {
+    let follows = "0 up r follows; 1 page a b; 2 answered a=30 b=30; 3 created c; 10 gap; 11 next; 11 next";
+    let said =
+        "1 ask a b; 2 +a Reconciled seen 2; 2 +b Reconciled seen 2; 2 reconciled; 3 +c Heartbeat seen 3";
+    // One question closes the pass where nothing differs.
+    check(&format!("{follows}; 12 page a b c; 13 answered c=9"), &format!("{said}; 12 ask c; 13 reconciled"));
+    check(
+        &format!("{follows}; 12 page a c d; 13 answered d=9 b=-"),
+        &format!(
+            "{said}; 12 ask d b; 13 +d Reconciled seen 13; 13 -b Reconciled at 13 seen 1; 13 reconciled"
+        ),
+    );
+    // A page may be older than an end.
+    check(
+        &format!("{follows}; 11 expired b; 12 page a b c; 13 answered b=-"),
+        &format!("{said}; 11 -b Expired at 11 seen 1; 12 ask b; 13 reconciled"),
+    );
+}
+
+#[test]
+fn follower_notices_a_granted_key_that_is_back() {
+    check(
+        "0 up r follows; 1 page; 10 created a; 12 replaced; 13 page a; 14 answered a=30; 20 expired a; 43 due; 44 answered a=-",
+        "1 reconciled; 10 +a Heartbeat seen 10; 13 ask a; 14 reconciled; 20 -a Expired at 20 seen 13",
     );
 }

@@ -38,6 +38,7 @@ enum Op {
     Leads(bool),
     Follows,
     Suspected(Vec<u8>),
+    UsualTtl(u32),
     Refused,
 }
 
@@ -125,6 +126,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::Leads),
         1 => Just(Op::Follows),
         1 => name().prop_map(Op::Suspected),
+        1 => any::<u32>().prop_map(Op::UsualTtl),
         1 => Just(Op::Refused),
     ]
 }
@@ -172,6 +174,7 @@ impl Run {
                 Output::Scan(number, _) => self.scan = number,
                 Output::Moved(_) | Output::Reconciled | Output::Swept => {}
                 Output::Restart | Output::Prove | Output::Learnt(..) | Output::Unannounced(_) => {}
+                Output::UsualTtl(_) => {}
             }
         }
         self.audit();
@@ -202,6 +205,7 @@ impl Run {
             Op::Leads(polled) => self.feed(Input::Leads { polled }),
             Op::Follows => self.feed(Input::Follows),
             Op::Suspected(name) => self.feed(Input::Suspected(&name)),
+            Op::UsualTtl(ttl) => self.feed(Input::UsualTtl(ttl)),
             Op::Gap => self.feed(Input::Gap),
             Op::Down => self.feed(Input::Down),
             Op::Page(pass, names, next) => self.feed(Input::Page(pass, names, next)),
@@ -233,15 +237,20 @@ impl Run {
     fn audit(&self) {
         let detector = &self.detector;
         let (mut live, mut immortal, mut open) = (0, 0, 0);
+        let mut digest = Digest::default();
         for at in 0..detector.table.end() {
             let Some(slot) = detector.table.get(at) else { continue };
             self.audit_slot(at, slot);
             assert_eq!(self.said.get(slot.key()).copied().unwrap_or(false), slot.is_live());
             live += u64::from(slot.is_live());
+            if slot.is_live() && !slot.is_gone() {
+                digest.note(slot.key().as_bytes(), true);
+            }
             immortal += u64::from(slot.is_immortal());
             open += usize::from(slot.in_pass());
             assert_eq!(detector.origins.of(at).is_some(), slot.is_adopted(), "{:?}: where from", slot.key());
         }
+        assert_eq!(*detector.digest(), digest);
         assert_eq!((detector.counts.keys, detector.counts.immortal), (live, immortal));
         assert_eq!(self.said.values().filter(|live| **live).count() as u64, live);
         assert_eq!(detector.table.places(), detector.table.len());

@@ -185,7 +185,8 @@ impl Cluster {
                     self.servers[server].reply(now, Reply::Page(number, page));
                 }
                 Output::Moved(moved) => self.hand_over(server, &moved),
-                Output::Reconciled | Output::Swept | Output::Learnt(..) | Output::Unannounced(_) => {}
+                Output::Reconciled | Output::Swept | Output::Learnt(..) => {}
+                Output::Unannounced(_) | Output::UsualTtl(_) => {}
                 Output::Prove => self.feed(server, Input::Proven(self.time().plus(1))),
                 Output::Restart => panic!("no fence was so late"),
             }

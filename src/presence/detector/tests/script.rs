@@ -4,7 +4,7 @@ use super::*;
 
 /// Runs a script and compares all outputs. Steps are separated by `;` and start with the time in milliseconds.
 ///
-/// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
+/// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `usual TTL`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
 /// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
@@ -20,6 +20,12 @@ pub(super) fn check(script: &str, expected: &str) {
 }
 
 pub(super) fn check_with(settings: Settings, script: &str, expected: &str) {
+    let expected: Vec<_> = expected.split(';').map(str::trim).filter(|s| !s.is_empty()).collect();
+    assert_eq!(outputs(settings, script), expected, "\nscript: {script}");
+}
+
+/// All outputs of a script.
+pub(super) fn outputs(settings: Settings, script: &str) -> Vec<String> {
     let mut run = Run {
         detector: Detector::new(settings),
         asked: Default::default(),
@@ -33,8 +39,7 @@ pub(super) fn check_with(settings: Settings, script: &str, expected: &str) {
         let now = Time::from_ms(words.next().unwrap().parse().unwrap());
         run.step(now, words.next().unwrap(), &words.collect::<Vec<_>>());
     }
-    let expected: Vec<_> = expected.split(';').map(str::trim).filter(|s| !s.is_empty()).collect();
-    assert_eq!(run.said, expected, "\nscript: {script}");
+    run.said
 }
 
 pub(super) const UP: Input = Input::Up {
@@ -95,6 +100,7 @@ impl Run {
             }
             "leads" => self.feed(now, Input::Leads { polled: words == ["unheard"] }),
             "follows" => self.feed(now, Input::Follows),
+            "usual" => self.feed(now, Input::UsualTtl(words[0].parse().unwrap())),
             "suspected" => self.feed(now, Input::Suspected(word())),
             "gap" => self.feed(now, Input::Gap),
             "replaced" => self.feed(now, Input::Replaced),
@@ -176,6 +182,7 @@ impl Run {
                     continue;
                 }
                 Output::Prove => format!("{ms} prove"),
+                Output::UsualTtl(ttl_ms) => format!("{ms} usual {ttl_ms}"),
                 Output::Learnt(key, ttl_ms) => format!("{ms} learnt {key:?} {ttl_ms}"),
                 Output::Unannounced(key) => format!("{ms} unannounced {key:?}"),
             });

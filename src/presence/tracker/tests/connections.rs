@@ -235,3 +235,15 @@ fn outage_counts_from_before_a_comparison() {
         "1 ask S u1; 1600 ask S u1",
     );
 }
+
+/// 40 daemons that follow send about eight canaries a second together; without the holder's beat each sends its own at once.
+#[test]
+fn many_daemons_send_fewer_canaries_each() {
+    check(
+        "canary",
+        "0 fleet S; 1 up S r follows; 2 page S; 3 beat S b 40; 4 due; 5 canary S; 900 beat S b 40; 1004 due; 1800 beat S b 40; \
+         2700 beat S b 40; 2800 due; 3700 beat S b 40; 4600 beat S b 40; 5004 due; 5005 canary S; 5500 beat S b 40; 6900 due; \
+         7001 due; 7002 canary S; 7100 beat S b 2; 8001 due",
+        "4 canary S; 5004 canary S; 7001 canary S; 8001 canary S",
+    );
+}

@@ -1,6 +1,7 @@
 //! The rules about all servers, one script each, and as properties of random histories.
 
 mod connections;
+mod digests;
 mod keys;
 mod properties;
 mod script;

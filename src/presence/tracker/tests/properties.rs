@@ -159,6 +159,9 @@ impl Fleets {
             Action::Servers
             | Action::Announce(..)
             | Action::AnnounceEnds(..)
+            | Action::AnnounceUsualTtl(..)
+            | Action::AnnounceDigest(..)
+            | Action::Digested(_)
             | Action::Lease(..)
             | Action::Listen(..) => {}
             Action::Status(status) => {

@@ -1,7 +1,7 @@
 //! Runs a script against a tracker and compares what comes out.
 
 use crate::presence::tracker::*;
-use crate::presence::{Answer, BatchId, End, Key, Renewals, Side};
+use crate::presence::{Answer, BatchId, Digest, End, Key, Renewals, Side};
 use std::collections::HashMap;
 
 /// How many slots the scripts' cluster has; a key's last digit is its slot.
@@ -48,7 +48,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself wrote the key. Of a server: `up A [RUN] [flushed]
 /// [silent] [unheard] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
-/// batch, with both fences; `leads A`, `beat A FROM`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
+/// batch, with both fences; `marked A N`, `digest A N KEY…` (of these keys), `differs A [again]`: about digests; `leads A`, `beat A FROM [DAEMONS]`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
     let mut run = Run::new();
     for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
@@ -145,8 +145,19 @@ impl Run {
             }
             "leads" => self.event(now, link, Event::Leads),
             "beat" | "released" => {
-                self.event(now, link, Event::Beat { from: words[1], released: verb == "released" });
+                let daemons = words.get(2).map_or(2, |word| word.parse().unwrap());
+                self.event(now, link, Event::Beat { from: words[1], released: verb == "released", daemons });
             }
+            "marked" => self.digest(now, link, &DigestMessage::Mark(words[1].parse().unwrap())),
+            "differs" => {
+                self.digest(now, link, &DigestMessage::Differs { again: words.contains(&"again") });
+            }
+            "digest" => {
+                let mut digest = Digest::default();
+                words[2..].iter().for_each(|word| digest.note(word.as_bytes(), true));
+                self.digest(now, link, &DigestMessage::Digest(words[1].parse().unwrap(), digest));
+            }
+            "usual" => self.event(now, link, Event::Key(Input::UsualTtl(words[1].parse().unwrap()))),
             "mine" => self.lease(now, link, LeaseReply::Mine { daemons: 2 }),
             "other" => self.lease(now, link, LeaseReply::Other(words[1].into())),
             "suspected" => self.event(now, link, Event::Key(Input::Suspected(word(1)))),
@@ -190,6 +201,10 @@ impl Run {
         self.event(now, link, Event::Key(Input::Fence(batch, Side::Close)));
     }
 
+    fn digest(&mut self, now: Time, link: LinkId, message: &DigestMessage) {
+        self.event(now, link, Event::Digest(message));
+    }
+
     fn event(&mut self, now: Time, link: LinkId, event: Event) {
         self.tracker.events(now, link, std::iter::once(event));
         self.drain(now);
@@ -227,6 +242,12 @@ impl Run {
             Action::Canary(link) => format!("canary {}", name(link)),
             Action::Announce(link, keys) => format!("announce {} {keys:?}", name(link)),
             Action::AnnounceEnds(link, keys) => format!("ends {} {keys:?}", name(link)),
+            Action::AnnounceUsualTtl(link, ttl_ms) => format!("usual {} {ttl_ms}", name(link)),
+            Action::AnnounceDigest(link, DigestMessage::Digest(number, _)) => {
+                format!("digest {} {number}", name(link))
+            }
+            Action::AnnounceDigest(link, message) => format!("digest {} {message:?}", name(link)),
+            Action::Digested(result) => format!("digested {}", result.label()),
             Action::Lease(link, order) => format!("lease {} {order:?}", name(link)),
             Action::Listen(link, on) => format!("listen {} {on}", name(link)),
             Action::Open { link, primary } => {
