@@ -17,6 +17,7 @@ use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
 use crate::web::audit::{self, AuditLog};
+use crate::web::bell::Bell;
 use crate::web::limits::activity::Times;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connections::Doors;
@@ -237,9 +238,16 @@ impl Daemon {
         let wanted = supervisor::wanted_pulse().is_some();
         let reporter = supervisor::report(pulse, app.hub.health(), wanted, supervisor::tell);
         let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
+        let rung = app.clone();
+        let ringer = async move { rung.bell.ring(&rung.hub, &rung.gate, &rung.shutdown).await };
+        let mut ringer = AbortOnDropHandle::new(tokio::spawn(ringer));
         let mut beater = AbortOnDropHandle::new(tokio::spawn(app.sessions.clone().run()));
-        let parts: [supervisor::Part<'_>; 3] =
-            [("the driver", &mut driver), ("the listener", &mut serve), ("the beater", &mut beater)];
+        let parts: [supervisor::Part<'_>; 4] = [
+            ("the driver", &mut driver),
+            ("the listener", &mut serve),
+            ("the beater", &mut beater),
+            ("the bell", &mut ringer),
+        ];
         let signalled = async {
             if signals().await == StopSignal::Terminate && !drain.is_zero() {
                 leaving.cancel();
@@ -315,6 +323,7 @@ fn share(
         metrics,
         limits,
         shutdown: Arc::new(Shutdown::new()),
+        bell: Bell::default(),
         sockets: TaskTracker::new(),
         numbered: AtomicU64::new(0),
         started: Instant::now(),

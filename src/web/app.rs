@@ -8,6 +8,7 @@ use crate::presence::{Key, KeyPattern};
 use crate::redis::writer::Store;
 use crate::web::access::auth::{Gate, Pass};
 use crate::web::audit::AuditLog;
+use crate::web::bell::Bell;
 use crate::web::limits::bodies::Bodies;
 use crate::web::limits::connected::Connected;
 use crate::web::limits::connections::Doors;
@@ -57,6 +58,8 @@ pub struct App {
     pub limits: Limits,
     /// When sockets and streams close.
     pub shutdown: Arc<Shutdown>,
+    /// Rings for all sockets and streams.
+    pub bell: Bell,
     /// The sockets' tasks.
     pub sockets: TaskTracker,
     /// The sessions that sockets keep online.

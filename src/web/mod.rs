@@ -21,6 +21,7 @@ mod answers;
 mod api;
 pub mod app;
 pub mod audit;
+pub mod bell;
 mod console;
 mod describe;
 mod failure;

@@ -1,7 +1,7 @@
 //! The end of the daemon: at once, or announced by a drain, during which requests are still served while sockets and event
 //! streams close one after the other.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ const SPREAD: f64 = 0.618_034;
 /// The news of the end for clients and ports.
 pub struct Shutdown {
     stop: CancellationToken,
-    /// Cancelled when a drain begins. One token for all, since each idle socket waits for it.
+    /// Cancelled when a drain begins, or the stop.
     drain: CancellationToken,
     /// When the drain began, and when it ends.
     period: OnceLock<(Instant, Instant)>,
@@ -38,6 +38,11 @@ impl Shutdown {
         self.drain.is_cancelled()
     }
 
+    /// Waits until a drain begins, or the stop.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
     /// The daemon stops: every client ends now.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -55,15 +60,13 @@ impl Shutdown {
 
     /// Waits until the client of this number, who came at `joined`, has to end. A client that came during the drain is served
     /// for at least half of the rest.
-    pub async fn turn(&self, number: u64, joined: Instant) {
+    pub async fn turn(self: Arc<Self>, number: u64, joined: Instant) {
         self.drain.cancelled().await;
         let Some(&(began, end)) = self.period.get() else { return };
         let share = share(number);
         let (from, share) = if joined > began { (joined, (1.0 + share) / 2.0) } else { (began, share) };
         let at = from + end.saturating_duration_since(from).mul_f64(share);
-        // In a box of its own: a socket waits for it during a drain only.
-        let stopped = Box::pin(timeout_at(at, self.stop.cancelled()));
-        stopped.await.ok();
+        timeout_at(at, self.stop.cancelled()).await.ok();
     }
 }
 

@@ -23,7 +23,7 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tracing::info;
@@ -32,6 +32,9 @@ use tracing::info;
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
 /// Why a revoked token is not accepted.
 pub const REVOKED: &str = "it was revoked";
+
+/// The pass of everybody, where the daemon requires no tokens: an idle socket holds no memory of its own for it.
+static ANYONE: LazyLock<Pass> = LazyLock::new(|| Pass::new(Holder::Anyone));
 
 /// The rights of a request or a socket.
 #[derive(Debug, Clone)]
@@ -330,7 +333,7 @@ impl Gate {
     /// The rights of this request. Errors: `unauthorized` without a token, `invalid_token` with a wrong one.
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Pass, Error> {
         if !self.requires_tokens() {
-            return Ok(Pass::new(Holder::Anyone));
+            return Ok(ANYONE.clone());
         }
         match presented(method, uri, headers)? {
             Some(token) => self.check(&token),

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The rare events that every client waits for. A client waits for them in one future that outlives a
-/// delivery. To leave each list of waiters and to join it again would cost every delivery four locks that all
-/// clients share.
+/// The rare events that every client waits for, all with one bell. A client waits for it in one future that outlives a
+/// delivery. To leave the list of waiters and to join it again would cost every delivery a lock that all clients share.
 pub(super) struct Bells {
+    bell: watch::Receiver<()>,
     health: watch::Receiver<Health>,
     opened: watch::Receiver<bool>,
     keys: watch::Receiver<u64>,
@@ -21,7 +21,7 @@ pub(super) struct Bells {
     joined: Instant,
 }
 
-/// The bell that rang.
+/// The event that came.
 pub(super) enum Rang {
     Health,
     Opened,
@@ -32,18 +32,57 @@ pub(super) enum Rang {
 impl Bells {
     /// A change from now on rings. `number` is that of the client.
     pub(super) fn new(app: &App, number: u64) -> Bells {
-        let (health, opened) = (app.hub.health(), app.hub.opened());
-        let (keys, shutdown) = (app.gate.changed(), app.shutdown.clone());
-        Bells { health, opened, keys, shutdown, number, joined: Instant::now() }
+        Bells {
+            bell: app.bell.listen(),
+            health: app.hub.health(),
+            opened: app.hub.opened(),
+            keys: app.gate.changed(),
+            shutdown: app.shutdown.clone(),
+            number,
+            joined: Instant::now(),
+        }
     }
 
     pub(super) async fn next(mut self) -> (Bells, Rang) {
-        let rang = tokio::select! {
-            Ok(()) = self.health.changed() => Rang::Health,
-            Ok(()) = self.opened.changed() => Rang::Opened,
-            Ok(()) = self.keys.changed() => Rang::Keys,
-            () = self.shutdown.turn(self.number, self.joined) => Rang::Stop,
-        };
-        (self, rang)
+        loop {
+            if let Some(rang) = self.rang() {
+                return (self, rang);
+            }
+            if !self.shutdown.is_draining() {
+                self.wait().await;
+                continue;
+            }
+            // In a box of its own: a client waits for its turn during a drain only.
+            let turn = Box::pin(self.shutdown.clone().turn(self.number, self.joined));
+            tokio::select! {
+                () = turn => return (self, Rang::Stop),
+                () = self.wait() => {}
+            }
+        }
     }
+
+    async fn wait(&mut self) {
+        if self.bell.changed().await.is_err() {
+            // Nobody rings any longer, so the daemon has ended.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn rang(&mut self) -> Option<Rang> {
+        if is_changed(&mut self.health) {
+            Some(Rang::Health)
+        } else if is_changed(&mut self.opened) {
+            Some(Rang::Opened)
+        } else {
+            is_changed(&mut self.keys).then_some(Rang::Keys)
+        }
+    }
+}
+
+fn is_changed<T>(receiver: &mut watch::Receiver<T>) -> bool {
+    let changed = receiver.has_changed().unwrap_or(false);
+    if changed {
+        receiver.mark_unchanged();
+    }
+    changed
 }
