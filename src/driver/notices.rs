@@ -1,7 +1,7 @@
 //! The feed of a link, in the words of the tracker.
 
 use crate::presence::{Elsewhere, Event, LinkNotice};
-use crate::redis::link::parser::Item;
+use crate::redis::link::parser::{Beat, Item};
 use crate::redis::link::{CanaryReply, Feed};
 
 /// The notice for a piece of the feed; `None` for events. `mark` is the hub's last mark.
@@ -38,6 +38,9 @@ pub(super) fn event(item: Item<'_>) -> Event<'_> {
         Item::Canary => Event::Canary,
         Item::Mark(mark) => Event::Mark(mark),
         Item::Leads => Event::Leads,
-        Item::Lease(from, held) => Event::Beat { from, released: !held },
+        Item::Lease(from, Beat { held, stands_in }) => Event::Beat { from, released: !held, stands_in },
+        Item::Sought(from, number, user) => Event::Sought { from, number, user },
+        Item::Named(number, key) => Event::Named(number, key),
+        Item::NamedAll(number, user) => Event::NamedAll(number, user),
     }
 }

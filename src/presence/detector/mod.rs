@@ -13,7 +13,9 @@
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `following`: what is left to do where another daemon asks at deadlines.
 //! - `handover`: keys that move between the servers of a cluster.
+//! - `chosen`: where only the keys of some users are kept.
 
+mod chosen;
 mod deadlines;
 mod early;
 mod fickle;
@@ -195,6 +197,7 @@ impl Detector {
             }
             Input::Down => self.fall(),
             Input::Follows => self.follow(now),
+            Input::Unheard => self.stop_hearing(now),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired { lossy } => self.retire(now, lossy),
@@ -212,6 +215,7 @@ impl Detector {
             Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Claimed(name) => self.claimed(now, name),
             Input::Suspected(name) => self.suspected(name),
+            Input::Named(name) => self.named(now, name),
             Input::Leads { polled } => self.lead(now, polled),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);

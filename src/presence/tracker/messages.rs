@@ -2,8 +2,9 @@
 
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
+use super::seeking::Request;
 use super::topology::{Elsewhere, Fleet};
-use crate::presence::{Answer, BatchId, Change, Input, Key, Renewals, ServerId};
+use crate::presence::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId};
 
 /// Identifies a link among all that there ever were in this run, and the server that it belongs to.
 pub type LinkId = ServerId;
@@ -19,6 +20,10 @@ pub enum Notice {
     Link(LinkId, LinkNotice),
     /// This daemon has written these keys with these TTLs in milliseconds.
     Written(WrittenKeys),
+    /// Clients watch these users from now on. Only for a tracker that keeps chosen users.
+    Choose(Vec<Name>),
+    /// No client watches these users any longer.
+    Dismiss(Vec<Name>),
     /// The daemon drains: other daemons are to do its work.
     Draining,
     /// Time has passed. Due at [`super::Tracker::next_due`], and at least once a second.
@@ -89,7 +94,22 @@ pub enum Event<'a> {
         from: &'a str,
         /// It has given the lease up.
         released: bool,
+        /// It keeps only some users elsewhere, and gives the lease to a daemon that keeps all.
+        stands_in: bool,
     },
+    /// Another daemon asks for the names of a user's keys at this server.
+    Sought {
+        /// The daemon.
+        from: &'a str,
+        /// The number that the answer is to repeat.
+        number: u64,
+        /// The user.
+        user: &'a str,
+    },
+    /// The answer to this daemon's request of this number names a key, `alice#phone`.
+    Named(u64, &'a str),
+    /// The answer to this daemon's request of this number has named all keys of this user.
+    NamedAll(u64, &'a str),
 }
 
 /// Something that the driver must do or make known.
@@ -108,6 +128,14 @@ pub enum Action {
     Announce(LinkId, WrittenKeys),
     /// Announce to the other daemons that these keys have ended, and that no event reported it.
     AnnounceEnds(LinkId, Vec<Key>),
+    /// Forget these live keys, without a transition: nobody watches their users any longer.
+    Dropped(Vec<Key>),
+    /// The keys of these users are found: their state is known.
+    Known(Vec<Name>),
+    /// Ask the holder of the server's lease for the names of these users' keys, in a request of this number.
+    Seek(LinkId, u64, Vec<Name>),
+    /// Answer another daemon's request with [`super::Tracker::keys_at`] of each user.
+    Answer(LinkId, Request),
     /// Do this with the key of the server's lease.
     Lease(LinkId, LeaseOrder),
     /// Subscribe to the events that report renewals, and report where they begin ([`Event::Leads`]); or unsubscribe.

@@ -14,6 +14,7 @@
 //! - The status is up only while each server is connected, compared with Redis, and its canary has come back.
 
 mod canary;
+mod chosen;
 mod gap;
 mod held;
 mod lease;
@@ -22,6 +23,7 @@ mod ownerless;
 mod owners;
 mod polling;
 mod roles;
+mod seeking;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -29,13 +31,15 @@ mod topology;
 mod whole_user;
 
 pub use gap::Cause;
-pub use lease::{LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
+pub use lease::{Candidacy, LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
 pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
+pub use seeking::Request;
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
 use super::{Counts, Input, Key, Output, Renewals, Role, Settings, Time};
 use canary::{CURRENT_MS, Canary};
+use chosen::Chosen;
 use held::Held;
 use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
@@ -55,8 +59,12 @@ pub struct FleetSettings {
     pub detector: Settings,
     /// A canary that takes longer, in milliseconds, means a dead stream.
     pub canary_limit_ms: u64,
-    /// The daemon may hold a server's lease.
-    pub lease: bool,
+    /// The daemon's part among those that want a server's lease.
+    pub lease: Candidacy,
+    /// It keeps only users that are chosen ([`Notice::Choose`]), except where it holds the lease.
+    pub chooses: bool,
+    /// Requests to other daemons have higher numbers: a number at random, so that an answer is recognized.
+    pub requests: u64,
     /// The slot of a key, as the cluster computes it.
     pub slot: Box<dyn Fn(&Key) -> u16 + Send>,
 }
@@ -75,6 +83,10 @@ pub struct Tracker {
     retire_at: Option<Time>,
     /// Totals of servers that were forgotten.
     forgotten: Counts,
+    /// The users that it keeps; `None` if it keeps all.
+    chosen: Option<Chosen>,
+    /// The number of the last request to other daemons.
+    requests: u64,
     /// The daemon drains.
     draining: bool,
     /// When something was last handed in.
@@ -104,6 +116,8 @@ impl Tracker {
     /// A tracker that knows no server yet.
     pub fn new(settings: FleetSettings) -> Tracker {
         Tracker {
+            chosen: settings.chooses.then(Chosen::default),
+            requests: settings.requests,
             settings,
             servers: Vec::new(),
             links: 0,
@@ -141,6 +155,8 @@ impl Tracker {
             }
             Notice::Due => self.due(now),
             Notice::Written(keys) => self.written(now, &keys),
+            Notice::Choose(users) => self.choose(users),
+            Notice::Dismiss(users) => self.dismiss(now, users),
             Notice::Link(link, notice) => {
                 // A link that was ended for good may have sent something before.
                 let known = |server: &Server| server.link == link && !server.has_left();
@@ -158,7 +174,11 @@ impl Tracker {
             return;
         };
         let clustered = self.fleet.clustered();
+        let mut requests = Vec::new();
         for event in events {
+            if !self.keeps_event(at, &event) {
+                continue;
+            }
             let event = if clustered { self.doubt(at, event) } else { event };
             let server = &mut self.servers[at];
             match event {
@@ -173,14 +193,19 @@ impl Tracker {
                 Event::Leads => {
                     let polled = server.renewals == Renewals::New;
                     server.detector.handle(now, Input::Leads { polled });
+                    self.keep_whole(now, at);
                 }
-                Event::Beat { from, released: false } => {
-                    let turn = server.lease.beat(now, from);
+                Event::Beat { from, released: false, stands_in } => {
+                    let turn = server.lease.beat(now, from, stands_in);
                     self.take_lease_turn(now, at, None, turn);
                 }
-                Event::Beat { from, released: true } => server.lease.released(now, from),
+                Event::Beat { from, released: true, .. } => server.lease.released(now, from),
+                Event::Sought { .. } => Tracker::take_request(&mut requests, &event),
+                Event::Named(number, name) => self.named(now, at, number, name),
+                Event::NamedAll(number, user) => self.named_all(at, number, user),
             }
         }
+        self.answer_requests(now, at, requests);
         self.servers[at].stirred = true;
     }
 
@@ -204,7 +229,7 @@ impl Tracker {
 
     /// When to hand in [`Notice::Due`] at the latest.
     pub fn next_due(&self) -> Option<Time> {
-        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).chain(self.hold_due()).min()
+        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).chain(self.hold_due()).chain(self.leave_due()).min()
     }
 
     /// Has each server been compared with Redis since its last gap, and is everything reported?
@@ -274,17 +299,27 @@ impl Tracker {
                 self.servers_changed = true;
                 self.disturbed = now;
                 let polled = silent || renewals == Renewals::New || role == Role::Follows;
+                // It asks for the keys of chosen users itself.
+                let role = if self.chosen.is_some() && role == Role::Follows { Role::Alone } else { role };
+                if role != Role::Holds {
+                    self.keep_chosen(now, at);
+                }
                 self.feed(now, at, Input::Up { run: &run, outage, well, polled, role, uptime_ms });
             }
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}
             LinkNotice::Answers(batch, mut answers, elsewhere) => {
+                if !elsewhere.is_empty() {
+                    self.servers[at].seeking.start_over();
+                }
                 self.redirect(at, &mut answers, elsewhere);
                 self.feed(now, at, Input::Answers(batch, answers));
             }
             LinkNotice::Page { number, names, next, likely } => {
-                self.servers[at].detector.expect(likely);
-                self.feed(now, at, Input::Page(number, names, next));
+                if self.chosen.is_none() {
+                    self.servers[at].detector.expect(likely);
+                }
+                self.page(now, at, number, names, next);
             }
             LinkNotice::Intact { refused } => {
                 if refused {
@@ -398,6 +433,7 @@ impl Tracker {
     }
 
     fn due(&mut self, now: Time) {
+        self.leave_again(now);
         self.retire_again(now);
         self.end_long_holds(now);
         self.hurry(now);
@@ -449,13 +485,16 @@ impl Tracker {
         match output {
             Output::Changed(change) => self.report(now, at, change),
             Output::Ask(batch, keys) => self.out.push_back(Action::Ask(link, batch, keys)),
-            Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
+            Output::Scan(number, cursor) => self.scan(now, at, number, cursor),
             Output::Prove => self.prove(now, at),
             Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
             Output::Unannounced(key) => server.news.ends.push(key),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
-            Output::Swept => server.polling.ended(now),
+            Output::Swept => {
+                server.polling.ended(now);
+                self.scanned(at);
+            }
             Output::Moved(moved) => self.hand_over(now, at, &moved),
         }
     }
@@ -472,6 +511,7 @@ impl Tracker {
         let counts = server.detector.counts();
         server.compared += 1;
         server.polling.ended(now);
+        self.scanned(at);
         self.may_release = true;
         self.release(now);
         let server = &mut self.servers[at];
@@ -495,11 +535,13 @@ impl Tracker {
 
     /// Once all detectors are drained: what follows from their state.
     fn conclude(&mut self, now: Time) {
+        self.seek(now);
         self.forget_the_empty();
         self.spread_news();
         let claimed = self.servers.iter().filter_map(|server| server.detector.oldest_claim()).min();
         self.may_release |= claimed != std::mem::replace(&mut self.claimed, claimed);
         self.release(now);
+        self.report_known();
         if std::mem::take(&mut self.marks_changed) && !self.holds() {
             self.pass_marks();
         }

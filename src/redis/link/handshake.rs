@@ -171,11 +171,13 @@ impl Place<'_> {
         let Some(key) = self.memory.lease.choose(settings) else { return Ok(None) };
         let found = match settings.lease {
             LeaseMode::Stands => lease_key::carry_out(pipeline, settings, &key, LeaseOrder::Take).await?,
-            LeaseMode::Follows | LeaseMode::Alone => lease_key::look(pipeline, &key).await?,
+            LeaseMode::StandsIn | LeaseMode::Follows | LeaseMode::Alone => {
+                lease_key::look(pipeline, &key).await?
+            }
         };
         match found {
             LeaseReply::Refused => return Ok(None),
-            _ if settings.lease == LeaseMode::Follows => {
+            _ if settings.lease != LeaseMode::Stands => {
                 heard.stream.unsubscribe(&settings.names.renewal_channels(heard.renewals)).await?;
             }
             _ => {}

@@ -4,6 +4,7 @@
 //! daemon by mistake only prolongs that daemon's lease, and the others notice a silent holder by its beats: so no command
 //! needs to be atomic.
 
+use crate::config::LeaseMode;
 use crate::presence::{LEASE_MS, LeaseOrder, LeaseReply};
 use crate::redis::channel::Message;
 use crate::redis::cluster::{self, Topology};
@@ -100,7 +101,8 @@ pub(super) async fn look(pipeline: &Pipeline, key: &str) -> Result<LeaseReply> {
 /// refuses the message.
 async fn publish(pipeline: &Pipeline, settings: &LinkSettings, held: bool) -> Result<Option<u64>> {
     let (name, mut daemons) = (settings.names.daemons_channel(), None);
-    for payload in settings.channel.payloads(&Message::Lease { server: settings.server_id(), held }) {
+    let stands_in = settings.lease == LeaseMode::StandsIn;
+    for payload in settings.channel.payloads(&Message::Lease { server: settings.server_id(), held, stands_in }) {
         let reply = pipeline.one(&["PUBLISH", &name, &payload]).await?;
         let receivers = reply.number().ok().and_then(|count| u64::try_from(count).ok());
         settings.channel.sent(receivers.is_some());

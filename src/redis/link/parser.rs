@@ -30,10 +30,25 @@ pub enum Kind {
     Suspected,
     /// From here on the stream has the events that report renewals.
     Leads,
-    /// Another daemon, whose name follows, holds the lease (true) or has given it up.
-    Lease(bool),
+    /// Another daemon, whose name follows, holds the lease or has given it up.
+    Lease(Beat),
+    /// A daemon asks, in a request of this number, for the names of a user's keys; its name, a line end and the user follow.
+    Sought(u64),
+    /// The answer to this daemon's request of this number names a key.
+    Named(u64),
+    /// The answer to this daemon's request of this number has named all keys of the user whose name follows.
+    NamedAll(u64),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
     EndsIn(u32),
+}
+
+/// A daemon's statement about its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    /// It holds the lease; else it has given the lease up.
+    pub held: bool,
+    /// It keeps only some users elsewhere.
+    pub stands_in: bool,
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -189,8 +204,14 @@ pub enum Item<'a> {
     Mark(u64),
     /// From here on the stream has the events that report renewals.
     Leads,
-    /// The daemon of this name holds the lease (true) or has given it up.
-    Lease(&'a str, bool),
+    /// The daemon of this name holds the lease or has given it up.
+    Lease(&'a str, Beat),
+    /// The daemon of this name asks for the names of this user's keys, in a request of this number.
+    Sought(&'a str, u64, &'a str),
+    /// The answer to the request of this number names a key.
+    Named(u64, &'a str),
+    /// The answer to the request of this number has named all keys of this user.
+    NamedAll(u64, &'a str),
 }
 
 /// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
@@ -236,11 +257,22 @@ impl Events {
                 Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
                 Kind::Suspected => Input::Suspected(name),
                 Kind::Leads => return Item::Leads,
-                Kind::Lease(held) => return Item::Lease(std::str::from_utf8(name).unwrap_or_default(), held),
+                Kind::Lease(beat) => return Item::Lease(text(name), beat),
+                Kind::Sought(number) => {
+                    let (from, user) = text(name).split_once('\n').unwrap_or_default();
+                    return Item::Sought(from, number, user);
+                }
+                Kind::Named(number) => return Item::Named(number, text(name)),
+                Kind::NamedAll(number) => return Item::NamedAll(number, text(name)),
                 Kind::EndsIn(left_ms) => Input::EndsIn(name, left_ms),
             })
         })
     }
+}
+
+/// A text that was taken from a JSON message.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::redis::channel::{Channel, Message};
 use crate::redis::link::canary_key::CanaryProof;
 use crate::redis::link::events::{EventStream, SUBSCRIBED};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Silent};
-use crate::redis::link::parser::{Events, Kind, Parsed, Parser};
+use crate::redis::link::parser::{Beat, Events, Kind, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
 use anyhow::{Result, anyhow};
 use std::ops::ControlFlow;
@@ -160,8 +160,21 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         }
         Message::Gone { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
-        Message::Lease { server: of, .. } if of != server => {}
-        Message::Lease { held, .. } => chunk.push(Kind::Lease(held), received.from.as_bytes()),
+        Message::Lease { server: of, .. } | Message::Find { server: of, .. } | Message::Found { server: of, .. }
+            if of != server => {}
+        Message::Lease { held, stands_in, .. } => {
+            chunk.push(Kind::Lease(Beat { held, stands_in }), received.from.as_bytes());
+        }
+        Message::Find { number, users, .. } => {
+            for user in users {
+                chunk.push(Kind::Sought(number), format!("{}\n{user}", received.from).as_bytes());
+            }
+        }
+        Message::Found { to, .. } if to != channel.daemon() => {}
+        Message::Found { number, keys, users, .. } => {
+            keys.iter().for_each(|key| chunk.push(Kind::Named(number), key.as_bytes()));
+            users.iter().for_each(|user| chunk.push(Kind::NamedAll(number), user.as_bytes()));
+        }
         other => channel.pass_on(other),
     }
 }
