@@ -37,6 +37,10 @@ struct StateLabel {
     state: &'static str,
 }
 
+    /// Users that clients watch or have just asked for, where the daemon keeps no others.
+    pub kept_users: Gauge,
+    /// Requests and watches whose states were not all known in time.
+    pub late_states: Counter,
 /// Handles of all metrics; the names are in [`Metrics::new`].
 #[allow(missing_docs)]
 pub struct Metrics {
@@ -201,6 +205,12 @@ impl Metrics {
         Metrics {
             users_online: gauge(r, "users_online", "Users with at least one live key"),
             sessions: gauge(r, "sessions", "Live presence keys"),
+            kept_users: gauge(r, "kept_users", "Users that clients watch or have just asked for, with --hold watched"),
+            late_states: counter(
+                r,
+                "late_states",
+                "Requests and watches whose states were not all known within a second, with --hold watched",
+            ),
             sockets: gauge(r, "sockets", "Open WebSockets"),
             watchers: gauge(r, "watchers", "Open WebSockets that watch at least one user"),
             event_streams: gauge(r, "event_streams", "Open streams of Server-Sent Events"),

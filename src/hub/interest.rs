@@ -152,7 +152,7 @@ impl Kept {
             }
         };
         if timeout(KNOWN_WITHIN, all_known).await.is_err() {
-            self.hub.readers.metrics.limited("known_within");
+            self.hub.readers.metrics.late_states.inc();
         }
     }
 }
@@ -166,6 +166,11 @@ impl Hub {
     /// Whether it has the state of all users.
     pub fn holds_all(&self) -> bool {
         self.interest.is_none()
+    }
+
+    /// How many users clients watch or have just asked for, where it keeps no others.
+    pub fn kept_users(&self) -> usize {
+        self.interest.as_ref().map_or(0, |interest| lock(&interest.table).users.len())
     }
 
     /// Keeps users whom nobody may watch; `None` if too many are kept.

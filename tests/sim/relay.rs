@@ -10,8 +10,8 @@ use super::world::{Act, Broken, World};
 use keybeat::hub::Hub;
 use keybeat::metrics::Metrics;
 use keybeat::presence::{
-    Action, Cause, Change, Elsewhere, End, Event, Fleet, FleetSettings, Input, Key, LinkId, LinkNotice,
-    Notice, Primary, Reason, Settings, Time, Tracker,
+    Action, Candidacy, Cause, Change, Elsewhere, End, Event, Fleet, FleetSettings, Input, Key, LinkId,
+    LinkNotice, Notice, Primary, Reason, Settings, Time, Tracker,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -66,7 +66,14 @@ impl Relay {
     pub fn new(now: u64, detector: Settings, canary_limit_ms: u64) -> Relay {
         let slot = Box::new(|key: &Key| slot(key.as_str()) as u16);
         Relay {
-            tracker: Tracker::new(FleetSettings { detector, canary_limit_ms, lease: true, slot }),
+            tracker: Tracker::new(FleetSettings {
+                detector,
+                canary_limit_ms,
+                lease: Candidacy::Stands,
+                chooses: false,
+                requests: 0,
+                slot,
+            }),
             servers: Vec::new(),
             viewed: 0,
             owned: vec![true; SLOTS],
@@ -275,7 +282,7 @@ impl World {
             Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
             Message::Canary => Some(Event::Canary),
             Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),
-            Message::Lease(held) => Some(Event::Beat { from: "other", released: !held }),
+            Message::Lease(held) => Some(Event::Beat { from: "other", released: !held, stands_in: false }),
             Message::Exchanged(_) => None,
         });
         self.relay.tracker.events(Time::from_ms(self.now), id, events);
@@ -318,6 +325,9 @@ impl World {
                 }
             }
             Action::Announce(..) | Action::AnnounceEnds(..) => {}
+            Action::Dropped(_) | Action::Known(_) | Action::Seek(..) | Action::Answer(..) => {
+                self.fail("this daemon keeps all users, and nobody asked".into());
+            }
             Action::Lease(link, order) => self.order(link, Question::Lease(order)),
             Action::Listen(link, on) => self.order(link, Question::Listen(on)),
             Action::Open { link, primary } => self.open(link, &primary),

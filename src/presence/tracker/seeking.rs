@@ -100,20 +100,27 @@ impl Seeking {
         }
     }
 
-    /// The users to ask the holder for now, in a request of this number.
-    fn due(&mut self, now: Time, number: u64) -> Vec<Name> {
+    /// Whether requests are to be repeated now. True once per pause.
+    fn repeats(&mut self, now: Time) -> bool {
         let repeats = self.again_at.is_some_and(|at| at <= now);
+        if repeats {
+            self.tries += 1;
+        }
+        if repeats || self.again_at.is_none() {
+            self.again_at = Some(now.plus(AGAIN_MS));
+        }
+        repeats
+    }
+
+    /// The users to ask the holder for now, in a request of this number.
+    fn due(&mut self, number: u64, repeats: bool) -> Vec<Name> {
         let is_due = |want: &Want| want.first == 0 || (repeats && !want.answered && !want.covered);
         let due: Vec<Name> =
             self.wants.iter().filter(|(_, want)| is_due(want)).map(|(user, _)| user.clone()).collect();
-        self.tries += u32::from(repeats);
         for user in &due {
             if let Some(want) = self.wants.get_mut(user).filter(|want| want.first == 0) {
                 want.first = number;
             }
-        }
-        if repeats || self.again_at.is_none() {
-            self.again_at = Some(now.plus(AGAIN_MS));
         }
         due
     }
@@ -157,10 +164,12 @@ impl Tracker {
         self.found_at(found);
         let server = &mut self.servers[at];
         if server.seeking.is_empty() {
-            server.seeking.rest();
-        } else if server.lease.has_other_holder(now) && server.seeking.tries < TRIES {
+            return server.seeking.rest();
+        }
+        let repeats = server.seeking.repeats(now);
+        if server.lease.has_other_holder(now) && server.seeking.tries < TRIES {
             let number = self.requests + 1;
-            let users = server.seeking.due(now, number);
+            let users = server.seeking.due(number, repeats);
             if !users.is_empty() {
                 self.requests = number;
                 self.out.push_back(Action::Seek(server.link, number, users));

@@ -53,6 +53,40 @@ fn daemon_leads_until_it_hears_another_one() {
 }
 
 #[test]
+fn stand_in_waits_twice_as_long() {
+    let mut lease = Lease::default();
+    lease.up(at(0), Some(other("b")), Candidacy::StandsIn);
+    assert!(!lease.leads() && lease.has_other_holder(at(2_999)) && !lease.has_other_holder(at(3_000)));
+    assert_eq!(lease.due(at(3_000), Fitness::Fit), (None, Turn::Stay));
+    assert_eq!(lease.next_due(), Some(at(6_000)));
+    assert_eq!(lease.due(at(6_000), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(6_001), MINE), (None, Turn::Lead));
+}
+
+#[test]
+fn stand_in_loses_the_lease_to_a_daemon_that_keeps_all() {
+    let mut lease = followed();
+    lease.candidacy = Candidacy::Stands;
+    for s in 1..=3 {
+        assert_eq!(lease.beat(at(s * 1_000), "c", true), Turn::Stay);
+    }
+    assert_eq!(lease.due(at(3_000), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(3_001), other("c")).0, None);
+    for s in 4..=6 {
+        lease.beat(at(s * 1_000), "c", true);
+    }
+    assert!(!lease.is_orphaned(at(6_000)), "the stand-in asks at deadlines");
+    assert_eq!(lease.due(at(6_001), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(6_002), other("c")).0, Some(LeaseOrder::Seize));
+    // A daemon that never leads needs the stand-in.
+    let mut lease = followed();
+    lease.beat(at(2_000), "c", true);
+    assert_eq!(lease.next_due(), Some(at(1_000)));
+    assert_eq!(lease.due(at(4_999), Fitness::Barred), (None, Turn::Stay));
+    assert_eq!(lease.next_due(), Some(at(5_000)));
+}
+
+#[test]
 fn silent_holder_loses_the_lease_whatever_its_key_says() {
     let mut lease = followed();
     lease.beat(at(1_000), "b", false);

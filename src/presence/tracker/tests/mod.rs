@@ -1,7 +1,9 @@
 //! The rules about all servers, one script each, and as properties of random histories.
 
+mod chosen;
 mod connections;
 mod keys;
 mod properties;
 mod script;
+mod two_daemons;
 mod whole_user;

@@ -50,7 +50,7 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself wrote the key. Of a server: `up A [RUN] [flushed]
 /// [silent] [unheard] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
-/// batch, with both fences; `choose USER…`, `dismiss USER…`; `sought A FROM NUMBER USER`, `named A NUMBER KEY`, `namedall A NUMBER USER`: of the names of
+/// batch, with both fences; `idle A`: from the step before until then, nothing but canaries; `choose USER…`, `dismiss USER…`; `sought A FROM NUMBER USER`, `named A NUMBER KEY`, `namedall A NUMBER USER`: of the names of
 /// keys; `leads A`, `beat A FROM`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
     check_run(Run::new(), shown, script, expected);
@@ -74,6 +74,7 @@ pub(super) struct Run {
     asked: HashMap<LinkId, VecDeque<BatchId>>,
     scans: HashMap<LinkId, u8>,
     pub(super) said: Vec<String>,
+    now: Time,
     /// The keys that are live by what was reported.
     reported: BTreeSet<Key>,
     /// The last heartbeat of the key that changed last.
@@ -89,6 +90,7 @@ impl Run {
             asked: HashMap::new(),
             scans: HashMap::new(),
             said: Vec::new(),
+            now: Time::default(),
             reported: BTreeSet::new(),
             last_seen: None,
         }
@@ -101,9 +103,13 @@ impl Run {
     }
 
     pub(super) fn step(&mut self, now: Time, verb: &str, words: &[&str]) {
+        if verb != "idle" {
+            self.now = now;
+        }
         match verb {
             "fleet" => return self.handle(now, Notice::Topology(fleet(words))),
             "due" => return self.handle(now, Notice::Due),
+            "idle" => return self.idle(now, words[0]),
             "draining" => return self.handle(now, Notice::Draining),
             "choose" => return self.handle(now, Notice::Choose(words.iter().map(|&user| user.into()).collect())),
             "dismiss" => return self.handle(now, Notice::Dismiss(words.iter().map(|&user| user.into()).collect())),
@@ -178,6 +184,15 @@ impl Run {
             "mark" => self.event(now, link, Event::Mark(words[1].parse().unwrap())),
             "answered" => self.answered(now, link, &words[1..]),
             other => panic!("no such verb: {other}"),
+        }
+    }
+
+    /// Until then nothing happens at the server but its canaries.
+    fn idle(&mut self, until: Time, server: &str) {
+        while self.now < until {
+            let now = self.now.plus(1_000).min(until);
+            self.step(now, "due", &[]);
+            self.step(now, "canary", &[server]);
         }
     }
 
