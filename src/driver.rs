@@ -13,7 +13,8 @@ use crate::config::Hold;
 use crate::hub::{Health, Hub, Wishes};
 use crate::metrics::Metrics;
 use crate::presence::{
-    Action, Candidacy, Cause, Change, FleetSettings, Key, LinkId, Name, Notice, Reason, Request, Settings, Time, Tracker, WrittenKeys,
+    Action, Candidacy, Cause, Change, FleetSettings, Key, LinkId, Name, Notice, Reason, Request, Settings,
+    Time, Tracker, WrittenKeys,
 };
 use crate::redis::channel::Message;
 use crate::redis::cluster::{Topology, slot};

@@ -37,16 +37,16 @@ struct StateLabel {
     state: &'static str,
 }
 
-    /// Users that clients watch or have just asked for, where the daemon keeps no others.
-    pub kept_users: Gauge,
-    /// Requests and watches whose states were not all known in time.
-    pub late_states: Counter,
 /// Handles of all metrics; the names are in [`Metrics::new`].
 #[allow(missing_docs)]
 pub struct Metrics {
     registry: Registry,
     pub users_online: Gauge,
     pub sessions: Gauge,
+    /// Users that clients watch or have just asked for, where the daemon keeps no others.
+    pub kept_users: Gauge,
+    /// Requests and watches whose states were not all known in time.
+    pub late_states: Counter,
     pub sockets: Gauge,
     pub watchers: Gauge,
     pub event_streams: Gauge,
@@ -205,7 +205,11 @@ impl Metrics {
         Metrics {
             users_online: gauge(r, "users_online", "Users with at least one live key"),
             sessions: gauge(r, "sessions", "Live presence keys"),
-            kept_users: gauge(r, "kept_users", "Users that clients watch or have just asked for, with --hold watched"),
+            kept_users: gauge(
+                r,
+                "kept_users",
+                "Users that clients watch or have just asked for, with --hold watched",
+            ),
             late_states: counter(
                 r,
                 "late_states",

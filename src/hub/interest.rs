@@ -79,7 +79,8 @@ impl Interest {
     pub(super) fn leave(&self, user: &str) {
         let mut table = lock(&self.table);
         let Table { users, idle, .. } = &mut *table;
-        let Some((name, entry)) = users.get_key_value(user).map(|(name, _)| name.clone()).zip(users.get_mut(user))
+        let Some((name, entry)) =
+            users.get_key_value(user).map(|(name, _)| name.clone()).zip(users.get_mut(user))
         else {
             return;
         };
@@ -95,7 +96,8 @@ impl Interest {
         let unseen = table.idle.iter_mut().rev().take_while(|(_, since)| since.is_none());
         unseen.for_each(|(_, since)| *since = Some(now));
         let mut dismissed = Vec::new();
-        while table.idle.front().is_some_and(|(_, since)| since.is_some_and(|at| now.since(at) >= LINGER_MS)) {
+        while table.idle.front().is_some_and(|(_, since)| since.is_some_and(|at| now.since(at) >= LINGER_MS))
+        {
             let Some((user, _)) = table.idle.pop_front() else { break };
             let Some(entry) = table.users.get_mut(&user) else { continue };
             entry.queued = false;

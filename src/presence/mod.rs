@@ -30,6 +30,6 @@ pub use renewals::Renewals;
 pub use roster::{Presence, Roster};
 pub use time::Time;
 pub use tracker::{
-    Action, Candidacy, Cause, Elsewhere, Event, Fleet, FleetSettings, LEASE_MS, LeaseOrder, LeaseReply, LeaseState,
-    LinkId, LinkNotice, Notice, Primary, Request, ServerState, Tracker, WrittenKeys,
+    Action, Candidacy, Cause, Elsewhere, Event, Fleet, FleetSettings, LEASE_MS, LeaseOrder, LeaseReply,
+    LeaseState, LinkId, LinkNotice, Notice, Primary, Request, ServerState, Tracker, WrittenKeys,
 };

@@ -164,8 +164,8 @@ impl Input<'_> {
             Claimed, Created, Doubted, Ended, EndsIn, Named, Placed, Renewed, Retimed, Suspected, Written,
         };
         match self {
-            Renewed(name) | Created(name) | Placed(name) | Claimed(name) | Retimed(name) | Suspected(name)
-            | Named(name) | Doubted(name) => Some(name),
+            Renewed(name) | Created(name) | Placed(name) | Claimed(name) | Retimed(name)
+            | Suspected(name) | Named(name) | Doubted(name) => Some(name),
             Written(name, _) | EndsIn(name, _) => Some(name),
             Ended(name, _) => Some(name),
             _ => None,

@@ -229,7 +229,13 @@ impl Tracker {
 
     /// When to hand in [`Notice::Due`] at the latest.
     pub fn next_due(&self) -> Option<Time> {
-        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).chain(self.hold_due()).chain(self.leave_due()).min()
+        self.servers
+            .iter()
+            .filter_map(Server::next_due)
+            .chain(self.retire_at)
+            .chain(self.hold_due())
+            .chain(self.leave_due())
+            .min()
     }
 
     /// Has each server been compared with Redis since its last gap, and is everything reported?

@@ -11,8 +11,11 @@ impl Tracker {
         if !server.is_up() {
             return;
         }
-        let fitness =
-            server.fitness(now, self.draining, self.settings.lease != Candidacy::Never && self.settings.detector.probes);
+        let fitness = server.fitness(
+            now,
+            self.draining,
+            self.settings.lease != Candidacy::Never && self.settings.detector.probes,
+        );
         let (order, turn) = server.lease.due(now, fitness);
         // A daemon that keeps chosen users asks for their keys itself.
         server.orphaned = self.chosen.is_none() && server.lease.is_orphaned(now);

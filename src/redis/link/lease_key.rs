@@ -102,7 +102,9 @@ pub(super) async fn look(pipeline: &Pipeline, key: &str) -> Result<LeaseReply> {
 async fn publish(pipeline: &Pipeline, settings: &LinkSettings, held: bool) -> Result<Option<u64>> {
     let (name, mut daemons) = (settings.names.daemons_channel(), None);
     let stands_in = settings.lease == LeaseMode::StandsIn;
-    for payload in settings.channel.payloads(&Message::Lease { server: settings.server_id(), held, stands_in }) {
+    for payload in
+        settings.channel.payloads(&Message::Lease { server: settings.server_id(), held, stands_in })
+    {
         let reply = pipeline.one(&["PUBLISH", &name, &payload]).await?;
         let receivers = reply.number().ok().and_then(|count| u64::try_from(count).ok());
         settings.channel.sent(receivers.is_some());

@@ -160,7 +160,9 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         }
         Message::Gone { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
-        Message::Lease { server: of, .. } | Message::Find { server: of, .. } | Message::Found { server: of, .. }
+        Message::Lease { server: of, .. }
+        | Message::Find { server: of, .. }
+        | Message::Found { server: of, .. }
             if of != server => {}
         Message::Lease { held, stands_in, .. } => {
             chunk.push(Kind::Lease(Beat { held, stands_in }), received.from.as_bytes());

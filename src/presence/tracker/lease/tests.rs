@@ -44,7 +44,10 @@ fn daemon_leads_until_it_hears_another_one() {
     lease.up(at(0), Some(other("b")), Candidacy::Stands);
     assert!(lease.leads() && lease.state() == LeaseState::None);
     let mut heard = lease.clone();
-    assert_eq!((heard.beat(at(800), "b", false), heard.beat(at(1_800), "b", false)), (Turn::Follow, Turn::Stay));
+    assert_eq!(
+        (heard.beat(at(800), "b", false), heard.beat(at(1_800), "b", false)),
+        (Turn::Follow, Turn::Stay)
+    );
     assert!(!heard.leads());
     // The one that the key names has died.
     assert_eq!(lease.due(at(3_000), Fitness::Fit).0, Some(LeaseOrder::Take));

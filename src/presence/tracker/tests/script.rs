@@ -111,8 +111,12 @@ impl Run {
             "due" => return self.handle(now, Notice::Due),
             "idle" => return self.idle(now, words[0]),
             "draining" => return self.handle(now, Notice::Draining),
-            "choose" => return self.handle(now, Notice::Choose(words.iter().map(|&user| user.into()).collect())),
-            "dismiss" => return self.handle(now, Notice::Dismiss(words.iter().map(|&user| user.into()).collect())),
+            "choose" => {
+                return self.handle(now, Notice::Choose(words.iter().map(|&user| user.into()).collect()));
+            }
+            "dismiss" => {
+                return self.handle(now, Notice::Dismiss(words.iter().map(|&user| user.into()).collect()));
+            }
             "wrote" => {
                 let key = Key::parse(words[0].as_bytes()).unwrap();
                 return self.handle(now, Notice::Written(vec![(key, words[1].parse().unwrap())]));
@@ -168,7 +172,15 @@ impl Run {
             }
             "leads" => self.event(now, link, Event::Leads),
             "beat" | "released" => {
-                self.event(now, link, Event::Beat { from: words[1], released: verb == "released", stands_in: words.contains(&"standsin") });
+                self.event(
+                    now,
+                    link,
+                    Event::Beat {
+                        from: words[1],
+                        released: verb == "released",
+                        stands_in: words.contains(&"standsin"),
+                    },
+                );
             }
             "sought" => {
                 let number = words[2].parse().unwrap();
@@ -284,8 +296,10 @@ impl Run {
                 format!("seek {} {number} {}", name(link), users.join(" "))
             }
             Action::Answer(link, Request { from, number, users }) => {
-                let reported = |user: &str| self.reported.iter().filter(|key| key.user() == user).cloned().collect();
-                let keys: Vec<_> = users.iter().map(|user| self.tracker.keys_at(link, user, reported(user))).collect();
+                let reported =
+                    |user: &str| self.reported.iter().filter(|key| key.user() == user).cloned().collect();
+                let keys: Vec<_> =
+                    users.iter().map(|user| self.tracker.keys_at(link, user, reported(user))).collect();
                 format!("answer {} {from} {number} {keys:?}", name(link))
             }
             Action::Lease(link, order) => format!("lease {} {order:?}", name(link)),

@@ -203,7 +203,11 @@ impl World {
             Action::Open { link, .. } => daemon.link = Some(link),
             Action::Changed(_, change, _) => self.change(at, &change),
             Action::Dropped(keys) => keys.iter().for_each(|key| {
-                assert!(daemon.believed.remove(key), "seed {}: {key:?} is dropped and was not there", self.seed);
+                assert!(
+                    daemon.believed.remove(key),
+                    "seed {}: {key:?} is dropped and was not there",
+                    self.seed
+                );
             }),
             Action::Known(users) => users.into_iter().for_each(|user| self.know(at, user)),
             Action::Ask(_, batch, keys) => {
@@ -222,7 +226,8 @@ impl World {
             Action::Answer(link, Request { from, number, users }) => {
                 let to = NAMES.iter().position(|name| *name == from).unwrap();
                 for user in &users {
-                    let reported = daemon.believed.iter().filter(|key| key.user() == *user).cloned().collect();
+                    let reported =
+                        daemon.believed.iter().filter(|key| key.user() == *user).cloned().collect();
                     for key in daemon.tracker.keys_at(link, user, reported) {
                         send(Command::Publish(Item::Named(to, number, key.as_str().to_owned())));
                     }
