@@ -16,11 +16,12 @@ use std::process::Command;
 /// A named measurement that prints its table.
 type Bench = (&'static str, fn(&tokio::runtime::Runtime));
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     ("churn", lag::churn),
     ("lag", lag::with_and_without_probes),
     ("flood", flood::events_taken_in),
     ("memory", load::memory_and_start),
+    ("watched", load::memory_of_watched_users),
     ("faults", faults::table),
 ];
 

@@ -6,7 +6,7 @@
 //!
 //! A daemon that holds a server's lease keeps all users of that server: it asks at deadlines for daemons that keep only some.
 
-use super::{Action, Event, Input, Time, Tracker};
+use super::{Action, Event, Input, Role, Time, Tracker};
 use crate::presence::Name;
 use crate::presence::key::split;
 use std::collections::{HashMap, HashSet};
@@ -137,9 +137,10 @@ impl Tracker {
         }
     }
 
-    /// All users of this server are kept from here on, since this daemon holds the lease.
+    /// All users of this server are kept from here on, if this daemon holds the lease.
     pub(super) fn keep_whole(&mut self, now: Time, at: usize) {
-        if self.chosen.is_some() && self.servers[at].whole == Whole::No {
+        let holds = self.servers[at].role() == Role::Holds;
+        if self.chosen.is_some() && holds && self.servers[at].whole == Whole::No {
             self.servers[at].whole = Whole::Begun;
             self.servers[at].polling.wanted(now);
         }

@@ -435,7 +435,10 @@ impl World {
         self.daemons[HOLDER].frozen_until = 0;
         for _ in 0..1_200 {
             self.now += 25;
-            for at in [HOLDER, CHOOSER].into_iter().filter(|&at| !self.daemons[at].dead) {
+            for at in [HOLDER, CHOOSER] {
+                if self.daemons[at].dead {
+                    continue;
+                }
                 self.connect(at);
                 self.handle(at, Notice::Due);
                 while !self.daemons[at].commands.is_empty() && self.daemons[at].up {
