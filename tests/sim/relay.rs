@@ -63,14 +63,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(now: u64, detector: Settings, canary_limit_ms: u64) -> Relay {
+    pub fn new(now: u64, detector: Settings, canary_limit_ms: u64, chooses: bool) -> Relay {
         let slot = Box::new(|key: &Key| slot(key.as_str()) as u16);
         Relay {
             tracker: Tracker::new(FleetSettings {
                 detector,
                 canary_limit_ms,
-                lease: Candidacy::Stands,
-                chooses: false,
+                lease: if chooses { Candidacy::StandsIn } else { Candidacy::Stands },
+                chooses,
                 requests: 0,
                 slot,
             }),
@@ -126,6 +126,11 @@ impl World {
         let fleet = self.fleet(&view);
         self.relay.owned = (0..SLOTS).map(|slot| fleet.owner(slot as u16).is_some()).collect();
         self.handle(Notice::Topology(fleet));
+        if self.knobs.mode.chooses {
+            // Those who are chosen already stay so.
+            let users = self.users().iter().map(|user| user.as_str().into()).collect();
+            self.handle(Notice::Choose(users));
+        }
     }
 
     fn fleet(&self, view: &View) -> Fleet {
@@ -325,8 +330,10 @@ impl World {
                 }
             }
             Action::Announce(..) | Action::AnnounceEnds(..) => {}
+            // Nobody answers: a scan finds the keys.
+            Action::Known(_) | Action::Seek(..) if self.knobs.mode.chooses => {}
             Action::Dropped(_) | Action::Known(_) | Action::Seek(..) | Action::Answer(..) => {
-                self.fail("this daemon keeps all users, and nobody asked".into());
+                self.fail("no user is dropped, and nobody asked".into());
             }
             Action::Lease(link, order) => self.order(link, Question::Lease(order)),
             Action::Listen(link, on) => self.order(link, Question::Listen(on)),

@@ -2,7 +2,6 @@
 
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
-use super::seeking::Request;
 use super::topology::{Elsewhere, Fleet};
 use crate::presence::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId};
 
@@ -11,6 +10,17 @@ pub type LinkId = ServerId;
 
 /// Keys that a daemon has written, with their TTLs in milliseconds.
 pub type WrittenKeys = Vec<(Key, u32)>;
+
+/// A request for the names of users' keys, as the daemon receives it that answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The daemon that asks.
+    pub from: String,
+    /// The number that the answer repeats.
+    pub number: u64,
+    /// The users.
+    pub users: Vec<Name>,
+}
 
 /// Something that the tracker must know.
 pub enum Notice {

@@ -32,8 +32,7 @@ mod whole_user;
 
 pub use gap::Cause;
 pub use lease::{Candidacy, LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
-pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
-pub use seeking::Request;
+pub use messages::{Action, Event, LinkId, LinkNotice, Notice, Request, WrittenKeys};
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
@@ -289,29 +288,7 @@ impl Tracker {
     fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {
         match notice {
             LinkNotice::Down(cause, why) => self.down(now, at, cause, why),
-            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark } => {
-                let server = &mut self.servers[at];
-                let well = server.well;
-                server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
-                server.gap_at.get_or_insert(now);
-                // The comparison that begins finds what was written before.
-                server.passed = mark;
-                server.renewals = renewals;
-                server.polling.up(now, silent);
-                server.lease.up(now, lease, self.settings.lease);
-                let role = server.role();
-                let barred = std::mem::take(&mut server.barred);
-                let outage = std::mem::take(&mut server.replaced) || barred || outage;
-                self.servers_changed = true;
-                self.disturbed = now;
-                let polled = silent || renewals == Renewals::New || role == Role::Follows;
-                // It asks for the keys of chosen users itself.
-                let role = if self.chosen.is_some() && role == Role::Follows { Role::Alone } else { role };
-                if role != Role::Holds {
-                    self.keep_chosen(now, at);
-                }
-                self.feed(now, at, Input::Up { run: &run, outage, well, polled, role, uptime_ms });
-            }
+            up @ LinkNotice::Up { .. } => self.rise(now, at, up),
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}
             LinkNotice::Answers(batch, mut answers, elsewhere) => {
@@ -348,6 +325,32 @@ impl Tracker {
                 }
             }
         }
+    }
+
+    /// The server is subscribed.
+    fn rise(&mut self, now: Time, at: usize, notice: LinkNotice) {
+        let LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark } = notice else { return };
+        let server = &mut self.servers[at];
+        let well = server.well;
+        server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
+        server.gap_at.get_or_insert(now);
+        // The comparison that begins finds what was written before.
+        server.passed = mark;
+        server.renewals = renewals;
+        server.polling.up(now, silent);
+        server.lease.up(now, lease, self.settings.lease);
+        let role = server.role();
+        let barred = std::mem::take(&mut server.barred);
+        let outage = std::mem::take(&mut server.replaced) || barred || outage;
+        self.servers_changed = true;
+        self.disturbed = now;
+        let polled = silent || renewals == Renewals::New || role == Role::Follows;
+        // It asks for the keys of chosen users itself.
+        let role = if self.chosen.is_some() && role == Role::Follows { Role::Alone } else { role };
+        if role != Role::Holds {
+            self.keep_chosen(now, at);
+        }
+        self.feed(now, at, Input::Up { run: &run, outage, well, polled, role, uptime_ms });
     }
 
     fn down(&mut self, now: Time, at: usize, cause: Cause, why: String) {

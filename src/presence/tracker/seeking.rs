@@ -9,7 +9,7 @@
 //! who wait. A comparison that begins after the user was chosen finds them, too.
 
 use super::chosen::Whole;
-use super::{Action, Event, Input, Time, Tracker};
+use super::{Action, Event, Input, LinkId, Request, Time, Tracker};
 use crate::presence::{Key, Name};
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,17 +17,6 @@ use std::collections::{BTreeSet, HashMap};
 const AGAIN_MS: u64 = 1_000;
 /// After so many requests without an answer, a scan finds the keys.
 const TRIES: u32 = 3;
-
-/// A request for the names of users' keys, as the daemon receives it that answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// The daemon that asks.
-    pub from: String,
-    /// The number that the answer repeats.
-    pub number: u64,
-    /// The users.
-    pub users: Vec<Name>,
-}
 
 /// A user whose keys have yet to be found.
 #[derive(Default)]
@@ -216,7 +205,7 @@ impl Tracker {
     }
 
     /// The keys of a user at one server, as an answer names them. `reported` are those named by session that have been reported.
-    pub fn keys_at(&self, link: super::LinkId, user: &str, reported: Vec<Key>) -> Vec<Key> {
+    pub fn keys_at(&self, link: LinkId, user: &str, reported: Vec<Key>) -> Vec<Key> {
         let Some(server) = self.servers.iter().find(|server| server.link == link) else { return Vec::new() };
         let held = self.held.of(user).map(|entry| entry.change.key.clone());
         let claimed = server.detector.claimed_keys(user).cloned();

@@ -357,6 +357,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn request_for_keys_has_daemon_and_user() {
+        let mut events = Events::default();
+        events.push(Kind::Sought(7), b"d2\nalice");
+        events.push(Kind::Named(7), b"alice#tab");
+        events.push(Kind::NamedAll(7), b"alice");
+        events.push(Kind::Lease(Beat { held: true, stands_in: true }), b"d2");
+        let items: Vec<Item> = events.items().collect();
+        assert!(matches!(
+            items[..],
+            [
+                Item::Sought("d2", 7, "alice"),
+                Item::Named(7, "alice#tab"),
+                Item::NamedAll(7, "alice"),
+                Item::Lease("d2", Beat { held: true, stands_in: true }),
+            ]
+        ));
+    }
+
     proptest! {
         #[test]
         fn parser_never_panics(operation in ".*", payload in prop::collection::vec(any::<u8>(), 0..80)) {

@@ -66,7 +66,7 @@ fn scan_finds_the_keys_where_there_is_no_lease() {
         Run::choosing(Candidacy::StandsIn),
         "seek scan ask came went known",
         "0 fleet S; 0 up S; 0 due; 0 canary S; 600 choose alice bob; 600 due; 601 choose carol; 602 page S alice#phone carol dora; \
-         603 answered S alice#phone=9000 carol=9000; 604 due; 1102 due; 1103 due; 1104 page S carol",
+         603 answered S alice#phone=9000 carol=9000; 604 due; 1102 due; 1103 due; 1104 page S alice#phone carol",
         "600 scan S; 602 ask S alice#phone carol; 603 came alice#phone S Reconciled start; \
          603 came carol S Reconciled start; 603 known alice bob; 1103 scan S; 1104 known carol",
     );

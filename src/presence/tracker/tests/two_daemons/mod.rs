@@ -4,92 +4,18 @@
 //! A user who is there all the time is never reported offline once the user is known, and a user who never came is never online. In
 //! the end the second daemon has exactly the keys of the users who are chosen, or all keys if it has taken the lease.
 
+mod daemon;
+mod server;
+
 use crate::presence::tracker::*;
-use crate::presence::{Answer, BatchId, Change, End, Key, Name, Side};
+use crate::presence::{Change, End, Key, Name, Side};
+use daemon::{CHOOSER, Command, Daemon, HOLDER, Item, NAMES};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
-const HOLDER: usize = 0;
-const CHOOSER: usize = 1;
-const NAMES: [&str; 2] = ["holder", "chooser"];
 /// `s…` is online all the time, `n…` never comes, and the others come and go.
 const USERS: [&str; 6] = ["s1", "s2", "n1", "u1", "u2", "u3"];
 const FOREVER: u64 = 1 << 40;
-
-/// One message of the server's stream.
-#[derive(Debug, Clone)]
-enum Item {
-    Created(String),
-    Set(String),
-    Ended(String, End),
-    Fence(usize, BatchId, Side),
-    Canary(usize),
-    Leads(usize),
-    Beat(usize),
-    Released(usize),
-    Sought(usize, u64, Name),
-    Named(usize, u64, String),
-    NamedAll(usize, u64, Name),
-}
-
-/// One command on its way to the server.
-#[derive(Debug)]
-enum Command {
-    Fence(BatchId, Side),
-    Question(Key),
-    Answers(BatchId),
-    Scan(u8),
-    Canary,
-    Lease(LeaseOrder),
-    Listen(bool),
-    Publish(Item),
-}
-
-struct Daemon {
-    tracker: Tracker,
-    link: Option<LinkId>,
-    up: bool,
-    frozen_until: u64,
-    dead: bool,
-    listens: bool,
-    /// It was ordered to close its connection.
-    closing: bool,
-    /// How much of the stream it has read.
-    read: usize,
-    commands: VecDeque<Command>,
-    answers: Vec<Answer>,
-    replies: VecDeque<LinkNotice>,
-    believed: BTreeSet<Key>,
-    known: BTreeSet<Name>,
-}
-
-impl Daemon {
-    fn new(at: usize) -> Daemon {
-        let settings = FleetSettings {
-            detector: Settings { first_ttl_ms: 2_000, trusted_uptime_ms: u64::MAX, ..Settings::default() },
-            canary_limit_ms: 4_000,
-            lease: if at == HOLDER { Candidacy::Stands } else { Candidacy::StandsIn },
-            chooses: at == CHOOSER,
-            requests: 0,
-            slot: Box::new(|_| 0),
-        };
-        Daemon {
-            tracker: Tracker::new(settings),
-            link: None,
-            up: false,
-            frozen_until: 0,
-            dead: false,
-            listens: false,
-            closing: false,
-            read: 0,
-            commands: VecDeque::new(),
-            answers: Vec::new(),
-            replies: VecDeque::new(),
-            believed: BTreeSet::new(),
-            known: BTreeSet::new(),
-        }
-    }
-}
 
 struct World {
     seed: u64,
@@ -128,22 +54,6 @@ impl World {
 
     fn time(&self) -> Time {
         Time::from_ms(self.now)
-    }
-
-    /// The server deletes a key that has run out, as it does when somebody asks for the key.
-    fn touch(&mut self, key: &str) {
-        if self.keys.get(key).is_some_and(|&deadline| deadline < self.now) {
-            self.keys.remove(key);
-            self.stream.push(Item::Ended(key.to_owned(), End::Expired));
-        }
-    }
-
-    fn set(&mut self, key: &str, ttl_ms: u64) {
-        self.touch(key);
-        if self.keys.insert(key.to_owned(), self.now + ttl_ms).is_none() {
-            self.stream.push(Item::Created(key.to_owned()));
-        }
-        self.stream.push(Item::Set(key.to_owned()));
     }
 
     fn connect(&mut self, at: usize) {
@@ -266,62 +176,6 @@ impl World {
         assert!(online || !user.starts_with('s'), "seed {}: {user} is known and offline", self.seed);
     }
 
-    /// The server carries out the daemon's next command.
-    fn execute(&mut self, at: usize) {
-        if !self.daemons[at].up {
-            return;
-        }
-        let Some(command) = self.daemons[at].commands.pop_front() else { return };
-        let now = self.now;
-        match command {
-            Command::Fence(batch, side) => self.stream.push(Item::Fence(at, batch, side)),
-            Command::Question(key) => {
-                self.touch(key.as_str());
-                let left = self.keys.get(key.as_str()).map(|deadline| Answer::Left(deadline - now));
-                self.daemons[at].answers.push(left.unwrap_or(Answer::Absent));
-            }
-            Command::Answers(batch) => {
-                let answers = std::mem::take(&mut self.daemons[at].answers);
-                self.daemons[at].replies.push_back(LinkNotice::Answers(batch, answers, Vec::new()));
-            }
-            Command::Scan(number) => {
-                let names = self.keys.keys().map(|key| key.as_bytes().to_vec()).collect();
-                self.daemons[at].replies.push_back(LinkNotice::Page { number, names, next: 0, likely: 9 });
-            }
-            Command::Canary => {
-                self.stream.push(Item::Canary(at));
-                self.daemons[at].replies.push_back(LinkNotice::Intact { refused: false });
-            }
-            Command::Lease(order) => self.order_lease(at, order),
-            Command::Listen(on) => {
-                self.daemons[at].listens = on;
-                self.stream.extend(on.then_some(Item::Leads(at)));
-            }
-            Command::Publish(item) => self.stream.push(item),
-        }
-    }
-
-    fn order_lease(&mut self, at: usize, order: LeaseOrder) {
-        let now = self.now;
-        let holder = self.lease.filter(|&(_, until)| until > now).map(|(holder, _)| holder);
-        let reply = match (order, holder) {
-            (LeaseOrder::Release, _) => {
-                self.lease = self.lease.filter(|&(holder, _)| holder != at);
-                return self.stream.push(Item::Released(at));
-            }
-            (LeaseOrder::Take | LeaseOrder::Renew, Some(holder)) if holder != at => {
-                LeaseReply::Other(NAMES[holder].into())
-            }
-            (LeaseOrder::Renew, None) => LeaseReply::Nobody,
-            _ => {
-                self.lease = Some((at, now + LEASE_MS));
-                self.stream.push(Item::Beat(at));
-                LeaseReply::Mine { daemons: 2 }
-            }
-        };
-        self.daemons[at].replies.push_back(LinkNotice::Lease(reply));
-    }
-
     /// The daemon reads one message of the stream.
     fn read(&mut self, at: usize) {
         let daemon = &mut self.daemons[at];
@@ -402,12 +256,6 @@ impl World {
             }
             ttl => self.set(key, [600, 2_000, 5_000][usize::from(ttl) - 1]),
         }
-    }
-
-    fn sweep(&mut self) {
-        let keys: Vec<String> = self.keys.keys().cloned().collect();
-        let key = &keys[self.rng.usize(..keys.len())];
-        self.touch(key);
     }
 
     /// A client begins to watch a user, or ends.
