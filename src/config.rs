@@ -1,7 +1,7 @@
 //! The settings of a daemon, as decided after the command line was parsed, and every default.
 
 use crate::error::MAX_USERS;
-use crate::presence::{KeyPattern, Renewals};
+use crate::presence::{Candidacy, KeyPattern, Renewals};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ pub struct Config {
     pub probes: bool,
     /// The daemon's part among several at one server.
     pub lease: LeaseMode,
+    /// The users that the daemon keeps.
+    pub hold: Hold,
     /// The rights to read and write.
     pub access: Access,
     /// Certificate for TLS; without one the daemon serves plain HTTP.
@@ -59,10 +61,33 @@ pub enum LeaseMode {
     /// One daemon per server, perhaps this one.
     #[default]
     Stands,
+    /// One daemon per server; this one only while no daemon stands that keeps all users.
+    StandsIn,
     /// One daemon per server, and not this one.
     Follows,
     /// This daemon for itself, whatever others do.
     Alone,
+}
+
+/// The users that the daemon keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// All.
+    #[default]
+    All,
+    /// Those whom a client watches or has just asked for.
+    Watched,
+}
+
+impl LeaseMode {
+    /// As the tracker needs it.
+    pub const fn candidacy(self) -> Candidacy {
+        match self {
+            LeaseMode::Stands => Candidacy::Stands,
+            LeaseMode::StandsIn => Candidacy::StandsIn,
+            LeaseMode::Follows | LeaseMode::Alone => Candidacy::Never,
+        }
+    }
 }
 
 /// How the daemon is to learn of renewals.

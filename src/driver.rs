@@ -9,10 +9,12 @@ mod pulse;
 
 pub use clock::Clock;
 
-use crate::hub::{Health, Hub};
+use crate::config::Hold;
+use crate::hub::{Health, Hub, Wishes};
 use crate::metrics::Metrics;
 use crate::presence::{
-    Action, Cause, Change, FleetSettings, Key, LinkId, Notice, Reason, Settings, Time, Tracker, WrittenKeys,
+    Action, Candidacy, Cause, Change, FleetSettings, Key, LinkId, Name, Notice, Reason, Request, Settings,
+    Time, Tracker, WrittenKeys,
 };
 use crate::redis::channel::Message;
 use crate::redis::cluster::{Topology, slot};
@@ -43,8 +45,10 @@ pub struct Template {
     pub detector: Settings,
     /// A canary that takes longer means a dead stream.
     pub canary: Duration,
-    /// The daemon may hold a server's lease.
-    pub lease: bool,
+    /// The daemon's part among those that want a server's lease.
+    pub lease: Candidacy,
+    /// The users that it keeps.
+    pub hold: Hold,
     /// How often the loop gives a sign of life; once a second if this is none.
     pub pulse: Option<Duration>,
 }
@@ -82,6 +86,8 @@ impl Driver {
             detector: template.detector,
             canary_limit_ms: template.canary.as_millis() as u64,
             lease: template.lease,
+            chooses: template.hold == Hold::Watched,
+            requests: fastrand::u64(..1 << 53),
             slot: Box::new(move |key: &Key| slot(names.redis_key(key.as_str()).as_bytes())),
         });
         let pulse = Pulse::new(template.pulse, clock.now());
@@ -104,7 +110,7 @@ impl Driver {
     /// Runs until it is dropped.
     pub async fn run(mut self) {
         self.follow();
-        let leaving = self.leaving.clone();
+        let (leaving, hub) = (self.leaving.clone(), self.hub.clone());
         let mut left = pin!(leaving.cancelled().fuse());
         loop {
             let wake = self.wake_at();
@@ -113,8 +119,10 @@ impl Driver {
                 Ok(()) = self.topology.changed() => self.follow(),
                 Some(keys) = self.written.recv() => self.handle(Notice::Written(keys)),
                 () = &mut left => self.handle(Notice::Draining),
+                () = hub.wished() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
+            self.take_wishes();
             self.handle(Notice::Due);
             self.ring_at = self.hub.ring(Instant::now());
             self.pulse.turn(self.clock.now());
@@ -133,6 +141,17 @@ impl Driver {
         let fleet = topology.fleet();
         self.links.follow(topology);
         self.handle(Notice::Topology(fleet));
+    }
+
+    /// Passes on which users clients watch from now on, and which they no longer watch.
+    fn take_wishes(&mut self) {
+        let Wishes { chosen, dismissed } = self.hub.take_wishes(self.clock.now());
+        if !chosen.is_empty() {
+            self.handle(Notice::Choose(chosen));
+        }
+        if !dismissed.is_empty() {
+            self.handle(Notice::Dismiss(dismissed));
+        }
     }
 
     fn take_turn(&mut self, first: (LinkId, Feed)) {
@@ -183,6 +202,10 @@ impl Driver {
                     self.links.order(link, Order::AnnounceDigest(message));
                 }
                 Action::Digested(result) => self.meters.metrics.digest(result.label()),
+                Action::Dropped(keys) => self.hub.drop_keys(&keys),
+                Action::Known(users) => self.hub.know(&users),
+                Action::Seek(link, number, users) => self.links.order(link, Order::Find(number, users)),
+                Action::Answer(link, request) => self.answer(link, request),
                 Action::Lease(link, order) => self.links.order(link, Order::Lease(order)),
                 Action::Listen(link, on) => {
                     self.links.listens(link, on);
@@ -212,6 +235,13 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Names the keys of users to another daemon.
+    fn answer(&mut self, link: LinkId, request: Request) {
+        let keys_of = |user: &Name| self.tracker.keys_at(link, user, self.hub.keys(user));
+        let keys = request.users.iter().flat_map(keys_of).collect();
+        self.links.order(link, Order::Answer(request, keys));
     }
 
     fn change(&mut self, link: LinkId, change: &Change, cause: Cause) {

@@ -31,6 +31,10 @@ pub enum Error {
     NotFound(String),
     #[error("{path} does not allow {method}; docs/REFERENCE.md lists all requests")]
     MethodNotAllowed { method: String, path: String },
+    #[error(
+        "this daemon keeps only users whom a client watches (--hold watched); name users, or ask a daemon with --hold all"
+    )]
+    NotHeld,
     #[error("{0}")]
     Unauthorized(String),
     #[error("the token is not accepted: {0}")]
@@ -87,6 +91,7 @@ pub mod code {
     pub const TOO_MANY_USERS: &str = "too_many_users";
     pub const TOO_MANY_WATCHES: &str = "too_many_watches";
     pub const NO_USER: &str = "no_user";
+    pub const NOT_HELD: &str = "not_held";
     pub const UNAUTHORIZED: &str = "unauthorized";
     pub const INVALID_TOKEN: &str = "invalid_token";
     pub const FORBIDDEN: &str = "forbidden";
@@ -108,7 +113,7 @@ pub mod code {
 
 /// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
 /// rows: 429 for the limit per address, 503 for the limit of the daemon. So has `too_large`: the body, or the headers.
-const STATUSES: [(&str, u16); 28] = [
+const STATUSES: [(&str, u16); 29] = [
     (code::INVALID_USER, 400),
     (code::INVALID_SESSION, 400),
     (code::INVALID_TTL, 400),
@@ -117,6 +122,7 @@ const STATUSES: [(&str, u16); 28] = [
     (code::TOO_MANY_USERS, 400),
     (code::TOO_MANY_WATCHES, 400),
     (code::NO_USER, 400),
+    (code::NOT_HELD, 400),
     (code::UNAUTHORIZED, 401),
     (code::INVALID_TOKEN, 401),
     (code::FORBIDDEN, 403),
@@ -165,6 +171,7 @@ impl Error {
             Error::ForbiddenOrigin { .. } | Error::ForbiddenHost { .. } => code::FORBIDDEN_ORIGIN,
             Error::TooMany(code, _) | Error::Busy(code, _) | Error::Unfinished(code, _) => code,
             Error::NoUser => code::NO_USER,
+            Error::NotHeld => code::NOT_HELD,
             Error::RedisUnavailable(_) | Error::RedisUnconfirmed(_) => code::REDIS_UNAVAILABLE,
             Error::NotReady => code::NOT_READY,
         }
@@ -219,6 +226,7 @@ mod tests {
             (Error::InvalidTtl(1), 400),
             (Error::TooManyWatches { who: "it", count: 2, most: 1, advice: "" }, 400),
             (Error::NoUser, 400),
+            (Error::NotHeld, 400),
             (Error::Unauthorized(text()), 401),
             (Error::ForbiddenOrigin { origin: text() }, 403),
             (Error::NotFound(text()), 404),

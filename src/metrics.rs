@@ -43,6 +43,10 @@ pub struct Metrics {
     registry: Registry,
     pub users_online: Gauge,
     pub sessions: Gauge,
+    /// Users that clients watch or have just asked for, where the daemon keeps no others.
+    pub kept_users: Gauge,
+    /// Requests and watches whose states were not all known in time.
+    pub late_states: Counter,
     pub sockets: Gauge,
     pub watchers: Gauge,
     pub event_streams: Gauge,
@@ -202,6 +206,16 @@ impl Metrics {
         Metrics {
             users_online: gauge(r, "users_online", "Users with at least one live key"),
             sessions: gauge(r, "sessions", "Live presence keys"),
+            kept_users: gauge(
+                r,
+                "kept_users",
+                "Users that clients watch or have just asked for, with --hold watched",
+            ),
+            late_states: counter(
+                r,
+                "late_states",
+                "Requests and watches whose states were not all known within a second, with --hold watched",
+            ),
             sockets: gauge(r, "sockets", "Open WebSockets"),
             watchers: gauge(r, "watchers", "Open WebSockets that watch at least one user"),
             event_streams: gauge(r, "event_streams", "Open streams of Server-Sent Events"),

@@ -1,6 +1,6 @@
 //! The one place where the parts are joined.
 
-use crate::config::{Config, LeaseMode, Limits};
+use crate::config::{Config, Hold, Limits};
 use crate::driver::{Clock, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -380,12 +380,13 @@ pub struct Belief {
 /// Starts to follow a Redis.
 pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belief {
     let clock = Clock::start();
-    let hub = Arc::new(Hub::with_mailboxes(
+    let hub = Hub::with_mailboxes(
         clock.now(),
         config.limits.remembered_users,
         config.limits.mailbox_bytes,
         metrics.clone(),
-    ));
+    );
+    let hub = Arc::new(if config.hold == Hold::Watched { hub.choosing() } else { hub });
     let names = Names::new(&config.key_pattern, target.db());
     let daemon = format!("{:016x}", fastrand::u64(..));
     let (seal, channel) = (Seal::default(), Channel::new(&daemon, metrics.clone()));
@@ -410,7 +411,8 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
             ..Settings::default()
         },
         canary: config.limits.canary,
-        lease: config.lease == LeaseMode::Stands,
+        lease: config.lease.candidacy(),
+        hold: config.hold,
         pulse: supervisor::wanted_pulse(),
     };
     let followed = cluster::follow(target);

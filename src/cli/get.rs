@@ -73,7 +73,8 @@ fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
         match object {
             UserObject::Online { since_ms, sessions, .. } => {
                 let plural = if *sessions == 1 { "" } else { "s" };
-                writeln!(out, "{user}: online for {}, {sessions} session{plural}", ago(*since_ms))?;
+                let time = since_ms.map(|at| format!(" for {}", ago(at))).unwrap_or_default();
+                writeln!(out, "{user}: online{time}, {sessions} session{plural}")?;
             }
             UserObject::Offline { last_seen_ms: Some(at), .. } => {
                 writeln!(out, "{user}: offline, last seen {} ago", ago(*at))?;

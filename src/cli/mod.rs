@@ -32,7 +32,7 @@ mod values;
 mod watch;
 
 use crate::client::Address;
-use crate::config::{Config, DEFAULT_CLOSE_GRACE, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, LeaseMode};
+use crate::config::{Config, DEFAULT_CLOSE_GRACE, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, Hold, LeaseMode};
 use crate::presence::Key;
 use crate::server;
 use anyhow::{Result, bail};
@@ -149,6 +149,10 @@ struct DaemonArgs {
     /// or by one question per user and TTL (new, which needs Redis 7 or newer, or Valkey; elsewhere it is as set)
     #[arg(long, env = "KEYBEAT_EVENTS", value_name = "KIND", default_value = "set")]
     events: EventsKind,
+    /// The users that the daemon keeps: all, or those whom a client watches or has just asked for (watched), so that its memory
+    /// grows with them alone; then requests for all users are refused with not_held
+    #[arg(long, env = "KEYBEAT_HOLD", value_name = "USERS", default_value = "all")]
+    hold: HoldKind,
     /// Whether to send deadline probes; turn them off only to measure their effect
     #[arg(long, env = "KEYBEAT_PROBES", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     probes: bool,
@@ -192,6 +196,23 @@ enum EventsKind {
     New,
     /// new where the server has its event class, otherwise set
     Auto,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum HoldKind {
+    /// All users
+    All,
+    /// Users whom a client watches or has just asked for
+    Watched,
+}
+
+impl From<HoldKind> for Hold {
+    fn from(kind: HoldKind) -> Hold {
+        match kind {
+            HoldKind::All => Hold::All,
+            HoldKind::Watched => Hold::Watched,
+        }
+    }
 }
 
 impl From<EventsKind> for EventsMode {
@@ -399,12 +420,14 @@ impl DaemonArgs {
             configure_redis: self.configure_redis,
             events: self.events.into(),
             probes: self.probes,
-            lease: match (self.probes, self.lease) {
+            lease: match (self.probes, self.lease, self.hold) {
                 // Without questions at deadlines it can neither lead nor follow.
-                (false, _) => LeaseMode::Alone,
-                (true, true) => LeaseMode::Stands,
-                (true, false) => LeaseMode::Follows,
+                (false, ..) => LeaseMode::Alone,
+                (true, true, HoldKind::All) => LeaseMode::Stands,
+                (true, true, HoldKind::Watched) => LeaseMode::StandsIn,
+                (true, false, _) => LeaseMode::Follows,
             },
+            hold: self.hold.into(),
             access: self.access.access(),
             tls: self.tls.files(),
             audit: self.audit.clone(),

@@ -6,7 +6,7 @@ use super::{
     values,
 };
 use crate::client::{ClientError, ClientEvent};
-use crate::config::{Access, Config, EventsMode, LeaseMode, Limits};
+use crate::config::{Access, Config, EventsMode, Hold, LeaseMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::protocol::{State, TransitionObject};
@@ -151,6 +151,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         probes: true,
         // It may end at any time.
         lease: LeaseMode::Alone,
+        hold: Hold::All,
         access: Access::default(),
         tls: None,
         audit: None,

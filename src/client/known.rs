@@ -122,7 +122,7 @@ impl Known {
 /// The transition that the client missed of a user whose state has changed.
 fn missed(object: UserObject, seq: u64, now_ms: u64) -> TransitionObject {
     let (user, state, since_ms, last_seen_ms) = match object {
-        UserObject::Online { user, since_ms, .. } => (user, State::Online, Some(since_ms), None),
+        UserObject::Online { user, since_ms, .. } => (user, State::Online, since_ms, None),
         UserObject::Offline { user, last_seen_ms, .. } => (user, State::Offline, None, last_seen_ms),
     };
     let at_ms = since_ms.unwrap_or(now_ms);
@@ -137,7 +137,7 @@ mod tests {
         let (user, state) = text.split_once(' ').unwrap();
         let (user, stale) = (user.to_owned(), false);
         match state {
-            "online" => UserObject::Online { user, since_ms: 5, sessions: 1, stale },
+            "online" => UserObject::Online { user, since_ms: Some(5), sessions: 1, stale },
             _ => UserObject::Offline { user, last_seen_ms: None, stale },
         }
     }

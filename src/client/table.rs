@@ -60,7 +60,7 @@ impl DaemonModel {
     fn object(&self, user: &str) -> UserObject {
         let user = user.to_owned();
         if self.online.contains(&user) {
-            UserObject::Online { user, since_ms: 1, sessions: 1, stale: false }
+            UserObject::Online { user, since_ms: Some(1), sessions: 1, stale: false }
         } else {
             UserObject::Offline { user, last_seen_ms: None, stale: false }
         }

@@ -49,6 +49,7 @@ impl Meters {
         let (users, sessions) = hub.count();
         metrics.users_online.set(users as i64);
         metrics.sessions.set(sessions as i64);
+        metrics.kept_users.set(hub.kept_users() as i64);
         metrics.mailbox_bytes.set(hub.mailbox_bytes() as i64);
     }
 }

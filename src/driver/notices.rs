@@ -1,7 +1,7 @@
 //! The feed of a link, in the words of the tracker.
 
 use crate::presence::{Elsewhere, Event, LinkNotice};
-use crate::redis::link::parser::Item;
+use crate::redis::link::parser::{Beat, Item};
 use crate::redis::link::{CanaryReply, Feed};
 
 /// The notice for a piece of the feed; `None` for events. `mark` is the hub's last mark.
@@ -39,6 +39,11 @@ pub(super) fn event(item: Item<'_>) -> Event<'_> {
         Item::Mark(mark) => Event::Mark(mark),
         Item::Leads => Event::Leads,
         Item::Digest(message) => Event::Digest(message),
-        Item::Lease(from, held, daemons) => Event::Beat { from, released: !held, daemons: daemons.into() },
+        Item::Lease(from, Beat { held, daemons, stands_in }) => {
+            Event::Beat { from, released: !held, daemons: daemons.into(), stands_in }
+        }
+        Item::Sought(from, number, user) => Event::Sought { from, number, user },
+        Item::Named(number, key) => Event::Named(number, key),
+        Item::NamedAll(number, user) => Event::NamedAll(number, user),
     }
 }

@@ -5,7 +5,7 @@ use super::readers::QueuedAnswer;
 use super::watcher::Watcher;
 use super::{Encoded, Hub, SHARDS, Shard};
 use crate::lock::lock;
-use crate::presence::{Change, Name, Presence, Transition};
+use crate::presence::{Change, Name, Presence, Time, Transition};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -69,7 +69,12 @@ impl Hub {
     pub fn apply(&self, change: &Change) -> Option<Transition> {
         let at = self.shard_of(change.key.user());
         let mut shard = lock(&self.shards[at]);
-        let transition = shard.roster.apply(change)?;
+        let mut transition = shard.roster.apply(change)?;
+        if transition.online && !self.is_known(change.key.user()) {
+            // Nobody has seen the user come.
+            shard.roster.forget_start(change.key.user());
+            transition.mark = Time::default();
+        }
         if !*self.board.open.borrow() {
             return None;
         }
@@ -223,6 +228,8 @@ impl Hub {
             Entry::Occupied(mut audience) => audience.get_mut().join(watcher),
             Entry::Vacant(free) => {
                 free.insert(Audience::of(watcher));
+                // Without room for the user, the user's states stay marked as stale.
+                let _has_room = self.interest.as_ref().is_none_or(|interest| interest.enter(&name));
             }
         }
         // If the reader asks again: the state that it is given now covers what is pending for the user.
@@ -240,6 +247,7 @@ impl Hub {
         };
         if audience.leave(watcher) {
             shard.watched.remove(user);
+            self.interest.iter().for_each(|interest| interest.leave(user));
             // Clients may have watched thousands of names that nobody has.
             if shard.watched.len() < shard.watched.capacity() / 4 {
                 let most = shard.watched.len() * 2;

@@ -11,6 +11,7 @@
 //!   → history             into the latest transitions, for readers that come back
 //! watcher   a reader of mailbox and log; readers, what all of them share
 //! health    does the view match Redis?
+//! interest  which users to keep, where not all are kept
 //! barrier   has the view reached a certain point?
 //! ```
 
@@ -20,6 +21,7 @@ mod barrier;
 mod fanout;
 mod health;
 mod history;
+mod interest;
 mod log;
 mod mailbox;
 mod readers;
@@ -28,6 +30,7 @@ mod watcher;
 pub use fanout::JoinedShard;
 pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
+pub use interest::{KNOWN_WITHIN, Kept, Wishes};
 pub use log::message as transitions_message;
 pub use watcher::{Delivery, Overflow, Watcher};
 
@@ -40,6 +43,7 @@ use barrier::Barrier;
 use fanout::Everybody;
 use health::Board;
 use history::History;
+use interest::Interest;
 use mailbox::Pending;
 pub use readers::QueuedAnswer;
 use readers::Readers;
@@ -131,6 +135,8 @@ pub struct Hub {
     // The order of locks: a shard, this one, the history or a watcher, the log.
     everybody: Mutex<Everybody>,
     history: History,
+    /// The users to keep; `None` if all are kept.
+    interest: Option<Interest>,
     /// The log has to be trimmed.
     long_log: Notify,
 }
@@ -154,6 +160,7 @@ impl Hub {
             readers: Arc::new(Readers::new(most, metrics)),
             everybody: Mutex::new(Everybody::new()),
             history: History::default(),
+            interest: None,
             long_log: Notify::new(),
         }
     }

@@ -30,6 +30,7 @@ pub use renewals::Renewals;
 pub use roster::{Presence, Roster};
 pub use time::Time;
 pub use tracker::{
-    Action, Cause, DigestMessage, DigestResult, Elsewhere, Event, Fleet, FleetSettings, LEASE_MS, LeaseOrder,
-    LeaseReply, LeaseState, LinkId, LinkNotice, Notice, Primary, ServerState, Tracker, WrittenKeys,
+    Action, Candidacy, Cause, DigestMessage, DigestResult, Elsewhere, Event, Fleet, FleetSettings, LEASE_MS,
+    LeaseOrder, LeaseReply, LeaseState, LinkId, LinkNotice, Notice, Primary, Request, ServerState, Tracker,
+    WrittenKeys,
 };

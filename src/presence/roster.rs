@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 pub enum Presence {
     /// At least one key is live.
     Online {
-        /// The start of the presence.
-        since: Time,
+        /// The start of the presence, if the roster saw it.
+        since: Option<Time>,
         /// The number of live keys.
         sessions: u32,
     },
@@ -20,6 +20,9 @@ pub enum Presence {
         last_seen: Option<Time>,
     },
 }
+
+/// The start of a presence that nobody saw begin.
+const UNSEEN: Time = Time::from_ms(0);
 
 struct UserEntry {
     name: Name,
@@ -55,7 +58,8 @@ impl UserEntry {
 
     fn presence(&self) -> Presence {
         if self.sessions > 0 {
-            Presence::Online { since: self.since, sessions: self.sessions }
+            let since = Some(self.since).filter(|&since| since != UNSEEN);
+            Presence::Online { since, sessions: self.sessions }
         } else {
             Presence::Offline { last_seen: Some(self.last_seen) }
         }
@@ -147,6 +151,34 @@ impl Roster {
     /// Applies the change of a key. Returns the user's transition if the change causes one.
     pub fn apply(&mut self, change: &Change) -> Option<Transition> {
         if change.live { self.came(change) } else { self.went(change) }
+    }
+
+    /// Nobody saw the user's presence begin.
+    pub fn forget_start(&mut self, user: &str) {
+        if let Some(at) = self.find(user).filter(|&at| self.users[at].sessions > 0) {
+            self.users[at].since = UNSEEN;
+        }
+    }
+
+    /// Forgets a user who is offline.
+    pub fn forget_absence(&mut self, user: &str) {
+        if let Some(at) = self.find(user).filter(|&at| self.users[at].sessions == 0) {
+            self.users.remove(at);
+        }
+    }
+
+    /// Forgets a live key, without a transition, and with a user's last key the user.
+    pub fn drop_key(&mut self, key: &Key) {
+        let Some(at) = self.find(key.user()) else { return };
+        let user = &mut self.users[at];
+        let Some(sessions) = user.sessions.checked_sub(1) else { return };
+        user.sessions = sessions;
+        user.drop_named(key);
+        self.sessions -= 1;
+        if sessions == 0 {
+            self.online -= 1;
+            self.users.remove(at);
+        }
     }
 
     fn find(&self, user: &str) -> Option<u32> {
@@ -249,7 +281,7 @@ mod tests {
         assert!(roster.apply(&change("a#phone", true, 10, 10)).unwrap().online);
         assert_eq!(roster.apply(&change("a#tab", true, 20, 20)), None);
         assert_eq!(roster.keys("a").len(), 2);
-        assert_eq!(roster.get("a"), Presence::Online { since: Time::from_ms(10), sessions: 2 });
+        assert_eq!(roster.get("a"), Presence::Online { since: Some(Time::from_ms(10)), sessions: 2 });
         assert_eq!(roster.apply(&change("a#tab", false, 60, 50)), None);
         let off = roster.apply(&change("a#phone", false, 61, 40)).unwrap();
         assert!(!off.online);
@@ -278,7 +310,7 @@ mod tests {
         assert!(roster.apply(&change("a#phone", true, 10, 10)).is_some());
         assert_eq!(roster.apply(&change("a#phone", true, 20, 10)), None, "the new owner adopted it");
         assert_eq!(roster.apply(&change("a#phone", false, 20, 10)), None, "the old owner dropped it");
-        assert_eq!(roster.get("a"), Presence::Online { since: Time::from_ms(10), sessions: 1 });
+        assert_eq!(roster.get("a"), Presence::Online { since: Some(Time::from_ms(10)), sessions: 1 });
         assert_eq!(roster.keys("a").len(), 1, "the session name stays");
     }
 

@@ -11,7 +11,7 @@ impl UserObject {
         let user = user.to_owned();
         match presence {
             Presence::Online { since, sessions } => {
-                UserObject::Online { user, since_ms: since.as_ms(), sessions, stale }
+                UserObject::Online { user, since_ms: since.map(Time::as_ms), sessions, stale }
             }
             Presence::Offline { last_seen } => {
                 UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
@@ -48,7 +48,8 @@ impl From<Reason> for ReasonWord {
 impl TransitionObject {
     /// The object of the transition with number `seq`.
     pub fn new(seq: u64, transition: &Transition) -> TransitionObject {
-        let mark = Some(transition.mark.as_ms());
+        // 0: nobody saw the presence begin.
+        let mark = Some(transition.mark.as_ms()).filter(|&mark| mark > 0);
         TransitionObject {
             seq,
             user: transition.user.to_string(),
@@ -111,10 +112,15 @@ mod tests {
 
     #[test]
     fn encoded_json_matches_the_interface() {
-        let alice = Presence::Online { since: Time::from_ms(5), sessions: 2 };
+        let alice = Presence::Online { since: Some(Time::from_ms(5)), sessions: 2 };
         assert_eq!(
             encode(&UserObject::new("alice", alice, false)),
             r#"{"state":"online","user":"alice","since_ms":5,"sessions":2}"#
+        );
+        let found = Presence::Online { since: None, sessions: 1 };
+        assert_eq!(
+            encode(&UserObject::new("carol", found, false)),
+            r#"{"state":"online","user":"carol","since_ms":null,"sessions":1}"#
         );
         let bob = Presence::Offline { last_seen: None };
         assert_eq!(

@@ -15,7 +15,9 @@ pub enum UserObject {
     Online {
         #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
         user: String,
-        since_ms: u64,
+        /// Null if the daemon did not see the user come online: it keeps only users that clients watch.
+        #[cfg_attr(feature = "daemon", schema(required = true))]
+        since_ms: Option<u64>,
         sessions: u32,
         /// True while the Redis server of this user is unreachable or not reconciled.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -68,7 +70,7 @@ pub struct TransitionObject {
     #[cfg_attr(feature = "daemon", schema(inline))]
     pub state: State,
     pub at_ms: u64,
-    /// Only with the state `online`.
+    /// Only with the state `online`, and only if the daemon knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "daemon", schema(nullable = false))]
     pub since_ms: Option<u64>,

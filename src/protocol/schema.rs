@@ -127,8 +127,12 @@ pub struct Stats {
     pub epoch: String,
     pub seq: u64,
     pub uptime_ms: u64,
-    pub users_online: u64,
-    pub sessions: u64,
+    /// Null at a daemon with `--hold watched`.
+    #[schema(required = true)]
+    pub users_online: Option<u64>,
+    /// Null at a daemon with `--hold watched`.
+    #[schema(required = true)]
+    pub sessions: Option<u64>,
     pub sockets: i64,
     pub watchers: i64,
     #[schema(inline)]
@@ -141,7 +145,9 @@ pub struct Stats {
     pub gaps: BTreeMap<String, u64>,
     pub repairs: u64,
     pub repairs_by_cause: BTreeMap<String, u64>,
-    pub keys_without_ttl: i64,
+    /// Null at a daemon with `--hold watched`.
+    #[schema(required = true)]
+    pub keys_without_ttl: Option<i64>,
     /// Time from a deadline to its transition.
     pub lag_ms: Percentiles,
     /// Time from the write of the daemon's canary key to its event.
@@ -206,7 +212,9 @@ pub struct ServerStats {
     pub renewals: RenewalsWord,
     #[schema(inline)]
     pub lease: LeaseWord,
-    pub keys: u64,
+    /// Null at a daemon with `--hold watched`.
+    #[schema(required = true)]
+    pub keys: Option<u64>,
     pub gaps: u64,
 }
 

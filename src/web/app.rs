@@ -1,8 +1,8 @@
 //! The state that the handlers of requests share, and the way of a write to Redis.
 
 use crate::config::Limits;
-use crate::error::Error;
-use crate::hub::Hub;
+use crate::error::{Error, code};
+use crate::hub::{Hub, Kept};
 use crate::metrics::Metrics;
 use crate::presence::{Key, KeyPattern};
 use crate::redis::writer::Store;
@@ -88,6 +88,21 @@ impl App {
         Ok(!self.hub.health().borrow().up)
     }
 
+    /// Error: `not_held` if the daemon does not know all users.
+    pub fn check_holds_all(&self) -> Result<(), Error> {
+        if self.hub.holds_all() { Ok(()) } else { Err(Error::NotHeld) }
+    }
+
+    /// Has the states of these users known, as far as they are within [`KNOWN_WITHIN`](crate::hub::KNOWN_WITHIN), and for as long as
+    /// the result is not dropped. Error: `busy` if too many users are kept.
+    pub async fn keep(&self, users: Vec<String>) -> Result<Kept, Error> {
+        let kept = self.hub.keep(users).ok_or_else(|| {
+            Error::Busy(code::BUSY, "this daemon keeps as many users as it can; try again later".into())
+        })?;
+        kept.known().await;
+        Ok(kept)
+    }
+
     /// Why the daemon should get no new clients; `None` if it is ready.
     pub fn unready(&self) -> Option<String> {
         if self.shutdown.is_draining() {
@@ -139,6 +154,11 @@ impl App {
 
     /// All keys of a user, also one whose heartbeat was answered just now.
     pub async fn all_keys(&self, user: &str) -> Result<Vec<Key>, Error> {
+        let _kept = self.keep(vec![user.to_owned()]).await?;
+        if !self.hub.is_known(user) {
+            let text = "the sessions of this user are not known yet, and nothing was deleted; send the request again";
+            return Err(Error::Busy(code::NOT_READY, text.into()));
+        }
         self.catch_up().await?;
         let mut keys = self.hub.keys(user);
         if !self.pattern.needs_session() {

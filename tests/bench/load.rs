@@ -13,6 +13,9 @@ use tokio_tungstenite::tungstenite::Message;
 /// Ids as long as a UUID: 36 bytes.
 const PREFIX: &str = "presence:0f8fad5b-d9cb-469f-a165-";
 
+/// The users whom one client watches.
+const WATCHED: usize = 10_000;
+
 /// Memory per live user and the time to the first snapshot.
 pub fn memory_and_start(runtime: &Runtime) {
     println!("memory: users with ids of 36 bytes, each key with a TTL of an hour");
@@ -44,6 +47,36 @@ pub fn memory_and_start(runtime: &Runtime) {
     }
 }
 
+/// The memory of a daemon that keeps 10,000 watched users, with as many and with a hundred times as many online.
+pub fn memory_of_watched_users(runtime: &Runtime) {
+    println!(
+        "watched: memory of a daemon with --hold watched whose client watches 10,000 users, and of one with --hold all"
+    );
+    println!("| live users | --hold all | --hold watched | the states are known after |");
+    println!("|---|---|---|---|");
+    for users in [10_000, 1_000_000] {
+        let redis = Redis::start();
+        fill_long(&redis, users);
+        runtime.block_on(async {
+            let holder = Daemon::start(&redis).await;
+            holder.until_lease("held").await;
+            let chooser = Daemon::with(&["--redis", &redis.url(), "--hold", "watched"]).await;
+            let mut socket = chooser.socket("").await;
+            let names: Vec<String> = (0..WATCHED).map(|user| long_name(user, users)).collect();
+            let began = Instant::now();
+            let mut online = 0;
+            for some in names.chunks(1_000) {
+                socket.send(json!({"type": "watch", "users": some})).await;
+                online += socket.snapshot().await.iter().filter(|user| user["state"] == "online").count();
+            }
+            let took = began.elapsed().as_secs_f64();
+            assert_eq!(online, WATCHED);
+            let [all, watched] = [&holder, &chooser].map(|daemon| resident_bytes(daemon.pid()) / 1_000_000);
+            println!("| {users} | {all} MB | {watched} MB | {took:.2} s |");
+        });
+    }
+}
+
 /// Seconds from the start of a daemon until a client that watches everybody from the first moment on has them all.
 async fn whole_snapshot(redis: &Redis) -> f64 {
     let began = Instant::now();
@@ -61,8 +94,17 @@ async fn whole_snapshot(redis: &Redis) -> f64 {
 
 /// Twelve digits after the prefix make 36 bytes.
 fn fill_long(redis: &Redis, users: usize) {
+    fill(redis, &long_prefix(users), users);
+}
+
+fn long_prefix(users: usize) -> String {
     let digits = 12 - users.max(1).ilog10() as usize;
-    fill(redis, &format!("{PREFIX}{}", "0".repeat(digits.saturating_sub(1))), users);
+    format!("{PREFIX}{}", "0".repeat(digits.saturating_sub(1)))
+}
+
+/// One of so many users.
+fn long_name(user: usize, users: usize) -> String {
+    format!("{}{user}", long_prefix(users).trim_start_matches("presence:"))
 }
 
 /// Resident memory of a process.

@@ -17,13 +17,14 @@ use std::process::Command;
 /// A named measurement that prints its table.
 type Bench = (&'static str, fn(&tokio::runtime::Runtime));
 
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     ("churn", lag::churn),
     ("lag", lag::with_and_without_probes),
     ("modes", modes::lag_at_two_daemons),
     ("follower", modes::cost_of_a_follower),
     ("flood", flood::events_taken_in),
     ("memory", load::memory_and_start),
+    ("watched", load::memory_of_watched_users),
     ("faults", faults::table),
 ];
 

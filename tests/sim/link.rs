@@ -386,8 +386,12 @@ impl World {
         let outage = std::mem::take(&mut link.barred) || flushed;
         // Keys that have run out count: they will be announced.
         let held = node.keys.keys().cloned().collect();
-        let lease = self.knobs.mode.shared.then(|| node.lease.carry_out(now, LeaseOrder::Take));
-        link.listens = true;
+        let chooses = self.knobs.mode.chooses;
+        let lease = self.knobs.mode.shared.then(|| match chooses {
+            true => node.lease.look(now),
+            false => node.lease.carry_out(now, LeaseOrder::Take),
+        });
+        link.listens = !chooses;
         let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over, lease };
         let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
         self.send(at, Feed::Up(up));

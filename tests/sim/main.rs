@@ -32,6 +32,9 @@
 //! In some worlds there are other daemons: one of them, or this one, holds each server's lease; they die and freeze, take the lease
 //! although another holds it, and the lease's key is lost or becomes immortal.
 //!
+//! In some of them the daemon keeps only chosen users, as with `--hold watched`: all users are chosen, and it asks at their deadlines
+//! itself, whoever holds the lease.
+//!
 //! Each world has a mode: the daemon hears each `set`, or each `expire` too, or renewals are found by questions alone; and servers publish `new`, or,
 //! as Redis 6, they do not.
 //!
@@ -192,6 +195,11 @@ fn fixed_seeds_hold_every_rule_with_other_daemons() {
 #[test]
 fn fixed_seeds_hold_every_rule_by_questions_with_other_daemons() {
     fixed_seeds_hold_in("new with others");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_with_watched_users() {
+    fixed_seeds_hold_in("watched with others");
 }
 
 #[test]

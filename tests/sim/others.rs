@@ -39,6 +39,14 @@ impl Lease {
         self.leads &= !dies;
     }
 
+    /// The holder, as a daemon finds it that does not take the lease.
+    pub fn look(&self, now: u64) -> LeaseReply {
+        match self.holder(now) {
+            Some(ours) => LeaseReply::Other(if ours { "this one" } else { OTHER }.into()),
+            None => LeaseReply::Nobody,
+        }
+    }
+
     /// As Redis carries out the daemon's order.
     pub fn carry_out(&mut self, now: u64, order: LeaseOrder) -> LeaseReply {
         let mine = LeaseReply::Mine { daemons: 2 };

@@ -10,8 +10,8 @@ use super::world::{Act, Broken, World};
 use keybeat::hub::Hub;
 use keybeat::metrics::Metrics;
 use keybeat::presence::{
-    Action, Cause, Change, Elsewhere, End, Event, Fleet, FleetSettings, Input, Key, LinkId, LinkNotice,
-    Notice, Primary, Reason, Settings, Time, Tracker,
+    Action, Candidacy, Cause, Change, Elsewhere, End, Event, Fleet, FleetSettings, Input, Key, LinkId,
+    LinkNotice, Notice, Primary, Reason, Settings, Time, Tracker,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,10 +63,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(now: u64, detector: Settings, canary_limit_ms: u64) -> Relay {
+    pub fn new(now: u64, detector: Settings, canary_limit_ms: u64, chooses: bool) -> Relay {
         let slot = Box::new(|key: &Key| slot(key.as_str()) as u16);
         Relay {
-            tracker: Tracker::new(FleetSettings { detector, canary_limit_ms, lease: true, slot }),
+            tracker: Tracker::new(FleetSettings {
+                detector,
+                canary_limit_ms,
+                lease: if chooses { Candidacy::StandsIn } else { Candidacy::Stands },
+                chooses,
+                requests: 0,
+                slot,
+            }),
             servers: Vec::new(),
             viewed: 0,
             owned: vec![true; SLOTS],
@@ -119,6 +126,11 @@ impl World {
         let fleet = self.fleet(&view);
         self.relay.owned = (0..SLOTS).map(|slot| fleet.owner(slot as u16).is_some()).collect();
         self.handle(Notice::Topology(fleet));
+        if self.knobs.mode.chooses {
+            // Those who are chosen already stay so.
+            let users = self.users().iter().map(|user| user.as_str().into()).collect();
+            self.handle(Notice::Choose(users));
+        }
     }
 
     fn fleet(&self, view: &View) -> Fleet {
@@ -276,7 +288,9 @@ impl World {
             Message::Canary => Some(Event::Canary),
             Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),
             Message::Digest(message) => Some(Event::Digest(message)),
-            Message::Lease(held) => Some(Event::Beat { from: "other", released: !held, daemons: 2 }),
+            Message::Lease(held) => {
+                Some(Event::Beat { from: "other", released: !held, daemons: 2, stands_in: false })
+            }
             Message::Exchanged(_) => None,
         });
         self.relay.tracker.events(Time::from_ms(self.now), id, events);
@@ -318,9 +332,15 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::Announce(..) | Action::AnnounceEnds(..) | Action::AnnounceUsualTtl(..) => {}
+            Action::AnnounceUsualTtl(..) => {}
             Action::AnnounceDigest(link, message) => self.order(link, Question::Digest(message)),
             Action::Digested(_) => {}
+            Action::Announce(..) | Action::AnnounceEnds(..) => {}
+            // Nobody answers: a scan finds the keys.
+            Action::Known(_) | Action::Seek(..) if self.knobs.mode.chooses => {}
+            Action::Dropped(_) | Action::Known(_) | Action::Seek(..) | Action::Answer(..) => {
+                self.fail("no user is dropped, and nobody asked".into());
+            }
             Action::Lease(link, order) => self.order(link, Question::Lease(order)),
             Action::Listen(link, on) => self.order(link, Question::Listen(on)),
             Action::Open { link, primary } => self.open(link, &primary),

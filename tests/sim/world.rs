@@ -89,14 +89,16 @@ pub struct Mode {
     pub new: bool,
     /// There are other daemons.
     pub shared: bool,
+    /// The daemon keeps only users that are chosen: here all are.
+    pub chooses: bool,
 }
 
 impl Mode {
     /// The default at Redis 6.
-    pub const SET: Mode = Mode { renewals: Renewals::Set, new: false, shared: false };
-    const NEW: Mode = Mode { renewals: Renewals::New, new: true, shared: false };
+    pub const SET: Mode = Mode { renewals: Renewals::Set, new: false, shared: false, chooses: false };
+    const NEW: Mode = Mode { renewals: Renewals::New, new: true, shared: false, chooses: false };
     /// Each mode by its name.
-    pub const ALL: [(&str, Mode); 7] = [
+    pub const ALL: [(&str, Mode); 8] = [
         ("set", Mode { new: true, ..Mode::SET }),
         ("set without new", Mode::SET),
         ("new", Mode::NEW),
@@ -104,6 +106,7 @@ impl Mode {
         ("expire without new", Mode { renewals: Renewals::Expire, ..Mode::SET }),
         ("set with others", Mode { renewals: Renewals::Set, shared: true, ..Mode::NEW }),
         ("new with others", Mode { shared: true, ..Mode::NEW }),
+        ("watched with others", Mode { renewals: Renewals::Set, shared: true, chooses: true, ..Mode::NEW }),
     ];
 }
 
@@ -277,7 +280,7 @@ impl World {
         let users = 1..=rng.usize(1..=10);
         let program = |i| Program::new(format!("u{i}"), &mut rng, &knobs);
         let programs = users.map(program).collect();
-        let relay = Relay::new(now, knobs.settings.clone(), knobs.canary_limit_ms);
+        let relay = Relay::new(now, knobs.settings.clone(), knobs.canary_limit_ms, mode.chooses);
         let mut world = World {
             now,
             rng,

@@ -120,6 +120,10 @@ pub enum Input<'a> {
     },
     /// Another daemon listens to renewals and asks at deadlines.
     Follows,
+    /// No event reports renewals from here on, and this daemon asks for its own keys at their deadlines.
+    Unheard,
+    /// Another daemon says that this key may be there: the detector asks, whether it knows the key or not.
+    Named(&'a [u8]),
     /// Poll for keys that no event reports, on a server that sends no `set` events, or no keyspace events at all.
     ///
     /// A sweep is not a gap: the server stays settled, and events stay valid. SCAN names the keys; the detector asks
@@ -156,6 +160,20 @@ pub enum Input<'a> {
 }
 
 impl Input<'_> {
+    /// The name of the key that an event or a daemon's message is about.
+    pub(in crate::presence) fn name(&self) -> Option<&[u8]> {
+        use Input::{
+            Claimed, Created, Doubted, Ended, EndsIn, Named, Placed, Renewed, Retimed, Suspected, Written,
+        };
+        match self {
+            Renewed(name) | Created(name) | Placed(name) | Claimed(name) | Retimed(name)
+            | Suspected(name) | Named(name) | Doubted(name) => Some(name),
+            Written(name, _) | EndsIn(name, _) => Some(name),
+            Ended(name, _) => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
         use Input::{

@@ -14,7 +14,9 @@
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `following`: what is left to do where another daemon asks at deadlines.
 //! - `handover`: keys that move between the servers of a cluster.
+//! - `chosen`: where only the keys of some users are kept.
 
+mod chosen;
 mod deadlines;
 mod digest;
 mod early;
@@ -206,6 +208,7 @@ impl Detector {
             }
             Input::Down => self.fall(),
             Input::Follows => self.follow(now),
+            Input::Unheard => self.stop_hearing(now),
             Input::Adopted(moved, from) => self.adopt(now, moved, from),
             Input::LetGo(name) => self.let_go(now, name),
             Input::Retired { lossy } => self.retire(now, lossy),
@@ -224,6 +227,7 @@ impl Detector {
             Input::Claimed(name) => self.claimed(now, name),
             Input::Suspected(name) => self.suspected(name),
             Input::UsualTtl(ttl_ms) => self.take_usual_ttl(ttl_ms),
+            Input::Named(name) => self.named(now, name),
             Input::Leads { polled } => self.lead(now, polled),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);

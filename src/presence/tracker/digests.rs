@@ -77,6 +77,9 @@ pub(super) struct Digests {
 impl Tracker {
     /// Publishes a mark, if this daemon works for others and one is due.
     pub(super) fn watch_digest(&mut self, now: Time, at: usize) {
+        if !self.keeps_all(at) {
+            return;
+        }
         let server = &mut self.servers[at];
         if !server.settled() || !server.lease.works_for_others() || now < server.digests.next {
             return;
@@ -90,13 +93,14 @@ impl Tracker {
     }
 
     pub(super) fn take_digest(&mut self, now: Time, at: usize, message: &DigestMessage) {
+        let keeps_all = self.keeps_all(at);
         let server = &mut self.servers[at];
         let holds = server.role() == Role::Holds;
         let digests = &mut server.digests;
         match *message {
             DigestMessage::Mark(number) => {
-                let settled = server.detector.settled();
-                digests.noted = settled.then(|| (number, server.detector.digest().clone()));
+                let complete = keeps_all && server.detector.settled();
+                digests.noted = complete.then(|| (number, server.detector.digest().clone()));
                 if number == digests.published
                     && let Some((_, digest)) = &digests.noted
                 {

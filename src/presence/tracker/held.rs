@@ -80,6 +80,11 @@ impl Held {
         }
     }
 
+    /// The users of whom changes wait.
+    pub(super) fn users(&self) -> impl Iterator<Item = &Name> {
+        self.users.keys()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

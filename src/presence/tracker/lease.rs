@@ -10,6 +10,9 @@
 //! A daemon stands for the lease only while it is ready at that server. If other daemons are there, a holder gives it up when it
 //! drains, when a comparison with the server takes longer than [`BUSY_MS`], and when its questions are late; then it does not
 //! stand for [`REST_MS`], unless nobody else takes the lease.
+//!
+//! A daemon that keeps only some users stands in: it takes the lease after twice that silence, which every daemon that keeps all
+//! users has let pass. One that keeps all users takes the lease from a stand-in.
 
 use crate::presence::Time;
 
@@ -53,6 +56,18 @@ pub enum LeaseReply {
     Nobody,
     /// The server refuses it: each daemon listens and asks for itself.
     Refused,
+}
+
+/// A daemon's part among those that want the lease.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Candidacy {
+    /// It takes the lease.
+    #[default]
+    Stands,
+    /// It takes the lease if no daemon does that keeps all users.
+    StandsIn,
+    /// It never takes the lease.
+    Never,
 }
 
 /// The holder of a lease, for `/v1/stats` and the console.
@@ -130,6 +145,9 @@ pub(super) struct Lease {
     busy_since: Option<Time>,
     /// It leads, although another daemon may hold the lease: no beat has been heard since it connected.
     until_beat: bool,
+    candidacy: Candidacy,
+    /// When a stand-in last said that it holds the lease, at a daemon that takes the lease from it.
+    stood_in: Time,
 }
 
 impl Default for Lease {
@@ -143,15 +161,17 @@ impl Default for Lease {
             daemons: 0,
             busy_since: None,
             until_beat: false,
+            candidacy: Candidacy::Stands,
+            stood_in: never,
         }
     }
 }
 
 impl Lease {
-    /// The server is connected; `found` is the state of the key then, `None` if the server has no lease. `may_lead`: the
-    /// daemon may hold it.
-    pub(super) fn up(&mut self, now: Time, found: Option<LeaseReply>, may_lead: bool) {
+    /// The server is connected; `found` is the state of the key then, `None` if the server has no lease.
+    pub(super) fn up(&mut self, now: Time, found: Option<LeaseReply>, candidacy: Candidacy) {
         self.ordered = None;
+        self.candidacy = candidacy;
         self.next = now.plus(EVERY_MS);
         self.state = match found {
             None | Some(LeaseReply::Refused) => State::Off,
@@ -162,7 +182,7 @@ impl Lease {
             Some(LeaseReply::Other(name)) => State::Other(Some(name), now),
             Some(LeaseReply::Nobody) => State::Other(None, now),
         };
-        self.until_beat = may_lead && matches!(self.state, State::Other(..));
+        self.until_beat = candidacy == Candidacy::Stands && matches!(self.state, State::Other(..));
     }
 
     pub(super) fn state(&self) -> LeaseState {
@@ -203,8 +223,18 @@ impl Lease {
 
     /// Whether nobody has been heard of for so long that somebody should have taken the lease.
     pub(super) fn is_orphaned(&self, now: Time) -> bool {
-        !self.leads()
-            && matches!(&self.state, State::Other(_, heard) if now.since(*heard) > SILENT_MS + 2 * EVERY_MS)
+        let heard = |heard: Time| now.since(heard.max(self.stood_in)) <= self.patience_ms() + 2 * EVERY_MS;
+        !self.leads() && matches!(&self.state, State::Other(_, last) if !heard(*last))
+    }
+
+    /// Whether another daemon is known to hold the lease, and has not been silent for too long.
+    pub(super) fn has_other_holder(&self, now: Time) -> bool {
+        matches!(&self.state, State::Other(Some(_), heard) if now.since(*heard) < SILENT_MS)
+    }
+
+    /// So long, in milliseconds, the holder may be silent before this daemon takes the lease.
+    fn patience_ms(&self) -> u64 {
+        if self.candidacy == Candidacy::StandsIn { 2 * SILENT_MS } else { SILENT_MS }
     }
 
     /// When [`due`](Lease::due) may have an order.
@@ -242,8 +272,8 @@ impl Lease {
                 self.state = State::Other(None, now);
                 (Some(LeaseOrder::Release), Turn::Follow)
             }
-            State::Other(_, heard) if now.since(*heard) < SILENT_MS => {
-                self.next = heard.plus(SILENT_MS);
+            State::Other(_, heard) if now.since(*heard) < self.patience_ms() => {
+                self.next = heard.plus(self.patience_ms());
                 nothing
             }
             State::Other(_, heard) => {
@@ -295,10 +325,16 @@ impl Lease {
         matches!(&self.state, State::Other(Some(known), heard) if known == name && now.since(*heard) >= SILENT_MS)
     }
 
-    /// Another daemon says that it holds the lease.
-    pub(super) fn beat(&mut self, now: Time, from: &str, daemons: u64) -> Turn {
+    /// Another daemon says that it holds the lease, and how many daemons follow the server; `stands_in` if it keeps only some
+    /// users.
+    pub(super) fn beat(&mut self, now: Time, from: &str, daemons: u64, stands_in: bool) -> Turn {
         if !self.is_held() {
             self.daemons = daemons;
+        }
+        if stands_in && self.candidacy == Candidacy::Stands {
+            // As if it were silent, so that this daemon takes the lease from it.
+            self.stood_in = now;
+            return Turn::Stay;
         }
         match &mut self.state {
             State::Other(Some(name), heard) if name == from => *heard = now,

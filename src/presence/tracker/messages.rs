@@ -4,13 +4,24 @@ use super::digests::{DigestMessage, DigestResult};
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
 use super::topology::{Elsewhere, Fleet};
-use crate::presence::{Answer, BatchId, Change, Input, Key, Renewals, ServerId};
+use crate::presence::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId};
 
 /// Identifies a link among all that there ever were in this run, and the server that it belongs to.
 pub type LinkId = ServerId;
 
 /// Keys that a daemon has written, with their TTLs in milliseconds.
 pub type WrittenKeys = Vec<(Key, u32)>;
+
+/// A request for the names of users' keys, as the daemon receives it that answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The daemon that asks.
+    pub from: String,
+    /// The number that the answer repeats.
+    pub number: u64,
+    /// The users.
+    pub users: Vec<Name>,
+}
 
 /// Something that the tracker must know.
 pub enum Notice {
@@ -20,6 +31,10 @@ pub enum Notice {
     Link(LinkId, LinkNotice),
     /// This daemon has written these keys with these TTLs in milliseconds.
     Written(WrittenKeys),
+    /// Clients watch these users from now on. Only for a tracker that keeps chosen users.
+    Choose(Vec<Name>),
+    /// No client watches these users any longer.
+    Dismiss(Vec<Name>),
     /// The daemon drains: other daemons are to do its work.
     Draining,
     /// Time has passed. Due at [`super::Tracker::next_due`], and at least once a second.
@@ -92,7 +107,22 @@ pub enum Event<'a> {
         released: bool,
         /// How many daemons follow the server; 0 if that is not known.
         daemons: u64,
+        /// It keeps only some users elsewhere, and gives the lease to a daemon that keeps all.
+        stands_in: bool,
     },
+    /// Another daemon asks for the names of a user's keys at this server.
+    Sought {
+        /// The daemon.
+        from: &'a str,
+        /// The number that the answer is to repeat.
+        number: u64,
+        /// The user.
+        user: &'a str,
+    },
+    /// The answer to this daemon's request of this number names a key, `alice#phone`.
+    Named(u64, &'a str),
+    /// The answer to this daemon's request of this number has named all keys of this user.
+    NamedAll(u64, &'a str),
     /// A daemon, perhaps this one, sends this about the digest of the server's keys.
     Digest(&'a DigestMessage),
 }
@@ -119,6 +149,14 @@ pub enum Action {
     AnnounceDigest(LinkId, DigestMessage),
     /// Two digests were compared.
     Digested(DigestResult),
+    /// Forget these live keys, without a transition: nobody watches their users any longer.
+    Dropped(Vec<Key>),
+    /// The keys of these users are found: their state is known.
+    Known(Vec<Name>),
+    /// Ask the holder of the server's lease for the names of these users' keys, in a request of this number.
+    Seek(LinkId, u64, Vec<Name>),
+    /// Answer another daemon's request with [`super::Tracker::keys_at`] of each user.
+    Answer(LinkId, Request),
     /// Do this with the key of the server's lease.
     Lease(LinkId, LeaseOrder),
     /// Subscribe to the events that report renewals, and report where they begin ([`Event::Leads`]); or unsubscribe.

@@ -15,6 +15,7 @@
 //! - The status is up only while each server is connected, compared with Redis, and its canary has come back.
 
 mod canary;
+mod chosen;
 mod digests;
 mod gap;
 mod held;
@@ -24,6 +25,7 @@ mod ownerless;
 mod owners;
 mod polling;
 mod roles;
+mod seeking;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -32,13 +34,14 @@ mod whole_user;
 
 pub use digests::{DigestMessage, DigestResult};
 pub use gap::Cause;
-pub use lease::{LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
-pub use messages::{Action, Event, LinkId, LinkNotice, Notice, WrittenKeys};
+pub use lease::{Candidacy, LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
+pub use messages::{Action, Event, LinkId, LinkNotice, Notice, Request, WrittenKeys};
 pub use server::ServerState;
 pub use topology::{Elsewhere, Fleet, Primary};
 
 use super::{Counts, Input, Key, Output, Renewals, Role, Settings, Time};
 use canary::{CURRENT_MS, Canary};
+use chosen::Chosen;
 use held::Held;
 use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
@@ -58,8 +61,12 @@ pub struct FleetSettings {
     pub detector: Settings,
     /// A canary that takes longer, in milliseconds, means a dead stream.
     pub canary_limit_ms: u64,
-    /// The daemon may hold a server's lease.
-    pub lease: bool,
+    /// The daemon's part among those that want a server's lease.
+    pub lease: Candidacy,
+    /// It keeps only users that are chosen ([`Notice::Choose`]), except where it holds the lease.
+    pub chooses: bool,
+    /// Requests to other daemons have higher numbers: a number at random, so that an answer is recognized.
+    pub requests: u64,
     /// The slot of a key, as the cluster computes it.
     pub slot: Box<dyn Fn(&Key) -> u16 + Send>,
 }
@@ -78,6 +85,10 @@ pub struct Tracker {
     retire_at: Option<Time>,
     /// Totals of servers that were forgotten.
     forgotten: Counts,
+    /// The users that it keeps; `None` if it keeps all.
+    chosen: Option<Chosen>,
+    /// The number of the last request to other daemons.
+    requests: u64,
     /// The daemon drains.
     draining: bool,
     /// When something was last handed in.
@@ -107,6 +118,8 @@ impl Tracker {
     /// A tracker that knows no server yet.
     pub fn new(settings: FleetSettings) -> Tracker {
         Tracker {
+            chosen: settings.chooses.then(Chosen::default),
+            requests: settings.requests,
             settings,
             servers: Vec::new(),
             links: 0,
@@ -144,6 +157,8 @@ impl Tracker {
             }
             Notice::Due => self.due(now),
             Notice::Written(keys) => self.written(now, &keys),
+            Notice::Choose(users) => self.choose(users),
+            Notice::Dismiss(users) => self.dismiss(now, users),
             Notice::Link(link, notice) => {
                 // A link that was ended for good may have sent something before.
                 let known = |server: &Server| server.link == link && !server.has_left();
@@ -161,7 +176,11 @@ impl Tracker {
             return;
         };
         let clustered = self.fleet.clustered();
+        let mut requests = Vec::new();
         for event in events {
+            if !self.keeps_event(at, &event) {
+                continue;
+            }
             let event = if clustered { self.doubt(at, event) } else { event };
             let server = &mut self.servers[at];
             match event {
@@ -176,15 +195,20 @@ impl Tracker {
                 Event::Leads => {
                     let polled = server.renewals == Renewals::New;
                     server.detector.handle(now, Input::Leads { polled });
+                    self.keep_whole(now, at);
                 }
-                Event::Beat { from, released: false, daemons } => {
-                    let turn = server.lease.beat(now, from, daemons);
+                Event::Digest(message) => self.take_digest(now, at, message),
+                Event::Beat { from, released: false, daemons, stands_in } => {
+                    let turn = server.lease.beat(now, from, daemons, stands_in);
                     self.take_lease_turn(now, at, None, turn);
                 }
                 Event::Beat { from, released: true, .. } => server.lease.released(now, from),
-                Event::Digest(message) => self.take_digest(now, at, message),
+                Event::Sought { .. } => Tracker::take_request(&mut requests, &event),
+                Event::Named(number, name) => self.named(now, at, number, name),
+                Event::NamedAll(number, user) => self.named_all(at, number, user),
             }
         }
+        self.answer_requests(now, at, requests);
         self.servers[at].stirred = true;
     }
 
@@ -208,7 +232,13 @@ impl Tracker {
 
     /// When to hand in [`Notice::Due`] at the latest.
     pub fn next_due(&self) -> Option<Time> {
-        self.servers.iter().filter_map(Server::next_due).chain(self.retire_at).chain(self.hold_due()).min()
+        self.servers
+            .iter()
+            .filter_map(Server::next_due)
+            .chain(self.retire_at)
+            .chain(self.hold_due())
+            .chain(self.leave_due())
+            .min()
     }
 
     /// Has each server been compared with Redis since its last gap, and is everything reported?
@@ -262,33 +292,21 @@ impl Tracker {
     fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {
         match notice {
             LinkNotice::Down(cause, why) => self.down(now, at, cause, why),
-            LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark } => {
-                let server = &mut self.servers[at];
-                let well = server.well;
-                server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
-                server.gap_at.get_or_insert(now);
-                // The comparison that begins finds what was written before.
-                server.passed = mark;
-                server.renewals = renewals;
-                server.polling.up(now, silent);
-                server.lease.up(now, lease, self.settings.lease);
-                let role = server.role();
-                let barred = std::mem::take(&mut server.barred);
-                let outage = std::mem::take(&mut server.replaced) || barred || outage;
-                self.servers_changed = true;
-                self.disturbed = now;
-                let polled = silent || renewals == Renewals::New || role == Role::Follows;
-                self.feed(now, at, Input::Up { run: &run, outage, well, polled, role, uptime_ms });
-            }
+            up @ LinkNotice::Up { .. } => self.rise(now, at, up),
             // What the dead stream's connection still brings proves nothing.
             _ if !self.servers[at].is_up() => {}
             LinkNotice::Answers(batch, mut answers, elsewhere) => {
+                if !elsewhere.is_empty() {
+                    self.servers[at].seeking.start_over();
+                }
                 self.redirect(at, &mut answers, elsewhere);
                 self.feed(now, at, Input::Answers(batch, answers));
             }
             LinkNotice::Page { number, names, next, likely } => {
-                self.servers[at].detector.expect(likely);
-                self.feed(now, at, Input::Page(number, names, next));
+                if self.chosen.is_none() {
+                    self.servers[at].detector.expect(likely);
+                }
+                self.page(now, at, number, names, next);
             }
             LinkNotice::Intact { refused } => {
                 if refused {
@@ -311,6 +329,32 @@ impl Tracker {
                 }
             }
         }
+    }
+
+    /// The server is subscribed.
+    fn rise(&mut self, now: Time, at: usize, notice: LinkNotice) {
+        let LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark } = notice else { return };
+        let server = &mut self.servers[at];
+        let well = server.well;
+        server.phase = Phase::Up(Canary::new(now, CANARY_EVERY_MS, self.settings.canary_limit_ms));
+        server.gap_at.get_or_insert(now);
+        // The comparison that begins finds what was written before.
+        server.passed = mark;
+        server.renewals = renewals;
+        server.polling.up(now, silent);
+        server.lease.up(now, lease, self.settings.lease);
+        let role = server.role();
+        let barred = std::mem::take(&mut server.barred);
+        let outage = std::mem::take(&mut server.replaced) || barred || outage;
+        self.servers_changed = true;
+        self.disturbed = now;
+        let polled = silent || renewals == Renewals::New || role == Role::Follows;
+        // It asks for the keys of chosen users itself.
+        let role = if self.chosen.is_some() && role == Role::Follows { Role::Alone } else { role };
+        if role != Role::Holds {
+            self.keep_chosen(now, at);
+        }
+        self.feed(now, at, Input::Up { run: &run, outage, well, polled, role, uptime_ms });
     }
 
     fn down(&mut self, now: Time, at: usize, cause: Cause, why: String) {
@@ -402,6 +446,7 @@ impl Tracker {
     }
 
     fn due(&mut self, now: Time) {
+        self.leave_again(now);
         self.retire_again(now);
         self.end_long_holds(now);
         self.hurry(now);
@@ -455,14 +500,17 @@ impl Tracker {
         match output {
             Output::Changed(change) => self.report(now, at, change),
             Output::Ask(batch, keys) => self.out.push_back(Action::Ask(link, batch, keys)),
-            Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
+            Output::Scan(number, cursor) => self.scan(now, at, number, cursor),
             Output::Prove => self.prove(now, at),
             Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
             Output::UsualTtl(ttl_ms) => self.out.push_back(Action::AnnounceUsualTtl(link, ttl_ms)),
             Output::Unannounced(key) => server.news.ends.push(key),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
-            Output::Swept => server.polling.ended(now),
+            Output::Swept => {
+                server.polling.ended(now);
+                self.scanned(at);
+            }
             Output::Moved(moved) => self.hand_over(now, at, &moved),
         }
     }
@@ -479,6 +527,7 @@ impl Tracker {
         let counts = server.detector.counts();
         server.compared += 1;
         server.polling.ended(now);
+        self.scanned(at);
         self.may_release = true;
         self.release(now);
         let server = &mut self.servers[at];
@@ -502,11 +551,13 @@ impl Tracker {
 
     /// Once all detectors are drained: what follows from their state.
     fn conclude(&mut self, now: Time) {
+        self.seek(now);
         self.forget_the_empty();
         self.spread_news();
         let claimed = self.servers.iter().filter_map(|server| server.detector.oldest_claim()).min();
         self.may_release |= claimed != std::mem::replace(&mut self.claimed, claimed);
         self.release(now);
+        self.report_known();
         if std::mem::take(&mut self.marks_changed) && !self.holds() {
             self.pass_marks();
         }

@@ -160,7 +160,12 @@ impl Tracker {
             let slot = (self.settings.slot)(key);
             let owner = self.fleet.owner(slot).and_then(|primary| self.place_of(&primary.id));
             let Some(at) = owner else { continue };
-            if self.servers[at].detector.written(now, key.as_bytes(), *ttl_ms) {
+            // Of a key that is not kept, any TTL is news that other daemons do not expect.
+            let is_news = match self.keeps(at, key.as_bytes()) {
+                true => self.servers[at].detector.written(now, key.as_bytes(), *ttl_ms),
+                false => u64::from(*ttl_ms) < self.settings.detector.first_ttl_ms,
+            };
+            if is_news {
                 news.entry(at).or_default().push((key.clone(), *ttl_ms));
             }
         }
@@ -196,8 +201,10 @@ impl Tracker {
         else {
             return;
         };
-        self.feed(now, to, Input::Adopted(moved, self.servers[from].link));
-        self.drain(now, to);
+        if self.keeps(to, moved.key.as_bytes()) {
+            self.feed(now, to, Input::Adopted(moved, self.servers[from].link));
+            self.drain(now, to);
+        }
         self.feed(now, from, Input::LetGo(moved.key.as_str().as_bytes()));
     }
 }

@@ -16,6 +16,8 @@ pub struct Polling {
     under_way: bool,
     next: Option<Time>,
     began: Time,
+    /// The pause after the last one ends then.
+    rested: Time,
 }
 
 impl Polling {
@@ -44,7 +46,20 @@ impl Polling {
     pub fn ended(&mut self, now: Time) {
         self.under_way = false;
         let pause = now.since(self.began).clamp(PAUSE_MS.0, PAUSE_MS.1);
-        self.next = (self.always || self.moved).then(|| now.plus(pause));
+        self.rested = now.plus(pause);
+        self.next = (self.always || self.moved).then_some(self.rested);
+    }
+
+    /// Keys are to be found that no event reports. The server is connected, and no comparison is under way.
+    pub fn wanted(&mut self, now: Time) {
+        if !self.under_way && self.next.is_none() {
+            self.next = Some(now.max(self.rested));
+        }
+    }
+
+    /// Are all keys known that a poll would find?
+    pub fn is_idle(&self) -> bool {
+        !self.always && !self.moved && !self.under_way
     }
 
     /// Slots have moved from or to the server. `settled`: it is connected and no comparison is under way. No event is
@@ -60,7 +75,7 @@ impl Polling {
     pub fn due(&mut self, now: Time) -> bool {
         let due = self.next.is_some_and(|at| at <= now);
         if due {
-            *self = Polling { always: self.always, moved: false, under_way: true, next: None, began: now };
+            *self = Polling { always: self.always, under_way: true, began: now, ..Polling::default() };
         }
         due
     }

@@ -1,6 +1,6 @@
 //! This daemon's part at each server: it holds the lease and works for all daemons, or follows another one.
 
-use super::lease::{LeaseOrder, Turn};
+use super::lease::{Candidacy, LeaseOrder, Turn};
 use super::server::News;
 use super::{Action, Input, Time, Tracker};
 
@@ -11,10 +11,14 @@ impl Tracker {
         if !server.is_up() {
             return;
         }
-        let fitness =
-            server.fitness(now, self.draining, self.settings.lease && self.settings.detector.probes);
+        let fitness = server.fitness(
+            now,
+            self.draining,
+            self.settings.lease != Candidacy::Never && self.settings.detector.probes,
+        );
         let (order, turn) = server.lease.due(now, fitness);
-        server.orphaned = server.lease.is_orphaned(now);
+        // A daemon that keeps chosen users asks for their keys itself.
+        server.orphaned = self.chosen.is_none() && server.lease.is_orphaned(now);
         self.take_lease_turn(now, at, order, turn);
     }
 
@@ -26,7 +30,9 @@ impl Tracker {
             Turn::Stay => return,
             Turn::Lead => self.out.push_back(Action::Listen(link, true)),
             Turn::Follow => {
-                self.feed(now, at, Input::Follows);
+                let chooses = self.chosen.is_some();
+                self.feed(now, at, if chooses { Input::Unheard } else { Input::Follows });
+                self.keep_chosen(now, at);
                 self.out.push_back(Action::Listen(link, false));
             }
         }

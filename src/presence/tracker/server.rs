@@ -1,10 +1,12 @@
 //! One server: its connection's phase, and the detector of its keys.
 
 use super::canary::Canary;
+use super::chosen::Whole;
 use super::digests::Digests;
 use super::gap::Cause;
 use super::lease::{Fitness, Lease, LeaseState};
 use super::polling::Polling;
+use super::seeking::Seeking;
 use super::topology::Primary;
 use super::{FleetSettings, LinkId};
 use crate::presence::{Detector, Key, Renewals, Role, Time};
@@ -88,6 +90,10 @@ pub(super) struct Server {
     pub(super) orphaned: bool,
     pub(super) news: News,
     pub(super) digests: Digests,
+    /// Users whose keys have yet to be found here.
+    pub(super) seeking: Seeking,
+    /// Where this daemon keeps only chosen users: whether it keeps all users of this server.
+    pub(super) whole: Whole,
     /// Why the last comparison was needed.
     pub(super) cause: Cause,
     /// How many gaps there were.
@@ -123,6 +129,8 @@ impl Server {
             orphaned: false,
             news: News::default(),
             digests: Digests::default(),
+            seeking: Seeking::default(),
+            whole: Whole::default(),
             cause: Cause::Start,
             gaps: 0,
             gap_at: None,
@@ -153,6 +161,12 @@ impl Server {
             false if self.lease.leads() => Role::Holds,
             false => Role::Follows,
         }
+    }
+
+    /// Whether this daemon holds the lease and knows all keys. `chooses`: it keeps only chosen users elsewhere.
+    pub(super) fn knows_all(&self, chooses: bool) -> bool {
+        let whole = !chooses || self.whole == Whole::Complete;
+        whole && self.role() == Role::Holds && self.settled() && self.polling.is_idle()
     }
 
     /// Whether this daemon may ask at deadlines for all.
@@ -230,6 +244,7 @@ impl Server {
             Phase::Down(_) | Phase::Left => None,
         };
         let lease = self.lease.next_due().filter(|_| self.is_up());
-        [self.detector.next_due(), phase, self.polling.next_due(), lease].into_iter().flatten().min()
+        let seeking = self.seeking.next_due().filter(|_| self.is_up());
+        [self.detector.next_due(), phase, self.polling.next_due(), lease, seeking].into_iter().flatten().min()
     }
 }

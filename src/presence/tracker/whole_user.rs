@@ -13,7 +13,14 @@ const WAITS_MOST_MS: u64 = 2_000;
 
 impl Tracker {
     /// Reports a change, or holds it back.
-    pub(super) fn report(&mut self, now: Time, at: usize, change: Change) {
+    pub(super) fn report(&mut self, now: Time, at: usize, mut change: Change) {
+        if !self.keeps(at, change.key.as_bytes()) {
+            return;
+        }
+        // The user may have been online before.
+        if change.live && self.is_sought(change.key.user()) {
+            change.reason = Reason::Reconciled;
+        }
         let server = &self.servers[at];
         let entry = Entry { link: server.link, cause: server.cause, since: now, change };
         if self.held.is_empty() && (entry.change.live || !self.opened) {
@@ -43,7 +50,8 @@ impl Tracker {
 
     /// Can older evidence about other sessions of the user still be unread?
     fn must_wait(&self, now: Time, entry: &Entry) -> bool {
-        self.opened && self.servers.iter().any(|server| server.withholds(now, self.disturbed, entry))
+        let withheld = || self.servers.iter().any(|server| server.withholds(now, self.disturbed, entry));
+        self.opened && (self.is_sought(entry.change.key.user()) || withheld())
     }
 
     /// Was the user surely offline between an end that waits and this start? A comparison finds what was there before.

@@ -49,6 +49,9 @@ pub enum Message {
         /// How many daemons received its last beat; 0 if that is not known.
         #[serde(default)]
         daemons: u64,
+        /// It keeps only some users elsewhere, and gives the lease to a daemon that keeps all.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stands_in: bool,
     },
     /// Note the digest of a server's keys at this place of its stream, under this number.
     DigestMark {
@@ -72,6 +75,28 @@ pub enum Message {
         server: String,
         /// It also differed before, so the sender polls the server.
         again: bool,
+    },
+    /// The sender keeps only some users, and asks the holder of the server's lease for the names of these users' keys.
+    Find {
+        /// The server's id, as in `lease`.
+        server: String,
+        /// The number that the answer repeats.
+        number: u64,
+        /// The users.
+        users: Vec<String>,
+    },
+    /// The answer to `find`: the keys of users at that server, as the sender knew them after it had read the request.
+    Found {
+        /// The server's id, as in `lease`.
+        server: String,
+        /// The daemon that asked.
+        to: String,
+        /// The number of its request.
+        number: u64,
+        /// Keys, without their prefix.
+        keys: Vec<String>,
+        /// The users whose keys have all been named, in this message or in those before it.
+        users: Vec<String>,
     },
     /// Close the sockets and streams of a user.
     CloseSockets {
@@ -123,6 +148,26 @@ impl Message {
             Message::Gone { keys } => {
                 let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Gone { keys: keys.to_vec() });
                 parts.map(|part| text(&part)).collect()
+            }
+            Message::Find { server, number, users } => {
+                let parts = users.chunks(KEYS_MOST).map(|users| Message::Find {
+                    server: server.clone(),
+                    number: *number,
+                    users: users.to_vec(),
+                });
+                parts.map(|part| text(&part)).collect()
+            }
+            Message::Found { server, to, number, keys, users } => {
+                let part = |keys: &[String], users: &[String]| Message::Found {
+                    server: server.clone(),
+                    to: to.clone(),
+                    number: *number,
+                    keys: keys.to_vec(),
+                    users: users.to_vec(),
+                };
+                let keys = keys.chunks(KEYS_MOST).map(|keys| part(keys, &[]));
+                let users = users.chunks(KEYS_MOST).map(|users| part(&[], users));
+                keys.chain(users).map(|part| text(&part)).collect()
             }
             other => vec![text(other)],
         }
@@ -184,6 +229,10 @@ mod tests {
         let ends = Message::Ends { keys: vec![("a".into(), 5)] };
         assert_eq!(ends.encode("d1"), [text]);
         assert_eq!(Message::decode(text.as_bytes()).unwrap().message, ends);
+        let beat = r#"{"v":1,"from":"d1","type":"lease","server":"","held":true}"#;
+        let held = Message::Lease { server: String::new(), held: true, stands_in: false };
+        assert_eq!(held.encode("d1"), [beat], "as daemons write it that know no stand-in");
+        assert_eq!(Message::decode(beat.as_bytes()).unwrap().message, held);
         let long = format!(r#"{{"v":1,"from":"{}","type":"ttls","keys":[]}}"#, "d".repeat(LONGEST));
         assert_eq!(Message::decode(long.as_bytes()), None);
     }
@@ -199,6 +248,20 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(payloads.iter().map(count).collect::<Vec<_>>(), [90, 90, 20]);
+    }
+
+    #[test]
+    fn answer_names_all_keys_before_its_users() {
+        let names = |name: char, count| (0..count).map(|i| format!("{name}{i}")).collect::<Vec<_>>();
+        let (server, to) = (String::new(), "d1".to_owned());
+        let found = Message::Found { server, to, number: 7, keys: names('k', 100), users: names('u', 3) };
+        let read = |text: &String| match Message::decode(text.as_bytes()).unwrap().message {
+            Message::Found { keys, users, number: 7, .. } => (keys.len(), users.len()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found.encode("d2").iter().map(read).collect::<Vec<_>>(), [(90, 0), (10, 0), (0, 3)]);
+        let find = Message::Find { server: "s".into(), number: 7, users: names('u', 91) };
+        assert_eq!(find.encode("d1").len(), 2);
     }
 
     proptest! {

@@ -1,6 +1,8 @@
 //! The reports of a link to the driver, and the driver's orders.
 
-use crate::presence::{Answer, BatchId, Cause, DigestMessage, Key, LeaseOrder, LeaseReply, Renewals};
+use crate::presence::{
+    Answer, BatchId, Cause, DigestMessage, Key, LeaseOrder, LeaseReply, Name, Renewals, Request,
+};
 use crate::redis::channel::Message;
 use crate::redis::cluster::Redirection;
 use crate::redis::link::parser::Events;
@@ -96,6 +98,10 @@ pub enum Order {
     AnnounceUsualTtl(u32),
     /// Publish this about the digest of the server's keys.
     AnnounceDigest(DigestMessage),
+    /// Ask the holder of the lease for the names of these users' keys, in a request of this number.
+    Find(u64, Vec<Name>),
+    /// Answer another daemon's request, with the keys of each user.
+    Answer(Request, Vec<Key>),
     /// Do this with the key of the lease.
     Lease(LeaseOrder),
     /// Subscribe to the events that report renewals, or unsubscribe.

@@ -174,11 +174,13 @@ impl Place<'_> {
                 let key = (key.as_str(), &self.memory.lease.listeners());
                 lease_key::carry_out(pipeline, settings, key, LeaseOrder::Take).await?
             }
-            LeaseMode::Follows | LeaseMode::Alone => lease_key::look(pipeline, &key).await?,
+            LeaseMode::StandsIn | LeaseMode::Follows | LeaseMode::Alone => {
+                lease_key::look(pipeline, &key).await?
+            }
         };
         match found {
             LeaseReply::Refused => return Ok(None),
-            _ if settings.lease == LeaseMode::Follows => {
+            _ if settings.lease != LeaseMode::Stands => {
                 heard.stream.unsubscribe(&settings.names.renewal_channels(heard.renewals)).await?;
             }
             _ => {}

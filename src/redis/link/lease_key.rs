@@ -4,6 +4,7 @@
 //! daemon by mistake only prolongs that daemon's lease, and the others notice a silent holder by its beats: so no command
 //! needs to be atomic.
 
+use crate::config::LeaseMode;
 use crate::presence::{LEASE_MS, LeaseOrder, LeaseReply};
 use crate::redis::channel::Message;
 use crate::redis::cluster::{self, Topology};
@@ -117,7 +118,8 @@ async fn publish(
 ) -> Result<Option<u64>> {
     let (name, mut daemons) = (settings.names.daemons_channel(), None);
     let (server, last) = (settings.server_id(), listeners.0.load(Ordering::Relaxed));
-    for payload in settings.channel.payloads(&Message::Lease { server, held, daemons: last }) {
+    let stands_in = settings.lease == LeaseMode::StandsIn;
+    for payload in settings.channel.payloads(&Message::Lease { server, held, daemons: last, stands_in }) {
         let reply = pipeline.one(&["PUBLISH", &name, &payload]).await?;
         let receivers = reply.number().ok().and_then(|count| u64::try_from(count).ok());
         settings.channel.sent(receivers.is_some());

@@ -150,7 +150,7 @@ async fn serve(
         *held = primary.clone();
         changed
     });
-    let listens = lease.is_none() || settings.lease != LeaseMode::Follows;
+    let listens = lease.is_none() || settings.lease == LeaseMode::Stands;
     if feed.send(Feed::Up { run, outage, uptime_ms, silent, renewals, lease }).await.is_err() {
         return Ended::stopping();
     }

@@ -1,6 +1,6 @@
 //! Carries out the driver's orders, many at a time.
 
-use crate::presence::{BatchId, DigestMessage, Key, LeaseOrder, LeaseReply, Side};
+use crate::presence::{BatchId, DigestMessage, Key, LeaseOrder, LeaseReply, Name, Request, Side};
 use crate::redis::channel::Message;
 use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
@@ -57,6 +57,8 @@ impl Worker<'_> {
                     self.announce(&Message::UsualTtl { server, ttl_ms });
                 }
                 Some(Order::AnnounceDigest(message)) => self.announce(&self.about_digest(message)),
+                Some(Order::Find(number, users)) => self.find(number, &users),
+                Some(Order::Answer(request, keys)) => self.answer(request, &keys),
                 Some(Order::Lease(order)) => self.lease(order),
                 Some(Order::Listen(on)) => drop(self.listens.send_replace(on)),
                 Some(Order::Restart(cause)) => {
@@ -127,7 +129,12 @@ impl Worker<'_> {
             let name = settings.names.daemons_channel();
             for payload in payloads {
                 let sent = pipeline.one(&["PUBLISH", &name, &payload]).await;
-                settings.channel.sent(sent.is_ok_and(|reply| reply.accepted().is_ok()));
+                let is_sent = sent.is_ok_and(|reply| reply.accepted().is_ok());
+                settings.channel.sent(is_sent);
+                // The last part of an answer says that the parts before it are all.
+                if !is_sent {
+                    break;
+                }
             }
             Ok(())
         });
@@ -142,6 +149,20 @@ impl Worker<'_> {
             }
             DigestMessage::Differs { again } => Message::DigestDiffers { server, again },
         }
+    }
+
+    fn find(&mut self, number: u64, users: &[Name]) {
+        let users = users.iter().map(|user| user.to_string()).collect();
+        self.announce(&Message::Find { server: self.settings.server_id(), number, users });
+    }
+
+    fn answer(&mut self, Request { from, number, users }: Request, keys: &[Key]) {
+        let (keys, users) = (
+            keys.iter().map(|key| key.as_str().to_owned()).collect(),
+            users.iter().map(|user| user.to_string()).collect(),
+        );
+        let server = self.settings.server_id();
+        self.announce(&Message::Found { server, to: from, number, keys, users });
     }
 
     /// The command that publishes a mark.

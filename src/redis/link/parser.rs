@@ -34,10 +34,27 @@ pub enum Kind {
     Digest(u32),
     /// From here on the stream has the events that report renewals.
     Leads,
-    /// Another daemon, whose name follows, holds the lease (true) or has given it up. So many daemons follow the server.
-    Lease(bool, u32),
+    /// Another daemon, whose name follows, holds the lease or has given it up.
+    Lease(Beat),
+    /// A daemon asks, in a request of this number, for the names of a user's keys; its name, a line end and the user follow.
+    Sought(u64),
+    /// The answer to this daemon's request of this number names a key.
+    Named(u64),
+    /// The answer to this daemon's request of this number has named all keys of the user whose name follows.
+    NamedAll(u64),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
     EndsIn(u32),
+}
+
+/// A daemon's statement about its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    /// It holds the lease; else it has given the lease up.
+    pub held: bool,
+    /// How many daemons follow the server; 0 if that is not known.
+    pub daemons: u32,
+    /// It keeps only some users elsewhere.
+    pub stands_in: bool,
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -193,10 +210,16 @@ pub enum Item<'a> {
     Mark(u64),
     /// From here on the stream has the events that report renewals.
     Leads,
-    /// The daemon of this name holds the lease (true) or has given it up. So many daemons follow the server.
-    Lease(&'a str, bool, u32),
     /// A daemon sends this about the digest of the server's keys.
     Digest(&'a DigestMessage),
+    /// The daemon of this name holds the lease or has given it up.
+    Lease(&'a str, Beat),
+    /// The daemon of this name asks for the names of this user's keys, in a request of this number.
+    Sought(&'a str, u64, &'a str),
+    /// The answer to the request of this number names a key.
+    Named(u64, &'a str),
+    /// The answer to the request of this number has named all keys of this user.
+    NamedAll(u64, &'a str),
 }
 
 /// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
@@ -251,14 +274,22 @@ impl Events {
                 Kind::UsualTtl(ttl_ms) => Input::UsualTtl(ttl_ms),
                 Kind::Digest(place) => return Item::Digest(&self.digests[place as usize]),
                 Kind::Leads => return Item::Leads,
-                Kind::Lease(held, daemons) => {
-                    let from = std::str::from_utf8(name).unwrap_or_default();
-                    return Item::Lease(from, held, daemons);
+                Kind::Lease(beat) => return Item::Lease(text(name), beat),
+                Kind::Sought(number) => {
+                    let (from, user) = text(name).split_once('\n').unwrap_or_default();
+                    return Item::Sought(from, number, user);
                 }
+                Kind::Named(number) => return Item::Named(number, text(name)),
+                Kind::NamedAll(number) => return Item::NamedAll(number, text(name)),
                 Kind::EndsIn(left_ms) => Input::EndsIn(name, left_ms),
             })
         })
     }
+}
+
+/// A text that was taken from a JSON message.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -341,6 +372,25 @@ mod tests {
         for forged in ["d1:9", "d1:18446744073709551615", "d1:9:0000000000000000"] {
             assert_eq!(parser.parse(FENCE_OPERATION, forged.as_bytes()), Parsed::Foreign, "{forged}");
         }
+    }
+
+    #[test]
+    fn request_for_keys_has_daemon_and_user() {
+        let mut events = Events::default();
+        events.push(Kind::Sought(7), b"d2\nalice");
+        events.push(Kind::Named(7), b"alice#tab");
+        events.push(Kind::NamedAll(7), b"alice");
+        events.push(Kind::Lease(Beat { held: true, stands_in: true }), b"d2");
+        let items: Vec<Item> = events.items().collect();
+        assert!(matches!(
+            items[..],
+            [
+                Item::Sought("d2", 7, "alice"),
+                Item::Named(7, "alice#tab"),
+                Item::NamedAll(7, "alice"),
+                Item::Lease("d2", Beat { held: true, stands_in: true }),
+            ]
+        ));
     }
 
     proptest! {

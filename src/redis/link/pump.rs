@@ -5,7 +5,7 @@ use crate::redis::channel::{Channel, Message};
 use crate::redis::link::canary_key::CanaryProof;
 use crate::redis::link::events::{EventStream, SUBSCRIBED};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Silent};
-use crate::redis::link::parser::{Events, Kind, Parsed, Parser};
+use crate::redis::link::parser::{Beat, Events, Kind, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
 use anyhow::{Result, anyhow};
 use std::ops::ControlFlow;
@@ -165,10 +165,12 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         | Message::DigestMark { server: of, .. }
         | Message::Digest { server: of, .. }
         | Message::DigestDiffers { server: of, .. }
+        | Message::Find { server: of, .. }
+        | Message::Found { server: of, .. }
             if of != server => {}
-        Message::Lease { held, daemons, .. } => {
+        Message::Lease { held, daemons, stands_in, .. } => {
             let daemons = u32::try_from(daemons).unwrap_or(u32::MAX);
-            chunk.push(Kind::Lease(held, daemons), received.from.as_bytes());
+            chunk.push(Kind::Lease(Beat { held, daemons, stands_in }), received.from.as_bytes());
         }
         Message::UsualTtl { ttl_ms, .. } => chunk.push(Kind::UsualTtl(ttl_ms), b""),
         Message::DigestMark { number, .. } => chunk.push_digest(DigestMessage::Mark(number)),
@@ -178,6 +180,16 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
             message.into_iter().for_each(|message| chunk.push_digest(message));
         }
         Message::DigestDiffers { again, .. } => chunk.push_digest(DigestMessage::Differs { again }),
+        Message::Find { number, users, .. } => {
+            for user in users {
+                chunk.push(Kind::Sought(number), format!("{}\n{user}", received.from).as_bytes());
+            }
+        }
+        Message::Found { to, .. } if to != channel.daemon() => {}
+        Message::Found { number, keys, users, .. } => {
+            keys.iter().for_each(|key| chunk.push(Kind::Named(number), key.as_bytes()));
+            users.iter().for_each(|user| chunk.push(Kind::NamedAll(number), user.as_bytes()));
+        }
         other => channel.pass_on(other),
     }
 }

@@ -24,12 +24,14 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
     let (users, sessions) = app.hub.count();
     let status = app.hub.health().borrow().clone();
     let (metrics, servers) = (&app.metrics, app.hub.servers());
+    // Counts of everybody are null where only some users are kept.
+    let holds_all = app.hub.holds_all();
     Ok(Json(json!({
         "epoch": app.hub.epoch(),
         "seq": app.hub.seq(),
         "uptime_ms": app.started.elapsed().as_millis() as u64,
-        "users_online": users,
-        "sessions": sessions,
+        "users_online": holds_all.then_some(users),
+        "sessions": holds_all.then_some(sessions),
         "sockets": metrics.sockets.get(),
         "watchers": metrics.watchers.get(),
         "transitions": {"online": metrics.went_online.get(), "offline": metrics.went_offline.get()},
@@ -40,7 +42,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
         "gaps": metrics.gaps_by_cause(),
         "repairs": metrics.repairs_by_cause().values().sum::<u64>(),
         "repairs_by_cause": metrics.repairs_by_cause(),
-        "keys_without_ttl": metrics.immortal_keys.get(),
+        "keys_without_ttl": holds_all.then(|| metrics.immortal_keys.get()),
         "lag_ms": metrics.detection_lag.percentiles(),
         "event_lag_ms": metrics.event_lag.percentiles(),
         "redis": {
@@ -53,7 +55,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
             // Where servers differ, the way that takes the most messages.
             "renewals": servers.iter().map(|server| server.renewals).min().map(Renewals::label),
             "lease": lease(&servers),
-            "servers": servers.iter().map(server_state).collect::<Vec<_>>(),
+            "servers": servers.iter().map(|server| server_state(server, holds_all)).collect::<Vec<_>>(),
         },
     })))
 }
@@ -63,7 +65,7 @@ fn lease(servers: &[ServerState]) -> Option<&'static str> {
     servers.iter().map(|server| server.lease).max().map(LeaseState::label)
 }
 
-fn server_state(server: &ServerState) -> Value {
+fn server_state(server: &ServerState, holds_all: bool) -> Value {
     json!({
         "name": server.name,
         "state": if server.up { "up" } else { "down" },
@@ -71,7 +73,7 @@ fn server_state(server: &ServerState) -> Value {
         "mode": if server.polled { "sweeps" } else { "events" },
         "renewals": server.renewals.label(),
         "lease": server.lease.label(),
-        "keys": server.keys,
+        "keys": holds_all.then_some(server.keys),
         "gaps": server.gaps,
     })
 }

@@ -31,7 +31,9 @@ const LIST_MOST: usize = 10_000;
 )]
 pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<Json<UserObject>> {
     pass.check_watch(&user)?;
-    let stale = app.known()?;
+    app.known()?;
+    let _kept = app.keep(vec![user.clone()]).await?;
+    let stale = app.known()? || !app.hub.is_known(&user);
     Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
 }
 
@@ -62,10 +64,19 @@ pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<Que
     pass.check_read()?;
     let body: QueryBody = request::body(&app, body).await?;
     request::check_count(&app, body.users.len())?;
+    app.known()?;
+    let _kept = match app.hub.holds_all() {
+        true => None,
+        false => {
+            let allowed = body.users.iter().filter(|user| pass.check_asked(&app.pattern, user).is_ok());
+            Some(app.keep(allowed.cloned().collect()).await?)
+        }
+    };
     let stale = app.known()?;
     let seq = app.hub.seq();
+    let state = |user: &str| UserObject::new(user, app.hub.get(user), stale || !app.hub.is_known(user));
     let answer = |user: String| match pass.check_asked(&app.pattern, &user) {
-        Ok(()) => QueriedUser::Known(UserObject::new(&user, app.hub.get(&user), stale)),
+        Ok(()) => QueriedUser::Known(state(&user)),
         Err(error) => {
             app.metrics.refused(error.code());
             QueriedUser::Refused { user, error: ErrorDetail::new(&error) }
@@ -151,6 +162,7 @@ impl ListQuery {
 )]
 pub async fn list(State(app): Shared, pass: Pass, query: QueryString<ListQuery>) -> Reply<Json<ListAnswer>> {
     pass.check_watch_all()?;
+    app.check_holds_all()?;
     let query = request::query(query)?;
     let (online, limit, from, prefix) = (query.online()?, query.limit()?, query.cursor()?, query.prefix()?);
     let stale = app.known()?;

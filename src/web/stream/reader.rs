@@ -313,7 +313,8 @@ impl Snapshot {
             return None;
         }
         let chunk = self.users.drain(..self.users.len().min(CHUNK));
-        let users = chunk.map(|(user, presence)| UserObject::new(&user, presence, self.stale)).collect();
+        let is_stale = |user: &str| self.stale || !self.hub.is_known(user);
+        let users = chunk.map(|(user, presence)| UserObject::new(&user, presence, is_stale(&user))).collect();
         self.users.shrink_to(2 * CHUNK);
         self.ended = self.users.is_empty();
         let (id, epoch) = (self.id.clone(), self.hub.epoch().to_owned());

@@ -9,7 +9,7 @@ use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::reader::{Cut, Reader, Snapshot};
 use crate::error::{Error, code, shown};
-use crate::hub::{Delivery, Hub, Missed};
+use crate::hub::{Delivery, Hub, Kept, Missed};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
@@ -91,10 +91,13 @@ pub async fn stream(
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let limit = share.watch_limit(app.limits.watches_per_socket);
     let (wanted, refused) = wanted.check(&app, &pass, limit)?;
+    let kept = wanted.keep(&app).await?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, refused, last };
+    // A daemon that keeps only some users has not recorded what a client missed.
+    let last = headers.get("last-event-id").filter(|_| app.hub.holds_all());
+    let last = last.and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, refused, last, _kept: kept };
     let reader = Reader::new(app, address, permit, share, None);
     activity.watch_answer(reader.may_go_on());
     let stream = SseStream::new(reader, request);
@@ -145,6 +148,15 @@ impl Wanted {
         }
     }
 
+    /// Waits until the states of the users are known, where the daemon does not keep all users. Errors: `not_held`, `busy`.
+    async fn keep(&self, app: &App) -> Result<Option<Kept>, Error> {
+        match self {
+            Wanted::All => app.check_holds_all().map(|()| None),
+            Wanted::Users(_) if app.hub.holds_all() => Ok(None),
+            Wanted::Users(users) => app.keep(users.clone()).await.map(Some),
+        }
+    }
+
     /// Decides for each user. Error: that of the first user, if all are refused.
     fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<(Wanted, Vec<RefusedUser>), Error> {
         let Wanted::Users(users) = self else {
@@ -171,6 +183,8 @@ struct StreamRequest {
     refused: Vec<RefusedUser>,
     /// The id of the last event that it received from an earlier stream.
     last: Option<String>,
+    /// Keeps the users until they are watched.
+    _kept: Option<Kept>,
 }
 
 /// One stream.
@@ -220,7 +234,7 @@ impl SseStream {
 
     /// Begins to watch, and continues where the client's last stream ended, or with a snapshot.
     fn begin(&mut self, request: StreamRequest) {
-        let StreamRequest { wanted, list, refused, last } = request;
+        let StreamRequest { wanted, list, refused, last, _kept } = request;
         let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
         if let Some((missed, seq)) = resumed {
             (self.missed, self.sent) = (Some(missed), Some(seq));

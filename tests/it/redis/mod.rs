@@ -11,3 +11,4 @@ mod modes;
 mod outages;
 mod sessions;
 mod ttls;
+mod watched;

@@ -473,6 +473,11 @@ impl Slot {
         }
     }
 
+    /// No event reports its renewals any longer.
+    pub(super) fn stop_hearing(&mut self) {
+        self.flags.put(Flags::BY_SET, false);
+    }
+
     /// Its bucket came due.
     pub(super) fn look(&mut self, bucket: &Bucket, now: Time, (first_ttl, polled): (u64, bool)) -> Look {
         if !bucket.holds(self.filed) {

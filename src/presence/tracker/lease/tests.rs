@@ -17,13 +17,13 @@ const MINE: LeaseReply = LeaseReply::Mine { daemons: 2 };
 /// A lease whose key another daemon, `b`, held when the server was connected.
 fn followed() -> Lease {
     let mut lease = Lease::default();
-    lease.up(at(0), Some(other("b")), false);
+    lease.up(at(0), Some(other("b")), Candidacy::Never);
     lease
 }
 
 fn held() -> Lease {
     let mut lease = Lease::default();
-    lease.up(at(0), Some(MINE), true);
+    lease.up(at(0), Some(MINE), Candidacy::Stands);
     lease
 }
 
@@ -41,10 +41,13 @@ fn holder_renews_once_a_second() {
 #[test]
 fn daemon_leads_until_it_hears_another_one() {
     let mut lease = Lease::default();
-    lease.up(at(0), Some(other("b")), true);
+    lease.up(at(0), Some(other("b")), Candidacy::Stands);
     assert!(lease.leads() && lease.state() == LeaseState::None);
     let mut heard = lease.clone();
-    assert_eq!((heard.beat(at(800), "b", 2), heard.beat(at(1_800), "b", 2)), (Turn::Follow, Turn::Stay));
+    assert_eq!(
+        (heard.beat(at(800), "b", 2, false), heard.beat(at(1_800), "b", 2, false)),
+        (Turn::Follow, Turn::Stay)
+    );
     assert!(!heard.leads());
     // The one that the key names has died.
     assert_eq!(lease.due(at(3_000), Fitness::Fit).0, Some(LeaseOrder::Take));
@@ -53,9 +56,43 @@ fn daemon_leads_until_it_hears_another_one() {
 }
 
 #[test]
+fn stand_in_waits_twice_as_long() {
+    let mut lease = Lease::default();
+    lease.up(at(0), Some(other("b")), Candidacy::StandsIn);
+    assert!(!lease.leads() && lease.has_other_holder(at(2_999)) && !lease.has_other_holder(at(3_000)));
+    assert_eq!(lease.due(at(3_000), Fitness::Fit), (None, Turn::Stay));
+    assert_eq!(lease.next_due(), Some(at(6_000)));
+    assert_eq!(lease.due(at(6_000), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(6_001), MINE), (None, Turn::Lead));
+}
+
+#[test]
+fn stand_in_loses_the_lease_to_a_daemon_that_keeps_all() {
+    let mut lease = followed();
+    lease.candidacy = Candidacy::Stands;
+    for s in 1..=3 {
+        assert_eq!(lease.beat(at(s * 1_000), "c", 2, true), Turn::Stay);
+    }
+    assert_eq!(lease.due(at(3_000), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(3_001), other("c")).0, None);
+    for s in 4..=6 {
+        lease.beat(at(s * 1_000), "c", 2, true);
+    }
+    assert!(!lease.is_orphaned(at(6_000)), "the stand-in asks at deadlines");
+    assert_eq!(lease.due(at(6_001), Fitness::Fit).0, Some(LeaseOrder::Take));
+    assert_eq!(lease.replied(at(6_002), other("c")).0, Some(LeaseOrder::Seize));
+    // A daemon that never leads needs the stand-in.
+    let mut lease = followed();
+    lease.beat(at(2_000), "c", 2, true);
+    assert_eq!(lease.next_due(), Some(at(1_000)));
+    assert_eq!(lease.due(at(4_999), Fitness::Barred), (None, Turn::Stay));
+    assert_eq!(lease.next_due(), Some(at(5_000)));
+}
+
+#[test]
 fn silent_holder_loses_the_lease_whatever_its_key_says() {
     let mut lease = followed();
-    lease.beat(at(1_000), "b", 2);
+    lease.beat(at(1_000), "b", 2, false);
     assert_eq!(lease.due(at(3_999), Fitness::Fit), (None, Turn::Stay));
     assert_eq!(lease.next_due(), Some(at(4_000)));
     assert_eq!(lease.due(at(4_000), Fitness::Fit), (Some(LeaseOrder::Take), Turn::Stay));
@@ -103,7 +140,7 @@ fn server_that_refuses_the_lease_for_a_moment_is_not_flooded() {
 fn holder_gives_the_lease_up_only_to_others() {
     for (fitness, after_ms) in [(Fitness::Late, 0), (Fitness::Leaves, 0), (Fitness::Busy, BUSY_MS + 1)] {
         let mut alone = Lease::default();
-        alone.up(at(0), Some(LeaseReply::Mine { daemons: 1 }), true);
+        alone.up(at(0), Some(LeaseReply::Mine { daemons: 1 }), Candidacy::Stands);
         let mut lease = held();
         for lease in [&mut alone, &mut lease] {
             lease.due(at(1_000), Fitness::Busy);
@@ -118,7 +155,7 @@ fn holder_gives_the_lease_up_only_to_others() {
         assert_eq!(again, Some(if fitness == Fitness::Late { 6 } else { 3 }), "nobody else stands");
         // Another daemon holds the lease for a while.
         for s in 0..25 {
-            other.beat(now.plus(s * 1_000), "b", 2);
+            other.beat(now.plus(s * 1_000), "b", 2, false);
         }
         let again = (25..60).find(|s| other.due(now.plus(s * 1_000), Fitness::Fit).0.is_some());
         assert_eq!(again, Some(if fitness == Fitness::Late { 30 } else { 27 }));
@@ -128,7 +165,7 @@ fn holder_gives_the_lease_up_only_to_others() {
 #[test]
 fn lease_that_is_given_up_is_taken_at_once() {
     let mut lease = followed();
-    lease.beat(at(9_000), "b", 2);
+    lease.beat(at(9_000), "b", 2, false);
     lease.released(at(9_500), "c");
     assert_eq!(lease.due(at(9_500), Fitness::Fit).0, None, "c does not hold it");
     lease.released(at(9_500), "b");
@@ -206,7 +243,7 @@ impl World {
     fn connect(&mut self, i: usize) {
         let reply = self.carry_out(i, LeaseOrder::Take);
         let daemon = &mut self.daemons[i];
-        daemon.lease.up(at(self.now), Some(reply), true);
+        daemon.lease.up(at(self.now), Some(reply), Candidacy::Stands);
         daemon.leads = daemon.lease.leads();
     }
 
@@ -310,7 +347,7 @@ impl World {
                 if released {
                     lease.released(now, &World::name(from));
                 } else {
-                    let turn = lease.beat(now, &World::name(from), 2);
+                    let turn = lease.beat(now, &World::name(from), 2, false);
                     self.take(i, (None, turn));
                 }
             }

@@ -1,8 +1,10 @@
 //! The rules about all servers, one script each, and as properties of random histories.
 
+mod chosen;
 mod connections;
 mod digests;
 mod keys;
 mod properties;
 mod script;
+mod two_daemons;
 mod whole_user;

@@ -131,6 +131,9 @@ impl Fleets {
                     if change.live { self.believed.insert(entry) } else { self.believed.remove(&entry) };
                 assert!(fresh, "{change:?} twice");
             }
+            Action::Dropped(_) | Action::Known(_) | Action::Seek(..) | Action::Answer(..) => {
+                panic!("this tracker keeps all users, and nobody asked")
+            }
             Action::Ask(link, batch, keys) => self.ordered(link).asked.push_back((batch, keys)),
             Action::Scan(link, number, _) => self.ordered(link).scan = Some(number),
             Action::Canary(link) => self.ordered(link).canary = true,

@@ -2,7 +2,7 @@
 
 use crate::presence::tracker::*;
 use crate::presence::{Answer, BatchId, Digest, End, Key, Renewals, Side};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// How many slots the scripts' cluster has; a key's last digit is its slot.
 const SLOTS: u16 = 10;
@@ -14,7 +14,9 @@ pub(super) fn settings() -> FleetSettings {
     FleetSettings {
         detector: Settings { first_ttl_ms: 30_000, trusted_uptime_ms: u64::MAX, ..Settings::default() },
         canary_limit_ms: 1_500,
-        lease: true,
+        lease: Candidacy::Stands,
+        chooses: false,
+        requests: 0,
         slot: Box::new(slot),
     }
 }
@@ -48,9 +50,13 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself wrote the key. Of a server: `up A [RUN] [flushed]
 /// [silent] [unheard] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
-/// batch, with both fences; `marked A N`, `digest A N KEY…` (of these keys), `differs A [again]`: about digests; `leads A`, `beat A FROM [DAEMONS]`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
+/// batch, with both fences; `marked A N`, `digest A N KEY…` (of these keys), `differs A [again]`: about digests; `idle A`: from the step before until then, nothing but canaries; `choose USER…`, `dismiss USER…`; `sought A FROM NUMBER USER`, `named A NUMBER KEY`, `namedall A NUMBER USER`: of the names of
+/// keys; `leads A`, `beat A FROM [DAEMONS] [standsin]`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
-    let mut run = Run::new();
+    check_run(Run::new(), shown, script, expected);
+}
+
+pub(super) fn check_run(mut run: Run, shown: &str, script: &str, expected: &str) {
     for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
         let words: Vec<&str> = step.split_whitespace().collect();
         run.step(Time::from_ms(words[0].parse().unwrap()), words[1], &words[2..]);
@@ -68,6 +74,9 @@ pub(super) struct Run {
     asked: HashMap<LinkId, VecDeque<BatchId>>,
     scans: HashMap<LinkId, u8>,
     pub(super) said: Vec<String>,
+    now: Time,
+    /// The keys that are live by what was reported.
+    reported: BTreeSet<Key>,
     /// The last heartbeat of the key that changed last.
     pub(super) last_seen: Option<Time>,
 }
@@ -81,15 +90,33 @@ impl Run {
             asked: HashMap::new(),
             scans: HashMap::new(),
             said: Vec::new(),
+            now: Time::default(),
+            reported: BTreeSet::new(),
             last_seen: None,
         }
     }
 
+    /// The same, with a tracker that keeps only chosen users.
+    pub(super) fn choosing(lease: Candidacy) -> Run {
+        let settings = FleetSettings { chooses: true, lease, ..settings() };
+        Run { tracker: Tracker::new(settings), ..Run::new() }
+    }
+
     pub(super) fn step(&mut self, now: Time, verb: &str, words: &[&str]) {
+        if verb != "idle" {
+            self.now = now;
+        }
         match verb {
             "fleet" => return self.handle(now, Notice::Topology(fleet(words))),
             "due" => return self.handle(now, Notice::Due),
+            "idle" => return self.idle(now, words[0]),
             "draining" => return self.handle(now, Notice::Draining),
+            "choose" => {
+                return self.handle(now, Notice::Choose(words.iter().map(|&user| user.into()).collect()));
+            }
+            "dismiss" => {
+                return self.handle(now, Notice::Dismiss(words.iter().map(|&user| user.into()).collect()));
+            }
             "wrote" => {
                 let key = Key::parse(words[0].as_bytes()).unwrap();
                 return self.handle(now, Notice::Written(vec![(key, words[1].parse().unwrap())]));
@@ -145,8 +172,17 @@ impl Run {
             }
             "leads" => self.event(now, link, Event::Leads),
             "beat" | "released" => {
-                let daemons = words.get(2).map_or(2, |word| word.parse().unwrap());
-                self.event(now, link, Event::Beat { from: words[1], released: verb == "released", daemons });
+                let daemons = words.get(2).and_then(|word| word.parse().ok()).unwrap_or(2);
+                self.event(
+                    now,
+                    link,
+                    Event::Beat {
+                        from: words[1],
+                        released: verb == "released",
+                        daemons,
+                        stands_in: words.contains(&"standsin"),
+                    },
+                );
             }
             "marked" => self.digest(now, link, &DigestMessage::Mark(words[1].parse().unwrap())),
             "differs" => {
@@ -158,6 +194,12 @@ impl Run {
                 self.digest(now, link, &DigestMessage::Digest(words[1].parse().unwrap(), digest));
             }
             "usual" => self.event(now, link, Event::Key(Input::UsualTtl(words[1].parse().unwrap()))),
+            "sought" => {
+                let number = words[2].parse().unwrap();
+                self.event(now, link, Event::Sought { from: words[1], number, user: words[3] });
+            }
+            "named" => self.event(now, link, Event::Named(words[1].parse().unwrap(), words[2])),
+            "namedall" => self.event(now, link, Event::NamedAll(words[1].parse().unwrap(), words[2])),
             "mine" => self.lease(now, link, LeaseReply::Mine { daemons: 2 }),
             "other" => self.lease(now, link, LeaseReply::Other(words[1].into())),
             "suspected" => self.event(now, link, Event::Key(Input::Suspected(word(1)))),
@@ -166,6 +208,15 @@ impl Run {
             "mark" => self.event(now, link, Event::Mark(words[1].parse().unwrap())),
             "answered" => self.answered(now, link, &words[1..]),
             other => panic!("no such verb: {other}"),
+        }
+    }
+
+    /// Until then nothing happens at the server but its canaries.
+    fn idle(&mut self, until: Time, server: &str) {
+        while self.now < until {
+            let now = self.now.plus(1_000).min(until);
+            self.step(now, "due", &[]);
+            self.step(now, "canary", &[server]);
         }
     }
 
@@ -228,6 +279,11 @@ impl Run {
             Action::Changed(link, change, cause) => {
                 let sign = if change.live { "came" } else { "went" };
                 self.last_seen = Some(change.last_seen);
+                if change.live {
+                    self.reported.insert(change.key.clone());
+                } else {
+                    self.reported.remove(&change.key);
+                }
                 format!("{sign} {:?} {} {:?} {}", change.key, name(link), change.reason, cause.label())
             }
             Action::Ask(link, batch, keys) => {
@@ -248,6 +304,26 @@ impl Run {
             }
             Action::AnnounceDigest(link, message) => format!("digest {} {message:?}", name(link)),
             Action::Digested(result) => format!("digested {}", result.label()),
+            Action::Dropped(mut keys) => {
+                keys.sort_unstable();
+                self.reported.retain(|key| !keys.contains(key));
+                format!("dropped {keys:?}")
+            }
+            Action::Known(mut users) => {
+                users.sort_unstable();
+                format!("known {}", users.join(" "))
+            }
+            Action::Seek(link, number, mut users) => {
+                users.sort_unstable();
+                format!("seek {} {number} {}", name(link), users.join(" "))
+            }
+            Action::Answer(link, Request { from, number, users }) => {
+                let reported =
+                    |user: &str| self.reported.iter().filter(|key| key.user() == user).cloned().collect();
+                let keys: Vec<_> =
+                    users.iter().map(|user| self.tracker.keys_at(link, user, reported(user))).collect();
+                format!("answer {} {from} {number} {keys:?}", name(link))
+            }
             Action::Lease(link, order) => format!("lease {} {order:?}", name(link)),
             Action::Listen(link, on) => format!("listen {} {on}", name(link)),
             Action::Open { link, primary } => {

@@ -15,7 +15,7 @@
  * - `redis`: `{ redis, since_ms }`: while it is `down`, the known states may be out of date.
  * - `refused`: `{ code, message, users }`: the daemon refused a request; `users` are not watched any more.
  *
- * @typedef {{ user: string, state: 'online' | 'offline', since_ms?: number, sessions?: number, last_seen_ms?: number | null, stale?: boolean }} User
+ * @typedef {{ user: string, state: 'online' | 'offline', since_ms?: number | null, sessions?: number, last_seen_ms?: number | null, stale?: boolean }} User
  * @typedef {{ seq: number, user: string, state: 'online' | 'offline', at_ms: number, since_ms?: number, last_seen_ms?: number, reason: string }} Transition
  * @typedef {'connecting' | 'live' | 'waiting' | 'stopped'} State
  * @typedef {string | (() => string | Promise<string>)} Token

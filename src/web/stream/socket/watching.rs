@@ -5,6 +5,8 @@ use super::super::reader::{Reader, Snapshot};
 use super::ending::Ending;
 use super::messages::ROUTE;
 use super::state::Socket;
+use crate::error::Error;
+use crate::hub::Kept;
 use crate::protocol::close;
 use crate::web::access::token_watch as permit;
 use crate::web::limits::refusal_log::Refusal;
@@ -20,6 +22,11 @@ impl Socket {
     ) -> Result<(), Ending> {
         let asked = self.sort_out(users, replace)?;
         let users = &asked.accepted;
+        // Until the watch itself keeps them.
+        let _kept = match self.known(users).await {
+            Ok(kept) => kept,
+            Err(error) => return self.refuse(id, error).await,
+        };
         if replace {
             let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
             let left = self.reader.watched.keep(|user| asked.contains(user));
@@ -28,6 +35,22 @@ impl Socket {
         let snapshot = self.reader.watch(users, id).refusing(asked.answers());
         self.count_watching();
         self.send_snapshot(snapshot).await
+    }
+
+    /// Waits until the states of users are known, where the daemon does not keep all users.
+    fn known(&self, users: &[String]) -> impl Future<Output = Result<Option<Kept>, Error>> + Send + use<> {
+        let app = (!self.reader.app.hub.holds_all()).then(|| self.reader.app.clone());
+        // In a box of its own: every socket's task would pay for it.
+        let known = app.map(|app| {
+            let users = users.to_vec();
+            Box::pin(async move { app.keep(users).await })
+        });
+        async {
+            match known {
+                Some(known) => known.await.map(Some),
+                None => Ok(None),
+            }
+        }
     }
 
     /// Decides for each user of a watch, and counts and logs the refusals.
@@ -50,6 +73,9 @@ impl Socket {
     }
 
     pub(super) async fn watch_all(&mut self, id: Option<Value>, lossless: bool) -> Result<(), Ending> {
+        if let Err(error) = self.reader.app.check_holds_all() {
+            return self.refuse(id, error).await;
+        }
         // First what follows the earlier snapshots.
         self.flush().await?;
         if lossless {
