@@ -53,20 +53,24 @@ class Proxy:
         try:
             await read_head(reader, raw)
             writer.write(raw.pop())
-            while limit is None or limit > 0:
+            while limit is None and (data := await reader.read(1 << 16)):
+                writer.write(data)
+            while limit:
                 await read_frame(reader, raw)
                 writer.write(raw.pop())
-                limit = limit and limit - 1
+                limit -= 1
+            if limit is None:
+                return writer.write_eof()
             if self.half:
                 await read_frame(reader, raw)
                 writer.write(raw[0][: len(raw[0]) // 2])
                 await writer.drain()
                 await asyncio.sleep(0.05)
             self.cut.set()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             pass
         for one in both:
-            one.close() if limit is None else one.transport.abort()
+            one.transport.abort()
 
 
 class Life:

@@ -36,6 +36,8 @@ class Daemon:
         self.arrived = asyncio.Queue()
         self.connection = None
         self.refusal = (426, {"error": {"code": "invalid_request", "message": "this is a WebSocket"}})
+        #: Whether it answers plain requests.
+        self.explains = True
         self.ids = {}
         self.connections = []
 
@@ -62,7 +64,7 @@ class Daemon:
         self.connections.append(connection)
         if request.upgrades:
             self.arrived.put_nowait(connection)
-        else:
+        elif self.explains:
             # A browser learns from a plain request why its socket was refused.
             await connection.answer(*self.refusal)
 
@@ -94,6 +96,7 @@ class Daemon:
     async def refuse(self, step):
         status = step["refuse"]
         self.refusal = (status, {"error": {"code": step.get("code", "busy"), "message": step.get("message", "no")}})
+        self.explains = step.get("explains", True)
         connection = await self._next(step)
         await connection.answer(*self.refusal)
 

@@ -376,13 +376,18 @@ const signals = () => [
   ...['pageshow', 'online', 'focus'].map((type) => [globalThis, type]),
 ];
 
-/** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer. */
+/** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer in time. */
 async function whyRefused(url, token) {
+  const patience = new AbortController();
+  const timer = setTimeout(() => patience.abort(), ANSWER_MS);
   try {
-    const answer = await fetch(url, { cache: 'no-store', headers: token ? { Authorization: `Bearer ${token}` } : {} });
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const answer = await fetch(url, { cache: 'no-store', signal: patience.signal, headers });
     const { error } = await answer.json();
     return { status: answer.status, message: `${error.code}: ${error.message}` };
   } catch {
     return { message: 'no daemon answers' };
+  } finally {
+    clearTimeout(timer);
   }
 }
