@@ -1,4 +1,3 @@
-'use client';
 // Presence in React, version 18 and newer.
 import { createContext, createElement, useContext, useMemo, useSyncExternalStore } from 'react';
 

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Tests the clients: packages as a user installs them, types, rules, and the conformance suite of docs/PROTOCOL.md.
+#   tests/clients/run.sh KEYBEAT [js|react|python|rust…]   KEYBEAT is the daemon's program
+# tests/clients/setup.sh installs what this needs.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+keybeat=$(realpath "$1")
+shift
+target=$PWD/target/clients
+here=$PWD/tests/clients
+[ $# -gt 0 ] || set -- js react python rust
+
+# No compiled Python in the source tree.
+export PYTHONDONTWRITEBYTECODE=1
+
+conformance() { "$target/python/bin/python" "$here/conformance/run.py" --daemon "$keybeat" "$@"; }
+
+# The packages are installed from what their users get, without the network.
+js() {
+    local tarballs
+    tarballs=$(mktemp -d)
+    (cd clients/js && npm pack --offline --silent --pack-destination "$tarballs" >/dev/null)
+    rm -rf "$target/js/node_modules/keybeat"
+    mkdir "$target/js/node_modules/keybeat"
+    tar -xzf "$tarballs"/keybeat-*.tgz -C "$target/js/node_modules/keybeat" --strip-components 1
+    rm -r "$tarballs"
+    node "$here/js/types.mjs" "$target/js"
+    conformance -- node "$here/conformance/driver.mjs" "$target/js/node_modules/keybeat/node.js"
+}
+
+# Needs the package that js installs.
+react() { "$target/python/bin/python" "$here/js/browser.py" "$target/js" "$keybeat"; }
+
+python() {
+    local built
+    built=$(mktemp -d)
+    cp -r clients/python "$built/source"
+    "$target/python/bin/pip" install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+        --force-reinstall "$built/source"
+    rm -r "$built"
+    "$target/python/bin/mypy" --strict --cache-dir "$target/mypy" -p keybeat
+    "$target/python/bin/python" -m unittest discover -s "$here/python"
+    conformance -- "$target/python/bin/python" "$here/conformance/driver.py"
+}
+
+# Its time cannot be made faster.
+rust() {
+    local driver=${keybeat%/*}/examples/conformance
+    [ -x "$driver" ] || {
+        echo "clients: build the driver first: cargo build --example conformance" >&2
+        return 1
+    }
+    conformance --speed 1 --jobs 16 -- "$driver"
+}
+
+for client; do
+    echo "== $client"
+    "$client"
+done
