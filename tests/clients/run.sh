@@ -10,8 +10,8 @@ target=$PWD/target/clients
 here=$PWD/tests/clients
 [ $# -gt 0 ] || set -- js react python rust
 
-# No compiled Python in the source tree.
-export PYTHONDONTWRITEBYTECODE=1
+# No compiled code in the source tree, nor among temporary files.
+export PYTHONDONTWRITEBYTECODE=1 NODE_DISABLE_COMPILE_CACHE=1
 
 conformance() { "$target/python/bin/python" "$here/conformance/run.py" --daemon "$keybeat" "$@"; }
 

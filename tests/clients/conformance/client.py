@@ -12,7 +12,8 @@ class Client:
         self.reports = asyncio.Queue()
         self.done = asyncio.Queue()
         self.process = None
-        self.retry_ms = None
+        #: How long the client waits, in ms, after each loss that a case has asked for.
+        self.waits = []
 
     async def start(self):
         options = json.dumps({**self.options, "speed": self.speed})
@@ -55,10 +56,17 @@ class Client:
             check(taken, f"the client reported {[describe(one) for one in found]}, and not {text}")
             found.remove(taken)
             if taken["report"] == "waiting":
-                self.retry_ms = taken["retry_ms"]
+                self.waits.append(taken["retry_ms"])
         if "retry_ms" in step:
             least, most = step["retry_ms"]
-            check(least <= self.retry_ms <= most, f"the client waits for {self.retry_ms} ms")
+            check(least <= self.waits[-1] <= most, f"the client waits for {self.waits[-1]} ms")
+
+    async def some_wait_exceeds(self, step):
+        """Of the last waits, one at least is longer than its bound. Waits are random, so that one alone proves nothing."""
+        bounds = step["some_wait_exceeds"]
+        waits = self.waits[-len(bounds) :]
+        longer = any(wait > bound for wait, bound in zip(waits, bounds, strict=True))
+        check(longer, f"the client waits for {waits} ms, and never for a time from the full range")
 
     async def _next(self, skipped):
         while (found := await self.reports.get())["report"] == skipped:

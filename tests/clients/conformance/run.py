@@ -80,7 +80,7 @@ class Play:
         name = next(iter(step))
         if name == "nothing_for_ms":
             return await self.nothing(step[name] / 1000 / self.speed)
-        player = self.client if name in ("call", "report", "report_count") else self.daemon
+        player = self.client if hasattr(self.client, name) else self.daemon
         async with asyncio.timeout(PATIENCE_S + CLIENT_PATIENCE_S / self.speed):
             await getattr(player, name)(step)
 
