@@ -25,6 +25,8 @@ js() {
     tar -xzf "$tarballs"/keybeat-*.tgz -C "$target/js/node_modules/keybeat" --strip-components 1
     rm -r "$tarballs"
     node "$here/js/types.mjs" "$target/js"
+    cp examples/watch.mjs "$target/js/"
+    "$target/python/bin/python" "$here/examples.py" "$keybeat" node "$target/js/watch.mjs"
     conformance -- node "$here/conformance/driver.mjs" "$target/js/node_modules/keybeat/node.js"
 }
 
@@ -40,6 +42,7 @@ python() {
     rm -r "$built"
     "$target/python/bin/mypy" --strict --cache-dir "$target/mypy" -p keybeat
     "$target/python/bin/python" -m unittest discover -s "$here/python"
+    "$target/python/bin/python" "$here/examples.py" "$keybeat" "$target/python/bin/python" examples/watch.py
     conformance -- "$target/python/bin/python" "$here/conformance/driver.py"
 }
 

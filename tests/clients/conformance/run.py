@@ -18,7 +18,7 @@ from cuts import cuts
 from daemon import Daemon, Fault
 from wire import Gone
 
-#: How long a step may take, in seconds of the clock, and in seconds of the client.
+#: How long a step may take, and in cases about time so many seconds of the client more.
 PATIENCE_S, CLIENT_PATIENCE_S = 15, 120
 #: After the last step nothing may happen for this long.
 SETTLE_S = 0.15
@@ -52,6 +52,7 @@ class Play:
 
     def __init__(self, case, command, speed):
         self.case, self.speed = case, min(speed, case.get("speed", 1))
+        self.patience_s = PATIENCE_S + (CLIENT_PATIENCE_S / self.speed if "speed" in case else 0)
         self.daemon = Daemon()
         self.command = command
 
@@ -81,7 +82,7 @@ class Play:
         if name == "nothing_for_ms":
             return await self.nothing(step[name] / 1000 / self.speed)
         player = self.client if hasattr(self.client, name) else self.daemon
-        async with asyncio.timeout(PATIENCE_S + CLIENT_PATIENCE_S / self.speed):
+        async with asyncio.timeout(self.patience_s):
             await getattr(player, name)(step)
 
     async def nothing(self, seconds):
