@@ -119,7 +119,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speed", type=int, default=10, help="the most seconds of the client that may pass in a second; 1 for a client whose time cannot be changed")
     parser.add_argument("--only", default="", help="cases whose name contains this text")
-    parser.add_argument("--jobs", type=int, default=4, help="cases at the same time")
+    parser.add_argument("--jobs", type=int, default=6, help="cases at the same time")
     parser.add_argument("--daemon", help="the program keybeat, for the cuts")
     parser.add_argument("driver", nargs="+", help="the driver's command; the options follow it")
     sys.exit(asyncio.run(main(parser.parse_args())))
