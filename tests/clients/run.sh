@@ -15,6 +15,15 @@ export PYTHONDONTWRITEBYTECODE=1 NODE_DISABLE_COMPILE_CACHE=1
 
 conformance() { "$target/python/bin/python" "$here/conformance/run.py" --daemon "$keybeat" "$@"; }
 
+# All packages of a release have one version.
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)
+for file in clients/js/package.json clients/python/pyproject.toml; do
+    grep -qE "^ *\"?version\"?(:| =) \"$version\"" "$file" || {
+        echo "clients: the version in $file is not $version, the one of Cargo.toml" >&2
+        exit 1
+    }
+done
+
 # The packages are installed from what their users get, without the network.
 js() {
     local tarballs
@@ -36,7 +45,8 @@ react() { "$target/python/bin/python" "$here/js/browser.py" "$target/js" "$keybe
 python() {
     local built
     built=$(mktemp -d)
-    cp -r clients/python "$built/source"
+    # With the licences instead of the links to them.
+    cp -rL clients/python "$built/source"
     "$target/python/bin/pip" install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
         --force-reinstall "$built/source"
     rm -r "$built"
