@@ -8,7 +8,10 @@
 import { Keybeat } from 'keybeat';
 
 const users = process.argv.slice(2);
-if (!users.length) throw new Error('name the users to watch');
+if (!users.length) {
+  console.error('name the users to watch');
+  process.exit(2);
+}
 const keybeat = new Keybeat({
   url: process.env.KEYBEAT_URL ?? 'http://127.0.0.1:7400',
   token: process.env.KEYBEAT_TOKEN,
