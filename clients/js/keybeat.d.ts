@@ -1,4 +1,4 @@
-// The types of keybeat.js. The comments there say more about each member.
+// The types of keybeat.js.
 
 /** What the daemon knows of a user. Times are milliseconds since the Unix epoch. */
 export type User = OnlineUser | OfflineUser;

@@ -6,6 +6,7 @@ python browser.py FOLDER KEYBEAT: the folder with node_modules, and the daemon's
 import functools
 import http.server
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -27,8 +28,9 @@ def free_port():
 
 
 @contextmanager
-def running(*command):
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def running(*command, **environment):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env={**os.environ, **environment}, **quiet)
     try:
         yield process
     finally:
@@ -149,7 +151,8 @@ def main(folder, keybeat):
     with (
         running("redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", "", "--dir", data),
         running(*serve),
-        running("chromedriver", f"--port={driver_port}"),
+        # Chromium leaves files behind.
+        running("chromedriver", f"--port={driver_port}", TMPDIR=data),
     ):
         until("the daemon is ready", lambda: request("GET", f"http://127.0.0.1:{port}/readyz"))
         browser = Browser(driver_port)

@@ -48,12 +48,12 @@ class Daemon:
 class World:
     def __init__(self, seed):
         self.random = random.Random(seed)
-        self.daemon, self.client = Daemon(), Watches(self.tell)
+        self.daemon, self.client = Daemon(), Watches(self.report)
         self.states = {user: dict(TABLE["state"]) for user in USERS}
         self.latest, self.asked = {}, {}
         self.reported, self.sends, self.reports = [], [], []
 
-    def tell(self, event):
+    def report(self, event):
         if isinstance(event, Refused):
             self.reported += [f"{user} refused" for user in event.users]
         else:
@@ -140,8 +140,8 @@ class World:
                     self.latest.pop(user, None)
             if message["type"] == "watch":
                 self.asked[message["id"]] = message["users"]
-        assert sorted(sent) == sorted(self.sends), f"{step}: sent {sent}, and the table says {self.sends}"
-        assert sorted(self.reported) == sorted(self.reports), f"{step}: {self.reported}, and the table says {self.reports}"
+        assert sorted(sent) == sorted(self.sends), f"{step}: sent {sent}, and the table has {self.sends}"
+        assert sorted(self.reported) == sorted(self.reports), f"{step}: {self.reported}, and the table has {self.reports}"
         self.sends, self.reports, self.reported = [], [], []
         for user, state in self.states.items():
             known = self.client.users.get(user)

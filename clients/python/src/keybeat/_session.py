@@ -228,7 +228,7 @@ class Session:
         elif kind == "transitions":
             self._watches.transitions(message)
         elif kind == "token":
-            self._token_says(message)
+            self._token_state(message)
         elif kind == "error":
             return self._error(message, pinged)
         return None
@@ -245,7 +245,7 @@ class Session:
 
     # --- the token --------------------------------------------------------------------------------------
 
-    def _token_says(self, message: dict[str, Any]) -> None:
+    def _token_state(self, message: dict[str, Any]) -> None:
         if self._renewal:
             self._renewal.cancel()
             self._renewal = None

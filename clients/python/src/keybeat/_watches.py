@@ -33,10 +33,10 @@ class _Question:
 
 
 class Watches:
-    """See the module's head. ``tell`` receives each change and each refusal."""
+    """See the module's head. ``report`` receives each change and each refusal."""
 
-    def __init__(self, tell: Callable[[User | Refused], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[User | Refused], None]) -> None:
+        self._report = report
         #: Whether there is a connection.
         self._open = False
         #: The users to watch by name, each with the id of its unanswered watch, or one of the numbers above.
@@ -211,7 +211,7 @@ class Watches:
         else:
             self.users.pop(user.name, None)
         if before != user.online:
-            self._tell(user)
+            self._report(user)
 
     def error(self, message: Mapping[str, Any]) -> None:
         id, code, text = message.get("id"), message.get("code", ""), message.get("message", "")
@@ -221,14 +221,14 @@ class Watches:
             return
         if question and self._all_id == id:
             self._drop_all()
-        self._tell(Refused(code, text, []))
+        self._report(Refused(code, text, []))
 
     def _refuse(self, users: list[str], id: int, code: str, text: str) -> None:
         """The daemon would refuse these users on each connection, so the client does not ask for them again."""
         gone = [user for user in users if self._names.get(user) == id]
         for user in gone:
             self._drop(user)
-        self._tell(Refused(code, text, gone))
+        self._report(Refused(code, text, gone))
 
 
 def is_name(user: str) -> bool:
