@@ -40,7 +40,7 @@ js() {
 }
 
 # Needs the package that js installs.
-react() { "$target/python/bin/python" "$here/js/browser.py" "$target/js" "$keybeat"; }
+react() { "$target/python/bin/python" "$here/browser.py" "$target/js" "$keybeat"; }
 
 python() {
     local built

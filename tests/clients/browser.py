@@ -6,48 +6,16 @@ python browser.py FOLDER KEYBEAT: the folder with node_modules, and the daemon's
 import functools
 import http.server
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 import urllib.request
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PATIENCE_S = 30
-PAGE = Path(__file__).with_name("page")
+from servers import PATIENCE_S, free_port, running, servers, until
 
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@contextmanager
-def running(*command, **environment):
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env={**os.environ, **environment}, **quiet)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def until(what, holds):
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        with suppress(OSError):
-            found = holds()
-            if found:
-                return found
-        if time.monotonic() > end:
-            raise AssertionError(f"waited in vain: {what}")
-        time.sleep(0.05)
+PAGE = Path(__file__).with_name("js") / "page"
 
 
 def request(method, url, body=None):
@@ -137,32 +105,23 @@ def rules(browser, redis):
 
 
 def main(folder, keybeat):
-    site = build(folder)
-    data = tempfile.mkdtemp(prefix="keybeat-page.")
-    handler = functools.partial(Quiet, directory=site)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    origin, redis_port, port, driver_port = f"http://127.0.0.1:{server.server_port}", free_port(), free_port(), free_port()
-    serve = [keybeat, "serve", "--redis", f"redis://127.0.0.1:{redis_port}", "--listen", f"127.0.0.1:{port}", "--allow-origin", origin]
-
-    def redis(*words):
-        subprocess.run(["redis-cli", "-p", str(redis_port), *words], check=True, capture_output=True)
-
+    handler = functools.partial(Quiet, directory=build(folder))
+    site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=site.serve_forever, args=(0.05,), daemon=True).start()
+    origin, driver_port = f"http://127.0.0.1:{site.server_port}", free_port()
     with (
-        running("redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", "", "--dir", data),
-        running(*serve),
+        servers(keybeat) as world,
+        world.daemon("--allow-origin", origin),
         # Chromium leaves files behind.
-        running("chromedriver", f"--port={driver_port}", TMPDIR=data),
+        running("chromedriver", f"--port={driver_port}", TMPDIR=world.folder),
     ):
-        until("the daemon is ready", lambda: request("GET", f"http://127.0.0.1:{port}/readyz"))
         browser = Browser(driver_port)
         try:
-            browser.open(f"{origin}/?daemon=http://127.0.0.1:{port}")
-            rules(browser, redis)
+            browser.open(f"{origin}/?daemon={world.url}")
+            rules(browser, world.redis)
         finally:
             browser.end()
-    server.shutdown()
-    shutil.rmtree(data)
+    site.shutdown()
     print("the React hook keeps its rules in a browser")
 
 
