@@ -78,7 +78,8 @@ func main() {
 		case <-ticks.C:
 		case <-stopped:
 			if err := call("DELETE", path+goodbye, nil); err != nil {
-				panic(err)
+				fmt.Fprintf(os.Stderr, "the goodbye failed, so %s goes offline when the TTL ends: %v\n", user, err)
+				os.Exit(1)
 			}
 			return
 		}

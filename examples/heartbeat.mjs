@@ -31,7 +31,12 @@ async function heartbeat() {
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, async () => {
     clearInterval(beats);
-    await call('DELETE', url + (session ? `?session=${encodeURIComponent(session)}` : ''));
+    try {
+      await call('DELETE', url + (session ? `?session=${encodeURIComponent(session)}` : ''));
+    } catch (why) {
+      console.error(`the goodbye failed, so ${user} goes offline when the TTL ends:`, why.cause?.message ?? why.message);
+      process.exitCode = 1;
+    }
   });
 }
 console.log(`${user} is kept online; stop with Ctrl-C`);

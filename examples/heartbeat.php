@@ -45,4 +45,9 @@ echo "$user is kept online; stop with Ctrl-C\n";
 do {
     heartbeat($url, $session);
 } while (pcntl_sigtimedwait($signals, $info, EVERY_S) === -1);
-call('DELETE', $url . ($session === null ? '' : '?session=' . rawurlencode($session)));
+try {
+    call('DELETE', $url . ($session === null ? '' : '?session=' . rawurlencode($session)));
+} catch (RuntimeException $why) {
+    fwrite(STDERR, "the goodbye failed, so $user goes offline when the TTL ends: {$why->getMessage()}\n");
+    exit(1);
+}

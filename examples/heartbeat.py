@@ -48,4 +48,7 @@ while True:
     heartbeat()
     if stopped.wait(EVERY_S):
         break
-call("DELETE", path + (f"?session={urllib.parse.quote(session, safe='')}" if session else ""))
+try:
+    call("DELETE", path + (f"?session={urllib.parse.quote(session, safe='')}" if session else ""))
+except OSError as why:
+    sys.exit(f"the goodbye failed, so {user} goes offline when the TTL ends: {why}")

@@ -23,7 +23,10 @@ call() {
 
 goodbye() {
     kill "$nap" 2>/dev/null || :
-    call -X DELETE "$url${session:+?session=$session}"
+    if ! call -X DELETE "$url${session:+?session=$session}"; then
+        echo "the goodbye failed, so $user goes offline when the TTL ends" >&2
+        exit 1
+    fi
     exit 0
 }
 nap=

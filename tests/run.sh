@@ -104,9 +104,9 @@ deny() {
         show cargo deny --locked check --hide-inclusion-graph licenses bans sources
 }
 
-# Downloads from PyPI while the compiler works.
+# Downloads from PyPI and from the npm registry while the compiler works.
 install_in_background() {
-    bash tests/setup.sh pypi >target/setup.log 2>&1 &
+    { bash tests/setup.sh pypi && bash tests/clients/setup.sh; } >target/setup.log 2>&1 &
     installing=$!
 }
 
@@ -144,6 +144,7 @@ test)
     part "examples: build" examples
     part "integration tests" tests "--test it" without
     part "browsers, schemathesis, package" tests "--test it" only
+    part "clients" bash tests/clients/run.sh target/debug/keybeat
     ;;
 servers)
     shift

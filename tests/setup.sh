@@ -46,6 +46,7 @@ test)
     # For the console, and for the JavaScript client where Node is new enough.
     need 'chromium chromium-driver' chromedriver
     need nodejs node
+    need npm npm
     # The proxies of examples/deploy. /usr/sbin is not on every user's PATH.
     need haproxy haproxy /usr/sbin/haproxy
     need nginx-light nginx /usr/sbin/nginx

@@ -95,6 +95,40 @@ async fn heartbeat_in_go() {
     }
 }
 
+/// Starts the program without a daemon and stops it: it ends with a sentence.
+async fn names_the_failed_goodbye(program: &[&str]) {
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg("alice").env("KEYBEAT_URL", format!("http://127.0.0.1:{}", free_port()));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|why| panic!("{program:?} must be installed, see tests/setup.sh: {why}"));
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut next = async || timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("a text");
+    assert!(next().await.is_some(), "{program:?}: the first heartbeat failed");
+    signal(child.id().expect("it goes on until it is stopped"), "INT");
+    let mut printed = Vec::new();
+    while let Some(line) = next().await {
+        printed.push(line);
+    }
+    let ended = timeout(PATIENCE, child.wait()).await.expect("it ends").expect("its own child");
+    let last = printed.last().map(String::as_str).unwrap_or_default();
+    assert!(last.contains("the goodbye failed, so alice goes offline"), "{program:?}: {printed:?}");
+    assert_eq!(ended.code(), Some(1), "{program:?}: {printed:?}");
+}
+
+#[tokio::test]
+async fn stopped_example_names_the_failed_goodbye() {
+    for (interpreter, name) in [
+        ("python3", "heartbeat.py"),
+        ("node", "heartbeat.mjs"),
+        ("php", "heartbeat.php"),
+        ("sh", "heartbeat.sh"),
+    ] {
+        names_the_failed_goodbye(&[interpreter, &example(name)]).await;
+    }
+}
+
 /// An example in Rust, where it was built: `cargo test` builds them all, `cargo test --test it` none.
 fn built(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_BIN_EXE_keybeat")).parent()?.join("examples").join(name);

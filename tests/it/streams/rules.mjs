@@ -126,6 +126,62 @@ const rules = {
     assert.deepEqual(events.refused.map(({ code, users }) => [code, users]), [['invalid_user', invalid]]);
   },
 
+  async 'a user stays watched until every watch of that user has ended'() {
+    const { daemon, client } = await live();
+    const ends = [client.watch(['bob', 'carol']), client.watch(['bob', 'bob']), client.watch(new Set(['bob', 'dave']))];
+    while (daemon.deliver());
+    daemon.received = [];
+    ends[0]();
+    ends[0]();
+    ends[2](['bob']);
+    assert.deepEqual(daemon.received, [{ type: 'unwatch', users: ['carol'] }]);
+    assert.equal(client.get('bob').state, 'offline');
+    ends[1]();
+    ends[2]();
+    assert.deepEqual(daemon.received.slice(1).map(({ users }) => users), [['bob'], ['dave']]);
+    assert.equal(client.users.size, 0);
+  },
+
+  async 'the end of a watch from before an unwatch or a refusal ends no later watch'() {
+    const { daemon, client } = await live();
+    const before = client.watch(['bob']);
+    client.unwatch(['bob']);
+    const after = client.watch(['bob']);
+    daemon.refuses = true;
+    const refused = client.watch(['carol']);
+    while (daemon.deliver());
+    const again = client.watch(['carol']);
+    while (daemon.deliver());
+    before();
+    refused();
+    assert.deepEqual([...client.users.keys()], ['bob', 'carol']);
+    after();
+    again();
+    assert.equal(client.users.size, 0);
+  },
+
+  async 'ready resolves once every watch is answered, and rejects when the client has stopped'() {
+    const { daemon, client } = await live();
+    await client.ready();
+    client.watch(['bob']);
+    let calls = 0;
+    client.ready().then(() => calls++);
+    await settle();
+    assert.equal(calls, 0);
+    daemon.lose();
+    client.reconnect();
+    await settle();
+    assert.equal(calls, 0);
+    daemon.deliver();
+    await settle();
+    assert.equal(calls, 1);
+    client.watch(['carol']);
+    const rejected = [client.ready()];
+    client.close();
+    rejected.push(client.ready());
+    for (const promise of rejected) await assert.rejects(promise, { message: 'closed' });
+  },
+
   async 'users whom the daemon refuses in a snapshot are not watched'() {
     const { daemon, client, events, say } = await live();
     client.watch(['bob', 'carol']);

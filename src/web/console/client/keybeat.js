@@ -1,5 +1,5 @@
 /**
- * keybeat in a browser, React Native, or Node 22 and newer: who is online, correct again after every lost connection.
+ * keybeat in a browser, React Native, or Node 20 and newer: who is online, correct again after every lost connection.
  *
  *     import { Keybeat } from 'http://127.0.0.1:7400/keybeat.js';
  *     const keybeat = new Keybeat();
@@ -59,7 +59,9 @@ export class Keybeat {
   #shown;
   #authId = 0;
   #renewal;
-  #awake = () => this.#wake();
+  /** The callers of `ready` who wait. */
+  #readies = [];
+  #awake = () => this.wake();
 
   /** @type {State} */
   state = 'connecting';
@@ -111,16 +113,22 @@ export class Keybeat {
   get users() { return new Map(this.#watches.users); }
 
   /**
-   * Watches these users too. An invalid name is `refused` by itself.
+   * Watches these users too. An invalid name is `refused` by itself. Returns a function that ends this watch, or, if it is
+   * called with users, only their part of it. A user stays watched until every watch of that user has ended.
    * @param {Iterable<string>} users
+   * @returns {(users?: Iterable<string>) => void}
    * @throws {TypeError} when `users` is a text or contains anything but texts; no user is then watched.
    */
-  watch(users) { this.#sendAll(this.#watches.watch(names(users))); }
+  watch(users) {
+    const [list, hold] = [names(users), {}];
+    this.#sendAll(this.#watches.watch(list, hold));
+    return (some = list) => this.#sendAll(this.#watches.release(names(some), hold));
+  }
 
   /** Watches everybody. */
   watchAll() { this.#sendAll(this.#watches.watchAll()); }
 
-  /** Stops watching these users. Those whom `watchAll` covers stay known. @param {Iterable<string>} users */
+  /** Stops watching these users, whoever watches them. Those whom `watchAll` covers stay known. @param {Iterable<string>} users */
   unwatch(users) { this.#sendAll(this.#watches.unwatch(names(users))); }
 
   /** Stops watching everybody. Users who are watched by name stay watched. */
@@ -131,6 +139,23 @@ export class Keybeat {
 
   /** The socket's own user goes offline at once. False without a connection. */
   leave() { return this.#opened && this.#send({ type: 'leave' }); }
+
+  /**
+   * Resolves once the daemon has answered every watch. Rejects when the client has stopped; the error's message is the reason.
+   * @returns {Promise<void>}
+   */
+  ready() {
+    if (this.state === 'stopped') return Promise.reject(new Error(this.reason));
+    if (this.state === 'live' && this.#watches.answered) return Promise.resolve();
+    return new Promise((resolve, reject) => this.#readies.push({ resolve, reject }));
+  }
+
+  /** Checks the connection: reconnects now, or pings. The client does it when a page wakes up; React Native has no such event. */
+  wake() {
+    if (globalThis.document?.visibilityState === 'hidden') return;
+    if (this.state === 'waiting') this.reconnect();
+    else if (this.#opened) this.#ping(AWAKE_MS);
+  }
 
   /** Closes the connection for good. */
   close() { this.#stop('closed'); }
@@ -230,7 +255,11 @@ export class Keybeat {
   }
 
   /** Live, once the daemon has answered every watch. */
-  #answered() { if (this.#opened && this.#watches.answered) this.#live(); }
+  #answered() {
+    if (!this.#opened || !this.#watches.answered) return;
+    this.#live();
+    for (const { resolve } of this.#readies.splice(0)) resolve();
+  }
 
   #live() {
     if (this.state === 'live') return;
@@ -288,13 +317,6 @@ export class Keybeat {
     this.#lost(1006, 'the daemon does not answer');
   }
 
-  /** The page is shown again, or the network is back: the connection may have died unnoticed. */
-  #wake() {
-    if (globalThis.document?.visibilityState === 'hidden') return;
-    if (this.state === 'waiting') this.reconnect();
-    else if (this.#opened) this.#ping(AWAKE_MS);
-  }
-
   #drop() {
     const socket = this.#socket;
     clearTimeout(this.#silence);
@@ -326,6 +348,7 @@ export class Keybeat {
     this.#drop();
     if (reason === 'closed') for (const [target, type] of signals()) target?.removeEventListener?.(type, this.#awake);
     this.#become('stopped', reason);
+    for (const { reject } of this.#readies.splice(0)) reject(new Error(reason));
   }
 
   #become(state, reason = '', retry_ms = undefined) {
@@ -353,13 +376,18 @@ const signals = () => [
   ...['pageshow', 'online', 'focus'].map((type) => [globalThis, type]),
 ];
 
-/** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer. */
+/** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer in time. */
 async function whyRefused(url, token) {
+  const patience = new AbortController();
+  const timer = setTimeout(() => patience.abort(), ANSWER_MS);
   try {
-    const answer = await fetch(url, { cache: 'no-store', headers: token ? { Authorization: `Bearer ${token}` } : {} });
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const answer = await fetch(url, { cache: 'no-store', signal: patience.signal, headers });
     const { error } = await answer.json();
     return { status: answer.status, message: `${error.code}: ${error.message}` };
   } catch {
     return { message: 'no daemon answers' };
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -11,6 +11,8 @@ class Watches {
   #open = false;
   /** The users to watch by name, each with the id of its unanswered watch, or 0. */
   #names = new Map();
+  /** For each of these users, the calls of `watch` that have not ended. */
+  #holds = new Map();
   #all = false;
   /** The id of the unanswered watch of everybody, or 0. */
   #allId = 0;
@@ -45,10 +47,12 @@ class Watches {
     this.#pending.clear();
   }
 
-  watch(users) {
+  /** `hold` stands for this call. */
+  watch(users, hold) {
     const more = users.filter((user) => !this.#names.has(user));
     const valid = new Set(more.filter(isName));
     for (const user of valid) this.#names.set(user, 0);
+    for (const user of users) if (this.#names.has(user)) this.#holds.set(user, (this.#holds.get(user) ?? new Set()).add(hold));
     const invalid = more.filter((user) => !isName(user));
     if (invalid.length) queueMicrotask(() => this.#tell('refused', { code: 'invalid_user', message: `not a user name: ${JSON.stringify(invalid[0])}`, users: invalid }));
     return this.#open ? this.#ask([...valid]) : [];
@@ -60,9 +64,17 @@ class Watches {
     return this.#open ? [this.#askAll()] : [];
   }
 
+  /** Ends one call of `watch` for these users. Users whom no other call watches are unwatched. */
+  release(users, hold) {
+    return this.unwatch(users.filter((user) => this.#holds.get(user)?.delete(hold) && !this.#holds.get(user).size));
+  }
+
   unwatch(users) {
     const gone = users.filter((user) => this.#names.delete(user));
-    for (const user of gone) this.#forget(user);
+    for (const user of gone) {
+      this.#holds.delete(user);
+      this.#forget(user);
+    }
     return this.#open ? [...chunks(gone)].map((some) => ({ type: 'unwatch', users: some })) : [];
   }
 
@@ -158,6 +170,7 @@ class Watches {
     const users = asked.filter((user) => this.#names.get(user) === id);
     for (const user of users) {
       this.#names.delete(user);
+      this.#holds.delete(user);
       this.#forget(user);
     }
     this.#tell('refused', { code, message, users });
@@ -177,7 +190,7 @@ function names(users) {
 /** Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no `#`. */
 function isName(user) {
   const bytes = [...user].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
-  return bytes >= 1 && bytes <= 256 && !/[#\p{Cc}]/u.test(user);
+  return bytes >= 1 && bytes <= 256 && !/[#\u0000-\u001f\u007f-\u009f]/.test(user);
 }
 
 /** Lists of names that each fit into a message. */

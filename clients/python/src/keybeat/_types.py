@@ -1,0 +1,76 @@
+"""What the client reports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: A token, or a function that returns one. The client calls it for each connection and before a token expires.
+Token = str | Callable[[], str | Awaitable[str]]
+
+
+class KeybeatError(Exception):
+    """An error of this package."""
+
+
+class Stopped(KeybeatError):
+    """The client has stopped for good. The text is the reason."""
+
+
+class Refused(KeybeatError):
+    """The daemon refused a request. ``users`` are not watched any more; it is empty if the request named no users."""
+
+    def __init__(self, code: str, message: str, users: list[str]) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.users = users
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """What the daemon knows of a user. Times are milliseconds since the Unix epoch."""
+
+    name: str
+    online: bool
+    #: Since when the user is online; None while offline.
+    since_ms: int | None = None
+    #: When the user was last seen; None while online, and if the daemon has never seen the user.
+    last_seen_ms: int | None = None
+    #: How many keys of the user are live. After a change to online it is 1 until the next snapshot.
+    sessions: int = 0
+    #: The daemon could not reach Redis: the state may be out of date.
+    stale: bool = False
+
+    @property
+    def state(self) -> Literal["online", "offline"]:
+        return "online" if self.online else "offline"
+
+    @staticmethod
+    def read(message: Mapping[str, Any]) -> User:
+        """The user of a user object or of a transition."""
+        online = message["state"] == "online"
+        sessions = message.get("sessions", 1) if online else 0
+        times = {key: message.get(key) for key in (["since_ms"] if online else ["last_seen_ms"])}
+        return User(message["user"], online, sessions=sessions, stale=message.get("stale", False), **times)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The state of the connection."""
+
+    #: ``waiting`` for the next attempt, or ``stopped`` for good.
+    state: Literal["connecting", "live", "waiting", "stopped"]
+    #: Why the client waits or has stopped.
+    reason: str = ""
+    #: Seconds until the next attempt; None unless the client waits.
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStatus:
+    """Whether the daemon follows Redis. While it does not, the known states may be out of date."""
+
+    up: bool
+    since_ms: int = 0

@@ -1,0 +1,267 @@
+"""What the caller wants to watch, what the daemon was asked, and what is known. No clock, no socket.
+
+tests/clients/table.json has the rules for one user.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ._types import Refused, User
+
+Message = dict[str, Any]
+
+#: A message may have 64 KiB. This many bytes of it may be names.
+NAMES_BYTES = 48 * 1024
+#: The daemon's limit for a name.
+MAX_NAME_BYTES = 256
+
+#: Wanted, and not asked for on this connection.
+_NOT_ASKED = -1
+#: The daemon has answered.
+_ANSWERED = 0
+
+
+class _Question:
+    """An unanswered watch: the users asked for (None: everybody), and those that have come so far."""
+
+    def __init__(self, asked: list[str] | None) -> None:
+        self.asked = asked
+        self.users: list[User] = []
+
+
+class Watches:
+    """See the module's head. ``report`` receives each change and each refusal."""
+
+    def __init__(self, report: Callable[[User | Refused], None]) -> None:
+        self._report = report
+        #: Whether there is a connection.
+        self._open = False
+        #: The users to watch by name, each with the id of its unanswered watch, or one of the numbers above.
+        self._names: dict[str, int] = {}
+        #: Those of them whom the daemon was not asked for on this connection.
+        self._unasked: dict[str, None] = {}
+        #: For each of these users, the callers who watch.
+        self._holds: dict[str, set[object]] = {}
+        #: Users whom this connection's daemon watches for us, and whom nobody wants any more.
+        self._ended: dict[str, None] = {}
+        self._all_holds: set[object] = set()
+        self._all_id = _NOT_ASKED
+        self._all_ended = False
+        #: Whether a snapshot of everybody was reported: then a user who is not in ``users`` is offline.
+        self._all_known = False
+        self._open_questions: dict[int, _Question] = {}
+        self._last_id = 0
+        #: What is known.
+        self.users: dict[str, User] = {}
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    @property
+    def answered(self) -> bool:
+        """Whether the daemon was asked for everything, and has answered."""
+        asked = not self._all_holds or self._all_id != _NOT_ASKED
+        return self._open and asked and not self._open_questions and not self._unasked
+
+    def asked(self, id: object) -> bool:
+        """Whether this is the id of an unanswered watch."""
+        return id in self._open_questions
+
+    # --- the caller -------------------------------------------------------------------------------------
+
+    def watch(self, users: Iterable[str], hold: object) -> list[str]:
+        """``hold`` watches these users too. Returns those whose names are invalid."""
+        invalid = []
+        for user in users:
+            if not is_name(user):
+                invalid.append(user)
+                continue
+            if user not in self._names:
+                self._names[user] = _NOT_ASKED
+                self._unasked[user] = None
+            self._holds.setdefault(user, set()).add(hold)
+        return invalid
+
+    def unwatch(self, users: Iterable[str], hold: object) -> None:
+        """``hold`` stops watching these users. Users whom nobody watches are forgotten."""
+        for user in users:
+            holds = self._holds.get(user, set())
+            if hold not in holds:
+                continue
+            holds.discard(hold)
+            if not holds:
+                if self._names[user] != _NOT_ASKED:
+                    self._ended[user] = None
+                self._drop(user)
+
+    def watch_all(self, hold: object) -> None:
+        self._all_holds.add(hold)
+
+    def unwatch_all(self, hold: object) -> None:
+        if hold not in self._all_holds:
+            return
+        self._all_holds.discard(hold)
+        if not self._all_holds:
+            self._all_ended |= self._all_id != _NOT_ASKED
+            self._drop_all()
+
+    def _drop(self, user: str) -> None:
+        self._names.pop(user, None)
+        self._unasked.pop(user, None)
+        self._holds.pop(user, None)
+        known = self.users.get(user)
+        # The watch of everybody still covers a user who is online.
+        if known and not (self._all_known and known.online):
+            del self.users[user]
+
+    def _drop_all(self) -> None:
+        self._all_holds.clear()
+        self._all_known = False
+        self._all_id = _NOT_ASKED
+        self.users = {name: user for name, user in self.users.items() if name in self._names}
+
+    # --- the connection ---------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        self._open = True
+
+    def lost(self) -> None:
+        self._open = self._all_ended = False
+        self._ended.clear()
+        self._open_questions.clear()
+        self._all_id = _NOT_ASKED
+        self._names = dict.fromkeys(self._names, _NOT_ASKED)
+        self._unasked = dict.fromkeys(self._names)
+
+    def catch_up(self) -> list[Message]:
+        """The messages that ask the daemon for what the caller wants and does not have yet."""
+        messages: list[Message] = []
+        if not self._open:
+            return messages
+        if self._all_ended:
+            self._all_ended = False
+            messages.append({"type": "unwatch", "all": True})
+        if self._all_holds and self._all_id == _NOT_ASKED:
+            id = self._all_id = self.next_id()
+            self._open_questions[id] = _Question(None)
+            messages.append({"type": "watch", "all": True, "id": id})
+        messages += [{"type": "unwatch", "users": some} for some in _chunks(self._ended)]
+        self._ended.clear()
+        unasked, self._unasked = self._unasked, {}
+        for some in _chunks(unasked):
+            id = self.next_id()
+            self._names.update((user, id) for user in some)
+            self._open_questions[id] = _Question(some)
+            messages.append({"type": "watch", "users": some, "id": id})
+        return messages
+
+    # --- the daemon's messages --------------------------------------------------------------------------
+
+    def snapshot(self, message: Mapping[str, Any]) -> None:
+        id = message.get("id")
+        question = self._open_questions.get(id) if isinstance(id, int) else None
+        if question is None or not isinstance(id, int):
+            return
+        question.users += [User.read(user) for user in message["users"]]
+        if message.get("more"):
+            return
+        del self._open_questions[id]
+        if question.asked is None:
+            if self._all_id == id:
+                self._everybody(question.users)
+        else:
+            # A user who was unwatched since, or watched again by a later message, is skipped.
+            news = [user for user in question.users if self._names.get(user.name) == id]
+            for user in news:
+                self._names[user.name] = _ANSWERED
+                self._learn(user)
+        for refused in message.get("refused", []):
+            self._refuse([refused["user"]], id, refused["code"], refused["message"])
+
+    def _everybody(self, online: list[User]) -> None:
+        self._all_known, self._all_id = True, _ANSWERED
+        here = {user.name for user in online}
+        for known in list(self.users.values()):
+            if known.online and known.name not in here:
+                self._learn(User(known.name, False))
+        for user in online:
+            self._learn(user)
+
+    def transitions(self, message: Mapping[str, Any]) -> None:
+        for transition in message["transitions"]:
+            user = User.read(transition)
+            # Otherwise it was sent before an unwatch, or before the snapshot.
+            if self._state(user.name) is not None:
+                self._learn(user)
+
+    def _state(self, name: str) -> bool | None:
+        known = self.users.get(name)
+        return known.online if known else (False if self._all_known else None)
+
+    def _learn(self, user: User) -> None:
+        by_name = user.name in self._names
+        # The state of a user who is newly watched by name is reported even if the watch of everybody implied it.
+        before = None if by_name and user.name not in self.users else self._state(user.name)
+        if user.online or by_name:
+            self.users[user.name] = user
+        else:
+            self.users.pop(user.name, None)
+        if before != user.online:
+            self._report(user)
+
+    def error(self, message: Mapping[str, Any]) -> None:
+        id, code, text = message.get("id"), message.get("code", ""), message.get("message", "")
+        question = self._open_questions.pop(id, None) if isinstance(id, int) else None
+        if question and isinstance(id, int) and question.asked is not None:
+            self._refuse(question.asked, id, code, text)
+            return
+        if question and self._all_id == id:
+            self._drop_all()
+        self._report(Refused(code, text, []))
+
+    def _refuse(self, users: list[str], id: int, code: str, text: str) -> None:
+        """The daemon would refuse these users on each connection, so the client does not ask for them again."""
+        gone = [user for user in users if self._names.get(user) == id]
+        for user in gone:
+            self._drop(user)
+        self._report(Refused(code, text, gone))
+
+
+def is_name(user: str) -> bool:
+    """Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no ``#``."""
+    try:
+        size = len(user.encode())
+    except UnicodeEncodeError:
+        return False
+    control = any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in user)
+    return 1 <= size <= MAX_NAME_BYTES and "#" not in user and not control
+
+
+def names(users: Iterable[str]) -> list[str]:
+    """The names that a caller passed, each once."""
+    if isinstance(users, (str, bytes)):
+        raise TypeError(f"pass a list of names: [{users!r}]")
+    found = list(dict.fromkeys(users))
+    for user in found:
+        if not isinstance(user, str):
+            raise TypeError(f"a name must be a str, and this is {type(user).__name__}: {user!r}")
+    return found
+
+
+def _chunks(users: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of names that each fit into a message."""
+    some: list[str] = []
+    size = 0
+    for user in users:
+        more = len(json.dumps(user)) + 2
+        if some and size + more > NAMES_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(user)
+        size += more
+    if some:
+        yield some

@@ -1,0 +1,271 @@
+"""The Python client's iterators, waits, arguments and heartbeats. No daemon is needed."""
+
+import asyncio
+import contextlib
+import http.server
+import json
+import logging
+import threading
+import time
+import unittest
+
+import keybeat
+from keybeat._types import Connection
+from keybeat._watches import is_name
+
+
+class Client(keybeat.Client):
+    """A client whose daemon is this test."""
+
+    def __init__(self):
+        super().__init__()
+        self._watches.connected()
+        self.sent = []
+
+    def _catch_up(self):
+        self.sent += self._watches.catch_up()
+        self._answered()
+
+    def answer(self, *users, **more):
+        message = {"type": "snapshot", "id": self.sent[-1]["id"], "users": [user_object(user) for user in users], **more}
+        self._watches.snapshot(message)
+        self._answered()
+
+    def change(self, *users):
+        self._watches.transitions({"transitions": [user_object(user) for user in users]})
+
+
+def user_object(text):
+    user, state = text.split()
+    return {"user": user, "state": state, **({"since_ms": 1} if state == "online" else {"last_seen_ms": 2})}
+
+
+async def next_one(changes):
+    async with asyncio.timeout(5):
+        user = await anext(changes)
+    return f"{user.name} {user.state}"
+
+
+async def nothing(test, changes):
+    with test.assertRaises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await anext(changes)
+
+
+class Changes(unittest.IsolatedAsyncioTestCase):
+    def setUp(self):
+        logging.disable()
+        self.addCleanup(logging.disable, logging.NOTSET)
+
+    async def test_first_report_is_the_present_state(self):
+        client = Client()
+        async with client.watch(["alice", "bob"]) as changes:
+            client.answer("alice online", "bob offline")
+            self.assertEqual([await next_one(changes), await next_one(changes)], ["alice online", "bob offline"])
+            client.change("bob online")
+            self.assertEqual(await next_one(changes), "bob online")
+            # Another watch knows it at once.
+            async with client.watch(["bob"]) as more:
+                self.assertEqual(await next_one(more), "bob online")
+
+    async def test_slow_reader_gets_the_newest_change(self):
+        client = Client()
+        async with client.watch(["alice", "bob"]) as changes:
+            client.answer("alice online", "bob offline")
+            await next_one(changes), await next_one(changes)
+            client.change("alice offline", "bob online", "alice online", "bob offline", "bob online")
+            self.assertEqual(await next_one(changes), "bob online")
+            await nothing(self, changes)
+
+    async def test_everybody_reports_who_is_online(self):
+        client = Client()
+        async with client.watch() as changes:
+            client.answer("alice online")
+            client.change("bob online", "bob offline", "carol online")
+            self.assertEqual([await next_one(changes), await next_one(changes)], ["alice online", "carol online"])
+            client.change("alice offline")
+            self.assertEqual(await next_one(changes), "alice offline")
+            self.assertEqual((changes._given, list(client.users)), ({"carol": True}, ["carol"]))
+
+    async def test_user_is_watched_until_every_watch_ends(self):
+        client = Client()
+        async with client.watch(["alice"]) as first:
+            client.answer("alice online")
+            async with client.watch(["alice", "bob"]) as second:
+                client.answer("bob online")
+                second.unwatch(["bob"])
+                self.assertEqual(client.sent.pop(), {"type": "unwatch", "users": ["bob"]})
+                first.unwatch(["alice"])
+                self.assertEqual((list(client.users), len(client.sent)), (["alice"], 2))
+            self.assertEqual(client.sent.pop(), {"type": "unwatch", "users": ["alice"]})
+            self.assertEqual(client.users, {})
+
+    async def test_refused_users_are_named(self):
+        client = Client()
+        seen = []
+        client.on("refused", lambda why: seen.append((why.code, why.users)))
+        async with client.watch(["alice", "a#b"]) as changes:
+            self.assertEqual(seen, [("invalid_user", ["a#b"])])
+            client.answer(refused=[{"user": "alice", "code": "forbidden", "message": "no"}])
+            with self.assertRaises(keybeat.Refused):
+                await anext(changes)
+            self.assertEqual({name: why.code for name, why in changes.refused.items()}, {"a#b": "invalid_user", "alice": "forbidden"})
+            changes.watch(["bob"])
+            client.answer("bob offline")
+            self.assertEqual(await next_one(changes), "bob offline")
+
+    async def test_ready_waits_for_every_answer(self):
+        client = Client()
+        async with client.watch(["alice"]):
+            waiting = asyncio.create_task(client.ready())
+            await asyncio.sleep(0)
+            self.assertFalse(waiting.done())
+            client.answer("alice online")
+            await waiting
+            await client.ready()
+
+    async def test_stopped_client_ends_waits_and_iterations(self):
+        client = Client()
+        async with client.watch(["alice"]) as changes:
+            waiting = [asyncio.create_task(client.ready()), asyncio.create_task(anext(changes))]
+            await asyncio.sleep(0)
+            client._become(Connection("stopped", "forbidden"))
+            for one in [*waiting, client.ready(), anext(changes)]:
+                with self.assertRaisesRegex(keybeat.Stopped, "forbidden"):
+                    await one
+
+    async def test_closed_watch_ends_its_iteration(self):
+        client = Client()
+        async with client.watch(["alice"]) as changes:
+            reading = asyncio.create_task(anext(changes, "the end"))
+            await asyncio.sleep(0)
+        self.assertEqual(await reading, "the end")
+
+    async def test_arguments_that_are_no_names_are_refused(self):
+        client = Client()
+        for wrong in ["alice", b"alice", [1], [None], ["alice", 7]]:
+            with self.assertRaises(TypeError):
+                client.watch(wrong)
+            with self.assertRaises(TypeError):
+                keybeat.watch(wrong)
+        with self.assertRaisesRegex(ValueError, "http://HOST:PORT"):
+            keybeat.Client("localhost:7400")
+        names = {"é" * 128: True, "é" * 129: False, "": False, "a#b": False, "a\nb": False, "a\x9fb": False, "\ud800": False, "💚": True}
+        self.assertEqual({name: is_name(name) for name in names}, names)
+
+    async def test_fault_of_a_listener_is_its_own(self):
+        client = Client()
+        seen = []
+        client.on("change", lambda user: 1 / 0)
+        end = client.on("change", lambda user: seen.append(user.name))
+        async with client.watch(["alice"]):
+            client.answer("alice online")
+            end()
+            client.change("alice offline")
+        self.assertEqual(seen, ["alice"])
+
+
+class Heartbeats(unittest.IsolatedAsyncioTestCase):
+    async def test_heartbeats_go_to_the_daemon(self):
+        with daemon() as (url, requests):
+            async with keybeat.keep_online("al ice/é", "pho ne", url=url, token="t", ttl_s=0.3):
+                await until(lambda: len(requests) >= 3)
+        path = "/v1/users/al%20ice%2F%C3%A9"
+        beat = ("PUT", f"{path}/heartbeat", {"session": "pho ne", "ttl_ms": 300}, "Bearer t")
+        self.assertEqual(requests[:3], [beat] * 3)
+        self.assertEqual(requests[-1], ("DELETE", path, {"session": "pho ne"}, "Bearer t"))
+
+    async def test_failed_heartbeats_are_logged(self):
+        with self.assertLogs("keybeat", "WARNING") as logs:
+            async with keybeat.keep_online("alice", url="http://127.0.0.1:1", ttl_s=0.03):
+                await asyncio.sleep(0.05)
+        self.assertIn("a heartbeat failed", logs.output[0])
+        self.assertIn("alice goes offline when the TTL ends", logs.output[-1])
+        with self.assertRaisesRegex(ValueError, "a#b"):
+            async with keybeat.keep_online("a#b"):
+                pass
+
+    async def test_heartbeats_go_through_either_redis_client(self):
+        for client in (Blocking(), Asynchronous()):
+            async with keybeat.keep_online("alice", "phone", redis=client, prefix="p:", ttl_s=0.3):
+                await until(lambda: len(client.calls) >= 3)
+            self.assertEqual(client.calls[:3], [("SET", "p:alice#phone", 1, 300)] * 3)
+            self.assertEqual(client.calls[-1], ("DEL", "p:alice#phone"))
+
+    async def test_goodbye_follows_a_slow_heartbeat(self):
+        client = Blocking(slow_s=0.2)
+        async with keybeat.keep_online("alice", redis=client, ttl_s=0.03):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        self.assertEqual(client.calls[-1][0], "DEL")
+
+
+async def until(holds):
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+class Blocking:
+    """As redis.Redis."""
+
+    def __init__(self, slow_s=0.0):
+        self.calls, self.slow_s = [], slow_s
+
+    def execute_command(self):
+        raise NotImplementedError
+
+    def set(self, name, value, *, px):
+        time.sleep(self.slow_s)
+        self.calls.append(("SET", name, value, px))
+
+    def delete(self, *names):
+        self.calls.append(("DEL", *names))
+
+
+class Asynchronous(Blocking):
+    """As redis.asyncio.Redis: the commands return awaitables."""
+
+    async def execute_command(self):
+        raise NotImplementedError
+
+    def set(self, name, value, *, px):
+        async def call():
+            super(Asynchronous, self).set(name, value, px=px)
+
+        return call()
+
+    def delete(self, *names):
+        async def call():
+            super(Asynchronous, self).delete(*names)
+
+        return call()
+
+
+@contextlib.contextmanager
+def daemon():
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            requests.append((self.command, self.path, body, self.headers["authorization"]))
+            self.send_response(204)
+            self.end_headers()
+
+        do_PUT = do_DELETE = answer
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+if __name__ == "__main__":
+    unittest.main()
