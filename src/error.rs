@@ -23,6 +23,10 @@ pub enum Error {
     TooManyWatches { who: &'static str, count: usize, most: usize, advice: &'static str },
     #[error("the body is longer than {0} bytes; split it into several requests")]
     TooLarge(usize),
+    #[error("the status has {0} bytes; at most {MAX_STATUS_BYTES} bytes of JSON are allowed")]
+    StatusTooLarge(usize),
+    #[error("ttl_ms is {0}; it must be from {MIN_TTL_MS} to {MAX_STATUS_TTL_MS} for a status")]
+    InvalidStatusTtl(u64),
     #[error(
         "the first line and the headers of the request have more than {0} bytes together, or there are more than 100 headers; shorten them, for example a token or cookies"
     )]
@@ -69,6 +73,11 @@ pub enum Error {
 pub const MIN_TTL_MS: u64 = 100;
 /// The longest TTL that the daemon writes: one day, in milliseconds.
 pub const MAX_TTL_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// The longest TTL of a status: one year, in milliseconds.
+pub const MAX_STATUS_TTL_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+/// The longest status, in bytes of JSON.
+pub const MAX_STATUS_BYTES: usize = 1_024;
 
 /// The maximum number of users in one request or message.
 pub const MAX_USERS: usize = 10_000;
@@ -151,12 +160,12 @@ impl Error {
         match self {
             Error::InvalidUser { .. } => code::INVALID_USER,
             Error::InvalidSession { .. } => code::INVALID_SESSION,
-            Error::InvalidTtl(_) => code::INVALID_TTL,
+            Error::InvalidTtl(_) | Error::InvalidStatusTtl(_) => code::INVALID_TTL,
             Error::InvalidJson(_) => code::INVALID_JSON,
             Error::InvalidRequest(_) => code::INVALID_REQUEST,
             Error::TooManyUsers { .. } => code::TOO_MANY_USERS,
             Error::TooManyWatches { .. } => code::TOO_MANY_WATCHES,
-            Error::TooLarge(_) | Error::HeadTooLarge(_) => code::TOO_LARGE,
+            Error::TooLarge(_) | Error::HeadTooLarge(_) | Error::StatusTooLarge(_) => code::TOO_LARGE,
             Error::NotFound(_) => code::NOT_FOUND,
             Error::MethodNotAllowed { .. } => code::METHOD_NOT_ALLOWED,
             Error::Unauthorized(_) => code::UNAUTHORIZED,

@@ -9,7 +9,7 @@ use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, EventsMode, LeaseMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
-use crate::protocol::{State, TransitionObject};
+use crate::protocol::{State, StatusObject, TransitionObject};
 use crate::redis::target::Target;
 use crate::server;
 pub use crate::server::Belief;
@@ -68,6 +68,20 @@ impl Printer {
     }
 }
 
+impl Printer {
+    fn print_status(&self, status: &StatusObject) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", printed::json(status)?)?;
+        } else {
+            let at = humantime::format_rfc3339_millis(SystemTime::now());
+            let (user, status) = (printed::text(&status.user), printed::json(&status.status)?);
+            writeln!(out, "{at}  {}  {user}  {status}", colour::grey("status ", self.colours))?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
 async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> Result<()> {
     let mut client = daemon.client()?;
     if args.users.is_empty() {
@@ -87,6 +101,9 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
             ClientEvent::Snapshot(_) => {}
             ClientEvent::Transitions(transitions) => {
                 transitions.iter().try_for_each(|transition| printer.print(transition))?;
+            }
+            ClientEvent::Statuses(statuses) => {
+                statuses.iter().try_for_each(|status| printer.print_status(status))?;
             }
             ClientEvent::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
@@ -144,6 +161,8 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         listen: ([127, 0, 0, 1], 0).into(),
         admin_listen: None,
         key_pattern: source.pattern.pattern(),
+        status_prefix: String::new(),
+        group_prefix: String::new(),
         ttl: Duration::from_secs(30),
         close_grace: Duration::ZERO,
         configure_redis: true,

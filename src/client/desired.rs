@@ -13,6 +13,8 @@ pub struct Desired {
     pub beats: BTreeSet<Option<String>>,
     /// The socket's own user leaves, before those heartbeats.
     pub leave: bool,
+    /// The status to set for the socket's own user.
+    pub status: Option<serde_json::Value>,
     number: u64,
 }
 

@@ -25,7 +25,7 @@ pub use address::{Address, Stream};
 pub use error::ClientError;
 
 pub use crate::protocol::Beat;
-use crate::protocol::{RedisWord, TransitionObject, UserObject};
+use crate::protocol::{RedisWord, StatusObject, TransitionObject, UserObject};
 use desired::Desired;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,6 +50,9 @@ pub enum ClientEvent {
     /// Changes. What changed while there was no connection follows the next connection, as one transition per user with
     /// the reason `reconciled`.
     Transitions(Vec<TransitionObject>),
+    /// Statuses that changed, or were removed (null). Statuses of users in a snapshot are part of it. What changed while there
+    /// was no connection follows the next connection.
+    Statuses(Vec<StatusObject>),
     /// Redis is `Up` until the first of these. While it is `Down`, reported states may be out of date.
     Status {
         /// Whether the daemon follows Redis.
@@ -285,6 +288,12 @@ impl Client {
     /// Sends a heartbeat of another user, which the token has to allow.
     pub fn heartbeat_of(&self, user: impl Into<String>) {
         self.change(|desired| desired.beats.extend([Some(user.into())]));
+    }
+
+    /// Sets the status of the socket's own user, any JSON of at most 1,024 bytes; null removes it. The status stays when the
+    /// connection ends. Of several calls before the next connect, the last one counts.
+    pub fn set_status(&self, status: impl Into<serde_json::Value>) {
+        self.change(|desired| desired.status = Some(status.into()));
     }
 
     /// The socket's own user goes offline at once.

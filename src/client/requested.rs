@@ -56,6 +56,9 @@ impl Requested {
         if std::mem::take(&mut desired.leave) {
             messages.push(json!({"type": "leave"}).to_string());
         }
+        if let Some(status) = desired.status.take() {
+            messages.push(json!({"type": "set_status", "status": status}).to_string());
+        }
         for user in std::mem::take(&mut desired.beats) {
             messages.push(match user {
                 Some(user) => json!({"type": "heartbeat", "user": user}).to_string(),

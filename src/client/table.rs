@@ -60,9 +60,9 @@ impl DaemonModel {
     fn object(&self, user: &str) -> UserObject {
         let user = user.to_owned();
         if self.online.contains(&user) {
-            UserObject::Online { user, since_ms: 1, sessions: 1, stale: false }
+            UserObject::Online { user, since_ms: 1, sessions: 1, status: None, stale: false }
         } else {
-            UserObject::Offline { user, last_seen_ms: None, stale: false }
+            UserObject::Offline { user, last_seen_ms: None, status: None, stale: false }
         }
     }
 

@@ -66,6 +66,10 @@ impl Watches {
                 let news = self.known.transitions(transitions, |user| names.contains_key(user));
                 if news.is_empty() { Vec::new() } else { vec![ClientEvent::Transitions(news)] }
             }
+            ServerMessage::Statuses { statuses } => {
+                let news = self.known.statuses(statuses);
+                if news.is_empty() { Vec::new() } else { vec![ClientEvent::Statuses(news)] }
+            }
             // An older daemon does not know `ping`; after a refused `auth` the client renews again.
             ServerMessage::Error { id: Some(Value::String(_)), .. } => Vec::new(),
             ServerMessage::Error { id, code, message } => {
@@ -120,7 +124,7 @@ impl Watches {
         }
         let users = self.parts.remove(&id).unwrap_or_default();
         let first = self.known.is_first_of_everybody();
-        let (News { fresh, missed }, begins) = match self.requested.open.remove(&id) {
+        let (News { fresh, missed, statuses }, begins) = match self.requested.open.remove(&id) {
             Some(Question::Names(asked)) => (self.named(users, asked, seq, now_ms), false),
             _ => {
                 let names = &self.requested.names;
@@ -134,6 +138,9 @@ impl Watches {
         }
         if !missed.is_empty() {
             events.push(ClientEvent::Transitions(missed));
+        }
+        if !statuses.is_empty() {
+            events.push(ClientEvent::Statuses(statuses));
         }
         events
     }

@@ -2,6 +2,7 @@
 
 use super::log::Log;
 use super::mailbox::Mailbox;
+use super::statuses::PendingStatuses;
 use super::{Encoded, SHARDS};
 use crate::presence::Name;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -97,6 +98,8 @@ pub(super) struct Backlog {
     pub(super) by_log: u64,
     /// No lower number can be resumed from: a snapshot covers it, or changes on both sides cancelled out.
     pub(super) whole_from: u64,
+    /// The statuses that the reader is to be sent.
+    pub(super) statuses: PendingStatuses,
     /// While a reader that resumes registers: changes are left to the history, the last of them with this number.
     pub(super) held: Option<u64>,
 }
@@ -125,7 +128,7 @@ impl Backlog {
 
     /// Memory, in bytes, if nobody else holds the changes.
     pub(super) fn bytes(&self) -> usize {
-        self.mailbox.bytes() + self.kept.bytes
+        self.mailbox.bytes() + self.kept.bytes + self.statuses.bytes()
     }
 
     /// Takes the next pending change.
@@ -143,6 +146,7 @@ impl Backlog {
     pub(super) fn clear(&mut self) {
         self.mailbox.clear();
         self.kept = Kept::default();
+        self.statuses = PendingStatuses::default();
         self.all = None;
     }
 }

@@ -267,6 +267,7 @@ impl Hub {
         watcher.keep_unread();
         everybody.watchers.insert(watcher.id, watcher.clone());
         watcher.begin_all(true, 0);
+        self.begin_all_statuses(watcher);
     }
 
     /// Registers `watcher` for one shard; `None` after the last shard.
@@ -280,5 +281,6 @@ impl Hub {
     pub fn unwatch_all(&self, watcher: &Watcher) {
         lock(&self.everybody).watchers.remove(&watcher.id);
         watcher.end_all();
+        self.end_all_statuses(watcher);
     }
 }

@@ -9,6 +9,7 @@
 //!   → audience, mailbox   to the mailboxes of those who watch its user by name
 //!   → log                 into the log that all readers of everybody share
 //!   → history             into the latest transitions, for readers that come back
+//! statuses  what users say of themselves, which is no transition
 //! watcher   a reader of mailbox and log; readers, what all of them share
 //! health    does the view match Redis?
 //! barrier   has the view reached a certain point?
@@ -23,12 +24,14 @@ mod history;
 mod log;
 mod mailbox;
 mod readers;
+mod statuses;
 mod watcher;
 
 pub use fanout::JoinedShard;
 pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
 pub use log::message as transitions_message;
+pub use statuses::{Forgotten, NextStatuses, Status};
 pub use watcher::{Delivery, Overflow, Watcher};
 
 use crate::lock::lock;
@@ -43,6 +46,7 @@ use history::History;
 use mailbox::Pending;
 pub use readers::QueuedAnswer;
 use readers::Readers;
+use statuses::Statuses;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -128,9 +132,10 @@ pub struct Hub {
     board: Board,
     barrier: Barrier,
     readers: Arc<Readers>,
-    // The order of locks: a shard, this one, the history or a watcher, the log.
+    // The order of locks: a shard, this one, the history or a watcher, the log, the statuses.
     everybody: Mutex<Everybody>,
     history: History,
+    statuses: Statuses,
     /// The log has to be trimmed.
     long_log: Notify,
 }
@@ -154,6 +159,7 @@ impl Hub {
             readers: Arc::new(Readers::new(most, metrics)),
             everybody: Mutex::new(Everybody::new()),
             history: History::default(),
+            statuses: Statuses::default(),
             long_log: Notify::new(),
         }
     }

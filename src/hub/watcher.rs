@@ -5,6 +5,7 @@ use super::backlog::{All, Backlog, NOT_YET};
 use super::log::{self, FRAME, FRAME_BYTES};
 use super::mailbox::Pushed;
 use super::readers::{Member, Readers};
+use super::statuses::PendingStatuses;
 use crate::lock::lock;
 use crate::presence::Name;
 use bytes::Bytes;
@@ -392,6 +393,7 @@ impl Watcher {
 
     /// The reader no longer watches a user by name.
     pub(super) fn forget(&self, user: &str, shard: usize) {
+        self.change_statuses(|pending| pending.forget(user));
         let mut backlog = lock(&self.backlog);
         if !backlog.all.as_ref().is_some_and(|all| all.joined(shard)) {
             self.forget_locked(&mut backlog, user);
@@ -402,6 +404,29 @@ impl Watcher {
         let before = backlog.bytes();
         backlog.forget(user);
         self.readers.recount(before, backlog.bytes());
+    }
+
+    /// The status of a user whom it watches by name has changed.
+    pub(super) fn push_status(&self, user: &Name) {
+        self.change_statuses(|pending| pending.push(user));
+        self.bell.notify_one();
+    }
+
+    /// Changes which statuses the reader is sent; `None` if the reader has to start again.
+    pub(super) fn change_statuses<T>(&self, change: impl FnOnce(&mut PendingStatuses) -> T) -> Option<T> {
+        let mut backlog = lock(&self.backlog);
+        if self.overflow_cause().is_some() {
+            return None;
+        }
+        let before = backlog.bytes();
+        let changed = change(&mut backlog.statuses);
+        self.readers.recount(before, backlog.bytes());
+        Some(changed)
+    }
+
+    /// The reader fell too far behind.
+    pub(super) fn fall_behind(&self) {
+        self.overflow_locked(&mut lock(&self.backlog), Overflow::Behind);
     }
 
     /// The reader has to start again: it gets nothing more.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 /// A message that a client sends over a WebSocket.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum ClientMessage {
     Watch {
@@ -37,6 +37,11 @@ pub enum ClientMessage {
         user: Option<String>,
     },
     Leave,
+    /// Sets the status of the socket's user; null removes it.
+    SetStatus {
+        #[schema(value_type = schema::Status)]
+        status: serde_json::Value,
+    },
     /// Asks for a `pong`, which proves that the connection is alive.
     Ping,
     Auth {
@@ -92,11 +97,12 @@ impl ClientMessage {
 const PING: &str = r#"{"type":"ping"}"#;
 
 /// The shape of each message. Type and `id` are checked before.
-static SHAPES: [(&str, Shape); 6] = [
+static SHAPES: [(&str, Shape); 7] = [
     ("watch", message("a watch", &[TYPE, ID, USERS, ALL, LOSSLESS, REPLACE])),
     ("unwatch", message("an unwatch", &[TYPE, ID, USERS, ALL])),
     ("heartbeat", message("a heartbeat", &[TYPE, ID, Field("user", Form::Text, Need::Nullable)])),
     ("leave", message("a leave", &[TYPE, ID])),
+    ("set_status", message("a set_status", &[TYPE, ID, Field("status", Form::Any, Need::Required)])),
     ("ping", message("a ping", &[TYPE, ID])),
     ("auth", message("an auth", &[TYPE, ID, Field("token", Form::Secret, Need::Required)])),
 ];

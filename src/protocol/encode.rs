@@ -11,10 +11,10 @@ impl UserObject {
         let user = user.to_owned();
         match presence {
             Presence::Online { since, sessions } => {
-                UserObject::Online { user, since_ms: since.as_ms(), sessions, stale }
+                UserObject::Online { user, since_ms: since.as_ms(), sessions, status: None, stale }
             }
             Presence::Offline { last_seen } => {
-                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
+                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), status: None, stale }
             }
         }
     }

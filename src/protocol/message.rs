@@ -17,6 +17,10 @@ pub enum UserObject {
         user: String,
         since_ms: u64,
         sessions: u32,
+        /// Any JSON; left out if the user has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::Status>, nullable = false))]
+        status: Option<serde_json::Value>,
         /// True while the Redis server of this user is unreachable or not reconciled.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
@@ -27,6 +31,9 @@ pub enum UserObject {
         /// Null if the daemon has not seen the user.
         #[cfg_attr(feature = "daemon", schema(required = true))]
         last_seen_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::Status>, nullable = false))]
+        status: Option<serde_json::Value>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
     },
@@ -44,6 +51,25 @@ impl UserObject {
             UserObject::Online { user, .. } | UserObject::Offline { user, .. } => user,
         }
     }
+
+    /// The user's status, if there is one.
+    pub fn status(&self) -> Option<&serde_json::Value> {
+        match self {
+            UserObject::Online { status, .. } | UserObject::Offline { status, .. } => status.as_ref(),
+        }
+    }
+}
+
+/// The status of a user, or its removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[allow(missing_docs)]
+pub struct StatusObject {
+    #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+    pub user: String,
+    /// Any JSON; null if the status was removed.
+    #[cfg_attr(feature = "daemon", schema(value_type = schema::Status))]
+    pub status: serde_json::Value,
 }
 
 /// A user of a request who is refused.
@@ -158,6 +184,10 @@ pub enum ServerMessage {
         #[cfg_attr(feature = "daemon", schema(inline))]
         redis: RedisWord,
         since_ms: u64,
+    },
+    /// Statuses that changed, each user's last one.
+    Statuses {
+        statuses: Vec<StatusObject>,
     },
     /// The token of the socket expires soon, or was renewed.
     Token {

@@ -286,7 +286,7 @@ mod tests {
         }
 
         #[test]
-        fn any_json_is_parsed_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..6) {
+        fn any_json_is_parsed_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..7) {
             let (_, message) = ClientMessage::parse(&value.to_string());
             prop_assert!(message.is_err() || value.is_object());
             let _ = serde_json::from_value::<HeartbeatItem>(value.clone());
@@ -295,7 +295,7 @@ mod tests {
             let mut fields = value.as_object().cloned().unwrap_or_default();
             fields.insert("users".into(), value);
             fields.insert("id".into(), json!(id));
-            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth", "ping"][kind]));
+            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth", "ping", "set_status"][kind]));
             let (answered, message) = ClientMessage::parse(&Value::Object(fields).to_string());
             prop_assert_eq!(answered, Some(json!(id)));
             let kinds = message.map_or(kind, |message| match message {
@@ -305,6 +305,7 @@ mod tests {
                 ClientMessage::Leave => 3,
                 ClientMessage::Auth { .. } => 4,
                 ClientMessage::Ping => 5,
+                ClientMessage::SetStatus { .. } => 6,
             });
             prop_assert_eq!(kinds, kind);
         }

@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod cluster;
+pub mod directory;
 mod glob;
 pub mod info;
 pub mod inspect;

@@ -90,6 +90,7 @@ impl Permit {
             // Its names are checked one by one later.
             ClientMessage::Watch { .. } => self.pass.check_read(),
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
+            ClientMessage::SetStatus { .. } => self.pass.check_write(),
             // These concern the socket's own user, or what was allowed before.
             ClientMessage::Heartbeat { user: None }
             | ClientMessage::Ping

@@ -5,4 +5,5 @@ pub mod heartbeats;
 mod request;
 pub mod sockets;
 pub mod stats;
+pub mod statuses;
 pub mod users;

@@ -32,7 +32,7 @@ const LIST_MOST: usize = 10_000;
 pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<Json<UserObject>> {
     pass.check_watch(&user)?;
     let stale = app.known()?;
-    Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
+    Ok(Json(app.object(&user, app.hub.get(&user), stale)))
 }
 
 /// Is the user called "query" online?
@@ -65,7 +65,7 @@ pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<Que
     let stale = app.known()?;
     let seq = app.hub.seq();
     let answer = |user: String| match pass.check_asked(&app.pattern, &user) {
-        Ok(()) => QueriedUser::Known(UserObject::new(&user, app.hub.get(&user), stale)),
+        Ok(()) => QueriedUser::Known(app.object(&user, app.hub.get(&user), stale)),
         Err(error) => {
             app.metrics.refused(error.code());
             QueriedUser::Refused { user, error: ErrorDetail::new(&error) }
@@ -155,7 +155,7 @@ pub async fn list(State(app): Shared, pass: Pass, query: QueryString<ListQuery>)
     let (online, limit, from, prefix) = (query.online()?, query.limit()?, query.cursor()?, query.prefix()?);
     let stale = app.known()?;
     let (users, next) = app.hub.page(from, limit, |user, state| state == online && user.starts_with(prefix));
-    let object = |(user, presence): (Name, _)| UserObject::new(&user, presence, stale);
+    let object = |(user, presence): (Name, _)| app.object(&user, presence, stale);
     let users = users.into_iter().map(object).collect();
     Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
 }

@@ -117,6 +117,7 @@ fn action(method: &Method, route: &str) -> (&'static str, bool) {
         ("PUT", "/v1/users/{user}/heartbeat") => ("heartbeat", true),
         ("POST", "/v1/heartbeats") => ("heartbeats", true),
         ("DELETE", "/v1/users/{user}" | "/v1/users/query") => ("delete", true),
+        ("PUT" | "DELETE", "/v1/users/{user}/status") => ("status", true),
         ("DELETE", "/v1/sockets") => ("close_sockets", true),
         ("GET", "/v1/users/{user}" | "/v1/users/query") => ("get", false),
         ("POST", "/v1/users/query") => ("query", false),

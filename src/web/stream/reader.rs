@@ -2,7 +2,7 @@
 //! reasons for which the daemon ends a client. `socket` and `sse` have only what differs.
 
 use super::names::NameSet;
-use crate::hub::{Delivery, Encoded, Hub, JoinedShard, Overflow, Watcher, transitions_message};
+use crate::hub::{Delivery, Encoded, Hub, JoinedShard, NextStatuses, Overflow, Watcher, transitions_message};
 use crate::presence::{Name, Presence};
 use crate::protocol::{RedisWord, RefusedUser, ServerMessage, UserObject};
 use crate::web::access::auth::PassEnd;
@@ -12,7 +12,7 @@ use crate::web::limits::connected::Membership;
 use crate::web::limits::shares::{Share, WatchLimit};
 use bytes::Bytes;
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,7 +143,7 @@ impl Reader {
     pub(super) fn watch_all(&mut self, id: Option<Value>) -> Snapshot {
         self.all = true;
         let mut snapshot = Snapshot::new(self, id);
-        snapshot.shard = Some(0);
+        (snapshot.shard, snapshot.everybody) = (Some(0), true);
         self.app.hub.begin_watch_all(&self.watcher);
         snapshot
     }
@@ -170,6 +170,16 @@ impl Reader {
             self.check_token()?;
         }
         Ok(messages)
+    }
+
+    /// The next `statuses` message, or the number up to which the client has every change. No message goes to a client whose token
+    /// has expired.
+    pub(super) fn statuses(&self) -> Result<NextStatuses, Cut> {
+        let next = self.app.hub.next_statuses(&self.watcher);
+        if matches!(next, NextStatuses::Message(_)) {
+            self.check_token()?;
+        }
+        Ok(next)
     }
 
     /// An error if an operator closed this client.
@@ -254,8 +264,11 @@ pub(super) struct Snapshot {
     users: VecDeque<(Name, Presence)>,
     /// Of a snapshot of everybody: the shard that it joins next.
     shard: Option<usize>,
+    everybody: bool,
     /// Users of these shards who went offline since the client watched them by name. They come before the next chunk.
     left: VecDeque<Arc<Encoded>>,
+    /// Of a snapshot of everybody: users whose status was sent with it.
+    with_status: HashSet<Name>,
     /// For the last chunk: the users that are not watched, each with the reason.
     refused: Vec<RefusedUser>,
     ended: bool,
@@ -274,7 +287,9 @@ impl Snapshot {
             stale,
             users: VecDeque::new(),
             shard: None,
+            everybody: false,
             left: VecDeque::new(),
+            with_status: HashSet::new(),
             refused: Vec::new(),
             ended: false,
         }
@@ -312,13 +327,29 @@ impl Snapshot {
         if self.ended {
             return None;
         }
-        let chunk = self.users.drain(..self.users.len().min(CHUNK));
-        let users = chunk.map(|(user, presence)| UserObject::new(&user, presence, self.stale)).collect();
+        let users = self.chunk();
         self.users.shrink_to(2 * CHUNK);
         self.ended = self.users.is_empty();
+        if self.ended && self.everybody {
+            // The others have a status and are offline: no snapshot names them.
+            self.hub.owe_statuses(&self.watcher, &std::mem::take(&mut self.with_status));
+        }
         let (id, epoch) = (self.id.clone(), self.hub.epoch().to_owned());
         let refused = if self.ended { std::mem::take(&mut self.refused) } else { Vec::new() };
         let (seq, more) = (self.seq, !self.ended);
         Some(ServerMessage::Snapshot { id, epoch, seq, users, more, refused }.encode().into())
+    }
+
+    /// The users of the next chunk.
+    fn chunk(&mut self) -> Vec<UserObject> {
+        let mut users = Vec::new();
+        for (user, presence) in self.users.drain(..self.users.len().min(CHUNK)) {
+            let status = self.hub.status(&user);
+            users.push(UserObject::new(&user, presence, self.stale).with_status(status.as_deref()));
+            if self.everybody && status.is_some() {
+                self.with_status.insert(user);
+            }
+        }
+        users
     }
 }

@@ -9,7 +9,7 @@ use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::reader::{Cut, Reader, Snapshot};
 use crate::error::{Error, code, shown};
-use crate::hub::{Delivery, Hub, Missed};
+use crate::hub::{Delivery, Hub, Missed, NextStatuses};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
@@ -173,6 +173,9 @@ struct StreamRequest {
     last: Option<String>,
 }
 
+/// The numbers up to which a client has every transition, and every change of a status.
+type Place = (u64, u64);
+
 /// One stream.
 struct SseStream {
     reader: Reader,
@@ -187,8 +190,10 @@ struct SseStream {
     missed: Option<Missed>,
     /// Events, each with the length of its message.
     queue: VecDeque<(Event, usize)>,
-    /// The last number sent as an id.
-    sent: Option<u64>,
+    /// The last numbers sent as an id: of a transition, and of a change of a status.
+    sent: Option<Place>,
+    /// The number up to which the client has every change of a status.
+    statuses: u64,
     /// When the stream has to give a sign of life.
     alive_at: Instant,
     /// Why the daemon ended it.
@@ -213,6 +218,7 @@ impl SseStream {
             missed: None,
             queue,
             sent: None,
+            statuses: 0,
             alive_at: alive_at(),
             cut: None,
         }
@@ -222,8 +228,8 @@ impl SseStream {
     fn begin(&mut self, request: StreamRequest) {
         let StreamRequest { wanted, list, refused, last } = request;
         let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
-        if let Some((missed, seq)) = resumed {
-            (self.missed, self.sent) = (Some(missed), Some(seq));
+        if let Some((missed, place)) = resumed {
+            (self.missed, self.sent, self.statuses) = (Some(missed), Some(place), place.1);
             return;
         }
         self.snapshot = Some(Box::new(match &wanted {
@@ -299,8 +305,21 @@ impl SseStream {
                 true
             }
             // After what a reconciliation found comes the message that it is done.
-            Ok(_) => self.fill_status() || self.sent.is_none() && self.push_id(),
+            Ok(_) => self.fill_status() || self.fill_statuses() || self.sent.is_none() && self.push_id(),
         }
+    }
+
+    /// Takes the next statuses into the queue. They have no id: the next one covers them.
+    fn fill_statuses(&mut self) -> bool {
+        match self.reader.statuses() {
+            Ok(NextStatuses::Message(text)) => self.push(&String::from_utf8_lossy(&text)),
+            Ok(NextStatuses::UpTo(number)) => {
+                self.statuses = number;
+                return false;
+            }
+            Err(cut) => self.end(cut),
+        }
+        true
     }
 
     /// The same before the first comparison, which ends that time.
@@ -328,9 +347,10 @@ impl SseStream {
     }
 
     fn push_with_id(&mut self, event: Event, length: usize, resume: Option<u64>) {
-        let id = resume.map(|seq| format!("{}:{seq}:{:x}", self.reader.app.hub.epoch(), self.list));
-        self.queue.push_back((event.id(id.unwrap_or_default()), length));
-        self.sent = resume;
+        let statuses = self.statuses;
+        let id = |seq| format!("{}:{seq}:{statuses}:{:x}", self.reader.app.hub.epoch(), self.list);
+        self.queue.push_back((event.id(resume.map(id).unwrap_or_default()), length));
+        self.sent = resume.map(|seq| (seq, statuses));
     }
 
     /// An id by itself. It has no data, so it is no message; the client keeps the id.
@@ -359,8 +379,9 @@ impl SseStream {
     /// Nothing was sent for a while: an id, so that a return does not begin too far back, or a comment.
     fn sign_of_life(&mut self) {
         let resume = self.reader.watcher.resume_at();
+        let place = resume.map(|seq| (seq, self.statuses));
         // Before the snapshot there is no id: a client that came back with it would get no snapshot.
-        if self.request.is_some() || resume == self.sent || !self.push_id() {
+        if self.request.is_some() || place == self.sent || !self.push_id() {
             self.queue.push_back((Event::default().comment(""), 0));
         }
     }
@@ -381,28 +402,34 @@ impl SseStream {
 }
 
 /// Continues where the id `last` says, if it is of a stream with the same list and this daemon still knows what came
-/// after it. Returns what the client has missed, and the number in the id.
-fn resume(reader: &mut Reader, wanted: &Wanted, list: u64, last: &str) -> Option<(Missed, u64)> {
+/// after it. Returns what the client has missed, and the numbers in the id.
+fn resume(reader: &mut Reader, wanted: &Wanted, list: u64, last: &str) -> Option<(Missed, Place)> {
     let hub = reader.app.hub.clone();
     let (rest, digest) = last.rsplit_once(':')?;
+    let (rest, statuses) = rest.rsplit_once(':')?;
     let (epoch, seq) = rest.rsplit_once(':')?;
     let is_same = epoch == hub.epoch() && u64::from_str_radix(digest, 16) == Ok(list);
     let seq = seq.parse().ok().filter(|_| is_same)?;
+    let statuses = statuses.parse().ok()?;
+    let watcher = reader.watcher.clone();
     let missed = match wanted {
         Wanted::All => {
-            let missed = hub.resume_all(&reader.watcher, seq).ok()?;
+            hub.resume_all_statuses(&watcher, statuses).ok()?;
+            let missed = hub.resume_all(&watcher, seq).ok()?;
             reader.all = true;
             missed
         }
         Wanted::Users(users) => {
             let users = users.iter().map(String::as_str);
-            let (names, missed) = hub.resume(&reader.watcher, users, seq).ok()?;
+            let (names, missed) = hub.resume(&watcher, users, seq).ok()?;
+            // If some are forgotten, a snapshot of the same users follows, which covers what is pending.
+            hub.owe_statuses_since(&watcher, &names, statuses).ok()?;
             reader.watched.extend(names);
             reader.share.set_watches(reader.watched.len());
             missed
         }
     };
-    Some((missed, seq))
+    Some((missed, (seq, statuses)))
 }
 
 /// The last message of a stream that ends for this reason, if there is one.

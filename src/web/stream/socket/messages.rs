@@ -129,6 +129,13 @@ impl Socket {
                 }
                 done
             }
+            ClientMessage::SetStatus { status } => {
+                let done = self.set_status(id.clone(), &status);
+                if done.is_ok() {
+                    self.audit("status", self.hold.as_ref().map(|hold| hold.key().user()), None);
+                }
+                done
+            }
             ClientMessage::Ping => return self.send(ServerMessage::Pong { id }.encode()).await,
             ClientMessage::Auth { token } => return self.renew(id, &token.0).await,
         };

@@ -4,6 +4,7 @@ use super::super::frames::Moved;
 use super::super::reader::Cut;
 use super::ending::Ending;
 use super::state::Socket;
+use crate::hub::NextStatuses;
 use crate::protocol::close;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -16,10 +17,13 @@ impl Socket {
     pub(super) async fn flush(&mut self) -> Result<(), Ending> {
         for round in 0.. {
             let messages = self.reader.pending()?;
-            if messages.is_empty() {
+            if !messages.is_empty() {
+                self.send_all(messages.into_iter().map(|message| message.text)).await?;
+            } else if let NextStatuses::Message(statuses) = self.reader.statuses()? {
+                self.send_all([statuses]).await?;
+            } else {
                 return Ok(());
             }
-            self.send_all(messages.into_iter().map(|message| message.text)).await?;
             // A client that never catches up never gets to the bells.
             if round > 0 && self.reader.app.shutdown.is_stopping() {
                 return Err(Cut::GoingAway.into());
