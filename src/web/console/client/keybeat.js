@@ -11,6 +11,7 @@
  *   connection is reported once the client has reconnected, as one change per user.
  * - `snapshot`: `{ users, all }`, the whole answer to a watch, before the changes that follow from it.
  * - `transitions`: a list of {@link Transition}, as the daemon sends them, before the changes that follow from them.
+ * - `status`: `{ user, status }`: the status of a user, any JSON, is known for the first time or has changed; null: it was removed.
  * - `state`: `{ state, reason, retry_ms }`: `connecting`, `live`, `waiting` for the next attempt, or `stopped` for good.
  * - `redis`: `{ redis, since_ms }`: while it is `down`, the known states may be out of date.
  * - `refused`: `{ code, message, users }`: the daemon refused a request; `users` are not watched any more.
@@ -107,6 +108,9 @@ export class Keybeat {
   /** What is known of a user who is watched. @returns {User | undefined} */
   get(user) { return this.#watches.users.get(user); }
 
+  /** The status of a user who is watched, if there is one. @param {string} user */
+  status(user) { return this.#watches.statuses.get(user); }
+
   /** All known users: those watched by name, and with `watchAll` everybody who is online. @returns {Map<string, User>} */
   get users() { return new Map(this.#watches.users); }
 
@@ -128,6 +132,12 @@ export class Keybeat {
 
   /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
   heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }
+
+  /**
+   * Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. It stays when the connection ends.
+   * False without a connection.
+   */
+  setStatus(status) { return this.#opened && this.#send({ type: 'set_status', status }); }
 
   /** The socket's own user goes offline at once. False without a connection. */
   leave() { return this.#opened && this.#send({ type: 'leave' }); }
@@ -218,6 +228,7 @@ export class Keybeat {
     else if (type === 'status') this.#status(message);
     else if (type === 'snapshot') this.#watches.snapshot(message);
     else if (type === 'transitions') this.#watches.transitions(message.transitions);
+    else if (type === 'statuses') this.#watches.changed(message.statuses);
     else if (type === 'token') this.#tokenSays(message);
     else if (type === 'error' && !(pinged && message.id === pinged)) this.#error(message);
     this.#answered();

@@ -19,8 +19,9 @@ class Watches {
   /** Unanswered watches by id: the users asked for (null: everybody), and those that have come so far. */
   #pending = new Map();
   #lastId = 0;
-  /** What is known. */
+  /** What is known: states, and statuses of users who have one. */
   users = new Map();
+  statuses = new Map();
 
   constructor(tell) { this.#tell = tell; }
 
@@ -102,7 +103,8 @@ class Watches {
     if (pending.asked || this.#allId === id) {
       this.#tell('snapshot', { users: news, all: !pending.asked });
       if (!pending.asked) this.#leftOut(news);
-      for (const user of news) this.#learn(user);
+      for (const { status, ...user } of news) this.#learn(user);
+      for (const { user, status = null } of news) this.#note(user, status);
     }
     for (const { user, code, message } of refused) this.#refused([user], id, code, message);
   }
@@ -115,6 +117,18 @@ class Watches {
     for (const { user, state } of [...this.users.values()]) {
       if (state === 'online' && !here.has(user)) this.#learn({ user, state: 'offline', last_seen_ms: null });
     }
+    // The daemon sends the statuses of users who are offline after the snapshot.
+    for (const user of [...this.statuses.keys()]) if (!here.has(user) && !this.#names.has(user)) this.#note(user, null);
+  }
+
+  changed(statuses) { for (const { user, status } of statuses) if (this.#all || this.#names.has(user)) this.#note(user, status); }
+
+  #note(user, status) {
+    const json = (value) => JSON.stringify(value ?? null);
+    if (json(status) === json(this.statuses.get(user))) return;
+    if (status === null) this.statuses.delete(user);
+    else this.statuses.set(user, status);
+    this.#tell('status', { user, status });
   }
 
   transitions(transitions) {
@@ -136,13 +150,16 @@ class Watches {
   }
 
   #forget(user) {
+    if (!this.#allKnown) this.statuses.delete(user);
     if (!this.#allKnown || this.users.get(user)?.state === 'offline') this.users.delete(user);
   }
 
   #forgetAll() {
     this.#all = this.#allKnown = false;
     this.#allId = 0;
-    for (const user of this.users.keys()) if (!this.#names.has(user)) this.users.delete(user);
+    for (const known of [this.users, this.statuses]) {
+      for (const user of known.keys()) if (!this.#names.has(user)) known.delete(user);
+    }
   }
 
   error({ id, code, message }) {
