@@ -26,13 +26,16 @@ impl DirectoryArgs {
     /// The prefixes. A default that overlaps with a prefix that somebody chose is switched off.
     pub fn names(&self, pattern: &KeyPattern) -> DirectoryNames {
         let mut names = self.typed();
+        let fits = |with: &DirectoryNames, names: &DirectoryNames| {
+            with.overlaps(pattern).len() == names.overlaps(pattern).len()
+        };
         if self.status_prefix.is_none() {
             let with = DirectoryNames { status: DEFAULT_STATUS_PREFIX.into(), ..names.clone() };
-            names = if with.overlaps(pattern).is_empty() { with } else { names };
+            names = if fits(&with, &names) { with } else { names };
         }
         if self.group_prefix.is_none() {
             let with = DirectoryNames { group: DEFAULT_GROUP_PREFIX.into(), ..names.clone() };
-            names = if with.overlaps(pattern).is_empty() { with } else { names };
+            names = if fits(&with, &names) { with } else { names };
         }
         names
     }

@@ -130,8 +130,9 @@ mod tests {
         assert_eq!(faults("presence-status:", "presence-group:", usual), 0);
         assert_eq!(faults("presence:", "presence:g:", usual), 3);
         assert_eq!(faults("pre", "g:", usual), 1, "presence keys begin so");
-        assert_eq!(faults("", "", "<user>"), 0);
-        assert_eq!(faults("s:", "g:", "<user>"), 2, "every key is presence");
-        assert_eq!(faults("s:", "g:", "<user>:online"), 0, "only keys with this ending are");
+        assert_eq!(faults("", "", usual), 0, "both are off");
+        assert_eq!(faults("s:", "g:", "s:<user>"), 1);
+        assert_eq!(faults("s:", "g:", "s:<user>:online"), 1, "presence keys begin so");
+        assert_eq!(faults("s:a", "g:", "s:<user>:online"), 0, "only keys with this ending are presence");
     }
 }

@@ -57,7 +57,10 @@ pub(super) fn first(bytes: &[u8]) -> Result<Option<(Pushed<'_>, usize)>> {
 
 fn value(bytes: &[u8], deepest: usize) -> Result<Option<(Value<'_>, usize)>> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
-    let (kind, rest, start) = (bytes[0], &bytes[1..end], end + 2);
+    let Some((&kind, rest)) = bytes[..end].split_first() else {
+        bail!("the server does not speak RESP3: it sent an empty line");
+    };
+    let start = end + 2;
     match kind {
         b'+' => Ok(Some((Value::Text(rest), start))),
         b'-' => Ok(Some((Value::Error(rest), start))),
@@ -131,7 +134,7 @@ mod tests {
 
     #[test]
     fn nonsense_of_a_server_is_an_error() {
-        for bytes in [&b"HTTP/1.1 400\r\n"[..], b"$x\r\n", b"$-2\r\n", &b"*1\r\n".repeat(20)] {
+        for bytes in [&b"HTTP/1.1 400\r\n"[..], b"\r\n", b"$x\r\n", b"$-2\r\n", &b"*1\r\n".repeat(20)] {
             assert!(first(bytes).is_err(), "{bytes:?}");
         }
     }
