@@ -179,6 +179,8 @@ pub struct Limits {
     pub users_per_request: usize,
     /// Users that one socket may watch by name; a `watch` beyond it gets an `error`.
     pub watches_per_socket: usize,
+    /// Members of a group that a client may watch without `count`; a larger one gets `too_large_group`.
+    pub group_members: usize,
     /// Size of one WebSocket message, in bytes; a longer one closes the socket with 1009.
     pub message_bytes: usize,
     /// Size of a request's body, in bytes; a longer one gets 413. The default holds 10,000 of the longest names.
@@ -217,6 +219,7 @@ impl Limits {
         redis_requests: 1_024,
         users_per_request: MAX_USERS,
         watches_per_socket: 10_000,
+        group_members: 1_000,
         message_bytes: 64 * 1024,
         body_bytes: 4 * 1024 * 1024,
         lossless_pending: 100_000,

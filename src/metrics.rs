@@ -74,6 +74,7 @@ pub struct Metrics {
     panics: Counter,
     pub audit_failures: Counter,
     pub statuses: Gauge,
+    pub groups: Gauge,
     pub directory_reads: Counter,
     directory_faults: Family<CauseLabel, Counter>,
     pub mailbox_bytes: Gauge,
@@ -261,6 +262,7 @@ impl Metrics {
             panics: counter(r, "panics", "Panics that closed one connection"),
             audit_failures: counter(r, "audit_failures", "Lines that the audit file did not take"),
             statuses: gauge(r, "statuses", "Users with a status"),
+            groups: gauge(r, "groups", "Groups that clients watch"),
             directory_reads: counter(r, "directory_reads", "Reads of a status or group"),
             directory_faults: family(
                 r,

@@ -458,6 +458,7 @@ fn follow_directory(
     names.prefixes().next()?;
     let directory = directory::follow(source, names);
     let store = directory.store.clone();
-    let driver = DirectoryDriver::new(directory, hub.clone(), metrics.clone(), clock);
+    let driver =
+        DirectoryDriver::new(directory, hub.clone(), metrics.clone(), clock, config.limits.group_members);
     Some((store, AbortOnDropHandle::new(tokio::spawn(driver.run()))))
 }

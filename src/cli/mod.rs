@@ -250,9 +250,12 @@ struct GetArgs {
 
 #[derive(Parser)]
 struct WatchArgs {
-    /// Users to watch [default: everybody]
+    /// Users to watch [default: everybody, unless --group names groups]
     #[arg(value_name = "USER", value_parser = values::user)]
     users: Vec<String>,
+    /// Group to watch: its members, their transitions, and members who come and go; may be repeated
+    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    groups: Vec<String>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,

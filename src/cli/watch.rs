@@ -9,12 +9,13 @@ use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, EventsMode, LeaseMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
-use crate::protocol::{State, StatusObject, TransitionObject};
+use crate::protocol::{State, StatusObject, TransitionObject, UserObject};
 use crate::redis::target::Target;
 use crate::server;
 pub use crate::server::Belief;
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
 use std::mem::{Discriminant, discriminant};
@@ -69,6 +70,35 @@ impl Printer {
 }
 
 impl Printer {
+    /// One line, as JSON or as a time, a word and a text.
+    fn print_line(&self, word: &str, text: &str, json: &Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", printed::json(json)?)?;
+        } else {
+            let at = humantime::format_rfc3339_millis(SystemTime::now());
+            writeln!(out, "{at}  {}  {}", colour::grey(word, self.colours), printed::text(text))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    fn print_counts(&self, group: &str, members: usize, online: usize) -> Result<()> {
+        let json = json!({"group": group, "members": members, "online": online});
+        self.print_line("group  ", &format!("{group}: {online} of {members} members online"), &json)
+    }
+
+    fn print_members(&self, group: &str, joined: &[UserObject], left: &[String]) -> Result<()> {
+        for object in joined {
+            let state = if object.online() { "online" } else { "offline" };
+            let json = json!({"group": group, "joined": object});
+            self.print_line("joined ", &format!("{group}: {} ({state})", object.user()), &json)?;
+        }
+        for user in left {
+            self.print_line("left   ", &format!("{group}: {user}"), &json!({"group": group, "left": user}))?;
+        }
+        Ok(())
+    }
+
     fn print_status(&self, status: &StatusObject) -> Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
@@ -84,10 +114,11 @@ impl Printer {
 
 async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> Result<()> {
     let mut client = daemon.client()?;
-    if args.users.is_empty() {
-        client.watch_all_lossless();
-    } else {
+    args.groups.iter().for_each(|group| client.watch_group(group));
+    if !args.users.is_empty() {
         client.watch(args.users.iter().cloned());
+    } else if args.groups.is_empty() {
+        client.watch_all_lossless();
     }
     let mut outage = Outage::of(daemon);
     let mut refused = HashSet::new();
@@ -101,6 +132,14 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
             ClientEvent::Snapshot(_) => {}
             ClientEvent::Transitions(transitions) => {
                 transitions.iter().try_for_each(|transition| printer.print(transition))?;
+            }
+            ClientEvent::Group { group, members, online, .. }
+            | ClientEvent::Occupancy { group, members, online } => {
+                printer.print_counts(&group, members, online)?;
+            }
+            ClientEvent::Members { group, joined, left } => printer.print_members(&group, &joined, &left)?,
+            ClientEvent::GroupRefused { group, message, .. } => {
+                bail!("the daemon does not watch the group {}: {message}", shown(&group));
             }
             ClientEvent::Statuses(statuses) => {
                 statuses.iter().try_for_each(|status| printer.print_status(status))?;
@@ -181,6 +220,9 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
 }
 
 async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Result<()> {
+    if !args.groups.is_empty() {
+        bail!(Usage("--group needs a daemon: name it with --url, and leave out --redis".into()));
+    }
     let pattern = args.source.pattern.pattern();
     for user in &args.users {
         values::user_of(&pattern, user).map_err(|why| Usage(format!("{}: {why}", shown(user))))?;

@@ -9,6 +9,8 @@ pub struct Desired {
     pub names: BTreeMap<String, u64>,
     /// Whether to watch everybody.
     pub all: Option<WatchAll>,
+    /// The groups to watch, each with whether only its counts are wanted.
+    pub groups: BTreeMap<String, bool>,
     /// Heartbeats to send: of the socket's own user (`None`), or of others.
     pub beats: BTreeSet<Option<String>>,
     /// The socket's own user leaves, before those heartbeats.

@@ -11,6 +11,9 @@ pub struct Known {
     users: HashMap<String, bool>,
     /// A snapshot of everybody was reported.
     all: bool,
+    /// The groups that were reported. Their members are not kept: on one connection the daemon sends each change once, and after it
+    /// a group is reported again.
+    groups: HashSet<String>,
     /// The statuses, of users who have one.
     statuses: HashMap<String, Value>,
 }
@@ -34,6 +37,29 @@ impl Known {
 
     fn state(&self, user: &str) -> Option<bool> {
         self.users.get(user).copied().or(self.all.then_some(false))
+    }
+
+    /// A group was reported, with its members online.
+    pub fn group(&mut self, group: &str, online: &[UserObject]) {
+        self.groups.insert(group.to_owned());
+        self.learn_statuses(online);
+    }
+
+    /// Notes the statuses that an event contains.
+    pub fn learn_statuses(&mut self, objects: &[UserObject]) {
+        for object in objects {
+            self.learn_status(object.user(), object.status());
+        }
+    }
+
+    /// The group is no longer watched.
+    pub fn forget_group(&mut self, group: &str) {
+        self.groups.remove(group);
+    }
+
+    /// The groups are asked for again: each comes as a new snapshot.
+    pub fn forget_groups(&mut self) {
+        self.groups.clear();
     }
 
     fn learn(&mut self, user: &str, online: bool, by_name: bool) {
@@ -130,8 +156,11 @@ impl Known {
     ) -> Vec<TransitionObject> {
         let mut is_news = |transition: &TransitionObject| {
             let online = transition.state == State::Online;
-            if self.state(&transition.user).is_none_or(|before| before == online) {
-                return false;
+            match self.state(&transition.user) {
+                // A member of a group.
+                None => return !self.groups.is_empty(),
+                Some(before) if before == online => return false,
+                Some(_) => {}
             }
             self.learn(&transition.user, online, by_name(&transition.user));
             true

@@ -53,6 +53,44 @@ pub enum ClientEvent {
     /// Statuses that changed, or were removed (null). Statuses of users in a snapshot are part of it. What changed while there
     /// was no connection follows the next connection.
     Statuses(Vec<StatusObject>),
+    /// A watched group, at first and after each reconnect. Every later event about its members is a change.
+    Group {
+        /// Its name.
+        group: String,
+        /// How many members it has.
+        members: usize,
+        /// How many of them are online.
+        online: usize,
+        /// The members online.
+        users: Vec<UserObject>,
+    },
+    /// Members of a watched group came, each with its state, or went.
+    Members {
+        /// The group.
+        group: String,
+        /// Members who came.
+        joined: Vec<UserObject>,
+        /// Members who went.
+        left: Vec<String>,
+    },
+    /// The counts of a watched group, at once and then at most once a second.
+    Occupancy {
+        /// The group.
+        group: String,
+        /// How many members it has.
+        members: usize,
+        /// How many of them are online.
+        online: usize,
+    },
+    /// A group is not watched, or not any more.
+    GroupRefused {
+        /// The group.
+        group: String,
+        /// A code for programs, such as `too_large_group`.
+        code: String,
+        /// A sentence for people.
+        message: String,
+    },
     /// Redis is `Up` until the first of these. While it is `Down`, reported states may be out of date.
     Status {
         /// Whether the daemon follows Redis.
@@ -278,6 +316,27 @@ impl Client {
     /// Stops watching everybody. Users who are watched by name stay watched.
     pub fn unwatch_all(&self) {
         self.change(|desired| desired.all = None);
+    }
+
+    /// Watches a group: its members, their changes, and members who come and go.
+    pub fn watch_group(&self, group: impl Into<String>) {
+        self.change(|desired| {
+            desired.groups.insert(group.into(), false);
+        });
+    }
+
+    /// Watches the counts of a group, however many members it has.
+    pub fn watch_group_counts(&self, group: impl Into<String>) {
+        self.change(|desired| {
+            desired.groups.insert(group.into(), true);
+        });
+    }
+
+    /// Stops watching a group. Users who are watched by name stay watched.
+    pub fn unwatch_group(&self, group: &str) {
+        self.change(|desired| {
+            desired.groups.remove(group);
+        });
     }
 
     /// Sends a heartbeat of the socket's own user, at the latest after the next connect. Calls before that are one heartbeat.

@@ -94,11 +94,11 @@ impl DaemonModel {
             Some("unwatch") => self.watched.retain(|user| !users.contains(user)),
             Some("watch") if std::mem::take(&mut self.full) => {
                 let (code, message) = ("not_ready".to_owned(), String::new());
-                self.sent.push_back(ServerMessage::Error { id, code, message });
+                self.sent.push_back(ServerMessage::Error { id, code, message, group: None });
             }
             Some("watch") if std::mem::take(&mut self.refuses) => {
                 let (code, message) = ("forbidden".to_owned(), String::new());
-                self.sent.push_back(ServerMessage::Error { id, code, message });
+                self.sent.push_back(ServerMessage::Error { id, code, message, group: None });
             }
             _ => {
                 let objects = users.iter().map(|user| self.object(user)).collect();
@@ -108,6 +108,9 @@ impl DaemonModel {
                     id,
                     epoch,
                     seq,
+                    group: None,
+                    members: None,
+                    online: None,
                     users: objects,
                     more,
                     refused: Vec::new(),

@@ -1,5 +1,6 @@
 //! The changes that wait for one reader: in its mailbox, and in the log from its place on.
 
+use super::groups::PendingGroups;
 use super::log::Log;
 use super::mailbox::Mailbox;
 use super::statuses::PendingStatuses;
@@ -100,6 +101,10 @@ pub(super) struct Backlog {
     pub(super) whole_from: u64,
     /// The statuses that the reader is to be sent.
     pub(super) statuses: PendingStatuses,
+    /// What the reader is to be sent of groups.
+    pub(super) groups: Option<Box<PendingGroups>>,
+    /// The last change of a user whom it watches by name or by a group.
+    pub(super) by_name: u64,
     /// While a reader that resumes registers: changes are left to the history, the last of them with this number.
     pub(super) held: Option<u64>,
 }
@@ -128,7 +133,10 @@ impl Backlog {
 
     /// Memory, in bytes, if nobody else holds the changes.
     pub(super) fn bytes(&self) -> usize {
-        self.mailbox.bytes() + self.kept.bytes + self.statuses.bytes()
+        self.mailbox.bytes()
+            + self.kept.bytes
+            + self.statuses.bytes()
+            + self.groups.as_ref().map_or(0, |groups| groups.bytes())
     }
 
     /// Takes the next pending change.
@@ -147,6 +155,7 @@ impl Backlog {
         self.mailbox.clear();
         self.kept = Kept::default();
         self.statuses = PendingStatuses::default();
+        self.groups = None;
         self.all = None;
     }
 }

@@ -9,6 +9,7 @@
 //!   → audience, mailbox   to the mailboxes of those who watch its user by name
 //!   → log                 into the log that all readers of everybody share
 //!   → history             into the latest transitions, for readers that come back
+//! groups    SETs of users, and their watchers
 //! statuses  what users say of themselves, which is no transition
 //! watcher   a reader of mailbox and log; readers, what all of them share
 //! health    does the view match Redis?
@@ -19,6 +20,7 @@ mod audience;
 mod backlog;
 mod barrier;
 mod fanout;
+mod groups;
 mod health;
 mod history;
 mod log;
@@ -28,6 +30,7 @@ mod statuses;
 mod watcher;
 
 pub use fanout::JoinedShard;
+pub use groups::{GroupBegin, GroupEnd, GroupNeed, GroupNews, GroupState};
 pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
 pub use log::message as transitions_message;
@@ -41,6 +44,7 @@ use crate::protocol::{self, TransitionObject};
 use audience::Audience;
 use barrier::Barrier;
 use fanout::Everybody;
+use groups::{Group, Groups};
 use health::Board;
 use history::History;
 use mailbox::Pending;
@@ -109,6 +113,8 @@ impl Pending for Arc<Encoded> {
 struct Shard {
     roster: Roster,
     watched: HashMap<Name, Audience>,
+    /// The watched groups of each user.
+    grouped: HashMap<Name, Vec<Arc<Group>>>,
 }
 
 impl Shard {
@@ -132,10 +138,11 @@ pub struct Hub {
     board: Board,
     barrier: Barrier,
     readers: Arc<Readers>,
-    // The order of locks: a shard, this one, the history or a watcher, the log, the statuses.
+    // The order of locks: groups (see their module), a shard, this one, the history or a watcher, the log, the statuses.
     everybody: Mutex<Everybody>,
     history: History,
     statuses: Statuses,
+    groups: Groups,
     /// The log has to be trimmed.
     long_log: Notify,
 }
@@ -149,7 +156,11 @@ impl Hub {
 
     /// The same, with a limit in bytes for all mailboxes together, and the same limit for the log.
     pub fn with_mailboxes(now: Time, remember: usize, most: usize, metrics: Arc<Metrics>) -> Hub {
-        let shard = || Shard { roster: Roster::new(remember / SHARDS), watched: HashMap::new() };
+        let shard = || Shard {
+            roster: Roster::new(remember / SHARDS),
+            watched: HashMap::new(),
+            grouped: HashMap::new(),
+        };
         Hub {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
@@ -160,6 +171,7 @@ impl Hub {
             everybody: Mutex::new(Everybody::new()),
             history: History::default(),
             statuses: Statuses::default(),
+            groups: Groups::default(),
             long_log: Notify::new(),
         }
     }

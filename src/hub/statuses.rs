@@ -4,8 +4,7 @@
 //! holds when it reads. Clients that watch everybody share the list of changes; each keeps its place. Each user is in that list
 //! once, with the last change, so it conflates too.
 
-use super::Hub;
-use super::watcher::Watcher;
+use super::{Hub, Watcher};
 use crate::lock::lock;
 use crate::presence::Name;
 use crate::protocol;
@@ -167,6 +166,9 @@ impl Hub {
         };
         if let Some(audience) = shard.watched.get(user) {
             audience.watchers().iter().for_each(|watcher| watcher.push_status(user));
+        }
+        for group in shard.grouped.get(user).into_iter().flatten() {
+            group.each_watcher(|watcher| watcher.push_status(user));
         }
         drop(shard);
         self.statuses.published.store(number, Ordering::Release);

@@ -69,7 +69,13 @@ impl ServerMessage {
 
     /// The message for an error, as answer to the message with `id`.
     pub fn error(id: Option<serde_json::Value>, error: &Error) -> ServerMessage {
-        ServerMessage::Error { id, code: error.code().into(), message: error.to_string() }
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string(), group: None }
+    }
+
+    /// The same for a group that is not watched.
+    pub fn group_error(id: Option<serde_json::Value>, group: &str, error: &Error) -> ServerMessage {
+        let group = Some(group.to_owned());
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string(), group }
     }
 }
 

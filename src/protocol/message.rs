@@ -169,6 +169,18 @@ pub enum ServerMessage {
         id: Option<serde_json::Value>,
         epoch: String,
         seq: u64,
+        /// Of a group: its name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::User>, nullable = false))]
+        group: Option<String>,
+        /// Of a group: how many members there are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(nullable = false))]
+        members: Option<usize>,
+        /// Of a group: how many members are online.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(nullable = false))]
+        online: Option<usize>,
         users: Vec<UserObject>,
         more: bool,
         /// In the last chunk: the users of the watch who are refused, each with the reason. The others are watched.
@@ -188,6 +200,24 @@ pub enum ServerMessage {
     /// Statuses that changed, each user's last one.
     Statuses {
         statuses: Vec<StatusObject>,
+    },
+    /// Members of a group that came, each with the state that the next transition follows, and that went.
+    Members {
+        #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+        group: String,
+        joined: Vec<UserObject>,
+        #[cfg_attr(feature = "daemon", schema(value_type = Vec<schema::User>))]
+        left: Vec<String>,
+    },
+    /// How many members of a group there are, and how many of them are online: at once, then at most once a second.
+    Occupancy {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]
+        id: Option<serde_json::Value>,
+        #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+        group: String,
+        members: usize,
+        online: usize,
     },
     /// The token of the socket expires soon, or was renewed.
     Token {
@@ -210,5 +240,9 @@ pub enum ServerMessage {
         id: Option<serde_json::Value>,
         code: String,
         message: String,
+        /// The group that is not watched.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(nullable = false))]
+        group: Option<String>,
     },
 }

@@ -222,6 +222,23 @@ pub struct ListAnswer {
     pub next_cursor: Option<String>,
 }
 
+/// Answer to `GET /v1/groups/{group}`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct GroupAnswer {
+    #[schema(value_type = schema::User)]
+    pub group: String,
+    /// How many members there are.
+    pub members: usize,
+    /// How many of them are online.
+    pub online: usize,
+    /// Members in the order of their bytes.
+    pub users: Vec<UserObject>,
+    /// Null after the last page.
+    #[schema(required = true)]
+    pub next_cursor: Option<String>,
+}
+
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
@@ -251,7 +268,7 @@ mod tests {
         let schemas = [ClientMessage::schema(), HeartbeatsBody::schema(), QueryBody::schema()];
         let text = serde_json::to_string(&schemas).unwrap();
         let limits: Vec<&str> = text.split("\"maxItems\":").skip(1).collect();
-        assert_eq!(limits.len(), 4, "{text}");
+        assert_eq!(limits.len(), 6, "{text}");
         assert!(limits.iter().all(|rest| rest.starts_with(&format!("{MAX_USERS}"))), "{text}");
     }
 

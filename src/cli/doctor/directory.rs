@@ -8,7 +8,7 @@ use crate::redis::cluster::Node;
 use crate::redis::directory::{self, DirectoryNames};
 
 /// The rights, with the prefixes that the daemon has by default.
-const RIGHTS: &str = "redis-cli ACL SETUSER USER ~presence-status:* ~presence-group:* +hello +client|tracking +getrange +scard +sscan";
+const RIGHTS: &str = "redis-cli ACL SETUSER USER ~presence-status:* ~presence-group:* +client|tracking +getrange +scard +sscan";
 
 /// Asks a server. `None` if it cannot be reached, which other checks report.
 pub async fn look_at(node: &Node, pattern: &KeyPattern) -> Option<Finding> {

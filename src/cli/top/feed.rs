@@ -72,6 +72,10 @@ async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
                 ClientEvent::Live => Update::Link(Ok(())),
                 ClientEvent::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
                 ClientEvent::Refused { message, .. } => return Err(advised(ClientError::Refused(message))),
+                ClientEvent::Group { .. }
+                | ClientEvent::Members { .. }
+                | ClientEvent::Occupancy { .. }
+                | ClientEvent::GroupRefused { .. } => continue,
                 ClientEvent::Statuses(statuses) => Update::Statuses(statuses),
                 ClientEvent::Snapshot(users) => Update::Statuses(users.iter().filter_map(status).collect()),
             };

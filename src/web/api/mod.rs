@@ -1,5 +1,6 @@
 //! The HTTP calls. Each handler reads its request, checks it, does it, and answers.
 
+pub mod groups;
 pub mod health;
 pub mod heartbeats;
 mod request;

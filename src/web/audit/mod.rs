@@ -122,6 +122,7 @@ fn action(method: &Method, route: &str) -> (&'static str, bool) {
         ("GET", "/v1/users/{user}" | "/v1/users/query") => ("get", false),
         ("POST", "/v1/users/query") => ("query", false),
         ("GET", "/v1/users") => ("list", false),
+        ("GET", "/v1/groups/{group}") => ("group", false),
         ("GET", "/v1/stats") => ("stats", false),
         ("GET", "/v1/events") => ("events", false),
         ("GET", "/v1/ws") => ("socket", false),

@@ -3,6 +3,8 @@
 mod asked;
 mod bells;
 pub mod frames;
+mod group_watch;
+mod groups;
 pub mod names;
 mod reader;
 pub mod socket;

@@ -1,6 +1,7 @@
 //! The part that WebSockets and event streams share: hello, status, snapshots, the check of the token, and the
 //! reasons for which the daemon ends a client. `socket` and `sse` have only what differs.
 
+use super::group_watch::GroupWatches;
 use super::names::NameSet;
 use crate::hub::{Delivery, Encoded, Hub, JoinedShard, NextStatuses, Overflow, Watcher, transitions_message};
 use crate::presence::{Name, Presence};
@@ -51,6 +52,7 @@ pub(super) struct Reader {
     pub(super) permit: Permit,
     pub(super) watcher: Arc<Watcher>,
     pub(super) watched: NameSet,
+    pub(super) groups: GroupWatches,
     /// Its share of the limits of its user.
     pub(super) share: Share,
     pub(super) all: bool,
@@ -79,6 +81,7 @@ impl Reader {
             permit,
             watcher,
             watched: NameSet::default(),
+            groups: GroupWatches::new(),
             share,
             all: false,
             up: None,
@@ -130,7 +133,7 @@ impl Reader {
             names.push(name);
         }
         self.watched.extend(names);
-        self.share.set_watches(self.watched.len());
+        self.count_watches();
         snapshot
     }
 
@@ -247,6 +250,9 @@ impl Reader {
         for user in std::mem::take(&mut self.watched).keep(|_| false) {
             self.app.hub.unwatch(&self.watcher, &user);
         }
+        for group in std::mem::take(&mut self.groups).into_keys() {
+            self.app.hub.unwatch_group(&self.watcher, &group);
+        }
         if std::mem::take(&mut self.all) {
             self.app.hub.unwatch_all(&self.watcher);
         }
@@ -265,6 +271,8 @@ pub(super) struct Snapshot {
     /// Of a snapshot of everybody: the shard that it joins next.
     shard: Option<usize>,
     everybody: bool,
+    /// Of a group: its name, and how many members it has and how many are online.
+    group: Option<(String, usize, usize)>,
     /// Users of these shards who went offline since the client watched them by name. They come before the next chunk.
     left: VecDeque<Arc<Encoded>>,
     /// Of a snapshot of everybody: users whose status was sent with it.
@@ -288,11 +296,22 @@ impl Snapshot {
             users: VecDeque::new(),
             shard: None,
             everybody: false,
+            group: None,
             left: VecDeque::new(),
             with_status: HashSet::new(),
             refused: Vec::new(),
             ended: false,
         }
+    }
+
+    /// The snapshot of a group, with its members online.
+    pub(super) fn of_group(
+        reader: &Reader,
+        id: Option<Value>,
+        group: (String, usize, usize),
+        users: Vec<(Name, Presence)>,
+    ) -> Snapshot {
+        Snapshot { group: Some(group), users: users.into(), ..Snapshot::new(reader, id) }
     }
 
     /// The same, with the users of the watch that are refused.
@@ -337,7 +356,12 @@ impl Snapshot {
         let (id, epoch) = (self.id.clone(), self.hub.epoch().to_owned());
         let refused = if self.ended { std::mem::take(&mut self.refused) } else { Vec::new() };
         let (seq, more) = (self.seq, !self.ended);
-        Some(ServerMessage::Snapshot { id, epoch, seq, users, more, refused }.encode().into())
+        let (group, members, online) = match self.group.clone() {
+            Some((group, members, online)) => (Some(group), Some(members), Some(online)),
+            None => (None, None, None),
+        };
+        let chunk = ServerMessage::Snapshot { id, epoch, seq, group, members, online, users, more, refused };
+        Some(chunk.encode().into())
     }
 
     /// The users of the next chunk.

@@ -7,10 +7,12 @@
 
 use super::asked::Asked;
 use super::bells::{Bells, Rang};
+use super::groups::GroupMessage;
 use super::reader::{Cut, Reader, Snapshot};
 use crate::error::{Error, code, shown};
 use crate::hub::{Delivery, Hub, Missed, NextStatuses};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
+use crate::redis::directory::Kind;
 use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
 use crate::web::app::{App, Shared};
@@ -56,11 +58,19 @@ enum Wanted {
     Users(Vec<String>),
 }
 
+/// The groups that a stream watches.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct WantedGroups {
+    names: Vec<String>,
+    /// Their counts instead of their members.
+    count: bool,
+}
+
 /// Changes as Server-Sent Events
 ///
 /// Hello and status, a snapshot, then transitions and status: the data of each event is a message of the WebSocket. The snapshot
 /// waits until the daemon has compared Redis for the first time.
-/// Either `users` or `all` has to be given.
+/// Either `users`, `groups` or both, or `all` has to be given. A stream of groups has no ids: a client that comes back gets a snapshot.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -68,6 +78,9 @@ enum Wanted {
     params(
         ("users" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
             description = "Users to watch, separated by commas; a name with a comma cannot be watched here"),
+        ("groups" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
+            description = "Groups to watch, separated by commas"),
+        ("count" = Option<bool>, Query, description = "With `groups`: their counts instead of their members"),
         ("all" = Option<bool>, Query, description = "Watch everybody"),
         ("last-event-id" = Option<String>, Header,
             description = "Id of the last event received. The stream sends what came after it, or a new snapshot if that is no longer kept, or if the list of users is another one"),
@@ -87,14 +100,20 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     pass.check_read()?;
-    let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
+    let (wanted, groups) = Wanted::parse(uri.query().unwrap_or_default())?;
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let limit = share.watch_limit(app.limits.watches_per_socket);
-    let (wanted, refused) = wanted.check(&app, &pass, limit)?;
+    let groups = groups.check(&app, &pass, limit)?;
+    let (wanted, refused) = match wanted {
+        // Nobody by name: the groups are all that it watches.
+        Wanted::Users(users) if users.is_empty() => (Wanted::Users(users), Vec::new()),
+        wanted => wanted.check(&app, &pass, limit)?,
+    };
     app.hub.begin_history();
     let permit = Permit::new(pass);
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, refused, last };
+    let last = last.filter(|_| groups.names.is_empty());
+    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, groups, refused, last };
     let reader = Reader::new(app, address, permit, share, None);
     activity.watch_answer(reader.may_go_on());
     let stream = SseStream::new(reader, request);
@@ -109,29 +128,36 @@ pub async fn stream(
 impl Wanted {
     /// Parses `users=a,b` or `all=true`. A comma separates names even if it is percent-encoded, so a name with a
     /// comma cannot be watched here.
-    fn parse(query: &str) -> Result<Wanted, Error> {
-        let (mut users, mut all) = (Vec::new(), false);
+    fn parse(query: &str) -> Result<(Wanted, WantedGroups), Error> {
+        let (mut users, mut all, mut groups) = (Vec::new(), false, WantedGroups::default());
+        let wrong = |name: &str, value: &str| {
+            let value = shown(value);
+            Error::InvalidRequest(format!(
+                "{name} is {value}; write {name}=true, or name users: /v1/events?users=alice,bob"
+            ))
+        };
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value).decode_utf8_lossy();
             match name {
                 "users" => users.extend(value.split(',').map(str::to_owned)),
+                "groups" => groups.names.extend(value.split(',').map(str::to_owned)),
                 "all" if value == "true" => all = true,
-                "all" => {
-                    let value = shown(&value);
-                    return Err(Error::InvalidRequest(format!(
-                        "all is {value}; write all=true, or name users: /v1/events?users=alice,bob"
-                    )));
-                }
+                "count" if value == "true" => groups.count = true,
+                "all" | "count" => return Err(wrong(name, &value)),
                 // A token, or something that a proxy or a page added.
                 _ => {}
             }
         }
-        match (users.is_empty(), all) {
-            (true, true) => Ok(Wanted::All),
-            (false, false) => Ok(Wanted::Users(users)),
+        match (users.is_empty() && groups.names.is_empty(), all) {
+            _ if groups.count && groups.names.is_empty() => Err(Error::InvalidRequest(
+                "count is given without groups: /v1/events?groups=team-a&count=true".into(),
+            )),
+            (true, true) => Ok((Wanted::All, groups)),
+            (false, false) => Ok((Wanted::Users(users), groups)),
             _ => Err(Error::InvalidRequest(
-                "give either users or all: /v1/events?users=alice,bob or /v1/events?all=true".into(),
+                "give users, groups or all: /v1/events?users=alice,bob, /v1/events?groups=team-a or /v1/events?all=true"
+                    .into(),
             )),
         }
     }
@@ -160,12 +186,28 @@ impl Wanted {
     }
 }
 
+impl WantedGroups {
+    /// An error if the stream may not watch one of the groups.
+    fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<WantedGroups, Error> {
+        self.names.iter().try_for_each(|group| pass.check_group(group))?;
+        if !self.names.is_empty() {
+            app.directory(Kind::Group)?;
+        }
+        if self.names.len() > limit.most {
+            app.metrics.limited(limit.cause());
+            return Err(limit.refusal(self.names.len()));
+        }
+        Ok(self)
+    }
+}
+
 /// The next of the bells that ring seldom.
 type Rare = Pin<Box<dyn Future<Output = (Bells, Rang)> + Send>>;
 
 /// The request of a client.
 struct StreamRequest {
     wanted: Wanted,
+    groups: WantedGroups,
     /// The digest of `wanted`.
     list: u64,
     refused: Vec<RefusedUser>,
@@ -184,6 +226,8 @@ struct SseStream {
     request: Option<Box<StreamRequest>>,
     /// The digest of the list of users, which is a part of the ids.
     list: u64,
+    /// A stream of groups has no ids.
+    watches_groups: bool,
     /// The snapshot, until it is sent.
     snapshot: Option<Box<Snapshot>>,
     /// The transitions that the client has missed, until they are sent.
@@ -214,6 +258,7 @@ impl SseStream {
             rare,
             request,
             list,
+            watches_groups: false,
             snapshot: None,
             missed: None,
             queue,
@@ -226,16 +271,22 @@ impl SseStream {
 
     /// Begins to watch, and continues where the client's last stream ended, or with a snapshot.
     fn begin(&mut self, request: StreamRequest) {
-        let StreamRequest { wanted, list, refused, last } = request;
+        let StreamRequest { wanted, groups, list, refused, last } = request;
+        self.watches_groups = !groups.names.is_empty();
         let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
         if let Some((missed, place)) = resumed {
             (self.missed, self.sent, self.statuses) = (Some(missed), Some(place), place.1);
             return;
         }
-        self.snapshot = Some(Box::new(match &wanted {
-            Wanted::All => self.reader.watch_all(None),
-            Wanted::Users(users) => self.reader.watch(users, None).refusing(refused),
-        }));
+        let snapshot = match &wanted {
+            Wanted::All => Some(self.reader.watch_all(None)),
+            Wanted::Users(users) if users.is_empty() => None,
+            Wanted::Users(users) => Some(self.reader.watch(users, None).refusing(refused)),
+        };
+        self.snapshot = snapshot.map(Box::new);
+        for (group, error) in self.reader.watch_groups(groups.names, groups.count, None) {
+            self.push(&ServerMessage::group_error(None, &group, &error).encode());
+        }
     }
 
     /// The next event; none once the stream has ended.
@@ -287,6 +338,9 @@ impl SseStream {
             }
             return true;
         }
+        if self.reader.watcher.owes_groups() {
+            return self.fill_group();
+        }
         let pending = match self.missed() {
             Ok(Some(missed)) => Ok(vec![missed]),
             Ok(None) => self.reader.pending(),
@@ -307,6 +361,17 @@ impl SseStream {
             // After what a reconciliation found comes the message that it is done.
             Ok(_) => self.fill_status() || self.fill_statuses() || self.sent.is_none() && self.push_id(),
         }
+    }
+
+    /// Takes the next message about a group into the queue. Members come before their transitions.
+    fn fill_group(&mut self) -> bool {
+        match self.reader.next_group_message() {
+            Ok(Some(GroupMessage::Text(text))) => self.push(&String::from_utf8_lossy(&text)),
+            Ok(Some(GroupMessage::Members(snapshot))) => self.snapshot = Some(snapshot),
+            Ok(None) => {}
+            Err(cut) => self.end(cut),
+        }
+        true
     }
 
     /// Takes the next statuses into the queue. They have no id: the next one covers them.
@@ -347,15 +412,21 @@ impl SseStream {
     }
 
     fn push_with_id(&mut self, event: Event, length: usize, resume: Option<u64>) {
+        let resume = resume.filter(|_| !self.watches_groups);
         let statuses = self.statuses;
         let id = |seq| format!("{}:{seq}:{statuses}:{:x}", self.reader.app.hub.epoch(), self.list);
         self.queue.push_back((event.id(resume.map(id).unwrap_or_default()), length));
         self.sent = resume.map(|seq| (seq, statuses));
     }
 
+    /// The number from which the client can resume, if there is one.
+    fn resume_at(&self) -> Option<u64> {
+        self.reader.watcher.resume_at().filter(|_| !self.watches_groups)
+    }
+
     /// An id by itself. It has no data, so it is no message; the client keeps the id.
     fn push_id(&mut self) -> bool {
-        let resume = self.reader.watcher.resume_at();
+        let resume = self.resume_at();
         if resume.is_some() {
             self.push_with_id(Event::default(), 0, resume);
         }
@@ -378,7 +449,7 @@ impl SseStream {
 
     /// Nothing was sent for a while: an id, so that a return does not begin too far back, or a comment.
     fn sign_of_life(&mut self) {
-        let resume = self.reader.watcher.resume_at();
+        let resume = self.resume_at();
         let place = resume.map(|seq| (seq, self.statuses));
         // Before the snapshot there is no id: a client that came back with it would get no snapshot.
         if self.request.is_some() || place == self.sent || !self.push_id() {
@@ -425,7 +496,7 @@ fn resume(reader: &mut Reader, wanted: &Wanted, list: u64, last: &str) -> Option
             // If some are forgotten, a snapshot of the same users follows, which covers what is pending.
             hub.owe_statuses_since(&watcher, &names, statuses).ok()?;
             reader.watched.extend(names);
-            reader.share.set_watches(reader.watched.len());
+            reader.count_watches();
             missed
         }
     };
@@ -482,6 +553,12 @@ mod tests {
     #[test]
     fn query_names_users_or_all() {
         let users = |names: &[&str]| Wanted::Users(names.iter().map(|name| name.to_string()).collect());
+        let groups = |names: &str, count| WantedGroups {
+            names: names.split_whitespace().map(str::to_owned).collect(),
+            count,
+        };
+        assert_eq!(Wanted::parse("groups=g,h&count=true").unwrap(), (users(&[]), groups("g h", true)));
+        assert_eq!(Wanted::parse("users=a&groups=g").unwrap(), (users(&["a"]), groups("g", false)));
         for (query, asked) in [
             ("all=true", Wanted::All),
             ("token=x&all=true", Wanted::All),
@@ -489,9 +566,20 @@ mod tests {
             ("users=a,b%2Cc&users=d+e", users(&["a", "b", "c", "d e"])),
             ("users=%C3%A9", users(&["é"])),
         ] {
-            assert_eq!(Wanted::parse(query).unwrap(), asked, "{query}");
+            assert_eq!(Wanted::parse(query).unwrap(), (asked, WantedGroups::default()), "{query}");
         }
-        for bad in ["", "all", "all=false", "all=1", "users", "user=alice", "users=a&all=true"] {
+        for bad in [
+            "",
+            "all",
+            "all=false",
+            "all=1",
+            "users",
+            "user=alice",
+            "users=a&all=true",
+            "groups=g&all=true",
+            "users=a&count=true",
+            "groups=g&count=1",
+        ] {
             assert_eq!(Wanted::parse(bad).unwrap_err().status(), 400, "{bad}");
         }
     }
@@ -499,7 +587,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_query_is_parsed_or_refused(query in "(users=|all=|token=|&|,|%|true|[a-f0-9]|.){0,30}") {
-            if let Ok(Wanted::Users(users)) = Wanted::parse(&query) {
+            if let Ok((Wanted::Users(users), _)) = Wanted::parse(&query) {
                 prop_assert!(!users.is_empty() && users.iter().all(|user| !user.contains(',')));
             }
         }

@@ -4,6 +4,7 @@ mod cluster;
 mod degraded;
 pub(crate) mod doctor;
 mod faults;
+mod groups;
 mod key_pattern;
 mod leases;
 mod lifecycle;

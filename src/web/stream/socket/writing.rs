@@ -16,12 +16,16 @@ impl Socket {
     /// Sends what is pending.
     pub(super) async fn flush(&mut self) -> Result<(), Ending> {
         for round in 0.. {
+            // Members come before their transitions.
+            if self.reader.watcher.owes_groups() && Box::pin(self.send_group_message()).await? {
+                continue;
+            }
             let messages = self.reader.pending()?;
             if !messages.is_empty() {
                 self.send_all(messages.into_iter().map(|message| message.text)).await?;
             } else if let NextStatuses::Message(statuses) = self.reader.statuses()? {
                 self.send_all([statuses]).await?;
-            } else {
+            } else if !self.reader.watcher.owes_groups() {
                 return Ok(());
             }
             // A client that never catches up never gets to the bells.
