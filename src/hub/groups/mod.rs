@@ -98,6 +98,13 @@ impl Hub {
     /// Registers `watcher` for a group: for its members, or with `count` for its counts. [`next_group_news`](Hub::next_group_news) says when
     /// the watch can be answered.
     pub fn watch_group(&self, watcher: &Arc<Watcher>, name: &str, count: bool) {
+        let otherwise = |group: &Group| match count {
+            true => group.watchers().full.contains_key(&watcher.id),
+            false => group.watchers().counting.contains_key(&watcher.id),
+        };
+        if self.group(name).is_some_and(|group| otherwise(&group)) {
+            self.unwatch_group(watcher, name);
+        }
         let mut registry = lock(&self.groups.registry);
         let group = registry.groups.get(name).cloned().unwrap_or_else(|| {
             let group = Arc::new(Group::new(name.into()));
@@ -105,19 +112,13 @@ impl Hub {
             registry.unread.push(group.name.clone());
             group
         });
-        {
-            let mut watchers = group.watchers();
-            let held =
-                watchers.full.remove(&watcher.id).is_some() | watchers.counting.remove(&watcher.id).is_some();
-            if count {
-                let counting = CountWatcher { watcher: watcher.clone(), sent: None, from_tick: u64::MAX };
-                watchers.counting.insert(watcher.id, counting);
-            } else {
-                watchers.full.insert(watcher.id, FullWatcher { watcher: watcher.clone(), begun: false });
-            }
-            if held {
-                watcher.change_groups(|pending| pending.forget(name));
-            }
+        if count {
+            let counting = CountWatcher { watcher: watcher.clone(), sent: None, from_tick: u64::MAX };
+            group.watchers().counting.insert(watcher.id, counting);
+        } else {
+            // One that asks again is still sent what changes, until its new answer.
+            let full = FullWatcher { watcher: watcher.clone(), begun: false };
+            group.watchers().full.entry(watcher.id).or_insert(full);
         }
         // A group whose members are too many for watches is read again for counts.
         let again = count && matches!(*group.members(), Members::TooLarge(_));
@@ -173,6 +174,8 @@ impl Hub {
         };
         let Some(full) = watchers.full.get_mut(&watcher.id) else { return Ok(None) };
         full.begun = true;
+        // The snapshot covers what is pending; no edit comes between.
+        watcher.change_groups(|pending| pending.forget(name));
         // From here on transitions of the members reach the client's mailbox, and each state that it is given covers those before.
         drop(watchers);
         let mut users = Vec::new();

@@ -2,7 +2,7 @@ use super::*;
 use crate::hub::tests::{change, hub, received};
 use crate::hub::{NextStatuses, Overflow};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Members whom a client may watch.
 const MOST: usize = 4;
@@ -41,11 +41,16 @@ impl<'a> Client<'a> {
         self.hub.watch_group(&self.watcher, group, false);
     }
 
+    fn forget_uncovered(&mut self) {
+        let members: BTreeSet<&String> = self.members.values().flatten().collect();
+        self.known.retain(|user, _| members.contains(user));
+    }
+
     fn covers(&self, user: &str) -> bool {
         self.members.values().flatten().any(|member| member == user)
     }
 
-    fn begin(&mut self, group: &Name, everybody: &[&str]) {
+    fn begin(&mut self, group: &Name) {
         match self.hub.begin_group(&self.watcher, group, MOST) {
             Ok(Some(begin)) if begin.users.is_empty() && begin.online > 0 => {
                 self.counts.push((begin.members, begin.online))
@@ -66,7 +71,7 @@ impl<'a> Client<'a> {
                     self.known.insert(user.clone(), here.contains(&user.as_str()));
                 }
                 self.members.insert(group.to_string(), members);
-                let _ = everybody;
+                self.forget_uncovered();
             }
             Ok(None) => {}
             Err(end) => self.ended.push(end),
@@ -95,7 +100,7 @@ impl<'a> Client<'a> {
 
     fn take(&mut self, news: GroupNews) {
         match news {
-            GroupNews::Begin(group) => self.begin(&group, &[]),
+            GroupNews::Begin(group) => self.begin(&group),
             GroupNews::Members { group, joined, left } => {
                 let members = self.members.get_mut(&*group).expect("its answer came before");
                 for user in left {
@@ -108,9 +113,7 @@ impl<'a> Client<'a> {
                     }
                     self.known.insert(user.to_string(), online(presence));
                 }
-                let known: Vec<String> =
-                    self.known.keys().filter(|user| !self.covers(user)).cloned().collect();
-                known.iter().for_each(|user| drop(self.known.remove(user)));
+                self.forget_uncovered();
             }
             GroupNews::Occupancy { members, online, .. } => self.counts.push((members, online)),
             GroupNews::Ended(group, end) => {
@@ -290,8 +293,7 @@ proptest! {
                 14 => {
                     hub.unwatch_group(&client.watcher, &name);
                     client.members.remove(&name);
-                    let gone: Vec<String> = client.known.keys().filter(|user| !client.covers(user)).cloned().collect();
-                    gone.iter().for_each(|user| drop(client.known.remove(user)));
+                    client.forget_uncovered();
                 }
                 15 => {
                     client.watch(&name);

@@ -9,4 +9,5 @@ pub mod names;
 mod reader;
 pub mod socket;
 pub mod sse;
+mod wanted;
 mod wire;

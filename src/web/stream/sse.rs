@@ -5,30 +5,28 @@
 //! changes that cancelled out in the mailbox of a slow client there is no such number: then the id is empty, and
 //! the client comes back without one.
 
-use super::asked::Asked;
 use super::bells::{Bells, Rang};
 use super::groups::GroupMessage;
 use super::reader::{Cut, Reader, Snapshot};
-use crate::error::{Error, code, shown};
-use crate::hub::{Delivery, Hub, Missed, NextStatuses};
+use super::wanted::{Wanted, WantedGroups};
+use crate::error::{Error, code};
+use crate::hub::{Delivery, Missed, NextStatuses};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
-use crate::redis::directory::Kind;
 use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
-use crate::web::app::{App, Shared};
+use crate::web::app::Shared;
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::activity::Activity;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::refusal_log::Refusal;
-use crate::web::limits::shares::{ShareKind, WatchLimit};
+use crate::web::limits::shares::ShareKind;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use percent_encoding::percent_decode_str;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,21 +47,6 @@ fn retry() -> Duration {
 /// that streams which opened together do not stay together.
 fn alive_at() -> Instant {
     Instant::now() + ALIVE.mul_f64(1.0 - fastrand::f64() / 3.0)
-}
-
-/// Whom a stream watches.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    All,
-    Users(Vec<String>),
-}
-
-/// The groups that a stream watches.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct WantedGroups {
-    names: Vec<String>,
-    /// Their counts instead of their members.
-    count: bool,
 }
 
 /// Changes as Server-Sent Events
@@ -123,82 +106,6 @@ pub async fn stream(
     });
     // Without this header nginx keeps the events until it has many.
     Ok(([("x-accel-buffering", "no")], Sse::new(events)).into_response())
-}
-
-impl Wanted {
-    /// Parses `users=a,b` or `all=true`. A comma separates names even if it is percent-encoded, so a name with a
-    /// comma cannot be watched here.
-    fn parse(query: &str) -> Result<(Wanted, WantedGroups), Error> {
-        let (mut users, mut all, mut groups) = (Vec::new(), false, WantedGroups::default());
-        let wrong = |name: &str, value: &str| {
-            let value = shown(value);
-            Error::InvalidRequest(format!(
-                "{name} is {value}; write {name}=true, or name users: /v1/events?users=alice,bob"
-            ))
-        };
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8_lossy();
-            match name {
-                "users" => users.extend(value.split(',').map(str::to_owned)),
-                "groups" => groups.names.extend(value.split(',').map(str::to_owned)),
-                "all" if value == "true" => all = true,
-                "count" if value == "true" => groups.count = true,
-                "all" | "count" => return Err(wrong(name, &value)),
-                // A token, or something that a proxy or a page added.
-                _ => {}
-            }
-        }
-        match (users.is_empty() && groups.names.is_empty(), all) {
-            _ if groups.count && groups.names.is_empty() => Err(Error::InvalidRequest(
-                "count is given without groups: /v1/events?groups=team-a&count=true".into(),
-            )),
-            (true, true) => Ok((Wanted::All, groups)),
-            (false, false) => Ok((Wanted::Users(users), groups)),
-            _ => Err(Error::InvalidRequest(
-                "give users, groups or all: /v1/events?users=alice,bob, /v1/events?groups=team-a or /v1/events?all=true"
-                    .into(),
-            )),
-        }
-    }
-
-    /// Identifies the list of users, whatever their order. A client that comes back with another list gets a snapshot: what
-    /// it has missed would not include the new users.
-    fn digest(&self, hub: &Hub) -> u64 {
-        match self {
-            Wanted::All => hub.digest(&()),
-            Wanted::Users(users) => hub.digest(&users.iter().collect::<BTreeSet<_>>()),
-        }
-    }
-
-    /// Decides for each user. Error: that of the first user, if all are refused.
-    fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<(Wanted, Vec<RefusedUser>), Error> {
-        let Wanted::Users(users) = self else {
-            return pass.check_watch_all().map(|()| (Wanted::All, Vec::new()));
-        };
-        let mut asked = Asked::new(app, pass, users, limit, 0, |_| false);
-        if asked.accepted.is_empty() && !asked.refused.is_empty() {
-            return Err(asked.refused.swap_remove(0).1);
-        }
-        asked.count_refused(app);
-        let refused = asked.answers();
-        Ok((Wanted::Users(asked.accepted), refused))
-    }
-}
-
-impl WantedGroups {
-    /// An error if the stream may not watch one of the groups.
-    fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<WantedGroups, Error> {
-        self.names.iter().try_for_each(|group| pass.check_group(group))?;
-        if !self.names.is_empty() {
-            app.directory(Kind::Group)?;
-        }
-        if self.names.len() > limit.most {
-            app.metrics.limited(limit.cause());
-            return Err(limit.refusal(self.names.len()));
-        }
-        Ok(self)
-    }
 }
 
 /// The next of the bells that ring seldom.
@@ -541,55 +448,6 @@ impl Drop for SseStream {
         debug!(stream = number, %address, end = code, lasted_ms, "stream closed");
         if !matches!(self.cut, None | Some(Cut::GoingAway)) {
             app.refusals.log(&Refusal { address, route: "/v1/events", code, status: 0 });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn query_names_users_or_all() {
-        let users = |names: &[&str]| Wanted::Users(names.iter().map(|name| name.to_string()).collect());
-        let groups = |names: &str, count| WantedGroups {
-            names: names.split_whitespace().map(str::to_owned).collect(),
-            count,
-        };
-        assert_eq!(Wanted::parse("groups=g,h&count=true").unwrap(), (users(&[]), groups("g h", true)));
-        assert_eq!(Wanted::parse("users=a&groups=g").unwrap(), (users(&["a"]), groups("g", false)));
-        for (query, asked) in [
-            ("all=true", Wanted::All),
-            ("token=x&all=true", Wanted::All),
-            ("users=alice", users(&["alice"])),
-            ("users=a,b%2Cc&users=d+e", users(&["a", "b", "c", "d e"])),
-            ("users=%C3%A9", users(&["é"])),
-        ] {
-            assert_eq!(Wanted::parse(query).unwrap(), (asked, WantedGroups::default()), "{query}");
-        }
-        for bad in [
-            "",
-            "all",
-            "all=false",
-            "all=1",
-            "users",
-            "user=alice",
-            "users=a&all=true",
-            "groups=g&all=true",
-            "users=a&count=true",
-            "groups=g&count=1",
-        ] {
-            assert_eq!(Wanted::parse(bad).unwrap_err().status(), 400, "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_query_is_parsed_or_refused(query in "(users=|all=|token=|&|,|%|true|[a-f0-9]|.){0,30}") {
-            if let Ok((Wanted::Users(users), _)) = Wanted::parse(&query) {
-                prop_assert!(!users.is_empty() && users.iter().all(|user| !user.contains(',')));
-            }
         }
     }
 }

@@ -392,7 +392,6 @@ async fn rust_client_knows_statuses_and_groups() {
     let group = next(&mut client).await.expect("it runs");
     let empty = ClientEvent::Group { group: "g".into(), members: 2, online: 0, users: Vec::new() };
     assert_eq!(group, empty);
-    until_live(&mut client).await;
     come(&redis, "bob");
     assert_eq!(one(&mut client).await, "bob online");
     redis.call(&["SREM", "presence-group:g", "bob"]);
