@@ -11,6 +11,10 @@ use std::time::Duration;
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7400";
 /// The default of `--prefix`.
 pub const DEFAULT_PREFIX: &str = "presence:";
+/// The default of `--status-prefix`.
+pub const DEFAULT_STATUS_PREFIX: &str = "presence-status:";
+/// The default of `--group-prefix`.
+pub const DEFAULT_GROUP_PREFIX: &str = "presence-group:";
 /// The default of `--ttl`, for the daemon and for `keybeat beat`.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// The default of `--close-grace`.
@@ -27,6 +31,10 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// The pattern of the presence keys.
     pub key_pattern: KeyPattern,
+    /// Prefix of the keys with users' statuses; empty switches statuses off.
+    pub status_prefix: String,
+    /// Prefix of the keys with groups; empty switches groups off.
+    pub group_prefix: String,
     /// TTL that the daemon writes; also the first guess of the TTL that other programs write.
     pub ttl: Duration,
     /// How long a user stays online after the user's socket closed with 1001.
@@ -196,6 +204,8 @@ pub struct Limits {
     pub users_per_request: usize,
     /// Users that one socket may watch by name; a `watch` beyond it gets an `error`.
     pub watches_per_socket: usize,
+    /// Members of a group that a client may watch without `count`; a larger one gets `too_large_group`.
+    pub group_members: usize,
     /// Size of one WebSocket message, in bytes; a longer one closes the socket with 1009.
     pub message_bytes: usize,
     /// Size of a request's body, in bytes; a longer one gets 413. The default holds 10,000 of the longest names.
@@ -234,6 +244,7 @@ impl Limits {
         redis_requests: 1_024,
         users_per_request: MAX_USERS,
         watches_per_socket: 10_000,
+        group_members: 1_000,
         message_bytes: 64 * 1024,
         body_bytes: 4 * 1024 * 1024,
         lossless_pending: 100_000,

@@ -2,12 +2,14 @@
 //! links, the hub, logs, metrics and traces. It holds the daemon's only clock, and decides nothing.
 
 mod clock;
+mod directory;
 mod links;
 mod meters;
 mod notices;
 mod pulse;
 
 pub use clock::Clock;
+pub use directory::DirectoryDriver;
 
 use crate::config::Hold;
 use crate::hub::{Health, Hub, Wishes};

@@ -19,10 +19,22 @@ pub enum Error {
     InvalidRequest(String),
     #[error("the request has {count} users; the limit is {most}, send the others in another request")]
     TooManyUsers { count: usize, most: usize },
+    #[error("the group name {name} {}", of_group(*why))]
+    InvalidGroup { name: String, why: NameError },
+    #[error("the key of the group {0} is no SET of users; write it with SADD")]
+    NoSet(String),
+    #[error(
+        "the group {name} has {count} members; the limit is {most}, watch its counts with \"count\":true or ask the operator for a higher --max-group-members"
+    )]
+    TooLargeGroup { name: String, count: usize, most: usize },
     #[error("{who} would watch {count} users by name; the limit is {most}, {advice}")]
     TooManyWatches { who: &'static str, count: usize, most: usize, advice: &'static str },
     #[error("the body is longer than {0} bytes; split it into several requests")]
     TooLarge(usize),
+    #[error("the status has {0} bytes; at most {MAX_STATUS_BYTES} bytes of JSON are allowed")]
+    StatusTooLarge(usize),
+    #[error("ttl_ms is {0}; it must be from {MIN_TTL_MS} to {MAX_STATUS_TTL_MS} for a status")]
+    InvalidStatusTtl(u64),
     #[error(
         "the first line and the headers of the request have more than {0} bytes together, or there are more than 100 headers; shorten them, for example a token or cookies"
     )]
@@ -57,6 +69,8 @@ pub enum Error {
     NoUser,
     #[error("Redis is unreachable and nothing was written: {0}")]
     RedisUnavailable(String),
+    #[error("Redis cannot be read: {0}")]
+    Unread(String),
     /// Redis failed when it had the write, or confirmed only a part of it.
     #[error(
         "Redis did not confirm the write, and some or all of it may still be done: {0}; send the request again"
@@ -74,6 +88,11 @@ pub const MIN_TTL_MS: u64 = 100;
 /// The longest TTL that the daemon writes: one day, in milliseconds.
 pub const MAX_TTL_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// The longest TTL of a status: one year, in milliseconds.
+pub const MAX_STATUS_TTL_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+/// The longest status, in bytes of JSON.
+pub const MAX_STATUS_BYTES: usize = 1_024;
+
 /// The maximum number of users in one request or message.
 pub const MAX_USERS: usize = 10_000;
 
@@ -85,6 +104,8 @@ pub const MAX_ID_BYTES: usize = 128;
 pub mod code {
     pub const INVALID_USER: &str = "invalid_user";
     pub const INVALID_SESSION: &str = "invalid_session";
+    pub const INVALID_GROUP: &str = "invalid_group";
+    pub const TOO_LARGE_GROUP: &str = "too_large_group";
     pub const INVALID_TTL: &str = "invalid_ttl";
     pub const INVALID_JSON: &str = "invalid_json";
     pub const INVALID_REQUEST: &str = "invalid_request";
@@ -113,10 +134,12 @@ pub mod code {
 
 /// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
 /// rows: 429 for the limit per address, 503 for the limit of the daemon. So has `too_large`: the body, or the headers.
-const STATUSES: [(&str, u16); 29] = [
+const STATUSES: [(&str, u16); 31] = [
     (code::INVALID_USER, 400),
     (code::INVALID_SESSION, 400),
     (code::INVALID_TTL, 400),
+    (code::INVALID_GROUP, 400),
+    (code::TOO_LARGE_GROUP, 400),
     (code::INVALID_JSON, 400),
     (code::INVALID_REQUEST, 400),
     (code::TOO_MANY_USERS, 400),
@@ -147,7 +170,7 @@ const STATUSES: [(&str, u16); 29] = [
 
 /// The codes that HTTP answers with this status can have.
 pub fn codes(status: u16) -> impl Iterator<Item = &'static str> {
-    let of_http = |code: &&str| *code != code::NO_USER;
+    let of_http = |code: &&str| ![code::NO_USER, code::TOO_LARGE_GROUP].contains(code);
     STATUSES.iter().filter(move |(_, of)| *of == status).map(|(code, _)| *code).filter(of_http)
 }
 
@@ -157,12 +180,14 @@ impl Error {
         match self {
             Error::InvalidUser { .. } => code::INVALID_USER,
             Error::InvalidSession { .. } => code::INVALID_SESSION,
-            Error::InvalidTtl(_) => code::INVALID_TTL,
+            Error::InvalidGroup { .. } | Error::NoSet(_) => code::INVALID_GROUP,
+            Error::TooLargeGroup { .. } => code::TOO_LARGE_GROUP,
+            Error::InvalidTtl(_) | Error::InvalidStatusTtl(_) => code::INVALID_TTL,
             Error::InvalidJson(_) => code::INVALID_JSON,
             Error::InvalidRequest(_) => code::INVALID_REQUEST,
             Error::TooManyUsers { .. } => code::TOO_MANY_USERS,
             Error::TooManyWatches { .. } => code::TOO_MANY_WATCHES,
-            Error::TooLarge(_) | Error::HeadTooLarge(_) => code::TOO_LARGE,
+            Error::TooLarge(_) | Error::HeadTooLarge(_) | Error::StatusTooLarge(_) => code::TOO_LARGE,
             Error::NotFound(_) => code::NOT_FOUND,
             Error::MethodNotAllowed { .. } => code::METHOD_NOT_ALLOWED,
             Error::Unauthorized(_) => code::UNAUTHORIZED,
@@ -172,7 +197,9 @@ impl Error {
             Error::TooMany(code, _) | Error::Busy(code, _) | Error::Unfinished(code, _) => code,
             Error::NoUser => code::NO_USER,
             Error::NotHeld => code::NOT_HELD,
-            Error::RedisUnavailable(_) | Error::RedisUnconfirmed(_) => code::REDIS_UNAVAILABLE,
+            Error::RedisUnavailable(_) | Error::RedisUnconfirmed(_) | Error::Unread(_) => {
+                code::REDIS_UNAVAILABLE
+            }
             Error::NotReady => code::NOT_READY,
         }
     }
@@ -192,12 +219,25 @@ impl Error {
         Error::InvalidUser { name: shown(name), why }
     }
 
+    /// A group name that breaks a rule.
+    pub fn group(name: &str, why: NameError) -> Error {
+        Error::InvalidGroup { name: shown(name), why }
+    }
+
     /// A user and a session that cannot be one key.
     pub fn key(user: &str, session: Option<&str>, why: KeyError) -> Error {
         match why {
             KeyError::User(why) => Error::user(user, why),
             KeyError::Session(why) => Error::InvalidSession { name: shown(session.unwrap_or_default()), why },
         }
+    }
+}
+
+/// The rule that a group's name breaks: those of user names.
+fn of_group(why: NameError) -> String {
+    match why {
+        NameError::Mark => "must not contain '#'".into(),
+        why => why.to_string(),
     }
 }
 

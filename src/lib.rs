@@ -17,6 +17,10 @@
 //!   → hub::log             one log for all clients that watch everybody; all other clients, and slow ones, have a
 //!     hub::mailbox         one pending change per watched user, the newest
 //!   → web::stream          WebSocket and Server-Sent Events, both readers of the hub → the client
+//!
+//! a status or a group, keys beside presence: any program
+//!   → redis::directory     client tracking reports which keys changed; reads them
+//!   → driver::directory    a loop: reports → presence::Reads (what to read) → the hub's statuses and groups
 //! ```
 //!
 //! A heartbeat never touches the hub, not even on its own daemon: it takes effect only through Redis.
@@ -29,14 +33,14 @@
 //! 6  main.rs    parse, run, exit code
 //!    cli/       the commands and their arguments
 //! 5  server.rs  the one place where the parts are joined
-//! 4  driver.rs  the loop around the tracker; it holds the clock and decides nothing
+//! 4  driver.rs  the loop around the tracker; it holds the clock and decides nothing. driver/directory.rs is the loop of statuses and groups
 //!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/);
 //!               heartbeats of open sockets (sessions/)
 //!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor,
-//!               messages between daemons (channel/)
+//!               messages between daemons (channel/), statuses and groups (directory/)
 //! 2  protocol/  messages and bodies, the only place that knows JSON
 //!    config.rs  settings and their defaults
 //!    metrics.rs counters, by name

@@ -78,6 +78,10 @@ pub struct Metrics {
     pub crowded: Counter,
     panics: Counter,
     pub audit_failures: Counter,
+    pub statuses: Gauge,
+    pub groups: Gauge,
+    pub directory_reads: Counter,
+    directory_faults: Family<CauseLabel, Counter>,
     pub mailbox_bytes: Gauge,
     pub request_errors: Family<CauseLabel, Counter>,
     pub detection_lag: Lag,
@@ -277,6 +281,14 @@ impl Metrics {
             ),
             panics: counter(r, "panics", "Panics that closed one connection"),
             audit_failures: counter(r, "audit_failures", "Lines that the audit file did not take"),
+            statuses: gauge(r, "statuses", "Users with a status"),
+            groups: gauge(r, "groups", "Groups that clients watch"),
+            directory_reads: counter(r, "directory_reads", "Reads of a status or group"),
+            directory_faults: family(
+                r,
+                "directory_faults",
+                "Statuses, groups and members that the daemon did not use, by cause",
+            ),
             mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of what waits for slow clients, in bytes"),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,
@@ -328,6 +340,11 @@ impl Metrics {
     /// Counts a refusal because a limit was reached.
     pub fn limited(&self, limit: &str) {
         self.limits_reached.get_or_create(&CauseLabel { cause: limit.into() }).inc();
+    }
+
+    /// Counts statuses, groups or members that are not used.
+    pub fn directory_fault(&self, cause: &str, count: usize) {
+        self.directory_faults.get_or_create(&CauseLabel { cause: cause.into() }).inc_by(count as u64);
     }
 
     /// Counts a reload of keys and certificates.

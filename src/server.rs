@@ -1,13 +1,14 @@
 //! The one place where the parts are joined.
 
-use crate::config::{Config, Hold, Limits};
-use crate::driver::{Clock, Driver, Template};
+use crate::config::{Config, Hold, LeaseMode, Limits};
+use crate::driver::{Clock, DirectoryDriver, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::presence::{KeyPattern, Settings, Time, WrittenKeys};
 use crate::redis::Names;
 use crate::redis::channel::Channel;
 use crate::redis::cluster::{self, Followed};
+use crate::redis::directory::{self, DirectoryNames, DirectoryStore, Source};
 use crate::redis::link;
 use crate::redis::link::parser::Seal;
 use crate::redis::private::Embedded;
@@ -199,6 +200,8 @@ impl Daemon {
             pulse,
             leaving,
             mut driver,
+            directory,
+            _directory,
             _log,
         } = believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
@@ -207,7 +210,7 @@ impl Daemon {
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let settings = (config.limits, config.key_pattern, config.close_grace);
-        let app = share(settings, (hub, store, gate), (metrics, audit));
+        let app = share(settings, (hub, store, directory), gate, (metrics, audit));
         let others = web::obey_others(app.clone(), channel.subscribe());
         let _others = AbortOnDropHandle::new(tokio::spawn(others));
         let sockets = app.sockets.clone();
@@ -302,7 +305,8 @@ async fn drained(shutdown: &Shutdown, length: Duration, mut signals: impl AsyncF
 /// The state that the requests share.
 fn share(
     (limits, pattern, close_grace): (Limits, KeyPattern, Duration),
-    (hub, store, gate): (Arc<Hub>, Store, Arc<Gate>),
+    (hub, store, directory): (Arc<Hub>, Store, Option<Arc<DirectoryStore>>),
+    gate: Arc<Gate>,
     (metrics, audit): (Arc<Metrics>, Option<Arc<AuditLog>>),
 ) -> Arc<App> {
     let store = Arc::new(store);
@@ -311,6 +315,7 @@ fn share(
         hub,
         sessions: Arc::new(Sessions::new(store.clone(), quotas.clone(), metrics.clone(), close_grace)),
         store,
+        directory,
         pattern,
         gate,
         doors: Doors::new(&limits, &metrics),
@@ -373,6 +378,10 @@ pub struct Belief {
     /// To be cancelled when other daemons are to do this one's work.
     leaving: CancellationToken,
     driver: AbortOnDropHandle<()>,
+    /// Reads and writes statuses and groups; `None` if both are off.
+    directory: Option<Arc<DirectoryStore>>,
+    /// Keeps statuses and groups equal to Redis.
+    _directory: Option<AbortOnDropHandle<()>>,
     /// Keeps the hub's log short.
     _log: AbortOnDropHandle<()>,
 }
@@ -418,10 +427,49 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     let followed = cluster::follow(target);
     let (written, reported) = mpsc::channel(REPORTS);
     let inputs = (followed.topology.clone(), reported);
+    let source = Source {
+        topology: followed.topology.clone(),
+        primary: primary.clone(),
+        names: names.clone(),
+        channel: channel.clone(),
+    };
+    let (directory, _directory) = follow_directory(config, source, &hub, &metrics, clock).unzip();
     let driver = Driver::new(template, inputs, hub.clone(), metrics.clone(), clock);
     let (pulse, leaving) = (driver.pulse(), driver.leaving());
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
     let trimmed = hub.clone();
     let _log = AbortOnDropHandle::new(tokio::spawn(async move { trimmed.trim_log().await }));
-    Belief { hub, names, daemon, seal, channel, written, followed, primary, pulse, leaving, driver, _log }
+    Belief {
+        hub,
+        names,
+        daemon,
+        seal,
+        channel,
+        written,
+        followed,
+        primary,
+        pulse,
+        leaving,
+        driver,
+        directory,
+        _directory,
+        _log,
+    }
+}
+
+/// Starts to follow statuses and groups, unless both are off.
+fn follow_directory(
+    config: &Config,
+    source: Source,
+    hub: &Arc<Hub>,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+) -> Option<(Arc<DirectoryStore>, AbortOnDropHandle<()>)> {
+    let names = DirectoryNames { status: config.status_prefix.clone(), group: config.group_prefix.clone() };
+    names.prefixes().next()?;
+    let directory = directory::follow(source, names);
+    let store = directory.store.clone();
+    let driver =
+        DirectoryDriver::new(directory, hub.clone(), metrics.clone(), clock, config.limits.group_members);
+    Some((store, AbortOnDropHandle::new(tokio::spawn(driver.run()))))
 }

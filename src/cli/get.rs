@@ -70,16 +70,18 @@ fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {
             continue;
         }
         let user = printed::text(object.user());
+        let status = object.status().map(printed::json).transpose()?;
+        let status = status.map_or(String::new(), |status| format!(", status {status}"));
         match object {
             UserObject::Online { since_ms, sessions, .. } => {
                 let plural = if *sessions == 1 { "" } else { "s" };
                 let time = since_ms.map(|at| format!(" for {}", ago(at))).unwrap_or_default();
-                writeln!(out, "{user}: online{time}, {sessions} session{plural}")?;
+                writeln!(out, "{user}: online{time}, {sessions} session{plural}{status}")?;
             }
             UserObject::Offline { last_seen_ms: Some(at), .. } => {
-                writeln!(out, "{user}: offline, last seen {} ago", ago(*at))?;
+                writeln!(out, "{user}: offline, last seen {} ago{status}", ago(*at))?;
             }
-            UserObject::Offline { last_seen_ms: None, .. } => writeln!(out, "{user}: offline")?,
+            UserObject::Offline { last_seen_ms: None, .. } => writeln!(out, "{user}: offline{status}")?,
         }
     }
     Ok(())

@@ -62,6 +62,9 @@ pub struct LimitArgs {
     /// Maximum users that one socket watches by name; a watch beyond it gets an error
     #[arg(long, env = "KEYBEAT_MAX_WATCHES_PER_SOCKET", value_name = "N", default_value_t = DEFAULT.watches_per_socket, value_parser = values::count())]
     max_watches_per_socket: usize,
+    /// Maximum members of a group that is watched without count; a larger group gets too_large_group
+    #[arg(long, env = "KEYBEAT_MAX_GROUP_MEMBERS", value_name = "N", default_value_t = DEFAULT.group_members, value_parser = values::count())]
+    max_group_members: usize,
     /// Memory for what waits for slow clients, in MiB: changes, snapshots, messages and answers, and for messages that
     /// clients have begun; above it, the clients with the longest queues are closed (sockets: 1013)
     #[arg(long, env = "KEYBEAT_MAILBOX_MIB", value_name = "N", default_value_t = (DEFAULT.mailbox_bytes / MIB) as u32, value_parser = values::whole(1..=u32::MAX))]
@@ -105,6 +108,7 @@ impl LimitArgs {
             message_bytes: self.max_message_bytes,
             messages_per_second: self.max_messages_per_second,
             watches_per_socket: self.max_watches_per_socket,
+            group_members: self.max_group_members,
             mailbox_bytes: self.mailbox_mib as usize * MIB,
             heartbeats_per_second: self.max_heartbeats_per_second,
             wrong_tokens_per_second: self.max_wrong_tokens_per_second,

@@ -10,6 +10,7 @@ mod colour;
 mod config_file;
 mod daemon;
 mod demo;
+mod directory;
 mod doctor;
 mod environment;
 mod get;
@@ -34,6 +35,7 @@ mod watch;
 use crate::client::Address;
 use crate::config::{Config, DEFAULT_CLOSE_GRACE, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, Hold, LeaseMode};
 use crate::presence::Key;
+use crate::redis::directory::DirectoryNames;
 use crate::server;
 use anyhow::{Result, bail};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -135,6 +137,8 @@ struct DaemonArgs {
     admin_listen: Option<SocketAddr>,
     #[command(flatten)]
     pattern: PatternArgs,
+    #[command(flatten)]
+    directory: directory::DirectoryArgs,
     /// TTL of the heartbeats that the daemon writes, 100ms to 1day
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
     ttl: humantime::Duration,
@@ -267,9 +271,12 @@ struct GetArgs {
 
 #[derive(Parser)]
 struct WatchArgs {
-    /// Users to watch [default: everybody]
+    /// Users to watch [default: everybody, unless --group names groups]
     #[arg(value_name = "USER", value_parser = values::user)]
     users: Vec<String>,
+    /// Group to watch: its members, their transitions, and members who come and go; may be repeated
+    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    groups: Vec<String>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -395,6 +402,7 @@ impl DaemonArgs {
             bail!(Usage(format!("{fault:#}")));
         }
         self.access.warn(self.listen);
+        self.directory.warn(&config.key_pattern);
         Ok(config)
     }
 
@@ -406,15 +414,19 @@ impl DaemonArgs {
                 self.listen
             ))
         });
-        self.access.faults(self.listen).into_iter().chain(same).collect()
+        let prefixes = self.directory.faults(&self.pattern.pattern());
+        self.access.faults(self.listen).into_iter().chain(same).chain(prefixes).collect()
     }
 
     /// The settings, which may not suit each other.
     fn settings(&self) -> Config {
+        let DirectoryNames { status, group } = self.directory.names(&self.pattern.pattern());
         Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
             key_pattern: self.pattern.pattern(),
+            status_prefix: status,
+            group_prefix: group,
             ttl: self.ttl.into(),
             close_grace: self.close_grace.into(),
             configure_redis: self.configure_redis,

@@ -9,12 +9,13 @@ use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, EventsMode, Hold, LeaseMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
-use crate::protocol::{State, TransitionObject};
+use crate::protocol::{State, StatusObject, TransitionObject, UserObject};
 use crate::redis::target::Target;
 use crate::server;
 pub use crate::server::Belief;
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
 use std::mem::{Discriminant, discriminant};
@@ -68,12 +69,56 @@ impl Printer {
     }
 }
 
+impl Printer {
+    /// One line, as JSON or as a time, a word and a text.
+    fn print_line(&self, word: &str, text: &str, json: &Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", printed::json(json)?)?;
+        } else {
+            let at = humantime::format_rfc3339_millis(SystemTime::now());
+            writeln!(out, "{at}  {}  {}", colour::grey(word, self.colours), printed::text(text))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    fn print_counts(&self, group: &str, members: usize, online: usize) -> Result<()> {
+        let json = json!({"group": group, "members": members, "online": online});
+        self.print_line("group  ", &format!("{group}: {online} of {members} members online"), &json)
+    }
+
+    fn print_members(&self, group: &str, joined: &[UserObject], left: &[String]) -> Result<()> {
+        for object in joined {
+            let state = if object.online() { "online" } else { "offline" };
+            let json = json!({"group": group, "joined": object});
+            self.print_line("joined ", &format!("{group}: {} ({state})", object.user()), &json)?;
+        }
+        for user in left {
+            self.print_line("left   ", &format!("{group}: {user}"), &json!({"group": group, "left": user}))?;
+        }
+        Ok(())
+    }
+
+    fn print_status(&self, status: &StatusObject) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", printed::json(status)?)?;
+        } else {
+            let at = humantime::format_rfc3339_millis(SystemTime::now());
+            let (user, status) = (printed::text(&status.user), printed::json(&status.status)?);
+            writeln!(out, "{at}  {}  {user}  {status}", colour::grey("status ", self.colours))?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
 async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> Result<()> {
     let mut client = daemon.client()?;
-    if args.users.is_empty() {
-        client.watch_all_lossless();
-    } else {
+    args.groups.iter().for_each(|group| client.watch_group(group));
+    if !args.users.is_empty() {
         client.watch(args.users.iter().cloned());
+    } else if args.groups.is_empty() {
+        client.watch_all_lossless();
     }
     let mut outage = Outage::of(daemon);
     let mut refused = HashSet::new();
@@ -87,6 +132,17 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
             ClientEvent::Snapshot(_) => {}
             ClientEvent::Transitions(transitions) => {
                 transitions.iter().try_for_each(|transition| printer.print(transition))?;
+            }
+            ClientEvent::Group { group, members, online, .. }
+            | ClientEvent::Occupancy { group, members, online } => {
+                printer.print_counts(&group, members, online)?;
+            }
+            ClientEvent::Members { group, joined, left } => printer.print_members(&group, &joined, &left)?,
+            ClientEvent::GroupRefused { group, message, .. } => {
+                bail!("the daemon does not watch the group {}: {message}", shown(&group));
+            }
+            ClientEvent::Statuses(statuses) => {
+                statuses.iter().try_for_each(|status| printer.print_status(status))?;
             }
             ClientEvent::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
@@ -144,6 +200,8 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         listen: ([127, 0, 0, 1], 0).into(),
         admin_listen: None,
         key_pattern: source.pattern.pattern(),
+        status_prefix: String::new(),
+        group_prefix: String::new(),
         ttl: Duration::from_secs(30),
         close_grace: Duration::ZERO,
         configure_redis: true,
@@ -163,6 +221,9 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
 }
 
 async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Result<()> {
+    if !args.groups.is_empty() {
+        bail!(Usage("--group needs a daemon: name it with --url, and leave out --redis".into()));
+    }
     let pattern = args.source.pattern.pattern();
     for user in &args.users {
         values::user_of(&pattern, user).map_err(|why| Usage(format!("{}: {why}", shown(user))))?;

@@ -9,10 +9,14 @@ pub struct Desired {
     pub names: BTreeMap<String, u64>,
     /// Whether to watch everybody.
     pub all: Option<WatchAll>,
+    /// The groups to watch, each with whether only its counts are wanted.
+    pub groups: BTreeMap<String, bool>,
     /// Heartbeats to send: of the socket's own user (`None`), or of others.
     pub beats: BTreeSet<Option<String>>,
     /// The socket's own user leaves, before those heartbeats.
     pub leave: bool,
+    /// The status to set for the socket's own user.
+    pub status: Option<serde_json::Value>,
     number: u64,
 }
 

@@ -1,6 +1,7 @@
 //! The states that the client has reported, so that after a reconnect it reports exactly the changes.
 
-use crate::protocol::{ReasonWord, State, TransitionObject, UserObject};
+use crate::protocol::{ReasonWord, State, StatusObject, TransitionObject, UserObject};
+use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
 /// The states that the client has reported.
@@ -10,6 +11,11 @@ pub struct Known {
     users: HashMap<String, bool>,
     /// A snapshot of everybody was reported.
     all: bool,
+    /// The groups that were reported. Their members are not kept: on one connection the daemon sends each change once, and after it
+    /// a group is reported again.
+    groups: HashSet<String>,
+    /// The statuses, of users who have one.
+    statuses: HashMap<String, Value>,
 }
 
 /// The news of a snapshot compared with the reported states.
@@ -19,6 +25,8 @@ pub struct News {
     pub fresh: Vec<UserObject>,
     /// The changes of the other users since their state was reported.
     pub missed: Vec<TransitionObject>,
+    /// The statuses of the other users that changed since they were reported.
+    pub statuses: Vec<StatusObject>,
 }
 
 impl Known {
@@ -29,6 +37,29 @@ impl Known {
 
     fn state(&self, user: &str) -> Option<bool> {
         self.users.get(user).copied().or(self.all.then_some(false))
+    }
+
+    /// A group was reported, with its members online.
+    pub fn group(&mut self, group: &str, online: &[UserObject]) {
+        self.groups.insert(group.to_owned());
+        self.learn_statuses(online);
+    }
+
+    /// Notes the statuses that an event contains.
+    pub fn learn_statuses(&mut self, objects: &[UserObject]) {
+        for object in objects {
+            self.learn_status(object.user(), object.status());
+        }
+    }
+
+    /// The group is no longer watched.
+    pub fn forget_group(&mut self, group: &str) {
+        self.groups.remove(group);
+    }
+
+    /// The groups are asked for again: each comes as a new snapshot.
+    pub fn forget_groups(&mut self) {
+        self.groups.clear();
     }
 
     fn learn(&mut self, user: &str, online: bool, by_name: bool) {
@@ -43,13 +74,35 @@ impl Known {
     pub fn named(&mut self, users: Vec<UserObject>, seq: u64, now_ms: u64) -> News {
         let mut news = News::default();
         for object in users {
+            let status = self.learn_status(object.user(), object.status());
             match self.users.insert(object.user().to_owned(), object.online()) {
-                None => news.fresh.push(object),
+                None => {
+                    news.fresh.push(object);
+                    continue;
+                }
                 Some(before) if before != object.online() => news.missed.push(missed(object, seq, now_ms)),
                 Some(_) => {}
             }
+            news.statuses.extend(status);
         }
         news
+    }
+
+    /// The statuses to report: those that are not what was reported.
+    pub fn statuses(&mut self, statuses: Vec<StatusObject>) -> Vec<StatusObject> {
+        statuses.iter().filter_map(|one| self.learn_status(&one.user, one.value())).collect()
+    }
+
+    /// Notes a status. Returns it if that is news.
+    fn learn_status(&mut self, user: &str, status: Option<&Value>) -> Option<StatusObject> {
+        if self.statuses.get(user) == status {
+            return None;
+        }
+        match status {
+            Some(status) => self.statuses.insert(user.to_owned(), status.clone()),
+            None => self.statuses.remove(user),
+        };
+        Some(StatusObject { user: user.to_owned(), status: status.cloned().unwrap_or_default() })
     }
 
     /// Compares with a snapshot of all users who are online.
@@ -63,8 +116,16 @@ impl Known {
         let here: HashSet<&str> = users.iter().map(UserObject::user).collect();
         let left = self.users.iter().filter(|(user, online)| **online && !here.contains(user.as_str()));
         let left: Vec<String> = left.map(|(user, _)| user.clone()).collect();
+        // The daemon sends the statuses of users who are offline after the snapshot; what is not sent again was removed.
+        let gone = self.statuses.keys().filter(|user| !here.contains(user.as_str()) && !by_name(user));
+        let gone: Vec<String> = gone.cloned().collect();
         let mut news = News::default();
+        news.statuses.extend(gone.iter().filter_map(|user| self.learn_status(user, None)));
         for object in users {
+            let status = self.learn_status(object.user(), object.status());
+            if self.state(object.user()).is_some() {
+                news.statuses.extend(status);
+            }
             match self.state(object.user()) {
                 None => {
                     self.users.insert(object.user().to_owned(), true);
@@ -80,7 +141,7 @@ impl Known {
         self.all = true;
         for user in left {
             self.learn(&user, false, by_name(&user));
-            let object = UserObject::Offline { user, last_seen_ms: None, stale: false };
+            let object = UserObject::Offline { user, last_seen_ms: None, status: None, stale: false };
             news.missed.push(missed(object, seq, now_ms));
         }
         news
@@ -95,8 +156,11 @@ impl Known {
     ) -> Vec<TransitionObject> {
         let mut is_news = |transition: &TransitionObject| {
             let online = transition.state == State::Online;
-            if self.state(&transition.user).is_none_or(|before| before == online) {
-                return false;
+            match self.state(&transition.user) {
+                // A member of a group.
+                None => return !self.groups.is_empty(),
+                Some(before) if before == online => return false,
+                Some(_) => {}
             }
             self.learn(&transition.user, online, by_name(&transition.user));
             true
@@ -106,6 +170,9 @@ impl Known {
 
     /// The user is no longer watched by name.
     pub fn forget(&mut self, user: &str) {
+        if !self.all {
+            self.statuses.remove(user);
+        }
         // The watch of everybody still covers a user who is online.
         if !self.all || self.users.get(user) == Some(&false) {
             self.users.remove(user);
@@ -116,6 +183,7 @@ impl Known {
     pub fn forget_all(&mut self, by_name: impl Fn(&str) -> bool) {
         self.all = false;
         self.users.retain(|user, _| by_name(user));
+        self.statuses.retain(|user, _| by_name(user));
     }
 }
 
@@ -137,8 +205,16 @@ mod tests {
         let (user, state) = text.split_once(' ').unwrap();
         let (user, stale) = (user.to_owned(), false);
         match state {
-            "online" => UserObject::Online { user, since_ms: Some(5), sessions: 1, stale },
-            _ => UserObject::Offline { user, last_seen_ms: None, stale },
+            "online" => UserObject::Online { user, since_ms: Some(5), sessions: 1, status: None, stale },
+            _ => UserObject::Offline { user, last_seen_ms: None, status: None, stale },
+        }
+    }
+
+    impl UserObject {
+        fn with_text(mut self, text: Option<&str>) -> UserObject {
+            let (UserObject::Online { status, .. } | UserObject::Offline { status, .. }) = &mut self;
+            *status = text.map(Value::from);
+            self
         }
     }
 
@@ -169,6 +245,27 @@ mod tests {
         check(&known.named(first, 2, 9), &[], &[]);
         let later = objects(&["a online", "b online", "c offline", "d offline"]);
         check(&known.named(later, 3, 9), &["d offline"], &["b online", "c offline"]);
+    }
+
+    #[test]
+    fn only_changed_statuses_are_reported() {
+        let with = |user: &str, status: Option<&str>| object(&format!("{user} online")).with_text(status);
+        let gist = |statuses: &[StatusObject]| {
+            statuses.iter().map(|one| format!("{} {}", one.user, one.status)).collect::<Vec<_>>()
+        };
+        let mut known = Known::default();
+        let first = known.named(vec![with("a", Some("x")), with("b", None)], 1, 9);
+        assert!(first.fresh.len() == 2 && first.statuses.is_empty(), "the snapshot has them");
+        let changed = |user: &str, status| StatusObject { user: user.into(), status };
+        let news = known.statuses(vec![changed("a", "x".into()), changed("b", "y".into())]);
+        assert_eq!(gist(&news), ["b \"y\""]);
+        let later = known.named(vec![with("a", None), with("b", Some("y"))], 2, 9);
+        assert_eq!(gist(&later.statuses), ["a null"], "what changed while there was no connection");
+        known.statuses(vec![changed("off", "z".into())]);
+        let all = known.everybody(vec![with("b", Some("w"))], |user| user == "a", 3, 9);
+        assert_eq!(gist(&all.statuses), ["off null", "b \"w\""]);
+        known.forget_all(|_| false);
+        assert!(known.statuses.is_empty());
     }
 
     #[test]

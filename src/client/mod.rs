@@ -25,7 +25,7 @@ pub use address::{Address, Stream};
 pub use error::ClientError;
 
 pub use crate::protocol::Beat;
-use crate::protocol::{RedisWord, TransitionObject, UserObject};
+use crate::protocol::{RedisWord, StatusObject, TransitionObject, UserObject};
 use desired::Desired;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,6 +50,47 @@ pub enum ClientEvent {
     /// Changes. What changed while there was no connection follows the next connection, as one transition per user with
     /// the reason `reconciled`.
     Transitions(Vec<TransitionObject>),
+    /// Statuses that changed, or were removed (null). Statuses of users in a snapshot are part of it. What changed while there
+    /// was no connection follows the next connection.
+    Statuses(Vec<StatusObject>),
+    /// A watched group, at first and after each reconnect. Every later event about its members is a change.
+    Group {
+        /// Its name.
+        group: String,
+        /// How many members it has.
+        members: usize,
+        /// How many of them are online.
+        online: usize,
+        /// The members online.
+        users: Vec<UserObject>,
+    },
+    /// Members of a watched group came, each with its state, or went.
+    Members {
+        /// The group.
+        group: String,
+        /// Members who came.
+        joined: Vec<UserObject>,
+        /// Members who went.
+        left: Vec<String>,
+    },
+    /// The counts of a watched group, at once and then at most once a second.
+    Occupancy {
+        /// The group.
+        group: String,
+        /// How many members it has.
+        members: usize,
+        /// How many of them are online.
+        online: usize,
+    },
+    /// A group is not watched, or not any more.
+    GroupRefused {
+        /// The group.
+        group: String,
+        /// A code for programs, such as `too_large_group`.
+        code: String,
+        /// A sentence for people.
+        message: String,
+    },
     /// Redis is `Up` until the first of these. While it is `Down`, reported states may be out of date.
     Status {
         /// Whether the daemon follows Redis.
@@ -277,6 +318,27 @@ impl Client {
         self.change(|desired| desired.all = None);
     }
 
+    /// Watches a group: its members, their changes, and members who come and go.
+    pub fn watch_group(&self, group: impl Into<String>) {
+        self.change(|desired| {
+            desired.groups.insert(group.into(), false);
+        });
+    }
+
+    /// Watches the counts of a group, however many members it has.
+    pub fn watch_group_counts(&self, group: impl Into<String>) {
+        self.change(|desired| {
+            desired.groups.insert(group.into(), true);
+        });
+    }
+
+    /// Stops watching a group. Users who are watched by name stay watched.
+    pub fn unwatch_group(&self, group: &str) {
+        self.change(|desired| {
+            desired.groups.remove(group);
+        });
+    }
+
     /// Sends a heartbeat of the socket's own user, at the latest after the next connect. Calls before that are one heartbeat.
     pub fn heartbeat(&self) {
         self.change(|desired| desired.beats.extend([None]));
@@ -285,6 +347,12 @@ impl Client {
     /// Sends a heartbeat of another user, which the token has to allow.
     pub fn heartbeat_of(&self, user: impl Into<String>) {
         self.change(|desired| desired.beats.extend([Some(user.into())]));
+    }
+
+    /// Sets the status of the socket's own user, any JSON of at most 1,024 bytes; null removes it. The status stays when the
+    /// connection ends. Of several calls before the next connect, the last one counts.
+    pub fn set_status(&self, status: impl Into<serde_json::Value>) {
+        self.change(|desired| desired.status = Some(status.into()));
     }
 
     /// The socket's own user goes offline at once.

@@ -3,7 +3,7 @@
 use super::desired::{Desired, WatchAll};
 use super::known::Known;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A message may have 64 KiB. This many bytes of it may be names, as JSON.
 const NAMES_BYTES: usize = 48 * 1024;
@@ -12,6 +12,7 @@ const NAMES_BYTES: usize = 48 * 1024;
 #[derive(Debug)]
 pub enum Question {
     Names(Vec<(String, u64)>),
+    Group(String),
     Everybody,
 }
 
@@ -21,6 +22,7 @@ pub struct Requested {
     /// The users, each with its number in [`Desired`].
     pub names: HashMap<String, u64>,
     all: Option<WatchAll>,
+    groups: BTreeMap<String, bool>,
     /// Unanswered watches by the `id` of their message.
     pub open: HashMap<u64, Question>,
     next_id: u64,
@@ -34,6 +36,8 @@ impl Requested {
         self.names.clear();
         self.open.clear();
         self.all = None;
+        self.groups.clear();
+        known.forget_groups();
     }
 
     /// The messages that ask for what the caller wants and does not have yet.
@@ -53,8 +57,12 @@ impl Requested {
             messages.push(json!({"type": "watch", "users": users, "id": id}).to_string());
             self.open.insert(id, Question::Names(some));
         }
+        self.ask_groups(desired, known, &mut messages);
         if std::mem::take(&mut desired.leave) {
             messages.push(json!({"type": "leave"}).to_string());
+        }
+        if let Some(status) = desired.status.take() {
+            messages.push(json!({"type": "set_status", "status": status}).to_string());
         }
         for user in std::mem::take(&mut desired.beats) {
             messages.push(match user {
@@ -75,6 +83,36 @@ impl Requested {
             known.forget(user);
         }
         gone
+    }
+
+    fn ask_groups(&mut self, desired: &Desired, known: &mut Known, messages: &mut Vec<String>) {
+        let gone: Vec<String> =
+            self.groups.keys().filter(|group| !desired.groups.contains_key(*group)).cloned().collect();
+        for group in &gone {
+            self.groups.remove(group);
+            known.forget_group(group);
+            self.open.retain(|_, question| !matches!(question, Question::Group(other) if other == group));
+            messages.push(json!({"type": "unwatch", "groups": [group]}).to_string());
+        }
+        for (group, count) in &desired.groups {
+            if self.groups.insert(group.clone(), *count) == Some(*count) {
+                continue;
+            }
+            let id = self.id();
+            let mut message = json!({"type": "watch", "groups": [group], "id": id});
+            if *count {
+                message["count"] = true.into();
+            }
+            messages.push(message.to_string());
+            self.open.insert(id, Question::Group(group.clone()));
+        }
+    }
+
+    /// The daemon does not watch a group: the caller wants it no more.
+    pub fn refused_group(&mut self, group: &str, desired: &mut Desired, known: &mut Known) {
+        self.groups.remove(group);
+        desired.groups.remove(group);
+        known.forget_group(group);
     }
 
     fn everybody(&mut self, desired: &Desired, known: &mut Known, messages: &mut Vec<String>) {
@@ -116,6 +154,10 @@ impl Requested {
     pub fn refused(&mut self, id: u64, desired: &mut Desired, known: &mut Known) -> Vec<String> {
         match self.open.remove(&id) {
             None => Vec::new(),
+            Some(Question::Group(group)) => {
+                self.refused_group(&group, desired, known);
+                Vec::new()
+            }
             Some(Question::Everybody) => {
                 (self.all, desired.all) = (None, None);
                 known.forget_all(|user| desired.names.contains_key(user));

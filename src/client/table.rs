@@ -60,9 +60,9 @@ impl DaemonModel {
     fn object(&self, user: &str) -> UserObject {
         let user = user.to_owned();
         if self.online.contains(&user) {
-            UserObject::Online { user, since_ms: Some(1), sessions: 1, stale: false }
+            UserObject::Online { user, since_ms: Some(1), sessions: 1, status: None, stale: false }
         } else {
-            UserObject::Offline { user, last_seen_ms: None, stale: false }
+            UserObject::Offline { user, last_seen_ms: None, status: None, stale: false }
         }
     }
 
@@ -94,11 +94,11 @@ impl DaemonModel {
             Some("unwatch") => self.watched.retain(|user| !users.contains(user)),
             Some("watch") if std::mem::take(&mut self.full) => {
                 let (code, message) = ("not_ready".to_owned(), String::new());
-                self.sent.push_back(ServerMessage::Error { id, code, message });
+                self.sent.push_back(ServerMessage::Error { id, code, message, group: None });
             }
             Some("watch") if std::mem::take(&mut self.refuses) => {
                 let (code, message) = ("forbidden".to_owned(), String::new());
-                self.sent.push_back(ServerMessage::Error { id, code, message });
+                self.sent.push_back(ServerMessage::Error { id, code, message, group: None });
             }
             _ => {
                 let objects = users.iter().map(|user| self.object(user)).collect();
@@ -108,6 +108,9 @@ impl DaemonModel {
                     id,
                     epoch,
                     seq,
+                    group: None,
+                    members: None,
+                    online: None,
                     users: objects,
                     more,
                     refused: Vec::new(),

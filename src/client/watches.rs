@@ -54,6 +54,18 @@ impl Watches {
     pub fn take(&mut self, message: ServerMessage, desired: &mut Desired, now_ms: u64) -> Vec<ClientEvent> {
         match message {
             ServerMessage::Status { redis, since_ms } => self.status(redis, since_ms),
+            ServerMessage::Snapshot { id, group: Some(group), members, online, users, more, .. } => {
+                let id = id.as_ref().and_then(Value::as_u64);
+                self.group_snapshot(id, group, (members, online), users, more)
+            }
+            ServerMessage::Members { group, joined, left } => {
+                self.known.learn_statuses(&joined);
+                vec![ClientEvent::Members { group, joined, left }]
+            }
+            ServerMessage::Occupancy { id, group, members, online } => {
+                id.as_ref().and_then(Value::as_u64).and_then(|id| self.requested.open.remove(&id));
+                vec![ClientEvent::Occupancy { group, members, online }]
+            }
             ServerMessage::Snapshot { id, users, more, seq, refused, .. } => {
                 let Some(id) = id.as_ref().and_then(Value::as_u64) else { return Vec::new() };
                 let refused = self.refused_users(id, refused, desired);
@@ -66,9 +78,18 @@ impl Watches {
                 let news = self.known.transitions(transitions, |user| names.contains_key(user));
                 if news.is_empty() { Vec::new() } else { vec![ClientEvent::Transitions(news)] }
             }
+            ServerMessage::Statuses { statuses } => {
+                let news = self.known.statuses(statuses);
+                if news.is_empty() { Vec::new() } else { vec![ClientEvent::Statuses(news)] }
+            }
             // An older daemon does not know `ping`; after a refused `auth` the client renews again.
             ServerMessage::Error { id: Some(Value::String(_)), .. } => Vec::new(),
-            ServerMessage::Error { id, code, message } => {
+            ServerMessage::Error { id, code, message, group: Some(group) } => {
+                id.as_ref().and_then(Value::as_u64).and_then(|id| self.requested.open.remove(&id));
+                self.requested.refused_group(&group, desired, &mut self.known);
+                vec![ClientEvent::GroupRefused { group, code, message }]
+            }
+            ServerMessage::Error { id, code, message, group: None } => {
                 let id = id.as_ref().and_then(Value::as_u64);
                 let refused = |id| self.requested.refused(id, desired, &mut self.known);
                 let users = id.map(refused).unwrap_or_default();
@@ -120,7 +141,7 @@ impl Watches {
         }
         let users = self.parts.remove(&id).unwrap_or_default();
         let first = self.known.is_first_of_everybody();
-        let (News { fresh, missed }, begins) = match self.requested.open.remove(&id) {
+        let (News { fresh, missed, statuses }, begins) = match self.requested.open.remove(&id) {
             Some(Question::Names(asked)) => (self.named(users, asked, seq, now_ms), false),
             _ => {
                 let names = &self.requested.names;
@@ -135,7 +156,32 @@ impl Watches {
         if !missed.is_empty() {
             events.push(ClientEvent::Transitions(missed));
         }
+        if !statuses.is_empty() {
+            events.push(ClientEvent::Statuses(statuses));
+        }
         events
+    }
+
+    /// A snapshot of a group, which is complete with its last chunk.
+    fn group_snapshot(
+        &mut self,
+        id: Option<u64>,
+        group: String,
+        (members, online): (Option<usize>, Option<usize>),
+        users: Vec<UserObject>,
+        more: bool,
+    ) -> Vec<ClientEvent> {
+        let asked = id.filter(|id| matches!(self.requested.open.get(id), Some(Question::Group(_))));
+        let Some(id) = asked else { return Vec::new() };
+        self.parts.entry(id).or_default().extend(users);
+        if more {
+            return Vec::new();
+        }
+        self.requested.open.remove(&id);
+        let users = self.parts.remove(&id).unwrap_or_default();
+        self.known.group(&group, &users);
+        let (members, online) = (members.unwrap_or_default(), online.unwrap_or_default());
+        vec![ClientEvent::Group { group, members, online, users }]
     }
 
     /// A snapshot of users by name. A user who was unwatched since, or watched again by a later message, is not in it.
@@ -169,6 +215,39 @@ mod tests {
         }
         let status = |redis| ClientEvent::Status { redis, since_ms: 5 };
         assert_eq!(reported, [status(RedisWord::Down), status(RedisWord::Up)]);
+    }
+
+    #[test]
+    fn groups_are_reported_with_their_members() {
+        let (mut watches, mut desired) = (Watches::default(), Desired::default());
+        desired.groups.insert("g".into(), false);
+        let messages = watches.catch_up(&mut desired);
+        assert_eq!(messages, [r#"{"groups":["g"],"id":1,"type":"watch"}"#]);
+        let mut take =
+            |message: Value| watches.take(serde_json::from_value(message).unwrap(), &mut desired, 7);
+        let alice = json!({"user": "alice", "state": "online", "since_ms": 5, "sessions": 1});
+        let snapshot = json!({"type": "snapshot", "id": 1, "epoch": "", "seq": 1, "group": "g", "members": 2, "online": 1,
+            "users": [alice], "more": false});
+        let events = take(snapshot);
+        assert!(
+            matches!(&events[..], [ClientEvent::Group { members: 2, online: 1, users, .. }] if users.len() == 1)
+        );
+        let change = |user: &str, state: &str| {
+            json!({"type": "transitions", "seq": 2, "transitions": [
+                {"seq": 2, "user": user, "state": state, "at_ms": 6, "since_ms": 6, "reason": "heartbeat"}]})
+        };
+        // A member who was offline is not in the snapshot.
+        assert_eq!(take(change("bob", "online")).len(), 1);
+        assert_eq!(take(change("alice", "offline")).len(), 1);
+        let members = take(json!({"type": "members", "group": "g", "joined": [], "left": ["bob"]}));
+        assert!(matches!(&members[..], [ClientEvent::Members { left, .. }] if left == &["bob"]));
+        let ended = take(json!({"type": "error", "code": "too_large_group", "message": "", "group": "g"}));
+        assert!(matches!(&ended[..], [ClientEvent::GroupRefused { .. }]) && desired.groups.is_empty());
+        assert!(
+            watches
+                .take(serde_json::from_value(change("carl", "online")).unwrap(), &mut desired, 7)
+                .is_empty()
+        );
     }
 
     #[test]

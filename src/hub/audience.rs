@@ -36,6 +36,14 @@ impl Audience {
         }
     }
 
+    /// Whether a watcher is there.
+    pub(super) fn has(&self, watcher: &Watcher) -> bool {
+        match self {
+            Audience::One(only) => std::ptr::eq(&**only, watcher),
+            Audience::Many(crowd) => crowd.has(watcher),
+        }
+    }
+
     /// Adds a watcher, unless it is there already.
     pub(super) fn join(&mut self, watcher: &Arc<Watcher>) {
         if let Audience::One(first) = self {
@@ -77,8 +85,12 @@ fn hash(watcher: &Watcher) -> u64 {
 }
 
 impl Crowd {
+    fn has(&self, watcher: &Watcher) -> bool {
+        self.place(watcher).is_some()
+    }
+
     fn join(&mut self, watcher: &Arc<Watcher>) {
-        if self.place(watcher).is_some() {
+        if self.has(watcher) {
             return;
         }
         self.watchers.push(watcher.clone());

@@ -1,7 +1,9 @@
 //! The changes that wait for one reader: in its mailbox, and in the log from its place on.
 
+use super::groups::PendingGroups;
 use super::log::Log;
 use super::mailbox::Mailbox;
+use super::statuses::PendingStatuses;
 use super::{Encoded, SHARDS};
 use crate::presence::Name;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -97,6 +99,12 @@ pub(super) struct Backlog {
     pub(super) by_log: u64,
     /// No lower number can be resumed from: a snapshot covers it, or changes on both sides cancelled out.
     pub(super) whole_from: u64,
+    /// The statuses that the reader is to be sent.
+    pub(super) statuses: PendingStatuses,
+    /// What the reader is to be sent of groups.
+    pub(super) groups: Option<Box<PendingGroups>>,
+    /// The last change of a user whom it watches by name or by a group.
+    pub(super) by_name: u64,
     /// While a reader that resumes registers: changes are left to the history, the last of them with this number.
     pub(super) held: Option<u64>,
 }
@@ -125,7 +133,10 @@ impl Backlog {
 
     /// Memory, in bytes, if nobody else holds the changes.
     pub(super) fn bytes(&self) -> usize {
-        self.mailbox.bytes() + self.kept.bytes
+        self.mailbox.bytes()
+            + self.kept.bytes
+            + self.statuses.bytes()
+            + self.groups.as_ref().map_or(0, |groups| groups.bytes())
     }
 
     /// Takes the next pending change.
@@ -143,6 +154,8 @@ impl Backlog {
     pub(super) fn clear(&mut self) {
         self.mailbox.clear();
         self.kept = Kept::default();
+        self.statuses = PendingStatuses::default();
+        self.groups = None;
         self.all = None;
     }
 }

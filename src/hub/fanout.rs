@@ -75,6 +75,8 @@ impl Hub {
             shard.roster.forget_start(change.key.user());
             transition.mark = Time::default();
         }
+        let grouped = shard.grouped.get(&transition.user);
+        grouped.into_iter().flatten().for_each(|group| group.count(transition.online));
         if !*self.board.open.borrow() {
             return None;
         }
@@ -89,10 +91,11 @@ impl Hub {
 
     fn hand_out(&self, shard: &Shard, at: usize, seq: u64, transition: &Transition) {
         let named = shard.watched.get(&transition.user).map_or(&[][..], Audience::watchers);
+        let grouped = shard.grouped.get(&transition.user).map_or(&[][..], Vec::as_slice);
         let mut everybody = lock(&self.everybody);
         everybody.written = seq;
         let (logged, recorded) = (!everybody.watchers.is_empty(), self.history.has_begun());
-        if named.is_empty() && !logged && !recorded {
+        if named.is_empty() && grouped.is_empty() && !logged && !recorded {
             return;
         }
         let entry = Arc::new(Encoded::new(seq, transition, at));
@@ -104,6 +107,7 @@ impl Hub {
         }
         drop(everybody);
         named.iter().for_each(|watcher| watcher.push(&entry));
+        grouped.iter().for_each(|group| group.each_watcher(|watcher| watcher.push(&entry)));
     }
 
     fn write_log(&self, everybody: &mut Everybody, entry: Arc<Encoded>) {
@@ -254,7 +258,10 @@ impl Hub {
                 shard.watched.shrink_to(most);
             }
         }
-        watcher.forget(user, at);
+        // A group may still cover the user.
+        if !shard.is_watched_by(watcher, user) {
+            watcher.forget(user, at);
+        }
     }
 
     /// Registers `watcher` for everybody, shard by shard. Yields each shard's users online as it is registered
@@ -275,6 +282,7 @@ impl Hub {
         watcher.keep_unread();
         everybody.watchers.insert(watcher.id, watcher.clone());
         watcher.begin_all(true, 0);
+        self.begin_all_statuses(watcher);
     }
 
     /// Registers `watcher` for one shard; `None` after the last shard.
@@ -288,5 +296,6 @@ impl Hub {
     pub fn unwatch_all(&self, watcher: &Watcher) {
         lock(&self.everybody).watchers.remove(&watcher.id);
         watcher.end_all();
+        self.end_all_statuses(watcher);
     }
 }

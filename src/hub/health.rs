@@ -23,6 +23,8 @@ pub(super) struct Board {
     pub(super) open: watch::Sender<bool>,
     health: watch::Sender<Health>,
     servers: Mutex<Vec<ServerState>>,
+    /// Why statuses and groups are not followed.
+    directory: Mutex<Option<String>>,
 }
 
 impl Board {
@@ -32,6 +34,7 @@ impl Board {
             open: watch::Sender::new(false),
             health: watch::Sender::new(health),
             servers: Mutex::default(),
+            directory: Mutex::default(),
         }
     }
 
@@ -72,6 +75,16 @@ impl Hub {
     /// Publishes how each server is.
     pub fn set_servers(&self, servers: Vec<ServerState>) {
         *lock(&self.board.servers) = servers;
+    }
+
+    /// Publishes why statuses and groups are not followed; `None` if they are.
+    pub fn set_directory_fault(&self, fault: Option<String>) {
+        *lock(&self.board.directory) = fault;
+    }
+
+    /// Why statuses and groups are not followed.
+    pub fn directory_fault(&self) -> Option<String> {
+        lock(&self.board.directory).clone()
     }
 
     /// How each server was when the driver last published it, at most about a second ago.

@@ -9,6 +9,8 @@
 //!   → audience, mailbox   to the mailboxes of those who watch its user by name
 //!   → log                 into the log that all readers of everybody share
 //!   → history             into the latest transitions, for readers that come back
+//! groups    SETs of users, and their watchers
+//! statuses  what users say of themselves, which is no transition
 //! watcher   a reader of mailbox and log; readers, what all of them share
 //! health    does the view match Redis?
 //! interest  which users to keep, where not all are kept
@@ -19,19 +21,23 @@ mod audience;
 mod backlog;
 mod barrier;
 mod fanout;
+mod groups;
 mod health;
 mod history;
 mod interest;
 mod log;
 mod mailbox;
 mod readers;
+mod statuses;
 mod watcher;
 
 pub use fanout::JoinedShard;
+pub use groups::{GroupBegin, GroupEnd, GroupNeed, GroupNews, GroupState};
 pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
 pub use interest::{KNOWN_WITHIN, Kept, Wishes};
 pub use log::message as transitions_message;
+pub use statuses::{Forgotten, NextStatuses, Status};
 pub use watcher::{Delivery, Overflow, Watcher};
 
 use crate::lock::lock;
@@ -41,12 +47,14 @@ use crate::protocol::{self, TransitionObject};
 use audience::Audience;
 use barrier::Barrier;
 use fanout::Everybody;
+use groups::{Group, Groups};
 use health::Board;
 use history::History;
 use interest::Interest;
 use mailbox::Pending;
 pub use readers::QueuedAnswer;
 use readers::Readers;
+use statuses::Statuses;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -109,6 +117,8 @@ impl Pending for Arc<Encoded> {
 struct Shard {
     roster: Roster,
     watched: HashMap<Name, Audience>,
+    /// The watched groups of each user.
+    grouped: HashMap<Name, Vec<Arc<Group>>>,
 }
 
 impl Shard {
@@ -132,11 +142,13 @@ pub struct Hub {
     board: Board,
     barrier: Barrier,
     readers: Arc<Readers>,
-    // The order of locks: a shard, this one, the history or a watcher, the log.
+    // The order of locks: groups (see their module), a shard, this one, the history or a watcher, the log, the statuses.
     everybody: Mutex<Everybody>,
     history: History,
     /// The users to keep; `None` if all are kept.
     interest: Option<Interest>,
+    statuses: Statuses,
+    groups: Groups,
     /// The log has to be trimmed.
     long_log: Notify,
 }
@@ -150,7 +162,11 @@ impl Hub {
 
     /// The same, with a limit in bytes for all mailboxes together, and the same limit for the log.
     pub fn with_mailboxes(now: Time, remember: usize, most: usize, metrics: Arc<Metrics>) -> Hub {
-        let shard = || Shard { roster: Roster::new(remember / SHARDS), watched: HashMap::new() };
+        let shard = || Shard {
+            roster: Roster::new(remember / SHARDS),
+            watched: HashMap::new(),
+            grouped: HashMap::new(),
+        };
         Hub {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
@@ -161,6 +177,8 @@ impl Hub {
             everybody: Mutex::new(Everybody::new()),
             history: History::default(),
             interest: None,
+            statuses: Statuses::default(),
+            groups: Groups::default(),
             long_log: Notify::new(),
         }
     }

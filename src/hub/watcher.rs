@@ -2,9 +2,11 @@
 
 use super::Encoded;
 use super::backlog::{All, Backlog, NOT_YET};
+use super::groups::{Next, PendingGroups};
 use super::log::{self, FRAME, FRAME_BYTES};
 use super::mailbox::Pushed;
 use super::readers::{Member, Readers};
+use super::statuses::PendingStatuses;
 use crate::lock::lock;
 use crate::presence::Name;
 use bytes::Bytes;
@@ -181,6 +183,9 @@ impl Watcher {
         // Before the lock: whatever was published is in the backlog now, or has been taken.
         let seq = self.readers.seq();
         let mut backlog = lock(&self.backlog);
+        if backlog.groups.as_ref().is_some_and(|groups| groups.owes_members()) {
+            return None;
+        }
         if let Some(text) = self.shared_message(&mut backlog) {
             let resume = self.resume(&backlog, seq);
             return Some(Delivery { text, resume });
@@ -298,6 +303,11 @@ impl Watcher {
             *held = entry.seq;
             return;
         }
+        // One that watches a user in several ways is passed the change as often.
+        if entry.seq <= backlog.by_name {
+            return;
+        }
+        backlog.by_name = entry.seq;
         // A reader of everybody reads it in the log.
         let in_log = backlog.all.as_ref().is_some_and(|all| all.joined(entry.shard()));
         if in_log || entry.seq <= backlog.by_log || self.overflow_cause().is_some() {
@@ -392,6 +402,7 @@ impl Watcher {
 
     /// The reader no longer watches a user by name.
     pub(super) fn forget(&self, user: &str, shard: usize) {
+        self.change_statuses(|pending| pending.forget(user));
         let mut backlog = lock(&self.backlog);
         if !backlog.all.as_ref().is_some_and(|all| all.joined(shard)) {
             self.forget_locked(&mut backlog, user);
@@ -402,6 +413,58 @@ impl Watcher {
         let before = backlog.bytes();
         backlog.forget(user);
         self.readers.recount(before, backlog.bytes());
+    }
+
+    /// The status of a user whom it watches by name has changed.
+    pub(super) fn push_status(&self, user: &Name) {
+        self.change_statuses(|pending| pending.push(user));
+        self.bell.notify_one();
+    }
+
+    /// Changes which statuses the reader is sent; `None` if the reader has to start again.
+    pub(super) fn change_statuses<T>(&self, change: impl FnOnce(&mut PendingStatuses) -> T) -> Option<T> {
+        let mut backlog = lock(&self.backlog);
+        if self.overflow_cause().is_some() {
+            return None;
+        }
+        let before = backlog.bytes();
+        let changed = change(&mut backlog.statuses);
+        self.readers.recount(before, backlog.bytes());
+        Some(changed)
+    }
+
+    /// Changes what the reader is sent of groups; `None` if the reader has to start again.
+    pub(super) fn change_groups<T>(&self, change: impl FnOnce(&mut PendingGroups) -> T) -> Option<T> {
+        let mut backlog = lock(&self.backlog);
+        if self.overflow_cause().is_some() {
+            return None;
+        }
+        let before = backlog.bytes();
+        let groups = backlog.groups.get_or_insert_default();
+        let changed = change(groups);
+        if groups.bytes() == 0 {
+            backlog.groups = None;
+        }
+        self.readers.recount(before, backlog.bytes());
+        Some(changed)
+    }
+
+    /// Takes the next news of groups.
+    pub(super) fn pop_group(&self) -> Option<Next> {
+        if !self.owes_groups() {
+            return None;
+        }
+        self.change_groups(PendingGroups::pop).flatten()
+    }
+
+    /// Whether news of groups wait.
+    pub fn owes_groups(&self) -> bool {
+        lock(&self.backlog).groups.is_some()
+    }
+
+    /// The reader fell too far behind.
+    pub(super) fn fall_behind(&self) {
+        self.overflow_locked(&mut lock(&self.backlog), Overflow::Behind);
     }
 
     /// The reader has to start again: it gets nothing more.

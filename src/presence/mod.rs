@@ -12,6 +12,7 @@ mod change;
 mod detector;
 mod key;
 mod pattern;
+mod reads;
 mod renewals;
 mod roster;
 mod slots;
@@ -26,6 +27,7 @@ pub use detector::{
 };
 pub use key::{Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_user};
 pub use pattern::{KeyError, KeyPattern, PatternError};
+pub use reads::Reads;
 pub use renewals::Renewals;
 pub use roster::{Presence, Roster};
 pub use time::Time;

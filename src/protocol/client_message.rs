@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 /// A message that a client sends over a WebSocket.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum ClientMessage {
     Watch {
@@ -23,6 +23,12 @@ pub enum ClientMessage {
         /// Replaces all users that the socket has watched by name.
         #[serde(default)]
         replace: bool,
+        #[serde(default)]
+        #[schema(value_type = Option<Vec<schema::User>>, max_items = 10_000)]
+        groups: Option<Vec<String>>,
+        /// With `groups`: the counts instead of the members.
+        #[serde(default)]
+        count: bool,
     },
     Unwatch {
         #[serde(default)]
@@ -30,6 +36,9 @@ pub enum ClientMessage {
         users: Option<Vec<String>>,
         #[serde(default)]
         all: bool,
+        #[serde(default)]
+        #[schema(value_type = Option<Vec<schema::User>>, max_items = 10_000)]
+        groups: Option<Vec<String>>,
     },
     Heartbeat {
         #[serde(default)]
@@ -37,6 +46,11 @@ pub enum ClientMessage {
         user: Option<String>,
     },
     Leave,
+    /// Sets the status of the socket's user; null removes it.
+    SetStatus {
+        #[schema(value_type = schema::Status)]
+        status: serde_json::Value,
+    },
     /// Asks for a `pong`, which proves that the connection is alive.
     Ping,
     Auth {
@@ -92,17 +106,20 @@ impl ClientMessage {
 const PING: &str = r#"{"type":"ping"}"#;
 
 /// The shape of each message. Type and `id` are checked before.
-static SHAPES: [(&str, Shape); 6] = [
-    ("watch", message("a watch", &[TYPE, ID, USERS, ALL, LOSSLESS, REPLACE])),
-    ("unwatch", message("an unwatch", &[TYPE, ID, USERS, ALL])),
+static SHAPES: [(&str, Shape); 7] = [
+    ("watch", message("a watch", &[TYPE, ID, USERS, ALL, LOSSLESS, REPLACE, GROUPS, COUNT])),
+    ("unwatch", message("an unwatch", &[TYPE, ID, USERS, ALL, GROUPS])),
     ("heartbeat", message("a heartbeat", &[TYPE, ID, Field("user", Form::Text, Need::Nullable)])),
     ("leave", message("a leave", &[TYPE, ID])),
+    ("set_status", message("a set_status", &[TYPE, ID, Field("status", Form::Any, Need::Required)])),
     ("ping", message("a ping", &[TYPE, ID])),
     ("auth", message("an auth", &[TYPE, ID, Field("token", Form::Secret, Need::Required)])),
 ];
 const TYPE: Field = Field("type", Form::Any, Need::Required);
 const ID: Field = Field("id", Form::Any, Need::Nullable);
 const USERS: Field = Field("users", Form::Texts, Need::Nullable);
+const GROUPS: Field = Field("groups", Form::Texts, Need::Nullable);
+const COUNT: Field = Field("count", Form::Boolean, Need::Optional);
 const ALL: Field = Field("all", Form::Boolean, Need::Optional);
 const LOSSLESS: Field = Field("lossless", Form::Boolean, Need::Optional);
 const REPLACE: Field = Field("replace", Form::Boolean, Need::Optional);
@@ -171,7 +188,14 @@ mod tests {
         let users = Some(vec!["a".to_owned()]);
         assert_eq!(
             message.unwrap(),
-            ClientMessage::Watch { users, all: false, lossless: false, replace: false }
+            ClientMessage::Watch {
+                users,
+                all: false,
+                lossless: false,
+                replace: false,
+                groups: None,
+                count: false
+            }
         );
         let (id, message) = ClientMessage::parse(r#"{"type":"sing","id":"x"}"#);
         assert_eq!(id, Some("x".into()));

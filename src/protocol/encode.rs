@@ -11,10 +11,10 @@ impl UserObject {
         let user = user.to_owned();
         match presence {
             Presence::Online { since, sessions } => {
-                UserObject::Online { user, since_ms: since.map(Time::as_ms), sessions, stale }
+                UserObject::Online { user, since_ms: since.map(Time::as_ms), sessions, status: None, stale }
             }
             Presence::Offline { last_seen } => {
-                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), stale }
+                UserObject::Offline { user, last_seen_ms: last_seen.map(Time::as_ms), status: None, stale }
             }
         }
     }
@@ -70,7 +70,13 @@ impl ServerMessage {
 
     /// The message for an error, as answer to the message with `id`.
     pub fn error(id: Option<serde_json::Value>, error: &Error) -> ServerMessage {
-        ServerMessage::Error { id, code: error.code().into(), message: error.to_string() }
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string(), group: None }
+    }
+
+    /// The same for a group that is not watched.
+    pub fn group_error(id: Option<serde_json::Value>, group: &str, error: &Error) -> ServerMessage {
+        let group = Some(group.to_owned());
+        ServerMessage::Error { id, code: error.code().into(), message: error.to_string(), group }
     }
 }
 

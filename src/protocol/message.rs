@@ -19,6 +19,10 @@ pub enum UserObject {
         #[cfg_attr(feature = "daemon", schema(required = true))]
         since_ms: Option<u64>,
         sessions: u32,
+        /// Any JSON; left out if the user has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::Status>, nullable = false))]
+        status: Option<serde_json::Value>,
         /// True while the Redis server of this user is unreachable or not reconciled.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
@@ -29,6 +33,9 @@ pub enum UserObject {
         /// Null if the daemon has not seen the user.
         #[cfg_attr(feature = "daemon", schema(required = true))]
         last_seen_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::Status>, nullable = false))]
+        status: Option<serde_json::Value>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
     },
@@ -46,6 +53,25 @@ impl UserObject {
             UserObject::Online { user, .. } | UserObject::Offline { user, .. } => user,
         }
     }
+
+    /// The user's status, if there is one.
+    pub fn status(&self) -> Option<&serde_json::Value> {
+        match self {
+            UserObject::Online { status, .. } | UserObject::Offline { status, .. } => status.as_ref(),
+        }
+    }
+}
+
+/// The status of a user, or its removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "daemon", derive(ToSchema))]
+#[allow(missing_docs)]
+pub struct StatusObject {
+    #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+    pub user: String,
+    /// Any JSON; null if the status was removed.
+    #[cfg_attr(feature = "daemon", schema(value_type = schema::Status))]
+    pub status: serde_json::Value,
 }
 
 /// A user of a request who is refused.
@@ -145,6 +171,18 @@ pub enum ServerMessage {
         id: Option<serde_json::Value>,
         epoch: String,
         seq: u64,
+        /// Of a group: its name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::User>, nullable = false))]
+        group: Option<String>,
+        /// Of a group: how many members there are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(nullable = false))]
+        members: Option<usize>,
+        /// Of a group: how many members are online.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(nullable = false))]
+        online: Option<usize>,
         users: Vec<UserObject>,
         more: bool,
         /// In the last chunk: the users of the watch who are refused, each with the reason. The others are watched.
@@ -160,6 +198,28 @@ pub enum ServerMessage {
         #[cfg_attr(feature = "daemon", schema(inline))]
         redis: RedisWord,
         since_ms: u64,
+    },
+    /// Statuses that changed, each user's last one.
+    Statuses {
+        statuses: Vec<StatusObject>,
+    },
+    /// Members of a group that came, each with the state that the next transition follows, and that went.
+    Members {
+        #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+        group: String,
+        joined: Vec<UserObject>,
+        #[cfg_attr(feature = "daemon", schema(value_type = Vec<schema::User>))]
+        left: Vec<String>,
+    },
+    /// How many members of a group there are, and how many of them are online: at once, then at most once a second.
+    Occupancy {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::MessageId>, nullable = false))]
+        id: Option<serde_json::Value>,
+        #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
+        group: String,
+        members: usize,
+        online: usize,
     },
     /// The token of the socket expires soon, or was renewed.
     Token {
@@ -182,5 +242,9 @@ pub enum ServerMessage {
         id: Option<serde_json::Value>,
         code: String,
         message: String,
+        /// The group that is not watched.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "daemon", schema(nullable = false))]
+        group: Option<String>,
     },
 }

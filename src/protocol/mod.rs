@@ -12,11 +12,13 @@ mod request;
 pub mod schema;
 #[cfg(feature = "daemon")]
 mod shape;
+#[cfg(feature = "daemon")]
+mod status;
 
 pub use beat::Beat;
 pub use message::*;
 #[cfg(feature = "daemon")]
-pub use {client_message::*, encode::*, request::*, shape::milliseconds};
+pub use {client_message::*, encode::*, request::*, shape::milliseconds, status::*};
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "keybeat.v1";

@@ -222,6 +222,23 @@ pub struct ListAnswer {
     pub next_cursor: Option<String>,
 }
 
+/// Answer to `GET /v1/groups/{group}`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct GroupAnswer {
+    #[schema(value_type = schema::User)]
+    pub group: String,
+    /// How many members there are.
+    pub members: usize,
+    /// How many of them are online.
+    pub online: usize,
+    /// Members in the order of their bytes.
+    pub users: Vec<UserObject>,
+    /// Null after the last page.
+    #[schema(required = true)]
+    pub next_cursor: Option<String>,
+}
+
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
@@ -251,7 +268,7 @@ mod tests {
         let schemas = [ClientMessage::schema(), HeartbeatsBody::schema(), QueryBody::schema()];
         let text = serde_json::to_string(&schemas).unwrap();
         let limits: Vec<&str> = text.split("\"maxItems\":").skip(1).collect();
-        assert_eq!(limits.len(), 4, "{text}");
+        assert_eq!(limits.len(), 6, "{text}");
         assert!(limits.iter().all(|rest| rest.starts_with(&format!("{MAX_USERS}"))), "{text}");
     }
 
@@ -286,7 +303,7 @@ mod tests {
         }
 
         #[test]
-        fn any_json_is_parsed_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..6) {
+        fn any_json_is_parsed_with_its_id(value in any_json(), id in any::<u64>(), kind in 0usize..7) {
             let (_, message) = ClientMessage::parse(&value.to_string());
             prop_assert!(message.is_err() || value.is_object());
             let _ = serde_json::from_value::<HeartbeatItem>(value.clone());
@@ -295,7 +312,7 @@ mod tests {
             let mut fields = value.as_object().cloned().unwrap_or_default();
             fields.insert("users".into(), value);
             fields.insert("id".into(), json!(id));
-            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth", "ping"][kind]));
+            fields.insert("type".into(), json!(["watch", "unwatch", "heartbeat", "leave", "auth", "ping", "set_status"][kind]));
             let (answered, message) = ClientMessage::parse(&Value::Object(fields).to_string());
             prop_assert_eq!(answered, Some(json!(id)));
             let kinds = message.map_or(kind, |message| match message {
@@ -305,6 +322,7 @@ mod tests {
                 ClientMessage::Leave => 3,
                 ClientMessage::Auth { .. } => 4,
                 ClientMessage::Ping => 5,
+                ClientMessage::SetStatus { .. } => 6,
             });
             prop_assert_eq!(kinds, kind);
         }

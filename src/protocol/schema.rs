@@ -1,12 +1,12 @@
 //! JSON Schemas for the OpenAPI and AsyncAPI documents that no Rust type provides: names, numbers with limits, and
 //! answers that the daemon writes without a type.
 
-use crate::error::{MAX_ID_BYTES, MAX_TTL_MS, MIN_TTL_MS};
+use crate::error::{MAX_ID_BYTES, MAX_STATUS_TTL_MS, MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{MAX_SESSION_BYTES, MAX_USER_BYTES};
 use crate::protocol::Beat;
 use std::collections::BTreeMap;
 use utoipa::openapi::schema::{
-    AdditionalProperties, KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, Type,
+    AdditionalProperties, KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, SchemaType, Type,
 };
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -87,6 +87,39 @@ impl PartialSchema for TtlMs {
 }
 
 impl ToSchema for TtlMs {}
+
+/// The status of a user.
+pub struct Status;
+
+impl PartialSchema for Status {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::AnyValue)
+            .description(Some("Any JSON of at most 1,024 bytes; null is no status."))
+            .examples([serde_json::json!({"text": "away"})])
+            .into()
+    }
+}
+
+impl ToSchema for Status {}
+
+/// The time after which Redis removes a status.
+pub struct StatusTtlMs;
+
+impl PartialSchema for StatusTtlMs {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(MIN_TTL_MS))
+            .maximum(Some(MAX_STATUS_TTL_MS))
+            .description(Some("TTL in milliseconds; without one the status stays until it is removed."))
+            .examples([3_600_000])
+            .into()
+    }
+}
+
+impl ToSchema for StatusTtlMs {}
 
 /// A number or text that the client chooses; the answer repeats it.
 pub struct MessageId;

@@ -137,7 +137,7 @@ impl Names {
     }
 
     /// A channel on which nothing is published.
-    pub(super) fn flush_channel(&self) -> String {
+    pub(in crate::redis) fn flush_channel(&self) -> String {
         self.channel("keybeat-flush")
     }
 

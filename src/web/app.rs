@@ -4,7 +4,9 @@ use crate::config::Limits;
 use crate::error::{Error, code};
 use crate::hub::{Hub, Kept};
 use crate::metrics::Metrics;
-use crate::presence::{Key, KeyPattern};
+use crate::presence::{Key, KeyPattern, Presence};
+use crate::protocol::UserObject;
+use crate::redis::directory::{DirectoryStore, Kind};
 use crate::redis::writer::Store;
 use crate::web::access::auth::{Gate, Pass};
 use crate::web::audit::AuditLog;
@@ -34,6 +36,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Writes heartbeats.
     pub store: Arc<Store>,
+    /// Reads and writes statuses and groups; `None` if both are off.
+    pub directory: Option<Arc<DirectoryStore>>,
     /// The pattern of the presence keys.
     pub pattern: KeyPattern,
     /// Checks tokens.
@@ -125,6 +129,45 @@ impl App {
             debug!("the event stream did not bring mark {mark} within {CATCH_UP:?}");
         }
         Ok(())
+    }
+}
+
+/// Users with their statuses, and the keys beside presence.
+impl App {
+    /// A user as clients see it.
+    pub(super) fn object(&self, user: &str, presence: Presence, stale: bool) -> UserObject {
+        UserObject::new(user, presence, stale).with_status(self.hub.status(user).as_deref())
+    }
+
+    /// Statuses or groups in Redis. Error: `invalid_request`, this daemon does not use them.
+    pub(super) fn directory(&self, kind: Kind) -> Result<&Arc<DirectoryStore>, Error> {
+        let (what, flag) = match kind {
+            Kind::Status => ("statuses", "--status-prefix"),
+            Kind::Group => ("groups", "--group-prefix"),
+        };
+        if let Some(why) = self.hub.directory_fault() {
+            return Err(Error::InvalidRequest(format!(
+                "{what} are off: Redis refuses what they need ({why})"
+            )));
+        }
+        self.directory.as_ref().filter(|directory| directory.has(kind)).ok_or_else(|| {
+            Error::InvalidRequest(format!(
+                "{what} are off at this daemon; the operator names a prefix with {flag}"
+            ))
+        })
+    }
+
+    /// Sets the status of a user for a request, or removes it, within the quota of its pass.
+    pub(super) async fn set_status(
+        &self,
+        pass: &Pass,
+        user: &str,
+        json: Option<String>,
+        ttl_ms: Option<u64>,
+    ) -> Result<(), Error> {
+        self.quotas.take_writes(pass.user(), 1)?;
+        let _turn = self.quotas.turn()?;
+        self.directory(Kind::Status)?.set_status(user, json, ttl_ms).await
     }
 }
 

@@ -41,7 +41,7 @@ use crate::presence::NameError;
 use access::auth::{self, Guard};
 use access::origin::{self, Origins};
 pub use api::sockets::obey_others;
-use api::{health, heartbeats, sockets, stats, users};
+use api::{groups, health, heartbeats, sockets, stats, statuses, users};
 use app::App;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
@@ -121,7 +121,9 @@ fn public() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(users::query, users::user_query, heartbeats::end_query))
         .routes(routes!(users::user, heartbeats::end))
         .routes(routes!(heartbeats::heartbeat))
+        .routes(routes!(statuses::set, statuses::remove))
         .routes(routes!(heartbeats::heartbeats))
+        .routes(routes!(groups::group))
         .routes(routes!(sockets::close))
         .routes(routes!(sse::stream))
         .routes(routes!(opening::upgrade))

@@ -15,8 +15,8 @@ use utoipa::openapi::{OpenApi, RefOr};
 
 /// Only these paths are checked: pages and health checks ignore their query, which other programs may add.
 const CHECKED: &str = "/v1/";
-/// The list of users, which a request may give in parts.
-const LIST: &str = "users";
+/// The lists of names, which a request may give in parts.
+const LISTS: [&str; 2] = ["users", "groups"];
 /// The token, which every GET may have.
 const TOKEN: &str = "token";
 
@@ -53,7 +53,7 @@ impl Parameters {
         };
         let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else { return Ok(()) };
         let mut seen = HashSet::new();
-        let repeated = pairs.iter().find(|(name, _)| *name != LIST && !seen.insert(name));
+        let repeated = pairs.iter().find(|(name, _)| !LISTS.contains(&name.as_str()) && !seen.insert(name));
         match pairs.iter().find(|(name, _)| !known.contains(name)) {
             None if repeated.is_some() => Err(Error::InvalidRequest(format!(
                 "the parameter {} occurs twice; send it once",

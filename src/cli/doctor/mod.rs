@@ -1,5 +1,6 @@
 //! `keybeat doctor`: checks of a Redis server for everything that breaks presence, with a fix for each problem.
 
+mod directory;
 mod events;
 mod finding;
 mod keys;
@@ -48,7 +49,13 @@ async fn look_at(target: &Target, pattern: &KeyPattern, bar: &ProgressBar) -> Ve
 async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
     let show = |what: &str| bar.set_message(printed::text(&format!("{}: {what}", node.shown())).into_owned());
     match Facts::read(node, pattern, show).await {
-        Ok(facts) => examine(&facts),
+        Ok(facts) => {
+            let mut findings = examine(&facts);
+            if facts.can_be_tried() {
+                findings.extend(directory::look_at(node, pattern).await);
+            }
+            findings
+        }
         Err(why) => vec![unreachable(&why)],
     }
 }

@@ -179,6 +179,9 @@ fn draw_transitions(frame: &mut Frame<'_>, model: &mut Model, area: Rect, paint:
             Span::styled(format!("  {mark} {state}"), paint.of(colour)),
             Span::raw(format!("  {}", plain(&transition.user))),
             Span::styled(reason, paint.quiet()),
+            Span::raw(
+                model.status(&transition.user).map_or(String::new(), |status| format!("  {}", plain(status))),
+            ),
         ])
     });
     let lines: Vec<Line<'static>> = lines.collect();

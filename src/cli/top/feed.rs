@@ -8,7 +8,7 @@ use crate::client::{ClientError, ClientEvent};
 use crate::hub::{Hub, Watcher};
 use crate::metrics::Metrics;
 use crate::presence::KeyPattern;
-use crate::protocol::RedisWord;
+use crate::protocol::{RedisWord, StatusObject, UserObject};
 use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
@@ -72,7 +72,12 @@ async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
                 ClientEvent::Live => Update::Link(Ok(())),
                 ClientEvent::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
                 ClientEvent::Refused { message, .. } => return Err(advised(ClientError::Refused(message))),
-                ClientEvent::Snapshot(_) => continue,
+                ClientEvent::Group { .. }
+                | ClientEvent::Members { .. }
+                | ClientEvent::Occupancy { .. }
+                | ClientEvent::GroupRefused { .. } => continue,
+                ClientEvent::Statuses(statuses) => Update::Statuses(statuses),
+                ClientEvent::Snapshot(users) => Update::Statuses(users.iter().filter_map(status).collect()),
             };
             if sender.send(update).await.is_err() {
                 return Ok(());
@@ -84,6 +89,11 @@ async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
         // The receiver is gone if `top` has ended.
         sender.send(Update::Over(why)).await.ok();
     }
+}
+
+/// The status in a snapshot.
+fn status(object: &UserObject) -> Option<StatusObject> {
+    Some(StatusObject { user: object.user().to_owned(), status: object.status()?.clone() })
 }
 
 /// Counts from a daemon. Errors are left to `stream`, which shows that the daemon is unreachable.

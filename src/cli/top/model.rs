@@ -1,14 +1,16 @@
 //! The content of the screen: built from the feeds, changed by keys, without a terminal.
 
-use crate::protocol::{RedisWord, State, TransitionObject};
+use crate::protocol::{RedisWord, State, StatusObject, TransitionObject};
 use crate::redis::listing::LiveKey;
 use anyhow::Result;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Transitions kept to scroll through, and samples of the rate.
 const TRANSITIONS: usize = 1_000;
 const SAMPLES: usize = 240;
+/// Statuses kept; the screen does without further ones.
+const STATUSES: usize = 100_000;
 /// Deadlines kept: more than fit on any screen.
 pub const DEADLINES: usize = 200;
 
@@ -37,6 +39,8 @@ pub struct Figures {
 pub enum Update {
     Counted(Figures),
     Transitions(Vec<TransitionObject>),
+    /// Statuses that changed.
+    Statuses(Vec<StatusObject>),
     Redis(RedisWord),
     /// Connected, or why not.
     Link(Result<(), String>),
@@ -76,6 +80,8 @@ pub struct Model {
     pub rates: VecDeque<f64>,
     sampled: Option<Instant>,
     transitions: VecDeque<TransitionObject>,
+    /// As JSON, of users who have one.
+    statuses: HashMap<String, String>,
     pub deadlines: Option<Result<DeadlineList, String>>,
     /// Does a feed read deadlines from Redis?
     pub asks_for_deadlines: bool,
@@ -95,11 +101,27 @@ impl Model {
             rates: VecDeque::new(),
             sampled: None,
             transitions: VecDeque::new(),
+            statuses: HashMap::new(),
             deadlines: None,
             asks_for_deadlines,
             filter: String::new(),
             typing: false,
             scroll: 0,
+        }
+    }
+
+    /// The status of a user, as JSON.
+    pub fn status(&self, user: &str) -> Option<&str> {
+        self.statuses.get(user).map(String::as_str)
+    }
+
+    fn note(&mut self, status: StatusObject) {
+        match status.value() {
+            Some(value) if self.statuses.len() < STATUSES || self.statuses.contains_key(&status.user) => {
+                self.statuses.insert(status.user.clone(), value.to_string());
+            }
+            Some(_) => {}
+            None => drop(self.statuses.remove(&status.user)),
         }
     }
 
@@ -117,6 +139,7 @@ impl Model {
                 }
                 self.transitions.truncate(TRANSITIONS);
             }
+            Update::Statuses(some) => some.into_iter().for_each(|status| self.note(status)),
             Update::Redis(word) => {
                 if let Some(stats) = &mut self.stats {
                     stats.redis_up = word == RedisWord::Up;

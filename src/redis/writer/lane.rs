@@ -29,11 +29,8 @@ const ANOTHER: Duration = Duration::from_millis(250);
 /// Attempts to connect at the same time.
 const ATTEMPTS: usize = 12;
 
-/// The connection's name in the server's `CLIENT LIST`.
-const NAME: &str = "keybeat-writes";
-
 /// See the module's head.
-pub(super) struct Lane {
+pub(in crate::redis) struct Lane {
     connection: watch::Receiver<Option<Pipeline>>,
     /// The connection no longer answers.
     broken: Arc<Notify>,
@@ -42,12 +39,17 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// A lane to the server that `primary` names, also when that changes.
-    pub(super) fn new(primary: watch::Receiver<Target>, clustered: bool, announcer: Announcer) -> Lane {
+    /// A lane to the server that `primary` names, also when that changes. `name` appears in the server's `CLIENT LIST`.
+    pub(super) fn new(
+        name: &'static str,
+        primary: watch::Receiver<Target>,
+        clustered: bool,
+        announcer: Announcer,
+    ) -> Lane {
         let (sender, connection) = watch::channel(None);
         let broken = Arc::new(Notify::new());
         let releaser = Releaser::new(primary.clone(), clustered, announcer);
-        let keeper = tokio::spawn(keep_connected(primary, sender, broken.clone()));
+        let keeper = tokio::spawn(keep_connected(name, primary, sender, broken.clone()));
         Lane { connection, broken, releaser, _keeper: AbortOnDropHandle::new(keeper) }
     }
 
@@ -64,7 +66,10 @@ impl Lane {
     /// # Errors
     /// There is no connection after 250 ms; or the write failed, or took more than 2 s, and may still be done: the server reads
     /// what was sent to it when it runs again.
-    pub(super) async fn write<T>(&self, write: impl AsyncFnOnce(&Pipeline) -> Done<T>) -> Result<T, Error> {
+    pub(in crate::redis) async fn write<T>(
+        &self,
+        write: impl AsyncFnOnce(&Pipeline) -> Done<T>,
+    ) -> Result<T, Error> {
         let mut held = self.connection.clone();
         let connection = match timeout(CONNECTING, held.wait_for(Option::is_some)).await {
             Ok(Ok(connection)) => connection.clone(),
@@ -85,13 +90,13 @@ impl Lane {
 }
 
 /// Connects. The first of several attempts wins.
-async fn open(target: &Target) -> Done<RespClient> {
-    let mut attempts = FuturesUnordered::from_iter([RespClient::connect(target, NAME)]);
+async fn open(target: &Target, name: &str) -> Done<RespClient> {
+    let mut attempts = FuturesUnordered::from_iter([RespClient::connect(target, name)]);
     loop {
         match timeout(ANOTHER, attempts.next()).await {
             Ok(Some(opened)) if opened.is_ok() || attempts.is_empty() => return opened,
             Ok(_) => {}
-            Err(_) if attempts.len() < ATTEMPTS => attempts.push(RespClient::connect(target, NAME)),
+            Err(_) if attempts.len() < ATTEMPTS => attempts.push(RespClient::connect(target, name)),
             Err(_) => {}
         }
     }
@@ -99,6 +104,7 @@ async fn open(target: &Target) -> Done<RespClient> {
 
 /// Keeps a connection to the primary: a new one when it breaks or another server becomes the primary.
 async fn keep_connected(
+    name: &'static str,
     mut primary: watch::Receiver<Target>,
     sender: watch::Sender<Option<Pipeline>>,
     broken: Arc<Notify>,
@@ -106,7 +112,7 @@ async fn keep_connected(
     let mut retry = RetryDelay::new(RETRY.0, RETRY.1);
     loop {
         let target = primary.borrow_and_update().clone();
-        match open(&target).await {
+        match open(&target, name).await {
             Ok(mut client) => {
                 retry.reset();
                 sender.send_replace(Some(client.pipeline().clone()));

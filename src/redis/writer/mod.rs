@@ -10,6 +10,8 @@ mod sockets;
 mod token;
 
 pub use connection::WriteConnection;
+pub(in crate::redis) use release::Announcer;
+pub(in crate::redis) use servers::{Servers, Write, confirmed};
 pub use sockets::{Renewal, Renewed, Unreleased};
 pub use token::{Departure, SocketValue, Token};
 
@@ -22,14 +24,15 @@ use crate::redis::link::parser::Seal;
 use crate::redis::names::Names;
 use crate::redis::resp::client::Pipeline;
 use crate::redis::target::Target;
-use crate::redis::writer::release::Announcer;
-use crate::redis::writer::servers::{Servers, Write, confirmed};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+
+/// The name of the connections in the servers' `CLIENT LIST`.
+const NAME: &str = "keybeat-writes";
 
 /// The longest time to send a mark to one server.
 const MARK: Duration = Duration::from_millis(500);
@@ -63,7 +66,7 @@ impl Store {
         metrics: Arc<Metrics>,
     ) -> Store {
         let channel = Channel::new(&daemon, metrics.clone());
-        let servers = Servers::new(topology, primary, Announcer::new(channel.clone(), &names));
+        let servers = Servers::new(NAME, topology, primary, Announcer::new(channel.clone(), &names));
         let (written, without_get) = (None, AtomicBool::new(false));
         Store { servers, names, daemon, seal, ttl, written, channel, metrics, without_get }
     }

@@ -51,14 +51,14 @@ pub(super) enum Released {
 
 /// Publishes the ends of keys on the daemons' channel.
 #[derive(Clone)]
-pub(super) struct Announcer {
+pub(in crate::redis) struct Announcer {
     channel: Channel,
     name: Arc<str>,
 }
 
 impl Announcer {
     /// For the channel of these names.
-    pub(super) fn new(channel: Channel, names: &Names) -> Announcer {
+    pub(in crate::redis) fn new(channel: Channel, names: &Names) -> Announcer {
         Announcer { channel, name: names.daemons_channel().into() }
     }
 

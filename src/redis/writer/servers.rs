@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 /// One command of one key.
 #[derive(Clone)]
-pub(super) struct Write {
+pub(in crate::redis) struct Write {
     pub(super) key: String,
     pub(super) args: Vec<String>,
     pub(super) command: &'static str,
@@ -27,23 +27,25 @@ pub(super) struct Write {
 
 impl Write {
     /// `command` with its key, and `more` after the key.
-    pub(super) fn new(command: &'static str, key: String, more: Vec<String>) -> Write {
+    pub(in crate::redis) fn new(command: &'static str, key: String, more: Vec<String>) -> Write {
         let args = std::iter::once(key.clone()).chain(more).collect();
         Write { key, args, command }
     }
 }
 
 /// The answer to one command.
-pub(super) type Answer = Result<RedisReply, Error>;
+pub(in crate::redis) type Answer = Result<RedisReply, Error>;
 
 /// A lane, and the URL that it leads to.
 type Led = (String, Arc<Lane>);
 
 /// Lanes to the servers, by the id of the node.
-pub(super) type Lanes = BTreeMap<String, Arc<Lane>>;
+pub(in crate::redis) type Lanes = BTreeMap<String, Arc<Lane>>;
 
 /// See the module's head.
-pub(super) struct Servers {
+pub(in crate::redis) struct Servers {
+    /// Of the connections, in the servers' `CLIENT LIST`.
+    name: &'static str,
     topology: watch::Receiver<Arc<Topology>>,
     /// The address of the one server, if it is not a cluster. Sentinels may change it.
     primary: watch::Receiver<Target>,
@@ -52,24 +54,25 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Opens connections to the servers, and follows them.
-    pub(super) fn new(
+    /// Opens connections to the servers, and follows them. `name` appears in the servers' `CLIENT LIST`.
+    pub(in crate::redis) fn new(
+        name: &'static str,
         topology: watch::Receiver<Arc<Topology>>,
         primary: watch::Receiver<Target>,
         announcer: Announcer,
     ) -> Servers {
-        let servers = Servers { topology, primary, announcer, lanes: Mutex::default() };
+        let servers = Servers { name, topology, primary, announcer, lanes: Mutex::default() };
         servers.lanes(&servers.topology());
         servers
     }
 
     /// The servers that are known now.
-    pub(super) fn topology(&self) -> Arc<Topology> {
+    pub(in crate::redis) fn topology(&self) -> Arc<Topology> {
         self.topology.borrow().clone()
     }
 
     /// The servers. At the start of a cluster it waits until they are known.
-    pub(super) async fn known(&self) -> Result<Arc<Topology>, Error> {
+    pub(in crate::redis) async fn known(&self) -> Result<Arc<Topology>, Error> {
         let mut topology = self.topology.clone();
         let known = timeout(CONNECTING, topology.wait_for(|topology| !topology.nodes.is_empty())).await;
         match known {
@@ -79,7 +82,7 @@ impl Servers {
     }
 
     /// A lane to each server. Lanes to servers that are gone end.
-    pub(super) fn lanes(&self, topology: &Topology) -> Lanes {
+    pub(in crate::redis) fn lanes(&self, topology: &Topology) -> Lanes {
         let mut lanes = lock(&self.lanes);
         let same =
             |id: &str, at: &str| topology.nodes.iter().any(|node| node.id() == id && node.shown() == at);
@@ -93,7 +96,7 @@ impl Servers {
                 };
                 (
                     node.shown().to_owned(),
-                    Arc::new(Lane::new(primary, topology.clustered, self.announcer.clone())),
+                    Arc::new(Lane::new(self.name, primary, topology.clustered, self.announcer.clone())),
                 )
             });
         }
@@ -101,7 +104,7 @@ impl Servers {
     }
 
     /// Sends all commands, in one pipeline per server, in their order. One answer for each.
-    pub(super) async fn send(&self, writes: Vec<Write>) -> Vec<Answer> {
+    pub(in crate::redis) async fn send(&self, writes: Vec<Write>) -> Vec<Answer> {
         if writes.is_empty() {
             return Vec::new();
         }
@@ -114,7 +117,7 @@ impl Servers {
     }
 
     /// Sends each command to the owner of its key, and once more to the node that a redirection names.
-    async fn send_each(&self, writes: Vec<Write>) -> Vec<Answer> {
+    pub(in crate::redis) async fn send_each(&self, writes: Vec<Write>) -> Vec<Answer> {
         let topology = match self.known().await {
             Ok(topology) => topology,
             Err(why) => return writes.iter().map(|_| Err(why.clone())).collect(),
@@ -166,7 +169,7 @@ impl Servers {
 ///
 /// # Errors
 /// None was done; or only some of them were, or it is unknown which.
-pub(super) fn confirmed(answers: &[Answer]) -> Result<(), Error> {
+pub(in crate::redis) fn confirmed(answers: &[Answer]) -> Result<(), Error> {
     let mut failed = answers.iter().filter_map(|answer| answer.as_ref().err());
     let Some(first) = failed.next() else { return Ok(()) };
     let unconfirmed = |why: &&Error| matches!(why, Error::RedisUnconfirmed(_));

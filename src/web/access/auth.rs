@@ -5,7 +5,7 @@
 use crate::config::Access;
 use crate::error::{Error, shown};
 use crate::lock::lock;
-use crate::presence::KeyPattern;
+use crate::presence::{KeyPattern, check_user};
 use crate::web::access::close_order::{self, CarriedOut};
 use crate::web::access::files;
 use crate::web::access::revoked::Revoked;
@@ -141,6 +141,19 @@ impl Pass {
             Some(grant) if !grant.may_watch(user) => Err(Error::Forbidden(format!(
                 "the token does not allow to watch {}; its claim watch does not list this user",
                 shown(user)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error unless a client may watch this group: an invalid name, or one that the pass does not allow.
+    pub fn check_group(&self, group: &str) -> Result<(), Error> {
+        check_user(group).map_err(|why| Error::group(group, why))?;
+        self.check_scope(Scope::Read)?;
+        match self.grant() {
+            Some(grant) if !grant.groups.covers(group) => Err(Error::Forbidden(format!(
+                "the token does not allow to watch the group {}; its claim groups does not list it",
+                shown(group)
             ))),
             _ => Ok(()),
         }

@@ -32,6 +32,7 @@ mod tests {
 
     fn grant(user: Option<&str>, id: Option<&str>) -> Grant {
         Grant {
+            groups: Default::default(),
             user: user.map(Into::into),
             id: id.map(Into::into),
             watch: WatchClaim::default(),

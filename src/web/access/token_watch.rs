@@ -90,6 +90,7 @@ impl Permit {
             // Its names are checked one by one later.
             ClientMessage::Watch { .. } => self.pass.check_read(),
             ClientMessage::Heartbeat { user: Some(user) } => self.pass.check_speak(user),
+            ClientMessage::SetStatus { .. } => self.pass.check_write(),
             // These concern the socket's own user, or what was allowed before.
             ClientMessage::Heartbeat { user: None }
             | ClientMessage::Ping
@@ -100,12 +101,12 @@ impl Permit {
     }
 
     /// Replaces the pass. Error: the new pass does not allow what the socket does, which is to speak for `speaks` and to
-    /// watch `watched`, or everybody if `all`.
+    /// watch `watched` and `groups`, or everybody if `all`.
     pub fn renew<'a>(
         &mut self,
         pass: Pass,
         speaks: Option<&str>,
-        watched: impl Iterator<Item = &'a str>,
+        (watched, groups): (impl Iterator<Item = &'a str>, impl Iterator<Item = &'a str>),
         all: bool,
     ) -> Result<(), Error> {
         if let Some(grant) = pass.grant()
@@ -120,6 +121,7 @@ impl Permit {
         }
         speaks.map_or(Ok(()), |user| pass.check_speak(user))?;
         watched.into_iter().try_for_each(|user| pass.check_watch(user))?;
+        groups.into_iter().try_for_each(|group| pass.check_group(group))?;
         if all {
             pass.check_watch_all()?;
         }

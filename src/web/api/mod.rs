@@ -1,8 +1,10 @@
 //! The HTTP calls. Each handler reads its request, checks it, does it, and answers.
 
+pub mod groups;
 pub mod health;
 pub mod heartbeats;
 mod request;
 pub mod sockets;
 pub mod stats;
+pub mod statuses;
 pub mod users;

@@ -34,7 +34,7 @@ pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> R
     app.known()?;
     let _kept = app.keep(vec![user.clone()]).await?;
     let stale = app.known()? || !app.hub.is_known(&user);
-    Ok(Json(UserObject::new(&user, app.hub.get(&user), stale)))
+    Ok(Json(app.object(&user, app.hub.get(&user), stale)))
 }
 
 /// Is the user called "query" online?
@@ -74,7 +74,7 @@ pub async fn query(State(app): Shared, pass: Pass, body: Body) -> Reply<Json<Que
     };
     let stale = app.known()?;
     let seq = app.hub.seq();
-    let state = |user: &str| UserObject::new(user, app.hub.get(user), stale || !app.hub.is_known(user));
+    let state = |user: &str| app.object(user, app.hub.get(user), stale || !app.hub.is_known(user));
     let answer = |user: String| match pass.check_asked(&app.pattern, &user) {
         Ok(()) => QueriedUser::Known(state(&user)),
         Err(error) => {
@@ -167,7 +167,7 @@ pub async fn list(State(app): Shared, pass: Pass, query: QueryString<ListQuery>)
     let (online, limit, from, prefix) = (query.online()?, query.limit()?, query.cursor()?, query.prefix()?);
     let stale = app.known()?;
     let (users, next) = app.hub.page(from, limit, |user, state| state == online && user.starts_with(prefix));
-    let object = |(user, presence): (Name, _)| UserObject::new(&user, presence, stale);
+    let object = |(user, presence): (Name, _)| app.object(&user, presence, stale);
     let users = users.into_iter().map(object).collect();
     Ok(Json(ListAnswer { users, next_cursor: next.map(|next| next.to_string()) }))
 }

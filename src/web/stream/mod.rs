@@ -3,8 +3,11 @@
 mod asked;
 mod bells;
 pub mod frames;
+mod group_watch;
+mod groups;
 pub mod names;
 mod reader;
 pub mod socket;
 pub mod sse;
+mod wanted;
 mod wire;

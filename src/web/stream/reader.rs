@@ -1,8 +1,9 @@
 //! The part that WebSockets and event streams share: hello, status, snapshots, the check of the token, and the
 //! reasons for which the daemon ends a client. `socket` and `sse` have only what differs.
 
+use super::group_watch::GroupWatches;
 use super::names::NameSet;
-use crate::hub::{Delivery, Encoded, Hub, JoinedShard, Overflow, Watcher, transitions_message};
+use crate::hub::{Delivery, Encoded, Hub, JoinedShard, NextStatuses, Overflow, Watcher, transitions_message};
 use crate::presence::{Name, Presence};
 use crate::protocol::{RedisWord, RefusedUser, ServerMessage, UserObject};
 use crate::web::access::auth::PassEnd;
@@ -12,7 +13,7 @@ use crate::web::limits::connected::Membership;
 use crate::web::limits::shares::{Share, WatchLimit};
 use bytes::Bytes;
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +52,7 @@ pub(super) struct Reader {
     pub(super) permit: Permit,
     pub(super) watcher: Arc<Watcher>,
     pub(super) watched: NameSet,
+    pub(super) groups: GroupWatches,
     /// Its share of the limits of its user.
     pub(super) share: Share,
     pub(super) all: bool,
@@ -79,6 +81,7 @@ impl Reader {
             permit,
             watcher,
             watched: NameSet::default(),
+            groups: GroupWatches::new(),
             share,
             all: false,
             up: None,
@@ -130,7 +133,7 @@ impl Reader {
             names.push(name);
         }
         self.watched.extend(names);
-        self.share.set_watches(self.watched.len());
+        self.count_watches();
         snapshot
     }
 
@@ -143,7 +146,7 @@ impl Reader {
     pub(super) fn watch_all(&mut self, id: Option<Value>) -> Snapshot {
         self.all = true;
         let mut snapshot = Snapshot::new(self, id);
-        snapshot.shard = Some(0);
+        (snapshot.shard, snapshot.everybody) = (Some(0), true);
         self.app.hub.begin_watch_all(&self.watcher);
         snapshot
     }
@@ -170,6 +173,16 @@ impl Reader {
             self.check_token()?;
         }
         Ok(messages)
+    }
+
+    /// The next `statuses` message, or the number up to which the client has every change. No message goes to a client whose token
+    /// has expired.
+    pub(super) fn statuses(&self) -> Result<NextStatuses, Cut> {
+        let next = self.app.hub.next_statuses(&self.watcher);
+        if matches!(next, NextStatuses::Message(_)) {
+            self.check_token()?;
+        }
+        Ok(next)
     }
 
     /// An error if an operator closed this client.
@@ -237,6 +250,9 @@ impl Reader {
         for user in std::mem::take(&mut self.watched).keep(|_| false) {
             self.app.hub.unwatch(&self.watcher, &user);
         }
+        for group in std::mem::take(&mut self.groups).into_keys() {
+            self.app.hub.unwatch_group(&self.watcher, &group);
+        }
         if std::mem::take(&mut self.all) {
             self.app.hub.unwatch_all(&self.watcher);
         }
@@ -254,8 +270,13 @@ pub(super) struct Snapshot {
     users: VecDeque<(Name, Presence)>,
     /// Of a snapshot of everybody: the shard that it joins next.
     shard: Option<usize>,
+    everybody: bool,
+    /// Of a group: its name, and how many members it has and how many are online.
+    group: Option<(String, usize, usize)>,
     /// Users of these shards who went offline since the client watched them by name. They come before the next chunk.
     left: VecDeque<Arc<Encoded>>,
+    /// Of a snapshot of everybody: users whose status was sent with it.
+    with_status: HashSet<Name>,
     /// For the last chunk: the users that are not watched, each with the reason.
     refused: Vec<RefusedUser>,
     ended: bool,
@@ -274,10 +295,23 @@ impl Snapshot {
             stale,
             users: VecDeque::new(),
             shard: None,
+            everybody: false,
+            group: None,
             left: VecDeque::new(),
+            with_status: HashSet::new(),
             refused: Vec::new(),
             ended: false,
         }
+    }
+
+    /// The snapshot of a group, with its members online.
+    pub(super) fn of_group(
+        reader: &Reader,
+        id: Option<Value>,
+        group: (String, usize, usize),
+        users: Vec<(Name, Presence)>,
+    ) -> Snapshot {
+        Snapshot { group: Some(group), users: users.into(), ..Snapshot::new(reader, id) }
     }
 
     /// The same, with the users of the watch that are refused.
@@ -312,14 +346,35 @@ impl Snapshot {
         if self.ended {
             return None;
         }
-        let chunk = self.users.drain(..self.users.len().min(CHUNK));
-        let is_stale = |user: &str| self.stale || !self.hub.is_known(user);
-        let users = chunk.map(|(user, presence)| UserObject::new(&user, presence, is_stale(&user))).collect();
+        let users = self.chunk();
         self.users.shrink_to(2 * CHUNK);
         self.ended = self.users.is_empty();
+        if self.ended && self.everybody {
+            // The others have a status and are offline: no snapshot names them.
+            self.hub.owe_statuses(&self.watcher, &std::mem::take(&mut self.with_status));
+        }
         let (id, epoch) = (self.id.clone(), self.hub.epoch().to_owned());
         let refused = if self.ended { std::mem::take(&mut self.refused) } else { Vec::new() };
         let (seq, more) = (self.seq, !self.ended);
-        Some(ServerMessage::Snapshot { id, epoch, seq, users, more, refused }.encode().into())
+        let (group, members, online) = match self.group.clone() {
+            Some((group, members, online)) => (Some(group), Some(members), Some(online)),
+            None => (None, None, None),
+        };
+        let chunk = ServerMessage::Snapshot { id, epoch, seq, group, members, online, users, more, refused };
+        Some(chunk.encode().into())
+    }
+
+    /// The users of the next chunk.
+    fn chunk(&mut self) -> Vec<UserObject> {
+        let mut users = Vec::new();
+        for (user, presence) in self.users.drain(..self.users.len().min(CHUNK)) {
+            let status = self.hub.status(&user);
+            let stale = self.stale || !self.hub.is_known(&user);
+            users.push(UserObject::new(&user, presence, stale).with_status(status.as_deref()));
+            if self.everybody && status.is_some() {
+                self.with_status.insert(user);
+            }
+        }
+        users
     }
 }

@@ -5,28 +5,28 @@
 //! changes that cancelled out in the mailbox of a slow client there is no such number: then the id is empty, and
 //! the client comes back without one.
 
-use super::asked::Asked;
 use super::bells::{Bells, Rang};
+use super::groups::GroupMessage;
 use super::reader::{Cut, Reader, Snapshot};
-use crate::error::{Error, code, shown};
-use crate::hub::{Delivery, Hub, Kept, Missed};
+use super::wanted::{Wanted, WantedGroups};
+use crate::error::{Error, code};
+use crate::hub::{Delivery, Kept, Missed, NextStatuses};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
 use crate::web::access::auth::{Pass, REVOKED};
 use crate::web::access::token_watch::Permit;
-use crate::web::app::{App, Shared};
+use crate::web::app::Shared;
 use crate::web::describe::openapi::OfQuestion;
 use crate::web::failure::Failure;
 use crate::web::limits::activity::Activity;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::refusal_log::Refusal;
-use crate::web::limits::shares::{ShareKind, WatchLimit};
+use crate::web::limits::shares::ShareKind;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use percent_encoding::percent_decode_str;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,18 +49,11 @@ fn alive_at() -> Instant {
     Instant::now() + ALIVE.mul_f64(1.0 - fastrand::f64() / 3.0)
 }
 
-/// Whom a stream watches.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    All,
-    Users(Vec<String>),
-}
-
 /// Changes as Server-Sent Events
 ///
 /// Hello and status, a snapshot, then transitions and status: the data of each event is a message of the WebSocket. The snapshot
 /// waits until the daemon has compared Redis for the first time.
-/// Either `users` or `all` has to be given.
+/// Either `users`, `groups` or both, or `all` has to be given. A stream of groups has no ids: a client that comes back gets a snapshot.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -68,6 +61,9 @@ enum Wanted {
     params(
         ("users" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
             description = "Users to watch, separated by commas; a name with a comma cannot be watched here"),
+        ("groups" = Option<Vec<schema::User>>, Query, style = Form, explode = false, max_items = 10_000,
+            description = "Groups to watch, separated by commas"),
+        ("count" = Option<bool>, Query, description = "With `groups`: their counts instead of their members"),
         ("all" = Option<bool>, Query, description = "Watch everybody"),
         ("last-event-id" = Option<String>, Header,
             description = "Id of the last event received. The stream sends what came after it, or a new snapshot if that is no longer kept, or if the list of users is another one"),
@@ -87,17 +83,22 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     pass.check_read()?;
-    let wanted = Wanted::parse(uri.query().unwrap_or_default())?;
+    let (wanted, groups) = Wanted::parse(uri.query().unwrap_or_default())?;
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let limit = share.watch_limit(app.limits.watches_per_socket);
-    let (wanted, refused) = wanted.check(&app, &pass, limit)?;
+    let groups = groups.check(&app, &pass, limit)?;
+    let (wanted, refused) = match wanted {
+        // Nobody by name: the groups are all that it watches.
+        Wanted::Users(users) if users.is_empty() => (Wanted::Users(users), Vec::new()),
+        wanted => wanted.check(&app, &pass, limit)?,
+    };
     let kept = wanted.keep(&app).await?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
     // A daemon that keeps only some users has not recorded what a client missed.
-    let last = headers.get("last-event-id").filter(|_| app.hub.holds_all());
+    let last = headers.get("last-event-id").filter(|_| app.hub.holds_all() && groups.names.is_empty());
     let last = last.and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, refused, last, _kept: kept };
+    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, groups, refused, last, _kept: kept };
     let reader = Reader::new(app, address, permit, share, None);
     activity.watch_answer(reader.may_go_on());
     let stream = SseStream::new(reader, request);
@@ -109,75 +110,13 @@ pub async fn stream(
     Ok(([("x-accel-buffering", "no")], Sse::new(events)).into_response())
 }
 
-impl Wanted {
-    /// Parses `users=a,b` or `all=true`. A comma separates names even if it is percent-encoded, so a name with a
-    /// comma cannot be watched here.
-    fn parse(query: &str) -> Result<Wanted, Error> {
-        let (mut users, mut all) = (Vec::new(), false);
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8_lossy();
-            match name {
-                "users" => users.extend(value.split(',').map(str::to_owned)),
-                "all" if value == "true" => all = true,
-                "all" => {
-                    let value = shown(&value);
-                    return Err(Error::InvalidRequest(format!(
-                        "all is {value}; write all=true, or name users: /v1/events?users=alice,bob"
-                    )));
-                }
-                // A token, or something that a proxy or a page added.
-                _ => {}
-            }
-        }
-        match (users.is_empty(), all) {
-            (true, true) => Ok(Wanted::All),
-            (false, false) => Ok(Wanted::Users(users)),
-            _ => Err(Error::InvalidRequest(
-                "give either users or all: /v1/events?users=alice,bob or /v1/events?all=true".into(),
-            )),
-        }
-    }
-
-    /// Identifies the list of users, whatever their order. A client that comes back with another list gets a snapshot: what
-    /// it has missed would not include the new users.
-    fn digest(&self, hub: &Hub) -> u64 {
-        match self {
-            Wanted::All => hub.digest(&()),
-            Wanted::Users(users) => hub.digest(&users.iter().collect::<BTreeSet<_>>()),
-        }
-    }
-
-    /// Waits until the states of the users are known, where the daemon does not keep all users. Errors: `not_held`, `busy`.
-    async fn keep(&self, app: &App) -> Result<Option<Kept>, Error> {
-        match self {
-            Wanted::All => app.check_holds_all().map(|()| None),
-            Wanted::Users(_) if app.hub.holds_all() => Ok(None),
-            Wanted::Users(users) => app.keep(users.clone()).await.map(Some),
-        }
-    }
-
-    /// Decides for each user. Error: that of the first user, if all are refused.
-    fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<(Wanted, Vec<RefusedUser>), Error> {
-        let Wanted::Users(users) = self else {
-            return pass.check_watch_all().map(|()| (Wanted::All, Vec::new()));
-        };
-        let mut asked = Asked::new(app, pass, users, limit, 0, |_| false);
-        if asked.accepted.is_empty() && !asked.refused.is_empty() {
-            return Err(asked.refused.swap_remove(0).1);
-        }
-        asked.count_refused(app);
-        let refused = asked.answers();
-        Ok((Wanted::Users(asked.accepted), refused))
-    }
-}
-
 /// The next of the bells that ring seldom.
 type Rare = Pin<Box<dyn Future<Output = (Bells, Rang)> + Send>>;
 
 /// The request of a client.
 struct StreamRequest {
     wanted: Wanted,
+    groups: WantedGroups,
     /// The digest of `wanted`.
     list: u64,
     refused: Vec<RefusedUser>,
@@ -187,6 +126,9 @@ struct StreamRequest {
     _kept: Option<Kept>,
 }
 
+/// The numbers up to which a client has every transition, and every change of a status.
+type Place = (u64, u64);
+
 /// One stream.
 struct SseStream {
     reader: Reader,
@@ -195,14 +137,18 @@ struct SseStream {
     request: Option<Box<StreamRequest>>,
     /// The digest of the list of users, which is a part of the ids.
     list: u64,
+    /// A stream of groups has no ids.
+    watches_groups: bool,
     /// The snapshot, until it is sent.
     snapshot: Option<Box<Snapshot>>,
     /// The transitions that the client has missed, until they are sent.
     missed: Option<Missed>,
     /// Events, each with the length of its message.
     queue: VecDeque<(Event, usize)>,
-    /// The last number sent as an id.
-    sent: Option<u64>,
+    /// The last numbers sent as an id: of a transition, and of a change of a status.
+    sent: Option<Place>,
+    /// The number up to which the client has every change of a status.
+    statuses: u64,
     /// When the stream has to give a sign of life.
     alive_at: Instant,
     /// Why the daemon ended it.
@@ -223,10 +169,12 @@ impl SseStream {
             rare,
             request,
             list,
+            watches_groups: false,
             snapshot: None,
             missed: None,
             queue,
             sent: None,
+            statuses: 0,
             alive_at: alive_at(),
             cut: None,
         }
@@ -234,16 +182,22 @@ impl SseStream {
 
     /// Begins to watch, and continues where the client's last stream ended, or with a snapshot.
     fn begin(&mut self, request: StreamRequest) {
-        let StreamRequest { wanted, list, refused, last, _kept } = request;
+        let StreamRequest { wanted, groups, list, refused, last, _kept } = request;
+        self.watches_groups = !groups.names.is_empty();
         let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
-        if let Some((missed, seq)) = resumed {
-            (self.missed, self.sent) = (Some(missed), Some(seq));
+        if let Some((missed, place)) = resumed {
+            (self.missed, self.sent, self.statuses) = (Some(missed), Some(place), place.1);
             return;
         }
-        self.snapshot = Some(Box::new(match &wanted {
-            Wanted::All => self.reader.watch_all(None),
-            Wanted::Users(users) => self.reader.watch(users, None).refusing(refused),
-        }));
+        let snapshot = match &wanted {
+            Wanted::All => Some(self.reader.watch_all(None)),
+            Wanted::Users(users) if users.is_empty() => None,
+            Wanted::Users(users) => Some(self.reader.watch(users, None).refusing(refused)),
+        };
+        self.snapshot = snapshot.map(Box::new);
+        for (group, error) in self.reader.watch_groups(groups.names, groups.count, None) {
+            self.push(&ServerMessage::group_error(None, &group, &error).encode());
+        }
     }
 
     /// The next event; none once the stream has ended.
@@ -295,6 +249,9 @@ impl SseStream {
             }
             return true;
         }
+        if self.reader.watcher.owes_groups() {
+            return self.fill_group();
+        }
         let pending = match self.missed() {
             Ok(Some(missed)) => Ok(vec![missed]),
             Ok(None) => self.reader.pending(),
@@ -313,8 +270,32 @@ impl SseStream {
                 true
             }
             // After what a reconciliation found comes the message that it is done.
-            Ok(_) => self.fill_status() || self.sent.is_none() && self.push_id(),
+            Ok(_) => self.fill_status() || self.fill_statuses() || self.sent.is_none() && self.push_id(),
         }
+    }
+
+    /// Takes the next message about a group into the queue. Members come before their transitions.
+    fn fill_group(&mut self) -> bool {
+        match self.reader.next_group_message() {
+            Ok(Some(GroupMessage::Text(text))) => self.push(&String::from_utf8_lossy(&text)),
+            Ok(Some(GroupMessage::Members(snapshot))) => self.snapshot = Some(snapshot),
+            Ok(None) => {}
+            Err(cut) => self.end(cut),
+        }
+        true
+    }
+
+    /// Takes the next statuses into the queue. They have no id: the next one covers them.
+    fn fill_statuses(&mut self) -> bool {
+        match self.reader.statuses() {
+            Ok(NextStatuses::Message(text)) => self.push(&String::from_utf8_lossy(&text)),
+            Ok(NextStatuses::UpTo(number)) => {
+                self.statuses = number;
+                return false;
+            }
+            Err(cut) => self.end(cut),
+        }
+        true
     }
 
     /// The same before the first comparison, which ends that time.
@@ -342,14 +323,21 @@ impl SseStream {
     }
 
     fn push_with_id(&mut self, event: Event, length: usize, resume: Option<u64>) {
-        let id = resume.map(|seq| format!("{}:{seq}:{:x}", self.reader.app.hub.epoch(), self.list));
-        self.queue.push_back((event.id(id.unwrap_or_default()), length));
-        self.sent = resume;
+        let resume = resume.filter(|_| !self.watches_groups);
+        let statuses = self.statuses;
+        let id = |seq| format!("{}:{seq}:{statuses}:{:x}", self.reader.app.hub.epoch(), self.list);
+        self.queue.push_back((event.id(resume.map(id).unwrap_or_default()), length));
+        self.sent = resume.map(|seq| (seq, statuses));
+    }
+
+    /// The number from which the client can resume, if there is one.
+    fn resume_at(&self) -> Option<u64> {
+        self.reader.watcher.resume_at().filter(|_| !self.watches_groups)
     }
 
     /// An id by itself. It has no data, so it is no message; the client keeps the id.
     fn push_id(&mut self) -> bool {
-        let resume = self.reader.watcher.resume_at();
+        let resume = self.resume_at();
         if resume.is_some() {
             self.push_with_id(Event::default(), 0, resume);
         }
@@ -372,9 +360,10 @@ impl SseStream {
 
     /// Nothing was sent for a while: an id, so that a return does not begin too far back, or a comment.
     fn sign_of_life(&mut self) {
-        let resume = self.reader.watcher.resume_at();
+        let resume = self.resume_at();
+        let place = resume.map(|seq| (seq, self.statuses));
         // Before the snapshot there is no id: a client that came back with it would get no snapshot.
-        if self.request.is_some() || resume == self.sent || !self.push_id() {
+        if self.request.is_some() || place == self.sent || !self.push_id() {
             self.queue.push_back((Event::default().comment(""), 0));
         }
     }
@@ -395,28 +384,34 @@ impl SseStream {
 }
 
 /// Continues where the id `last` says, if it is of a stream with the same list and this daemon still knows what came
-/// after it. Returns what the client has missed, and the number in the id.
-fn resume(reader: &mut Reader, wanted: &Wanted, list: u64, last: &str) -> Option<(Missed, u64)> {
+/// after it. Returns what the client has missed, and the numbers in the id.
+fn resume(reader: &mut Reader, wanted: &Wanted, list: u64, last: &str) -> Option<(Missed, Place)> {
     let hub = reader.app.hub.clone();
     let (rest, digest) = last.rsplit_once(':')?;
+    let (rest, statuses) = rest.rsplit_once(':')?;
     let (epoch, seq) = rest.rsplit_once(':')?;
     let is_same = epoch == hub.epoch() && u64::from_str_radix(digest, 16) == Ok(list);
     let seq = seq.parse().ok().filter(|_| is_same)?;
+    let statuses = statuses.parse().ok()?;
+    let watcher = reader.watcher.clone();
     let missed = match wanted {
         Wanted::All => {
-            let missed = hub.resume_all(&reader.watcher, seq).ok()?;
+            hub.resume_all_statuses(&watcher, statuses).ok()?;
+            let missed = hub.resume_all(&watcher, seq).ok()?;
             reader.all = true;
             missed
         }
         Wanted::Users(users) => {
             let users = users.iter().map(String::as_str);
-            let (names, missed) = hub.resume(&reader.watcher, users, seq).ok()?;
+            let (names, missed) = hub.resume(&watcher, users, seq).ok()?;
+            // If some are forgotten, a snapshot of the same users follows, which covers what is pending.
+            hub.owe_statuses_since(&watcher, &names, statuses).ok()?;
             reader.watched.extend(names);
-            reader.share.set_watches(reader.watched.len());
+            reader.count_watches();
             missed
         }
     };
-    Some((missed, seq))
+    Some((missed, (seq, statuses)))
 }
 
 /// The last message of a stream that ends for this reason, if there is one.
@@ -457,38 +452,6 @@ impl Drop for SseStream {
         debug!(stream = number, %address, end = code, lasted_ms, "stream closed");
         if !matches!(self.cut, None | Some(Cut::GoingAway)) {
             app.refusals.log(&Refusal { address, route: "/v1/events", code, status: 0 });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn query_names_users_or_all() {
-        let users = |names: &[&str]| Wanted::Users(names.iter().map(|name| name.to_string()).collect());
-        for (query, asked) in [
-            ("all=true", Wanted::All),
-            ("token=x&all=true", Wanted::All),
-            ("users=alice", users(&["alice"])),
-            ("users=a,b%2Cc&users=d+e", users(&["a", "b", "c", "d e"])),
-            ("users=%C3%A9", users(&["é"])),
-        ] {
-            assert_eq!(Wanted::parse(query).unwrap(), asked, "{query}");
-        }
-        for bad in ["", "all", "all=false", "all=1", "users", "user=alice", "users=a&all=true"] {
-            assert_eq!(Wanted::parse(bad).unwrap_err().status(), 400, "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_query_is_parsed_or_refused(query in "(users=|all=|token=|&|,|%|true|[a-f0-9]|.){0,30}") {
-            if let Ok(Wanted::Users(users)) = Wanted::parse(&query) {
-                prop_assert!(!users.is_empty() && users.iter().all(|user| !user.contains(',')));
-            }
         }
     }
 }

@@ -276,7 +276,11 @@ async fn messages_have_the_described_shape() {
     let shapes: HashMap<&str, Validator> = names
         .map(|name| (name.as_str(), validator(&document, &format!("/components/schemas/{name}"))))
         .collect();
-    let token = |seconds| issuer.token_for("alice", &["*"], seconds);
+    redis.call(&["SADD", "presence-group:g", "dora"]);
+    let token = |seconds| {
+        let exp = crate::common::tokens::now_s() + seconds;
+        issuer.sign(&json!({"sub": "alice", "watch": "*", "groups": "*", "exp": exp}))
+    };
     let url = format!("ws://127.0.0.1:{}/v1/ws?token={}", daemon.port, token(5));
     let (mut ws, _) = tokio_tungstenite::connect_async(url).await.expect("a socket");
     let mut seen = BTreeSet::new();
@@ -311,6 +315,14 @@ async fn messages_have_the_described_shape() {
     assert_eq!(await_kind(&mut ws, "token").await["state"], "expiring");
     ws.send(send(json!({"type": "auth", "token": token(60), "id": 3}))).await.expect("sent");
     assert_eq!(await_kind(&mut ws, "token").await["state"], "renewed");
+    redis.call(&["SET", "presence-status:bob", r#"{"text":"away"}"#]);
+    await_kind(&mut ws, "statuses").await;
+    ws.send(send(json!({"type": "watch", "groups": ["g"], "id": 5}))).await.expect("sent");
+    assert_eq!(await_kind(&mut ws, "snapshot").await["group"], "g");
+    redis.call(&["SADD", "presence-group:g", "carl"]);
+    await_kind(&mut ws, "members").await;
+    ws.send(send(json!({"type": "watch", "groups": ["g"], "count": true, "id": 6}))).await.expect("sent");
+    await_kind(&mut ws, "occupancy").await;
     redis.kill();
     await_kind(&mut ws, "status").await;
     assert_eq!(seen, known::<ServerMessage>());

@@ -186,3 +186,30 @@ async fn watch_survives_redis_restart_exactly() {
         assert_eq!(watch.wait().await.code(), Some(0));
     }
 }
+
+#[tokio::test]
+async fn commands_show_statuses_and_groups() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:g", "alice"]);
+    redis.call(&["SET", "presence-status:alice", r#"{"text":"away"}"#]);
+    let daemon = Daemon::start(&redis).await;
+    let url = daemon.url("");
+    until("the status is known", async || {
+        (daemon.get("/v1/users/alice").await["status"]["text"] == "away").then_some(())
+    })
+    .await;
+    let got = run(&["get", "alice", "--url", &url]).await;
+    assert_eq!(got.out.trim_end(), r#"alice: offline, status {"text":"away"}"#, "{got:?}");
+    let mut watch = Running::start(&["watch", "--group", "g", "--json", "--url", &url]);
+    assert_eq!(watch.json().await, json!({"group": "g", "members": 1, "online": 0}));
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    assert_eq!(watch.gists(1).await, [gist("alice", "online")]);
+    redis.call(&["SET", "presence-status:alice", "\"back\""]);
+    assert_eq!(watch.json().await, json!({"user": "alice", "status": "back"}));
+    redis.call(&["SADD", "presence-group:g", "bob"]);
+    assert_eq!(watch.json().await["joined"]["user"], "bob");
+    redis.call(&["SREM", "presence-group:g", "bob"]);
+    assert_eq!(watch.json().await, json!({"group": "g", "left": "bob"}));
+    let refused = run(&["watch", "--group", "a#b", "--url", &url]).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+}

@@ -20,7 +20,7 @@ const FLOORS: [&str; 7] = [
 /// The rooms of a folder, from the lowest floor to the highest. The folder's mod.rs is `mod`; without a line of its own it is
 /// above all rooms.
 const ROOMS: [(&str, &[&str]); 3] = [
-    ("presence", &["time key renewals", "change slots pattern", "table", "roster detector", "tracker"]),
+    ("presence", &["time key renewals", "change slots pattern reads", "table", "roster detector", "tracker"]),
     (
         "redis",
         &[
@@ -33,6 +33,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "cluster",
             "link listing",
             "inspect usage writer",
+            "directory",
         ],
     ),
     (

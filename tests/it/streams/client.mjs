@@ -8,7 +8,7 @@ const { Keybeat } = await import(`data:text/javascript,${encodeURIComponent(sour
 const say = (type, detail) => console.log(JSON.stringify({ type, detail }));
 const token = tokens && (() => (tokens.length > 1 ? tokens.shift() : tokens[0]));
 const keybeat = new Keybeat({ url, ...(token && { token }), ...options });
-for (const type of ['change', 'state', 'redis', 'refused']) {
+for (const type of ['change', 'status', 'group', 'members', 'occupancy', 'state', 'redis', 'refused']) {
   keybeat.addEventListener(type, ({ detail }) => say(type, detail));
 }
 createInterface({ input: process.stdin }).on('line', (line) => {

@@ -221,18 +221,20 @@ async fn late_resume_starts_with_a_snapshot() {
     stream.snapshot().await;
     let id = stream.id().await;
     let parts: Vec<&str> = id.split(':').collect();
-    let [epoch, seq, list] = parts[..] else { panic!("{id}") };
+    let [epoch, seq, statuses, list] = parts[..] else { panic!("{id}") };
     let seq: u64 = seq.parse().expect("a number");
     for last in [
         "",
         "nonsense",
         ":",
         "1:2:3",
-        &format!("other:{seq}:{list}"),
-        &format!("{epoch}:{}:{list}", seq + 1),
-        &format!("{epoch}:x:{list}"),
-        &format!("{epoch}:{seq}:0"),
-        &format!("{epoch}:{seq}"),
+        &format!("other:{seq}:{statuses}:{list}"),
+        &format!("{epoch}:{}:{statuses}:{list}", seq + 1),
+        &format!("{epoch}:x:{statuses}:{list}"),
+        &format!("{epoch}:{seq}:9:{list}"),
+        &format!("{epoch}:{seq}:x:{list}"),
+        &format!("{epoch}:{seq}:{statuses}:0"),
+        &format!("{epoch}:{seq}:{list}"),
     ] {
         let mut stream = Stream::again(&daemon, "users=alice", Some(last)).await;
         assert_eq!(stream.snapshot().await.len(), 1, "{last:?}");
@@ -240,6 +242,75 @@ async fn late_resume_starts_with_a_snapshot() {
     let again = Daemon::start(&redis).await;
     let mut stream = Stream::again(&again, "users=alice", Some(&id)).await;
     assert_eq!(stream.snapshot().await.len(), 1, "another epoch");
+}
+
+#[tokio::test]
+async fn resumed_stream_gets_the_missed_statuses() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence-status:alice", "1"]);
+    let daemon = Daemon::start(&redis).await;
+    let known = async |value: Value| {
+        until("the status is known", async || {
+            (daemon.get("/v1/users/alice").await["status"] == value).then_some(())
+        })
+        .await;
+    };
+    known(json!(1)).await;
+    for query in ["users=alice,bob", "all=true"] {
+        redis.call(&["SET", "presence-status:alice", "1"]);
+        known(json!(1)).await;
+        let mut stream = Stream::open(&daemon, query).await;
+        stream.snapshot().await;
+        if query == "all=true" {
+            assert_eq!(stream.next().await.expect("a message")["statuses"][0]["user"], "alice");
+        }
+        redis.call(&["SET", "presence-status:bob", &fastrand::u32(..).to_string()]);
+        assert_eq!(stream.next().await.expect("a message")["statuses"][0]["user"], "bob");
+        redis.call(&["SET", "presence:bob", "1", "PX", "100"]);
+        let is_end = |message: &Value| {
+            let transitions = message["transitions"].as_array().into_iter().flatten();
+            transitions.into_iter().any(|one| one["user"] == "bob" && one["state"] == "offline")
+        };
+        while !is_end(&stream.next().await.expect("a message")) {}
+        let id = stream.id.clone().expect("an id");
+        drop(stream);
+        redis.call(&["DEL", "presence-status:alice"]);
+        known(Value::Null).await;
+        let mut stream = Stream::again(&daemon, query, Some(&id)).await;
+        let message = loop {
+            let message = stream.next().await.expect("a message");
+            if message["type"] != "transitions" {
+                break message;
+            }
+        };
+        assert_eq!(message["statuses"], json!([{"user": "alice", "status": null}]), "{query}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn stream_of_a_group_has_its_members_and_no_ids() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:g", "alice", "bob"]);
+    let daemon = Daemon::start(&redis).await;
+    come(&redis, "alice");
+    daemon.until_state("alice", "online").await;
+    let mut members = Stream::open(&daemon, "groups=g").await;
+    let mut counts = Stream::open(&daemon, "groups=g&count=true").await;
+    let snapshot = members.next().await.expect("a message");
+    assert_eq!(
+        (&snapshot["group"], &snapshot["members"], &snapshot["online"]),
+        (&json!("g"), &json!(2), &json!(1))
+    );
+    let occupancy = counts.next().await.expect("a message");
+    assert_eq!(occupancy, json!({"type": "occupancy", "group": "g", "members": 2, "online": 1}));
+    come(&redis, "bob");
+    assert_eq!(members.next().await.expect("a message")["transitions"][0]["user"], "bob");
+    assert_eq!(counts.next().await.expect("a message")["online"], 2);
+    redis.call(&["SREM", "presence-group:g", "bob"]);
+    assert_eq!(members.next().await.expect("a message")["left"], json!(["bob"]));
+    assert_eq!(members.id.as_deref().unwrap_or_default(), "", "it cannot be resumed");
+    assert_eq!(open(&daemon, "groups=a%23b", &[]).await.err(), Some((400, "invalid_group".into())));
+    assert_eq!(open(&daemon, "users=a&count=true", &[]).await.err(), Some((400, "invalid_request".into())));
 }
 
 #[tokio::test]

@@ -358,3 +358,39 @@ async fn js_client_chooses_what_keeps_its_user_online() {
         assert_eq!((&seen["state"], &seen["reason"]), (&json!(state), &json!(reason)));
     }
 }
+
+#[tokio::test]
+async fn js_client_knows_statuses_and_groups() {
+    if !node() {
+        return;
+    }
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:g", "bob"]);
+    let daemon = Daemon::start(&redis).await;
+    let mut client = Client::live(&daemon, json!({"user": "me"})).await;
+    client.call("watch", json!([["alice"]])).await;
+    client.change("alice", "offline").await;
+    redis.call(&["SET", "presence-status:alice", r#"{"text":"away"}"#]);
+    let away = json!({"text": "away"});
+    assert_eq!(client.next("status").await, json!({"user": "alice", "status": away}));
+    assert_eq!(client.call("status", json!(["alice"])).await, away);
+    redis.call(&["DEL", "presence-status:alice"]);
+    assert_eq!(client.next("status").await, json!({"user": "alice", "status": null}));
+    assert_eq!(client.call("setStatus", json!([{"text": "here"}])).await, json!(true));
+    until("the status is set", async || {
+        (daemon.get("/v1/users/me").await["status"]["text"] == "here").then_some(())
+    })
+    .await;
+    client.call("watchGroups", json!([["g"]])).await;
+    let group = client.next("group").await;
+    assert_eq!((&group["group"], &group["members"], &group["users"]), (&json!("g"), &json!(1), &json!([])));
+    redis.call(&["SADD", "presence-group:g", "carl"]);
+    let members = client.next("members").await;
+    assert_eq!((&members["joined"][0]["user"], &members["left"]), (&json!("carl"), &json!([])));
+    client.call("watchGroups", json!([["g"], {"count": true}])).await;
+    assert_eq!(client.next("occupancy").await, json!({"group": "g", "members": 2, "online": 0}));
+    redis.call(&["SET", "presence-group:text", "1"]);
+    client.call("watchGroups", json!([["text"]])).await;
+    let refused = client.next("refused").await;
+    assert_eq!((&refused["code"], &refused["group"]), (&json!("invalid_group"), &json!("text")));
+}

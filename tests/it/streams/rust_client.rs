@@ -366,3 +366,45 @@ async fn rust_client_chooses_what_keeps_its_user_online() {
         assert_eq!((&seen["state"], &seen["reason"]), (&json!(state), &json!(reason)));
     }
 }
+
+#[tokio::test]
+async fn rust_client_knows_statuses_and_groups() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:g", "bob", "carl"]);
+    let daemon = Daemon::start(&redis).await;
+    let address = daemon.url("").parse().expect("an address");
+    let mut client = Client::builder(address).user("me").connect().expect("it starts");
+    client.watch(["alice"]);
+    until_live(&mut client).await;
+    let statuses = async |client: &mut Client| loop {
+        if let ClientEvent::Statuses(statuses) = next(client).await.expect("it runs") {
+            return statuses.into_iter().map(|one| (one.user, one.status)).collect::<Vec<_>>();
+        }
+    };
+    redis.call(&["SET", "presence-status:alice", "1"]);
+    assert_eq!(statuses(&mut client).await, [("alice".to_owned(), json!(1))]);
+    client.set_status(json!({"text": "here"}));
+    until("the status is set", async || {
+        (daemon.get("/v1/users/me").await["status"]["text"] == "here").then_some(())
+    })
+    .await;
+    client.watch_group("g");
+    let group = next(&mut client).await.expect("it runs");
+    let empty = ClientEvent::Group { group: "g".into(), members: 2, online: 0, users: Vec::new() };
+    assert_eq!(group, empty);
+    come(&redis, "bob");
+    assert_eq!(one(&mut client).await, "bob online");
+    redis.call(&["SREM", "presence-group:g", "bob"]);
+    let left = ClientEvent::Members { group: "g".into(), joined: Vec::new(), left: vec!["bob".into()] };
+    assert_eq!(next(&mut client).await.expect("it runs"), left);
+    client.watch_group_counts("g");
+    let counts = ClientEvent::Occupancy { group: "g".into(), members: 1, online: 0 };
+    assert_eq!(next(&mut client).await.expect("it runs"), counts);
+    client.watch_group("absent#");
+    loop {
+        if let ClientEvent::GroupRefused { group, code, .. } = next(&mut client).await.expect("it runs") {
+            assert_eq!((&*group, &*code), ("absent#", "invalid_group"));
+            break;
+        }
+    }
+}

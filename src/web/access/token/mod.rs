@@ -43,6 +43,8 @@ pub struct Grant {
     pub id: Option<Box<str>>,
     /// The users that it may watch.
     pub watch: WatchClaim,
+    /// The groups that it may watch.
+    pub groups: WatchClaim,
     /// When it expires, in seconds since the epoch.
     pub expires: u64,
     /// When the sockets and streams end that were opened with it, in seconds since the epoch.
@@ -73,7 +75,7 @@ pub enum Invalid {
     #[error("its signature is wrong; another key signed it, or it was changed")]
     Signature,
     #[error(
-        "its claims cannot be read; exp and nbf must be numbers, sub, iss and jti strings, aud and watch strings or lists of strings"
+        "its claims cannot be read; exp and nbf must be numbers, sub, iss and jti strings, aud, watch and groups strings or lists of strings"
     )]
     Claims,
     #[error("it has no exp, and every token must expire")]
@@ -111,6 +113,7 @@ struct Claims {
     iss: Option<String>,
     aud: Option<Texts>,
     watch: Option<Texts>,
+    groups: Option<Texts>,
 }
 
 /// A `jti`. It should be a string; some issuers write a number.
@@ -179,8 +182,9 @@ impl Rules {
             check_user(user).map_err(|_| Invalid::User)?;
         }
         let watch = claims.watch.as_ref().map(Texts::watch_claim).unwrap_or_default();
+        let groups = claims.groups.as_ref().map(Texts::watch_claim).unwrap_or_default();
         let ends = expires + if now < expires { OPEN_LEEWAY_S } else { LEEWAY_S };
         let (user, id) = (claims.sub.map(Arc::from), claims.jti.map(Id::into_text));
-        Ok(Grant { user, id, watch, expires, ends, key })
+        Ok(Grant { user, id, watch, groups, expires, ends, key })
     }
 }

@@ -11,9 +11,14 @@
  *   connection is reported once the client has reconnected, as one change per user.
  * - `snapshot`: `{ users, all }`, the whole answer to a watch, before the changes that follow from it.
  * - `transitions`: a list of {@link Transition}, as the daemon sends them, before the changes that follow from them.
+ * - `status`: `{ user, status }`: the status of a user, any JSON, is known for the first time or has changed; null: it was removed.
+ * - `group`: `{ group, members, online, users }`: a watched group with its members online, at first and after each reconnect. What
+ *   changes after that is in `transitions` and `members`.
+ * - `members`: `{ group, joined, left }`: members came, each a {@link User}, or went.
+ * - `occupancy`: `{ group, members, online }`: the counts of a group, at once and then at most once a second.
  * - `state`: `{ state, reason, retry_ms }`: `connecting`, `live`, `waiting` for the next attempt, or `stopped` for good.
  * - `redis`: `{ redis, since_ms }`: while it is `down`, the known states may be out of date.
- * - `refused`: `{ code, message, users }`: the daemon refused a request; `users` are not watched any more.
+ * - `refused`: `{ code, message, users, group }`: the daemon refused a request; `users`, or `group`, are not watched any more.
  *
  * @typedef {{ user: string, state: 'online' | 'offline', since_ms?: number | null, sessions?: number, last_seen_ms?: number | null, stale?: boolean }} User
  * @typedef {{ seq: number, user: string, state: 'online' | 'offline', at_ms: number, since_ms?: number, last_seen_ms?: number, reason: string }} Transition
@@ -109,6 +114,9 @@ export class Keybeat {
   /** What is known of a user who is watched. @returns {User | undefined} */
   get(user) { return this.#watches.users.get(user); }
 
+  /** The status of a user who is watched, if there is one. @param {string} user */
+  status(user) { return this.#watches.statuses.get(user); }
+
   /** All known users: those watched by name, and with `watchAll` everybody who is online. @returns {Map<string, User>} */
   get users() { return new Map(this.#watches.users); }
 
@@ -134,8 +142,24 @@ export class Keybeat {
   /** Stops watching everybody. Users who are watched by name stay watched. */
   unwatchAll() { this.#sendAll(this.#watches.unwatchAll()); }
 
+  /**
+   * Watches groups too: their members, or with `{ count: true }` their counts.
+   * @param {Iterable<string>} groups
+   * @param {{ count?: boolean }} [options]
+   */
+  watchGroups(groups, { count = false } = {}) { this.#sendAll(this.#watches.watchGroups(names(groups), count)); }
+
+  /** Stops watching these groups. @param {Iterable<string>} groups */
+  unwatchGroups(groups) { this.#sendAll(this.#watches.unwatchGroups(names(groups))); }
+
   /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
   heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }
+
+  /**
+   * Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. It stays when the connection ends.
+   * False without a connection.
+   */
+  setStatus(status) { return this.#opened && this.#send({ type: 'set_status', status }); }
 
   /** The socket's own user goes offline at once. False without a connection. */
   leave() { return this.#opened && this.#send({ type: 'leave' }); }
@@ -243,6 +267,9 @@ export class Keybeat {
     else if (type === 'status') this.#status(message);
     else if (type === 'snapshot') this.#watches.snapshot(message);
     else if (type === 'transitions') this.#watches.transitions(message.transitions);
+    else if (type === 'members') this.#watches.members(message);
+    else if (type === 'occupancy') this.#watches.occupancy(message);
+    else if (type === 'statuses') this.#watches.changed(message.statuses);
     else if (type === 'token') this.#tokenSays(message);
     else if (type === 'error' && !(pinged && message.id === pinged)) this.#error(message);
     this.#answered();
@@ -290,10 +317,10 @@ export class Keybeat {
     this.#send({ type: 'auth', token, id: this.#authId });
   }
 
-  #error({ id, code, message }) {
+  #error({ id, code, message, group }) {
     if (id && id === this.#authId) return; // the next renewal, or the close with 4001, follows
     if (code === 'not_ready' && this.#watches.asked(id)) return this.#lost(1013, message);
-    this.#watches.error({ id, code, message });
+    this.#watches.error({ id, code, message, group });
   }
 
   /** Waits for the next message. After a silence the client pings; without an answer the connection is dead. */

@@ -21,8 +21,11 @@ class Watches {
   /** Unanswered watches by id: the users asked for (null: everybody), and those that have come so far. */
   #pending = new Map();
   #lastId = 0;
-  /** What is known. */
+  /** The groups to watch, each with whether only its counts are wanted. */
+  #groups = new Map();
+  /** What is known: states, and statuses of users who have one. */
   users = new Map();
+  statuses = new Map();
 
   constructor(tell) { this.#tell = tell; }
 
@@ -39,7 +42,7 @@ class Watches {
 
   connected() {
     this.#open = true;
-    return [...(this.#all ? [this.#askAll()] : []), ...this.#ask([...this.#names.keys()])];
+    return [...(this.#all ? [this.#askAll()] : []), ...this.#ask([...this.#names.keys()]), ...this.#askGroups([...this.#groups.keys()])];
   }
 
   lost() {
@@ -84,6 +87,25 @@ class Watches {
     return asked ? [{ type: 'unwatch', all: true }] : [];
   }
 
+  watchGroups(groups, count) {
+    for (const group of groups) this.#groups.set(group, count);
+    return this.#open ? this.#askGroups(groups) : [];
+  }
+
+  unwatchGroups(groups) {
+    const gone = groups.filter((group) => this.#groups.delete(group));
+    return this.#open ? gone.map((group) => ({ type: 'unwatch', groups: [group] })) : [];
+  }
+
+  /** One message for each group, whose answer has its id. */
+  #askGroups(groups) {
+    return groups.map((group) => {
+      const id = this.nextId();
+      this.#pending.set(id, { group, users: [] });
+      return { type: 'watch', groups: [group], id, ...(this.#groups.get(group) && { count: true }) };
+    });
+  }
+
   #ask(users) {
     return [...chunks(users)].map((some) => {
       const id = this.nextId();
@@ -101,12 +123,17 @@ class Watches {
 
   // These take the daemon's messages.
 
-  snapshot({ id, users, more, refused = [] }) {
+  snapshot({ id, users, more, refused = [], group, members, online }) {
     const pending = this.#pending.get(id);
     if (!pending) return;
     pending.users = pending.users.concat(users);
     if (more) return;
     this.#pending.delete(id);
+    if (group !== undefined) {
+      this.#noteAll(pending.users);
+      if (this.#groups.has(group)) this.#tell('group', { group, members, online, users: pending.users });
+      return;
+    }
     // A user who was unwatched since, or watched again by a later message, is skipped.
     const current = ({ user }) => pending.asked ? this.#names.get(user) === id : this.#allId === id;
     const news = pending.users.filter(current);
@@ -114,7 +141,8 @@ class Watches {
     if (pending.asked || this.#allId === id) {
       this.#tell('snapshot', { users: news, all: !pending.asked });
       if (!pending.asked) this.#leftOut(news);
-      for (const user of news) this.#learn(user);
+      for (const { status, ...user } of news) this.#learn(user);
+      for (const { user, status = null } of news) this.#note(user, status);
     }
     for (const { user, code, message } of refused) this.#refused([user], id, code, message);
   }
@@ -127,6 +155,33 @@ class Watches {
     for (const { user, state } of [...this.users.values()]) {
       if (state === 'online' && !here.has(user)) this.#learn({ user, state: 'offline', last_seen_ms: null });
     }
+    // The daemon sends the statuses of users who are offline after the snapshot.
+    for (const user of [...this.statuses.keys()]) if (!here.has(user) && !this.#names.has(user)) this.#note(user, null);
+  }
+
+  changed(statuses) {
+    for (const { user, status } of statuses) if (this.#all || this.#names.has(user) || this.#groups.size) this.#note(user, status);
+  }
+
+  #noteAll(users) { for (const { user, status = null } of users) this.#note(user, status); }
+
+  members({ group, joined, left }) {
+    if (!this.#groups.has(group)) return;
+    this.#noteAll(joined);
+    this.#tell('members', { group, joined, left });
+  }
+
+  occupancy({ id, group, members, online }) {
+    this.#pending.delete(id);
+    if (this.#groups.has(group)) this.#tell('occupancy', { group, members, online });
+  }
+
+  #note(user, status) {
+    const json = (value) => JSON.stringify(value ?? null);
+    if (json(status) === json(this.statuses.get(user))) return;
+    if (status === null) this.statuses.delete(user);
+    else this.statuses.set(user, status);
+    this.#tell('status', { user, status });
   }
 
   transitions(transitions) {
@@ -148,18 +203,26 @@ class Watches {
   }
 
   #forget(user) {
+    if (!this.#allKnown) this.statuses.delete(user);
     if (!this.#allKnown || this.users.get(user)?.state === 'offline') this.users.delete(user);
   }
 
   #forgetAll() {
     this.#all = this.#allKnown = false;
     this.#allId = 0;
-    for (const user of this.users.keys()) if (!this.#names.has(user)) this.users.delete(user);
+    for (const known of [this.users, this.statuses]) {
+      for (const user of known.keys()) if (!this.#names.has(user)) known.delete(user);
+    }
   }
 
-  error({ id, code, message }) {
+  error({ id, code, message, group }) {
     const pending = this.#pending.get(id);
     this.#pending.delete(id);
+    if (group !== undefined) {
+      this.#groups.delete(group);
+      this.#tell('refused', { code, message, users: [], group });
+      return;
+    }
     if (pending && !pending.asked && this.#allId === id) this.#forgetAll();
     if (pending?.asked) this.#refused(pending.asked, id, code, message);
     else this.#tell('refused', { code, message, users: [] });

@@ -4,7 +4,8 @@ use super::ending::Ending;
 use super::state::Socket;
 use super::worker::{JobPlace, Worker};
 use crate::error::Error;
-use crate::protocol::close;
+use crate::protocol::{checked_status_value, close};
+use crate::redis::directory::Kind;
 use crate::web::sessions::keeper::Hold;
 use serde_json::Value;
 use std::time::Duration;
@@ -69,6 +70,17 @@ impl Socket {
         let hold = self.hold.as_ref().ok_or(Error::NoUser)?;
         self.reader.app.quotas.take_writes(self.reader.permit.pass().user(), 1)?;
         place.send((id, Box::pin(hold.leave())));
+        Ok(())
+    }
+
+    pub(super) fn set_status(&mut self, id: Option<Value>, status: &Value) -> Result<(), Error> {
+        let json = checked_status_value(status)?;
+        let user = self.hold.as_ref().ok_or(Error::NoUser)?.key().user().to_owned();
+        let (app, pass) = (self.reader.app.clone(), self.reader.permit.pass().clone());
+        app.directory(Kind::Status)?;
+        let place = self.job_place()?;
+        let write = async move { app.set_status(&pass, &user, json, None).await };
+        place.send((id, Box::pin(in_time(Instant::now(), write))));
         Ok(())
     }
 

@@ -71,8 +71,13 @@ impl Socket {
     /// A watch waits for the first comparison of Redis; an unwatch concerns the watches that wait.
     async fn obey_later(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), Ending> {
         match message {
-            ClientMessage::Unwatch { users: Some(users), all: false } => self.waiting.unwatch(&users),
-            ClientMessage::Unwatch { users: None, all: true } => self.waiting.unwatch_all(),
+            ClientMessage::Unwatch { users: Some(users), all: false, groups: None } => {
+                self.waiting.unwatch(&users);
+            }
+            ClientMessage::Unwatch { users: None, all: true, groups: None } => self.waiting.unwatch_all(),
+            ClientMessage::Unwatch { users: None, all: false, groups: Some(groups) } => {
+                self.waiting.unwatch_groups(&groups);
+            }
             ClientMessage::Watch { .. } => {
                 if let Err(error) = self.waiting.push(&self.reader.app, id.clone(), message) {
                     return self.refuse(id, error).await;
@@ -92,20 +97,36 @@ impl Socket {
 
     async fn carry_out(&mut self, id: Option<Value>, message: ClientMessage) -> Result<(), Ending> {
         let done = match message {
-            ClientMessage::Watch { users: None, all: true, lossless, replace: false } => {
+            ClientMessage::Watch {
+                groups: Some(groups),
+                count,
+                users: None,
+                all: false,
+                lossless: false,
+                replace: false,
+            } => return self.watch_groups(id, groups, count).await,
+            ClientMessage::Watch { groups: Some(_), .. } | ClientMessage::Watch { count: true, .. } => {
+                Err(Error::InvalidRequest("watch takes groups alone, and with them count".into()))
+            }
+            ClientMessage::Watch { users: None, all: true, lossless, replace: false, .. } => {
                 return self.watch_all(id, lossless).await;
             }
-            ClientMessage::Watch { users: Some(users), all: false, lossless: false, replace } => {
+            ClientMessage::Watch { users: Some(users), all: false, lossless: false, replace, .. } => {
                 return self.watch(id, users, replace).await;
             }
             ClientMessage::Watch { .. } => Err(Error::InvalidRequest(
-                "watch takes either users (and with them replace), or all (and with it lossless)".into(),
+                "watch takes either users (and with them replace), or groups (and with them count), or all (and with it lossless)"
+                    .into(),
             )),
-            ClientMessage::Unwatch { users: Some(users), all: false } => {
+            ClientMessage::Unwatch { groups: Some(groups), users: None, all: false } => {
+                self.unwatch_groups(&groups);
+                Ok(())
+            }
+            ClientMessage::Unwatch { users: Some(users), all: false, groups: None } => {
                 self.unwatch(&users);
                 Ok(())
             }
-            ClientMessage::Unwatch { users: None, all: true } => {
+            ClientMessage::Unwatch { users: None, all: true, groups: None } => {
                 self.flush().await?;
                 self.reader.app.hub.unwatch_all(&self.reader.watcher);
                 self.reader.all = false;
@@ -113,7 +134,7 @@ impl Socket {
                 Ok(())
             }
             ClientMessage::Unwatch { .. } => {
-                Err(Error::InvalidRequest("unwatch takes either users, or all".into()))
+                Err(Error::InvalidRequest("unwatch takes either users, or groups, or all".into()))
             }
             ClientMessage::Heartbeat { user } => {
                 let done = self.heartbeat(id.clone(), user.clone());
@@ -126,6 +147,13 @@ impl Socket {
                 let done = self.leave(id.clone());
                 if done.is_ok() {
                     self.audit("delete", self.hold.as_ref().map(|hold| hold.key().user()), None);
+                }
+                done
+            }
+            ClientMessage::SetStatus { status } => {
+                let done = self.set_status(id.clone(), &status);
+                if done.is_ok() {
+                    self.audit("status", self.hold.as_ref().map(|hold| hold.key().user()), None);
                 }
                 done
             }
@@ -169,7 +197,8 @@ impl Socket {
     /// Takes a new token in place of the one before.
     async fn renew(&mut self, id: Option<Value>, token: &str) -> Result<(), Ending> {
         let speaks = self.hold.as_ref().map(|hold| hold.key().user());
-        let (watched, all) = (self.reader.watched.iter(), self.reader.all);
+        let groups = self.reader.groups.keys().map(|group| &**group);
+        let (watched, all) = ((self.reader.watched.iter(), groups), self.reader.all);
         let pass = self.reader.app.gate.check(token);
         match pass.and_then(|pass| self.reader.permit.renew(pass, speaks, watched, all)) {
             Ok(()) => self.send(self.reader.permit.renewed(id).encode()).await,

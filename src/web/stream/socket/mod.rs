@@ -3,6 +3,7 @@
 mod beating;
 mod closing;
 mod ending;
+mod grouping;
 mod life;
 mod messages;
 pub mod opening;

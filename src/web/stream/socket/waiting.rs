@@ -26,7 +26,8 @@ impl WaitingWatches {
     /// Keeps a watch. Errors: `not_ready` if this socket has too many, `busy` if all sockets together have.
     pub(super) fn push(&mut self, app: &App, id: Option<Value>, message: ClientMessage) -> Result<(), Error> {
         let users = match &message {
-            ClientMessage::Watch { users: Some(users), .. } => users.as_slice(),
+            ClientMessage::Watch { users: Some(users), .. }
+            | ClientMessage::Watch { groups: Some(users), .. } => users.as_slice(),
             _ => &[],
         };
         let all = self.users + users.len();
@@ -52,12 +53,28 @@ impl WaitingWatches {
         }
     }
 
+    /// The client no longer wants these groups.
+    pub(super) fn unwatch_groups(&mut self, groups: &[String]) {
+        for (_, watch, _) in &mut self.watches {
+            if let ClientMessage::Watch { groups: Some(wanted), .. } = watch {
+                wanted.retain(|group| !groups.contains(group));
+            }
+        }
+    }
+
     /// The client no longer wants everybody. The answer is then an empty snapshot.
     pub(super) fn unwatch_all(&mut self) {
         for (_, watch, _) in &mut self.watches {
             if matches!(watch, ClientMessage::Watch { users: None, all: true, .. }) {
                 let users = Some(Vec::new());
-                *watch = ClientMessage::Watch { users, all: false, lossless: false, replace: false };
+                *watch = ClientMessage::Watch {
+                    users,
+                    all: false,
+                    lossless: false,
+                    replace: false,
+                    groups: None,
+                    count: false,
+                };
             }
         }
     }

@@ -56,8 +56,8 @@ impl Socket {
     /// Decides for each user of a watch, and counts and logs the refusals.
     fn sort_out(&mut self, users: Vec<String>, replace: bool) -> Result<Asked, Ending> {
         let limit = self.reader.watch_limit();
-        let Reader { app, permit: own, watched, address, .. } = &mut self.reader;
-        let held = if replace { 0 } else { watched.len() };
+        let Reader { app, permit: own, watched, groups, address, .. } = &mut self.reader;
+        let held = groups.len() + if replace { 0 } else { watched.len() };
         let asked =
             Asked::new(app, own.pass(), users, limit, held, |user| !replace && watched.contains(user));
         for (code, status) in asked.count_refused(app) {
@@ -86,7 +86,7 @@ impl Socket {
         self.send_snapshot(snapshot).await
     }
 
-    async fn send_snapshot(&mut self, mut snapshot: Snapshot) -> Result<(), Ending> {
+    pub(super) async fn send_snapshot(&mut self, mut snapshot: Snapshot) -> Result<(), Ending> {
         while let Some(chunk) = snapshot.next() {
             self.snapshot_bytes = snapshot.bytes();
             self.send(chunk).await?;
@@ -101,12 +101,12 @@ impl Socket {
                 self.reader.app.hub.unwatch(&self.reader.watcher, user);
             }
         }
-        self.reader.share.set_watches(self.reader.watched.len());
+        self.reader.count_watches();
         self.count_watching();
     }
 
     pub(super) fn count_watching(&mut self) {
-        let watching = self.reader.all || !self.reader.watched.is_empty();
+        let watching = self.reader.all || !self.reader.watched.is_empty() || !self.reader.groups.is_empty();
         if watching != self.counted {
             self.counted = watching;
             self.reader.app.metrics.watchers.inc_by(if watching { 1 } else { -1 });

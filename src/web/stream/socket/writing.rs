@@ -4,6 +4,7 @@ use super::super::frames::Moved;
 use super::super::reader::Cut;
 use super::ending::Ending;
 use super::state::Socket;
+use crate::hub::NextStatuses;
 use crate::protocol::close;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -15,11 +16,18 @@ impl Socket {
     /// Sends what is pending.
     pub(super) async fn flush(&mut self) -> Result<(), Ending> {
         for round in 0.. {
+            // Members come before their transitions.
+            if self.reader.watcher.owes_groups() && Box::pin(self.send_group_message()).await? {
+                continue;
+            }
             let messages = self.reader.pending()?;
-            if messages.is_empty() {
+            if !messages.is_empty() {
+                self.send_all(messages.into_iter().map(|message| message.text)).await?;
+            } else if let NextStatuses::Message(statuses) = self.reader.statuses()? {
+                self.send_all([statuses]).await?;
+            } else if !self.reader.watcher.owes_groups() {
                 return Ok(());
             }
-            self.send_all(messages.into_iter().map(|message| message.text)).await?;
             // A client that never catches up never gets to the bells.
             if round > 0 && self.reader.app.shutdown.is_stopping() {
                 return Err(Cut::GoingAway.into());

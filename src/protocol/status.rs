@@ -1,0 +1,133 @@
+//! Statuses of users: any JSON, written by any program.
+
+use super::{StatusObject, UserObject};
+use crate::error::{Error, MAX_STATUS_BYTES};
+use serde_json::Value;
+
+/// The status that a stored value is, as canonical JSON. A text that is not JSON is a JSON string; null is no status.
+pub fn status_json(stored: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stored);
+    match serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned())) {
+        Value::Null => None,
+        value => Some(value.to_string()),
+    }
+}
+
+/// The status that a client sends, as canonical JSON; `None` removes the status.
+///
+/// # Errors
+/// `invalid_json`; `too_large` for more than [`MAX_STATUS_BYTES`].
+pub fn checked_status(sent: &[u8]) -> Result<Option<String>, Error> {
+    if sent.len() > MAX_STATUS_BYTES {
+        return Err(Error::StatusTooLarge(sent.len()));
+    }
+    let value: Value = serde_json::from_slice(sent).map_err(|why| {
+        Error::InvalidJson(format!(r#"the status is not JSON: {why}; write for example {{"text":"away"}}"#))
+    })?;
+    checked_status_value(&value)
+}
+
+/// The same for a status that is parsed already.
+///
+/// # Errors
+/// `too_large`.
+pub fn checked_status_value(value: &Value) -> Result<Option<String>, Error> {
+    let json = value.to_string();
+    match (value.is_null(), json.len()) {
+        (true, _) => Ok(None),
+        (false, length) if length > MAX_STATUS_BYTES => Err(Error::StatusTooLarge(length)),
+        (false, _) => Ok(Some(json)),
+    }
+}
+
+/// A `statuses` message from statuses that are JSON already; `None` reports a removal.
+pub fn join_statuses<'a>(statuses: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> String {
+    let mut text = String::from(r#"{"type":"statuses","statuses":["#);
+    for (i, (user, status)) in statuses.enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        text.push_str(r#"{"user":"#);
+        text.push_str(&Value::from(user).to_string());
+        text.push_str(r#","status":"#);
+        text.push_str(status.unwrap_or("null"));
+        text.push('}');
+    }
+    text.push_str("]}");
+    text
+}
+
+impl UserObject {
+    /// The same with a status, which is JSON.
+    pub fn with_status(mut self, json: Option<&str>) -> UserObject {
+        let (UserObject::Online { status, .. } | UserObject::Offline { status, .. }) = &mut self;
+        *status = json.and_then(|json| serde_json::from_str(json).ok());
+        self
+    }
+}
+
+impl StatusObject {
+    /// The status, unless it reports a removal.
+    pub fn value(&self) -> Option<&Value> {
+        Some(&self.status).filter(|status| !status.is_null())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ServerMessage;
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn stored_text_becomes_json() {
+        for (stored, json) in [
+            (&b"{\"text\" : \"away\"}\n"[..], Some(r#"{"text":"away"}"#)),
+            (b"away", Some(r#""away""#)),
+            (b"7", Some("7")),
+            (b"{\"a\":", Some(r#""{\"a\":""#)),
+            (b"a\xff", Some("\"a\u{fffd}\"")),
+            (b" null ", None),
+        ] {
+            assert_eq!(status_json(stored).as_deref(), json, "{stored:?}");
+        }
+    }
+
+    #[test]
+    fn joined_statuses_parse_as_one_message() {
+        let text = join_statuses([("al\"ice", Some(r#"{"a":1}"#)), ("bob", None)].into_iter());
+        let statuses = vec![
+            StatusObject { user: "al\"ice".into(), status: json!({"a": 1}) },
+            StatusObject { user: "bob".into(), status: Value::Null },
+        ];
+        assert_eq!(
+            serde_json::from_str::<ServerMessage>(&text).unwrap(),
+            ServerMessage::Statuses { statuses }
+        );
+    }
+
+    #[test]
+    fn status_of_a_client_is_checked() {
+        let code = |sent: &[u8]| checked_status(sent).map_err(|error| (error.code(), error.status()));
+        assert_eq!(code(br#" {"a" : 1} "#), Ok(Some(r#"{"a":1}"#.into())));
+        assert_eq!(code(b"null"), Ok(None));
+        for bad in [&b""[..], b"away", b"1 2", b"\xff"] {
+            assert_eq!(code(bad), Err(("invalid_json", 400)), "{bad:?}");
+        }
+        let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2)).into_bytes();
+        assert!(code(&text(1024)).is_ok());
+        assert_eq!(code(&text(1025)), Err(("too_large", 413)));
+        let grows = json!("\u{1}".repeat(1_000));
+        assert_eq!(checked_status_value(&grows).unwrap_err().code(), "too_large", "escaped it is longer");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_json_or_none(stored in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let Some(json) = status_json(&stored) {
+                prop_assert_eq!(status_json(json.as_bytes()), Some(json.clone()), "it is canonical");
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The groups that a client watches: what it asked for, and its messages about them.
+
+use super::group_watch::GroupWatch;
+use super::reader::{Cut, Reader, Snapshot};
+use crate::error::{Error, shown};
+use crate::hub::{GroupBegin, GroupEnd, GroupNews};
+use crate::presence::{Name, Presence};
+use crate::protocol::{ServerMessage, UserObject};
+use crate::redis::directory::Kind;
+use bytes::Bytes;
+use serde_json::Value;
+
+/// What the client is sent next.
+pub(super) enum GroupMessage {
+    Text(Bytes),
+    /// Chunk by chunk.
+    Members(Box<Snapshot>),
+}
+
+impl Reader {
+    /// Watches groups. Returns those that are refused, each with the reason; the others are answered later.
+    pub(super) fn watch_groups(
+        &mut self,
+        groups: Vec<String>,
+        count: bool,
+        id: Option<&Value>,
+    ) -> Vec<(String, Error)> {
+        let mut refused = Vec::new();
+        for group in groups {
+            if let Err(error) = self.check_group(&group) {
+                refused.push((group, error));
+                continue;
+            }
+            self.groups.insert(group.as_str().into(), GroupWatch { id: id.cloned(), count });
+            self.app.hub.watch_group(&self.watcher, &group, count);
+        }
+        self.count_watches();
+        refused
+    }
+
+    fn check_group(&self, group: &str) -> Result<(), Error> {
+        self.permit.pass().check_group(group)?;
+        self.app.directory(Kind::Group)?;
+        let (limit, held) = (self.watch_limit(), self.watched.len() + self.groups.len());
+        if held >= limit.most && !self.groups.contains_key(group) {
+            self.app.metrics.limited(limit.cause());
+            return Err(limit.refusal(held + 1));
+        }
+        Ok(())
+    }
+
+    /// Counts users and groups toward the limits of the client's user.
+    pub(super) fn count_watches(&mut self) {
+        self.share.set_watches(self.watched.len() + self.groups.len());
+    }
+
+    /// Stops watching a group.
+    pub(super) fn unwatch_group(&mut self, group: &str) {
+        if self.groups.remove(group).is_some() {
+            self.app.hub.unwatch_group(&self.watcher, group);
+        }
+    }
+
+    /// The next message about a group; `None` if there is none now. No message goes to a client whose token has expired.
+    pub(super) fn next_group_message(&mut self) -> Result<Option<GroupMessage>, Cut> {
+        while let Some(news) = self.app.hub.next_group_news(&self.watcher) {
+            self.check_token()?;
+            let message = match news {
+                GroupNews::Begin(group) => self.begin_group(&group),
+                GroupNews::Members { group, joined, left } => self.members(&group, joined, &left),
+                GroupNews::Occupancy { group, members, online } => {
+                    let group = group.to_string();
+                    Some(text(&ServerMessage::Occupancy { id: None, group, members, online }))
+                }
+                GroupNews::Ended(group, end) => self.end_group(&group, end),
+            };
+            if message.is_some() {
+                return Ok(message);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The answer to a watch.
+    fn begin_group(&mut self, group: &Name) -> Option<GroupMessage> {
+        let count = self.groups.get(group)?.count;
+        match self.app.hub.begin_group(&self.watcher, group, self.app.limits.group_members) {
+            Err(end) => self.end_group(group, end),
+            Ok(begin) => {
+                let GroupBegin { members, online, users } = begin?;
+                let id = self.groups.get_mut(group)?.id.take();
+                let name = group.to_string();
+                Some(if count {
+                    text(&ServerMessage::Occupancy { id, group: name, members, online })
+                } else {
+                    GroupMessage::Members(Box::new(Snapshot::of_group(
+                        self,
+                        id,
+                        (name, members, online),
+                        users,
+                    )))
+                })
+            }
+        }
+    }
+
+    fn members(&self, group: &Name, joined: Vec<(Name, Presence)>, left: &[Name]) -> Option<GroupMessage> {
+        let stale = !self.app.hub.health().borrow().up;
+        let object =
+            |(user, presence): &(Name, Presence)| -> UserObject { self.app.object(user, *presence, stale) };
+        let joined = joined.iter().map(object).collect();
+        let left = left.iter().map(ToString::to_string).collect();
+        Some(text(&ServerMessage::Members { group: group.to_string(), joined, left }))
+    }
+
+    /// The group is not watched any more.
+    fn end_group(&mut self, group: &Name, end: GroupEnd) -> Option<GroupMessage> {
+        let watch = self.groups.remove(group)?;
+        self.count_watches();
+        let error = match end {
+            GroupEnd::Invalid => Error::NoSet(shown(group)),
+            GroupEnd::TooLarge(count) => {
+                Error::TooLargeGroup { name: shown(group), count, most: self.app.limits.group_members }
+            }
+        };
+        self.app.metrics.refused(error.code());
+        Some(text(&ServerMessage::group_error(watch.id, group, &error)))
+    }
+}
+
+fn text(message: &ServerMessage) -> GroupMessage {
+    GroupMessage::Text(message.encode().into())
+}

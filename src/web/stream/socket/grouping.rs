@@ -1,0 +1,56 @@
+//! Watches of groups on a socket.
+
+use super::super::groups::GroupMessage;
+use super::ending::Ending;
+use super::messages::ROUTE;
+use super::state::Socket;
+use crate::protocol::{ServerMessage, close};
+use crate::web::access::token_watch as permit;
+use crate::web::limits::refusal_log::Refusal;
+use serde_json::Value;
+
+impl Socket {
+    pub(super) async fn watch_groups(
+        &mut self,
+        id: Option<Value>,
+        groups: Vec<String>,
+        count: bool,
+    ) -> Result<(), Ending> {
+        let refused = self.reader.watch_groups(groups, count, id.as_ref());
+        self.count_watching();
+        for (group, error) in refused {
+            let (code, status) = (error.code(), error.status());
+            self.reader.app.metrics.refused(code);
+            self.reader.app.refusals.log(&Refusal {
+                address: self.reader.address,
+                route: ROUTE,
+                code,
+                status,
+            });
+            if self.reader.permit.gives_up(&error) {
+                return Err(Ending::Close(close::FORBIDDEN, permit::FORBIDDEN));
+            }
+            self.send(ServerMessage::group_error(id.clone(), &group, &error).encode()).await?;
+        }
+        self.flush().await
+    }
+
+    pub(super) fn unwatch_groups(&mut self, groups: &[String]) {
+        groups.iter().for_each(|group| self.reader.unwatch_group(group));
+        self.reader.count_watches();
+        self.count_watching();
+    }
+
+    /// Sends the next message about a group; false if there is none.
+    pub(super) async fn send_group_message(&mut self) -> Result<bool, Ending> {
+        match self.reader.next_group_message()? {
+            None => Ok(false),
+            Some(GroupMessage::Text(text)) => {
+                // Its member may have gone: a group that ended is counted no more.
+                self.count_watching();
+                self.send_all([text]).await.map(|()| true)
+            }
+            Some(GroupMessage::Members(snapshot)) => self.send_snapshot(*snapshot).await.map(|()| true),
+        }
+    }
+}
