@@ -1,6 +1,6 @@
 //! The feed of a link, in the words of the tracker.
 
-use crate::presence::{Elsewhere, Event, LinkNotice};
+use crate::presence::{Elsewhere, Event, LinkNotice, Renewals};
 use crate::redis::link::parser::Item;
 use crate::redis::link::{CanaryReply, Feed};
 
@@ -9,7 +9,7 @@ pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
     Some(match feed {
         Feed::Events(_) => return None,
         Feed::Up { run, outage, uptime_ms, silent, renewals, lease } => {
-            let silent = silent.needs_polling();
+            let silent = silent.needs_polling() && renewals != Renewals::Tracking;
             LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark }
         }
         Feed::Lease(reply) => LinkNotice::Lease(reply),

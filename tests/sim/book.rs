@@ -135,7 +135,7 @@ impl World {
     }
 
     pub fn is_told_all(&self) -> bool {
-        !self.cluster.on && !self.knobs.silent.any()
+        !self.cluster.on && !self.knobs.silent.any() && !self.knobs.mode.tracks()
     }
 
     /// A key that was not known and that the scan did not name has ended by then, though the event is still

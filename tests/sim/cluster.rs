@@ -242,6 +242,9 @@ impl World {
     fn copy(&mut self, name: &str, to: usize) {
         self.trail.note(self.now, format_args!("{name} is copied to {to}"));
         for event in [Event::New, Event::Set, Event::Retimed].map(|event| event(name.to_owned())) {
+            if self.knobs.mode.tracks() {
+                self.note_push(to, &event);
+            }
             if self.knobs.silent.tells(&event, self.knobs.mode)
                 && let Some(at) = self.relay.hears(to, &event)
             {

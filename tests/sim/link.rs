@@ -21,6 +21,10 @@ pub enum Feed {
     Replaced(u64),
     /// The finding of an order about the lease's key.
     Lease(LeaseReply),
+    /// Names that client tracking pushes, and whether the canary is among them.
+    Pushed(Vec<String>, bool),
+    /// A database was flushed.
+    Suspect,
 }
 
 /// Subscribed and proven.
@@ -90,6 +94,8 @@ pub struct Link {
     pub wire: VecDeque<(u64, Feed)>,
     /// Answers and pages on theirs.
     pub replies: BTreeMap<(u64, u64), Feed>,
+    /// When the last push arrives.
+    pub pushed_at: u64,
     /// How much later events and answers are for a while.
     pub lag: (u64, u64),
     /// The items that no longer arrive, though the connection looks alive.
@@ -320,6 +326,9 @@ impl World {
                 event => self.account(node, event),
             }
             let told = self.knobs.silent.tells(&event, self.knobs.mode);
+            if self.knobs.mode.tracks() {
+                self.note_push(node, &event);
+            }
             let renews = matches!(event, Event::Set(_) | Event::Retimed(_));
             let hears = |&at: &usize| told && (!renews || self.relay.servers[at].link.listens);
             match self.relay.hears(node, &event).filter(hears) {
@@ -327,6 +336,7 @@ impl World {
                 None => self.lost(&event),
             }
         }
+        self.plan_pushes(node);
     }
 
     pub fn send(&mut self, at: usize, feed: Feed) {

@@ -1,6 +1,7 @@
 //! A Redis that is obvious: keys with deadlines that are deleted late, and a word for each change.
 
 use super::others::Lease;
+use super::pushes::Pushes;
 use fastrand::Rng;
 use keybeat::presence::{Answer, BatchId, End, Side};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,16 @@ pub enum Event {
     /// No message at all, for FLUSHALL and SWAPDB make none: only the world's own book reads which keys there
     /// are now.
     Exchanged(BTreeSet<String>),
+}
+
+impl Event {
+    /// Is it an event of a key, which the server publishes by itself?
+    pub fn is_of_key(&self) -> bool {
+        matches!(
+            self,
+            Event::New(_) | Event::Set(_) | Event::Retimed(_) | Event::Placed(_) | Event::Ended(..)
+        )
+    }
 }
 
 /// How a server comes back.
@@ -72,6 +83,7 @@ pub struct Redis {
     /// Its keys were exchanged, and no canary has come since.
     pub exchanged: bool,
     pub lease: Lease,
+    pub pushes: Pushes,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.
@@ -190,6 +202,7 @@ impl Redis {
     /// FLUSHALL, which makes no event.
     pub fn flush(&mut self, now: u64) {
         self.other = Default::default();
+        self.pushes.flushed = true;
         self.swap(now);
         self.other = Default::default();
     }
@@ -266,6 +279,7 @@ impl Redis {
         self.run += 1;
         self.canary = None;
         self.lease.lose();
+        self.pushes = Default::default();
         self.other = Default::default();
         self.unsaid.clear();
         self.replicate();

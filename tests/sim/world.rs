@@ -49,6 +49,8 @@ pub enum Broken {
     BeatsForever,
     /// A slot without an owner still has the one from before.
     OwnersUnseen,
+    /// Some pushed names never arrive.
+    PushesLost,
 }
 
 /// The events that the servers do not publish.
@@ -70,6 +72,7 @@ impl Silent {
 
     pub fn tells(self, event: &Event, mode: Mode) -> bool {
         match event {
+            _ if mode.tracks() && event.is_of_key() => false,
             Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => true,
             Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => true,
@@ -93,14 +96,20 @@ pub struct Mode {
 impl Mode {
     /// The default at Redis 6.
     pub const SET: Mode = Mode { renewals: Renewals::Set, new: false, shared: false };
+    /// Does client tracking stand in for events?
+    pub fn tracks(self) -> bool {
+        self.renewals == Renewals::Tracking
+    }
+
     const NEW: Mode = Mode { renewals: Renewals::New, new: true, shared: false };
     /// Each mode by its name.
-    pub const ALL: [(&str, Mode); 7] = [
+    pub const ALL: [(&str, Mode); 8] = [
         ("set", Mode { new: true, ..Mode::SET }),
         ("set without new", Mode::SET),
         ("new", Mode::NEW),
         ("expire", Mode { renewals: Renewals::Expire, ..Mode::NEW }),
         ("expire without new", Mode { renewals: Renewals::Expire, ..Mode::SET }),
+        ("tracking", Mode { renewals: Renewals::Tracking, ..Mode::SET }),
         ("set with others", Mode { renewals: Renewals::Set, shared: true, ..Mode::NEW }),
         ("new with others", Mode { shared: true, ..Mode::NEW }),
     ];
@@ -128,6 +137,8 @@ pub enum Act {
     OthersAsk(usize),
     /// The slot has an owner again.
     Own(usize),
+    /// A turn of the node's event loop ends.
+    Push(usize),
 }
 
 /// The differences between worlds.
@@ -451,6 +462,7 @@ impl World {
             Act::Others(node) => self.others_wake(node),
             Act::OthersAsk(node) => self.others_ask(node),
             Act::Own(slot) => self.own_again(slot),
+            Act::Push(node) => self.end_turn(node),
             Act::Fault | Act::Reshape if self.healing => {}
             Act::Fault => {
                 self.fault();

@@ -68,6 +68,8 @@ pub enum Input<'a> {
     Placed(&'a [u8]),
     /// `expire`, `persist`: the key has another TTL, or none.
     Retimed(&'a [u8]),
+    /// Client tracking pushed the name of the key: a command changed it, or it ran out. The push does not say which.
+    Pushed(&'a [u8]),
     /// `set`, or another command created the key, on a server that does not own its slot. It is no heartbeat, so the
     /// detector asks: a slot that moves as a whole is copied there first, and its keys may have ended since.
     Claimed(&'a [u8]),
@@ -157,7 +159,7 @@ impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
         use Input::{
-            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Renewed, Retimed, Suspected, Written,
+            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Pushed, Renewed, Retimed, Suspected, Written,
         };
         matches!(
             self,
@@ -165,6 +167,7 @@ impl Input<'_> {
                 | Created(_)
                 | Placed(_)
                 | Claimed(_)
+                | Pushed(_)
                 | Retimed(_)
                 | Written(..)
                 | Suspected(_)

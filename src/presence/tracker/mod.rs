@@ -266,6 +266,7 @@ impl Tracker {
                 // The comparison that begins finds what was written before.
                 server.passed = mark;
                 server.renewals = renewals;
+                server.detector.track(renewals == Renewals::Tracking);
                 server.polling.up(now, silent);
                 server.lease.up(now, lease, self.settings.lease);
                 let role = server.role();

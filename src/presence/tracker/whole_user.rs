@@ -5,7 +5,7 @@ use super::canary::CURRENT_MS;
 use super::gap::Cause;
 use super::held::Entry;
 use super::server::{CANARY_EVERY_MS, Phase, Server};
-use crate::presence::{Change, Reason, Time};
+use crate::presence::{Change, Reason, Renewals, Time};
 
 /// How long ends wait for a stream that is behind, or for the comparison of a server whose connection was lost at the
 /// same time, in milliseconds.
@@ -50,7 +50,9 @@ impl Tracker {
     /// So does an event, if a pass has yet to say what was there, or if the other server's end may have overtaken it.
     /// A server that is not compared may hide a session that was there in between, and so may a claim.
     fn follows_an_end(&self, now: Time, server: &Server, start: &Entry) -> bool {
-        if start.change.reason == Reason::Reconciled || !server.settled() {
+        // The answers to pushes have no order among the keys of a user.
+        let unordered = start.change.reason == Reason::Reconciled || server.renewals == Renewals::Tracking;
+        if unordered || !server.settled() {
             return false;
         }
         let behind = matches!(&server.phase, Phase::Up(canary) if canary.behind(now, self.disturbed, now));

@@ -76,6 +76,15 @@ impl Silent {
         self.set || self.del
     }
 
+    /// The operation whose event shows that the server publishes more than it did.
+    pub(super) fn operation(self) -> Option<&'static str> {
+        match self {
+            Silent { set: true, .. } => Some("set"),
+            Silent { del: true, .. } => Some("del"),
+            _ => None,
+        }
+    }
+
     /// Is any event missing?
     pub(super) fn any(self) -> bool {
         self.needs_polling() || self.new

@@ -4,9 +4,10 @@ use crate::presence::{BatchId, Key, LeaseOrder, LeaseReply, Side};
 use crate::redis::channel::Message;
 use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
+use crate::redis::link::canary_marks::CanaryMarks;
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
 use crate::redis::link::lease_key::{self, LeaseKey};
-use crate::redis::link::parser::{Mark, Parser};
+use crate::redis::link::parser::{Events, Kind, Mark, Parser};
 use crate::redis::link::questions::QuestionBatch;
 use crate::redis::link::settings::LinkSettings;
 use crate::redis::resp::client::Pipeline;
@@ -27,6 +28,8 @@ pub(super) struct Worker<'a> {
     /// Whether the event stream is to have the events that report renewals.
     pub(super) listens: watch::Sender<bool>,
     pub(super) silent: Silent,
+    /// The proofs of the canary, where the server pushes names.
+    pub(super) marks: Option<Arc<CanaryMarks>>,
     pub(super) refusals: Arc<Refusals>,
     /// How many keys the database had at the start, not only presence keys.
     pub(super) size: usize,
@@ -95,9 +98,20 @@ impl Worker<'_> {
         let (pipeline, feed, silent) = (self.pipeline.clone(), self.feed.clone(), self.silent);
         let (key, refusals) = (self.canary.choose(self.settings), self.refusals.clone());
         let marks = Marks { canary: self.publish(Mark::Canary), fence: self.publish(Mark::Hello) };
+        let pushed = self.marks.clone();
+        // One SET makes one push.
+        let silent = if pushed.is_some() { Silent { set: true, del: true, new: true } } else { silent };
+        pushed.iter().for_each(|pushed| pushed.send());
         self.tasks.spawn(async move {
-            let sent = canary_key::send(&pipeline, key, silent, marks, &refusals).await;
-            feed.send(Feed::Canary(sent.context("the canary could not be sent")?)).await
+            let (reply, written) = canary_key::send(&pipeline, key, silent, marks, &refusals)
+                .await
+                .context("the canary could not be sent")?;
+            if !written && pushed.is_some_and(|pushed| pushed.excuse()) {
+                let mut proof = Events::default();
+                proof.push(Kind::Canary, b"");
+                feed.send(Feed::Events(proof)).await?;
+            }
+            feed.send(Feed::Canary(reply)).await
         });
     }
 

@@ -16,6 +16,8 @@ pub enum Kind {
     Retimed,
     /// A key was placed by RESTORE, RENAME, COPY or MOVE.
     Placed,
+    /// Client tracking pushed the key's name.
+    Pushed,
     /// A key ended.
     Ended(End),
     /// A fence of a batch of questions.
@@ -34,6 +36,14 @@ pub enum Kind {
     Lease(bool),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
     EndsIn(u32),
+}
+
+impl Kind {
+    /// Is it an event of a key, which the server itself publishes?
+    pub(super) fn is_event(self) -> bool {
+        use Kind::{Created, Ended, Placed, Renewed, Retimed};
+        matches!(self, Renewed | Created | Retimed | Placed | Ended(_))
+    }
 }
 
 /// A mark that the daemon publishes into the event stream.
@@ -135,6 +145,14 @@ impl Parser {
         self.names.name(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
+    /// Parses a name that client tracking pushed.
+    pub fn parse_pushed<'a>(&self, key: &'a [u8]) -> Parsed<'a> {
+        if self.is_canary(key) {
+            return Parsed::CanaryKey;
+        }
+        self.names.name(key).map_or(Parsed::Foreign, |name| Parsed::Evidence(Kind::Pushed, name))
+    }
+
     /// Is this our canary key? At a node of a cluster a number follows, which puts the key into a slot of the node.
     fn is_canary(&self, payload: &[u8]) -> bool {
         let rest = payload.strip_prefix(&self.canary_key[..]);
@@ -229,6 +247,7 @@ impl Events {
                 Kind::Created => Input::Created(name),
                 Kind::Retimed => Input::Retimed(name),
                 Kind::Placed => Input::Placed(name),
+                Kind::Pushed => Input::Pushed(name),
                 Kind::Ended(end) => Input::Ended(name, end),
                 Kind::Fence(batch, side) => Input::Fence(batch, side),
                 Kind::Canary => return Item::Canary,
@@ -285,6 +304,19 @@ mod tests {
         }
         for other in [&b"presence:#canary:#:d2"[..], b"presence:#canary:#:d1-x:3", b"presence:#canary:#:d"] {
             assert_eq!(parser.parse("set", other), Parsed::Foreign);
+        }
+    }
+
+    #[test]
+    fn pushed_names_are_keys_of_users_or_the_canary() {
+        let parser = parser();
+        for (key, parsed) in [
+            (&b"presence:alice"[..], Parsed::Evidence(Kind::Pushed, b"alice".as_slice().into())),
+            (b"presence:#canary:#:d1", Parsed::CanaryKey),
+            (b"presence:#canary:#:d2", Parsed::Foreign),
+            (b"session:alice", Parsed::Foreign),
+        ] {
+            assert_eq!(parser.parse_pushed(key), parsed, "{key:?}");
         }
     }
 
