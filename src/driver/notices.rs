@@ -38,6 +38,7 @@ pub(super) fn event(item: Item<'_>) -> Event<'_> {
         Item::Canary => Event::Canary,
         Item::Mark(mark) => Event::Mark(mark),
         Item::Leads => Event::Leads,
+        Item::Tracks(from, since) => Event::Tracks { from, since },
         Item::Lease(from, held) => Event::Beat { from, released: !held },
     }
 }

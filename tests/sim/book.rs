@@ -43,7 +43,7 @@ impl Book {
             Event::New(key) | Event::Set(key) | Event::Retimed(key) | Event::Placed(key) => (key, true),
             Event::Ended(key, _) => (key, false),
             Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) | Event::Canary => return,
-            Event::Leads | Event::Lease(_) => return,
+            Event::Leads | Event::Lease(_) | Event::Came(_) | Event::Gone(..) | Event::Tracks(_) => return,
             Event::Exchanged(keys) => return self.shadow.clone_from(keys),
         };
         let user = user_of(key);

@@ -361,6 +361,7 @@ impl World {
             Event::Ended(key, _) => (key, false),
             Event::Retimed(_) | Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => return,
             Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => return,
+            Event::Came(_) | Event::Gone(..) | Event::Tracks(_) => return,
         };
         if live {
             for node in &mut self.nodes {

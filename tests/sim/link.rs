@@ -88,6 +88,8 @@ pub struct Link {
     pub on: bool,
     /// The stream has the events that report renewals.
     pub listens: bool,
+    /// When that changed.
+    pub listens_since: u64,
     /// Names the connection among all there were.
     pub epoch: u32,
     /// The event stream on its way, with the times of arrival.
@@ -136,7 +138,8 @@ impl Link {
             None => false,
             Some(Deaf::All) => true,
             Some(Deaf::Keys) => {
-                !matches!(event, Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) | Event::Lease(_))
+                let by_key = event.is_of_key() || matches!(event, Event::Canary | Event::Exchanged(_));
+                by_key || matches!(event, Event::Leads)
             }
             Some(Deaf::New) => matches!(event, Event::New(_) | Event::Canary),
             Some(Deaf::Generic) => matches!(
@@ -291,6 +294,7 @@ impl World {
         let node = &mut self.nodes[server.node];
         let other = server.link.renew(node);
         node.out.push(Event::Canary);
+        server.proofs.send(server.link.listens);
         let refused = std::mem::take(&mut node.refused);
         self.reply(at, if other { Feed::Replaced(self.now) } else { Feed::Intact(refused) });
     }
@@ -393,7 +397,7 @@ impl World {
         // Keys that have run out count: they will be announced.
         let held = node.keys.keys().cloned().collect();
         let lease = self.knobs.mode.shared.then(|| node.lease.carry_out(now, LeaseOrder::Take));
-        link.listens = true;
+        (link.listens, link.listens_since) = (true, now);
         let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over, lease };
         let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
         self.send(at, Feed::Up(up));

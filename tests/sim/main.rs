@@ -202,6 +202,11 @@ fn fixed_seeds_hold_every_rule_by_tracking() {
 }
 
 #[test]
+fn fixed_seeds_hold_every_rule_by_tracking_with_other_daemons() {
+    fixed_seeds_hold_in("tracking with others");
+}
+
+#[test]
 fn fixed_seeds_hold_every_rule_with_expire() {
     fixed_seeds_hold_in("expire");
 }

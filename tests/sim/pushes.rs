@@ -5,7 +5,7 @@ use super::link::{Deaf, Feed};
 use super::redis::Event as Message;
 use super::world::{Act, Broken, World};
 use keybeat::presence::{Event, Input, Time};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What a server has yet to push.
 #[derive(Default)]
@@ -26,14 +26,26 @@ impl Pushes {
     }
 }
 
-/// Both proofs of a canary, which come on two connections.
+/// Both proofs of a canary, which come on two connections. A daemon to which nothing is pushed needs the mark alone.
 #[derive(Default)]
 pub struct Proofs {
+    /// Of each canary under way, whether its key is to be pushed.
+    sent: VecDeque<bool>,
     marks: u32,
     pushes: u32,
 }
 
 impl Proofs {
+    pub fn send(&mut self, pushed: bool) {
+        self.sent.push_back(pushed);
+    }
+
+    /// How many pushes are still to come.
+    fn awaited(&self) -> usize {
+        let needed = self.sent.iter().filter(|pushed| **pushed).count();
+        needed.saturating_sub(self.pushes as usize)
+    }
+
     /// A mark came; does it prove a canary?
     pub fn marked(&mut self) -> bool {
         self.marks += 1;
@@ -46,9 +58,12 @@ impl Proofs {
     }
 
     fn prove(&mut self) -> bool {
-        let proven = self.marks > 0 && self.pushes > 0;
+        let needed = self.sent.front().is_some_and(|pushed| *pushed);
+        let proven = !self.sent.is_empty() && self.marks > 0 && (!needed || self.pushes > 0);
         if proven {
-            (self.marks, self.pushes) = (self.marks - 1, self.pushes - 1);
+            self.sent.pop_front();
+            self.marks -= 1;
+            self.pushes -= u32::from(needed);
         }
         proven
     }
@@ -57,6 +72,7 @@ impl Proofs {
 impl World {
     /// A key has changed at a node.
     pub fn note_push(&mut self, node: usize, event: &Message) {
+        self.plan_to_say(node, event);
         let pushes = &mut self.nodes[node].pushes;
         match event {
             Message::New(key) | Message::Set(key) | Message::Retimed(key) | Message::Placed(key) => {
@@ -96,9 +112,19 @@ impl World {
         let when = self.now + self.wire_latency(at);
         self.order += 1;
         let link = &mut self.relay.servers[at].link;
+        if !link.listens && matches!(feed, Feed::Pushed(..)) {
+            return;
+        }
         if !matches!(link.deaf, Some(Deaf::All | Deaf::Keys)) {
             link.pushed_at = link.pushed_at.max(when);
             link.replies.insert((link.pushed_at, self.order), feed);
+        }
+    }
+
+    /// Nothing is pushed any longer: the canaries under way do without.
+    pub fn push_no_more(&mut self, at: usize) {
+        for _ in 0..self.relay.servers[at].proofs.awaited() {
+            self.reply(at, Feed::Pushed(Vec::new(), true));
         }
     }
 

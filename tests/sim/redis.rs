@@ -33,6 +33,10 @@ pub enum Event {
     Leads,
     /// Another daemon holds the lease, or gives it up.
     Lease(bool),
+    /// It says that a key has come, or has ended, and that it has said so of each since then.
+    Came(String),
+    Gone(String, bool),
+    Tracks(u64),
     /// No message at all, for FLUSHALL and SWAPDB make none: only the world's own book reads which keys there
     /// are now.
     Exchanged(BTreeSet<String>),
@@ -84,6 +88,8 @@ pub struct Redis {
     pub exchanged: bool,
     pub lease: Lease,
     pub pushes: Pushes,
+    /// The keys of which another daemon has said that they have come.
+    pub known: BTreeSet<String>,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.

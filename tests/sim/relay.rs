@@ -282,6 +282,10 @@ impl World {
             Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
             Message::Canary => Some(Event::Canary),
             Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),
+            Message::Came(key) => Some(Event::Key(Input::Pushed(key.as_bytes()))),
+            Message::Gone(key, true) => Some(Event::Key(Input::Removed(key.as_bytes()))),
+            Message::Gone(key, false) => Some(Event::Key(Input::Suspected(key.as_bytes()))),
+            Message::Tracks(since) => Some(Event::Tracks { from: "other", since: *since }),
             Message::Lease(held) => Some(Event::Beat { from: "other", released: !held }),
             Message::Exchanged(_) => None,
         });
@@ -324,7 +328,8 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::Announce(..) | Action::AnnounceEnds(..) => {}
+            Action::Announce(..) | Action::AnnounceEnds(..) | Action::AnnounceCame(..) => {}
+            Action::AnnounceDeleted(..) | Action::AnnounceTracks(..) => {}
             Action::Lease(link, order) => self.order(link, Question::Lease(order)),
             Action::Listen(link, on) => self.order(link, Question::Listen(on)),
             Action::Open { link, primary } => self.open(link, &primary),

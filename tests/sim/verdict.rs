@@ -24,7 +24,8 @@ impl World {
         if asking || pushing || !idle || !self.all_up() || self.just_ran_out(PUNCTUAL_MS) {
             return false;
         }
-        if !self.relay.tracker.settled() || !self.relay.open {
+        let says = self.acts.values().any(|act| matches!(act, Act::OthersSay(..)));
+        if says || self.just_followed(SWEPT_MS) || !self.relay.tracker.settled() || !self.relay.open {
             return false;
         }
         self.compared += 1;

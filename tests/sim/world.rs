@@ -76,6 +76,7 @@ impl Silent {
             Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => true,
             Event::Canary | Event::Exchanged(_) | Event::Leads | Event::Lease(_) => true,
+            Event::Came(_) | Event::Gone(..) | Event::Tracks(_) => true,
             Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
             Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
@@ -103,13 +104,14 @@ impl Mode {
 
     const NEW: Mode = Mode { renewals: Renewals::New, new: true, shared: false };
     /// Each mode by its name.
-    pub const ALL: [(&str, Mode); 8] = [
+    pub const ALL: [(&str, Mode); 9] = [
         ("set", Mode { new: true, ..Mode::SET }),
         ("set without new", Mode::SET),
         ("new", Mode::NEW),
         ("expire", Mode { renewals: Renewals::Expire, ..Mode::NEW }),
         ("expire without new", Mode { renewals: Renewals::Expire, ..Mode::SET }),
         ("tracking", Mode { renewals: Renewals::Tracking, ..Mode::SET }),
+        ("tracking with others", Mode { renewals: Renewals::Tracking, shared: true, ..Mode::SET }),
         ("set with others", Mode { renewals: Renewals::Set, shared: true, ..Mode::NEW }),
         ("new with others", Mode { shared: true, ..Mode::NEW }),
     ];
@@ -135,6 +137,9 @@ pub enum Act {
     /// Another daemon at this node wakes; asks for the keys that have run out.
     Others(usize),
     OthersAsk(usize),
+    /// Another daemon begins to say of each key of this node that it comes or ends; says so of this one.
+    OthersTrack(usize),
+    OthersSay(usize, String),
     /// The slot has an owner again.
     Own(usize),
     /// A turn of the node's event loop ends.
@@ -461,6 +466,8 @@ impl World {
             Act::View(view) => self.views.push(view),
             Act::Others(node) => self.others_wake(node),
             Act::OthersAsk(node) => self.others_ask(node),
+            Act::OthersTrack(node) => self.others_track(node),
+            Act::OthersSay(node, key) => self.others_say(node, &key),
             Act::Own(slot) => self.own_again(slot),
             Act::Push(node) => self.end_turn(node),
             Act::Fault | Act::Reshape if self.healing => {}

@@ -77,6 +77,8 @@ pub enum Input<'a> {
     Written(&'a [u8], u32),
     /// The holder of the server's lease says that the key has ended, and that no event did: a detector that follows asks.
     Suspected(&'a [u8]),
+    /// The same where names are pushed, of a key that a program deleted.
+    Removed(&'a [u8]),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it. It has just set the key, but
     /// the TTL is not the one that the user's program uses.
     EndsIn(&'a [u8], u32),
@@ -159,7 +161,8 @@ impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
         use Input::{
-            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Pushed, Renewed, Retimed, Suspected, Written,
+            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Pushed, Removed, Renewed, Retimed,
+            Suspected, Written,
         };
         matches!(
             self,
@@ -171,6 +174,7 @@ impl Input<'_> {
                 | Retimed(_)
                 | Written(..)
                 | Suspected(_)
+                | Removed(_)
                 | EndsIn(..)
                 | Ended(..)
                 | Doubted(_)

@@ -217,7 +217,9 @@ impl Detector {
             Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Claimed(name) => self.claimed(now, name),
             Input::Pushed(name) => self.pushed(now, name),
+            Input::Suspected(name) if self.tracked => self.announced_end(now, name, false),
             Input::Suspected(name) => self.suspected(name),
+            Input::Removed(name) => self.announced_end(now, name, true),
             Input::Leads { polled } => self.lead(now, polled),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);

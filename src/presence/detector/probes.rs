@@ -324,8 +324,9 @@ impl Detector {
             Absence::Gone { ran_out } => {
                 self.note_unannounced(at);
                 let compared = in_pass && !swept;
-                let reason = match (ran_out, swept || self.tracked) {
+                let reason = match (ran_out, swept) {
                     _ if compared => Reason::Reconciled,
+                    _ if self.tracked => self.end_reason(at, ran_out),
                     (true, _) => Reason::Expired,
                     (false, true) => Reason::Deleted,
                     (false, false) => Reason::Reconciled,

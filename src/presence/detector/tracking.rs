@@ -9,7 +9,7 @@
 //! The end of a key needs the proof of a canary, like any absence that no event reports (see `probes.rs`). The canary's
 //! own push is the proof, so every push that came before the question has been read by then.
 
-use super::Detector;
+use super::{Detector, Role};
 use super::messages::Answer;
 use super::ttl::Left;
 use crate::presence::{Reason, Time};
@@ -35,6 +35,25 @@ impl Detector {
             self.claim_pushed(at, now);
             self.ask_later(at);
         }
+    }
+
+    /// The holder of the lease says that the key has ended, `deleted` or at its deadline: asks, if this daemon follows.
+    pub(super) fn announced_end(&mut self, now: Time, name: &[u8], deleted: bool) {
+        let Some(at) = self.table.find(name) else { return };
+        if self.tracked && self.role == Role::Follows && self.table[at].is_live() {
+            self.pushed(now, name);
+            self.table[at].note_deletion(deleted);
+        }
+    }
+
+    /// Why a key that is absent, and that no comparison asked for, has ended. A daemon that follows knows no deadline, only what
+    /// the holder said.
+    pub(super) fn end_reason(&self, at: u32, ran_out: bool) -> Reason {
+        let ran_out = match self.role {
+            Role::Follows => !self.table[at].is_said_deleted(),
+            _ => ran_out,
+        };
+        if ran_out { Reason::Expired } else { Reason::Deleted }
     }
 
     /// A push that no answer has settled may be the start of a session.

@@ -26,6 +26,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod tracking;
 mod whole_user;
 
 pub use gap::Cause;
@@ -39,6 +40,7 @@ use canary::{CURRENT_MS, Canary};
 use held::Held;
 use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
+use tracking::Tracked;
 use std::collections::{HashMap, VecDeque};
 
 /// The driver hands in something at least once a second. After a longer silence the process was stopped or starved:
@@ -173,7 +175,9 @@ impl Tracker {
                 Event::Leads => {
                     let polled = server.renewals == Renewals::New;
                     server.detector.handle(now, Input::Leads { polled });
+                    server.begin_tracking(now);
                 }
+                Event::Tracks { from, since } => server.follow_tracker(now, from, since),
                 Event::Beat { from, released: false } => {
                     let turn = server.lease.beat(now, from);
                     self.take_lease_turn(now, at, None, turn);
@@ -268,6 +272,7 @@ impl Tracker {
                 server.renewals = renewals;
                 server.detector.track(renewals == Renewals::Tracking);
                 server.polling.up(now, silent);
+                server.tracked = Tracked::default();
                 server.lease.up(now, lease, self.settings.lease);
                 let role = server.role();
                 let barred = std::mem::take(&mut server.barred);
@@ -345,6 +350,7 @@ impl Tracker {
         self.disturbed = now;
         let server = &mut self.servers[at];
         server.cause = cause;
+        server.tracked.stop();
         server.gaps += 1;
         server.gap_at.get_or_insert(now);
         self.out.push_back(Action::Gap { link: server.link, cause, why });
@@ -406,6 +412,7 @@ impl Tracker {
             self.watch_connection(now, at);
             self.watch_lease(now, at);
             if self.servers[at].polling.due(now) {
+                self.servers[at].tracked.sweep_begins();
                 self.feed(now, at, Input::Sweep);
             }
             self.feed(now, at, Input::Due);
@@ -420,6 +427,8 @@ impl Tracker {
                 let due = canary.due(now);
                 if due {
                     self.out.push_back(Action::Canary(server.link));
+                    let since = server.tracked.since();
+                    self.out.extend(since.map(|since| Action::AnnounceTracks(server.link, since)));
                     self.servers_changed = true;
                 }
             }
@@ -453,10 +462,15 @@ impl Tracker {
             Output::Scan(number, cursor) => self.out.push_back(Action::Scan(link, number, cursor)),
             Output::Prove => self.prove(now, at),
             Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
+            // Where names are pushed, each change is announced when it is reported.
+            Output::Unannounced(_) if server.renewals == Renewals::Tracking => {}
             Output::Unannounced(key) => server.news.ends.push(key),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
-            Output::Swept => server.polling.ended(now),
+            Output::Swept => {
+                server.polling.ended(now);
+                self.swept(now, at);
+            }
             Output::Moved(moved) => self.hand_over(now, at, &moved),
         }
     }
@@ -473,6 +487,7 @@ impl Tracker {
         let counts = server.detector.counts();
         server.compared += 1;
         server.polling.ended(now);
+        self.begin_announcing(now, at);
         self.may_release = true;
         self.release(now);
         let server = &mut self.servers[at];

@@ -26,6 +26,7 @@ impl Tracker {
             Turn::Stay => return,
             Turn::Lead => self.out.push_back(Action::Listen(link, true)),
             Turn::Follow => {
+                self.servers[at].tracked.stop();
                 self.feed(now, at, Input::Follows);
                 self.out.push_back(Action::Listen(link, false));
             }
@@ -36,12 +37,19 @@ impl Tracker {
     /// Announces what the detectors have found for the other daemons.
     pub(super) fn spread_news(&mut self) {
         for server in &mut self.servers {
-            let News { ttls, ends } = std::mem::take(&mut server.news);
+            let News { ttls, ends, came, deleted } = std::mem::take(&mut server.news);
+            // Whoever learns of an end must know of the sessions that came before.
+            if !came.is_empty() {
+                self.out.push_back(Action::AnnounceCame(server.link, came));
+            }
             if !ttls.is_empty() {
                 self.out.push_back(Action::Announce(server.link, ttls));
             }
             if !ends.is_empty() {
                 self.out.push_back(Action::AnnounceEnds(server.link, ends));
+            }
+            if !deleted.is_empty() {
+                self.out.push_back(Action::AnnounceDeleted(server.link, deleted));
             }
         }
     }

@@ -5,6 +5,7 @@ use super::gap::Cause;
 use super::lease::{Fitness, Lease, LeaseState};
 use super::polling::Polling;
 use super::topology::Primary;
+use super::tracking::Tracked;
 use super::{FleetSettings, LinkId};
 use crate::presence::{Detector, Key, Renewals, Role, Time};
 
@@ -54,6 +55,9 @@ pub(super) struct News {
     pub(super) ttls: Vec<(Key, u32)>,
     /// Keys that ended without an event.
     pub(super) ends: Vec<Key>,
+    /// Keys that came without an event, and keys that a program deleted without one.
+    pub(super) came: Vec<Key>,
+    pub(super) deleted: Vec<Key>,
 }
 
 /// See the module's head.
@@ -82,6 +86,7 @@ pub(super) struct Server {
     /// No daemon holds the lease, and none has taken it in time.
     pub(super) orphaned: bool,
     pub(super) news: News,
+    pub(super) tracked: Tracked,
     /// Why the last comparison was needed.
     pub(super) cause: Cause,
     /// How many gaps there were.
@@ -116,6 +121,7 @@ impl Server {
             lease: Lease::default(),
             orphaned: false,
             news: News::default(),
+            tracked: Tracked::default(),
             cause: Cause::Start,
             gaps: 0,
             gap_at: None,

@@ -36,6 +36,15 @@ impl CanaryMarks {
         seen.exempt += u32::from(!seen.tracks);
     }
 
+    /// Names are pushed to this daemon from now on, or no longer: the keys of the canaries under way need not be. Returns whether that
+    /// proves a canary.
+    pub(super) fn switch(&self, tracks: bool) -> bool {
+        let mut seen = lock(&self.0);
+        seen.tracks = tracks;
+        seen.exempt = seen.sent;
+        seen.prove()
+    }
+
     /// A mark came back. Returns whether that proves a canary.
     pub(super) fn marked(&self) -> bool {
         let mut seen = lock(&self.0);
@@ -103,5 +112,18 @@ mod tests {
         let untracked = CanaryMarks::new(false);
         untracked.send();
         assert!(untracked.marked());
+    }
+
+    #[test]
+    fn canary_under_way_at_a_switch_needs_its_mark_alone() {
+        let canary = CanaryMarks::new(false);
+        canary.send();
+        assert!(!canary.switch(true) && canary.marked());
+        canary.send();
+        assert!(!canary.marked() && canary.pushed());
+        canary.send();
+        assert!(!canary.marked() && canary.switch(false), "the push will not come");
+        canary.send();
+        assert!(canary.marked());
     }
 }

@@ -101,6 +101,8 @@ pub enum Order {
     Canary,
     /// Publish this to the other daemons.
     Announce(Message),
+    /// Publish to them that this daemon publishes each key of the server that comes or ends, since then.
+    Tracks(u64),
     /// Do this with the key of the lease.
     Lease(LeaseOrder),
     /// Subscribe to the events that report renewals, or unsubscribe.

@@ -12,6 +12,7 @@ use crate::redis::link::logged::LoggedLines;
 use crate::redis::link::parser::{Parsed, Parser};
 use crate::redis::link::pushes::PushStream;
 use crate::redis::link::settings::LinkSettings;
+use crate::redis::link::tracking;
 use crate::redis::link::trial::{PROOF, Trial};
 use crate::redis::names::{NEW_CLASS, classes, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
@@ -110,8 +111,11 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         heard.replaced |= replaced;
         place.log_set();
     }
-    let tracked = if heard.silent.needs_polling() { place.track(&mut heard).await? } else { None };
+    let mut tracked = if heard.silent.needs_polling() { place.track(&mut heard).await? } else { None };
     let lease = place.lease(&mut heard).await?;
+    if lease.is_some() && settings.lease == LeaseMode::Follows {
+        tracked = None;
+    }
     log_silent(settings.target.shown(), heard.silent, tracked.is_some(), memory);
     Ok(Subscription {
         primary,
@@ -159,8 +163,9 @@ impl Place<'_> {
     async fn lease(&mut self, heard: &mut Heard) -> Result<Option<LeaseReply>> {
         let Place { settings, pipeline, .. } = *self;
         // Without `new`, the coming of a key is known from its renewal alone; without the daemons' channel, no beat is heard.
-        let lacks_new = heard.classes.as_deref().is_some_and(lacks_new);
-        let lacks = heard.silent.any() || lacks_new || !heard.hears_daemons;
+        let lacks_new = heard.silent.any() || heard.classes.as_deref().is_some_and(lacks_new);
+        let tracks = heard.renewals == Renewals::Tracking;
+        let lacks = (lacks_new && !tracks) || !heard.hears_daemons;
         if settings.lease == LeaseMode::Alone || lacks {
             return Ok(None);
         }
@@ -186,7 +191,7 @@ impl Place<'_> {
         let (names, server) = (&settings.names, settings.target.shown());
         let Some((key, numbers)) = self.memory.canary.choose(settings) else { return Ok(None) };
         let (prefix, channel) = (names.tracked_prefix(), names.flush_channel());
-        let mut stream = match PushStream::open(primary, "keybeat-tracking", prefix, &channel).await? {
+        let mut stream = match PushStream::open(primary, tracking::NAME, prefix, &channel).await? {
             Ok(stream) => stream,
             Err(why) => {
                 if self.memory.logged.is_new(&why) {

@@ -16,7 +16,7 @@ mod logged;
 mod orders;
 pub mod parser;
 mod pump;
-mod pushes;
+pub(in crate::redis) mod pushes;
 mod questions;
 mod settings;
 mod tracking;
@@ -33,7 +33,7 @@ use crate::redis::link::feed::Ended;
 use crate::redis::link::handshake::{Heard, LinkMemory, Subscription, connect};
 use crate::redis::link::orders::Worker;
 use crate::redis::link::pump::Pump;
-use crate::redis::link::tracking::TrackedKeys;
+use crate::redis::link::tracking::Tracked;
 use crate::redis::names::{classes, lost_classes};
 use crate::redis::resp::client::Pipeline;
 use crate::redis::retry_delay::RetryDelay;
@@ -163,7 +163,7 @@ async fn serve(
     }
     let (parser, pipeline) = (&parser, &client.pipeline().clone());
     let (refusals, tasks) = (Arc::default(), JoinSet::new());
-    let marks = tracked.is_some().then(|| Arc::new(CanaryMarks::new(true)));
+    let marks = (renewals == Renewals::Tracking).then(|| Arc::new(CanaryMarks::new(tracked.is_some())));
     let (ordered, listened) = watch::channel(listens);
     let (canary, lease) = (&mut memory.canary, &mut memory.lease);
     let worker = Worker {
@@ -178,15 +178,17 @@ async fn serve(
         refusals,
         size,
         feed,
+        announced: None,
         tasks,
     };
-    let pump = Pump::new(stream, parser, settings, (silent, renewals), listened, marks.clone());
+    let pump = Pump::new(stream, parser, settings, (silent, renewals), listened.clone(), marks.clone());
     let pushes = async {
-        match (tracked, &marks) {
-            (Some(stream), Some(marks)) => {
-                TrackedKeys { stream, parser, marks, canary: false }.run(feed).await
+        match &marks {
+            Some(marks) => {
+                let place = Tracked { primary: &primary, names: &settings.names, parser, marks, feed };
+                tracking::run(place, tracked, listened).await
             }
-            _ => flush_news::watch(&primary, &settings.names, feed).await,
+            None => flush_news::watch(&primary, &settings.names, feed).await,
         }
     };
     tokio::select! {

@@ -15,7 +15,7 @@ use crate::redis::resp::commands::Commands;
 use crate::redis::scan;
 use anyhow::{Context, Result, anyhow};
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Carries out orders over one connection.
@@ -34,6 +34,8 @@ pub(super) struct Worker<'a> {
     /// How many keys the database had at the start, not only presence keys.
     pub(super) size: usize,
     pub(super) feed: &'a Feeder,
+    /// Done when the last message to the other daemons is published.
+    pub(super) announced: Option<oneshot::Receiver<()>>,
     /// Orders under way.
     pub(super) tasks: JoinSet<Result<()>>,
 }
@@ -55,6 +57,9 @@ impl Worker<'_> {
                 Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
                 Some(Order::Canary) => self.renew_canary(),
                 Some(Order::Announce(message)) => self.announce(&message),
+                Some(Order::Tracks(since)) => {
+                    self.announce(&Message::Tracks { server: self.settings.server_id(), since });
+                }
                 Some(Order::Lease(order)) => self.lease(order),
                 Some(Order::Listen(on)) => drop(self.listens.send_replace(on)),
                 Some(Order::Restart(cause)) => {
@@ -128,16 +133,24 @@ impl Worker<'_> {
         });
     }
 
-    /// Publishes a message to the other daemons. A refusal costs them a late notice, so it does not end the connection.
+    /// Publishes a message to the other daemons, after those before. A refusal costs them a late notice, so it does not end the
+    /// connection.
     fn announce(&mut self, message: &Message) {
         let (settings, pipeline) = (self.settings.clone(), self.pipeline.clone());
         let payloads = settings.channel.payloads(message);
+        let (done, published) = oneshot::channel::<()>();
+        let before = self.announced.replace(published);
         self.tasks.spawn(async move {
+            if let Some(before) = before {
+                // An error means that it is done.
+                drop(before.await);
+            }
             let name = settings.names.daemons_channel();
             for payload in payloads {
                 let sent = pipeline.one(&["PUBLISH", &name, &payload]).await;
                 settings.channel.sent(sent.is_ok_and(|reply| reply.accepted().is_ok()));
             }
+            drop(done);
             Ok(())
         });
     }

@@ -30,6 +30,10 @@ pub enum Kind {
     Written(u32),
     /// The holder of the lease says that the key has ended.
     Suspected,
+    /// The holder of the lease says that a program has deleted the key.
+    Removed,
+    /// Another daemon, whose name follows, publishes each key that comes or ends, since then.
+    Tracks(u64),
     /// From here on the stream has the events that report renewals.
     Leads,
     /// Another daemon, whose name follows, holds the lease (true) or has given it up.
@@ -209,6 +213,8 @@ pub enum Item<'a> {
     Leads,
     /// The daemon of this name holds the lease (true) or has given it up.
     Lease(&'a str, bool),
+    /// The daemon of this name publishes each key that comes or ends, since then.
+    Tracks(&'a str, u64),
 }
 
 /// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
@@ -254,6 +260,10 @@ impl Events {
                 Kind::Mark(mark) => return Item::Mark(mark),
                 Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
                 Kind::Suspected => Input::Suspected(name),
+                Kind::Removed => Input::Removed(name),
+                Kind::Tracks(since) => {
+                    return Item::Tracks(std::str::from_utf8(name).unwrap_or_default(), since);
+                }
                 Kind::Leads => return Item::Leads,
                 Kind::Lease(held) => return Item::Lease(std::str::from_utf8(name).unwrap_or_default(), held),
                 Kind::EndsIn(left_ms) => Input::EndsIn(name, left_ms),

@@ -111,7 +111,8 @@ impl<'a> Pump<'a> {
         });
         tokio::select! {
             read = read => read?,
-            Ok(()) = self.ordered.changed() => return Ok(Ok(self.switch().await?)),
+            // Where names are pushed, they are switched on and off instead.
+            Ok(()) = self.ordered.changed(), if marks.is_none() => return Ok(Ok(self.switch().await?)),
         }
         if let Some(operation) = news {
             let why = anyhow!("the server now publishes {operation} events");
@@ -167,7 +168,11 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
             keys.iter().for_each(|(key, left_ms)| chunk.push(Kind::EndsIn(*left_ms), key.as_bytes()));
         }
         Message::Gone { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
+        Message::Came { keys } => keys.iter().for_each(|key| chunk.push(Kind::Pushed, key.as_bytes())),
+        Message::Deleted { keys } => keys.iter().for_each(|key| chunk.push(Kind::Removed, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
+        Message::Tracks { server: of, .. } if of != server => {}
+        Message::Tracks { since, .. } => chunk.push(Kind::Tracks(since), received.from.as_bytes()),
         Message::Lease { server: of, .. } if of != server => {}
         Message::Lease { held, .. } => chunk.push(Kind::Lease(held), received.from.as_bytes()),
         other => channel.pass_on(other),

@@ -11,7 +11,7 @@ use anyhow::Result;
 use std::ops::ControlFlow;
 
 /// A connection that tracks keys.
-pub(super) struct PushStream {
+pub(in crate::redis) struct PushStream {
     connection: RespConnection,
     reader: PushReader,
 }
@@ -23,7 +23,7 @@ impl PushStream {
     ///
     /// # Errors
     /// See [`RespConnection::open`].
-    pub(super) async fn open(
+    pub(in crate::redis) async fn open(
         target: &Target,
         name: &str,
         prefix: &str,
@@ -56,7 +56,7 @@ impl PushStream {
     ///
     /// # Errors
     /// The connection was lost.
-    pub(super) async fn read(&mut self, mut take: impl FnMut(&Push) -> ControlFlow<()>) -> Result<()> {
+    pub(in crate::redis) async fn read(&mut self, mut take: impl FnMut(&Push) -> ControlFlow<()>) -> Result<()> {
         let PushStream { connection, reader } = self;
         loop {
             let (mut any, mut broken) = (false, false);
@@ -87,7 +87,7 @@ impl PushStream {
     ///
     /// # Errors
     /// The connection was lost.
-    pub(super) async fn until_key(&mut self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
+    pub(in crate::redis) async fn until_key(&mut self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
         let mut found = false;
         while !found {
             self.read(|push| {

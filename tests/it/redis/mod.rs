@@ -10,4 +10,5 @@ mod lifecycle;
 mod modes;
 mod outages;
 mod sessions;
+mod tracking;
 mod ttls;

@@ -70,6 +70,8 @@ enum Said {
     Ttl,
     /// The deadline, and that its user was there when the message came.
     End,
+    /// That a program has deleted it.
+    Deleted,
 }
 
 /// The facts of a slot, packed.

@@ -44,4 +44,14 @@ impl Slot {
         self.deadline = low;
         self.last_seen = low.minus(u64::from(self.ttl)).min(now);
     }
+
+    /// A daemon says that it has ended, and whether a program deleted it.
+    pub fn note_deletion(&mut self, deleted: bool) {
+        self.said = if deleted { Said::Deleted } else { Said::Nothing };
+    }
+
+    /// Whether a daemon says that a program deleted it.
+    pub fn is_said_deleted(&self) -> bool {
+        self.said == Said::Deleted
+    }
 }

@@ -78,7 +78,7 @@ fn push_after_its_question_is_asked_again() {
             "{TRACKED} 1 byhand; 4000 pushed a; 4001 open; 4001 pushed a; 4001 answers a=-; 4001 close; 4001 next; \
              4003 proven 4002; 4004 answered a=9999"
         ),
-        &format!("{CAME} 4000 ask a; 4001 prove; 4003 -a Deleted at 4003 seen 0; 4003 ask a; 4004 +a Heartbeat seen 4003"),
+        &format!("{CAME} 4000 ask a; 4001 prove; 4003 -a Deleted at 4003 seen 0; 4003 ask a; 4004 +a Heartbeat seen 4002"),
     );
 }
 

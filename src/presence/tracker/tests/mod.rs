@@ -4,4 +4,5 @@ mod connections;
 mod keys;
 mod properties;
 mod script;
+mod tracking;
 mod whole_user;

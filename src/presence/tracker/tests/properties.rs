@@ -159,6 +159,9 @@ impl Fleets {
             Action::Servers
             | Action::Announce(..)
             | Action::AnnounceEnds(..)
+            | Action::AnnounceCame(..)
+            | Action::AnnounceDeleted(..)
+            | Action::AnnounceTracks(..)
             | Action::Lease(..)
             | Action::Listen(..) => {}
             Action::Status(status) => {
