@@ -119,7 +119,7 @@ impl World {
         if led != leads {
             lease.changed = now;
         }
-        if leads && !led && self.knobs.mode.tracks() {
+        if leads && lease.tracks == 0 && self.knobs.mode.tracks() {
             self.later(1..900, Act::OthersTrack(node));
         }
         let lease = &mut self.nodes[node].lease;
@@ -162,7 +162,7 @@ impl World {
     /// The other holder knows all keys: it says of each from now on that it comes or ends.
     pub fn others_track(&mut self, node: usize) {
         let (now, node) = (self.now, &mut self.nodes[node]);
-        if node.lease.leads && node.takes_writes(now) {
+        if node.lease.leads && node.lease.tracks == 0 && node.takes_writes(now) {
             (node.lease.tracks, node.lease.changed) = (now, now);
             node.known = node.keys.keys().cloned().collect();
             node.out.push(Event::Tracks(now));

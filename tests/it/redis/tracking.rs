@@ -6,7 +6,7 @@ use crate::common::faults::World;
 use crate::common::redis::{Redis, info, signal};
 use crate::common::socket::Socket;
 use crate::common::until;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// The fewest rights, and that to track.
@@ -181,7 +181,7 @@ async fn restart_while_tracking_shows_nobody_offline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tracked_keys_may_have_any_pattern() {
     let redis = mute_redis(&[]);
-    for pattern in ["user:<user>:online", "<user>[:<session>]"] {
+    for pattern in ["user:<user>:online", "{<user>}:presence[:<session>]"] {
         let daemon = Daemon::with(&["--redis", &redis.url(), "--key-pattern", pattern]).await;
         assert_eq!(mode(&daemon).await, "tracking");
         let key = pattern.replace("<user>", "alice").replace("[:<session>]", "");
@@ -190,5 +190,49 @@ async fn tracked_keys_may_have_any_pattern() {
         redis.call(&["DEL", &key]);
         daemon.until_state("alice", "offline").await;
     }
-    assert_eq!(json!(redis.presence_keys().len()), 0);
+}
+
+/// How many connections track keys.
+fn trackers(redis: &Redis) -> usize {
+    redis.call(&["CLIENT", "LIST"]).as_text().matches(" name=keybeat-tracking ").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_daemon_tracks_for_all_and_another_takes_over() {
+    let redis = mute_redis(&[]);
+    let [first, second] = [Daemon::with(&["--redis", &redis.url()]).await, Daemon::with(&["--redis", &redis.url()]).await];
+    first.until_lease("held").await;
+    second.until_lease("other").await;
+    until("one daemon tracks", async || (trackers(&redis) == 1).then_some(())).await;
+    let (mut socket, _) = second.watch_all().await;
+    let before = scans(&redis);
+    redis.call(&["SET", "presence:alice", "1", "PX", "600"]);
+    assert_eq!(next(&mut socket).await[..2], ["alice", "online"]);
+    assert_eq!(next(&mut socket).await, ["alice", "offline", "expired"]);
+    redis.call(&["SET", "presence:bob", "1", "EX", "60"]);
+    assert_eq!(next(&mut socket).await[..2], ["bob", "online"]);
+    redis.call(&["DEL", "presence:bob"]);
+    assert_eq!(next(&mut socket).await, ["bob", "offline", "deleted"]);
+    assert_eq!(scans(&redis), before, "no poll");
+    // What happens while nobody tracks is found by the next holder.
+    redis.call(&["SET", "presence:carol", "1", "EX", "60"]);
+    assert_eq!(next(&mut socket).await[..2], ["carol", "online"]);
+    first.kill();
+    redis.call(&["SET", "presence:dave", "1", "EX", "60"]);
+    redis.call(&["DEL", "presence:carol"]);
+    let mut told = [next(&mut socket).await, next(&mut socket).await].map(|told| format!("{} {}", told[0], told[1]));
+    told.sort();
+    assert_eq!(told, ["carol offline", "dave online"]);
+    second.until_lease("held").await;
+    assert_eq!(trackers(&redis), 1);
+    redis.call(&["DEL", "presence:dave"]);
+    assert_eq!(next(&mut socket).await, ["dave", "offline", "deleted"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_tracking_is_polled_and_logged() {
+    let redis = Redis::with(&["--notify-keyspace-events", ""]);
+    let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
+    assert_eq!(mode(&daemon).await, "sweeps");
+    assert!(daemon.log().contains("client tracking is refused (NOPERM"), "{}", daemon.log());
 }
