@@ -21,11 +21,11 @@ pub struct Lease {
     dead_until: u64,
     /// One of them believes that it holds the lease, and asks at deadlines.
     leads: bool,
-    /// Since when it has said of each key that it comes or ends; 0 if it has not.
+    /// Since when it has announced each key that comes or ends; 0 if it has not.
     tracks: u64,
-    /// When somebody last began or ceased to lead, or to say so.
+    /// When one of them last began or ceased to lead, or to announce.
     pub changed: u64,
-    /// When its last word is said.
+    /// When its last announcement is due.
     said_at: u64,
 }
 
@@ -159,7 +159,7 @@ impl World {
         self.at(next, Act::OthersAsk(node));
     }
 
-    /// The other holder knows all keys: it says of each from now on that it comes or ends.
+    /// The other holder knows all keys, and announces from now on each that comes or ends.
     pub fn others_track(&mut self, node: usize) {
         let (now, node) = (self.now, &mut self.nodes[node]);
         if node.lease.leads && node.lease.tracks == 0 && node.takes_writes(now) {
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    /// It says what has become of the key, if that is news.
+    /// It announces the key, if the key has come or ended.
     pub fn others_say(&mut self, node: usize, key: &str) {
         let (now, deleted, node) = (self.now, self.rng.bool(), &mut self.nodes[node]);
         if node.lease.tracks == 0 || !node.up {
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// Has whoever tells of changes been another a moment ago? Then keys may have come and gone unsaid.
+    /// Did the daemon that announces changes become another one a moment ago? Then keys may have come and gone unannounced.
     pub fn just_followed(&self, within_ms: u64) -> bool {
         let shared = self.knobs.mode.tracks() && self.knobs.mode.shared;
         let silent = |node: &Redis, listens: bool| node.lease.tracks == 0 && !listens;

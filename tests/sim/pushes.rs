@@ -7,7 +7,7 @@ use super::world::{Act, Broken, World};
 use keybeat::presence::{Event, Input, Time};
 use std::collections::{BTreeSet, VecDeque};
 
-/// What a server has yet to push.
+/// The names that a server has yet to push.
 #[derive(Default)]
 pub struct Pushes {
     names: BTreeSet<String>,

@@ -33,7 +33,7 @@ pub enum Event {
     Leads,
     /// Another daemon holds the lease, or gives it up.
     Lease(bool),
-    /// It says that a key has come, or has ended, and that it has said so of each since then.
+    /// It announces that a key has come, or has ended, and since when it has announced each.
     Came(String),
     Gone(String, bool),
     Tracks(u64),
@@ -88,7 +88,7 @@ pub struct Redis {
     pub exchanged: bool,
     pub lease: Lease,
     pub pushes: Pushes,
-    /// The keys of which another daemon has said that they have come.
+    /// The keys that another daemon has announced.
     pub known: BTreeSet<String>,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,

@@ -137,7 +137,7 @@ pub enum Act {
     /// Another daemon at this node wakes; asks for the keys that have run out.
     Others(usize),
     OthersAsk(usize),
-    /// Another daemon begins to say of each key of this node that it comes or ends; says so of this one.
+    /// Another daemon begins to announce each key of this node that comes or ends; it announces this one.
     OthersTrack(usize),
     OthersSay(usize, String),
     /// The slot has an owner again.

@@ -93,8 +93,10 @@ fn missing_for_good(facts: &Facts, cause: String, mend: String) -> Finding {
         );
         return Finding::new("events", Severity::Warning, cause, mend);
     }
-    let cause = format!("{cause}; client tracking does not work, so keybeat serve polls all keys (mode sweeps)");
-    let mend = format!("{mend}; or let keybeat use client tracking: redis-cli ACL SETUSER USER '+client|tracking'");
+    let cause =
+        format!("{cause}; client tracking does not work, so keybeat serve polls all keys (mode sweeps)");
+    let mend =
+        format!("{mend}; or let keybeat use client tracking: redis-cli ACL SETUSER USER '+client|tracking'");
     Finding::new("events", Severity::Fatal, cause, mend)
 }
 

@@ -302,7 +302,11 @@ impl Detector {
             Answer::NoTtl => self.apply_no_ttl(at, now, in_pass),
             Answer::Left(ms) => {
                 let left = Left { ms: ms.min(LONGEST_TTL_MS), sent, came };
-                if pushed { self.apply_pushed(at, now, left) } else { self.apply_left(at, now, left, in_pass) }
+                if pushed {
+                    self.apply_pushed(at, now, left)
+                } else {
+                    self.apply_left(at, now, left, in_pass)
+                }
             }
             Answer::Absent | Answer::Moved => self.apply_moved(at, now, false),
             Answer::NotYet(_) => self.apply_moved(at, now, true),

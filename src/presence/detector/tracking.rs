@@ -9,9 +9,9 @@
 //! The end of a key needs the proof of a canary, like any absence that no event reports (see `probes.rs`). The canary's
 //! own push is the proof, so every push that came before the question has been read by then.
 
-use super::{Detector, Role};
 use super::messages::Answer;
 use super::ttl::Left;
+use super::{Detector, Role};
 use crate::presence::{Reason, Time};
 
 impl Detector {
@@ -37,7 +37,7 @@ impl Detector {
         }
     }
 
-    /// The holder of the lease says that the key has ended, `deleted` or at its deadline: asks, if this daemon follows.
+    /// The holder of the lease announces that the key has ended, `deleted` or at its deadline: asks, if this daemon follows.
     pub(super) fn announced_end(&mut self, now: Time, name: &[u8], deleted: bool) {
         let Some(at) = self.table.find(name) else { return };
         if self.tracked && self.role == Role::Follows && self.table[at].is_live() {
@@ -46,8 +46,8 @@ impl Detector {
         }
     }
 
-    /// Why a key that is absent, and that no comparison asked for, has ended. A daemon that follows knows no deadline, only what
-    /// the holder said.
+    /// Why a key that is absent, and that no comparison asked for, has ended. A daemon that follows knows no deadline, only the
+    /// holder's announcement.
     pub(super) fn end_reason(&self, at: u32, ran_out: bool) -> Reason {
         let ran_out = match self.role {
             Role::Follows => !self.table[at].is_said_deleted(),
@@ -64,13 +64,7 @@ impl Detector {
     }
 
     /// A push has come since the question was sent: its answer holds, and the next one says what has changed since.
-    pub(super) fn believe_and_ask_again(
-        &mut self,
-        at: u32,
-        now: Time,
-        answer: Answer,
-        times: (Time, Time),
-    ) {
+    pub(super) fn believe_and_ask_again(&mut self, at: u32, now: Time, answer: Answer, times: (Time, Time)) {
         // Queued first, so that an absent key keeps its slot.
         self.ask_later(at);
         self.believe(at, now, answer, times);

@@ -26,6 +26,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod tracked;
 mod tracking;
 mod whole_user;
 
@@ -40,8 +41,8 @@ use canary::{CURRENT_MS, Canary};
 use held::Held;
 use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
-use tracking::Tracked;
 use std::collections::{HashMap, VecDeque};
+use tracked::Tracked;
 
 /// The driver hands in something at least once a second. After a longer silence the process was stopped or starved:
 /// what waits in the streams is older than it looks.
@@ -412,7 +413,7 @@ impl Tracker {
             self.watch_connection(now, at);
             self.watch_lease(now, at);
             if self.servers[at].polling.due(now) {
-                self.servers[at].tracked.sweep_begins();
+                self.servers[at].tracked.look_begins();
                 self.feed(now, at, Input::Sweep);
             }
             self.feed(now, at, Input::Due);

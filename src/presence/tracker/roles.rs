@@ -38,7 +38,7 @@ impl Tracker {
     pub(super) fn spread_news(&mut self) {
         for server in &mut self.servers {
             let News { ttls, ends, came, deleted } = std::mem::take(&mut server.news);
-            // Whoever learns of an end must know of the sessions that came before.
+            // A daemon that learns of an end must know of the sessions that came before.
             if !came.is_empty() {
                 self.out.push_back(Action::AnnounceCame(server.link, came));
             }

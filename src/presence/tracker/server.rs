@@ -5,7 +5,7 @@ use super::gap::Cause;
 use super::lease::{Fitness, Lease, LeaseState};
 use super::polling::Polling;
 use super::topology::Primary;
-use super::tracking::Tracked;
+use super::tracked::Tracked;
 use super::{FleetSettings, LinkId};
 use crate::presence::{Detector, Key, Renewals, Role, Time};
 

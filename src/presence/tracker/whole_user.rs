@@ -17,7 +17,7 @@ impl Tracker {
         let server = &self.servers[at];
         let entry = Entry { link: server.link, cause: server.cause, since: now, change };
         if self.held.is_empty() && (entry.change.live || !self.opened) {
-            return self.tell(entry);
+            return self.publish(entry);
         }
         let before = self.held.last_of(entry.link, &entry.change.key);
         let waits = match before {
@@ -31,12 +31,12 @@ impl Tracker {
             None => server.is_up() && self.must_wait(now, &entry) && !self.lives_elsewhere(&entry),
         };
         if !waits {
-            return self.tell(entry);
+            return self.publish(entry);
         }
         if self.held.is_full() {
             self.early += self.held.len() as u64;
             let all = self.held.release(|_| false);
-            all.into_iter().for_each(|entry| self.tell(entry));
+            all.into_iter().for_each(|entry| self.publish(entry));
         }
         self.held.push(entry);
     }
@@ -104,7 +104,7 @@ impl Tracker {
         let released = held.release(|entry| self.must_stay(now, entry));
         self.held = held;
         self.marks_changed |= !released.is_empty();
-        released.into_iter().for_each(|entry| self.tell(entry));
+        released.into_iter().for_each(|entry| self.publish(entry));
     }
 
     /// While its own server is out of reach, a change that was held back waits for the next comparison. A start waits only

@@ -195,7 +195,10 @@ impl Place<'_> {
             Ok(stream) => stream,
             Err(why) => {
                 if self.memory.logged.is_new(&why) {
-                    info!(server, "client tracking is refused ({why}); an ACL user needs +client|tracking and +hello");
+                    info!(
+                        server,
+                        "client tracking is refused ({why}); an ACL user needs +client|tracking and +hello"
+                    );
                 }
                 return Ok(None);
             }

@@ -30,7 +30,7 @@ pub enum Kind {
     Written(u32),
     /// The holder of the lease says that the key has ended.
     Suspected,
-    /// The holder of the lease says that a program has deleted the key.
+    /// The holder of the lease announces that a program has deleted the key.
     Removed,
     /// Another daemon, whose name follows, publishes each key that comes or ends, since then.
     Tracks(u64),

@@ -56,7 +56,10 @@ impl PushStream {
     ///
     /// # Errors
     /// The connection was lost.
-    pub(in crate::redis) async fn read(&mut self, mut take: impl FnMut(&Push) -> ControlFlow<()>) -> Result<()> {
+    pub(in crate::redis) async fn read(
+        &mut self,
+        mut take: impl FnMut(&Push) -> ControlFlow<()>,
+    ) -> Result<()> {
         let PushStream { connection, reader } = self;
         loop {
             let (mut any, mut broken) = (false, false);

@@ -83,7 +83,8 @@ impl PushReader {
         let Some((line, start)) = line(bytes) else { return Ok((0, None)) };
         let [b'$', count @ ..] = line else { bail!("the server pushed a name that is no text") };
         let length = usize::try_from(number(count)?.context("the server pushed null in place of a name")?)?;
-        let whole = start.checked_add(length).and_then(|end| end.checked_add(2)).context("a name is too long")?;
+        let whole =
+            start.checked_add(length).and_then(|end| end.checked_add(2)).context("a name is too long")?;
         let kept = length.min(LONGEST_NAME);
         if bytes.len() < if kept < length { start + kept } else { whole } {
             return Ok((0, None));
@@ -120,7 +121,8 @@ fn whole(bytes: &[u8]) -> Result<Option<usize>> {
             b'%' => open += 2 * number(rest)?.unwrap_or(0).min(PARTS_MOST),
             b'$' | b'!' | b'=' => {
                 let Some(length) = number(rest)? else { continue };
-                let after = usize::try_from(length)?.checked_add(2).and_then(|length| end.checked_add(length));
+                let after =
+                    usize::try_from(length)?.checked_add(2).and_then(|length| end.checked_add(length));
                 end = after.context("a text is too long")?;
                 if end > bytes.len() {
                     return Ok(None);
@@ -145,7 +147,9 @@ fn line(bytes: &[u8]) -> Option<(&[u8], usize)> {
 /// A length; `None` if it is negative, which means null.
 fn number(digits: &[u8]) -> Result<Option<u64>> {
     let text = std::str::from_utf8(digits).ok();
-    let number = text.and_then(|text| text.parse::<i64>().ok()).context("the server sent a length that is no number")?;
+    let number = text
+        .and_then(|text| text.parse::<i64>().ok())
+        .context("the server sent a length that is no number")?;
     Ok(u64::try_from(number).ok())
 }
 
@@ -208,9 +212,12 @@ mod tests {
 
     #[test]
     fn other_protocols_are_errors() {
-        for bytes in
-            [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$x\r\n", b"*99999999\r\n", b">2\r\n$10\r\ninvalidate\r\n:1\r\n"]
-        {
+        for bytes in [
+            &b"HTTP/1.1 400 Bad Request\r\n"[..],
+            b"$x\r\n",
+            b"*99999999\r\n",
+            b">2\r\n$10\r\ninvalidate\r\n:1\r\n",
+        ] {
             assert!(PushReader::default().next(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
         }
         let mut reader = PushReader::default();

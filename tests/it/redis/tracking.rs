@@ -27,7 +27,10 @@ async fn mode(daemon: &Daemon) -> Value {
 
 /// How often SCAN was called.
 fn scans(redis: &Redis) -> String {
-    info(redis, "commandstats").get("cmdstat_scan").map_or("none", |stats| stats.split(',').next().expect("calls")).to_owned()
+    info(redis, "commandstats")
+        .get("cmdstat_scan")
+        .map_or("none", |stats| stats.split(',').next().expect("calls"))
+        .to_owned()
 }
 
 async fn next(socket: &mut Socket) -> [String; 3] {
@@ -75,7 +78,9 @@ async fn tracked_renewals_keep_a_user_online() {
     let (mut socket, _) = daemon.watch_all().await;
     redis.call(&["SET", "presence:alice", "1", "PX", "900"]);
     assert_eq!(next(&mut socket).await[1], "online");
-    for command in ["SET presence:alice 1 PX 900", "PEXPIRE presence:alice 900", "GETEX presence:alice PX 900"].repeat(3) {
+    for command in
+        ["SET presence:alice 1 PX 900", "PEXPIRE presence:alice 900", "GETEX presence:alice PX 900"].repeat(3)
+    {
         tokio::time::sleep(Duration::from_millis(300)).await;
         redis.call(&command.split(' ').collect::<Vec<_>>());
     }
@@ -200,7 +205,8 @@ fn trackers(redis: &Redis) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_daemon_tracks_for_all_and_another_takes_over() {
     let redis = mute_redis(&[]);
-    let [first, second] = [Daemon::with(&["--redis", &redis.url()]).await, Daemon::with(&["--redis", &redis.url()]).await];
+    let [first, second] =
+        [Daemon::with(&["--redis", &redis.url()]).await, Daemon::with(&["--redis", &redis.url()]).await];
     first.until_lease("held").await;
     second.until_lease("other").await;
     until("one daemon tracks", async || (trackers(&redis) == 1).then_some(())).await;
@@ -214,13 +220,14 @@ async fn one_daemon_tracks_for_all_and_another_takes_over() {
     redis.call(&["DEL", "presence:bob"]);
     assert_eq!(next(&mut socket).await, ["bob", "offline", "deleted"]);
     assert_eq!(scans(&redis), before, "no poll");
-    // What happens while nobody tracks is found by the next holder.
+    // The next holder finds the changes that came while nobody tracked.
     redis.call(&["SET", "presence:carol", "1", "EX", "60"]);
     assert_eq!(next(&mut socket).await[..2], ["carol", "online"]);
     first.kill();
     redis.call(&["SET", "presence:dave", "1", "EX", "60"]);
     redis.call(&["DEL", "presence:carol"]);
-    let mut told = [next(&mut socket).await, next(&mut socket).await].map(|told| format!("{} {}", told[0], told[1]));
+    let mut told =
+        [next(&mut socket).await, next(&mut socket).await].map(|told| format!("{} {}", told[0], told[1]));
     told.sort();
     assert_eq!(told, ["carol offline", "dave online"]);
     second.until_lease("held").await;

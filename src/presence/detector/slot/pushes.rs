@@ -45,12 +45,12 @@ impl Slot {
         self.last_seen = low.minus(u64::from(self.ttl)).min(now);
     }
 
-    /// A daemon says that it has ended, and whether a program deleted it.
+    /// A daemon has announced its end, and whether a program deleted it.
     pub fn note_deletion(&mut self, deleted: bool) {
         self.said = if deleted { Said::Deleted } else { Said::Nothing };
     }
 
-    /// Whether a daemon says that a program deleted it.
+    /// Whether a daemon has announced that a program deleted it.
     pub fn is_said_deleted(&self) -> bool {
         self.said == Said::Deleted
     }

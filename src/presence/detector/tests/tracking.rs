@@ -8,9 +8,15 @@ const CAME: &str = "0 reconciled; 0 ask a; 1 +a Heartbeat seen 0;";
 
 #[test]
 fn pushed_key_comes_by_its_answer() {
-    check(&format!("{TRACKED} 10000 due; 10001 answered a=-"), &format!("{CAME} 10000 ask a; 10001 -a Expired at 9999 seen 0"));
+    check(
+        &format!("{TRACKED} 10000 due; 10001 answered a=-"),
+        &format!("{CAME} 10000 ask a; 10001 -a Expired at 9999 seen 0"),
+    );
     // The name of a key that is not there, or of another database.
-    check("0 tracks; 0 up r; 0 page; 0 pushed a; 1 answered a=-; 2 pushed a", "0 reconciled; 0 ask a; 2 ask a");
+    check(
+        "0 tracks; 0 up r; 0 page; 0 pushed a; 1 answered a=-; 2 pushed a",
+        "0 reconciled; 0 ask a; 2 ask a",
+    );
 }
 
 #[test]
@@ -50,7 +56,9 @@ fn absence_needs_the_proof_of_a_canary() {
     );
     // The canary finds that the keyspace was replaced: a grant, which no absent answer ends.
     check(
-        &format!("{TRACKED} {asked} 4003 replaced; 4003 page; 4004 answered a=-; 4005 pushed a; 4006 answered a=-"),
+        &format!(
+            "{TRACKED} {asked} 4003 replaced; 4003 page; 4004 answered a=-; 4005 pushed a; 4006 answered a=-"
+        ),
         &format!("{CAME} 4000 ask a; 4001 prove; 4003 ask a; 4004 reconciled; 4005 ask a"),
     );
 }
@@ -61,7 +69,9 @@ fn renewal_after_a_flush_ends_the_grant() {
         &format!(
             "{TRACKED} 4000 replaced; 4000 page; 4001 answered a=-; 5000 pushed a; 5001 answered a=9999; 6000 pushed a; 6001 answered a=-"
         ),
-        &format!("{CAME} 4000 ask a; 4001 reconciled; 5000 ask a; 6000 ask a; 6001 -a Deleted at 6001 seen 4999"),
+        &format!(
+            "{CAME} 4000 ask a; 4001 reconciled; 5000 ask a; 6000 ask a; 6001 -a Deleted at 6001 seen 4999"
+        ),
     );
 }
 
@@ -78,7 +88,9 @@ fn push_after_its_question_is_asked_again() {
             "{TRACKED} 1 byhand; 4000 pushed a; 4001 open; 4001 pushed a; 4001 answers a=-; 4001 close; 4001 next; \
              4003 proven 4002; 4004 answered a=9999"
         ),
-        &format!("{CAME} 4000 ask a; 4001 prove; 4003 -a Deleted at 4003 seen 0; 4003 ask a; 4004 +a Heartbeat seen 4002"),
+        &format!(
+            "{CAME} 4000 ask a; 4001 prove; 4003 -a Deleted at 4003 seen 0; 4003 ask a; 4004 +a Heartbeat seen 4002"
+        ),
     );
 }
 
