@@ -257,6 +257,9 @@ impl World {
     fn carry(&mut self, name: &str, from: usize, to: usize) {
         if let Some(deadline) = self.nodes[from].keys.remove(name) {
             self.nodes[to].keys.insert(name.to_owned(), deadline);
+            // The daemons that track the nodes find the key by looking at the names of the slot.
+            self.nodes[from].known.remove(name);
+            self.nodes[to].known.insert(name.to_owned());
             let holders = self.holders.entry(name.to_owned()).or_default();
             holders.remove(&from);
             holders.insert(to);

@@ -273,9 +273,9 @@ impl Tracker {
                 server.renewals = renewals;
                 server.detector.track(renewals == Renewals::Tracking);
                 server.polling.up(now, silent);
-                server.tracked = Tracked::default();
                 server.lease.up(now, lease, self.settings.lease);
                 let role = server.role();
+                server.tracked = Tracked::up(renewals == Renewals::Tracking && role == Role::Holds);
                 let barred = std::mem::take(&mut server.barred);
                 let outage = std::mem::take(&mut server.replaced) || barred || outage;
                 self.servers_changed = true;

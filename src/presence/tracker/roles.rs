@@ -16,6 +16,7 @@ impl Tracker {
         let (order, turn) = server.lease.due(now, fitness);
         server.orphaned = server.lease.is_orphaned(now);
         self.take_lease_turn(now, at, order, turn);
+        self.begin_announcing(now, at);
     }
 
     /// Sends the order, and begins to lead or to follow.
@@ -26,7 +27,7 @@ impl Tracker {
             Turn::Stay => return,
             Turn::Lead => self.out.push_back(Action::Listen(link, true)),
             Turn::Follow => {
-                self.servers[at].tracked.stop();
+                self.servers[at].tracked.give_way();
                 self.feed(now, at, Input::Follows);
                 self.out.push_back(Action::Listen(link, false));
             }

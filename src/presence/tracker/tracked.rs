@@ -5,6 +5,8 @@ use crate::presence::Time;
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Tracked {
+    /// Names are pushed to this daemon.
+    pushed: bool,
     /// This daemon has announced each change since then.
     since: Option<Time>,
     look: Look,
@@ -22,19 +24,42 @@ enum Look {
 }
 
 impl Tracked {
+    /// The server is connected, and names are pushed to this daemon or not.
+    pub(super) fn up(pushed: bool) -> Tracked {
+        Tracked { pushed, ..Tracked::default() }
+    }
+
     /// Since when this daemon has announced each change, if it does.
     pub(super) fn since(&self) -> Option<Time> {
         self.since
     }
 
-    /// This daemon announces each change from now on.
-    pub(super) fn announce(&mut self, now: Time) {
-        *self = Tracked { since: Some(now), ..Tracked::default() };
+    /// Whether this daemon can begin to announce each change: it misses none.
+    pub(super) fn may_announce(&self) -> bool {
+        self.pushed && self.since.is_none() && !self.looks()
     }
 
-    /// This daemon announces no more, or changes may be missing.
+    /// This daemon announces each change from now on.
+    pub(super) fn announce(&mut self, now: Time) {
+        self.since = Some(now);
+        self.followed = None;
+    }
+
+    /// Changes may be missing.
     pub(super) fn stop(&mut self) {
         (self.since, self.look) = (None, Look::Done);
+    }
+
+    /// Another daemon holds the lease.
+    pub(super) fn give_way(&mut self) {
+        self.stop();
+        self.pushed = false;
+    }
+
+    /// Names are pushed to this daemon from now on.
+    pub(super) fn begin(&mut self) {
+        self.pushed = true;
+        self.want_look();
     }
 
     /// Another daemon has announced each change since then. Returns whether that is news.

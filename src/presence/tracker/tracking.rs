@@ -6,6 +6,7 @@
 //! names are pushed to it.
 
 use super::held::Entry;
+use super::lease::LeaseState;
 use super::server::Server;
 use super::{Action, Tracker};
 use crate::presence::{Reason, Renewals, Role, Time};
@@ -18,29 +19,32 @@ impl Server {
     /// Names are pushed from here on. Keys may have come before.
     pub(super) fn begin_tracking(&mut self, now: Time) {
         if self.is_tracked() {
-            self.look_at_names(now);
+            self.tracked.begin();
+            self.plan_look(now);
         }
     }
 
     /// Another daemon has announced all changes since then. If this is news, keys may have come or ended before.
     pub(super) fn follow_tracker(&mut self, now: Time, from: &str, since: u64) {
         if self.is_tracked() && self.role() == Role::Follows && self.tracked.follow(from, since) {
-            self.look_at_names(now);
+            self.tracked.want_look();
+            self.plan_look(now);
         }
     }
 
-    fn look_at_names(&mut self, now: Time) {
-        self.tracked.want_look();
+    fn plan_look(&mut self, now: Time) {
         let settled = self.settled();
         self.polling.once(now, settled);
     }
 }
 
 impl Tracker {
-    /// All keys are known, and names are pushed: from now on each change is announced.
+    /// From now on each change is announced, if this daemon holds the lease, all keys are known, and names are pushed to it. One that only
+    /// leads until it receives a beat of the holder announces nothing.
     pub(super) fn begin_announcing(&mut self, now: Time, at: usize) {
         let server = &mut self.servers[at];
-        if server.is_tracked() && server.role() == Role::Holds {
+        let holds = server.is_tracked() && server.lease.state() == LeaseState::Held;
+        if holds && server.settled() && server.tracked.may_announce() {
             server.tracked.announce(now);
             self.out.push_back(Action::AnnounceTracks(server.link, now));
         }

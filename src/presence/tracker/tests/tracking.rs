@@ -24,7 +24,7 @@ fn follower_asks_for_announced_keys() {
         "0 fleet S; 0 up S r tracked follows; 0 page S; 0 due; 1 canary S; 2 beat S b; 10 pushed S a; 11 answered S a=9999; \
          900 removed S a; 901 answered S a=-; 903 due; 904 canary S; 905 pushed S c; 906 answered S c=99; \
          1500 suspected S c; 1501 answered S c=-; 1503 due; 1504 canary S",
-        "0 scan S; 0 tracks S 0; 0 tracks S 0; 10 ask S a; 11 came a S Heartbeat start; 900 ask S a; 904 went a S Deleted start; \
+        "0 scan S; 10 ask S a; 11 came a S Heartbeat start; 900 ask S a; 904 went a S Deleted start; \
          905 ask S c; 906 came c S Heartbeat start; 1500 ask S c; 1504 went c S Expired start",
     );
 }
@@ -36,8 +36,19 @@ fn follower_looks_at_all_names_when_another_daemon_tracks() {
         SHOWN,
         "0 fleet S; 0 up S r tracked follows; 0 page S a; 0 answered S a=99999; 1 due; 1 canary S; 2 beat S b; 3 tracks S b 7; 3 due; 4 page S a; \
          5 tracks S b 7; 5 due; 6 tracks S b 8; 6 removed S a; 6 due; 7 answered S a=-; 9 due; 10 canary S; 11 page S a#2; 12 answered S a#2=99999; 13 due",
-        "0 scan S; 0 ask S a; 0 came a S Reconciled start; 0 tracks S 0; 1 tracks S 0; 3 scan S; 6 ask S a; 6 scan S; 11 ask S a#2; \
+        "0 scan S; 0 ask S a; 0 came a S Reconciled start; 3 scan S; 6 ask S a; 6 scan S; 11 ask S a#2; \
          12 came a#2 S Heartbeat start; 12 went a S Deleted start",
+    );
+}
+
+#[test]
+fn daemon_that_takes_a_free_lease_announces_at_once() {
+    // It tracks since it connected, and has heard no beat.
+    check(
+        "came came-news tracks scan listen",
+        "0 fleet S; 0 up S r tracked follows; 0 page S; 0 due; 1 canary S; 1000 due; 1001 canary S; 2000 due; 2001 canary S; \
+         3000 due; 3001 canary S; 3100 due; 3101 mine S; 4100 due; 4101 canary S; 4102 pushed S a; 4103 answered S a=99",
+        "0 scan S; 4100 tracks S 4100; 4103 came a S Heartbeat start; 4103 came-news S [a]",
     );
 }
 
@@ -48,6 +59,6 @@ fn new_holder_looks_at_all_names_before_it_announces() {
         "0 fleet S; 0 up S r tracked follows; 0 page S; 0 due; 1 canary S; 2 beat S b; 1000 due; 1001 canary S; 2000 due; 2001 canary S; \
          3000 due; 3001 canary S; 3100 due; 3101 mine S; 3102 leads S; 3102 due; \
          3103 page S a; 3104 answered S a=99; 3105 due",
-        "0 scan S; 0 tracks S 0; 0 tracks S 0; 3102 scan S; 3103 ask S a; 3104 came a S Heartbeat start; 3104 tracks S 3104",
+        "0 scan S; 3102 scan S; 3103 ask S a; 3104 came a S Heartbeat start; 3104 tracks S 3104",
     );
 }
