@@ -194,8 +194,7 @@ impl Driver {
                 Action::Canary(link) => self.links.order(link, Order::Canary),
                 Action::Announce(link, keys) => self.links.order(link, Order::Announce(ttls(&keys))),
                 Action::AnnounceEnds(link, keys) => {
-                    let keys = keys.iter().map(|key| key.as_str().to_owned()).collect();
-                    self.links.order(link, Order::Announce(Message::Gone { keys }));
+                    self.links.order(link, Order::Announce(Message::Gone { keys: texts(&keys) }));
                 }
                 Action::AnnounceUsualTtl(link, ttl_ms) => {
                     self.links.order(link, Order::AnnounceUsualTtl(ttl_ms));
@@ -208,6 +207,13 @@ impl Driver {
                 Action::Known(users) => self.hub.know(&users),
                 Action::Seek(link, number, users) => self.links.order(link, Order::Find(number, users)),
                 Action::Answer(link, request) => self.answer(link, request),
+                Action::AnnounceCame(link, keys) => {
+                    self.links.order(link, Order::Announce(Message::Came { keys: texts(&keys) }));
+                }
+                Action::AnnounceDeleted(link, keys) => {
+                    self.links.order(link, Order::Announce(Message::Deleted { keys: texts(&keys) }));
+                }
+                Action::AnnounceTracks(link, since) => self.links.order(link, Order::Tracks(since.as_ms())),
                 Action::Lease(link, order) => self.links.order(link, Order::Lease(order)),
                 Action::Listen(link, on) => {
                     self.links.listens(link, on);
@@ -253,6 +259,10 @@ impl Driver {
         }
         self.meters.count(change, transition.online, cause, self.clock.now_ms());
     }
+}
+
+fn texts(keys: &[Key]) -> Vec<String> {
+    keys.iter().map(|key| key.as_str().to_owned()).collect()
 }
 
 fn ttls(keys: &[(Key, u32)]) -> Message {

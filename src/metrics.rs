@@ -236,7 +236,7 @@ impl Metrics {
             swept_servers: gauge(
                 r,
                 "swept_servers",
-                "Redis servers that do not send all events, so that the daemon polls their keys with SCAN",
+                "Redis servers that neither send all events nor allow client tracking, so that the daemon polls their keys with SCAN",
             ),
             servers: servers(r),
             leases: leases(r),

@@ -1,6 +1,6 @@
 //! The feed of a link, in the words of the tracker.
 
-use crate::presence::{Elsewhere, Event, LinkNotice};
+use crate::presence::{Elsewhere, Event, LinkNotice, Renewals};
 use crate::redis::link::parser::{Beat, Item};
 use crate::redis::link::{CanaryReply, Feed};
 
@@ -9,7 +9,7 @@ pub(super) fn notice(feed: Feed, mark: u64) -> Option<LinkNotice> {
     Some(match feed {
         Feed::Events(_) => return None,
         Feed::Up { run, outage, uptime_ms, silent, renewals, lease } => {
-            let silent = silent.needs_polling();
+            let silent = silent.needs_polling() && renewals != Renewals::Tracking;
             LinkNotice::Up { run, outage, uptime_ms, silent, renewals, lease, mark }
         }
         Feed::Lease(reply) => LinkNotice::Lease(reply),
@@ -39,6 +39,7 @@ pub(super) fn event(item: Item<'_>) -> Event<'_> {
         Item::Mark(mark) => Event::Mark(mark),
         Item::Leads => Event::Leads,
         Item::Digest(message) => Event::Digest(message),
+        Item::Tracks(from, since) => Event::Tracks { from, since },
         Item::Lease(from, Beat { held, daemons, stands_in }) => {
             Event::Beat { from, released: !held, daemons: daemons.into(), stands_in }
         }

@@ -10,11 +10,13 @@ pub enum Renewals {
     Set,
     /// Questions alone: the daemon does not subscribe to `set`, and asks for each key once per TTL.
     New,
+    /// Client tracking: the server publishes no events, but pushes the name of each key that changes, and the daemon asks for it.
+    Tracking,
 }
 
 impl Renewals {
     /// Each source once.
-    pub const ALL: [Renewals; 3] = [Renewals::Expire, Renewals::Set, Renewals::New];
+    pub const ALL: [Renewals; 4] = [Renewals::Expire, Renewals::Set, Renewals::New, Renewals::Tracking];
 
     /// The word for `/v1/stats` and the metrics.
     pub const fn label(self) -> &'static str {
@@ -22,6 +24,7 @@ impl Renewals {
             Renewals::Expire => "expire",
             Renewals::Set => "set",
             Renewals::New => "new",
+            Renewals::Tracking => "tracking",
         }
     }
 }

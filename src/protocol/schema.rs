@@ -259,6 +259,7 @@ pub enum RenewalsWord {
     Set,
     Expire,
     New,
+    Tracking,
 }
 
 /// The daemon that listens to renewals and asks at deadlines: this one for all (`held`), another one (`other`), or each for itself (`none`).
@@ -271,11 +272,13 @@ pub enum LeaseWord {
     None,
 }
 
-/// How the daemon learns of changes: from events, or, on at least one server, by polling with SCAN (`sweeps`).
+/// How the daemon learns of changes: from events, by client tracking (`tracking`), or by polling with SCAN (`sweeps`). Where servers differ,
+/// the slowest way.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Mode {
     Events,
+    Tracking,
     Sweeps,
 }

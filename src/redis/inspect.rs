@@ -6,6 +6,7 @@ use crate::redis::cluster::Node;
 use crate::redis::glob::Glob;
 use crate::redis::info::Info;
 use crate::redis::link::events::EventStream;
+use crate::redis::link::pushes::PushStream;
 use crate::redis::names::{CLASSES, FENCE_OPERATION, Names, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
 use crate::redis::resp::commands::{ASKING, Commands};
@@ -100,6 +101,8 @@ pub struct Facts {
     pub clock_ms: Option<(i64, i64)>,
     /// The events of a key of our own that arrived: `new`, `set`, `expired`, `del`, and the daemon's fence.
     pub arrived: BTreeSet<String>,
+    /// The server pushes the names of changed keys, which stands in for events.
+    pub tracks: bool,
     /// Some of the presence keys.
     pub keys: KeySample,
 }
@@ -148,6 +151,7 @@ impl Facts {
         facts.forbidden_extras = exam.forbidden_extras(&primary).await?;
         facts.holder = exam.holder().await;
         facts.arrived = exam.listen(&primary).await?;
+        facts.tracks = exam.tracks(&primary).await;
         facts.keys = exam.keys(|read| progress(&format!("{read} presence keys looked at"))).await;
         Ok(facts)
     }
@@ -302,6 +306,18 @@ impl Exam<'_> {
         }
         drop(self.pipeline.one(&["DEL", &key]).await);
         Ok(arrived)
+    }
+
+    /// Tracks a key of our own, and changes it.
+    async fn tracks(&self, target: &Target) -> bool {
+        let (key, channel) = (self.own_key(), self.names.flush_channel());
+        let Ok(Ok(mut stream)) = PushStream::open(target, "keybeat-doctor", &key, &channel).await else {
+            return false;
+        };
+        drop(self.pipeline.one(&["SET", &key, "1", "PX", "1000"]).await);
+        let pushed = timeout(ARRIVE, stream.until_key(|name| name == key.as_bytes())).await;
+        drop(self.pipeline.one(&["DEL", &key]).await);
+        matches!(pushed, Ok(Ok(())))
     }
 
     /// Causes each event again and again, in case the first ones come before the subscription is active.

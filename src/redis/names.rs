@@ -131,9 +131,20 @@ impl Names {
         operations.map(|name| self.channel(name)).collect()
     }
 
+    /// The channels of events among them, except that of one operation.
+    pub(super) fn event_channels(&self, renewals: Renewals, except: Option<&str>) -> Vec<String> {
+        let operations = operations(renewals).iter().chain(&CHANGES).filter(|&&name| Some(name) != except);
+        operations.map(|name| self.channel(name)).collect()
+    }
+
     /// The prefix of all daemons' canaries.
     pub(super) fn canary_prefix(&self) -> String {
         format!("{}{}{CANARY}", self.pattern.before(), OWN_MARK as char)
+    }
+
+    /// The prefix of all presence keys and of the daemons' own keys.
+    pub(super) fn tracked_prefix(&self) -> &str {
+        self.pattern.before()
     }
 
     /// A channel on which nothing is published.
@@ -167,14 +178,14 @@ const fn operations(renewals: Renewals) -> &'static [&'static str] {
     match renewals {
         Renewals::Expire => &["set", "expire", "persist"],
         Renewals::Set => &["set"],
-        Renewals::New => &[],
+        Renewals::New | Renewals::Tracking => &[],
     }
 }
 
 /// The classes that `notify-keyspace-events` must contain for this source of renewals, apart from [`NEW_CLASS`].
 pub(super) const fn classes(renewals: Renewals) -> &'static str {
     match renewals {
-        Renewals::Expire | Renewals::Set => CLASSES,
+        Renewals::Expire | Renewals::Set | Renewals::Tracking => CLASSES,
         Renewals::New => CLASSES_WITHOUT_SET,
     }
 }

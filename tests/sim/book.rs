@@ -44,6 +44,7 @@ impl Book {
             Event::Ended(key, _) => (key, false),
             Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) | Event::Canary => return,
             Event::Leads | Event::Lease(_) | Event::Digest(_) => return,
+            Event::Came(_) | Event::Gone(..) | Event::Tracks(_) => return,
             Event::Exchanged(keys) => return self.shadow.clone_from(keys),
         };
         let user = user_of(key);
@@ -135,7 +136,7 @@ impl World {
     }
 
     pub fn is_told_all(&self) -> bool {
-        !self.cluster.on && !self.knobs.silent.any()
+        !self.cluster.on && !self.knobs.silent.any() && !self.knobs.mode.tracks()
     }
 
     /// A key that was not known and that the scan did not name has ended by then, though the event is still

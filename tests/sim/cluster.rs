@@ -242,6 +242,9 @@ impl World {
     fn copy(&mut self, name: &str, to: usize) {
         self.trail.note(self.now, format_args!("{name} is copied to {to}"));
         for event in [Event::New, Event::Set, Event::Retimed].map(|event| event(name.to_owned())) {
+            if self.knobs.mode.tracks() {
+                self.note_push(to, &event);
+            }
             if self.knobs.silent.tells(&event, self.knobs.mode)
                 && let Some(at) = self.relay.hears(to, &event)
             {
@@ -254,6 +257,9 @@ impl World {
     fn carry(&mut self, name: &str, from: usize, to: usize) {
         if let Some(deadline) = self.nodes[from].keys.remove(name) {
             self.nodes[to].keys.insert(name.to_owned(), deadline);
+            // The daemons that track the nodes find the key by looking at the names of the slot.
+            self.nodes[from].known.remove(name);
+            self.nodes[to].known.insert(name.to_owned());
             let holders = self.holders.entry(name.to_owned()).or_default();
             holders.remove(&from);
             holders.insert(to);
@@ -359,6 +365,7 @@ impl World {
             Event::Retimed(_) | Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => return,
             Event::Canary | Event::Exchanged(_) | Event::Leads => return,
             Event::Lease(_) | Event::Digest(_) => return,
+            Event::Came(_) | Event::Gone(..) | Event::Tracks(_) => return,
         };
         if live {
             for node in &mut self.nodes {

@@ -89,7 +89,7 @@ impl World {
     /// Somebody takes a class from `notify-keyspace-events`. Where the daemon may read the setting, it does so now and then.
     fn lose_class(&mut self, at: usize) {
         let class = [Deaf::New, Deaf::Generic, Deaf::Expired][self.rng.usize(..3)];
-        if class == Deaf::New && !self.knobs.mode.new {
+        if self.knobs.mode.tracks() || (class == Deaf::New && !self.knobs.mode.new) {
             return;
         }
         let server = &mut self.relay.servers[at];

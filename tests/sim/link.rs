@@ -21,6 +21,10 @@ pub enum Feed {
     Replaced(u64),
     /// The finding of an order about the lease's key.
     Lease(LeaseReply),
+    /// Names that client tracking pushes, and whether the canary is among them.
+    Pushed(Vec<String>, bool),
+    /// A database was flushed.
+    Suspect,
 }
 
 /// Subscribed and proven.
@@ -86,12 +90,16 @@ pub struct Link {
     pub on: bool,
     /// The stream has the events that report renewals.
     pub listens: bool,
+    /// When that changed.
+    pub listens_since: u64,
     /// Names the connection among all there were.
     pub epoch: u32,
     /// The event stream on its way, with the times of arrival.
     pub wire: VecDeque<(u64, Feed)>,
     /// Answers and pages on theirs.
     pub replies: BTreeMap<(u64, u64), Feed>,
+    /// When the last push arrives.
+    pub pushed_at: u64,
     /// How much later events and answers are for a while.
     pub lag: (u64, u64),
     /// The items that no longer arrive, though the connection looks alive.
@@ -132,8 +140,8 @@ impl Link {
             None => false,
             Some(Deaf::All) => true,
             Some(Deaf::Keys) => {
-                let of_daemons = matches!(event, Event::Lease(_) | Event::Digest(_));
-                !of_daemons && !matches!(event, Event::Fence(..) | Event::Written(..) | Event::EndsIn(..))
+                let by_key = event.is_of_key() || matches!(event, Event::Canary | Event::Exchanged(_));
+                by_key || matches!(event, Event::Leads)
             }
             Some(Deaf::New) => matches!(event, Event::New(_) | Event::Canary),
             Some(Deaf::Generic) => matches!(
@@ -289,6 +297,7 @@ impl World {
         let node = &mut self.nodes[server.node];
         let other = server.link.renew(node);
         node.out.push(Event::Canary);
+        server.proofs.send(server.link.listens);
         let refused = std::mem::take(&mut node.refused);
         self.reply(at, if other { Feed::Replaced(self.now) } else { Feed::Intact(refused) });
     }
@@ -324,6 +333,9 @@ impl World {
                 event => self.account(node, event),
             }
             let told = self.knobs.silent.tells(&event, self.knobs.mode);
+            if self.knobs.mode.tracks() {
+                self.note_push(node, &event);
+            }
             let renews = matches!(event, Event::Set(_) | Event::Retimed(_));
             let hears = |&at: &usize| told && (!renews || self.relay.servers[at].link.listens);
             match self.relay.hears(node, &event).filter(hears) {
@@ -331,6 +343,7 @@ impl World {
                 None => self.lost(&event),
             }
         }
+        self.plan_pushes(node);
     }
 
     pub fn send(&mut self, at: usize, feed: Feed) {
@@ -391,7 +404,7 @@ impl World {
             true => node.lease.look(now),
             false => node.lease.carry_out(now, LeaseOrder::Take),
         });
-        link.listens = !chooses;
+        (link.listens, link.listens_since) = (!chooses, now);
         let up = Up { run: node.run, outage, uptime_ms, held, at: now, took_over: node.took_over, lease };
         let (epoch, parked) = (link.epoch, std::mem::take(&mut link.parked));
         self.send(at, Feed::Up(up));

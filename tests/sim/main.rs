@@ -36,7 +36,8 @@
 //! itself, whoever holds the lease.
 //!
 //! Each world has a mode: the daemon hears each `set`, or each `expire` too, or renewals are found by questions alone; and servers publish `new`, or,
-//! as Redis 6, they do not.
+//! as Redis 6, they do not. Or the servers publish no event of a key, and push the names of those that changed: then a key that changes and
+//! changes back before it is asked for is not reported, and an eviction looks like a deletion.
 //!
 //! `make test` runs a fixed set of seeds in each mode. `KEYBEAT_SIM_SECONDS=60 cargo test --test sim fresh` runs new ones for that
 //! long; `KEYBEAT_SIM_SEED=7 cargo test --test sim fresh` runs one seed and, if it fails, prints the end of its story
@@ -48,6 +49,7 @@ mod faults;
 mod link;
 mod others;
 mod programs;
+mod pushes;
 mod redis;
 mod relay;
 mod verdict;
@@ -203,6 +205,16 @@ fn fixed_seeds_hold_every_rule_with_watched_users() {
 }
 
 #[test]
+fn fixed_seeds_hold_every_rule_by_tracking() {
+    fixed_seeds_hold_in("tracking");
+}
+
+#[test]
+fn fixed_seeds_hold_every_rule_by_tracking_with_other_daemons() {
+    fixed_seeds_hold_in("tracking with others");
+}
+
+#[test]
 fn fixed_seeds_hold_every_rule_with_expire() {
     fixed_seeds_hold_in("expire");
 }
@@ -225,6 +237,11 @@ fn is_caught_in(name: &str, broken: Broken) {
 #[test]
 fn broken_worlds_are_caught_by_questions() {
     [Broken::GapsUnseen, Broken::FencesJump].into_iter().for_each(|broken| is_caught_in("new", broken));
+}
+
+#[test]
+fn broken_tracking_is_caught() {
+    [Broken::GapsUnseen, Broken::PushesLost].into_iter().for_each(|broken| is_caught_in("tracking", broken));
 }
 
 #[test]

@@ -21,6 +21,12 @@ pub struct Lease {
     dead_until: u64,
     /// One of them believes that it holds the lease, and asks at deadlines.
     leads: bool,
+    /// Since when it has announced each key that comes or ends; 0 if it has not.
+    tracks: u64,
+    /// When one of them last began or ceased to lead, or to announce.
+    pub changed: u64,
+    /// When its last announcement is due.
+    said_at: u64,
 }
 
 impl Lease {
@@ -98,7 +104,10 @@ impl World {
         if stirs {
             match which {
                 // All of them die, or freeze.
-                0 | 1 => (lease.dead_until, lease.leads) = (now + dies_ms, false),
+                0 | 1 => {
+                    (lease.dead_until, lease.leads, lease.tracks) = (now + dies_ms, false, 0);
+                    lease.changed = now;
+                }
                 2 => lease.held = lease.held.map(|(ours, _)| (ours, u64::MAX)),
                 3 => lease.lose(),
                 // One takes the lease though this daemon holds it.
@@ -112,9 +121,25 @@ impl World {
         }
         let leads = lease.holder(now) == Some(false) && now >= lease.dead_until;
         let led = std::mem::replace(&mut lease.leads, leads);
+        if !leads {
+            lease.tracks = 0;
+        }
+        if led != leads {
+            lease.changed = now;
+        }
+        if leads && lease.tracks == 0 && self.knobs.mode.tracks() {
+            self.later(1..900, Act::OthersTrack(node));
+        }
+        let lease = &mut self.nodes[node].lease;
+        let tracks = lease.tracks;
         if lease.leads {
             self.nodes[node].out.push(Event::Lease(true));
-            self.others_publish_digest(node);
+            if !self.knobs.mode.tracks() {
+                self.others_publish_digest(node);
+            }
+            if tracks > 0 {
+                self.nodes[node].out.push(Event::Tracks(tracks));
+            }
             if !led {
                 self.at(now, Act::OthersAsk(node));
             }
@@ -172,6 +197,56 @@ impl World {
         self.at(next, Act::OthersAsk(node));
     }
 
+    /// The other holder knows all keys, and announces from now on each that comes or ends.
+    pub fn others_track(&mut self, node: usize) {
+        let (now, node) = (self.now, &mut self.nodes[node]);
+        if node.lease.leads && node.lease.tracks == 0 && node.takes_writes(now) {
+            (node.lease.tracks, node.lease.changed) = (now, now);
+            node.known = node.keys.keys().cloned().collect();
+            node.out.push(Event::Tracks(now));
+        }
+    }
+
+    /// The other holder notices that a key has changed, and asks for it.
+    pub fn plan_to_say(&mut self, node: usize, event: &Event) {
+        let (Event::New(key) | Event::Ended(key, _)) = event else { return };
+        if self.nodes[node].lease.tracks > 0 {
+            let lag = self.rng.u64(..30);
+            let lease = &mut self.nodes[node].lease;
+            lease.said_at = lease.said_at.max(self.now + lag);
+            let when = lease.said_at;
+            self.at(when, Act::OthersSay(node, key.clone()));
+        }
+    }
+
+    /// It announces the key, if the key has come or ended.
+    pub fn others_say(&mut self, node: usize, key: &str) {
+        let (now, deleted, node) = (self.now, self.rng.bool(), &mut self.nodes[node]);
+        if node.lease.tracks == 0 || !node.up {
+            return;
+        }
+        node.touch(now, key);
+        if node.keys.contains_key(key) {
+            if node.known.insert(key.to_owned()) {
+                node.out.push(Event::Came(key.to_owned()));
+            }
+        } else if node.known.remove(key) {
+            node.out.push(Event::Gone(key.to_owned(), deleted));
+        }
+    }
+
+    /// Did the daemon that announces changes become another one a moment ago? Then keys may have come and gone unannounced.
+    pub fn just_followed(&self, within_ms: u64) -> bool {
+        let shared = self.knobs.mode.tracks() && self.knobs.mode.shared;
+        let silent = |node: &Redis, listens: bool| node.lease.tracks == 0 && !listens;
+        shared
+            && self.relay.servers.iter().any(|server| {
+                let node = &self.nodes[server.node];
+                let changed = node.lease.changed.max(server.link.listens_since);
+                self.now - changed.min(self.now) <= within_ms || silent(node, server.link.listens)
+            })
+    }
+
     /// An order with the lease's key arrives at the server.
     pub fn order_of_lease(&mut self, at: usize, order: LeaseOrder) {
         let node = self.relay.servers[at].node;
@@ -186,7 +261,11 @@ impl World {
 
     /// The stream gets the events that report renewals, or no longer.
     pub fn listen(&mut self, at: usize, on: bool) {
-        self.relay.servers[at].link.listens = on;
+        let link = &mut self.relay.servers[at].link;
+        (link.listens, link.listens_since) = (on, self.now);
+        if !on && self.knobs.mode.tracks() {
+            self.push_no_more(at);
+        }
         if on {
             self.send(at, Feed::Event(Event::Leads));
         }

@@ -70,7 +70,9 @@ impl Program {
             2 => Kind::Jittery,
             3 => Kind::Pair,
             4 if expires => Kind::Expirer,
-            5 if renewals == Renewals::Expire && !knobs.mode.shared => Kind::Leaver,
+            5 if matches!(renewals, Renewals::Expire | Renewals::Tracking) && !knobs.mode.shared => {
+                Kind::Leaver
+            }
             4 | 5 => Kind::Changer,
             6 | 7 => Kind::Flaky,
             _ => Kind::Wild(expires),

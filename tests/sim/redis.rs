@@ -1,6 +1,7 @@
 //! A Redis that is obvious: keys with deadlines that are deleted late, and a word for each change.
 
 use super::others::Lease;
+use super::pushes::Pushes;
 use fastrand::Rng;
 use keybeat::presence::{Answer, BatchId, DigestMessage, End, Side};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,9 +35,23 @@ pub enum Event {
     Lease(bool),
     /// About the digests of the server's keys.
     Digest(DigestMessage),
+    /// It announces that a key has come, or has ended, and since when it has announced each.
+    Came(String),
+    Gone(String, bool),
+    Tracks(u64),
     /// No message at all, for FLUSHALL and SWAPDB make none: only the world's own book reads which keys there
     /// are now.
     Exchanged(BTreeSet<String>),
+}
+
+impl Event {
+    /// Is it an event of a key, which the server publishes by itself?
+    pub fn is_of_key(&self) -> bool {
+        matches!(
+            self,
+            Event::New(_) | Event::Set(_) | Event::Retimed(_) | Event::Placed(_) | Event::Ended(..)
+        )
+    }
 }
 
 /// How a server comes back.
@@ -76,6 +91,9 @@ pub struct Redis {
     pub lease: Lease,
     /// The other holder's digest at its mark, yet to be sent.
     pub digest: Option<DigestMessage>,
+    pub pushes: Pushes,
+    /// The keys that another daemon has announced.
+    pub known: BTreeSet<String>,
     /// The value of the daemon's canary.
     pub canary: Option<u64>,
     /// Keys that came or went without a word, and when.
@@ -194,6 +212,7 @@ impl Redis {
     /// FLUSHALL, which makes no event.
     pub fn flush(&mut self, now: u64) {
         self.other = Default::default();
+        self.pushes.flushed = true;
         self.swap(now);
         self.other = Default::default();
     }
@@ -270,6 +289,7 @@ impl Redis {
         self.run += 1;
         self.canary = None;
         self.lease.lose();
+        self.pushes = Default::default();
         self.other = Default::default();
         self.unsaid.clear();
         self.replicate();

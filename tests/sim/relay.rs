@@ -4,6 +4,7 @@
 use super::book::Book;
 use super::cluster::{SLOTS, View, slot};
 use super::link::{Ask, Feed, Link, Question, Up};
+use super::pushes::Proofs;
 use super::redis::Event as Message;
 use super::watcher::Reader;
 use super::world::{Act, Broken, World};
@@ -36,6 +37,7 @@ pub struct Server {
     pub barred: bool,
     /// When the exchange of the keyspace was noticed whose place in the stream is awaited.
     noticed: Option<u64>,
+    pub proofs: Proofs,
 }
 
 impl Server {
@@ -213,6 +215,8 @@ impl World {
                 LinkNotice::Intact { refused }
             }
             Feed::Lease(reply) => LinkNotice::Lease(reply),
+            Feed::Pushed(names, canary) => return self.take_pushes(at, names, canary),
+            Feed::Suspect => LinkNotice::Suspect,
             Feed::Replaced(noticed) => {
                 server.sung.pop_front();
                 server.noticed = Some(noticed);
@@ -235,6 +239,7 @@ impl World {
         let silent = self.knobs.silent.any() && broken != Broken::NeverPolls;
         let server = &mut self.relay.servers[at];
         (server.connected, server.settled) = (true, false);
+        server.proofs = Proofs::default();
         server.link.was_deaf = server.link.was_deaf.filter(|&when| up.at < when);
         if broken == Broken::GapsUnseen && std::mem::replace(&mut server.link.told, true) {
             return;
@@ -273,7 +278,9 @@ impl World {
             }
             settled &= !(replaced && matches!(event, Message::Canary));
         }
+        let (tracks, proofs) = (self.knobs.mode.tracks(), &mut self.relay.servers[at].proofs);
         let events = chunk.iter().filter_map(|event| match event {
+            Message::Canary if tracks => proofs.marked().then_some(Event::Canary),
             Message::New(key) => Some(Event::Key(Input::Created(key.as_bytes()))),
             Message::Set(key) => Some(Event::Key(Input::Renewed(key.as_bytes()))),
             Message::Retimed(key) => Some(Event::Key(Input::Retimed(key.as_bytes()))),
@@ -287,6 +294,10 @@ impl World {
             Message::Fence(batch, side) => Some(Event::Key(Input::Fence(*batch, *side))),
             Message::Canary => Some(Event::Canary),
             Message::Leads => (broken != Broken::LeadsUnseen).then_some(Event::Leads),
+            Message::Came(key) => Some(Event::Key(Input::Pushed(key.as_bytes()))),
+            Message::Gone(key, true) => Some(Event::Key(Input::Removed(key.as_bytes()))),
+            Message::Gone(key, false) => Some(Event::Key(Input::Suspected(key.as_bytes()))),
+            Message::Tracks(since) => Some(Event::Tracks { from: "other", since: *since }),
             Message::Digest(message) => Some(Event::Digest(message)),
             Message::Lease(held) => {
                 Some(Event::Beat { from: "other", released: !held, daemons: 2, stands_in: false })
@@ -332,7 +343,8 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::AnnounceUsualTtl(..) => {}
+            Action::AnnounceUsualTtl(..) | Action::AnnounceCame(..) => {}
+            Action::AnnounceDeleted(..) | Action::AnnounceTracks(..) => {}
             Action::AnnounceDigest(link, message) => self.order(link, Question::Digest(message)),
             Action::Digested(_) => {}
             Action::Announce(..) | Action::AnnounceEnds(..) => {}
@@ -380,6 +392,7 @@ impl World {
             barred: false,
             run_seen,
             noticed,
+            proofs: Proofs::default(),
         });
         self.later(1..3_000, Act::Connect(id));
     }

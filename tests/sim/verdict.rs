@@ -20,10 +20,12 @@ impl World {
             let link = &server.link;
             link.on && link.wire.is_empty() && link.replies.is_empty()
         });
-        if asking || !idle || !self.all_up() || self.just_ran_out(PUNCTUAL_MS) {
+        let pushing = self.nodes.iter().any(|node| node.pushes.wait());
+        if asking || pushing || !idle || !self.all_up() || self.just_ran_out(PUNCTUAL_MS) {
             return false;
         }
-        if !self.relay.tracker.settled() || !self.relay.open {
+        let says = self.acts.values().any(|act| matches!(act, Act::OthersSay(..)));
+        if says || self.just_followed(SWEPT_MS) || !self.relay.tracker.settled() || !self.relay.open {
             return false;
         }
         self.compared += 1;

@@ -49,6 +49,8 @@ pub enum Broken {
     BeatsForever,
     /// A slot without an owner still has the one from before.
     OwnersUnseen,
+    /// Some pushed names never arrive.
+    PushesLost,
 }
 
 /// The events that the servers do not publish.
@@ -70,10 +72,12 @@ impl Silent {
 
     pub fn tells(self, event: &Event, mode: Mode) -> bool {
         match event {
+            _ if mode.tracks() && event.is_of_key() => false,
             Event::New(_) => mode.new && self == Silent::Nothing,
             Event::Fence(..) | Event::Written(..) | Event::EndsIn(..) => true,
             Event::Canary | Event::Exchanged(_) | Event::Leads => true,
             Event::Lease(_) | Event::Digest(_) => true,
+            Event::Came(_) | Event::Gone(..) | Event::Tracks(_) => true,
             Event::Set(_) => mode.renewals != Renewals::New && self == Silent::Nothing,
             Event::Retimed(_) => mode.renewals == Renewals::Expire && self == Silent::Nothing,
             Event::Placed(_) | Event::Ended(_, End::Deleted) => self <= Silent::Sets,
@@ -94,16 +98,23 @@ pub struct Mode {
 }
 
 impl Mode {
+    /// Does client tracking stand in for events?
+    pub fn tracks(self) -> bool {
+        self.renewals == Renewals::Tracking
+    }
+
     /// The default at Redis 6.
     pub const SET: Mode = Mode { renewals: Renewals::Set, new: false, shared: false, chooses: false };
     const NEW: Mode = Mode { renewals: Renewals::New, new: true, shared: false, chooses: false };
     /// Each mode by its name.
-    pub const ALL: [(&str, Mode); 8] = [
+    pub const ALL: [(&str, Mode); 10] = [
         ("set", Mode { new: true, ..Mode::SET }),
         ("set without new", Mode::SET),
         ("new", Mode::NEW),
         ("expire", Mode { renewals: Renewals::Expire, ..Mode::NEW }),
         ("expire without new", Mode { renewals: Renewals::Expire, ..Mode::SET }),
+        ("tracking", Mode { renewals: Renewals::Tracking, ..Mode::SET }),
+        ("tracking with others", Mode { renewals: Renewals::Tracking, shared: true, ..Mode::SET }),
         ("set with others", Mode { renewals: Renewals::Set, shared: true, ..Mode::NEW }),
         ("new with others", Mode { shared: true, ..Mode::NEW }),
         ("watched with others", Mode { renewals: Renewals::Set, shared: true, chooses: true, ..Mode::NEW }),
@@ -130,8 +141,13 @@ pub enum Act {
     /// Another daemon at this node wakes; asks for the keys that have run out.
     Others(usize),
     OthersAsk(usize),
+    /// Another daemon begins to announce each key of this node that comes or ends; it announces this one.
+    OthersTrack(usize),
+    OthersSay(usize, String),
     /// The slot has an owner again.
     Own(usize),
+    /// A turn of the node's event loop ends.
+    Push(usize),
 }
 
 /// The differences between worlds.
@@ -454,7 +470,10 @@ impl World {
             Act::View(view) => self.views.push(view),
             Act::Others(node) => self.others_wake(node),
             Act::OthersAsk(node) => self.others_ask(node),
+            Act::OthersTrack(node) => self.others_track(node),
+            Act::OthersSay(node, key) => self.others_say(node, &key),
             Act::Own(slot) => self.own_again(slot),
+            Act::Push(node) => self.end_turn(node),
             Act::Fault | Act::Reshape if self.healing => {}
             Act::Fault => {
                 self.fault();

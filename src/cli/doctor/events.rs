@@ -62,7 +62,7 @@ pub(super) fn events(facts: &Facts) -> Finding {
                 mend,
             )
         } else {
-            Finding::new("events", Severity::Fatal, format!("{cause}; {}", cannot_set(facts)), mend)
+            missing_for_good(facts, format!("{cause}; {}", cannot_set(facts)), mend)
         };
     }
     let missed: Vec<&str> = ["set", "expired", "del", "keybeat-fence"]
@@ -82,7 +82,22 @@ pub(super) fn events(facts: &Facts) -> Finding {
             mend,
         );
     }
-    Finding::new("events", Severity::Fatal, cause, setting_fix(facts, EVENTS, &best_classes(facts)))
+    missing_for_good(facts, cause, setting_fix(facts, EVENTS, &best_classes(facts)))
+}
+
+/// The server publishes too little, and keybeat may not change that: it uses client tracking if it may.
+fn missing_for_good(facts: &Facts, cause: String, mend: String) -> Finding {
+    if facts.tracks {
+        let cause = format!(
+            "{cause}; keybeat serve uses client tracking instead (mode tracking), which costs the server a question per heartbeat"
+        );
+        return Finding::new("events", Severity::Warning, cause, mend);
+    }
+    let cause =
+        format!("{cause}; client tracking does not work, so keybeat serve polls all keys (mode sweeps)");
+    let mend =
+        format!("{mend}; or let keybeat use client tracking: redis-cli ACL SETUSER USER '+client|tracking'");
+    Finding::new("events", Severity::Fatal, cause, mend)
 }
 
 /// Whether the server reports keys that other commands than SET create. The daemon works without it.

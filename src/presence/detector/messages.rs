@@ -68,6 +68,8 @@ pub enum Input<'a> {
     Placed(&'a [u8]),
     /// `expire`, `persist`: the key has another TTL, or none.
     Retimed(&'a [u8]),
+    /// Client tracking pushed the name of the key: a command changed it, or it ran out. The push does not say which.
+    Pushed(&'a [u8]),
     /// `set`, or another command created the key, on a server that does not own its slot. It is no heartbeat, so the
     /// detector asks: a slot that moves as a whole is copied there first, and its keys may have ended since.
     Claimed(&'a [u8]),
@@ -77,6 +79,8 @@ pub enum Input<'a> {
     Suspected(&'a [u8]),
     /// The holder of the server's lease says that most keys have this TTL in milliseconds.
     UsualTtl(u32),
+    /// The same where names are pushed, of a key that a program deleted.
+    Removed(&'a [u8]),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it. It has just set the key, but
     /// the TTL is not the one that the user's program uses.
     EndsIn(&'a [u8], u32),
@@ -163,11 +167,12 @@ impl Input<'_> {
     /// The name of the key that an event or a daemon's message is about.
     pub(in crate::presence) fn name(&self) -> Option<&[u8]> {
         use Input::{
-            Claimed, Created, Doubted, Ended, EndsIn, Named, Placed, Renewed, Retimed, Suspected, Written,
+            Claimed, Created, Doubted, Ended, EndsIn, Named, Placed, Pushed, Removed, Renewed, Retimed,
+            Suspected, Written,
         };
         match self {
             Renewed(name) | Created(name) | Placed(name) | Claimed(name) | Retimed(name)
-            | Suspected(name) | Named(name) | Doubted(name) => Some(name),
+            | Suspected(name) | Named(name) | Doubted(name) | Pushed(name) | Removed(name) => Some(name),
             Written(name, _) | EndsIn(name, _) => Some(name),
             Ended(name, _) => Some(name),
             _ => None,
@@ -177,7 +182,8 @@ impl Input<'_> {
     /// Whether it comes from the event stream.
     pub(super) fn is_event(&self) -> bool {
         use Input::{
-            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Renewed, Retimed, Suspected, Written,
+            Claimed, Created, Doubted, Ended, EndsIn, Fence, Placed, Pushed, Removed, Renewed, Retimed,
+            Suspected, Written,
         };
         matches!(
             self,
@@ -185,9 +191,11 @@ impl Input<'_> {
                 | Created(_)
                 | Placed(_)
                 | Claimed(_)
+                | Pushed(_)
                 | Retimed(_)
                 | Written(..)
                 | Suspected(_)
+                | Removed(_)
                 | EndsIn(..)
                 | Ended(..)
                 | Doubted(_)

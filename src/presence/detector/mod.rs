@@ -13,6 +13,7 @@
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
 //! - `following`: what is left to do where another daemon asks at deadlines.
+//! - `tracking`: servers that push the names of changed keys, and publish no events.
 //! - `handover`: keys that move between the servers of a cluster.
 //! - `chosen`: where only the keys of some users are kept.
 
@@ -32,6 +33,7 @@ mod retimed;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod ttl;
 mod usual_ttl;
 
@@ -133,6 +135,8 @@ pub struct Detector {
     outages: Outages,
     /// No `set` reports a renewal.
     polled: bool,
+    /// Each change of a key is pushed, and none is published as an event.
+    tracked: bool,
     role: Role,
     /// When it last ceased to follow another daemon.
     led_since: Time,
@@ -172,6 +176,7 @@ impl Detector {
             grants: Grants::default(),
             outages: Outages::default(),
             polled: false,
+            tracked: false,
             role: Role::default(),
             led_since: Time::default(),
             last_set: None,
@@ -225,9 +230,12 @@ impl Detector {
             Input::Placed(name) => self.renewed(now, name, Renewal::Placed),
             Input::Retimed(name) => self.retimed(now, name, last_set),
             Input::Claimed(name) => self.claimed(now, name),
+            Input::Pushed(name) => self.pushed(now, name),
+            Input::Suspected(name) if self.tracked => self.announced_end(now, name, false),
             Input::Suspected(name) => self.suspected(name),
             Input::UsualTtl(ttl_ms) => self.take_usual_ttl(ttl_ms),
             Input::Named(name) => self.named(now, name),
+            Input::Removed(name) => self.announced_end(now, name, true),
             Input::Leads { polled } => self.lead(now, polled),
             Input::Written(name, ttl_ms) => {
                 self.written(now, name, ttl_ms);

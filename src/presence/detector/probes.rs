@@ -169,7 +169,8 @@ impl Detector {
                 continue;
             }
             // Renewed while it waited: its deadline lies ahead.
-            if !learns && !slot.in_pass() && !slot.is_due(now, self.polled) && !slot.is_doubted() {
+            let pushed = self.tracked && slot.is_pushed();
+            if !learns && !pushed && !slot.in_pass() && !slot.is_due(now, self.polled) && !slot.is_doubted() {
                 self.look_after(at, now);
                 continue;
             }
@@ -225,7 +226,7 @@ impl Detector {
     fn needs_proof(&self, batch: &Batch) -> bool {
         let Some((_, answers)) = &batch.answers else { return false };
         let ends = |(&at, answer): (&u32, &Answer)| {
-            *answer == Answer::Absent && self.table[at].ends_unannounced(batch.sent)
+            *answer == Answer::Absent && self.table[at].ends_unannounced(batch.sent, self.tracked)
         };
         batch.open && answers.len() == batch.slots.len() && batch.slots.iter().zip(answers).any(ends)
     }
@@ -248,12 +249,14 @@ impl Detector {
             // A key that was there when Redis answered, and that an event claims since, is there.
             let claimed =
                 slot.is_claimed() && matches!(answers.get(i), Some(Answer::Left(_) | Answer::NoTtl));
-            let overtaken = slot.close_question() && !claimed;
+            let overtaken = slot.close_question() && (self.tracked || !claimed);
             // In a sweep no event would report a `set` that followed the end.
             let end_only =
                 overtaken && !slot.is_live() && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
             if !valid || end_only {
                 self.ask_later(at);
+            } else if overtaken && self.tracked {
+                self.believe_and_ask_again(at, now, answers[i], (batch.sent, came));
             } else if overtaken {
                 self.discard(at, now, answers[i]);
             } else {
@@ -284,8 +287,9 @@ impl Detector {
     }
 
     /// No event came between the fences: the answer holds.
-    fn believe(&mut self, at: u32, now: Time, answer: Answer, (sent, came): (Time, Time)) {
+    pub(super) fn believe(&mut self, at: u32, now: Time, answer: Answer, (sent, came): (Time, Time)) {
         let in_pass = self.leave_pass(at);
+        let pushed = self.tracked && self.table[at].take_push();
         let absent = match answer {
             Answer::Absent => true,
             Answer::NotYet(left) => self.proves_absence(at, left),
@@ -295,8 +299,15 @@ impl Detector {
         self.origins.forget(at);
         match answer {
             _ if absent => self.apply_absent(at, now, sent, in_pass),
-            Answer::NoTtl => self.apply_no_ttl(at, now),
-            Answer::Left(ms) => self.apply_left(at, now, Left { ms: ms.min(LONGEST_TTL_MS), sent, came }),
+            Answer::NoTtl => self.apply_no_ttl(at, now, in_pass),
+            Answer::Left(ms) => {
+                let left = Left { ms: ms.min(LONGEST_TTL_MS), sent, came };
+                if pushed {
+                    self.apply_pushed(at, now, left)
+                } else {
+                    self.apply_left(at, now, left, in_pass)
+                }
+            }
             Answer::Absent | Answer::Moved => self.apply_moved(at, now, false),
             Answer::NotYet(_) => self.apply_moved(at, now, true),
         }
@@ -319,18 +330,21 @@ impl Detector {
             // Without an event: its deadline passed, or FLUSHALL, or a gap hid the event.
             Absence::Gone { ran_out } => {
                 self.note_unannounced(at);
-                let reason = match (ran_out, in_pass, swept) {
-                    (true, false, _) | (true, _, true) => Reason::Expired,
-                    (_, _, true) => Reason::Deleted,
-                    _ => Reason::Reconciled,
+                let compared = in_pass && !swept;
+                let reason = match (ran_out, swept) {
+                    _ if compared => Reason::Reconciled,
+                    _ if self.tracked => self.end_reason(at, ran_out),
+                    (true, _) => Reason::Expired,
+                    (false, true) => Reason::Deleted,
+                    (false, false) => Reason::Reconciled,
                 };
                 self.end(at, now, reason);
             }
         }
     }
 
-    fn apply_no_ttl(&mut self, at: u32, now: Time) {
-        let reason = self.found_reason(at);
+    fn apply_no_ttl(&mut self, at: u32, now: Time, in_pass: bool) {
+        let reason = self.found_reason(at, in_pass);
         // Some programs SET and then EXPIRE, which sends no event that the detector subscribes to: ask again soon, and then
         // at growing pauses.
         let silent_ms = self.table[at].silent_ms(now);
@@ -349,9 +363,9 @@ impl Detector {
         }
     }
 
-    fn apply_left(&mut self, at: u32, now: Time, left: Left) {
+    fn apply_left(&mut self, at: u32, now: Time, left: Left, in_pass: bool) {
         let (missed, first_ttl, reason) =
-            (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason(at));
+            (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason(at, in_pass));
         let (was_live, ttl_before) = (self.table[at].is_live(), self.table[at].known_ttl().unwrap_or(0));
         let mut changed = None;
         self.apply(at, |slot| {
@@ -367,15 +381,18 @@ impl Detector {
             self.grant_found(at, now, left.sent);
         }
         // The answer is older than the TTL.
-        if self.table[at].may_be_renewed(now, first_ttl) {
+        if self.table[at].may_be_renewed(now, first_ttl) && !self.table[at].waits() {
             return self.ask_later(at);
         }
         self.file(at, now);
     }
 
     /// Why a key that was not known is live. One that was claimed may have been live since the claim.
-    fn found_reason(&self, at: u32) -> Reason {
+    fn found_reason(&self, at: u32, in_pass: bool) -> Reason {
         let sweeps = self.pass.as_ref().is_some_and(|pass| pass.sweeps());
+        if self.tracked {
+            return if in_pass && !sweeps { Reason::Reconciled } else { Reason::Heartbeat };
+        }
         let claimed = || !self.table[at].is_live() && self.was_claimed(at);
         if sweeps && !claimed() { Reason::Heartbeat } else { Reason::Reconciled }
     }

@@ -7,7 +7,7 @@
 //! keys that SCAN names and the daemon does not know, and for keys that it knows and SCAN does not name.
 
 use super::{Action, Input, Role, Time, Tracker};
-use crate::presence::Digest;
+use crate::presence::{Digest, Renewals};
 use std::collections::HashSet;
 
 /// A holder publishes a mark so often, in milliseconds.
@@ -75,9 +75,14 @@ pub(super) struct Digests {
 }
 
 impl Tracker {
+    /// Where names are pushed, each daemon takes a change in at its own time, so digests at one mark may always differ.
+    fn compares_digests(&self, at: usize) -> bool {
+        self.keeps_all(at) && self.servers[at].renewals != Renewals::Tracking
+    }
+
     /// Publishes a mark, if this daemon works for others and one is due.
     pub(super) fn watch_digest(&mut self, now: Time, at: usize) {
-        if !self.keeps_all(at) {
+        if !self.compares_digests(at) {
             return;
         }
         let server = &mut self.servers[at];
@@ -93,13 +98,13 @@ impl Tracker {
     }
 
     pub(super) fn take_digest(&mut self, now: Time, at: usize, message: &DigestMessage) {
-        let keeps_all = self.keeps_all(at);
+        let compares = self.compares_digests(at);
         let server = &mut self.servers[at];
         let holds = server.role() == Role::Holds;
         let digests = &mut server.digests;
         match *message {
             DigestMessage::Mark(number) => {
-                let complete = keeps_all && server.detector.settled();
+                let complete = compares && server.detector.settled();
                 digests.noted = complete.then(|| (number, server.detector.digest().clone()));
                 if number == digests.published
                     && let Some((_, digest)) = &digests.noted

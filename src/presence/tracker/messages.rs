@@ -4,7 +4,7 @@ use super::digests::{DigestMessage, DigestResult};
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
 use super::topology::{Elsewhere, Fleet};
-use crate::presence::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId};
+use crate::presence::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId, Time};
 
 /// Identifies a link among all that there ever were in this run, and the server that it belongs to.
 pub type LinkId = ServerId;
@@ -97,8 +97,15 @@ pub enum Event<'a> {
     Canary,
     /// A mark came back.
     Mark(u64),
-    /// From here on the stream has the events that report renewals.
+    /// From here on the stream has the events that report renewals, or names are pushed.
     Leads,
+    /// Another daemon publishes each key that comes or ends, without a gap since then.
+    Tracks {
+        /// The daemon.
+        from: &'a str,
+        /// On its own clock, in milliseconds.
+        since: u64,
+    },
     /// Another daemon of this name holds the server's lease, or has given it up.
     Beat {
         /// The daemon.
@@ -157,6 +164,12 @@ pub enum Action {
     Seek(LinkId, u64, Vec<Name>),
     /// Answer another daemon's request with [`super::Tracker::keys_at`] of each user.
     Answer(LinkId, Request),
+    /// Announce to the other daemons that these keys have come into being, where no event reports it.
+    AnnounceCame(LinkId, Vec<Key>),
+    /// Announce to them that a program has deleted these keys, where no event reports it.
+    AnnounceDeleted(LinkId, Vec<Key>),
+    /// Announce to them that this daemon has announced each key that comes or ends, since then.
+    AnnounceTracks(LinkId, Time),
     /// Do this with the key of the server's lease.
     Lease(LinkId, LeaseOrder),
     /// Subscribe to the events that report renewals, and report where they begin ([`Event::Leads`]); or unsubscribe.

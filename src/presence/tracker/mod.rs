@@ -30,6 +30,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod tracked;
+mod tracking;
 mod whole_user;
 
 pub use digests::{DigestMessage, DigestResult};
@@ -46,6 +48,7 @@ use held::Held;
 use ownerless::Ownerless;
 use server::{CANARY_EVERY_MS, Phase, Server};
 use std::collections::{HashMap, VecDeque};
+use tracked::Tracked;
 
 /// The driver hands in something at least once a second. After a longer silence the process was stopped or starved:
 /// what waits in the streams is older than it looks.
@@ -195,9 +198,11 @@ impl Tracker {
                 Event::Leads => {
                     let polled = server.renewals == Renewals::New;
                     server.detector.handle(now, Input::Leads { polled });
+                    server.begin_tracking(now);
                     self.keep_whole(now, at);
                 }
                 Event::Digest(message) => self.take_digest(now, at, message),
+                Event::Tracks { from, since } => server.follow_tracker(now, from, since),
                 Event::Beat { from, released: false, daemons, stands_in } => {
                     let turn = server.lease.beat(now, from, daemons, stands_in);
                     self.take_lease_turn(now, at, None, turn);
@@ -341,9 +346,11 @@ impl Tracker {
         // The comparison that begins finds what was written before.
         server.passed = mark;
         server.renewals = renewals;
+        server.detector.track(renewals == Renewals::Tracking);
         server.polling.up(now, silent);
         server.lease.up(now, lease, self.settings.lease);
         let role = server.role();
+        server.tracked = Tracked::up(renewals == Renewals::Tracking && role == Role::Holds);
         let barred = std::mem::take(&mut server.barred);
         let outage = std::mem::take(&mut server.replaced) || barred || outage;
         self.servers_changed = true;
@@ -392,6 +399,7 @@ impl Tracker {
         self.disturbed = now;
         let server = &mut self.servers[at];
         server.cause = cause;
+        server.tracked.stop();
         server.gaps += 1;
         server.gap_at.get_or_insert(now);
         self.out.push_back(Action::Gap { link: server.link, cause, why });
@@ -455,6 +463,7 @@ impl Tracker {
             self.watch_lease(now, at);
             self.watch_digest(now, at);
             if self.servers[at].polling.due(now) {
+                self.servers[at].tracked.look_begins();
                 self.feed(now, at, Input::Sweep);
             }
             self.feed(now, at, Input::Due);
@@ -470,6 +479,8 @@ impl Tracker {
                 let due = canary.due(now);
                 if due {
                     self.out.push_back(Action::Canary(server.link));
+                    let since = server.tracked.since();
+                    self.out.extend(since.map(|since| Action::AnnounceTracks(server.link, since)));
                     self.servers_changed = true;
                 }
             }
@@ -504,12 +515,15 @@ impl Tracker {
             Output::Prove => self.prove(now, at),
             Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
             Output::UsualTtl(ttl_ms) => self.out.push_back(Action::AnnounceUsualTtl(link, ttl_ms)),
+            // Where names are pushed, each change is announced when it is reported.
+            Output::Unannounced(_) if server.renewals == Renewals::Tracking => {}
             Output::Unannounced(key) => server.news.ends.push(key),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
             Output::Swept => {
                 server.polling.ended(now);
                 self.scanned(at);
+                self.swept(now, at);
             }
             Output::Moved(moved) => self.hand_over(now, at, &moved),
         }
@@ -528,6 +542,7 @@ impl Tracker {
         server.compared += 1;
         server.polling.ended(now);
         self.scanned(at);
+        self.begin_announcing(now, at);
         self.may_release = true;
         self.release(now);
         let server = &mut self.servers[at];

@@ -47,7 +47,7 @@ impl Tracker {
         };
         if server.primary.slots != primary.slots {
             let settled = server.settled();
-            server.polling.slots_moved(now, settled);
+            server.polling.once(now, settled);
             server.slots_since = now;
             if let Phase::Up(canary) = &mut server.phase {
                 canary.hurry(now);

@@ -62,9 +62,9 @@ impl Polling {
         !self.always && !self.moved && !self.under_way
     }
 
-    /// Slots have moved from or to the server. `settled`: it is connected and no comparison is under way. No event is
-    /// missing, so this is no gap.
-    pub fn slots_moved(&mut self, now: Time, settled: bool) {
+    /// Slots have moved from or to the server, or another daemon tracks its keys. `settled`: it is connected and no comparison is under
+    /// way. No event is missing, so this is no gap.
+    pub fn once(&mut self, now: Time, settled: bool) {
         self.moved = true;
         if settled && !self.under_way {
             self.next = Some(now);
@@ -112,16 +112,16 @@ mod tests {
         polling.up(at(0), false);
         polling.ended(at(10));
         assert_eq!(polling.next_due(), None);
-        polling.slots_moved(at(20), true);
+        polling.once(at(20), true);
         assert!(polling.due(at(20)));
-        polling.slots_moved(at(30), true);
+        polling.once(at(30), true);
         assert_eq!(polling.next_due(), None, "the poll under way ends first");
         polling.ended(at(40));
         assert!(polling.due(at(540)));
         polling.ended(at(550));
         assert_eq!(polling.next_due(), None);
         // Slots move during a comparison, which may have read their keys already.
-        polling.slots_moved(at(600), false);
+        polling.once(at(600), false);
         polling.down();
         polling.up(at(700), false);
         polling.ended(at(800));

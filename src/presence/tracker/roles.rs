@@ -20,6 +20,7 @@ impl Tracker {
         // A daemon that keeps chosen users asks for their keys itself.
         server.orphaned = self.chosen.is_none() && server.lease.is_orphaned(now);
         self.take_lease_turn(now, at, order, turn);
+        self.begin_announcing(now, at);
     }
 
     /// Sends the order, and begins to lead or to follow.
@@ -31,6 +32,7 @@ impl Tracker {
             Turn::Lead => self.out.push_back(Action::Listen(link, true)),
             Turn::Follow => {
                 let chooses = self.chosen.is_some();
+                self.servers[at].tracked.give_way();
                 self.feed(now, at, if chooses { Input::Unheard } else { Input::Follows });
                 self.keep_chosen(now, at);
                 self.out.push_back(Action::Listen(link, false));
@@ -42,12 +44,19 @@ impl Tracker {
     /// Announces what the detectors have found for the other daemons.
     pub(super) fn spread_news(&mut self) {
         for server in &mut self.servers {
-            let News { ttls, ends } = std::mem::take(&mut server.news);
+            let News { ttls, ends, came, deleted } = std::mem::take(&mut server.news);
+            // A daemon that learns of an end must know of the sessions that came before.
+            if !came.is_empty() {
+                self.out.push_back(Action::AnnounceCame(server.link, came));
+            }
             if !ttls.is_empty() {
                 self.out.push_back(Action::Announce(server.link, ttls));
             }
             if !ends.is_empty() {
                 self.out.push_back(Action::AnnounceEnds(server.link, ends));
+            }
+            if !deleted.is_empty() {
+                self.out.push_back(Action::AnnounceDeleted(server.link, deleted));
             }
         }
     }

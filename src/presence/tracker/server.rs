@@ -8,6 +8,7 @@ use super::lease::{Fitness, Lease, LeaseState};
 use super::polling::Polling;
 use super::seeking::Seeking;
 use super::topology::Primary;
+use super::tracked::Tracked;
 use super::{FleetSettings, LinkId};
 use crate::presence::{Detector, Key, Renewals, Role, Time};
 
@@ -61,6 +62,9 @@ pub(super) struct News {
     pub(super) ttls: Vec<(Key, u32)>,
     /// Keys that ended without an event.
     pub(super) ends: Vec<Key>,
+    /// Keys that came without an event, and keys that a program deleted without one.
+    pub(super) came: Vec<Key>,
+    pub(super) deleted: Vec<Key>,
 }
 
 /// See the module's head.
@@ -94,6 +98,7 @@ pub(super) struct Server {
     pub(super) seeking: Seeking,
     /// Where this daemon keeps only chosen users: whether it keeps all users of this server.
     pub(super) whole: Whole,
+    pub(super) tracked: Tracked,
     /// Why the last comparison was needed.
     pub(super) cause: Cause,
     /// How many gaps there were.
@@ -131,6 +136,7 @@ impl Server {
             digests: Digests::default(),
             seeking: Seeking::default(),
             whole: Whole::default(),
+            tracked: Tracked::default(),
             cause: Cause::Start,
             gaps: 0,
             gap_at: None,

@@ -5,7 +5,7 @@ use super::canary::CURRENT_MS;
 use super::gap::Cause;
 use super::held::Entry;
 use super::server::{CANARY_EVERY_MS, Phase, Server};
-use crate::presence::{Change, Reason, Time};
+use crate::presence::{Change, Reason, Renewals, Time};
 
 /// How long ends wait for a stream that is behind, or for the comparison of a server whose connection was lost at the
 /// same time, in milliseconds.
@@ -24,11 +24,11 @@ impl Tracker {
         let server = &self.servers[at];
         let entry = Entry { link: server.link, cause: server.cause, since: now, change };
         if self.held.is_empty() && (entry.change.live || !self.opened) {
-            return self.out.push_back(entry.report());
+            return self.publish(entry);
         }
         let before = self.held.last_of(entry.link, &entry.change.key);
         let waits = match before {
-            Some(_) if entry.change.live && entry.change.reason == Reason::Reconciled => {
+            Some(_) if entry.change.live && server.has_no_order(&entry) => {
                 return self.held.withdraw(entry.link, &entry.change.key);
             }
             Some(_) => true,
@@ -38,12 +38,12 @@ impl Tracker {
             None => server.is_up() && self.must_wait(now, &entry) && !self.lives_elsewhere(&entry),
         };
         if !waits {
-            return self.out.push_back(entry.report());
+            return self.publish(entry);
         }
         if self.held.is_full() {
             self.early += self.held.len() as u64;
             let all = self.held.release(|_| false);
-            self.out.extend(all.into_iter().map(Entry::report));
+            all.into_iter().for_each(|entry| self.publish(entry));
         }
         self.held.push(entry);
     }
@@ -58,7 +58,7 @@ impl Tracker {
     /// So does an event, if a pass has yet to say what was there, or if the other server's end may have overtaken it.
     /// A server that is not compared may hide a session that was there in between, and so may a claim.
     fn follows_an_end(&self, now: Time, server: &Server, start: &Entry) -> bool {
-        if start.change.reason == Reason::Reconciled || !server.settled() {
+        if server.has_no_order(start) || !server.settled() {
             return false;
         }
         let behind = matches!(&server.phase, Phase::Up(canary) if canary.behind(now, self.disturbed, now));
@@ -102,7 +102,8 @@ impl Tracker {
 
     /// Reports what need not wait any longer.
     pub(super) fn release(&mut self, now: Time) {
-        let compares = |server: &Server| server.is_up() && !server.detector.settled();
+        let compares =
+            |server: &Server| server.is_up() && (!server.detector.settled() || server.tracked.looks());
         if !std::mem::take(&mut self.may_release) || self.held.is_empty() || self.servers.iter().any(compares)
         {
             return;
@@ -111,7 +112,7 @@ impl Tracker {
         let released = held.release(|entry| self.must_stay(now, entry));
         self.held = held;
         self.marks_changed |= !released.is_empty();
-        self.out.extend(released.into_iter().map(Entry::report));
+        released.into_iter().for_each(|entry| self.publish(entry));
     }
 
     /// While its own server is out of reach, a change that was held back waits for the next comparison. A start waits only
@@ -166,6 +167,12 @@ impl Tracker {
 }
 
 impl Server {
+    /// Does the change say nothing about what came before it? A comparison found it, or the answer to a push, and these have no order
+    /// among the keys of a user.
+    fn has_no_order(&self, entry: &Entry) -> bool {
+        entry.change.reason == Reason::Reconciled || self.renewals == Renewals::Tracking
+    }
+
     /// Is a claim open that may be a start older than `since`?
     fn has_claim_before(&self, since: Time) -> bool {
         self.detector.oldest_claim().is_some_and(|claimed| claimed <= since)
@@ -175,7 +182,7 @@ impl Server {
     fn withholds(&self, now: Time, disturbed: Time, end: &Entry) -> bool {
         match &self.phase {
             Phase::Left => false,
-            Phase::Up(_) if !self.detector.settled() => true,
+            Phase::Up(_) if !self.detector.settled() || self.tracked.looks() => true,
             Phase::Up(_) if self.has_claim_before(end.since) => true,
             // One stream is in order.
             Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.since),

@@ -40,6 +40,24 @@ pub enum Message {
         /// The keys, without their prefix.
         keys: Vec<String>,
     },
+    /// These keys have come into being. The sender tracks the keys of a server that publishes no events, and has asked for them.
+    Came {
+        /// The keys, without their prefix.
+        keys: Vec<String>,
+    },
+    /// A program has deleted these keys, and no event reported it.
+    Deleted {
+        /// The keys, without their prefix.
+        keys: Vec<String>,
+    },
+    /// The sender tracks the keys of a server that publishes no events, and publishes each that comes or ends, since then. It repeats that
+    /// once a second.
+    Tracks {
+        /// The server's id in a cluster; empty for a server that stands alone.
+        server: String,
+        /// An instant in milliseconds, on the sender's clock alone: another one means that something may be missing in between.
+        since: u64,
+    },
     /// The sender holds the lease of a server, which it says once a second, or has given it up.
     Lease {
         /// The server's id in a cluster; empty for a server that stands alone.
@@ -168,6 +186,14 @@ impl Message {
                 let keys = keys.chunks(KEYS_MOST).map(|keys| part(keys, &[]));
                 let users = users.chunks(KEYS_MOST).map(|users| part(&[], users));
                 keys.chain(users).map(|part| text(&part)).collect()
+            }
+            Message::Came { keys } => {
+                let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Came { keys: keys.to_vec() });
+                parts.map(|part| text(&part)).collect()
+            }
+            Message::Deleted { keys } => {
+                let parts = keys.chunks(KEYS_MOST).map(|keys| Message::Deleted { keys: keys.to_vec() });
+                parts.map(|part| text(&part)).collect()
             }
             other => vec![text(other)],
         }

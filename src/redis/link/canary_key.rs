@@ -145,7 +145,7 @@ pub(super) struct Marks {
     pub(super) fence: [String; 3],
 }
 
-/// Renews the canary's key, and returns what the server's replies mean.
+/// Renews the canary's key. Returns what the server's replies mean, and whether the key was written.
 ///
 /// # Errors
 /// The connection was lost, or the server refused a command.
@@ -155,13 +155,13 @@ pub(super) async fn send(
     silent: Silent,
     marks: Marks,
     refusals: &Refusals,
-) -> Result<CanaryReply> {
-    let mut replaced = false;
+) -> Result<(CanaryReply, bool)> {
+    let (mut replaced, mut written) = (false, false);
     let mut mark = marks.canary;
     if let Some((key, numbers)) = key {
         match renew(pipeline, &key, &numbers, silent).await? {
-            Ok(found) if silent.set => replaced = found,
-            Ok(found) => (replaced, mark) = (found, marks.fence),
+            Ok(found) if silent.set => (replaced, written) = (found, true),
+            Ok(found) => (replaced, written, mark) = (found, true, marks.fence),
             Err(why) if cluster::redirection(&why).is_some() => numbers.forget(),
             Err(why) => bail!("{why}"),
         }
@@ -173,7 +173,8 @@ pub(super) async fn send(
     // Redis before 6.2 has no such section.
     let info = replies.next().and_then(|reply| reply.text().ok()).unwrap_or_default();
     let refused = refusals.note(Info::parse(&info).refused_writes());
-    Ok(if replaced { CanaryReply::Replaced } else { CanaryReply::Intact { refused } })
+    let reply = if replaced { CanaryReply::Replaced } else { CanaryReply::Intact { refused } };
+    Ok((reply, written))
 }
 
 /// Reads the key's value and its TTL, deletes it and sets it again. The commands go out in one write, which Redis

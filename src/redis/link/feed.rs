@@ -78,6 +78,15 @@ impl Silent {
         self.set || self.del
     }
 
+    /// The operation whose event shows that the server publishes more than it did.
+    pub(super) fn operation(self) -> Option<&'static str> {
+        match self {
+            Silent { set: true, .. } => Some("set"),
+            Silent { del: true, .. } => Some("del"),
+            _ => None,
+        }
+    }
+
     /// Is any event missing?
     pub(super) fn any(self) -> bool {
         self.needs_polling() || self.new
@@ -102,6 +111,8 @@ pub enum Order {
     Find(u64, Vec<Name>),
     /// Answer another daemon's request, with the keys of each user.
     Answer(Request, Vec<Key>),
+    /// Publish to them that this daemon publishes each key of the server that comes or ends, since then.
+    Tracks(u64),
     /// Do this with the key of the lease.
     Lease(LeaseOrder),
     /// Subscribe to the events that report renewals, or unsubscribe.

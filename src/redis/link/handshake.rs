@@ -1,36 +1,29 @@
 //! A new connection to one server: what the server is, whether it can be used, and the proof that its events arrive.
 
 use crate::config::{EventsMode, LeaseMode};
-use crate::presence::{LeaseOrder, LeaseReply, Renewals, Side};
+use crate::presence::{LeaseOrder, LeaseReply, Renewals};
 use crate::redis::cluster;
 use crate::redis::info::Info;
-use crate::redis::link::canary_key::{self, CanaryKey, CanaryNumbers};
-use crate::redis::link::events::{EventStream, NEEDS, SUBSCRIBED};
+use crate::redis::link::canary_key::{self, CanaryKey};
+use crate::redis::link::events::EventStream;
 use crate::redis::link::feed::Silent;
 use crate::redis::link::lease_key::{self, LeaseKey};
 use crate::redis::link::logged::LoggedLines;
-use crate::redis::link::parser::{Kind, Mark, Parsed, Parser};
+use crate::redis::link::parser::{Parsed, Parser};
+use crate::redis::link::pushes::PushStream;
 use crate::redis::link::settings::LinkSettings;
+use crate::redis::link::tracking;
+use crate::redis::link::trial::{PROOF, Trial};
 use crate::redis::names::{NEW_CLASS, classes, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
-use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
 use crate::redis::sentinel;
 use crate::redis::server_config::{self, EVENTS};
 use crate::redis::target::Target;
-use anyhow::{Context, Result, anyhow, bail};
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use anyhow::{Context, Result, bail};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// The longest time until the proof of a new subscription arrives.
-const PROOF: Duration = Duration::from_secs(3);
-/// How often the proof is published again, in case it was published before the subscription was active.
-const PROOF_AGAIN: Duration = Duration::from_millis(100);
-/// The end of the events that a new connection tries. No batch of questions has the number 0.
-const TRIED: Mark = Mark::Fence(0, Side::Close);
 /// The sections of INFO that a link reads.
 const SECTIONS: [&str; 4] = ["server", "replication", "persistence", "keyspace"];
 
@@ -56,6 +49,8 @@ pub(super) struct Subscription {
     /// The server; with Sentinels, the primary that they named.
     pub(super) primary: Target,
     pub(super) heard: Heard,
+    /// The names of changed keys, where the server does not publish all events.
+    pub(super) tracked: Option<PushStream>,
     /// The connection for commands.
     pub(super) client: RespClient,
     pub(super) run: String,
@@ -87,7 +82,7 @@ impl Heard {
     fn suffices(&self) -> bool {
         let lacks_new = || self.silent.new || self.classes.as_deref().is_some_and(lacks_new);
         match self.renewals {
-            Renewals::Set => true,
+            Renewals::Set | Renewals::Tracking => true,
             Renewals::Expire => !self.silent.needs_polling(),
             Renewals::New => !(self.silent.del || lacks_new()),
         }
@@ -116,8 +111,12 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         heard.replaced |= replaced;
         place.log_set();
     }
+    let mut tracked = if heard.silent.needs_polling() { place.track(&mut heard).await? } else { None };
     let lease = place.lease(&mut heard).await?;
-    log_silent(settings.target.shown(), heard.silent, memory);
+    if lease.is_some() && settings.lease == LeaseMode::Follows {
+        tracked = None;
+    }
+    log_silent(settings.target.shown(), heard.silent, tracked.is_some(), memory);
     Ok(Subscription {
         primary,
         client,
@@ -125,6 +124,7 @@ pub(super) async fn connect(settings: &LinkSettings, memory: &mut LinkMemory) ->
         lease,
         outage: heard.replaced || memory.barred,
         heard,
+        tracked,
         // A replica that took over may lack the last heartbeats, and keeps keys as old as its copy.
         uptime_ms: info.uptime_ms().min(primary_for_ms),
         size: info.keys_in(settings.target.db()),
@@ -163,8 +163,9 @@ impl Place<'_> {
     async fn lease(&mut self, heard: &mut Heard) -> Result<Option<LeaseReply>> {
         let Place { settings, pipeline, .. } = *self;
         // Without `new`, the coming of a key is known from its renewal alone; without the daemons' channel, no beat is heard.
-        let lacks_new = heard.classes.as_deref().is_some_and(lacks_new);
-        let lacks = heard.silent.any() || lacks_new || !heard.hears_daemons;
+        let lacks_new = heard.silent.any() || heard.classes.as_deref().is_some_and(lacks_new);
+        let tracks = heard.renewals == Renewals::Tracking;
+        let lacks = (lacks_new && !tracks) || !heard.hears_daemons;
         if settings.lease == LeaseMode::Alone || lacks {
             return Ok(None);
         }
@@ -186,6 +187,52 @@ impl Place<'_> {
             _ => {}
         }
         Ok(Some(found))
+    }
+
+    /// Tracks all presence keys in place of the events that the server does not publish; `None` if it refuses that. The SET of the
+    /// canary's key, which comes back as a push, proves it.
+    async fn track(&mut self, heard: &mut Heard) -> Result<Option<PushStream>> {
+        let Place { settings, pipeline, primary, .. } = *self;
+        let (names, server) = (&settings.names, settings.target.shown());
+        let Some((key, numbers)) = self.memory.canary.choose(settings) else { return Ok(None) };
+        let (prefix, channel) = (names.tracked_prefix(), names.flush_channel());
+        let mut stream = match PushStream::open(primary, tracking::NAME, prefix, &channel).await? {
+            Ok(stream) => stream,
+            Err(why) => {
+                if self.memory.logged.is_new(&why) {
+                    info!(
+                        server,
+                        "client tracking is refused ({why}); an ACL user needs +client|tracking and +hello"
+                    );
+                }
+                return Ok(None);
+            }
+        };
+        let number = numbers.next();
+        let set = ["SET", &key, &number.to_string(), "EX", canary_key::TTL_S];
+        match pipeline.one(&set).await? {
+            RedisReply::Refused(why) if cluster::redirection(&why).is_some() => {
+                numbers.forget();
+                return Ok(None);
+            }
+            RedisReply::Refused(why) => bail!("a command with the canary's key failed: {why}"),
+            _ => numbers.written(number),
+        }
+        let parser = &heard.parser;
+        let pushed = stream.until_key(|name| parser.parse_pushed(name) == Parsed::CanaryKey);
+        match timeout(PROOF, pushed).await {
+            Ok(pushed) => pushed.context("the tracking connection was lost")?,
+            Err(_) => {
+                if self.memory.logged.is_new("untracked") {
+                    warn!(server, "client tracking has no effect: no name was pushed within {PROOF:?}");
+                }
+                return Ok(None);
+            }
+        }
+        let unneeded = names.event_channels(heard.renewals, heard.silent.operation());
+        heard.stream.unsubscribe(&unneeded).await?;
+        heard.renewals = Renewals::Tracking;
+        Ok(Some(stream))
     }
 
     /// Logs once that the server lacks what `--events` asks for.
@@ -243,10 +290,18 @@ async fn has_all_slots(pipeline: &Pipeline, node: &Target) -> Result<()> {
     )
 }
 
-/// Logs which events the server does not publish; a missing `new` only once.
-fn log_silent(server: &str, silent: Silent, memory: &mut LinkMemory) {
+/// Logs which events the server does not publish, and what the daemon does instead; a missing `new` only once.
+fn log_silent(server: &str, silent: Silent, tracked: bool, memory: &mut LinkMemory) {
     let needed = classes(Renewals::Set);
-    if silent.needs_polling() {
+    if tracked {
+        if memory.logged.is_new("tracked") {
+            info!(
+                server,
+                "the server does not publish all set and del events, so the daemon learns of changes by client tracking, \
+                 which costs a question per heartbeat; {EVENTS} needs at least {needed}"
+            );
+        }
+    } else if silent.needs_polling() {
         if !memory.logged.is_new("polled") {
             return;
         }
@@ -314,113 +369,4 @@ async fn configure(
             Ok(Some(held))
         }
     }
-}
-
-/// The trial of a new subscription.
-struct Trial<'a> {
-    settings: &'a LinkSettings,
-    pipeline: &'a Pipeline,
-    parser: &'a Parser,
-    stream: &'a mut EventStream,
-}
-
-impl Trial<'_> {
-    /// Publishes a mark until the subscription delivers it. Returns whether the server has confirmed the daemons' channel, too.
-    async fn prove(&mut self) -> Result<bool> {
-        let channel = self.settings.names.fence_channel();
-        let mark = self.parser.mark(Mark::Hello);
-        let publish = async {
-            loop {
-                match self.pipeline.one(&["PUBLISH", &channel, &mark]).await {
-                    Ok(RedisReply::Refused(why)) => {
-                        return anyhow!(
-                            "PUBLISH {channel} failed ({why}); an ACL user needs +publish and &__keyevent@*"
-                        );
-                    }
-                    Ok(_) => {}
-                    Err(why) => return why,
-                }
-                sleep(PROOF_AGAIN).await;
-            }
-        };
-        // Messages before the proof belong to the gap.
-        let parser = self.parser;
-        let daemons = self.settings.names.daemons_channel();
-        let mut hears_daemons = false;
-        let seen = read_until(self.stream, |operation, payload| {
-            hears_daemons |= operation == SUBSCRIBED && payload == daemons.as_bytes();
-            parser.parse(operation, payload) == Parsed::Hello
-        });
-        tokio::select! {
-            why = publish => return Err(why),
-            seen = timeout(PROOF, seen) => match seen {
-                Ok(seen) => seen.context("the event connection was lost")?,
-                Err(_) => bail!("the subscription was not active within {PROOF:?}; {NEEDS}"),
-            },
-        }
-        Ok(hears_daemons)
-    }
-
-    /// Sets and deletes the canary's key, then publishes a mark: the server does not publish an event that has not
-    /// arrived before the mark.
-    async fn try_events(
-        &mut self,
-        canary: Option<(String, Arc<CanaryNumbers>)>,
-        renewals: Renewals,
-    ) -> Result<Silent> {
-        let Some((key, numbers)) = canary else { return Ok(Silent::default()) };
-        let number = numbers.next();
-        let value = number.to_string();
-        let set: &[&str] = &["SET", &key, &value, "EX", canary_key::TTL_S];
-        let mark = &["PUBLISH", &self.settings.names.fence_channel(), &self.parser.mark(TRIED)];
-        let mut commands = Commands::default();
-        [set, &["PTTL", &key], &["DEL", &key], set, mark].iter().for_each(|command| commands.add(command));
-        for reply in self.pipeline.send(commands).await? {
-            let RedisReply::Refused(why) = reply else { continue };
-            // Another node owns the slot now; the next canary finds out.
-            if cluster::redirection(&why).is_some() {
-                numbers.forget();
-                return Ok(Silent::default());
-            }
-            bail!("a command with the canary's key failed: {why}");
-        }
-        numbers.written(number);
-        match timeout(PROOF, self.tried_events(renewals)).await {
-            Ok(silent) => silent,
-            Err(_) => bail!("a mark did not arrive within {PROOF:?}"),
-        }
-    }
-
-    /// The events of the canary's key that are missing before the mark.
-    async fn tried_events(&mut self, renewals: Renewals) -> Result<Silent> {
-        let mut silent = Silent { set: renewals != Renewals::New, del: true, new: true };
-        let end = Parsed::marked(Kind::Fence(0, Side::Close));
-        let parser = self.parser;
-        read_until(self.stream, |operation, payload| {
-            if parser.parse(operation, payload) == Parsed::CanaryKey {
-                match operation {
-                    "set" => silent.set = false,
-                    "del" => silent.del = false,
-                    "new" => silent.new = false,
-                    _ => {}
-                }
-            }
-            parser.parse(operation, payload) == end
-        })
-        .await?;
-        Ok(silent)
-    }
-}
-
-/// Takes messages of the stream, up to and including the first one for which `is_last` is true.
-async fn read_until(stream: &mut EventStream, mut is_last: impl FnMut(&str, &[u8]) -> bool) -> Result<()> {
-    let mut found = false;
-    while !found {
-        let take = |operation: &str, payload: &[u8]| {
-            found = is_last(operation, payload);
-            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        stream.read(take).await?;
-    }
-    Ok(())
 }

@@ -1,11 +1,12 @@
 //! The link to one server: its event stream in, our questions out.
 //!
 //! A link keeps two connections, one for events and one for commands, and a third for news of flushes where the server
-//! allows it. Whatever breaks of the first two (a connection, an unproven subscription, a changed role), the link
-//! closes both, reports `Down` and starts again: subscribe first, prove the subscription, then let the detector ask. So
+//! allows it. Where the server publishes no events, the third one tracks all presence keys (`tracking.rs`). Whatever breaks
+//! (a connection, except that for news of flushes, an unproven subscription, a changed role), the link closes all, reports `Down` and starts again: subscribe first, prove the subscription, then let the detector ask. So
 //! there is one way to recover, and every gap takes it.
 
 mod canary_key;
+mod canary_marks;
 pub(in crate::redis) mod events;
 mod feed;
 mod flush_news;
@@ -15,8 +16,11 @@ mod logged;
 mod orders;
 pub mod parser;
 mod pump;
+pub(in crate::redis) mod pushes;
 mod questions;
 mod settings;
+mod tracking;
+mod trial;
 
 pub use feed::{CanaryReply, Feed, Feeder, Order, Silent};
 pub use settings::{ClusterPlace, LinkSettings};
@@ -24,10 +28,12 @@ pub use settings::{ClusterPlace, LinkSettings};
 use crate::config::LeaseMode;
 use crate::presence::{Cause, Renewals};
 use crate::redis::info::REFUSED;
+use crate::redis::link::canary_marks::CanaryMarks;
 use crate::redis::link::feed::Ended;
 use crate::redis::link::handshake::{Heard, LinkMemory, Subscription, connect};
 use crate::redis::link::orders::Worker;
 use crate::redis::link::pump::Pump;
+use crate::redis::link::tracking::Tracked;
 use crate::redis::names::{classes, lost_classes};
 use crate::redis::resp::client::Pipeline;
 use crate::redis::retry_delay::RetryDelay;
@@ -143,7 +149,8 @@ async fn serve(
     feed: &Feeder,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Ended {
-    let Subscription { primary, heard, mut client, run, lease, outage, uptime_ms, size, .. } = subscription;
+    let Subscription { primary, heard, tracked, mut client, run, lease, outage, uptime_ms, size, .. } =
+        subscription;
     let Heard { stream, parser, silent, classes, renewals, .. } = heard;
     settings.primary.send_if_modified(|held| {
         let changed = held.shown() != primary.shown();
@@ -156,6 +163,7 @@ async fn serve(
     }
     let (parser, pipeline) = (&parser, &client.pipeline().clone());
     let (refusals, tasks) = (Arc::default(), JoinSet::new());
+    let marks = (renewals == Renewals::Tracking).then(|| Arc::new(CanaryMarks::new(tracked.is_some())));
     let (ordered, listened) = watch::channel(listens);
     let (canary, lease) = (&mut memory.canary, &mut memory.lease);
     let worker = Worker {
@@ -166,19 +174,30 @@ async fn serve(
         lease,
         listens: ordered,
         silent,
+        marks: marks.clone(),
         refusals,
         size,
         feed,
+        announced: None,
         tasks,
     };
-    let pump = Pump::new(stream, parser, settings, (silent, renewals), listened);
+    let pump = Pump::new(stream, parser, settings, (silent, renewals), listened.clone(), marks.clone());
+    let pushes = async {
+        match &marks {
+            Some(marks) => {
+                let place = Tracked { primary: &primary, names: &settings.names, parser, marks, feed };
+                tracking::run(place, tracked, listened).await
+            }
+            None => flush_news::watch(&primary, &settings.names, feed).await,
+        }
+    };
     tokio::select! {
         ended = watch_classes(pipeline, classes, renewals) => ended,
         ended = pump.run(feed) => ended,
         ended = worker.run(orders) => ended,
         why = client.lost() => why.context("the command connection was lost").into(),
         ended = watch_primary(&settings.target, &primary) => ended,
-        ended = flush_news::watch(&primary, &settings.names, feed) => ended,
+        ended = pushes => ended,
     }
 }
 

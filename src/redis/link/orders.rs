@@ -4,9 +4,10 @@ use crate::presence::{BatchId, DigestMessage, Key, LeaseOrder, LeaseReply, Name,
 use crate::redis::channel::Message;
 use crate::redis::glob::Glob;
 use crate::redis::link::canary_key::{self, CanaryKey, Marks, Refusals};
+use crate::redis::link::canary_marks::CanaryMarks;
 use crate::redis::link::feed::{Ended, Feed, Feeder, Order, Silent};
 use crate::redis::link::lease_key::{self, LeaseKey};
-use crate::redis::link::parser::{Mark, Parser};
+use crate::redis::link::parser::{Events, Kind, Mark, Parser};
 use crate::redis::link::questions::QuestionBatch;
 use crate::redis::link::settings::LinkSettings;
 use crate::redis::resp::client::Pipeline;
@@ -14,7 +15,7 @@ use crate::redis::resp::commands::Commands;
 use crate::redis::scan;
 use anyhow::{Context, Result, anyhow};
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Carries out orders over one connection.
@@ -27,10 +28,14 @@ pub(super) struct Worker<'a> {
     /// Whether the event stream is to have the events that report renewals.
     pub(super) listens: watch::Sender<bool>,
     pub(super) silent: Silent,
+    /// The proofs of the canary, where the server pushes names.
+    pub(super) marks: Option<Arc<CanaryMarks>>,
     pub(super) refusals: Arc<Refusals>,
     /// How many keys the database had at the start, not only presence keys.
     pub(super) size: usize,
     pub(super) feed: &'a Feeder,
+    /// Done when the last message to the other daemons is published.
+    pub(super) announced: Option<oneshot::Receiver<()>>,
     /// Orders under way.
     pub(super) tasks: JoinSet<Result<()>>,
 }
@@ -59,6 +64,9 @@ impl Worker<'_> {
                 Some(Order::AnnounceDigest(message)) => self.announce(&self.about_digest(message)),
                 Some(Order::Find(number, users)) => self.find(number, &users),
                 Some(Order::Answer(request, keys)) => self.answer(request, &keys),
+                Some(Order::Tracks(since)) => {
+                    self.announce(&Message::Tracks { server: self.settings.server_id(), since });
+                }
                 Some(Order::Lease(order)) => self.lease(order),
                 Some(Order::Listen(on)) => drop(self.listens.send_replace(on)),
                 Some(Order::Restart(cause)) => {
@@ -102,9 +110,20 @@ impl Worker<'_> {
         let (pipeline, feed, silent) = (self.pipeline.clone(), self.feed.clone(), self.silent);
         let (key, refusals) = (self.canary.choose(self.settings), self.refusals.clone());
         let marks = Marks { canary: self.publish(Mark::Canary), fence: self.publish(Mark::Hello) };
+        let pushed = self.marks.clone();
+        // One SET makes one push.
+        let silent = if pushed.is_some() { Silent { set: true, del: true, new: true } } else { silent };
+        pushed.iter().for_each(|pushed| pushed.send());
         self.tasks.spawn(async move {
-            let sent = canary_key::send(&pipeline, key, silent, marks, &refusals).await;
-            feed.send(Feed::Canary(sent.context("the canary could not be sent")?)).await
+            let (reply, written) = canary_key::send(&pipeline, key, silent, marks, &refusals)
+                .await
+                .context("the canary could not be sent")?;
+            if !written && pushed.is_some_and(|pushed| pushed.excuse()) {
+                let mut proof = Events::default();
+                proof.push(Kind::Canary, b"");
+                feed.send(Feed::Events(proof)).await?;
+            }
+            feed.send(Feed::Canary(reply)).await
         });
     }
 
@@ -121,11 +140,18 @@ impl Worker<'_> {
         });
     }
 
-    /// Publishes a message to the other daemons. A refusal costs them a late notice, so it does not end the connection.
+    /// Publishes a message to the other daemons, after those before. A refusal costs them a late notice, so it does not end the
+    /// connection.
     fn announce(&mut self, message: &Message) {
         let (settings, pipeline) = (self.settings.clone(), self.pipeline.clone());
         let payloads = settings.channel.payloads(message);
+        let (done, published) = oneshot::channel::<()>();
+        let before = self.announced.replace(published);
         self.tasks.spawn(async move {
+            if let Some(before) = before {
+                // An error means that it is done.
+                drop(before.await);
+            }
             let name = settings.names.daemons_channel();
             for payload in payloads {
                 let sent = pipeline.one(&["PUBLISH", &name, &payload]).await;
@@ -136,6 +162,7 @@ impl Worker<'_> {
                     break;
                 }
             }
+            drop(done);
             Ok(())
         });
     }

@@ -16,6 +16,8 @@ pub enum Kind {
     Retimed,
     /// A key was placed by RESTORE, RENAME, COPY or MOVE.
     Placed,
+    /// Client tracking pushed the key's name.
+    Pushed,
     /// A key ended.
     Ended(End),
     /// A fence of a batch of questions.
@@ -32,6 +34,10 @@ pub enum Kind {
     UsualTtl(u32),
     /// The message about digests at this place of the chunk's list.
     Digest(u32),
+    /// The holder of the lease announces that a program has deleted the key.
+    Removed,
+    /// Another daemon, whose name follows, publishes each key that comes or ends, since then.
+    Tracks(u64),
     /// From here on the stream has the events that report renewals.
     Leads,
     /// Another daemon, whose name follows, holds the lease or has given it up.
@@ -44,6 +50,14 @@ pub enum Kind {
     NamedAll(u64),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it.
     EndsIn(u32),
+}
+
+impl Kind {
+    /// Is it an event of a key, which the server itself publishes?
+    pub(super) fn is_event(self) -> bool {
+        use Kind::{Created, Ended, Placed, Renewed, Retimed};
+        matches!(self, Renewed | Created | Retimed | Placed | Ended(_))
+    }
 }
 
 /// A daemon's statement about its lease.
@@ -156,6 +170,14 @@ impl Parser {
         self.names.name(payload).map_or(Parsed::Foreign, |name| Parsed::Evidence(kind, name))
     }
 
+    /// Parses a name that client tracking pushed.
+    pub fn parse_pushed<'a>(&self, key: &'a [u8]) -> Parsed<'a> {
+        if self.is_canary(key) {
+            return Parsed::CanaryKey;
+        }
+        self.names.name(key).map_or(Parsed::Foreign, |name| Parsed::Evidence(Kind::Pushed, name))
+    }
+
     /// Is this our canary key? At a node of a cluster a number follows, which puts the key into a slot of the node.
     fn is_canary(&self, payload: &[u8]) -> bool {
         let rest = payload.strip_prefix(&self.canary_key[..]);
@@ -220,6 +242,8 @@ pub enum Item<'a> {
     Named(u64, &'a str),
     /// The answer to the request of this number has named all keys of this user.
     NamedAll(u64, &'a str),
+    /// The daemon of this name publishes each key that comes or ends, since then.
+    Tracks(&'a str, u64),
 }
 
 /// A chunk of evidence in the order of the stream. One buffer holds all names: they are copied out of the read
@@ -265,6 +289,7 @@ impl Events {
                 Kind::Created => Input::Created(name),
                 Kind::Retimed => Input::Retimed(name),
                 Kind::Placed => Input::Placed(name),
+                Kind::Pushed => Input::Pushed(name),
                 Kind::Ended(end) => Input::Ended(name, end),
                 Kind::Fence(batch, side) => Input::Fence(batch, side),
                 Kind::Canary => return Item::Canary,
@@ -273,6 +298,8 @@ impl Events {
                 Kind::Suspected => Input::Suspected(name),
                 Kind::UsualTtl(ttl_ms) => Input::UsualTtl(ttl_ms),
                 Kind::Digest(place) => return Item::Digest(&self.digests[place as usize]),
+                Kind::Removed => Input::Removed(name),
+                Kind::Tracks(since) => return Item::Tracks(text(name), since),
                 Kind::Leads => return Item::Leads,
                 Kind::Lease(beat) => return Item::Lease(text(name), beat),
                 Kind::Sought(number) => {
@@ -334,6 +361,19 @@ mod tests {
         }
         for other in [&b"presence:#canary:#:d2"[..], b"presence:#canary:#:d1-x:3", b"presence:#canary:#:d"] {
             assert_eq!(parser.parse("set", other), Parsed::Foreign);
+        }
+    }
+
+    #[test]
+    fn pushed_names_are_keys_of_users_or_the_canary() {
+        let parser = parser();
+        for (key, parsed) in [
+            (&b"presence:alice"[..], Parsed::Evidence(Kind::Pushed, b"alice".as_slice().into())),
+            (b"presence:#canary:#:d1", Parsed::CanaryKey),
+            (b"presence:#canary:#:d2", Parsed::Foreign),
+            (b"session:alice", Parsed::Foreign),
+        ] {
+            assert_eq!(parser.parse_pushed(key), parsed, "{key:?}");
         }
     }
 

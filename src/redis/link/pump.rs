@@ -3,12 +3,14 @@
 use crate::presence::{Cause, Digest, DigestMessage, Renewals};
 use crate::redis::channel::{Channel, Message};
 use crate::redis::link::canary_key::CanaryProof;
+use crate::redis::link::canary_marks::CanaryMarks;
 use crate::redis::link::events::{EventStream, SUBSCRIBED};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Silent};
 use crate::redis::link::parser::{Beat, Events, Kind, Parsed, Parser};
 use crate::redis::link::settings::LinkSettings;
 use anyhow::{Result, anyhow};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The most events in a chunk.
@@ -31,6 +33,8 @@ pub(super) struct Pump<'a> {
     /// How many of them the server has yet to confirm.
     unconfirmed: usize,
     proof: CanaryProof,
+    /// The proofs of the canary, where the server pushes names.
+    marks: Option<Arc<CanaryMarks>>,
 }
 
 impl<'a> Pump<'a> {
@@ -41,6 +45,7 @@ impl<'a> Pump<'a> {
         settings: &'a LinkSettings,
         (silent, renewals): (Silent, Renewals),
         mut ordered: watch::Receiver<bool>,
+        marks: Option<Arc<CanaryMarks>>,
     ) -> Pump<'a> {
         let listens = *ordered.borrow_and_update();
         Pump {
@@ -55,6 +60,7 @@ impl<'a> Pump<'a> {
             listens,
             unconfirmed: 0,
             proof: CanaryProof::default(),
+            marks,
         }
     }
 
@@ -75,25 +81,29 @@ impl<'a> Pump<'a> {
     /// The next chunk, or why the connection has to end.
     async fn next(&mut self) -> Result<Result<Events, Ended>> {
         let mut chunk = Events::default();
-        let (mut publishes_set, mut confirmed) = (false, false);
-        let Pump { stream, parser, channel, server, silent, proof, unconfirmed, channels, .. } = self;
+        let (mut news, mut confirmed) = (None, false);
+        let Pump { stream, parser, channel, server, silent, proof, unconfirmed, channels, marks, .. } = self;
         // Where another daemon listens to renewals, `new` is the last event of a canary.
         let renewals = if self.listens { self.renewals } else { Renewals::New };
         let read = stream.read(|operation, payload| {
-            publishes_set |= silent.set && operation == "set";
-            match parser.parse(operation, payload) {
-                Parsed::Evidence(kind, name) => chunk.push(kind, &name),
-                Parsed::CanaryKey if proof.take(operation, *silent, renewals) => {
+            news = news.or(silent.operation().filter(|silent| *silent == operation));
+            match (parser.parse(operation, payload), &marks) {
+                // The pushed names are complete; a few events among them would only confuse.
+                (Parsed::Evidence(kind, _), Some(_)) if kind.is_event() => {}
+                (Parsed::Evidence(Kind::Canary, _), Some(marks)) if !marks.marked() => {}
+                (Parsed::CanaryKey, Some(_)) => {}
+                (Parsed::Evidence(kind, name), _) => chunk.push(kind, &name),
+                (Parsed::CanaryKey, _) if proof.take(operation, *silent, renewals) => {
                     chunk.push(Kind::Canary, b"")
                 }
-                Parsed::Daemons(payload) => receive(channel, server, payload, &mut chunk),
-                Parsed::Foreign if operation == SUBSCRIBED && *unconfirmed > 0 => {
+                (Parsed::Daemons(payload), _) => receive(channel, server, payload, &mut chunk),
+                (Parsed::Foreign, _) if operation == SUBSCRIBED && *unconfirmed > 0 => {
                     *unconfirmed -= usize::from(channels.iter().any(|name| name.as_bytes() == payload));
                     confirmed = *unconfirmed == 0;
                 }
-                Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign => {}
+                (Parsed::CanaryKey | Parsed::Hello | Parsed::Foreign, _) => {}
             }
-            if publishes_set || confirmed || chunk.len() >= CHUNK {
+            if news.is_some() || confirmed || chunk.len() >= CHUNK {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -101,13 +111,12 @@ impl<'a> Pump<'a> {
         });
         tokio::select! {
             read = read => read?,
-            Ok(()) = self.ordered.changed() => return Ok(Ok(self.switch().await?)),
+            // Where names are pushed, they are switched on and off instead.
+            Ok(()) = self.ordered.changed(), if marks.is_none() => return Ok(Ok(self.switch().await?)),
         }
-        if publishes_set {
-            return Ok(Err(Ended {
-                cause: Cause::Events,
-                why: anyhow!("the server now publishes set events"),
-            }));
+        if let Some(operation) = news {
+            let why = anyhow!("the server now publishes {operation} events");
+            return Ok(Err(Ended { cause: Cause::Events, why }));
         }
         if confirmed {
             self.listen(&mut chunk);
@@ -159,6 +168,8 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
             keys.iter().for_each(|(key, left_ms)| chunk.push(Kind::EndsIn(*left_ms), key.as_bytes()));
         }
         Message::Gone { keys } => keys.iter().for_each(|key| chunk.push(Kind::Suspected, key.as_bytes())),
+        Message::Came { keys } => keys.iter().for_each(|key| chunk.push(Kind::Pushed, key.as_bytes())),
+        Message::Deleted { keys } => keys.iter().for_each(|key| chunk.push(Kind::Removed, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
         Message::Lease { server: of, .. }
         | Message::UsualTtl { server: of, .. }
@@ -167,6 +178,7 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         | Message::DigestDiffers { server: of, .. }
         | Message::Find { server: of, .. }
         | Message::Found { server: of, .. }
+        | Message::Tracks { server: of, .. }
             if of != server => {}
         Message::Lease { held, daemons, stands_in, .. } => {
             let daemons = u32::try_from(daemons).unwrap_or(u32::MAX);
@@ -190,6 +202,7 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
             keys.iter().for_each(|key| chunk.push(Kind::Named(number), key.as_bytes()));
             users.iter().for_each(|user| chunk.push(Kind::NamedAll(number), user.as_bytes()));
         }
+        Message::Tracks { since, .. } => chunk.push(Kind::Tracks(since), received.from.as_bytes()),
         other => channel.pass_on(other),
     }
 }

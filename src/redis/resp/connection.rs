@@ -136,14 +136,13 @@ impl RespConnection {
         Ok(())
     }
 
-    /// Waits for more bytes, and passes all that wait to `take`, which returns how many it is done with. For RESP3, whose
-    /// pushes [`each`](RespConnection::each) does not read.
+    /// Passes the bytes that wait to `take`, which returns how many it is done with. For RESP3, whose pushes
+    /// [`each`](RespConnection::each) does not read.
     ///
     /// # Errors
-    /// See [`fill`](RespConnection::fill).
-    pub(in crate::redis) async fn take_raw(&mut self, take: impl FnOnce(&[u8]) -> usize) -> Result<()> {
-        self.fill().await?;
-        let taken = take(&self.buffer);
+    /// `take` failed.
+    pub(in crate::redis) fn take_raw(&mut self, take: impl FnOnce(&[u8]) -> Result<usize>) -> Result<()> {
+        let taken = take(&self.buffer)?;
         self.buffer.advance(taken);
         Ok(())
     }

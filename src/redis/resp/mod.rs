@@ -6,5 +6,6 @@ pub(in crate::redis) mod client;
 pub(in crate::redis) mod commands;
 pub(in crate::redis) mod connection;
 mod depth;
+pub(in crate::redis) mod pushes;
 pub(in crate::redis) mod reply;
 mod trim;

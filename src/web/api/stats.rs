@@ -49,8 +49,8 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
             "status": if status.up { "up" } else { "down" },
             "since_ms": status.since.as_ms(),
             "cause": status.cause,
-            // How the daemon finds keys: by events, or by polling on at least one server.
-            "mode": if metrics.swept_servers.get() == 0 { "events" } else { "sweeps" },
+            // How the daemon finds keys; where servers differ, the slowest way.
+            "mode": mode(&servers),
             "swept_servers": metrics.swept_servers.get(),
             // Where servers differ, the way that takes the most messages.
             "renewals": servers.iter().map(|server| server.renewals).min().map(Renewals::label),
@@ -65,12 +65,23 @@ fn lease(servers: &[ServerState]) -> Option<&'static str> {
     servers.iter().map(|server| server.lease).max().map(LeaseState::label)
 }
 
+/// How the daemon finds the keys of these servers: by events, by client tracking, or by polling.
+fn mode(servers: &[ServerState]) -> &'static str {
+    if servers.iter().any(|server| server.polled) {
+        "sweeps"
+    } else if servers.iter().any(|server| server.renewals == Renewals::Tracking) {
+        "tracking"
+    } else {
+        "events"
+    }
+}
+
 fn server_state(server: &ServerState, holds_all: bool) -> Value {
     json!({
         "name": server.name,
         "state": if server.up { "up" } else { "down" },
         "cause": server.cause,
-        "mode": if server.polled { "sweeps" } else { "events" },
+        "mode": mode(std::slice::from_ref(server)),
         "renewals": server.renewals.label(),
         "lease": server.lease.label(),
         "keys": holds_all.then_some(server.keys),

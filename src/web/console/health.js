@@ -43,12 +43,12 @@ export function renderHealth(stats) {
 }
 
 const LEASES = { held: 'this daemon listens for all', other: 'another daemon listens' };
-const RENEWALS = { set: 'set events', expire: 'set and expire events', new: 'questions' };
+const RENEWALS = { set: 'set events', expire: 'set and expire events', new: 'questions', tracking: 'client tracking' };
 
 function renderRedis({ status, since_ms, cause, mode, swept_servers, renewals, lease, servers }) {
   const since = since_ms ? ` since ${clock.format(since_ms)}` : '';
   setState($('health-redis'), status ?? 'unknown', `${status ?? 'unknown'}${since}${status !== 'up' && cause ? `: ${cause}` : ''}`);
-  const sources = { events: 'events', sweeps: `polling${swept_servers ? ` of ${plural(swept_servers, 'server')}` : ''}` };
+  const sources = { events: 'events', tracking: 'client tracking', sweeps: `polling${swept_servers ? ` of ${plural(swept_servers, 'server')}` : ''}` };
   setText($('health-mode'), [sources[mode] ?? mode ?? 'unknown', renewals && `renewals by ${RENEWALS[renewals] ?? renewals}`, LEASES[lease]].filter(Boolean).join(', '));
   $('health-servers').hidden = !servers?.length;
   $('health-servers').tBodies[0].replaceChildren(...(servers ?? []).map(serverRow));

@@ -12,5 +12,6 @@ mod modes;
 mod outages;
 mod sessions;
 mod statuses;
+mod tracking;
 mod ttls;
 mod watched;

@@ -305,10 +305,11 @@ impl Slot {
     }
 
     /// Whether an absent answer to a question sent at `sent` would end it without an event: no `del` is in doubt, and
-    /// no event came since the question.
-    pub fn ends_unannounced(&self, sent: Time) -> bool {
+    /// no event came since the question. A push that came since (`tracked`) is no event that ends it.
+    pub fn ends_unannounced(&self, sent: Time, tracked: bool) -> bool {
         let granted = self.flags.has(Flags::GRANTED) && sent <= self.deadline;
-        self.is_live() && !self.is_doubted() && !granted && !self.flags.has(Flags::OVERTAKEN)
+        let overtaken = self.flags.has(Flags::OVERTAKEN) && !tracked;
+        self.is_live() && !self.is_doubted() && !granted && !overtaken
     }
 
     /// It is absent under a grant: nothing more is to be asked before the deadline.

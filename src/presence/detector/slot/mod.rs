@@ -1,5 +1,5 @@
 //! One key: what the detector believes about it, in 40 bytes. Only this folder reads or writes the flag bits; other
-//! files call verbs, which return what they changed. `evidence.rs` has the verbs for events and answers.
+//! files call verbs, which return what they changed. `evidence.rs` has the verbs for events and answers, `pushes.rs` those for pushed names.
 //!
 //! A slot is *asked* (not live, only a question is pending; *claimed* if the question under way may be older than an event
 //! that proves nothing), or *live*. A live key can also be
@@ -13,6 +13,7 @@
 //! | `set`, `new`, placed: [`renew`](Slot::renew) | → live, online | renewed | → live | placed: → live; `set`, `new` without `restore`: ends ([`proves_deletion`](Slot::proves_deletion)), → live, online | renewed, still adopted | → live |
 //! | `expire`, `persist`: [`retime`](Slot::retime) | → live, online | asked | → live, asked | → live, asked | asked, still adopted | → live, asked |
 //! | `set` from a server that does not own the slot: [`claim`](Slot::claim) | → claimed, asked | asked | asked | asked | asked | asked |
+//! | its name is pushed: [`push`](Slot::push) | → claimed, asked | asked | asked | asked | asked | asked |
 //! | a daemon wrote it: [`shorten`](Slot::shorten) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | a daemon announces its end: [`expect_end`](Slot::expect_end) | – | deadline earlier | – | deadline earlier | deadline earlier | deadline earlier |
 //! | `expired`: [`expire`](Slot::expire) | – | ends | kept until the deadline | ends | kept: may be older than the move | ends |
@@ -21,6 +22,7 @@
 //! | `evicted`, replaced: [`throw_away`](Slot::throw_away) | – | → granted | deadline kept or later | → granted | → granted, no doubt | → granted |
 //! | server restarted: [`grant`](Slot::grant) | – | → granted | deadline kept or later | → granted | → granted, no doubt | → granted |
 //! | answer: a TTL: [`take_ttl`](Slot::take_ttl) | → live, online | deadline learnt | deadline kept; → live if it is later | → live | → live | → live |
+//! | the same after a push: [`take_pushed`](Slot::take_pushed) | → live, online | renewed, or no change | renewed: → live | → live | → live | → live |
 //! | answer: no TTL: [`take_no_ttl`](Slot::take_no_ttl) | → live, online | immortal | → live, immortal | → immortal | → immortal | → immortal |
 //! | answer: absent: [`absence`](Slot::absence) | freed | ends | kept until the deadline, then ends | ends: deleted | ends | ends |
 //! | answer: moved: [`disown`](Slot::disown) | freed | → moved, handed over | → moved, handed over | → moved, handed over | → moved, handed over in 500 ms | handed over again |
@@ -32,6 +34,7 @@
 //! adopted cannot be doubted. An answer counts only if no event came between its fences (see `probes.rs`).
 
 mod evidence;
+mod pushes;
 
 use super::deadlines::{Bucket, Deadlines};
 use super::early;
@@ -67,6 +70,8 @@ enum Said {
     Ttl,
     /// The deadline, and that its user was there when the message came.
     End,
+    /// That a program has deleted it.
+    Deleted,
 }
 
 /// The facts of a slot, packed.
@@ -81,7 +86,7 @@ impl Flags {
     const OVERTAKEN: u16 = 4;
     /// Absence proves nothing until the deadline.
     const GRANTED: u16 = 8;
-    /// `last_seen` is the arrival of a `set`.
+    /// `last_seen` is the arrival of a `set`. Where names are pushed and no `set` is published: a push is not answered.
     const HEARD: u16 = 16;
     /// Its TTL is known from one answer alone: the next renewal is checked.
     const UNCONFIRMED: u16 = 32;

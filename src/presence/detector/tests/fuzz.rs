@@ -11,6 +11,7 @@ enum Op {
     Renewed(Vec<u8>),
     Created(Vec<u8>),
     Retimed(Vec<u8>),
+    Pushed(Vec<u8>),
     Placed(Vec<u8>),
     Written(Vec<u8>, u32),
     EndsIn(Vec<u8>, u32),
@@ -104,6 +105,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => name().prop_map(Op::Renewed),
         2 => name().prop_map(Op::Created),
         2 => name().prop_map(Op::Retimed),
+        3 => name().prop_map(Op::Pushed),
         2 => name().prop_map(Op::Placed),
         2 => (name(), prop_oneof![0u32..100, any::<u32>()]).prop_map(|(name, ttl)| Op::Written(name, ttl)),
         2 => (name(), prop_oneof![0u32..100, any::<u32>()]).prop_map(|(name, left)| Op::EndsIn(name, left)),
@@ -189,6 +191,7 @@ impl Run {
             Op::Renewed(name) => self.feed(Input::Renewed(&name)),
             Op::Created(name) => self.feed(Input::Created(&name)),
             Op::Retimed(name) => self.feed(Input::Retimed(&name)),
+            Op::Pushed(name) => self.feed(Input::Pushed(&name)),
             Op::Placed(name) => self.feed(Input::Placed(&name)),
             Op::Written(name, ttl) => self.feed(Input::Written(&name, ttl)),
             Op::EndsIn(name, left) => self.feed(Input::EndsIn(&name, left)),
@@ -200,6 +203,7 @@ impl Run {
             Op::Up { run, outage, uptime_ms } => {
                 let (well, polled) = (self.now.minus(uptime_ms), uptime_ms.is_multiple_of(2));
                 let role = [Role::Alone, Role::Holds, Role::Follows][(uptime_ms % 3) as usize];
+                self.detector.track(uptime_ms.is_multiple_of(5));
                 self.feed(Input::Up { run: &run.to_string(), outage, well, polled, role, uptime_ms });
             }
             Op::Leads(polled) => self.feed(Input::Leads { polled }),

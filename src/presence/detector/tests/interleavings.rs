@@ -273,6 +273,7 @@ impl Detector {
             grants: _,
             outages: _,
             polled: _,
+            tracked: _,
             role: _,
             led_since: _,
             origins: _,

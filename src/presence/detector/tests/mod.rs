@@ -15,5 +15,6 @@ mod properties;
 mod reconcile;
 mod retimed;
 mod script;
+mod tracking;
 mod ttls;
 mod unheard;

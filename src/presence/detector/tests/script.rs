@@ -7,6 +7,7 @@ use super::*;
 /// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `usual TTL`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
+/// - `tracks`: names are pushed from the next `up` on; `pushed KEY`
 /// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
 /// - `written KEY TTL`, `ends KEY MS`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
 ///   and no surprise counts any longer
@@ -107,6 +108,8 @@ impl Run {
             "due" => self.feed(now, Input::Due),
             "set" => self.feed(now, Input::Renewed(word())),
             "created" => self.feed(now, Input::Created(word())),
+            "tracks" => self.detector.track(true),
+            "pushed" => self.feed(now, Input::Pushed(word())),
             "retimed" => self.feed(now, Input::Retimed(word())),
             "placed" => self.feed(now, Input::Placed(word())),
             "claimed" => self.feed(now, Input::Claimed(word())),

@@ -6,5 +6,6 @@ mod digests;
 mod keys;
 mod properties;
 mod script;
+mod tracking;
 mod two_daemons;
 mod whole_user;

@@ -165,6 +165,9 @@ impl Fleets {
             | Action::AnnounceUsualTtl(..)
             | Action::AnnounceDigest(..)
             | Action::Digested(_)
+            | Action::AnnounceCame(..)
+            | Action::AnnounceDeleted(..)
+            | Action::AnnounceTracks(..)
             | Action::Lease(..)
             | Action::Listen(..) => {}
             Action::Status(status) => {

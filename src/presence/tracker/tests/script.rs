@@ -48,10 +48,11 @@ pub(super) fn fleet(words: &[&str]) -> Fleet {
 /// Runs `script` and compares those outputs whose first word is in `shown`.
 ///
 /// A step is `TIME VERB …`. `fleet S` or `fleet A=0-4 B=5-9`: the topology; `due`; `draining`; `wrote KEY TTL`: the daemon itself wrote the key. Of a server: `up A [RUN] [flushed]
-/// [silent] [unheard] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
+/// [silent] [unheard|tracked] [holds|follows] [mark=N]`, `down A [CAUSE]`, `page A KEY…` (the last page of its scan), `set A KEY`, `placed A KEY`, `expired A KEY`, `del A
 /// KEY`, `canary A` (its event and its reply; `sung A` and `intact A` are one of them), `suspect A`, `mark A N`, `replaced A`; `answered A KEY=MS|-|moved:SLOT:ADDRESS|notyet:SLOT:ADDRESS …`: its oldest
 /// batch, with both fences; `marked A N`, `digest A N KEY…` (of these keys), `differs A [again]`: about digests; `idle A`: from the step before until then, nothing but canaries; `choose USER…`, `dismiss USER…`; `sought A FROM NUMBER USER`, `named A NUMBER KEY`, `namedall A NUMBER USER`: of the names of
-/// keys; `leads A`, `beat A FROM [DAEMONS] [standsin]`, `released A FROM`, `mine A`, `other A NAME`: of its lease. `ready A…`: up, compared without keys, and the canary is back.
+/// keys; `leads A`, `beat A FROM [DAEMONS] [standsin]`, `released A FROM`, `mine A`, `other A NAME`: of its lease; `pushed A KEY`, `removed A KEY`, `tracks A FROM SINCE`: of a server that pushes names.
+/// `ready A…`: up, compared without keys, and the canary is back.
 pub(super) fn check(shown: &str, script: &str, expected: &str) {
     check_run(Run::new(), shown, script, expected);
 }
@@ -134,7 +135,11 @@ impl Run {
                     outage: words.contains(&"flushed"),
                     uptime_ms: u64::MAX - 1,
                     silent: words.contains(&"silent"),
-                    renewals: if words.contains(&"unheard") { Renewals::New } else { Renewals::Set },
+                    renewals: match () {
+                        () if words.contains(&"tracked") => Renewals::Tracking,
+                        () if words.contains(&"unheard") => Renewals::New,
+                        () => Renewals::Set,
+                    },
                     lease: if words.contains(&"holds") {
                         Some(LeaseReply::Mine { daemons: 2 })
                     } else {
@@ -200,6 +205,11 @@ impl Run {
             }
             "named" => self.event(now, link, Event::Named(words[1].parse().unwrap(), words[2])),
             "namedall" => self.event(now, link, Event::NamedAll(words[1].parse().unwrap(), words[2])),
+            "pushed" => self.event(now, link, Event::Key(Input::Pushed(word(1)))),
+            "removed" => self.event(now, link, Event::Key(Input::Removed(word(1)))),
+            "tracks" => {
+                self.event(now, link, Event::Tracks { from: words[1], since: words[2].parse().unwrap() });
+            }
             "mine" => self.lease(now, link, LeaseReply::Mine { daemons: 2 }),
             "other" => self.lease(now, link, LeaseReply::Other(words[1].into())),
             "suspected" => self.event(now, link, Event::Key(Input::Suspected(word(1)))),
@@ -324,6 +334,9 @@ impl Run {
                     users.iter().map(|user| self.tracker.keys_at(link, user, reported(user))).collect();
                 format!("answer {} {from} {number} {keys:?}", name(link))
             }
+            Action::AnnounceCame(link, keys) => format!("came-news {} {keys:?}", name(link)),
+            Action::AnnounceDeleted(link, keys) => format!("deleted-news {} {keys:?}", name(link)),
+            Action::AnnounceTracks(link, since) => format!("tracks {} {since:?}", name(link)),
             Action::Lease(link, order) => format!("lease {} {order:?}", name(link)),
             Action::Listen(link, on) => format!("listen {} {on}", name(link)),
             Action::Open { link, primary } => {
