@@ -1,6 +1,6 @@
 //! The one place where the parts are joined.
 
-use crate::config::{Config, Hold, LeaseMode, Limits};
+use crate::config::{Config, Hold, Limits};
 use crate::driver::{Clock, DirectoryDriver, Driver, Template};
 use crate::hub::Hub;
 use crate::metrics::Metrics;

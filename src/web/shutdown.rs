@@ -119,13 +119,13 @@ mod tests {
 
     #[tokio::test]
     async fn client_of_a_drain_is_served_for_half_of_the_rest() {
-        let shutdown = Shutdown::new();
+        let shutdown = Arc::new(Shutdown::new());
         let length = Duration::from_millis(100);
         shutdown.begin_drain(length);
         tokio::time::sleep(length / 10).await;
         let joined = Instant::now();
         let rest = shutdown.period.get().unwrap().1 - joined;
-        shutdown.turn(0, joined).await;
+        shutdown.clone().turn(0, joined).await;
         assert!(joined.elapsed() >= rest / 2, "number 0 would have ended at once");
     }
 
@@ -138,9 +138,9 @@ mod tests {
         tokio::task::yield_now().await;
         shutdown.stop();
         turn.await.unwrap();
-        let undrained = Shutdown::new();
+        let undrained = Arc::new(Shutdown::new());
         undrained.stop();
-        undrained.turn(1, Instant::now()).await;
+        undrained.clone().turn(1, Instant::now()).await;
         assert!(undrained.is_draining(), "an undrained stop refuses readiness too");
     }
 }

@@ -65,7 +65,7 @@ pub enum Message {
         /// It holds the lease.
         held: bool,
         /// How many daemons received its last beat; 0 if that is not known.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "is_unknown")]
         daemons: u64,
         /// It keeps only some users elsewhere, and gives the lease to a daemon that keeps all.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -132,6 +132,10 @@ pub struct Received {
     pub from: String,
     /// The message.
     pub message: Message,
+}
+
+fn is_unknown(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Serialize)]
@@ -256,7 +260,7 @@ mod tests {
         assert_eq!(ends.encode("d1"), [text]);
         assert_eq!(Message::decode(text.as_bytes()).unwrap().message, ends);
         let beat = r#"{"v":1,"from":"d1","type":"lease","server":"","held":true}"#;
-        let held = Message::Lease { server: String::new(), held: true, stands_in: false };
+        let held = Message::Lease { server: String::new(), held: true, daemons: 0, stands_in: false };
         assert_eq!(held.encode("d1"), [beat], "as daemons write it that know no stand-in");
         assert_eq!(Message::decode(beat.as_bytes()).unwrap().message, held);
         let long = format!(r#"{{"v":1,"from":"{}","type":"ttls","keys":[]}}"#, "d".repeat(LONGEST));

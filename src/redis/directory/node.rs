@@ -117,30 +117,9 @@ impl NodeFollower {
     async fn listen(&self, connection: &mut RespConnection) -> Result<Ended> {
         let (mut ping, mut silent) = (interval(PING), 0);
         loop {
-            let (mut keys, mut everything, mut fault) = (Vec::new(), false, None);
-            let read = connection.take_raw(|bytes| {
-                let mut taken = 0;
-                loop {
-                    match pushes::first(&bytes[taken..]) {
-                        Ok(Some((pushed, length))) => {
-                            taken += length;
-                            match pushed {
-                                Pushed::Changed(names) => keys.extend(names.into_iter().map(<[u8]>::to_vec)),
-                                Pushed::Everything => everything = true,
-                                _ => {}
-                            }
-                        }
-                        Ok(None) => return taken,
-                        Err(why) => {
-                            fault = Some(why);
-                            return taken;
-                        }
-                    }
-                }
-            });
             tokio::select! {
-                read = read => {
-                    read?;
+                filled = connection.fill() => {
+                    filled?;
                     silent = 0;
                 }
                 _ = ping.tick() => {
@@ -152,9 +131,19 @@ impl NodeFollower {
                     continue;
                 }
             }
-            if let Some(why) = fault {
-                return Err(why);
-            }
+            let (mut keys, mut everything) = (Vec::new(), false);
+            connection.take_raw(|bytes| {
+                let mut taken = 0;
+                while let Some((pushed, length)) = pushes::first(&bytes[taken..])? {
+                    taken += length;
+                    match pushed {
+                        Pushed::Changed(names) => keys.extend(names.into_iter().map(<[u8]>::to_vec)),
+                        Pushed::Everything => everything = true,
+                        _ => {}
+                    }
+                }
+                Ok(taken)
+            })?;
             if everything && self.news.send(News::Everything).await.is_err() {
                 return Ok(Ended::Stopping);
             }
@@ -196,35 +185,24 @@ async fn open(target: &Target, names: &DirectoryNames, channel: &str) -> Result<
     commands.add(&["SUBSCRIBE", channel]);
     connection.send(&commands).await?;
     loop {
-        let (mut answer, mut fault) = (None, None);
-        let mut read = |bytes: &[u8]| -> usize {
+        connection.fill().await?;
+        let mut answer = None;
+        connection.take_raw(|bytes| {
             let mut taken = 0;
-            while answer.is_none() {
-                match pushes::first(&bytes[taken..]) {
-                    Ok(Some((pushed, length))) => {
-                        taken += length;
-                        match pushed {
-                            Pushed::Refused(why) => {
-                                answer = Some(Err(String::from_utf8_lossy(why).into_owned()));
-                            }
-                            Pushed::Subscribed => answer = Some(Ok(())),
-                            _ => {}
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(why) => {
-                        fault = Some(why);
-                        break;
-                    }
+            while answer.is_none()
+                && let Some((pushed, length)) = pushes::first(&bytes[taken..])?
+            {
+                taken += length;
+                match pushed {
+                    Pushed::Refused(why) => answer = Some(Err(String::from_utf8_lossy(why).into_owned())),
+                    Pushed::Subscribed => answer = Some(Ok(())),
+                    _ => {}
                 }
             }
-            taken
-        };
-        connection.take_raw(&mut read).await?;
-        match (answer, fault) {
-            (Some(answer), _) => return Ok(answer.map(|()| connection)),
-            (None, Some(why)) => return Err(why),
-            (None, None) => {}
+            Ok(taken)
+        })?;
+        if let Some(answer) = answer {
+            return Ok(answer.map(|()| connection));
         }
     }
 }

@@ -420,7 +420,7 @@ mod tests {
         events.push(Kind::Sought(7), b"d2\nalice");
         events.push(Kind::Named(7), b"alice#tab");
         events.push(Kind::NamedAll(7), b"alice");
-        events.push(Kind::Lease(Beat { held: true, stands_in: true }), b"d2");
+        events.push(Kind::Lease(Beat { held: true, daemons: 2, stands_in: true }), b"d2");
         let items: Vec<Item> = events.items().collect();
         assert!(matches!(
             items[..],
@@ -428,7 +428,7 @@ mod tests {
                 Item::Sought("d2", 7, "alice"),
                 Item::Named(7, "alice#tab"),
                 Item::NamedAll(7, "alice"),
-                Item::Lease("d2", Beat { held: true, stands_in: true }),
+                Item::Lease("d2", Beat { held: true, daemons: 2, stands_in: true }),
             ]
         ));
     }
