@@ -231,3 +231,19 @@ async fn sessions_on_all_primaries_of_a_cluster_are_found() {
     let gone = socket.transitions().await;
     assert_eq!((&gone[0]["user"], &gone[0]["state"]), (&json!("alice"), &json!("offline")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stand_in_names_sessions_to_others() {
+    let redis = Redis::start();
+    ["alice#phone", "alice#tab"].iter().for_each(|key| set(&redis, key));
+    let stand_in = chooser(&redis.url()).await;
+    stand_in.until_lease("held").await;
+    let other = chooser(&redis.url()).await;
+    other.until_lease("other").await;
+    // The stand-in answers once it has found all keys.
+    assert_eq!(known(&stand_in, "alice").await["sessions"], 2);
+    let scans = || info(&redis, "commandstats").get("cmdstat_scan").cloned();
+    let scans_before = scans();
+    assert_eq!(known(&other, "alice").await["sessions"], 2);
+    assert_eq!(scans(), scans_before, "the stand-in named the keys");
+}

@@ -188,3 +188,34 @@ fn key_that_moves_meanwhile_is_sought_again() {
         "20 seek A 1 alice; 20 seek B 2 alice; 22 ask A alice#3; 1020 seek A 3 alice; 1021 known alice",
     );
 }
+
+#[test]
+fn stand_in_that_gives_way_asks_at_deadlines_itself() {
+    check_chosen(
+        "ask",
+        "900 beat S b; 6899 idle S; 6900 due; 6901 mine S; 6902 leads S; 6902 due; 6904 page S carol; \
+         6905 answered S carol=3000; 6907 choose carol; 7901 due; 7902 other S c; 7903 canary S; 9904 idle S; 9905 due",
+        "6904 ask S carol; 9905 ask S carol",
+    );
+}
+
+#[test]
+fn question_under_way_outlives_the_lease() {
+    check_chosen(
+        "came dropped",
+        "900 beat S b; 6899 idle S; 6900 due; 6901 mine S; 6902 leads S; 6902 due; 6904 page S bob; 7901 due; \
+         7902 other S c; 7903 answered S bob=90000; 8901 due; 8902 due",
+        "7903 came bob S Heartbeat start; 8902 dropped [bob]",
+    );
+}
+
+#[test]
+fn scan_from_before_the_lease_does_not_find_all() {
+    check_chosen(
+        "scan answer",
+        "3499 idle S; 3500 choose alice; 3501 due; 5999 idle S; 6000 due; 6001 mine S; 6002 leads S; 6003 page S bob; \
+         6004 answered S bob=90000; 6005 sought S d2 7 bob; 8506 idle S; 8507 due; 8508 page S bob carol; \
+         8509 answered S carol=90000; 8510 sought S d2 8 carol",
+        "3501 scan S; 8507 scan S; 8510 answer S d2 8 [[carol]]",
+    );
+}
