@@ -1,6 +1,7 @@
 //! Servers that publish no events and let nobody enable them: client tracking.
 
 use super::degraded::{FEWEST, with_user};
+use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
 use crate::common::faults::World;
 use crate::common::redis::{Redis, info, signal};
@@ -211,6 +212,8 @@ async fn one_daemon_tracks_for_all_and_another_takes_over() {
     second.until_lease("other").await;
     until("one daemon tracks", async || (trackers(&redis) == 1).then_some(())).await;
     let (mut socket, _) = second.watch_all().await;
+    // Each has compared all keys, and the second one has looked at their names when it received the first announcement.
+    until("both daemons know all keys", async || (scans(&redis) == "calls=3").then_some(())).await;
     let before = scans(&redis);
     redis.call(&["SET", "presence:alice", "1", "PX", "600"]);
     assert_eq!(next(&mut socket).await[..2], ["alice", "online"]);
@@ -242,4 +245,30 @@ async fn refused_tracking_is_polled_and_logged() {
     let daemon = Daemon::with(&["--redis", &with_user(&redis, FEWEST)]).await;
     assert_eq!(mode(&daemon).await, "sweeps");
     assert!(daemon.log().contains("client tracking is refused (NOPERM"), "{}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tracked_user_survives_the_move_of_the_slot() {
+    let cluster = Cluster::start(2, 0).await;
+    for node in &cluster.nodes {
+        node.call(&["CONFIG", "SET", "notify-keyspace-events", ""]);
+    }
+    let daemon = Daemon::with(&["--redis", &cluster.url(), "--configure-redis", "false"]).await;
+    assert_eq!(mode(&daemon).await, "tracking");
+    let slot = cluster.slot("presence:alice");
+    let from = usize::from(slot >= 8_192);
+    let set = ["SET", "presence:alice", "1", "EX", "60"];
+    cluster.nodes[from].call(&set);
+    daemon.until_state("alice", "online").await;
+    let (mut socket, _) = daemon.watch_all().await;
+    cluster.move_slot(slot, from, 1 - from);
+    cluster.nodes[1 - from].call(&set);
+    // A user of the other node: everything before has been read.
+    let other =
+        (0..).map(|i| format!("presence:u{i}")).find(|key| usize::from(cluster.slot(key) >= 8_192) == from);
+    cluster.nodes[from].call(&["SET", &other.expect("a key"), "1", "EX", "60"]);
+    let told = next(&mut socket).await;
+    assert_eq!((told[0].starts_with('u'), told[1].as_str()), (true, "online"), "{told:?}");
+    cluster.nodes[1 - from].call(&["DEL", "presence:alice"]);
+    assert_eq!(next(&mut socket).await[..2], ["alice", "offline"]);
 }
