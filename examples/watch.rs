@@ -39,7 +39,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             ClientEvent::Refused { message, .. } => {
                 return Err(format!("the daemon refused: {message}").into());
             }
-            ClientEvent::Live => {}
+            ClientEvent::Statuses(statuses) => {
+                for one in statuses {
+                    println!("the status of {} is {}", one.user, one.status);
+                }
+            }
+            // Live, and what concerns groups.
+            _ => {}
         }
     }
 }

@@ -18,7 +18,7 @@
 //!     hub::mailbox         one pending change per watched user, the newest
 //!   → web::stream          WebSocket and Server-Sent Events, both readers of the hub → the client
 //!
-//! a status or a group, keys beside presence: any program
+//! a status or a group, each with a key of its own: any program
 //!   → redis::directory     client tracking reports which keys changed; reads them
 //!   → driver::directory    a loop: reports → presence::Reads (what to read) → the hub's statuses and groups
 //! ```

@@ -17,8 +17,8 @@ use tracing::{debug, info, warn};
 
 /// Statuses in one pipeline: the server answers it in about a millisecond, and others have their turn.
 const BATCH: usize = 500;
-/// Pipelines under way at the same time.
-const BATCHES: usize = 2;
+/// Pipelines under way at the same time: neither the server nor the daemon waits for the other.
+const BATCHES: usize = 8;
 /// Groups that are read at the same time.
 const GROUPS: usize = 4;
 /// The wait before a group is read, for each member that it had: a group of 100,000 members that changes all the time is read once a

@@ -10,7 +10,7 @@
 //!   → log                 into the log that all readers of everybody share
 //!   → history             into the latest transitions, for readers that come back
 //! groups    SETs of users, and their watchers
-//! statuses  what users say of themselves, which is no transition
+//! statuses  any JSON per user, which is no transition
 //! watcher   a reader of mailbox and log; readers, what all of them share
 //! health    does the view match Redis?
 //! interest  which users to keep, where not all are kept

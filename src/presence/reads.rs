@@ -1,5 +1,5 @@
 //! Which keys have to be read again, so that the values that the daemon holds are those in Redis. For keys that seldom
-//! change and of which the server says only that they changed: statuses and groups.
+//! change and of which the server reports only that they changed: statuses and groups.
 //!
 //! A key is read when a change is reported, and once more if another change is reported while the answer is under way: that
 //! answer may be older than the second change. A value with a TTL is read again when the TTL ends, because the server reports
@@ -136,13 +136,13 @@ mod tests {
         let (mut reads, key) = (Reads::default(), name("a"));
         reads.changed(&key);
         reads.changed(&key);
-        assert_eq!(reads.take(9), [key.clone()]);
+        assert_eq!(reads.take(9), std::slice::from_ref(&key));
         assert!(!reads.is_waiting());
         reads.changed(&key);
         reads.changed(&key);
         assert!(!reads.is_waiting(), "the first answer comes before the second question");
         reads.answered(&key, None);
-        assert_eq!(reads.take(9), [key.clone()]);
+        assert_eq!(reads.take(9), std::slice::from_ref(&key));
         reads.answered(&key, None);
         assert!(!reads.is_waiting() && reads.is_empty(), "a settled key costs no memory");
     }
@@ -169,7 +169,7 @@ mod tests {
     fn failed_read_is_repeated() {
         let (mut reads, key) = (Reads::default(), name("a"));
         reads.changed(&key);
-        assert_eq!(reads.take(1), [key.clone()]);
+        assert_eq!(reads.take(1), std::slice::from_ref(&key));
         reads.failed(&key);
         reads.failed(&key);
         assert_eq!(reads.take(9), [key]);

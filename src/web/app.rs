@@ -132,7 +132,7 @@ impl App {
     }
 }
 
-/// Users with their statuses, and the keys beside presence.
+/// Users with their statuses, and the directory of statuses and groups.
 impl App {
     /// A user as clients see it.
     pub(super) fn object(&self, user: &str, presence: Presence, stale: bool) -> UserObject {

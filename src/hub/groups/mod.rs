@@ -95,8 +95,8 @@ pub struct GroupNeed {
 }
 
 impl Hub {
-    /// Registers `watcher` for a group: for its members, or with `count` for its counts. [`next_group_news`](Hub::next_group_news) says when
-    /// the watch can be answered.
+    /// Registers `watcher` for a group: for its members, or with `count` for its counts. [`next_group_news`](Hub::next_group_news)
+    /// reports when the watch can be answered.
     pub fn watch_group(&self, watcher: &Arc<Watcher>, name: &str, count: bool) {
         let otherwise = |group: &Group| match count {
             true => group.watchers().full.contains_key(&watcher.id),

@@ -139,7 +139,7 @@ fn members_and_their_transitions_reach_watchers() {
     hub.apply(&change("b", true));
     hub.apply(&change("x", true));
     client.read(9);
-    assert_eq!(client.known["b"], true);
+    assert!(client.known["b"]);
     set(&hub, "g", "b x y");
     client.read(9);
     assert_eq!(client.known, BTreeMap::from([("b".into(), true), ("x".into(), true), ("y".into(), false)]));
@@ -169,7 +169,7 @@ fn user_of_several_watches_comes_once() {
     hub.unwatch(&client.watcher, "a");
     client.members.remove("g");
     client.read(9);
-    assert_eq!(client.known["a"], false, "the other group still covers the user");
+    assert!(!client.known["a"], "the other group still covers the user");
     hub.apply(&change("a", true));
     hub.unwatch_group(&client.watcher, "h");
     assert!(client.watcher.take(9).is_empty(), "nothing covers the user");
@@ -272,7 +272,7 @@ proptest! {
         let hub = hub();
         let mut client = Client::new(&hub);
         let mut truth = [false; 6];
-        let mut sets = vec![[false; 6]; 3];
+        let mut sets = [[false; 6]; 3];
         let list = |set: &[bool; 6]| {
             (0..6).filter(|at| set[*at]).take(MOST).map(|at| format!("u{at}")).collect::<Vec<_>>().join(" ")
         };

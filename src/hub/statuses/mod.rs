@@ -1,15 +1,19 @@
-//! The statuses of users, which any program sets and which say nothing about being online.
+//! The statuses of users, which any program sets and which are independent of being online.
 //!
 //! A change of a status goes to the clients that watch the user by name, as the name alone: a slow client is sent the status that
 //! holds when it reads. Clients that watch everybody share the list of changes; each keeps its place. Each user is in that list
 //! once, with the last change, so it conflates too.
+
+mod pending;
+
+pub(super) use pending::PendingStatuses;
 
 use super::{Hub, Watcher};
 use crate::lock::lock;
 use crate::presence::Name;
 use crate::protocol;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,8 +22,6 @@ use std::time::Duration;
 const REMOVALS: usize = 65_536;
 /// Statuses in one message, and its bytes.
 const FRAME: (usize, usize) = (256, 32 * 1024);
-/// Memory of a pending name, in bytes; the name itself is shared.
-const PENDING_BYTES: usize = 48;
 /// Rings of all clients that watch everybody, per second at most; see [`Hub::ring`].
 const RINGS_PER_SECOND: f64 = 30_000.0;
 /// The shortest time between two of their rings for statuses.
@@ -54,15 +56,6 @@ struct Entry {
     number: u64,
     /// `None`: it was removed.
     status: Option<Status>,
-}
-
-/// The statuses that wait for one client.
-#[derive(Debug, Default)]
-pub(super) struct PendingStatuses {
-    /// Users whose status the client has to be sent.
-    users: BTreeSet<Name>,
-    /// Of a client that watches everybody: the number of the last change that it was sent.
-    all: Option<u64>,
 }
 
 /// What a client is to be sent next.
@@ -113,25 +106,6 @@ impl Book {
 
     fn status(&self, user: &str) -> Option<Status> {
         self.entries.get(user).and_then(|entry| entry.status.clone())
-    }
-}
-
-impl PendingStatuses {
-    /// Memory, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.users.len() * PENDING_BYTES
-    }
-
-    /// A change of a user whom the client watches by name.
-    pub(super) fn push(&mut self, user: &Name) {
-        if self.all.is_none() {
-            self.users.insert(user.clone());
-        }
-    }
-
-    /// The client no longer watches a user by name.
-    pub(super) fn forget(&mut self, user: &str) {
-        self.users.remove(user);
     }
 }
 

@@ -1,3 +1,4 @@
+use super::pending::PENDING_BYTES;
 use super::*;
 use crate::hub::Overflow;
 use crate::hub::tests::{change, hub};

@@ -21,7 +21,7 @@ use tracing::debug;
 
 /// Waits between attempts to connect, the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// The wait before the next attempt at a server that refused. Its operator may change the rights meanwhile.
+/// The wait before the next attempt at a server that refused. Its operator may have changed the rights by then.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 /// How often the connection is tested. Nothing else would show that it is dead: most of the time nothing changes.
 const PING: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ impl NodeFollower {
         }
     }
 
-    /// Finds all statuses. The connection reports changes meanwhile. Returns only if it cannot.
+    /// Finds all statuses, while the connection reports changes. Returns only if it cannot.
     async fn scan(&self) -> Result<Ended> {
         let (Some(glob), mut cursor) = (self.names.status_glob(), 0) else {
             return std::future::pending().await;

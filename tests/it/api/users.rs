@@ -100,7 +100,7 @@ async fn answers_have_the_described_shape() {
     let long = "x".repeat(257);
     let many: Vec<u32> = (0..10_001).collect();
     let many: Vec<String> = many.iter().map(u32::to_string).collect();
-    let cases: [(&str, &str, &str, Option<Value>, u16); 27] = [
+    let cases: [(&str, &str, &str, Option<Value>, u16); 32] = [
         ("GET", "/v1/users/{user}", "/v1/users/alice", None, 200),
         ("GET", "/v1/users/{user}", "/v1/users/nobody", None, 200),
         ("GET", "/v1/users/{user}", &format!("/v1/users/{long}"), None, 400),
@@ -108,6 +108,11 @@ async fn answers_have_the_described_shape() {
         ("GET", "/v1/users", "/v1/users?limit=1", None, 200),
         ("GET", "/v1/users", "/v1/users?limit=0", None, 400),
         ("GET", "/v1/users", "/v1/users?state=away", None, 400),
+        ("PUT", "/v1/users/{user}/status", "/v1/users/alice/status", Some(json!({"text": "away"})), 204),
+        ("PUT", "/v1/users/{user}/status", "/v1/users/alice/status", Some(json!("x".repeat(2_000))), 413),
+        ("DELETE", "/v1/users/{user}/status", "/v1/users/alice/status", None, 204),
+        ("GET", "/v1/groups/{group}", "/v1/groups/team-a?limit=1", None, 200),
+        ("GET", "/v1/groups/{group}", "/v1/groups/team-a?limit=0", None, 400),
         ("GET", "/v1/stats", "/v1/stats", None, 200),
         ("GET", "/healthz", "/healthz", None, 200),
         ("GET", "/readyz", "/readyz", None, 200),
