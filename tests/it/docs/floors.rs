@@ -32,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "sentinel",
             "cluster",
             "link listing",
-            "inspect usage writer",
+            "inspect raw usage writer",
         ],
     ),
     (
