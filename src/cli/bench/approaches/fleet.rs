@@ -1,7 +1,7 @@
 //! The servers of one approach, each with its own way to Redis.
 
 use super::Approach;
-use super::programs::{Server, Setup, members, polled, published, stored};
+use super::programs::{Parts, Server, Setup, members, polled, published, stored};
 use super::proxy::Proxy;
 use crate::cli::access::TokenArgs;
 use crate::cli::address::AddressArgs;
@@ -40,7 +40,7 @@ impl Fleet {
         let (mut proxies, mut servers) = (Vec::new(), Vec::new());
         for number in 0..SERVERS {
             let proxy = Proxy::start(embedded.socket()).await?;
-            let make = match approach {
+            let make: fn(Setup) -> Parts = match approach {
                 Approach::Published => published,
                 Approach::Members => members,
                 Approach::Stored => stored,

@@ -83,7 +83,8 @@ fn row(report: &Report, approach: Approach, sizes: &Sizes, outcome: &Outcome) {
             "redis_bytes": outcome.redis_bytes, "client_bytes": outcome.client_bytes,
             "server_cpu_us": outcome.server_cpu_us, "silence": object(&outcome.silent), "silence_p50_ms": p50,
             "silence_p99_ms": p99, "silence_max_ms": max, "leave": object(&outcome.left), "leave_p50_ms": left,
-            "without_redis": object(redis), "without_server": object(server), "invented": outcome.invented}),
+            "without_redis": object(redis), "without_server": object(server), "invented": outcome.invented,
+            "lost_connections": outcome.lost_connections}),
         &[
             approach.label().into(),
             cpu(outcome.redis_cpu_us),

@@ -11,21 +11,23 @@ use crate::cli::bench::report::bar;
 use crate::cli::bench::until;
 use crate::redis::private::Embedded;
 use crate::redis::usage::{ServerUsage, UsageMeter};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// A TTL is so many intervals between heartbeats: the connection to Redis can be broken for [`BREAK`], and nobody's TTL runs out.
+/// A TTL is so many intervals between heartbeats: two intervals and the time without a connection are shorter, so nobody's TTL runs out.
 const PER_TTL: u32 = 4;
-/// How long connections are broken.
+/// How long connections are broken, unless the TTL is too short for it.
 const BREAK: Duration = Duration::from_secs(2);
 /// Beyond the longest delay of an approach.
 const SLACK: Duration = Duration::from_millis(500);
 /// The longest pause between two searches of an approach.
 const SEARCH: Duration = Duration::from_secs(1);
+/// The error of an order that nobody takes.
+const ENDED: &str = "the task of a simulated user has ended";
 /// Users are numbered in rounds; the place in its round is what a user does. Odd places are at server 1.
 pub const ROUND: usize = 20;
 
@@ -42,6 +44,11 @@ pub struct Sizes {
 impl Sizes {
     pub fn ttl(&self) -> Duration {
         self.every * PER_TTL
+    }
+
+    /// How long connections are broken.
+    fn broken(&self) -> Duration {
+        BREAK.min(self.every * 8 / 5)
     }
 
     /// The even load, and everything that follows from what users do in its first half.
@@ -93,6 +100,8 @@ pub struct Outcome {
     pub without_server: Verdict,
     /// Changes that pages showed and that never happened.
     pub invented: usize,
+    /// Connections of clients that were lost although nobody broke them.
+    pub lost_connections: usize,
 }
 
 /// Runs the workload on one approach.
@@ -154,7 +163,7 @@ impl Stage {
 
     async fn play(self, sizes: &Sizes, fleet: &Fleet, meter: &UsageMeter) -> Result<Outcome> {
         let load = sizes.load();
-        let bar = bar(self.label, (load + BREAK).as_secs());
+        let bar = bar(self.label, load.as_secs());
         let (before, from_us) = (self.counters(fleet, meter).await?, self.crowd.now_us());
         let going = [
             (Part::SilentThenBack, Order::FallSilent),
@@ -166,7 +175,7 @@ impl Stage {
         let after = self.counters(fleet, meter).await?;
         bar.set_position(load.as_secs());
         let broken_us = self.crowd.now_us();
-        self.break_connections(fleet).await?;
+        self.break_connections(fleet, sizes.broken()).await?;
         let back_us = self.crowd.now_us();
         bar.finish_and_clear();
         sleep(sizes.ttl() + sizes.every + SEARCH + SLACK).await;
@@ -176,16 +185,16 @@ impl Stage {
         Ok(outcome)
     }
 
-    /// The way from server 0 to Redis breaks, and the connections of some clients of server 1. Meanwhile users of server 1 come
-    /// and go.
-    async fn break_connections(&self, fleet: &Fleet) -> Result<()> {
-        let end = Instant::now() + BREAK;
+    /// The way from server 0 to Redis breaks, and the connections of some clients of server 1. Users of server 1 come and go
+    /// during that time.
+    async fn break_connections(&self, fleet: &Fleet, lasts: Duration) -> Result<()> {
+        let end = Instant::now() + lasts;
         fleet.set_broken(true);
-        self.order(&[(Part::Breaks, Order::Break(BREAK))], Duration::ZERO).await?;
+        self.order(&[(Part::Breaks, Order::Break(lasts))], Duration::ZERO).await?;
         // The first and the last part of the time are left to connections that are closing or opening.
-        sleep(BREAK / 10).await;
+        sleep(lasts / 10).await;
         let changes = [(Part::SilentThenBack, Order::Come), (Part::LeavesLater, Order::Leave)];
-        self.order(&changes, BREAK * 8 / 10).await?;
+        self.order(&changes, lasts * 8 / 10).await?;
         sleep_until(end).await;
         fleet.set_broken(false);
         Ok(())
@@ -199,9 +208,7 @@ impl Stage {
         let began = Instant::now();
         for (at, &(user, order)) in all.iter().enumerate() {
             sleep_until(began + within.mul_f64(at as f64 / all.len() as f64)).await;
-            if self.viewers[user].orders.send(order).await.is_err() {
-                bail!("the client of user {user} has ended");
-            }
+            self.viewers[user].orders.send(order).await.context(ENDED)?;
         }
         Ok(())
     }
@@ -217,7 +224,7 @@ impl Stage {
 
     async fn close(self) -> Result<Vec<Diary>> {
         for viewer in &self.viewers {
-            drop(viewer.orders.send(Order::Stop).await);
+            viewer.orders.send(Order::Stop).await.context(ENDED)?;
         }
         let mut diaries = Vec::new();
         for viewer in self.viewers {
@@ -254,6 +261,7 @@ fn judge(diaries: &[Diary], from_us: u64, broken: (u64, u64)) -> Outcome {
         ),
         without_server: Verdict::of(pages(|user| part(user) == Part::Breaks), &made, in_break),
         invented: invented(pages(looks), &made, from_us),
+        lost_connections: diaries.iter().map(|diary| diary.lost_connections).sum(),
     }
 }
 
@@ -308,7 +316,7 @@ mod tests {
                 Vec::new()
             },
             seen,
-            failure: None,
+            lost_connections: 0,
         };
         let shows = |at_us| vec![Seen { user: 5, online: false, at_us }];
         let diaries: Vec<Diary> = (0..ROUND)

@@ -86,6 +86,7 @@ impl Sight {
     }
 
     /// Whether the page shows this contact as online; `None` if it is no contact.
+    #[cfg(test)]
     pub fn shows(&self, user: usize) -> Option<bool> {
         self.contacts.get(&user).map(|contact| contact.online)
     }

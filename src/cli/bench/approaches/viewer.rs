@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Orders that may wait for a user.
 const ORDERS: usize = 8;
@@ -55,12 +55,12 @@ pub struct Diary {
     pub contacts: Vec<usize>,
     pub made: Vec<Made>,
     pub seen: Vec<Seen>,
-    /// Why the last connection failed, if it did.
-    pub failure: Option<String>,
+    /// How often the connection was lost although nobody broke it.
+    pub lost_connections: usize,
 }
 
 /// A connection to the server, by socket or for requests.
-pub trait Line: Sized + Send {
+pub trait Line: Sized + Send + 'static {
     /// Connects the user.
     fn open(visit: &Visit, stream: Counted) -> impl Future<Output = anyhow::Result<Self>> + Send;
     /// Sends a heartbeat. Returns the states that come with the answer, if there is one.
@@ -113,7 +113,7 @@ impl Viewer {
             last_beat_us: 0,
             made: Vec::new(),
             complete: false,
-            failure: None,
+            lost_connections: 0,
         };
         Viewer { orders, task: tokio::spawn(life.run::<L>()) }
     }
@@ -129,7 +129,7 @@ struct Life {
     last_beat_us: u64,
     made: Vec<Made>,
     complete: bool,
-    failure: Option<String>,
+    lost_connections: usize,
 }
 
 /// How a connection ended.
@@ -145,14 +145,15 @@ impl Life {
                 Ok(Ended::Stopped) => break,
                 Ok(Ended::Broken(wait)) => wait,
                 Err(why) => {
-                    self.failure = Some(format!("{why:#}"));
+                    tracing::debug!("a user's connection ended: {why:#}");
+                    self.lost_connections += 1;
                     RECONNECT
                 }
             };
             self.pause(wait).await;
         }
-        let Life { visit, made, sight, failure, .. } = self;
-        Diary { contacts: visit.contacts, made, seen: sight.seen, failure }
+        let Life { visit, made, sight, lost_connections, .. } = self;
+        Diary { contacts: visit.contacts, made, seen: sight.seen, lost_connections }
     }
 
     async fn connect<L: Line>(&self) -> anyhow::Result<L> {

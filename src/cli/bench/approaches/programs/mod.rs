@@ -92,7 +92,7 @@ async fn serve(parts: Parts, started: oneshot::Sender<(SocketAddr, String)>) -> 
     started.send((at, thread)).ok()?;
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     tokio::select! {
-        served = axum::serve(listener, parts.router) => served.ok(),
+        served = axum::serve(listener, parts.router).into_future() => served.ok(),
         () = parts.work => None,
     }
 }
