@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 /// Names in one page of a scan.
 const PAGE: usize = 1_000;
+/// How long an order is on its way, in milliseconds. A TTL in an answer may be so much too short when it arrives.
+pub const ANSWER_MS: u64 = 1;
 
 /// One piece of the event stream.
 #[derive(Clone, Copy)]
@@ -99,7 +101,7 @@ impl Redis {
             Action::Canary(_) => Order::Canary,
             _ => return,
         };
-        self.orders.push_back((now_ms + 1, order));
+        self.orders.push_back((now_ms + ANSWER_MS, order));
     }
 
     /// The reaction to the next order that has arrived.

@@ -1,6 +1,6 @@
 //! The product's tracker and roster, next to the model of a server, in simulated time.
 
-use super::redis::{Published, Redis};
+use super::redis::{ANSWER_MS, Published, Redis};
 use super::users::{Users, number};
 use crate::presence::{
     Action, Change, Fleet, FleetSettings, LinkId, LinkNotice, Notice, Primary, Renewals, Roster, Settings,
@@ -20,10 +20,9 @@ const UPTIME_MS: u64 = 24 * 3_600 * 1_000;
 /// What a run found.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Simulated milliseconds until the first snapshot was complete, and until each key had been asked for.
+    /// Simulated milliseconds until the first snapshot was complete.
     pub opened_ms: u64,
-    pub settled_ms: u64,
-    /// CPU seconds of tracker and roster until then.
+    /// CPU seconds of tracker and roster for the first TTL, in which they ask for each key.
     pub start_cpu_s: f64,
     /// Heartbeats and questions after that, and the CPU seconds of tracker and roster for them.
     pub heartbeats: u64,
@@ -117,7 +116,9 @@ impl World {
             self.pulse_ms = now_ms + PULSE_MS;
             self.handle(now_ms, Notice::Due);
         }
-        self.settle(now_ms);
+        if now_ms == self.users.ttl_ms() {
+            self.end_start();
+        }
     }
 
     fn deliver(&mut self, now_ms: u64, published: &[Published]) {
@@ -169,23 +170,21 @@ impl World {
         let silence = self.users.silence(number(transition.user.as_bytes()));
         let planned = silence
             .and_then(|silence| if transition.online { silence.back_ms } else { Some(silence.deadline_ms) });
-        if planned.is_none_or(|planned_ms| at(planned_ms) != transition.at) {
+        let Some(planned) = planned.map(at).filter(|&planned| is_near(planned, transition.at)) else {
             found.invented += 1;
-        } else if transition.online {
+            return;
+        };
+        if transition.online {
             found.online += 1;
         } else {
             found.offline += 1;
-            found.lateness_ms.push(at(now_ms).since(transition.at) as f64);
+            found.lateness_ms.push(at(now_ms).since(planned) as f64);
         }
     }
 
-    /// Once each key has been asked for, the start is over: its costs are counted apart.
-    fn settle(&mut self, now_ms: u64) {
-        let found = &mut self.found;
-        if found.settled_ms > 0 || found.opened_ms == 0 || self.tracker.counts().waiting > 0 {
-            return;
-        }
-        (found.settled_ms, found.start_cpu_s) = (now_ms.max(1), self.cpu_s);
+    /// The costs of the start are counted apart.
+    fn end_start(&mut self) {
+        self.found.start_cpu_s = self.cpu_s;
         (self.redis.heartbeats, self.redis.questions) = (0, 0);
     }
 
@@ -212,6 +211,11 @@ fn up(renewals: Renewals) -> LinkNotice {
 
 fn at(ms: u64) -> Time {
     Time::from_ms(START_MS + ms)
+}
+
+/// Whether a transition has the planned instant.
+fn is_near(planned: Time, reported: Time) -> bool {
+    planned.since(reported) <= ANSWER_MS && reported.since(planned) <= ANSWER_MS
 }
 
 /// CPU seconds of this thread.
@@ -243,7 +247,7 @@ mod tests {
             assert_eq!(found.left_online, USERS.count - silences.len() + back, "{renewals:?}");
             let latest = found.lateness_ms.last().copied().unwrap_or_default();
             assert!(latest <= LATEST_MS, "{renewals:?}: {latest} ms");
-            assert!(found.settled_ms > 0 && found.heartbeats > 0, "{renewals:?}: {found:?}");
+            assert!(found.opened_ms > 0 && found.heartbeats > 0, "{renewals:?}: {found:?}");
         }
     }
 }
