@@ -109,5 +109,6 @@ fn cpu(us: f64) -> String {
 }
 
 fn object(verdict: &Verdict) -> Value {
-    json!({"expected": verdict.expected, "late": verdict.late, "lost": verdict.lost})
+    let latest_ms = verdict.lags_ms.last();
+    json!({"expected": verdict.expected, "late": verdict.late, "lost": verdict.lost, "latest_ms": latest_ms})
 }

@@ -82,6 +82,11 @@ fn part(user: usize) -> Part {
     }
 }
 
+/// The part of an interval by which a user's heartbeats come later than those of user 0. Neighbours are contacts, so theirs lie far apart.
+fn phase(user: usize) -> f64 {
+    (user as f64 * 0.618_033_988_75).fract()
+}
+
 /// The result of one approach. Costs are per user and minute.
 pub struct Outcome {
     pub redis_cpu_us: f64,
@@ -147,7 +152,7 @@ impl Stage {
         let viewer = |user: usize| {
             let contacts = (1..=sizes.contacts).map(|next| (user + next) % sizes.users).collect();
             let visit = Visit { user, contacts, at: fleet.of(user) };
-            let phase = sizes.every.mul_f64(user as f64 / sizes.users as f64);
+            let phase = sizes.every.mul_f64(phase(user));
             match approach {
                 Approach::Polled => Viewer::start::<Requests>(crowd.clone(), visit, phase),
                 _ => Viewer::start::<Socket>(crowd.clone(), visit, phase),
