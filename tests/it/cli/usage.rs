@@ -47,8 +47,11 @@ impl Ran {
 }
 
 pub async fn ended(mut command: Command) -> Ran {
-    let output =
-        timeout(PATIENCE, command.output()).await.expect("it ends by itself").expect("keybeat was built");
+    read(timeout(PATIENCE, command.output()).await)
+}
+
+fn read(ended: Result<std::io::Result<Output>, Elapsed>) -> Ran {
+    let output = ended.expect("it ends by itself").expect("keybeat was built");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
@@ -444,7 +447,8 @@ async fn bench_of_capacity_measures_each_mode() {
 #[tokio::test]
 async fn bench_of_approaches_measures_all_five() {
     let small = ["--watchers", "20", "--contacts", "19", "--every", "400ms", "--seconds", "400ms", "--json"];
-    let ran = run(&[&["bench", "approaches"][..], &small].concat()).await;
+    let mut command = keybeat(&[&["bench", "approaches"][..], &small].concat());
+    let ran = read(timeout(Duration::from_secs(180), command.output()).await);
     let rows = ran.json();
     assert_eq!(rows.len(), 5, "{}{}", ran.out, ran.err);
     for row in &rows {

@@ -142,10 +142,11 @@ impl<P: Program> Life<P> {
             }
             // Watch first, then read: a change in between is sent after the snapshot.
             Ok(FromClient::Watch { users }) => {
+                self.watcher.hold();
                 self.program.watchers().add(&self.watcher, &users);
-                if let Ok(Some(online)) = self.program.watch(&users).await {
-                    self.watcher.send(Message::Text(snapshot(&users, &online).into()));
-                }
+                let online = self.program.watch(&users).await.ok().flatten();
+                let snapshot = online.map(|online| Message::Text(snapshot(&users, &online).into()));
+                self.watcher.release(snapshot);
                 self.watched.extend(users);
             }
             Err(_) => {}

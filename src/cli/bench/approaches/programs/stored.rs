@@ -2,7 +2,7 @@
 //!
 //! The store is a sorted set: the time of each user's last heartbeat. The heartbeat that adds a user is published as a change. A script
 //! removes users whose time is over, once a second, and publishes each. Each server subscribes to the one channel of changes and sends
-//! each change to the sockets that watch the user. A page that loads, or connects again, asks the store.
+//! each change to the sockets that watch the user. A page that loads, or connects again, asks the store; changes wait until it has the answer.
 
 use super::sockets::{Program, router};
 use super::watchers::Watchers;

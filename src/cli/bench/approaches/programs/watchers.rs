@@ -4,7 +4,7 @@ use crate::lock::lock;
 use axum::extract::ws::Message;
 use serde_json::json;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,8 @@ const QUEUE: usize = 4_096;
 pub struct Watcher {
     id: u64,
     queue: mpsc::Sender<Message>,
+    /// Changes that wait for a snapshot.
+    held: Arc<Mutex<Option<Vec<Message>>>>,
     /// Cancelled when the queue is full.
     pub too_slow: CancellationToken,
 }
@@ -23,11 +25,32 @@ pub struct Watcher {
 impl Watcher {
     pub fn new(id: u64) -> (Watcher, mpsc::Receiver<Message>) {
         let (queue, messages) = mpsc::channel(QUEUE);
-        (Watcher { id, queue, too_slow: CancellationToken::new() }, messages)
+        (Watcher { id, queue, held: Arc::default(), too_slow: CancellationToken::new() }, messages)
+    }
+
+    /// Holds changes back until the snapshot is sent. A snapshot that is older than a change may arrive after it, and would undo it.
+    pub fn hold(&self) {
+        lock(&self.held).get_or_insert_default();
+    }
+
+    /// Sends the snapshot, if there is one, and then what was held back.
+    pub fn release(&self, snapshot: Option<Message>) {
+        let held = lock(&self.held).take().unwrap_or_default();
+        snapshot.into_iter().chain(held).for_each(|message| self.queue(message));
+    }
+
+    /// Sends a change.
+    fn send(&self, message: Message) {
+        let mut held = lock(&self.held);
+        match &mut *held {
+            Some(held) if held.len() < QUEUE => held.push(message),
+            Some(_) => self.too_slow.cancel(),
+            None => self.queue(message),
+        }
     }
 
     /// Queues a message, or has the socket closed.
-    pub fn send(&self, message: Message) {
+    fn queue(&self, message: Message) {
         if self.queue.try_send(message).is_err() {
             self.too_slow.cancel();
         }
