@@ -95,9 +95,9 @@ fn row(report: &Report, approach: Approach, sizes: &Sizes, outcome: &Outcome) {
             ms(p50),
             ms(p99),
             ms(left),
-            format!("{} of {}", redis.late, redis.expected),
+            late(redis),
             redis.lost.to_string(),
-            format!("{} of {}", server.late, server.expected),
+            late(server),
             server.lost.to_string(),
             outcome.invented.to_string(),
         ],
@@ -106,6 +106,13 @@ fn row(report: &Report, approach: Approach, sizes: &Sizes, outcome: &Outcome) {
 
 fn cpu(us: f64) -> String {
     format!("{:.2} ms", us / 1e3)
+}
+
+/// How many changes were late, and by how much the last one was.
+fn late(verdict: &Verdict) -> String {
+    let Verdict { late, expected, lags_ms, .. } = verdict;
+    let most = lags_ms.last().map_or_else(|| "-".into(), |&most| ms(most));
+    format!("{late} of {expected}, at most {most}")
 }
 
 fn object(verdict: &Verdict) -> Value {
