@@ -72,6 +72,8 @@ pub const BENCH: &str = "Examples:
   keybeat bench                                      # everything, on its own daemon and Redis
   keybeat bench lag --users 10000
   keybeat bench capacity --users 20000 --seconds 12s # unit costs of 0 to 8 daemons
+  keybeat bench approaches --watchers 1000           # five ways to show who is online, side by side
+  keybeat bench simulation --users 10000000 --every 10s --seconds 90s
   keybeat bench fanout --watchers 200 --seconds 2s --json
   keybeat bench connections --clients 5000 --url http://127.0.0.1:7400";
 

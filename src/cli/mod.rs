@@ -346,19 +346,26 @@ struct BenchArgs {
     url: Option<Address>,
     #[command(flatten)]
     token: access::TokenArgs,
-    /// Number of users for lag, heartbeats and capacity
+    /// Number of users for lag, heartbeats, capacity and simulation
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = values::whole(1..=u32::MAX))]
     users: u32,
     /// Number of sockets for connections, and for the fanout row in which all watch one user
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = values::whole(1..=u32::MAX))]
     clients: u32,
-    /// Number of sockets for the other rows of fanout
+    /// Number of sockets for the other rows of fanout, and of users for approaches
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = values::whole(1..=u32::MAX))]
     watchers: u32,
     /// Numbers of daemons for capacity, 0 to 64, separated by commas; 0 is Redis without notifications
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0,1,2,4,8", value_parser = values::whole(0..=64_u8))]
     daemons: Vec<u8>,
-    /// Duration of each rate of fanout and of each row of heartbeats and capacity
+    /// Interval of a user's heartbeats for approaches, a quarter of the TTL, and for simulation, a third of it
+    #[arg(long, value_name = "DURATION", default_value = "1250ms", value_parser = values::duration)]
+    every: Duration,
+    /// Number of contacts that each user of approaches watches
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = values::whole(1..=10_000_u32))]
+    contacts: u32,
+    /// Duration of each rate of fanout, of each row of heartbeats and capacity, of the even load of approaches, and of the
+    /// simulated time
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
     seconds: Duration,
     /// Print one JSON object per line

@@ -4,7 +4,7 @@ use crate::redis::resp::client::Pipeline;
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::{Allowed, RedisReply};
 use anyhow::{Context, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The errors of a server that takes no writes: a script runs for too long, it loads its data, its cluster is down, its
 /// memory is full, it cannot save, or too few replicas follow it.
@@ -72,6 +72,14 @@ impl Info {
         databases.filter_map(|(_, text)| number_after("expires=", text)).sum()
     }
 
+    /// How often each command was called, by its name. Needs the section commandstats.
+    pub(super) fn calls(&self) -> BTreeMap<String, u64> {
+        let call = |(name, text): (&String, &String)| {
+            Some((name.strip_prefix("cmdstat_")?.to_owned(), number_after("calls=", text)?))
+        };
+        self.0.iter().filter_map(call).collect()
+    }
+
     /// How many commands the server has refused in a state in which it takes no writes. Needs the section errorstats.
     pub(super) fn refused_writes(&self) -> u64 {
         let count = |code: &&str| number_after("count=", self.field(&format!("errorstat_{code}")));
@@ -112,6 +120,15 @@ mod tests {
             Info::parse("errorstat_ERR:count=9\r\nerrorstat_OOM:count=3\r\nerrorstat_BUSY:count=4\r\n");
         assert_eq!(info.refused_writes(), 7);
         assert_eq!(Info::default().refused_writes(), 0);
+    }
+
+    #[test]
+    fn calls_are_counted_by_command() {
+        let info = Info::parse(
+            "cmdstat_set:calls=7,usec=9\r\ncmdstat_config|get:calls=2,usec=1\r\nused:calls=1\r\n",
+        );
+        let calls = info.calls();
+        assert_eq!((calls.len(), calls["set"], calls["config|get"]), (2, 7, 2));
     }
 
     #[test]

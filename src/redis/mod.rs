@@ -15,6 +15,7 @@ pub mod listing;
 mod names;
 pub mod password_file;
 pub mod private;
+pub mod raw;
 mod resp;
 mod retry_delay;
 mod scan;

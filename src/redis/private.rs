@@ -81,7 +81,12 @@ impl Embedded {
 
     /// The URL of its socket.
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
     }
 
     async fn wait_until_it_answers(&mut self, binary: &std::path::Path) -> Result<()> {

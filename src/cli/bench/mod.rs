@@ -1,5 +1,6 @@
 //! `keybeat bench`: the load and the latency of a daemon, measured with real clients.
 
+mod approaches;
 mod capacity;
 mod client;
 mod connections;
@@ -7,6 +8,7 @@ mod fanout;
 mod heartbeats;
 mod lag;
 mod report;
+mod simulation;
 mod site;
 mod streams;
 
@@ -43,13 +45,20 @@ pub enum What {
     Streams,
     /// CPU of Redis and of each daemon per heartbeat, by the number of daemons and the mode of --events; only by its name
     Capacity,
+    /// Five ways to build a presence indicator, on the same workload; only by its name
+    Approaches,
+    /// The tracker with many users in simulated time: CPU per heartbeat, memory per user, lateness; only by its name
+    Simulation,
 }
 
 pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     super::logging::start_quiet();
     let report = Report { json: args.json };
-    if args.what == Some(What::Capacity) {
-        return capacity(&args, &report).await;
+    match args.what {
+        Some(What::Capacity) => return capacity(&args, &report).await,
+        Some(What::Approaches) => return approaches(&args, &report).await,
+        Some(What::Simulation) => return simulation(&args, &report),
+        _ => {}
     }
     check_files(u64::from(args.clients.max(args.watchers)))?;
     let mut site = match &args.url {
@@ -89,6 +98,43 @@ async fn capacity(args: &BenchArgs, report: &Report) -> Result<ExitCode> {
     let sizes =
         capacity::Sizes { users: args.users as usize, daemons: args.daemons.clone(), lasts: args.seconds };
     capacity::measure(report, &sizes).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The approaches need servers of their own.
+async fn approaches(args: &BenchArgs, report: &Report) -> Result<ExitCode> {
+    if let Some(url) = &args.url {
+        bail!(Usage(format!(
+            "approaches starts its own servers, so it cannot measure {url}; leave out --url"
+        )));
+    }
+    let (users, contacts) = (args.watchers as usize, args.contacts as usize);
+    if users < approaches::ROUND {
+        bail!(Usage(format!(
+            "approaches needs at least {} users, not {users}: --watchers 100",
+            approaches::ROUND
+        )));
+    }
+    if contacts >= users {
+        bail!(Usage(format!("of {users} users nobody has {contacts} contacts; use fewer: --contacts 10")));
+    }
+    // The small programs run in this process, which has both ends of each connection.
+    check_files(2 * u64::from(args.watchers))?;
+    approaches::measure(
+        report,
+        &approaches::Sizes { users, contacts, every: args.every, lasts: args.seconds },
+    )
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The simulation has no Redis and no daemon.
+fn simulation(args: &BenchArgs, report: &Report) -> Result<ExitCode> {
+    if let Some(url) = &args.url {
+        bail!(Usage(format!("simulation starts no daemon, so it cannot measure {url}; leave out --url")));
+    }
+    let sizes = simulation::Sizes { users: args.users as usize, every: args.every, lasts: args.seconds };
+    simulation::measure(report, &sizes)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -182,14 +182,26 @@ fn file_of(process: &Child, file: &str) -> Option<String> {
 
 /// Resident memory of a process in bytes.
 pub fn memory_of(process: &Child) -> Option<f64> {
-    let status = file_of(process, "status")?;
+    memory_in(&file_of(process, "status")?)
+}
+
+/// Resident memory of this process in bytes.
+pub fn own_memory() -> Option<f64> {
+    memory_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn memory_in(status: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
 }
 
 /// CPU seconds of a process so far.
 pub fn cpu_of(process: &Child) -> Option<f64> {
-    let stat = file_of(process, "stat")?;
+    cpu_in(&file_of(process, "stat")?)
+}
+
+/// CPU seconds in the text of a `stat` file, of a process or of a thread.
+pub fn cpu_in(stat: &str) -> Option<f64> {
     let after = stat.rsplit_once(')')?.1;
     let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
     Some(ticks.sum::<Result<f64, _>>().ok()? / TICKS)
@@ -197,8 +209,13 @@ pub fn cpu_of(process: &Child) -> Option<f64> {
 
 /// Starts a daemon at this address on a private Redis.
 pub fn serve(embedded: &Embedded, at: SocketAddr, args: &[&str]) -> Result<Child> {
+    serve_url(&embedded.url(), at, args)
+}
+
+/// Starts a daemon at this address on the Redis of this URL.
+pub fn serve_url(redis: &str, at: SocketAddr, args: &[&str]) -> Result<Child> {
     Command::new(std::env::current_exe()?)
-        .args(["serve", "--redis", &embedded.url(), "--listen", &at.to_string()])
+        .args(["serve", "--redis", redis, "--listen", &at.to_string()])
         .args(args)
         // Event streams count as connections.
         .args(["--max-connections", "1000000"])

@@ -1,5 +1,6 @@
 //! Commands and what they print.
 
+mod bench;
 mod commands;
 mod config_file;
 mod listing;

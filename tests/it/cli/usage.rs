@@ -5,10 +5,11 @@ use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, fill, signal};
 use crate::common::{PATIENCE, free_port, until};
 use serde_json::Value;
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 
 /// A command without variables `KEYBEAT_…` in its environment.
@@ -47,8 +48,11 @@ impl Ran {
 }
 
 pub async fn ended(mut command: Command) -> Ran {
-    let output =
-        timeout(PATIENCE, command.output()).await.expect("it ends by itself").expect("keybeat was built");
+    read(timeout(PATIENCE, command.output()).await)
+}
+
+pub(super) fn read(ended: Result<std::io::Result<Output>, Elapsed>) -> Ran {
+    let output = ended.expect("it ends by itself").expect("keybeat was built");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }

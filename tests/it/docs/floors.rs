@@ -34,6 +34,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "link listing",
             "inspect usage writer",
             "directory",
+            "inspect raw usage writer",
         ],
     ),
     (
