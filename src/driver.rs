@@ -196,8 +196,8 @@ impl Driver {
                 Action::AnnounceEnds(link, keys) => {
                     self.links.order(link, Order::Announce(Message::Gone { keys: texts(&keys) }));
                 }
-                Action::AnnounceUsualTtl(link, ttl_ms) => {
-                    self.links.order(link, Order::AnnounceUsualTtl(ttl_ms));
+                Action::AnnounceCommonTtl(link, ttl_ms) => {
+                    self.links.order(link, Order::AnnounceCommonTtl(ttl_ms));
                 }
                 Action::AnnounceDigest(link, message) => {
                     self.links.order(link, Order::AnnounceDigest(message));

@@ -343,7 +343,7 @@ impl World {
                     self.relay.tracker.events(self.time(), link, std::iter::once(Event::Canary));
                 }
             }
-            Action::AnnounceUsualTtl(..) | Action::AnnounceCame(..) => {}
+            Action::AnnounceCommonTtl(..) | Action::AnnounceCame(..) => {}
             Action::AnnounceDeleted(..) | Action::AnnounceTracks(..) => {}
             Action::AnnounceDigest(link, message) => self.order(link, Question::Digest(message)),
             Action::Digested(_) => {}

@@ -78,7 +78,7 @@ pub enum Input<'a> {
     /// The holder of the server's lease says that the key has ended, and that no event did: a detector that follows asks.
     Suspected(&'a [u8]),
     /// The holder of the server's lease says that most keys have this TTL in milliseconds.
-    UsualTtl(u32),
+    CommonTtl(u32),
     /// The same where names are pushed, of a key that a program deleted.
     Removed(&'a [u8]),
     /// A daemon says that the key ends so many milliseconds from now, unless somebody renews it. It has just set the key, but
@@ -224,10 +224,10 @@ pub enum Output {
     /// An answer says that a key is absent, and no event does. It counts only after [`Input::Proven`] for a canary that
     /// is ordered later than now.
     Prove,
-    /// The other daemons cannot know this TTL, in milliseconds, of a key: it is not the usual one.
+    /// The other daemons cannot know this TTL, in milliseconds, of a key: it is not the common one.
     Learnt(Key, u32),
     /// Most keys have this TTL in milliseconds, from now on.
-    UsualTtl(u32),
+    CommonTtl(u32),
     /// A question found that the key has ended, and no event has reported it to the other daemons.
     Unannounced(Key),
     /// The stream is dead even if its socket is open: subscribe again.

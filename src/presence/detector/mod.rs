@@ -7,7 +7,7 @@
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `retimed`: keys whose TTL another command than SET has changed.
-//! - `ttl`: learning TTLs. `usual_ttl`: the TTL of most keys. `fickle`: users whose programs vary them.
+//! - `ttl`: learning TTLs. `common_ttl`: the TTL of most keys. `fickle`: users whose programs vary them.
 //! - `deadlines`: when to ask; `early`: and when to ask before, where no event reports a renewal.
 //! - `digest`: a digest of the live keys, which daemons compare.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
@@ -18,6 +18,7 @@
 //! - `chosen`: where only the keys of some users are kept.
 
 mod chosen;
+mod common_ttl;
 mod deadlines;
 mod digest;
 mod early;
@@ -35,13 +36,13 @@ mod slot;
 mod tests;
 mod tracking;
 mod ttl;
-mod usual_ttl;
 
 pub use digest::Digest;
 pub use messages::{Answer, BatchId, End, Input, Moved, Output, Role, ServerId, Side};
 
 use super::table::Table;
 use super::{Change, Key, Reason, Time};
+use common_ttl::Vote;
 use deadlines::Deadlines;
 use fickle::Fickle;
 use grants::Grants;
@@ -53,7 +54,6 @@ use retimed::LastSet;
 use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
-use usual_ttl::Vote;
 
 /// The longest TTL that a detector keeps, about 49 days. A longer one counts as this long and is asked again then.
 pub const LONGEST_TTL_MS: u64 = u32::MAX as u64;
@@ -233,7 +233,7 @@ impl Detector {
             Input::Pushed(name) => self.pushed(now, name),
             Input::Suspected(name) if self.tracked => self.announced_end(now, name, false),
             Input::Suspected(name) => self.suspected(name),
-            Input::UsualTtl(ttl_ms) => self.take_usual_ttl(ttl_ms),
+            Input::CommonTtl(ttl_ms) => self.take_common_ttl(ttl_ms),
             Input::Named(name) => self.named(now, name),
             Input::Removed(name) => self.announced_end(now, name, true),
             Input::Leads { polled } => self.lead(now, polled),

@@ -93,7 +93,7 @@ impl Tracker {
         server.digests.published = now.as_ms();
         let mark = DigestMessage::Mark(server.digests.published);
         // For daemons that have missed it.
-        self.out.push_back(Action::AnnounceUsualTtl(server.link, server.detector.usual_ttl_ms()));
+        self.out.push_back(Action::AnnounceCommonTtl(server.link, server.detector.common_ttl_ms()));
         self.out.push_back(Action::AnnounceDigest(server.link, mark));
     }
 

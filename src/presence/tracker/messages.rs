@@ -149,7 +149,7 @@ pub enum Action {
     /// was believed.
     Announce(LinkId, WrittenKeys),
     /// Announce to the other daemons that most keys have this TTL in milliseconds.
-    AnnounceUsualTtl(LinkId, u32),
+    AnnounceCommonTtl(LinkId, u32),
     /// Announce to the other daemons that these keys have ended, and that no event reported it.
     AnnounceEnds(LinkId, Vec<Key>),
     /// Send this about the digest of the server's keys to all daemons, this one included.

@@ -514,7 +514,7 @@ impl Tracker {
             Output::Scan(number, cursor) => self.scan(now, at, number, cursor),
             Output::Prove => self.prove(now, at),
             Output::Learnt(key, ttl_ms) => server.news.ttls.push((key, ttl_ms)),
-            Output::UsualTtl(ttl_ms) => self.out.push_back(Action::AnnounceUsualTtl(link, ttl_ms)),
+            Output::CommonTtl(ttl_ms) => self.out.push_back(Action::AnnounceCommonTtl(link, ttl_ms)),
             // Where names are pushed, each change is announced when it is reported.
             Output::Unannounced(_) if server.renewals == Renewals::Tracking => {}
             Output::Unannounced(key) => server.news.ends.push(key),

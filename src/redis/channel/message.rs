@@ -23,7 +23,7 @@ pub enum Message {
         keys: Vec<(String, u32)>,
     },
     /// Most keys of a server have this TTL in milliseconds. Where a key has another one, the holder of the server's lease announces it.
-    UsualTtl {
+    CommonTtl {
         /// The server's id in a cluster; empty for a server that stands alone.
         server: String,
         /// The TTL.

@@ -104,7 +104,7 @@ pub enum Order {
     /// Publish this to the other daemons.
     Announce(Message),
     /// Publish that most keys of the server have this TTL in milliseconds.
-    AnnounceUsualTtl(u32),
+    AnnounceCommonTtl(u32),
     /// Publish this about the digest of the server's keys.
     AnnounceDigest(DigestMessage),
     /// Ask the holder of the lease for the names of these users' keys, in a request of this number.

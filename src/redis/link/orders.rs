@@ -57,9 +57,9 @@ impl Worker<'_> {
                 Some(Order::Scan(number, cursor)) => self.scan(number, cursor),
                 Some(Order::Canary) => self.renew_canary(),
                 Some(Order::Announce(message)) => self.announce(&message),
-                Some(Order::AnnounceUsualTtl(ttl_ms)) => {
+                Some(Order::AnnounceCommonTtl(ttl_ms)) => {
                     let server = self.settings.server_id();
-                    self.announce(&Message::UsualTtl { server, ttl_ms });
+                    self.announce(&Message::CommonTtl { server, ttl_ms });
                 }
                 Some(Order::AnnounceDigest(message)) => self.announce(&self.about_digest(message)),
                 Some(Order::Find(number, users)) => self.find(number, &users),

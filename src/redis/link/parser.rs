@@ -31,7 +31,7 @@ pub enum Kind {
     /// The holder of the lease says that the key has ended.
     Suspected,
     /// The holder of the lease says that most keys have this TTL in milliseconds.
-    UsualTtl(u32),
+    CommonTtl(u32),
     /// The message about digests at this place of the chunk's list.
     Digest(u32),
     /// The holder of the lease announces that a program has deleted the key.
@@ -296,7 +296,7 @@ impl Events {
                 Kind::Mark(mark) => return Item::Mark(mark),
                 Kind::Written(ttl_ms) => Input::Written(name, ttl_ms),
                 Kind::Suspected => Input::Suspected(name),
-                Kind::UsualTtl(ttl_ms) => Input::UsualTtl(ttl_ms),
+                Kind::CommonTtl(ttl_ms) => Input::CommonTtl(ttl_ms),
                 Kind::Digest(place) => return Item::Digest(&self.digests[place as usize]),
                 Kind::Removed => Input::Removed(name),
                 Kind::Tracks(since) => return Item::Tracks(text(name), since),

@@ -172,7 +172,7 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
         Message::Deleted { keys } => keys.iter().for_each(|key| chunk.push(Kind::Removed, key.as_bytes())),
         // In a cluster each node passes on what is said of the others.
         Message::Lease { server: of, .. }
-        | Message::UsualTtl { server: of, .. }
+        | Message::CommonTtl { server: of, .. }
         | Message::DigestMark { server: of, .. }
         | Message::Digest { server: of, .. }
         | Message::DigestDiffers { server: of, .. }
@@ -184,7 +184,7 @@ fn receive(channel: &Channel, server: &str, payload: &[u8], chunk: &mut Events) 
             let daemons = u32::try_from(daemons).unwrap_or(u32::MAX);
             chunk.push(Kind::Lease(Beat { held, daemons, stands_in }), received.from.as_bytes());
         }
-        Message::UsualTtl { ttl_ms, .. } => chunk.push(Kind::UsualTtl(ttl_ms), b""),
+        Message::CommonTtl { ttl_ms, .. } => chunk.push(Kind::CommonTtl(ttl_ms), b""),
         Message::DigestMark { number, .. } => chunk.push_digest(DigestMessage::Mark(number)),
         Message::Digest { number, buckets, .. } => {
             let digest = Digest::from_buckets(buckets);

@@ -96,23 +96,23 @@ fn evicted_key_may_have_been_renewed_since_the_lease_was_given_up() {
 }
 
 #[test]
-fn key_without_announced_ttl_has_the_usual_one() {
+fn key_without_announced_ttl_has_the_common_one() {
     check(
-        "0 up r follows; 1 page; 10 created alice; 12 usual 900; 14 created bob; 15 usual 99; 1000 expired alice; 1000 expired bob",
+        "0 up r follows; 1 page; 10 created alice; 12 common 900; 14 created bob; 15 common 99; 1000 expired alice; 1000 expired bob",
         "1 reconciled; 10 +alice Heartbeat seen 10; 14 +bob Heartbeat seen 14; 1000 -alice Expired at 1000 seen 970; \
          1000 -bob Expired at 1000 seen 100",
     );
 }
 
 #[test]
-fn holder_announces_the_usual_ttl_instead_of_each() {
+fn holder_announces_the_common_ttl_instead_of_each() {
     let user = |i: u32| format!("{t} set u{i}; {t} answered u{i}=60; ", t = 10 + i);
     let script: String = (0..70).map(user).collect();
     let settings = Settings { first_ttl_ms: 30, trusted_uptime_ms: u64::MAX, ..Settings::default() };
     let mut said = outputs(settings, &format!("0 up r holds; 1 page; {script}"));
-    said.retain(|line| line.contains("learnt") || line.contains("usual"));
+    said.retain(|line| line.contains("learnt") || line.contains("common"));
     assert_eq!(said.len(), 64, "{said:?}");
-    assert_eq!(said[63], "73 usual 60");
+    assert_eq!(said[63], "73 common 60");
 }
 
 #[test]

@@ -39,7 +39,7 @@ enum Op {
     Leads(bool),
     Follows,
     Suspected(Vec<u8>),
-    UsualTtl(u32),
+    CommonTtl(u32),
     Refused,
 }
 
@@ -128,7 +128,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::Leads),
         1 => Just(Op::Follows),
         1 => name().prop_map(Op::Suspected),
-        1 => any::<u32>().prop_map(Op::UsualTtl),
+        1 => any::<u32>().prop_map(Op::CommonTtl),
         1 => Just(Op::Refused),
     ]
 }
@@ -176,7 +176,7 @@ impl Run {
                 Output::Scan(number, _) => self.scan = number,
                 Output::Moved(_) | Output::Reconciled | Output::Swept => {}
                 Output::Restart | Output::Prove | Output::Learnt(..) | Output::Unannounced(_) => {}
-                Output::UsualTtl(_) => {}
+                Output::CommonTtl(_) => {}
             }
         }
         self.audit();
@@ -209,7 +209,7 @@ impl Run {
             Op::Leads(polled) => self.feed(Input::Leads { polled }),
             Op::Follows => self.feed(Input::Follows),
             Op::Suspected(name) => self.feed(Input::Suspected(&name)),
-            Op::UsualTtl(ttl) => self.feed(Input::UsualTtl(ttl)),
+            Op::CommonTtl(ttl) => self.feed(Input::CommonTtl(ttl)),
             Op::Gap => self.feed(Input::Gap),
             Op::Down => self.feed(Input::Down),
             Op::Page(pass, names, next) => self.feed(Input::Page(pass, names, next)),

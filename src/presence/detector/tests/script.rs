@@ -4,7 +4,7 @@ use super::*;
 
 /// Runs a script and compares all outputs. Steps are separated by `;` and start with the time in milliseconds.
 ///
-/// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `usual TTL`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
+/// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `common TTL`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
 /// - `tracks`: names are pushed from the next `up` on; `pushed KEY`
@@ -101,7 +101,7 @@ impl Run {
             }
             "leads" => self.feed(now, Input::Leads { polled: words == ["unheard"] }),
             "follows" => self.feed(now, Input::Follows),
-            "usual" => self.feed(now, Input::UsualTtl(words[0].parse().unwrap())),
+            "common" => self.feed(now, Input::CommonTtl(words[0].parse().unwrap())),
             "suspected" => self.feed(now, Input::Suspected(word())),
             "gap" => self.feed(now, Input::Gap),
             "replaced" => self.feed(now, Input::Replaced),
@@ -185,7 +185,7 @@ impl Run {
                     continue;
                 }
                 Output::Prove => format!("{ms} prove"),
-                Output::UsualTtl(ttl_ms) => format!("{ms} usual {ttl_ms}"),
+                Output::CommonTtl(ttl_ms) => format!("{ms} common {ttl_ms}"),
                 Output::Learnt(key, ttl_ms) => format!("{ms} learnt {key:?} {ttl_ms}"),
                 Output::Unannounced(key) => format!("{ms} unannounced {key:?}"),
             });

@@ -66,10 +66,10 @@ fn difference_that_polls_do_not_end_costs_ever_less() {
 #[test]
 fn holder_publishes_its_digest_and_polls_when_a_follower_asks() {
     check(
-        "usual digest digested scan",
+        "common digest digested scan",
         "0 fleet S; 1 up S r holds; 2 page S; 3 due; 4 canary S; 5 due; 6 marked S 3; 7 differs S; 100 due; 2007 due; \
          2008 marked S 2007; 2009 differs S again; 2010 page S; 2011 differs S again",
-        "1 scan S; 3 usual S 30000; 3 digest S Mark(3); 6 digest S 3; 2007 usual S 30000; 2007 digest S Mark(2007); \
+        "1 scan S; 3 common S 30000; 3 digest S Mark(3); 6 digest S 3; 2007 common S 30000; 2007 digest S Mark(2007); \
          2008 digest S 2007; 2009 digested polled; 2009 scan S",
     );
 }

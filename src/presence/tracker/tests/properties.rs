@@ -162,7 +162,7 @@ impl Fleets {
             Action::Servers
             | Action::Announce(..)
             | Action::AnnounceEnds(..)
-            | Action::AnnounceUsualTtl(..)
+            | Action::AnnounceCommonTtl(..)
             | Action::AnnounceDigest(..)
             | Action::Digested(_)
             | Action::AnnounceCame(..)

@@ -198,7 +198,7 @@ impl Run {
                 words[2..].iter().for_each(|word| digest.note(word.as_bytes(), true));
                 self.digest(now, link, &DigestMessage::Digest(words[1].parse().unwrap(), digest));
             }
-            "usual" => self.event(now, link, Event::Key(Input::UsualTtl(words[1].parse().unwrap()))),
+            "common" => self.event(now, link, Event::Key(Input::CommonTtl(words[1].parse().unwrap()))),
             "sought" => {
                 let number = words[2].parse().unwrap();
                 self.event(now, link, Event::Sought { from: words[1], number, user: words[3] });
@@ -308,7 +308,7 @@ impl Run {
             Action::Canary(link) => format!("canary {}", name(link)),
             Action::Announce(link, keys) => format!("announce {} {keys:?}", name(link)),
             Action::AnnounceEnds(link, keys) => format!("ends {} {keys:?}", name(link)),
-            Action::AnnounceUsualTtl(link, ttl_ms) => format!("usual {} {ttl_ms}", name(link)),
+            Action::AnnounceCommonTtl(link, ttl_ms) => format!("common {} {ttl_ms}", name(link)),
             Action::AnnounceDigest(link, DigestMessage::Digest(number, _)) => {
                 format!("digest {} {number}", name(link))
             }

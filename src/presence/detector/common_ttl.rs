@@ -1,7 +1,7 @@
 //! The TTL that most programs use at this server: the holder of the lease announces only those that differ.
 //!
 //! It begins with the setting. After each [`SAMPLE`] keys whose TTL was learnt, it becomes another TTL if nearly all of them have
-//! that one. Daemons that follow learn it from the holder. A key without an announced TTL keeps the usual TTL of its time.
+//! that one. Daemons that follow learn it from the holder. A key without an announced TTL keeps the common TTL of its time.
 
 use super::{Detector, Output, Role};
 
@@ -9,7 +9,7 @@ use super::{Detector, Output, Role};
 const SAMPLE: u32 = 64;
 /// Of them, so many must have the same TTL.
 const NEARLY_ALL: u32 = 56;
-/// A usual TTL that another daemon announces must be in this range, in milliseconds: from a tenth of a second to a day.
+/// A common TTL that another daemon announces must be in this range, in milliseconds: from a tenth of a second to a day.
 const BOUNDS_MS: (u32, u32) = (100, 86_400_000);
 
 /// The vote of the keys whose TTLs were learnt last (the majority vote of Boyer and Moore).
@@ -41,21 +41,21 @@ impl Vote {
 
 impl Detector {
     /// The TTL, in milliseconds, that a key is assumed to have until its own is known.
-    pub fn usual_ttl_ms(&self) -> u32 {
+    pub fn common_ttl_ms(&self) -> u32 {
         u32::try_from(self.settings.first_ttl_ms).unwrap_or(u32::MAX)
     }
 
     /// A key's TTL was learnt for the first time.
     pub(super) fn vote_for_ttl(&mut self, ttl_ms: u32) {
-        if let Some(usual) = self.vote.cast(ttl_ms).filter(|&ttl| ttl != self.usual_ttl_ms()) {
-            self.settings.first_ttl_ms = u64::from(usual);
-            self.out.push_back(Output::UsualTtl(usual));
+        if let Some(common) = self.vote.cast(ttl_ms).filter(|&ttl| ttl != self.common_ttl_ms()) {
+            self.settings.first_ttl_ms = u64::from(common);
+            self.out.push_back(Output::CommonTtl(common));
         }
     }
 
-    /// The holder announces the usual TTL.
-    pub(super) fn take_usual_ttl(&mut self, ttl_ms: u32) {
-        let before = self.usual_ttl_ms();
+    /// The holder announces the common TTL.
+    pub(super) fn take_common_ttl(&mut self, ttl_ms: u32) {
+        let before = self.common_ttl_ms();
         if self.role != Role::Follows || ttl_ms == before || !(BOUNDS_MS.0..=BOUNDS_MS.1).contains(&ttl_ms) {
             return;
         }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ttl_of_nearly_all_becomes_the_usual_one() {
+    fn ttl_of_nearly_all_becomes_the_common_one() {
         let cast = |others: u32| {
             let mut vote = Vote::default();
             let ttls = (0..SAMPLE)
