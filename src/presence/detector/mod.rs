@@ -7,7 +7,7 @@
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `retimed`: keys whose TTL another command than SET has changed.
-//! - `ttl`: learning TTLs. `fickle`: users whose programs vary them. `deadlines`: when to ask; `early`: and when to ask
+//! - `ttl`: learning TTLs; `usual`: the TTL of most keys. `fickle`: users whose programs vary theirs. `deadlines`: when to ask; `early`: and when to ask
 //!   before, where no event reports a renewal.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
 //! - `reconcile`: the comparison after a gap, and the sweep.
@@ -29,6 +29,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod ttl;
+mod usual;
 
 pub use messages::{Answer, BatchId, End, Input, Moved, Output, Role, ServerId, Side};
 
@@ -45,6 +46,7 @@ use retimed::LastSet;
 use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
+use usual::UsualTtl;
 
 /// The longest TTL that a detector keeps, about 49 days. A longer one counts as this long and is asked again then.
 pub const LONGEST_TTL_MS: u64 = u32::MAX as u64;
@@ -139,6 +141,7 @@ pub struct Detector {
     retired: u32,
     checks: Checks,
     fickle: Fickle,
+    usual: UsualTtl,
     counts: Counts,
     out: VecDeque<Output>,
 }
@@ -170,6 +173,7 @@ impl Detector {
             retired: 0,
             checks: Checks::default(),
             fickle: Fickle::default(),
+            usual: UsualTtl::default(),
             counts: Counts::default(),
             out: VecDeque::new(),
         }
