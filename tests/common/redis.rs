@@ -321,7 +321,8 @@ pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
 /// The same, with the TTL in milliseconds that belongs to each number.
 pub fn fill_with(redis: &Redis, prefix: &str, keys: usize, ttl_ms: impl Fn(usize) -> usize) {
     let mut client = redis.client();
-    let set = |i| vec!["SET".to_owned(), format!("{prefix}{i}"), "1".into(), "PX".into(), ttl_ms(i).to_string()];
+    let set =
+        |i| vec!["SET".to_owned(), format!("{prefix}{i}"), "1".into(), "PX".into(), ttl_ms(i).to_string()];
     for first in (0..keys).step_by(10_000) {
         let some: Vec<Vec<String>> = (first..keys.min(first + 10_000)).map(set).collect();
         client.pipeline(&some);

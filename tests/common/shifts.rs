@@ -64,7 +64,8 @@ pub fn users_of(shift: usize) -> Vec<String> {
 
 fn run(plan: &Mutex<Plan>) {
     let ttl = TTL.as_millis().to_string();
-    let set = |user: String| ["SET", &format!("presence:{user}"), "1", "PX", &ttl].map(str::to_owned).to_vec();
+    let set =
+        |user: String| ["SET", &format!("presence:{user}"), "1", "PX", &ttl].map(str::to_owned).to_vec();
     let delete = |user: &String| vec!["DEL".to_owned(), format!("presence:{user}")];
     let mut writer: Option<Writer> = None;
     loop {
@@ -75,7 +76,8 @@ fn run(plan: &Mutex<Plan>) {
             }
             (plan.shifts.clone(), std::mem::take(&mut plan.leaving))
         };
-        let writer = writer.get_or_insert_with(|| Writer::new(plan.lock().expect("not poisoned").ports.clone()));
+        let writer =
+            writer.get_or_insert_with(|| Writer::new(plan.lock().expect("not poisoned").ports.clone()));
         let users = steady_users().into_iter().chain(shifts.into_iter().flat_map(users_of));
         let mut sent = writer.send(&leaving.iter().map(delete).collect::<Vec<_>>());
         if !sent {

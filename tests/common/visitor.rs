@@ -45,7 +45,11 @@ async fn run(
     late: Arc<Mutex<Vec<String>>>,
 ) {
     let mut client = Client::connect(&format!("http://127.0.0.1:{port}")).expect("an address");
-    if lossless { client.watch_all_lossless() } else { client.watch_all() }
+    if lossless {
+        client.watch_all_lossless()
+    } else {
+        client.watch_all()
+    }
     let mut due: Option<Instant> = None;
     loop {
         let event = client.next().await.expect("the client goes on");

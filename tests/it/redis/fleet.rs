@@ -83,18 +83,20 @@ async fn restart_a_node(fleet: &mut Fleet, node: usize) {
 async fn two_daemons_on_one_redis() {
     let mut fleet = on_one_redis(2).await;
     holders_fail(&mut fleet).await;
-    fleet.stage("Redis killed", async |fleet| {
-        fleet.redis().kill();
-        sleep(Duration::from_secs(1)).await;
-        fleet.redis().run();
-    })
-    .await;
-    fleet.stage("Redis frozen", async |fleet| {
-        fleet.redis().signal("STOP");
-        sleep(LONG).await;
-        fleet.redis().signal("CONT");
-    })
-    .await;
+    fleet
+        .stage("Redis killed", async |fleet| {
+            fleet.redis().kill();
+            sleep(Duration::from_secs(1)).await;
+            fleet.redis().run();
+        })
+        .await;
+    fleet
+        .stage("Redis frozen", async |fleet| {
+            fleet.redis().signal("STOP");
+            sleep(LONG).await;
+            fleet.redis().signal("CONT");
+        })
+        .await;
     fleet.check().await;
 }
 
@@ -111,39 +113,42 @@ async fn four_daemons_on_a_cluster() {
 async fn eight_daemons_on_a_cluster() {
     let mut fleet = on_a_cluster(8).await;
     let holder = fleet.holder().await;
-    fleet.stage("holder and primary killed", async |fleet| {
-        let daemon = fleet.take(holder);
-        daemon.kill();
-        kill_a_primary(fleet, 0).await;
-        fleet.again(holder).await;
-    })
-    .await;
+    fleet
+        .stage("holder and primary killed", async |fleet| {
+            let daemon = fleet.take(holder);
+            daemon.kill();
+            kill_a_primary(fleet, 0).await;
+            fleet.again(holder).await;
+        })
+        .await;
     fleet.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn daemons_roll_one_by_one() {
     let mut fleet = on_one_redis(4).await;
-    fleet.stage("all daemons restarted", async |fleet| {
-        for at in 0..4 {
-            let daemon = fleet.take(at);
-            signal(daemon.pid(), "TERM");
-            assert_eq!(daemon.ended().await.code(), Some(0));
-            fleet.again(at).await;
-        }
-    })
-    .await;
+    fleet
+        .stage("all daemons restarted", async |fleet| {
+            for at in 0..4 {
+                let daemon = fleet.take(at);
+                signal(daemon.pid(), "TERM");
+                assert_eq!(daemon.ended().await.code(), Some(0));
+                fleet.again(at).await;
+            }
+        })
+        .await;
     fleet.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_nodes_roll_one_by_one() {
     let mut fleet = on_a_cluster(2).await;
-    fleet.stage("all nodes restarted", async |fleet| {
-        for node in 0..6 {
-            restart_a_node(fleet, node).await;
-        }
-    })
-    .await;
+    fleet
+        .stage("all nodes restarted", async |fleet| {
+            for node in 0..6 {
+                restart_a_node(fleet, node).await;
+            }
+        })
+        .await;
     fleet.check().await;
 }

@@ -188,13 +188,17 @@ fn grant_of_an_unknown_ttl_lasts_the_usual_one() {
     // The first answers came when 100 and 20 were left, so users have TTLs of 128 or so.
     let restart = "11 down; 15 up r2; 15 page; 16 answered a=- b=-;";
     check(
-        &format!("0 up r; 0 page a b; 0 answered a=100 b=20; {restart} 140 due; 152 due; 152 answered a=- b=-"),
+        &format!(
+            "0 up r; 0 page a b; 0 answered a=100 b=20; {restart} 140 due; 152 due; 152 answered a=- b=-"
+        ),
         "0 ask a b; 0 +a Reconciled seen 0; 0 +b Reconciled seen 0; 0 reconciled; 15 ask a b; 16 reconciled; \
          152 ask a b; 152 -a Expired at 151 seen 0; 152 -b Expired at 151 seen 0",
     );
     // The TTL of b is known: 30.
     check(
-        &format!("0 up r; 0 page a; 0 answered a=100; 1 set b; 1 answered b=30; {restart} 46 due; 47 answered b=-"),
+        &format!(
+            "0 up r; 0 page a; 0 answered a=100; 1 set b; 1 answered b=30; {restart} 46 due; 47 answered b=-"
+        ),
         "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 1 +b Heartbeat seen 1; 1 ask b; 15 ask a b; 16 reconciled; \
          46 ask b; 47 -b Expired at 45 seen 1",
     );

@@ -64,7 +64,8 @@ fn ttl_that_a_daemon_writes_moves_the_question() {
 #[test]
 fn user_who_is_back_after_a_flush_can_leave() {
     // The daemon noticed the flush 300 ms after the user had returned, and the first answer came 100 ms after the heartbeat.
-    let held = "0 up r polled; 0 page a; 0 answered a=29900; 1000 replaced; 1000 page a; 1001 answered a=29700;";
+    let held =
+        "0 up r polled; 0 page a; 0 answered a=29900; 1000 replaced; 1000 page a; 1001 answered a=29700;";
     let said = "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 1000 ask a; 1001 reconciled;";
     check_with(
         long(),
@@ -80,7 +81,10 @@ fn user_who_is_back_after_a_flush_can_leave() {
     // Users could not renew their keys since.
     check_with(
         long(),
-        &format!("{} 2000 sweep; 2000 page; 2001 answered a=-", held.replace("1000 page", "1000 refused 500; 1000 page")),
+        &format!(
+            "{} 2000 sweep; 2000 page; 2001 answered a=-",
+            held.replace("1000 page", "1000 refused 500; 1000 page")
+        ),
         &format!("{said} 2000 ask a; 2001 swept"),
     );
 }
