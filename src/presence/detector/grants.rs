@@ -81,8 +81,8 @@ impl Detector {
         }
     }
 
-    /// How long a grant of the key is, in milliseconds: its TTL. While that is not known for certain, no shorter than what is
-    /// usual.
+    /// How long a grant of the key is, in milliseconds: its TTL. While that is not known for certain, it is no shorter than
+    /// the usual one.
     fn grant_ms(&self, at: u32) -> u64 {
         let slot = &self.table[at];
         let unknown = || slot.ttl_or(self.settings.first_ttl_ms).max(self.usual.ms());

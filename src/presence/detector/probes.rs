@@ -347,7 +347,7 @@ impl Detector {
     }
 
     fn apply_left(&mut self, at: u32, now: Time, left: Left) {
-        self.usual.note(left.ms);
+        self.usual.note(left.ms, self.settings.first_ttl_ms);
         let (missed, first_ttl, reason) =
             (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason(at));
         let (was_live, ttl_before) = (self.table[at].is_live(), self.table[at].known_ttl().unwrap_or(0));

@@ -8,7 +8,7 @@ use crate::common::until;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Collects the transitions that a client receives until then, while the test goes on.
 fn seen(mut socket: Socket, end: Instant) -> JoinHandle<Vec<Value>> {
@@ -47,29 +47,6 @@ async fn failover_just_before_the_start() {
     sleep_until(back).await;
     fill_with(&replica, "presence:u", 100, |_| TTL_MS);
     saw_nothing(seen, "after a failover").await;
-}
-
-/// The users' TTL is longer than `--ttl`, and the daemon has yet to ask for most of the TTLs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flush_before_the_ttls_are_known() {
-    const USERS: usize = 50_000;
-    let redis = Redis::start();
-    let parts = || (0..USERS / 5_000).map(|part| format!("presence:{part}-"));
-    parts().for_each(|prefix| fill_with(&redis, &prefix, 5_000, |_| 20_000));
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--ttl", "1s"]).await;
-    redis.call(&["FLUSHALL"]);
-    // The users come back later than after `--ttl`, and before the end of their own TTL.
-    let back = Instant::now() + Duration::from_secs(5);
-    let (socket, users) = daemon.watch_all().await;
-    assert_eq!(users.len(), USERS);
-    let seen = seen(socket, back + Duration::from_secs(4));
-    sleep_until(back).await;
-    // Slowly, so that the heartbeats do not starve the daemon.
-    for prefix in parts() {
-        fill_with(&redis, &prefix, 5_000, |_| 20_000);
-        sleep(Duration::from_millis(50)).await;
-    }
-    saw_nothing(seen, "after a flush").await;
 }
 
 /// Users whose TTL is 16 s have up to half of it left. The server comes back empty, and they send their next heartbeats in time.

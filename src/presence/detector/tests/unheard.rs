@@ -70,7 +70,7 @@ fn user_who_is_back_after_a_flush_can_leave() {
     check_with(
         long(),
         &format!("{held} 2000 sweep; 2000 page; 2001 answered a=-"),
-        &format!("{said} 2000 ask a; 2001 -a Deleted at 2001 seen 801; 2001 swept"),
+        &format!("{said} 2000 ask a; 2001 -a Deleted at 2001 seen 700; 2001 swept"),
     );
     // A copy that SWAPDB brought: the user has yet to come back.
     check_with(
