@@ -222,6 +222,24 @@ fn launch(servers: &Servers, port: u16) -> Daemon {
     Daemon::launch_at(port, &["--redis", &servers.url(), "--ttl", "4s", "--drain", "2s"])
 }
 
+#[test]
+fn lost_and_invented_transitions_are_counted() {
+    let (mut view, mut wrong) = (View::default(), Vec::new());
+    steady_users().iter().chain(&users_of(0)).chain(&users_of(1)).for_each(|user| view.set(user, true));
+    users_of(0).iter().for_each(|user| view.set(user, false));
+    faults_of("well", &view, 1, &mut wrong);
+    assert!(wrong.is_empty(), "{wrong:?}");
+    for (user, online) in [("steady-1", false), ("shift-0-2", true), ("nobody", true)] {
+        view.set(user, online);
+        wrong.clear();
+        faults_of("not", &view, 1, &mut wrong);
+        assert!(!wrong.is_empty(), "{user}");
+        view.set(user, !online);
+    }
+    // Each of the three shows still: a count does not go back.
+    assert_eq!(wrong.len(), 3, "{wrong:?}");
+}
+
 /// Everything that is lost or invented in a view; all shifts but the last one have left.
 fn faults_of(whose: &str, view: &View, last: usize, wrong: &mut Vec<String>) {
     wrong.extend(view.wrong.iter().map(|why| format!("{whose}: {why}")));

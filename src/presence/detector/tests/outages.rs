@@ -207,9 +207,9 @@ fn flush_before_ttls_are_known_grants_the_usual_one() {
     // The names suffice for the first snapshot. Of two TTLs the daemon has asked for one when the flush comes.
     check(
         "100 met r; 101 page a b; 102 answered a=110; 103 replaced; 103 next; 103 page; 104 answered a=- b=-; 221 due; 223 due; \
-         223 answered a=- b=-",
+         223 answered b=- a=-",
         "101 +a Reconciled seen 101; 101 +b Reconciled seen 101; 101 ask a; 101 ask b; 102 reconciled; 103 ask a b; \
-         104 reconciled; 223 ask a b; 223 -a Expired at 222 seen 101; 223 -b Expired at 222 seen 71",
+         104 reconciled; 223 ask b a; 223 -b Expired at 222 seen 71; 223 -a Expired at 222 seen 101",
     );
 }
 
