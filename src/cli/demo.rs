@@ -36,6 +36,7 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
     }
     let names = Names::new(&config.key_pattern, 0);
     let daemon = Daemon::bind(config, None).await?;
+    let mut signals = serve::stop_signals()?;
     println!(
         "{} simulated users; open the console at {}://{}",
         args.users,
@@ -44,7 +45,7 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
     );
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     serve::reload_at_hangup(&daemon)?;
-    let (mut signals, users) = (serve::stop_signals()?, crowd.abort_handle());
+    let users = crowd.abort_handle();
     let ran = daemon.run(async move || {
         let signal = signals().await;
         // Their Redis ends with the daemon.

@@ -21,7 +21,15 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let config = args.daemon.config()?;
     let redis = named_redis(&args)?;
-    let daemon = Daemon::bind(config, redis).await?;
+    // Before the port opens, since a program that finds it open may stop the daemon at once.
+    let mut signals = stop_signals()?;
+    let daemon = tokio::select! {
+        daemon = Daemon::bind(config, redis) => daemon?,
+        _ = signals() => {
+            info!("stopped before it listened");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     if let Some(file) = &args.config {
         info!("settings read from {}", file.display());
     }
@@ -30,7 +38,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         info!("health and metrics on {}://{address}", daemon.scheme());
     }
     reload_at_hangup(&daemon)?;
-    let ran = daemon.run(stop_signals()?).await;
+    let ran = daemon.run(signals).await;
     traces.end().await;
     ran?;
     info!("stopped");

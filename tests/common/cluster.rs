@@ -5,6 +5,7 @@ use super::redis::{Client, Redis, Reply};
 use super::until;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 const SLOTS: u16 = 16_384;
 
@@ -116,6 +117,41 @@ impl Cluster {
         }
     }
 
+    /// The primary that this node follows; `None` if it is a primary or does not answer.
+    pub fn followed(&self, node: usize) -> Option<usize> {
+        let role = Client::connect(self.nodes[node].port)?.try_call(&["ROLE"])?.list();
+        let port = role.get(2).filter(|_| role[0] == Reply::text("slave"))?.number();
+        self.nodes.iter().position(|other| i64::from(other.port) == port)
+    }
+
+    /// The replica of a primary.
+    pub fn replica_of(&self, primary: usize) -> usize {
+        let replica = (0..self.nodes.len()).find(|&node| self.followed(node) == Some(primary));
+        replica.expect("a replica")
+    }
+
+    /// Waits until every node reports the cluster as ok, and each replica has what its primary had at the call.
+    pub async fn whole(&self, primaries: usize) {
+        until("each node agrees, and each replica follows", async || {
+            let fine = |node: &Redis| (field(node, "cluster_state")? == "ok").then_some(());
+            let replicas = (0..self.nodes.len()).filter(|&node| self.followed(node).is_some()).count();
+            let all = self.nodes.iter().all(|node| fine(node).is_some());
+            (all && replicas == self.nodes.len() - primaries).then_some(())
+        })
+        .await;
+        for node in 0..self.nodes.len() {
+            let Some(primary) = self.followed(node) else { continue };
+            let offset = |of: usize, name: &str| -> Option<u64> {
+                super::redis::info(&self.nodes[of], "replication").get(name)?.parse().ok()
+            };
+            let wanted = offset(primary, "master_repl_offset").expect("a number");
+            until("the replica has caught up", async || {
+                (offset(node, "slave_repl_offset")? >= wanted).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// The ports of all nodes.
     pub fn ports(&self) -> Vec<u16> {
         self.nodes.iter().map(|node| node.port).collect()
@@ -149,6 +185,9 @@ pub fn held(ports: &[u16]) -> BTreeSet<String> {
     all
 }
 
+/// How long a [`Writer`] waits for a node. The users of other nodes have to renew their keys in the meantime.
+const SILENCE: Duration = Duration::from_millis(700);
+
 /// Sends writes to the node that owns each key.
 pub struct Writer {
     ports: Vec<u16>,
@@ -161,28 +200,37 @@ impl Writer {
         Writer { ports, clients: HashMap::new(), owners: HashMap::new() }
     }
 
-    /// Sends commands whose second word is their key. True if every command succeeded.
+    /// Sends commands whose second word is their key, and those that were redirected once more. True if every command succeeded.
     pub fn send(&mut self, commands: &[Vec<String>]) -> bool {
+        let (done, redirected) = self.round(commands.to_vec());
+        let (again, left) = self.round(redirected);
+        done && again && left.is_empty()
+    }
+
+    /// Sends each command to the node that is believed to own its key. Returns whether every command succeeded or was redirected,
+    /// and the redirected ones.
+    fn round(&mut self, commands: Vec<Vec<String>>) -> (bool, Vec<Vec<String>>) {
         let mut groups: HashMap<u16, Vec<Vec<String>>> = HashMap::new();
         for command in commands {
             let port = self.owners.get(&command[1]).copied().unwrap_or_else(|| self.any());
-            groups.entry(port).or_default().push(command.clone());
+            groups.entry(port).or_default().push(command);
         }
-        let mut done = true;
+        let (mut done, mut redirected) = (true, Vec::new());
         for (port, group) in groups {
-            match self.pipeline(port, &group) {
-                Some(replies) => {
-                    for (command, reply) in group.iter().zip(replies) {
-                        done &= self.settle(command, port, reply);
-                    }
-                }
-                None => {
-                    done = false;
-                    group.iter().for_each(|command| self.forget(command));
+            let Some(replies) = self.pipeline(port, &group) else {
+                done = false;
+                group.iter().for_each(|command| self.forget(command));
+                continue;
+            };
+            for (command, reply) in group.into_iter().zip(replies) {
+                match self.settle(&command, port, reply) {
+                    Settled::Done => {}
+                    Settled::Redirected => redirected.push(command),
+                    Settled::Failed => done = false,
                 }
             }
         }
-        done
+        (done, redirected)
     }
 
     fn forget(&mut self, command: &[String]) {
@@ -196,7 +244,7 @@ impl Writer {
     fn pipeline(&mut self, port: u16, commands: &[Vec<String>]) -> Option<Vec<Reply>> {
         let client = match self.clients.entry(port) {
             Entry::Occupied(held) => held.into_mut(),
-            Entry::Vacant(place) => place.insert(Client::connect(port)?),
+            Entry::Vacant(place) => place.insert(Client::connect_for(port, SILENCE)?),
         };
         let replies = client.try_replies(commands);
         if replies.is_none() {
@@ -205,28 +253,36 @@ impl Writer {
         replies
     }
 
-    /// Follows a redirect in the reply. True if the command succeeded.
-    fn settle(&mut self, command: &[String], port: u16, reply: Reply) -> bool {
+    /// Notes what the reply says about the owner of the key. While a slot moves, asks the other node at once.
+    fn settle(&mut self, command: &[String], port: u16, reply: Reply) -> Settled {
         let Reply::Error(why) = reply else {
             self.owners.insert(command[1].clone(), port);
-            return true;
+            return Settled::Done;
         };
         let words: Vec<&str> = why.split(' ').collect();
         let to = words.get(2).and_then(|address| address.rsplit_once(':')?.1.parse().ok());
         match (words[0], to) {
             ("MOVED", Some(to)) => {
                 self.owners.insert(command[1].clone(), to);
-                let again = self.pipeline(to, &[command.to_vec()]);
-                again.is_some_and(|replies| !matches!(replies[0], Reply::Error(_)))
+                Settled::Redirected
             }
             ("ASK", Some(to)) => {
                 let again = self.pipeline(to, &[vec!["ASKING".into()], command.to_vec()]);
-                again.is_some_and(|replies| !matches!(replies[1], Reply::Error(_)))
+                let done = again.is_some_and(|replies| !matches!(replies[1], Reply::Error(_)));
+                if done { Settled::Done } else { Settled::Failed }
             }
             _ => {
                 self.forget(command);
-                false
+                Settled::Failed
             }
         }
     }
+}
+
+/// The fate of one command.
+enum Settled {
+    Done,
+    /// Another node owns the key.
+    Redirected,
+    Failed,
 }

@@ -3,17 +3,18 @@
 use super::socket::Socket;
 use super::{PATIENCE, free_port, redis, until};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A running daemon.
 pub struct Daemon {
     pub port: u16,
     child: Child,
-    log: Arc<Mutex<String>>,
+    /// A file without a name: whatever the daemon has written is there at once.
+    log: File,
     http: reqwest::Client,
 }
 
@@ -47,25 +48,17 @@ impl Daemon {
 
     /// The same, with another binary.
     pub fn launch_program(program: &Path, port: u16, args: &[&str], environment: &[(&str, &str)]) -> Daemon {
-        let mut child = Command::new(program)
+        let log = tempfile::tempfile().expect("a file");
+        let child = Command::new(program)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(args)
             .env_remove("KEYBEAT_REDIS")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log.try_clone().expect("a descriptor"))
             .spawn()
             .expect("the daemon was built");
-        let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, lines) = (child.stderr.take().expect("piped"), log.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = lines.lock().expect("not poisoned");
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
         // Shorter than any --idle-timeout of a test: a request on a connection that the daemon is closing fails.
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -85,7 +78,10 @@ impl Daemon {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().expect("not poisoned").clone()
+        let length = self.log.metadata().expect("its length").len();
+        let mut bytes = vec![0; length as usize];
+        self.log.read_exact_at(&mut bytes, 0).expect("it only grows");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits until /readyz is 200.

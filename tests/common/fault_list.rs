@@ -187,8 +187,8 @@ async fn a_server_that_refuses_writes_since_its_disk_is_full() -> Outcome {
     world.outcome().await
 }
 
-/// A primary, its replica and a Sentinel, in a world whose daemon asks the Sentinel for the primary.
-async fn with_sentinel() -> (World, Redis, Redis) {
+/// A primary, its replica, a Sentinel that knows both, and the URL that names the Sentinel.
+pub async fn watched_by_a_sentinel() -> (Redis, Redis, Redis, String) {
     let primary = Redis::start();
     let replica = Redis::with(&["--replicaof", "127.0.0.1", &primary.port.to_string()]);
     let sentinel = Redis::sentinel(&primary);
@@ -199,10 +199,17 @@ async fn with_sentinel() -> (World, Redis, Redis) {
     })
     .await;
     let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=it", sentinel.port);
+    (primary, replica, sentinel, url)
+}
+
+/// The same in a world, whose daemon asks the Sentinel for the primary.
+async fn with_sentinel() -> (World, Redis, Redis) {
+    let (primary, replica, sentinel, url) = watched_by_a_sentinel().await;
     (World::new(primary, &["--redis", &url]).await, replica, sentinel)
 }
 
-async fn promoted(replica: &Redis) {
+/// Waits until a replica has become the primary.
+pub async fn promoted(replica: &Redis) {
     until("the replica is the primary", async || {
         // A promotion closes the replica's connections, perhaps this one too.
         let role = Client::connect(replica.port)?.try_call(&["ROLE"])?.list();

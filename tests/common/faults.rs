@@ -2,8 +2,8 @@
 //!
 //! 300 steady users send heartbeats all the time, 300 more fall silent around the fault, and 100 change their session
 //! during it. One client watches everybody, also on a restarted daemon. Whatever breaks, the client must see no steady or
-//! changing user offline, and every silent user offline exactly once. With `KEYBEAT_TEST_DAEMONS=2` a second daemon
-//! follows the same Redis, and a second client watches everybody there.
+//! changing user offline, and every silent user offline exactly once. With `KEYBEAT_TEST_DAEMONS=2`, or up to 8, more daemons
+//! follow the same Redis, and a client at each of them watches everybody.
 
 use super::cluster::{Writer, held};
 use super::daemon::Daemon;
@@ -21,7 +21,7 @@ pub const USERS: usize = 300;
 /// Users who change their session.
 pub const CHANGING: usize = 100;
 pub const TTL: Duration = Duration::from_secs(4);
-const BEAT_EVERY: Duration = Duration::from_millis(800);
+pub const BEAT_EVERY: Duration = Duration::from_millis(800);
 /// Time in which the daemon follows a node that took the place of another.
 const FOLLOWED: Duration = Duration::from_millis(1_500);
 
@@ -36,7 +36,7 @@ pub struct View {
 }
 
 impl View {
-    fn set(&mut self, user: &str, online: bool) {
+    pub fn set(&mut self, user: &str, online: bool) {
         let changed = if online { self.online.insert(user.into()) } else { self.online.remove(user) };
         if !changed {
             self.wrong
@@ -106,7 +106,7 @@ pub struct World {
     steady: Arc<AtomicBool>,
     dying: Arc<AtomicBool>,
     changing: Arc<Change>,
-    second: Option<Daemon>,
+    others: Vec<Daemon>,
     _watchers: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -117,10 +117,10 @@ struct Change {
     ended: AtomicBool,
 }
 
-/// How many daemons follow the servers: one, or as many as the environment says, at most two.
+/// How many daemons follow the servers: one, or as many as the environment says, at most eight.
 pub fn daemons() -> usize {
     let wanted = std::env::var("KEYBEAT_TEST_DAEMONS").ok().and_then(|count| count.parse().ok());
-    wanted.unwrap_or(1).clamp(1, 2)
+    wanted.unwrap_or(1).clamp(1, 8)
 }
 
 impl World {
@@ -135,10 +135,12 @@ impl World {
         // The guess is right, because a fault may come before the daemon has read the TTLs.
         let args = [args, &["--ttl", "4s"]].concat();
         let daemon = Daemon::with(&args).await;
-        let second = if daemons() == 2 { Some(Daemon::with(&args).await) } else { None };
-        let ports_of_daemons = [Some(daemon.port), second.as_ref().map(|second| second.port)];
+        let mut others = Vec::new();
+        for _ in 1..daemons() {
+            others.push(Daemon::with(&args).await);
+        }
         let (mut views, mut watchers) = (Vec::new(), Vec::new());
-        for port in ports_of_daemons.into_iter().flatten() {
+        for port in std::iter::once(&daemon).chain(&others).map(|daemon| daemon.port) {
             let view = Arc::new(Mutex::new(View::default()));
             watchers.push(AbortOnDropHandle::new(tokio::spawn(watch(port, view.clone()))));
             views.push(view);
@@ -157,7 +159,7 @@ impl World {
             steady,
             dying,
             changing,
-            second,
+            others,
             _watchers: watchers,
         };
         until("the clients see all online", async || {
@@ -197,7 +199,7 @@ impl World {
     pub async fn outcome(self) -> Outcome {
         let ended = Instant::now();
         let first = self.daemon.as_ref().expect("a daemon runs again");
-        for daemon in std::iter::once(first).chain(&self.second) {
+        for daemon in std::iter::once(first).chain(&self.others) {
             daemon.ready().await;
             until("the daemon's view equals Redis", async || {
                 let believed = believed(daemon).await;
@@ -240,7 +242,7 @@ impl World {
     }
 }
 
-async fn believed(daemon: &Daemon) -> BTreeSet<String> {
+pub async fn believed(daemon: &Daemon) -> BTreeSet<String> {
     let list = daemon.get("/v1/users?limit=10000").await;
     let users = list["users"].as_array().expect("a list");
     users.iter().map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
@@ -306,7 +308,7 @@ fn beat_and_change(change: Arc<Change>, ports: Arc<Mutex<Vec<u16>>>) {
 }
 
 /// Watches everybody for ever, and reconnects when the daemon is gone.
-async fn watch(port: u16, view: Arc<Mutex<View>>) {
+pub async fn watch(port: u16, view: Arc<Mutex<View>>) {
     loop {
         if let Some(mut socket) = Socket::try_connect(port).await {
             socket.send(json!({"type": "watch", "all": true, "lossless": true})).await;

@@ -9,11 +9,15 @@ pub mod cluster;
 pub mod daemon;
 pub mod fault_list;
 pub mod faults;
+pub mod fleet;
+pub mod front;
 pub mod proxy;
 pub mod redis;
+pub mod shifts;
 pub mod socket;
 pub mod terminal;
 pub mod tokens;
+pub mod visitor;
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -55,13 +59,18 @@ pub fn now_ms() -> u64 {
 }
 
 /// Calls `check` every few milliseconds until it returns a value.
-pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+pub async fn until<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, check).await
+}
+
+/// The same, with another limit.
+pub async fn within<T>(limit: Duration, what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -228,9 +228,14 @@ pub struct Client {
 
 impl Client {
     pub fn connect(port: u16) -> Option<Client> {
+        Client::connect_for(port, Duration::from_secs(30))
+    }
+
+    /// A client whose connection fails if the server is silent for so long.
+    pub fn connect_for(port: u16, silence: Duration) -> Option<Client> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_nodelay(true).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+        stream.set_read_timeout(Some(silence)).ok()?;
         Some(Client { reader: BufReader::with_capacity(1 << 16, stream) })
     }
 
@@ -310,11 +315,16 @@ fn encode<S: AsRef<str>>(bytes: &mut Vec<u8>, command: &[S]) {
 
 /// Sets `keys` keys with a TTL of an hour, named `prefix` and a number.
 pub fn fill(redis: &Redis, prefix: &str, keys: usize) {
+    fill_with(redis, prefix, keys, |_| 3_600_000);
+}
+
+/// The same, with the TTL in milliseconds that belongs to each number.
+pub fn fill_with(redis: &Redis, prefix: &str, keys: usize, ttl_ms: impl Fn(usize) -> usize) {
     let mut client = redis.client();
+    let set =
+        |i| vec!["SET".to_owned(), format!("{prefix}{i}"), "1".into(), "PX".into(), ttl_ms(i).to_string()];
     for first in (0..keys).step_by(10_000) {
-        let some: Vec<Vec<String>> = (first..keys.min(first + 10_000))
-            .map(|i| ["SET", &format!("{prefix}{i}"), "1", "EX", "3600"].map(str::to_owned).to_vec())
-            .collect();
+        let some: Vec<Vec<String>> = (first..keys.min(first + 10_000)).map(set).collect();
         client.pipeline(&some);
     }
 }

@@ -6,6 +6,7 @@
 //! ([`latest_grant`](Detector::latest_grant)).
 
 use super::Detector;
+use super::ttl::Left;
 use crate::presence::{Key, Time};
 
 /// Grants of one outage end no faster than this, in keys per millisecond (20,000 per second), so that the users who
@@ -19,6 +20,8 @@ pub(super) struct Grants {
     given: u64,
     /// Since when users could certainly renew the keys that the pass finds; `None` if they always could.
     renewable: Option<Time>,
+    /// When the keyspace was last found replaced.
+    replaced: Option<Time>,
 }
 
 impl Grants {
@@ -72,15 +75,23 @@ impl Detector {
     /// A pass found a key that was not known, by a question sent at `sent`. If the server loaded it from its disk, or took
     /// no writes, its user may have been unable to renew it.
     pub(super) fn grant_found(&mut self, at: u32, now: Time, sent: Time) {
-        let ttl = self.table[at].ttl_or(self.settings.first_ttl_ms);
+        let ttl = self.grant_ms(at);
         if self.grants.renewable.is_some_and(|since| sent.since(since) < ttl) {
             self.grant_in_turn(at, now);
         }
     }
 
+    /// How long a grant of the key is, in milliseconds: its TTL. While that is not known for certain, it is no shorter than
+    /// the usual one.
+    fn grant_ms(&self, at: u32) -> u64 {
+        let slot = &self.table[at];
+        let unknown = || slot.ttl_or(self.settings.first_ttl_ms).max(self.usual.ms());
+        slot.known_ttl().map_or_else(unknown, u64::from)
+    }
+
     /// Grants one TTL, plus up to one more so that the grants of one outage end one after the other.
     pub(super) fn grant_in_turn(&mut self, at: u32, now: Time) {
-        let ttl = self.table[at].ttl_or(self.settings.first_ttl_ms);
+        let ttl = self.grant_ms(at);
         let turn = self.grants.given / GRANTS_PER_MS % ttl.max(1);
         self.grants.given += 1;
         let until = now.plus(turn).plus(ttl).min(self.latest_grant(at));
@@ -101,16 +112,26 @@ impl Detector {
         if unheard && !slot.is_gone() {
             return Time::NEVER;
         }
-        let ttl = slot.ttl_or(first_ttl) * if unheard { 2 } else { 1 };
+        let ttl = self.grant_ms(at) * if unheard { 2 } else { 1 };
         let outages = self.outages.since(slot.last_seen());
         slot.own_deadline(first_ttl).plus(outages).plus(ttl)
     }
 
+    /// Whether an answer shows that the user has come back since the keyspace was replaced: the key is there again, it ends
+    /// no earlier than the one that was lost, and users could renew their keys all the time. A copy that SWAPDB brought ends
+    /// earlier. Where events report ends, the grant may as well stay; where the daemon polls, it would hide a later deletion.
+    pub(super) fn is_set_again(&self, at: u32, left: Left) -> bool {
+        let slot = &self.table[at];
+        let again = slot.is_live() && slot.is_gone() && self.polled;
+        let later = || left.came.plus(left.ms) >= slot.own_deadline(self.settings.first_ttl_ms);
+        again && later() && self.grants.replaced.is_some_and(|at| self.outages.since(at) == 0)
+    }
+
     /// Redis removed the key, not its user. The grant ends at `latest` at the latest.
     pub(super) fn throw_away(&mut self, at: u32, now: Time, latest: Time) {
-        let first_ttl = self.settings.first_ttl_ms;
+        let until = now.plus(self.grant_ms(at)).min(latest);
         self.apply(at, |slot| {
-            slot.throw_away(now, first_ttl, latest);
+            slot.throw_away(now, until);
             None
         });
     }
@@ -118,6 +139,7 @@ impl Detector {
     /// The keyspace was replaced: compares, but no key that has a TTL ends because it is absent. A key without a TTL
     /// has no deadline to wait for.
     pub(super) fn replaced(&mut self, now: Time) {
+        self.grants.replaced = Some(now);
         for at in 0..self.table.end() {
             let Some(slot) = self.table.get_mut(at) else { continue };
             if slot.is_live() && !slot.is_immortal() {

@@ -7,7 +7,8 @@
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `retimed`: keys whose TTL another command than SET has changed.
-//! - `ttl`: learning TTLs. `common_ttl`: the TTL of most keys. `fickle`: users whose programs vary them.
+//! - `ttl`: learning TTLs. `common_ttl`: the TTL of most keys at the server. `usual`: the longest TTL that many keys have, where
+//!   a key's own is not known. `fickle`: users whose programs vary theirs.
 //! - `deadlines`: when to ask; `early`: and when to ask before, where no event reports a renewal.
 //! - `digest`: a digest of the live keys, which daemons compare.
 //! - `grants`: keys whose absence proves nothing for a while. `outages`: what limits them.
@@ -36,6 +37,7 @@ mod slot;
 mod tests;
 mod tracking;
 mod ttl;
+mod usual;
 
 pub use digest::Digest;
 pub use messages::{Answer, BatchId, End, Input, Moved, Output, Role, ServerId, Side};
@@ -54,6 +56,7 @@ use retimed::LastSet;
 use slot::{Look, Renewal, Slot, Verdict};
 use std::collections::VecDeque;
 use ttl::Checks;
+use usual::UsualTtl;
 
 /// The longest TTL that a detector keeps, about 49 days. A longer one counts as this long and is asked again then.
 pub const LONGEST_TTL_MS: u64 = u32::MAX as u64;
@@ -152,6 +155,7 @@ pub struct Detector {
     checks: Checks,
     fickle: Fickle,
     vote: Vote,
+    usual: UsualTtl,
     counts: Counts,
     /// Of the live keys, except those that Redis no longer holds.
     digest: Digest,
@@ -187,6 +191,7 @@ impl Detector {
             checks: Checks::default(),
             fickle: Fickle::default(),
             vote: Vote::default(),
+            usual: UsualTtl::default(),
             counts: Counts::default(),
             digest: Digest::default(),
             out: VecDeque::new(),

@@ -367,11 +367,16 @@ impl Detector {
     }
 
     fn apply_left(&mut self, at: u32, now: Time, left: Left, in_pass: bool) {
+        self.usual.note(left.ms, self.settings.first_ttl_ms);
         let (missed, first_ttl, reason) =
             (self.heard_since(now), self.settings.first_ttl_ms, self.found_reason(at, in_pass));
         let (was_live, ttl_before) = (self.table[at].is_live(), self.table[at].known_ttl().unwrap_or(0));
         let mut changed = None;
+        let again = self.is_set_again(at, left);
         self.apply(at, |slot| {
+            if again {
+                slot.end_grant();
+            }
             slot.distrust_before(missed);
             changed = slot.take_ttl(now, left, first_ttl);
             (!was_live).then(|| slot.revive(now, reason))

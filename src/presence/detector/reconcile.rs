@@ -24,6 +24,9 @@ use std::collections::HashSet;
 /// While more questions than this wait, no further page is read.
 const WAITING_MOST: usize = 4096;
 
+/// The number of keys whose TTLs a first pass asks for where another daemon asks at deadlines, besides one.
+const SAMPLE: usize = 63;
+
 /// The number of ends that a pass notes. After more of them it asks for every further name.
 const ENDS_MOST: usize = 65_536;
 
@@ -212,7 +215,7 @@ impl Detector {
     }
 
     /// The last page of a first pass was read: asks for one key on behalf of the pass, and for the others when no other
-    /// question waits.
+    /// question waits. Where another daemon asks at deadlines, a sample of them has to do: it shows the usual TTL.
     fn ask_for_ttls(&mut self) {
         let live = |at: &u32| self.table.get(*at).is_some_and(|slot| slot.is_live());
         let named = (0..self.table.end()).find(|&at| self.has_no_place(at));
@@ -221,13 +224,17 @@ impl Detector {
             let mut others = (0..self.table.end()).filter(live);
             others.find(|&at| !self.table[at].in_pass())
         });
-        if let Some(at) = closing {
+        let follows = self.role == Role::Follows;
+        let sample = named.into_iter().flat_map(|first| first + 1..self.table.end());
+        let sample = sample.filter(|&at| self.has_no_place(at)).take(if follows { SAMPLE } else { 0 });
+        let asked: Vec<u32> = closing.into_iter().chain(sample).collect();
+        for at in asked {
             self.join_pass(at);
             if !self.table[at].waits() {
                 self.ask_first(at);
             }
         }
-        self.unasked = named.filter(|_| self.role != Role::Follows);
+        self.unasked = named.filter(|_| !follows);
     }
 
     /// Whether a key is live and only [`next_unasked`](Detector::next_unasked) will check it again.

@@ -2,15 +2,12 @@
 //! daemons on one Redis.
 
 use crate::common::daemon::Daemon;
+use crate::common::front::{Front, Kind};
 use crate::common::redis::Redis;
 use crate::common::socket::Socket;
-use crate::common::{PATIENCE, free_port, until};
+use crate::common::{PATIENCE, until};
 use serde_json::{Value, json};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -18,98 +15,6 @@ use tokio::time::timeout;
 const IDLE: Duration = Duration::from_millis(1_500);
 /// With this TTL the daemons ping three times within that.
 const QUICK: &str = "1500ms";
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Haproxy,
-    Nginx,
-}
-
-impl Kind {
-    fn shipped(self) -> PathBuf {
-        let name = match self {
-            Kind::Haproxy => "haproxy.cfg",
-            Kind::Nginx => "nginx.conf",
-        };
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy").join(name)
-    }
-
-    /// The program, which Debian puts where not every user looks.
-    fn command(self) -> Command {
-        let name = match self {
-            Kind::Haproxy => "haproxy",
-            Kind::Nginx => "nginx",
-        };
-        let there = format!("/usr/sbin/{name}");
-        Command::new(if Path::new(&there).exists() { &there } else { name })
-    }
-}
-
-/// Replaces what has to be there.
-fn replaced(text: &str, old: &str, new: &str) -> String {
-    assert!(text.contains(old), "{old:?} is not in the file");
-    text.replace(old, new)
-}
-
-/// A running proxy.
-struct Front {
-    port: u16,
-    child: Child,
-    _folder: TempDir,
-}
-
-impl Front {
-    /// One before these daemons that cuts what is idle for so long, if not what the shipped file says.
-    async fn start(kind: Kind, daemons: [&Daemon; 2], idle: Option<Duration>) -> Front {
-        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
-        let mut text = std::fs::read_to_string(kind.shipped()).expect("it is shipped");
-        for (old, daemon) in ["127.0.0.1:7401", "127.0.0.1:7402"].iter().zip(daemons) {
-            text = replaced(&text, old, &format!("127.0.0.1:{}", daemon.port));
-        }
-        let (bind, idles) = match kind {
-            Kind::Haproxy => ("bind :8080", ("timeout tunnel 60s", "timeout tunnel ")),
-            Kind::Nginx => ("listen 8080", ("proxy_read_timeout 60s", "proxy_read_timeout ")),
-        };
-        let verb = bind.split(' ').next().expect("a word");
-        text = replaced(&text, bind, &format!("{verb} 127.0.0.1:{port}"));
-        if let Some(idle) = idle {
-            text = replaced(&text, idles.0, &format!("{}{}ms", idles.1, idle.as_millis()));
-        }
-        let (file, at) = (folder.path().join("conf"), folder.path().display());
-        let mut command = kind.command();
-        match kind {
-            Kind::Haproxy => command.arg("-db").arg("-f").arg(&file),
-            Kind::Nginx => {
-                let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                    .map(|name| format!("{name}_temp_path {at}/{name};"))
-                    .concat();
-                text = replaced(&text, "http {", &format!("http {{ access_log off; {paths}"));
-                let own = format!("daemon off; pid {at}/pid; error_log stderr;");
-                command.arg("-p").arg(folder.path()).arg("-c").arg(&file).args(["-g", &own])
-            }
-        };
-        std::fs::write(&file, text).expect("its folder can be written");
-        let child = command.stdout(Stdio::null()).spawn().expect("tests/setup.sh test installs it");
-        let front = Front { port, child, _folder: folder };
-        until("the proxy listens", async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
-        front
-    }
-
-    /// A socket through it, and its hello.
-    async fn socket(&self) -> (Socket, Value) {
-        let mut socket = Socket::connect(self.port, "").await;
-        let hello = socket.hello().await;
-        (socket, hello)
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        // nginx passes the word on to its workers.
-        crate::common::redis::signal(self.child.id(), "TERM");
-        self.child.wait().expect("its own child");
-    }
-}
 
 async fn watch(socket: &mut Socket, user: &str) -> Value {
     socket.send(json!({"type": "watch", "users": [user]})).await;
@@ -125,7 +30,7 @@ async fn two_daemons(redis: &Redis, ttl: &str) -> (Daemon, Daemon) {
 async fn a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon(kind: Kind) {
     let redis = Redis::start();
     let (a, b) = two_daemons(&redis, QUICK).await;
-    let front = Front::start(kind, [&a, &b], Some(IDLE)).await;
+    let front = Front::start(kind, &[a.port, b.port], Some(IDLE)).await;
     let (mut socket, hello) = front.socket().await;
     assert_eq!(watch(&mut socket, "alice").await["state"], "offline");
     redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
@@ -156,7 +61,7 @@ async fn a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon(kin
 async fn a_socket_whose_pings_are_rarer_than_the_proxy_waits_is_cut(kind: Kind) {
     let redis = Redis::start();
     let (a, b) = two_daemons(&redis, "60s").await;
-    let front = Front::start(kind, [&a, &b], Some(IDLE)).await;
+    let front = Front::start(kind, &[a.port, b.port], Some(IDLE)).await;
     let (mut socket, _) = front.socket().await;
     let cut = timeout(IDLE * 4, socket.next_or_close()).await.expect("the proxy cuts it");
     assert!(cut.is_err(), "{cut:?}");
@@ -165,7 +70,7 @@ async fn a_socket_whose_pings_are_rarer_than_the_proxy_waits_is_cut(kind: Kind) 
 async fn events_are_not_kept_back(kind: Kind) {
     let redis = Redis::start();
     let (a, b) = two_daemons(&redis, QUICK).await;
-    let front = Front::start(kind, [&a, &b], None).await;
+    let front = Front::start(kind, &[a.port, b.port], None).await;
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let url = format!("http://127.0.0.1:{}/v1/events?all=true", front.port);
     let mut answer = client.get(url).send().await.expect("it answers");
@@ -191,7 +96,7 @@ async fn clients_have_their_own_addresses(kind: Kind) {
     let url = redis.url();
     let args = ["--redis", &url, "--trusted-proxy", "127.0.0.1", "--max-sockets-per-address", "1"];
     let (a, b) = tokio::join!(Daemon::with(&args), Daemon::with(&args));
-    let front = Front::start(kind, [&a, &b], None).await;
+    let front = Front::start(kind, &[a.port, b.port], None).await;
     let open = async |from: [u8; 4]| {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind((from, 0).into()).expect("a loopback address");
@@ -224,7 +129,7 @@ async fn no_request_fails_while_a_daemon_drains() {
     let url = redis.url();
     let args = ["--redis", &url, "--drain", "5s"];
     let (a, b) = tokio::join!(Daemon::with(&args), Daemon::with(&args));
-    let front = Front::start(Kind::Haproxy, [&a, &b], None).await;
+    let front = Front::start(Kind::Haproxy, &[a.port, b.port], None).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let base = format!("http://127.0.0.1:{}/v1", front.port);
     crate::common::redis::signal(a.pid(), "TERM");

@@ -4,6 +4,8 @@ mod cluster;
 mod degraded;
 pub(crate) mod doctor;
 mod faults;
+mod first_seconds;
+mod fleet;
 mod groups;
 mod key_pattern;
 mod leases;

@@ -169,12 +169,12 @@ impl Slot {
         self.flags.put(Flags::DOUBTED, on && proves);
     }
 
-    /// Redis removed the key, not the user: it stays until the deadline of its last heartbeat.
-    pub fn throw_away(&mut self, now: Time, first_ttl: u64, latest: Time) {
+    /// Redis removed the key, not the user: it stays until the deadline of its last heartbeat, or until `until`.
+    pub fn throw_away(&mut self, now: Time, until: Time) {
         // A renewal by EXPIRE, or a `set` that was missed, may have moved the deadline: then one TTL from now.
         let heard = self.flags.has(Flags::HEARD) && self.flags.has(Flags::BY_SET);
         if !heard || self.deadline < now || self.is_immortal() {
-            self.extend(now.plus(self.ttl_or(first_ttl)).min(latest));
+            self.extend(until);
         }
         self.put_grant();
         self.flags.put(Flags::GONE, true);
@@ -275,6 +275,11 @@ impl Slot {
             self.flags.put(Flags::HEARD, false);
         }
         (more > SAME_TTL_MS && learnt).then_some(more)
+    }
+
+    /// Its user has come back, so its absence would prove something again.
+    pub fn end_grant(&mut self) {
+        self.flags.put(Flags::GRANTED, false);
     }
 
     /// An answer said that it has no TTL. The caller [revives](Slot::revive) a key that was not live.

@@ -278,6 +278,8 @@ impl Detector {
             led_since: _,
             origins: _,
             claims: _,
+            // Only grants depend on it.
+            usual: _,
             counts: _,
             vote: _,
             digest: _,

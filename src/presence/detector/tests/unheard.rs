@@ -60,3 +60,29 @@ fn ttl_that_a_daemon_writes_moves_the_question() {
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 1408 ask a; 1501 ask a; 1502 -a Expired at 1500 seen 500",
     );
 }
+
+#[test]
+fn user_who_is_back_after_a_flush_can_leave() {
+    // The daemon noticed the flush 300 ms after the user had returned, and the first answer came 100 ms after the heartbeat.
+    let held =
+        "0 up r polled; 0 page a; 0 answered a=29900; 1000 replaced; 1000 page a; 1001 answered a=29700;";
+    let said = "0 ask a; 0 +a Reconciled seen 0; 0 reconciled; 1000 ask a; 1001 reconciled;";
+    check_with(
+        long(),
+        &format!("{held} 2000 sweep; 2000 page; 2001 answered a=-"),
+        &format!("{said} 2000 ask a; 2001 -a Deleted at 2001 seen 700; 2001 swept"),
+    );
+    // A copy that SWAPDB brought: the user has yet to come back.
+    check_with(
+        long(),
+        &format!("{} 2000 sweep; 2000 page; 2001 answered a=-", held.replace("29700", "900")),
+        &format!("{said} 2000 ask a; 2001 swept"),
+    );
+    // Users could not renew their keys since.
+    let barred = held.replace("1001 answered a=29700", "1200 refused 1100; 1201 answered a=29500");
+    check_with(
+        long(),
+        &format!("{barred} 2000 sweep; 2000 page; 2001 answered a=-"),
+        &format!("{} 2000 ask a; 2001 swept", said.replace("1001", "1201")),
+    );
+}
