@@ -195,6 +195,9 @@ impl Detector {
                 slot.put_held();
                 None
             });
+            if self.table[at].is_own_question() && !self.table[at].is_filed() {
+                self.keep_deadline(at, now);
+            }
         } else {
             self.enter_pass(at);
         }

@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// `s…` is online all the time, `n…` never comes, and the others come and go.
 const USERS: [&str; 6] = ["s1", "s2", "n1", "u1", "u2", "u3"];
-const FOREVER: u64 = 1 << 40;
+/// Keys that programs renew all the time, and their TTL in milliseconds.
+const STEADY: [&str; 3] = ["s1#phone", "s2", "s2#tab"];
+const STEADY_TTL_MS: u64 = 5_000;
 
 struct World {
     seed: u64,
@@ -42,8 +44,8 @@ impl World {
             chosen: BTreeSet::new(),
             calm: false,
         };
-        for key in ["s1#phone", "s2", "s2#tab"] {
-            world.keys.insert(key.into(), world.now + FOREVER);
+        for key in STEADY {
+            world.keys.insert(key.into(), world.now + STEADY_TTL_MS);
         }
         for at in [HOLDER, CHOOSER] {
             world.handle(at, Notice::Topology(super::script::fleet(&["S"])));
@@ -224,7 +226,10 @@ impl World {
         match self.rng.u8(..100) {
             0..10 if self.runs(at) => self.handle(at, Notice::Due),
             0..10 => {}
-            10..22 => self.now += self.rng.u64(..60),
+            10..22 => {
+                let ms = self.rng.u64(..60);
+                self.pass_time(ms);
+            }
             22..40 => self.execute(at),
             40..62 if self.runs(at) => self.read(at),
             62..74 if self.runs(at) => self.take_reply(at),
@@ -238,6 +243,16 @@ impl World {
                 self.daemons[HOLDER].frozen_until = self.now + self.rng.u64(..9_000);
             }
             _ => {}
+        }
+    }
+
+    /// Time passes, and programs renew the steady users' keys.
+    fn pass_time(&mut self, ms: u64) {
+        self.now += ms;
+        for key in STEADY {
+            if self.keys.get(key).is_none_or(|&until| until < self.now + STEADY_TTL_MS / 2) {
+                self.set(key, STEADY_TTL_MS);
+            }
         }
     }
 
@@ -282,7 +297,7 @@ impl World {
         }
         self.daemons[HOLDER].frozen_until = 0;
         for _ in 0..1_200 {
-            self.now += 25;
+            self.pass_time(25);
             for at in [HOLDER, CHOOSER] {
                 if self.daemons[at].dead {
                     continue;
