@@ -310,7 +310,7 @@ impl Lease {
         matches!(&self.state, State::Other(Some(known), heard) if known == name && now.since(*heard) >= SILENT_MS)
     }
 
-    /// Another daemon says that it holds the lease; `stands_in` if it keeps only some users.
+    /// A beat of another daemon, which holds the lease; `stands_in` if it keeps only some users.
     pub(super) fn beat(&mut self, now: Time, from: &str, stands_in: bool) -> Turn {
         if stands_in && self.candidacy == Candidacy::Stands {
             // As if it were silent, so that this daemon takes the lease from it.
