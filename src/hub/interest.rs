@@ -1,6 +1,6 @@
 //! The users whom clients watch or have just asked for, at a daemon that keeps no others.
 //!
-//! The driver learns of them by [`Hub::take_wishes`], and says by [`Hub::know`] whose state is known. A user whom nobody watches
+//! The driver learns of them by [`Hub::take_wishes`], and reports by [`Hub::know`] whose state is known. A user whom nobody watches
 //! any longer is kept for a few seconds more, so that a page that reloads costs nothing.
 
 use super::Hub;

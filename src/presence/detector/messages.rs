@@ -126,7 +126,7 @@ pub enum Input<'a> {
     Follows,
     /// No event reports renewals from here on, and this daemon asks for its own keys at their deadlines.
     Unheard,
-    /// Another daemon says that this key may be there: the detector asks, whether it knows the key or not.
+    /// Another daemon names this key, which may be there: the detector asks, whether it knows the key or not.
     Named(&'a [u8]),
     /// Poll for keys that no event reports, on a server that sends no `set` events, or no keyspace events at all.
     ///

@@ -325,7 +325,7 @@ impl Lease {
         matches!(&self.state, State::Other(Some(known), heard) if known == name && now.since(*heard) >= SILENT_MS)
     }
 
-    /// Another daemon says that it holds the lease, and how many daemons follow the server; `stands_in` if it keeps only some
+    /// A beat of another daemon, which holds the lease, and how many daemons follow the server; `stands_in` if it keeps only some
     /// users.
     pub(super) fn beat(&mut self, now: Time, from: &str, daemons: u64, stands_in: bool) -> Turn {
         if !self.is_held() {

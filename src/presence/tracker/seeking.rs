@@ -75,13 +75,13 @@ impl Seeking {
         self.wants.extract_if(|_, want| is_done(want)).map(|(user, _)| user).collect()
     }
 
-    /// The holder names a key, or says that it has named all keys of the user. Answers to requests from before the user was chosen
+    /// The holder names a key, or has named all keys of the user. Answers to requests from before the user was chosen
     /// do not count.
     fn want(&mut self, user: &str, number: u64) -> Option<&mut Want> {
         self.wants.get_mut(user).filter(|want| want.first != 0 && number >= want.first)
     }
 
-    /// A server of the cluster says that a key has moved: whoever waits is asked for again.
+    /// A server of the cluster has lost a key to another one: all answers so far are void.
     pub(super) fn start_over(&mut self) {
         for want in self.wants.values_mut().filter(|want| want.answered || !want.keys.is_empty()) {
             want.answered = false;

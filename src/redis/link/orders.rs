@@ -157,7 +157,7 @@ impl Worker<'_> {
                 let sent = pipeline.one(&["PUBLISH", &name, &payload]).await;
                 let is_sent = sent.is_ok_and(|reply| reply.accepted().is_ok());
                 settings.channel.sent(is_sent);
-                // The last part of an answer says that the parts before it are all.
+                // The last part of an answer counts only after all parts before it.
                 if !is_sent {
                     break;
                 }

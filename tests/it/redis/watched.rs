@@ -152,8 +152,8 @@ async fn watch_during_a_gap_is_answered_after_it() {
     chooser.ready().await;
     redis.call(&["DEL", "presence:bob#tab"]);
     until("bob is seen offline", async || {
-        let told = socket.transitions().await;
-        told.iter().any(|one| one["user"] == "bob" && one["state"] == "offline").then_some(())
+        let changes = socket.transitions().await;
+        changes.iter().any(|one| one["user"] == "bob" && one["state"] == "offline").then_some(())
     })
     .await;
 }

@@ -178,7 +178,7 @@ fn chosen_user_is_sought_at_each_server() {
 }
 
 #[test]
-fn key_that_moves_meanwhile_is_sought_again() {
+fn moving_key_is_sought_again() {
     check_run(
         Run::choosing(Candidacy::Never),
         "seek known ask came",
