@@ -214,7 +214,7 @@ impl Detector {
         let ready = |batch: &&Batch| batch.closed && batch.answers.is_some() && batch.unproven.is_none();
         let Some(batch) = self.asks.batches.get(&id).filter(ready) else { return };
         if !self.needs_proof(batch) {
-            return self.apply_batch(now, id);
+            return self.apply_batches(now, &[id]);
         }
         if let Some(batch) = self.asks.batches.get_mut(&id) {
             batch.unproven = Some(now);
@@ -236,7 +236,15 @@ impl Detector {
         let before = |batch: &Batch| batch.unproven.is_some_and(|since| since < sent);
         let batches = self.asks.batches.iter().filter(|(_, batch)| before(batch));
         let ids: Vec<BatchId> = batches.map(|(&id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.apply_batch(now, id));
+        self.apply_batches(now, &ids);
+    }
+
+    fn apply_batches(&mut self, now: Time, ids: &[BatchId]) {
+        let before = self.out.len();
+        ids.iter().for_each(|&id| self.apply_batch(now, id));
+        if self.tracked {
+            self.put_starts_first(before);
+        }
     }
 
     fn apply_batch(&mut self, now: Time, id: BatchId) {

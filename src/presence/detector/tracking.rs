@@ -9,7 +9,7 @@
 //! The end of a key needs the proof of a canary, like any absence that no event reports (see `probes.rs`). The canary's
 //! own push is the proof, so every push that came before the question has been read by then.
 
-use super::messages::Answer;
+use super::messages::{Answer, Output};
 use super::ttl::Left;
 use super::{Detector, Role};
 use crate::presence::{Reason, Time};
@@ -70,6 +70,12 @@ impl Detector {
         self.believe(at, now, answer, times);
         self.table[at].push();
         self.claim_pushed(at, now);
+    }
+
+    /// The answers to pushes have no order among the keys of a user: of the outputs from `before` on, the ends come last.
+    pub(super) fn put_starts_first(&mut self, before: usize) {
+        let is_end = |output: &Output| matches!(output, Output::Changed(change) if !change.live);
+        self.out.make_contiguous()[before..].sort_by_key(is_end);
     }
 
     /// The answer to a push: the rest of the TTL.

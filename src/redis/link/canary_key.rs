@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) const TTL_S: &str = "300";
 
 /// Whether the keyspace was replaced, or the server's refusal to set the key.
-type Renewed = Result<bool, String>;
+pub(super) type Renewed = Result<bool, String>;
 
 /// How many writes the server has refused since it was started, as far as the last canary knows.
 #[derive(Default)]
@@ -60,7 +60,7 @@ impl CanaryNumbers {
     }
 
     /// Writes the next number and returns whether the keyspace was replaced.
-    async fn replace(&self, pipeline: &Pipeline, key: &str) -> Result<Renewed> {
+    pub(super) async fn replace(&self, pipeline: &Pipeline, key: &str) -> Result<Renewed> {
         let (number, held) = (self.next(), self.held());
         let reply = pipeline.one(&["SET", key, &number.to_string(), "EX", TTL_S, "GET"]).await?;
         Ok(self.replaced(number, held, reply))
@@ -133,7 +133,7 @@ impl CanaryKey {
 }
 
 /// Redis before 6.2 does not support `SET … GET`.
-fn is_unknown_option(why: &str) -> bool {
+pub(super) fn is_unknown_option(why: &str) -> bool {
     why.contains("syntax error")
 }
 

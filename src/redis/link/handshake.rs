@@ -16,7 +16,6 @@ use crate::redis::link::tracking;
 use crate::redis::link::trial::{PROOF, Trial};
 use crate::redis::names::{NEW_CLASS, classes, lacks_new, missing_classes};
 use crate::redis::resp::client::{Pipeline, RespClient};
-use crate::redis::resp::reply::RedisReply;
 use crate::redis::sentinel;
 use crate::redis::server_config::{self, EVENTS};
 use crate::redis::target::Target;
@@ -208,15 +207,20 @@ impl Place<'_> {
                 return Ok(None);
             }
         };
-        let number = numbers.next();
-        let set = ["SET", &key, &number.to_string(), "EX", canary_key::TTL_S];
-        match pipeline.one(&set).await? {
-            RedisReply::Refused(why) if cluster::redirection(&why).is_some() => {
+        // A flush may have come since the trial of the events.
+        match numbers.replace(pipeline, &key).await? {
+            Ok(replaced) => heard.replaced |= replaced,
+            Err(why) if cluster::redirection(&why).is_some() => {
                 numbers.forget();
                 return Ok(None);
             }
-            RedisReply::Refused(why) => bail!("a command with the canary's key failed: {why}"),
-            _ => numbers.written(number),
+            Err(why) if canary_key::is_unknown_option(&why) => {
+                let number = numbers.next();
+                let set = ["SET", &key, &number.to_string(), "EX", canary_key::TTL_S];
+                pipeline.one(&set).await?.accepted().context("the canary could not be set")?;
+                numbers.written(number);
+            }
+            Err(why) => bail!("the canary could not be set: {why}"),
         }
         let parser = &heard.parser;
         let pushed = stream.until_key(|name| parser.parse_pushed(name) == Parsed::CanaryKey);
