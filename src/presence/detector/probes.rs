@@ -252,10 +252,7 @@ impl Detector {
         let Some((came, answers)) = batch.answers else { return };
         // Without its opening fence a batch proves nothing: ask again.
         let valid = batch.open && answers.len() == batch.slots.len();
-        // Keys that are there come before those that are gone: a user who has changed the session was never offline.
-        let is_gone = |&(i, _): &(usize, &u32)| answers.get(i) == Some(&Answer::Absent);
-        let (gone, there): (Vec<_>, Vec<_>) = batch.slots.iter().enumerate().partition(is_gone);
-        for (i, &at) in there.into_iter().chain(gone) {
+        for (i, &at) in batch.slots.iter().enumerate() {
             let slot = &mut self.table[at];
             // A key that was there when Redis answered, and that an event claims since, is there.
             let claimed =
