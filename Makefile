@@ -1,6 +1,6 @@
 # One command each. tests/setup.sh installs from Debian's packages what the machine lacks.
 
-.PHONY: help run test test-servers check soak deny bench faults deb deb-files
+.PHONY: help run test test-servers check soak deny bench faults clients deb deb-files
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ deny: ## Check the licences, bans and sources of all dependencies
 bench: ## Run all benches and write their tables to docs/PERFORMANCE.md
 	@bash tests/setup.sh bench
 	bash tests/bench/record.sh
+
+clients: ## Test the JavaScript, Python and Rust clients as packages, with the conformance suite
+	@bash tests/setup.sh pypi
+	@bash tests/clients/setup.sh
+	cargo build --locked --features otel --profile test --bins --examples
+	bash tests/clients/run.sh target/debug/keybeat
 
 faults: ## Print what clients see of each fault, as a table
 	@bash tests/setup.sh bench

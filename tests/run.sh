@@ -144,7 +144,7 @@ test)
     part "examples: build" examples
     part "integration tests" tests "--test it" without
     part "browsers, schemathesis, package" tests "--test it" only
-    part "clients" bash tests/clients/run.sh target/debug/keybeat
+    part "clients" bash tests/clients/run.sh target/debug/keybeat js react python
     ;;
 servers)
     shift

@@ -6,11 +6,14 @@ export type User = OnlineUser | OfflineUser;
 export interface OnlineUser {
   user: string;
   state: 'online';
-  since_ms: number;
+  /** Null if the daemon has not seen the user come online. */
+  since_ms: number | null;
   /** How many keys of the user are live. After a change it is 1 until the next snapshot. */
   sessions: number;
   /** The daemon cannot reach Redis: the state may be out of date. */
   stale?: boolean;
+  /** Any JSON that the user's programs have set. */
+  status?: unknown;
   last_seen_ms?: undefined;
 }
 
@@ -20,6 +23,7 @@ export interface OfflineUser {
   /** Null if the daemon has not seen the user. */
   last_seen_ms: number | null;
   stale?: boolean;
+  status?: unknown;
   since_ms?: undefined;
   sessions?: undefined;
 }
@@ -49,8 +53,16 @@ export interface KeybeatEventMap {
   state: { state: State; reason: string; retry_ms: number | undefined };
   /** While Redis is `down`, the known states may be out of date. */
   redis: { redis: 'up' | 'down'; since_ms: number };
-  /** The daemon refused a request. `users` are not watched any more; the list is empty if the request named no users. */
-  refused: { code: string; message: string; users: string[] };
+  /** The status of a user, any JSON, is known for the first time or has changed; null: it was removed. */
+  status: { user: string; status: unknown };
+  /** A watched group with its members online, at first and after each reconnect. */
+  group: { group: string; members: number; online: number; users: User[] };
+  /** Members of a watched group came, or went. */
+  members: { group: string; joined: User[]; left: string[] };
+  /** The counts of a group, at once and then at most once a second. */
+  occupancy: { group: string; members: number; online: number };
+  /** The daemon refused a request. `users`, or `group`, are not watched any more; the list is empty if the request named no users. */
+  refused: { code: string; message: string; users: string[]; group?: string };
 }
 
 export interface KeybeatEvent<Type extends keyof KeybeatEventMap> {
@@ -113,6 +125,14 @@ export class Keybeat {
   watchAll(): void;
   /** Stops watching these users, whoever watches them. */
   unwatch(users: Names): void;
+  /** The status of a user who is watched, if there is one. */
+  status(user: string): unknown;
+  /** Watches groups too: their members, or with `count` their counts. */
+  watchGroups(groups: Names, options?: { count?: boolean }): void;
+  /** Stops watching these groups. */
+  unwatchGroups(groups: Names): void;
+  /** Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. False without a connection. */
+  setStatus(status: unknown): boolean;
   /** Stops watching everybody. Users who are watched by name stay watched. */
   unwatchAll(): void;
   /** Resolves once the daemon has answered every watch. Rejects when the client has stopped. */

@@ -29,7 +29,7 @@ keybeat.get('alice').state;
 // @ts-expect-error: there is no such value
 new Keybeat({ beat: true });
 keybeat.addEventListener('change', ({ detail }) => {
-  if (detail.state === 'online') detail.since_ms.toFixed();
+  if (detail.state === 'online') (detail.since_ms ?? 0).toFixed();
   else (detail.last_seen_ms ?? 0).toFixed();
 }, { once: true });
 keybeat.addEventListener('refused', ({ detail: { code, users } }) => users.map((user) => code + user));

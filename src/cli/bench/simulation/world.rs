@@ -3,8 +3,8 @@
 use super::redis::{ANSWER_MS, Published, Redis};
 use super::users::{Users, number};
 use crate::presence::{
-    Action, Change, Fleet, FleetSettings, LinkId, LinkNotice, Notice, Primary, Renewals, Roster, Settings,
-    Time, Tracker, Transition,
+    Action, Candidacy, Change, Fleet, FleetSettings, LinkId, LinkNotice, Notice, Primary, Renewals, Roster,
+    Settings, Time, Tracker, Transition,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -66,7 +66,9 @@ impl World {
         let tracker = Tracker::new(FleetSettings {
             detector: Settings { first_ttl_ms, ..Settings::default() },
             canary_limit_ms: CANARY_LIMIT_MS,
-            lease: false,
+            lease: Candidacy::Never,
+            chooses: false,
+            requests: 0,
             slot: Box::new(|_| 0),
         });
         let mut world = World {
