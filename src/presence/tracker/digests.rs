@@ -6,7 +6,7 @@
 //! soon, and only a bucket that differs twice in a row is a mistake. Both daemons then poll the server once: a poll asks for
 //! keys that SCAN names and the daemon does not know, and for keys that it knows and SCAN does not name.
 
-use super::{Action, Input, Role, Time, Tracker};
+use super::{Action, DigestMessage, DigestResult, Input, Role, Time, Tracker};
 use crate::presence::{Digest, Renewals};
 use std::collections::HashSet;
 
@@ -18,46 +18,7 @@ const AGAIN_MS: u64 = 2_000;
 /// not end costs ever less.
 const PAUSE_MS: (u64, u64) = (10_000, 3_600_000);
 
-/// A message of one daemon to the others about a server's digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DigestMessage {
-    /// Note the digest at this place of the stream, under this number.
-    Mark(u64),
-    /// The sender's digest at the mark of this number.
-    Digest(u64, Digest),
-    /// The sender's digest is another one.
-    Differs {
-        /// It also was at the mark before, so the sender polls the server.
-        again: bool,
-    },
-}
-
-/// The result of a comparison of two digests, for the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DigestResult {
-    /// They are equal.
-    Equal,
-    /// They differ, perhaps for a moment.
-    Differs,
-    /// They differed twice in a row: the daemon polls the server.
-    Polled,
-}
-
-impl DigestResult {
-    /// Each of them.
-    pub const ALL: [DigestResult; 3] = [DigestResult::Equal, DigestResult::Differs, DigestResult::Polled];
-
-    /// The word for the metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            DigestResult::Equal => "equal",
-            DigestResult::Differs => "differs",
-            DigestResult::Polled => "polled",
-        }
-    }
-}
-
-/// What a daemon remembers of the digests of one server.
+/// The state of one server's digests.
 #[derive(Default)]
 pub(super) struct Digests {
     /// When the next mark is due.

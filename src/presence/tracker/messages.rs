@@ -1,6 +1,6 @@
 //! The inputs and outputs of the tracker.
 
-use super::digests::{DigestMessage, DigestResult};
+use super::digest_message::{DigestMessage, DigestResult};
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
 use super::topology::{Elsewhere, Fleet};

@@ -16,6 +16,7 @@
 
 mod canary;
 mod chosen;
+mod digest_message;
 mod digests;
 mod gap;
 mod held;
@@ -34,7 +35,7 @@ mod tracked;
 mod tracking;
 mod whole_user;
 
-pub use digests::{DigestMessage, DigestResult};
+pub use digest_message::{DigestMessage, DigestResult};
 pub use gap::Cause;
 pub use lease::{Candidacy, LEASE_MS, LeaseOrder, LeaseReply, LeaseState};
 pub use messages::{Action, Event, LinkId, LinkNotice, Notice, Request, WrittenKeys};
