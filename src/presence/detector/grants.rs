@@ -119,10 +119,11 @@ impl Detector {
 
     /// Whether an answer shows that the user has come back since the keyspace was replaced: the key is there again, it ends
     /// no earlier than the one that was lost, and users could renew their keys all the time. A copy that SWAPDB brought ends
-    /// earlier. Where events report ends, the grant may as well stay; where the daemon polls, it would hide a later deletion.
+    /// earlier. Where events report ends, the grant may as well stay; where the daemon polls or names are pushed, it would hide a later
+    /// deletion.
     pub(super) fn is_set_again(&self, at: u32, left: Left) -> bool {
         let slot = &self.table[at];
-        let again = slot.is_live() && slot.is_gone() && self.polled;
+        let again = slot.is_live() && slot.is_gone() && (self.polled || self.tracked);
         let later = || left.came.plus(left.ms) >= slot.own_deadline(self.settings.first_ttl_ms);
         again && later() && self.grants.replaced.is_some_and(|at| self.outages.since(at) == 0)
     }

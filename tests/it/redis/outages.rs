@@ -38,9 +38,22 @@ async fn flush_right_after_the_start_ends_no_user() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flush_while_polling_ends_no_user() {
+    flush_without_events("sweeps").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flush_while_tracking_ends_no_user() {
+    flush_without_events("tracking").await;
+}
+
+async fn flush_without_events(mode: &str) {
     let redis = Redis::with(&["--notify-keyspace-events", ""]);
+    if mode == "sweeps" {
+        redis.call(&["ACL", "SETUSER", "default", "-client|tracking"]);
+    }
     fill(&redis, "presence:u", 1_000);
     let daemon = Daemon::with(&["--redis", &redis.url(), "--configure-redis", "false"]).await;
+    assert_eq!(daemon.get("/v1/stats").await["redis"]["mode"], mode);
     let (mut socket, users) = daemon.watch_all().await;
     assert_eq!(users.len(), 1_000);
     for round in 1..=3 {

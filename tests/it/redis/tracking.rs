@@ -206,8 +206,10 @@ fn trackers(redis: &Redis) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_daemon_tracks_for_all_and_another_takes_over() {
     let redis = mute_redis(&[]);
-    let [first, second] =
-        [Daemon::with(&["--redis", &redis.url()]).await, Daemon::with(&["--redis", &redis.url()]).await];
+    // Without statuses and groups, which are scanned too.
+    let start =
+        async || Daemon::with(&["--redis", &redis.url(), "--status-prefix", "", "--group-prefix", ""]).await;
+    let [first, second] = [start().await, start().await];
     first.until_lease("held").await;
     second.until_lease("other").await;
     until("one daemon tracks", async || (trackers(&redis) == 1).then_some(())).await;

@@ -39,14 +39,15 @@ fn outside(words: &[String]) -> Option<String> {
     let rest = &words[1..];
     let keys = |keys: &[String]| keys.iter().find(|key| !key.starts_with(PREFIX)).cloned();
     match name.as_str() {
-        "SET" | "GET" | "PTTL" | "EXISTS" | "OBJECT" | "TYPE" => {
+        "SET" | "GET" | "GETEX" | "PTTL" | "EXISTS" | "OBJECT" | "TYPE" => {
             let at = usize::from(name == "OBJECT");
             keys(&rest[at..=at])
         }
         "DEL" | "WATCH" => keys(rest),
         "SCAN" => {
             let pattern = rest.iter().skip_while(|word| word.to_uppercase() != "MATCH").nth(1);
-            pattern.filter(|pattern| !pattern.starts_with(r"pre\\[sx\\]\\*\\?ence:")).cloned()
+            let own = [r"pre\\[sx\\]\\*\\?ence:", r"presence\\-status:"];
+            pattern.filter(|pattern| !own.iter().any(|own| pattern.starts_with(own))).cloned()
         }
         "PUBLISH" => Some(rest[0].clone()).filter(|channel| {
             let own = channel.strip_prefix("__keyevent@0__:");
