@@ -74,6 +74,13 @@ pub struct StatusObject {
     pub status: serde_json::Value,
 }
 
+impl StatusObject {
+    /// The status, unless it reports a removal.
+    pub fn value(&self) -> Option<&serde_json::Value> {
+        Some(&self.status).filter(|status| !status.is_null())
+    }
+}
+
 /// A user of a request who is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "daemon", derive(ToSchema))]

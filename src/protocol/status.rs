@@ -1,6 +1,6 @@
 //! Statuses of users: any JSON, written by any program.
 
-use super::{StatusObject, UserObject};
+use super::UserObject;
 use crate::error::{Error, MAX_STATUS_BYTES};
 use serde_json::Value;
 
@@ -66,16 +66,9 @@ impl UserObject {
     }
 }
 
-impl StatusObject {
-    /// The status, unless it reports a removal.
-    pub fn value(&self) -> Option<&Value> {
-        Some(&self.status).filter(|status| !status.is_null())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::ServerMessage;
+    use super::super::{ServerMessage, StatusObject};
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
