@@ -1,6 +1,6 @@
 // The types of keybeat.js.
 
-/** What the daemon knows of a user. Times are milliseconds since the Unix epoch. */
+/** The daemon's knowledge of a user. Times are milliseconds since the Unix epoch. */
 export type User = OnlineUser | OfflineUser;
 
 export interface OnlineUser {
@@ -113,7 +113,7 @@ export class Keybeat {
   ): void;
   removeEventListener<Type extends keyof KeybeatEventMap>(type: Type, listener: KeybeatListener<Type>): void;
 
-  /** What is known of a user who is watched. */
+  /** The known state of a user who is watched. */
   get(user: string): User | undefined;
   /**
    * Watches these users too. Returns a function that ends this watch, or, if it is called with users, only their part of

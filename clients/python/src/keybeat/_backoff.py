@@ -21,7 +21,7 @@ RENEW_S = (1.0, 15.0)
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a close code asks for."""
+    """The advice of a close code."""
 
     #: The client stops, unless it has a source of new tokens and ``renew`` holds.
     stop: str = ""

@@ -113,7 +113,7 @@ class Client:
         return self._watches.users
 
     def get(self, user: str) -> User | None:
-        """What is known of a user who is watched."""
+        """The known state of a user who is watched."""
         return self._watches.users.get(user)
 
     async def ready(self) -> None:

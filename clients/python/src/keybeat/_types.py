@@ -1,4 +1,4 @@
-"""What the client reports."""
+"""The reports of the client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Refused(KeybeatError):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """What the daemon knows of a user. Times are milliseconds since the Unix epoch."""
+    """The daemon's knowledge of a user. Times are milliseconds since the Unix epoch."""
 
     name: str
     online: bool

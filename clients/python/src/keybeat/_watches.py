@@ -1,4 +1,4 @@
-"""What the caller wants to watch, what the daemon was asked, and what is known. No clock, no socket.
+"""The users that the caller wants, those that the daemon was asked for, and those that are known. No clock, no socket.
 
 tests/clients/table.json has the rules for one user.
 """

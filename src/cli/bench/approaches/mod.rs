@@ -1,5 +1,5 @@
 //! Five ways to build a presence indicator, on the same workload in one run. Each is built as those who recommend it would build it;
-//! each has two servers, an own Redis, and real clients. What is different is what the clients, the servers and Redis say to each other.
+//! each has two servers, an own Redis, and real clients. Only the messages between clients, servers and Redis differ.
 
 mod counted;
 mod fleet;

@@ -57,7 +57,7 @@ impl Sizes {
     }
 }
 
-/// What a user does in a run.
+/// The part of a user in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// Falls silent, and comes back while connections are broken.

@@ -1,4 +1,4 @@
-//! What one user's page shows, and a record of how it came about. It gets the time as a number and opens nothing.
+//! The content of one user's page, and a record of how it came about. It gets the time as a number and opens nothing.
 
 use std::collections::HashMap;
 

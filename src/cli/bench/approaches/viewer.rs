@@ -19,7 +19,7 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// How long a client waits for a connection or an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What all users share.
+/// The state that all users share.
 pub struct Crowd {
     pub began: Instant,
     pub every: Duration,

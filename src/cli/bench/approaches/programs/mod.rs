@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 /// How long a server waits before it connects to Redis again.
 const RECONNECT: Duration = Duration::from_millis(100);
 
-/// What a server needs to know.
+/// The settings of a server.
 pub struct Setup {
     pub redis: Target,
     /// A user is offline so long after the last heartbeat.

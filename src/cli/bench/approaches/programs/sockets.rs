@@ -1,4 +1,4 @@
-//! What the programs with sockets share: a client connects as a user, watches its contacts, and sends heartbeats.
+//! The common part of the programs with sockets: a client connects as a user, watches its contacts, and sends heartbeats.
 
 use super::watchers::{Watcher, Watchers, snapshot};
 use anyhow::Result;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// How long a server waits for a client to take its messages.
 const WRITE: Duration = Duration::from_secs(5);
 
-/// What an approach does with the messages of its clients. An error means that Redis was out of reach; the message is lost.
+/// The handling of clients' messages by an approach. An error means that Redis was out of reach; the message is lost.
 pub trait Program: Send + Sync + 'static {
     /// The sockets that watch.
     fn watchers(&self) -> &Watchers;
