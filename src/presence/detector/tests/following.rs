@@ -142,3 +142,20 @@ fn follower_notices_a_granted_key_that_is_back() {
         "1 reconciled; 10 +a Heartbeat seen 10; 13 ask a; 14 reconciled; 20 -a Expired at 20 seen 13",
     );
 }
+
+#[test]
+fn page_does_not_hide_the_end_of_a_granted_key() {
+    // The page may be older than the end, so a is asked for.
+    check(
+        "0 up r follows; 1 page a b; 2 answered a=30 b=30; 5 up s follows; 6 expired a; 7 page a b; 8 answered a=-",
+        "1 ask a b; 2 +a Reconciled seen 2; 2 +b Reconciled seen 2; 2 reconciled; 7 ask a; 8 reconciled",
+    );
+}
+
+#[test]
+fn granted_key_that_a_page_names_is_asked_for_at_the_end() {
+    check(
+        "0 up r follows; 1 page a b; 2 answered a=30 b=30; 5 up s follows; 7 page a b; 8 answered b=9; 100 due",
+        "1 ask a b; 2 +a Reconciled seen 2; 2 +b Reconciled seen 2; 2 reconciled; 7 ask b; 8 reconciled; 100 ask a b",
+    );
+}
