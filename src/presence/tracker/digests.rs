@@ -113,7 +113,9 @@ impl Tracker {
         if now < digests.rests_until {
             return;
         }
-        let pause = digests.pause_ms.clamp(PAUSE_MS.0, PAUSE_MS.1);
+        // After a quiet time that is longer, the pause is the shortest again.
+        let quiet = now.since(digests.rests_until) > digests.pause_ms;
+        let pause = if quiet { PAUSE_MS.0 } else { digests.pause_ms.clamp(PAUSE_MS.0, PAUSE_MS.1) };
         digests.rests_until = now.plus(pause);
         digests.pause_ms = pause.saturating_mul(2);
         self.out.push_back(Action::Digested(DigestResult::Polled));
