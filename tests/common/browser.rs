@@ -81,6 +81,12 @@ impl Browser {
         self.post(&path, json!({"script": script, "args": []})).await
     }
 
+    /// Runs a statement that leaves the page, after the script that starts it has returned. Chromedriver runs
+    /// a script again when a navigation ends the script's page: `history.back()` then goes back twice.
+    pub async fn navigate(&self, statement: &str) {
+        self.run(&format!("setTimeout(() => {{ {statement}; }}, 0)")).await;
+    }
+
     /// Sets the media features of the page, such as `("prefers-color-scheme", "dark")`.
     pub async fn media(&self, features: &[(&str, &str)]) {
         let features: Vec<_> =

@@ -124,7 +124,7 @@ async fn reloaded_page_stays_online() {
     browser.open(&site).await;
     assert_eq!(gist(&told.one().await), ["alice", "online", "heartbeat"]);
     for loads in ["2", "3", "4"] {
-        browser.run("location.reload()").await;
+        browser.navigate("location.reload()").await;
         browser.shows("return [sessionStorage.loads, window.state]", json!([loads, "live"])).await;
     }
     // Each closed its socket with 1001, and its key has the whole TTL again.
@@ -136,7 +136,7 @@ async fn reloaded_page_stays_online() {
     // A page that navigates away, and back.
     browser.open(&format!("{site}/other")).await;
     until("the grace", async || (left() <= 10_000).then_some(())).await;
-    browser.run("history.back()").await;
+    browser.navigate("history.back()").await;
     until("the whole TTL", async || (left() > 20_000).then_some(())).await;
     told.none();
     // The client's own close is immediate.
