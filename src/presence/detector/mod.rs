@@ -5,6 +5,7 @@
 //! of questions, a batch under way, or the pass that runs (`tests/fuzz.rs` checks this after every step).
 //!
 //! - `slot`: the state of one key, as a table of state × event. Only that folder touches the flags.
+//! - `events`: what an event does to a key.
 //! - `probes`: questions in batches, and the fence rule.
 //! - `retimed`: keys whose TTL another command than SET has changed.
 //! - `ttl`: learning TTLs. `common_ttl`: the TTL of most keys at the server. `usual`: the longest TTL that many keys have, where
@@ -23,6 +24,7 @@ mod common_ttl;
 mod deadlines;
 mod digest;
 mod early;
+mod events;
 mod fickle;
 mod following;
 mod grants;
@@ -53,7 +55,7 @@ use outages::Outages;
 use probes::Asks;
 use reconcile::ReconcilePass;
 use retimed::LastSet;
-use slot::{Look, Renewal, Slot, Verdict};
+use slot::{Look, Renewal, Slot};
 use std::collections::VecDeque;
 use ttl::Checks;
 use usual::UsualTtl;
@@ -369,75 +371,6 @@ impl Detector {
         self.free(at);
     }
 
-    fn created(&mut self, now: Time, name: &[u8]) {
-        if let Some(at) = self.table.find(name).filter(|&at| self.table[at].proves_deletion()) {
-            // The next event says whether the key was deleted, or has moved away and back.
-            self.touch(at);
-            self.recreated = self.polled.then_some((at, now));
-        } else if self.polled {
-            self.renewed(now, name, Renewal::Created);
-        } else {
-            // The `set` of the same command follows.
-            self.renewed(now, name, Renewal::Placed);
-        }
-    }
-
-    fn renewed(&mut self, now: Time, name: &[u8], how: Renewal) {
-        if how == Renewal::Set {
-            self.end_deleted(now, name);
-        }
-        let Some(at) = self.find_or_make(now, name) else { return };
-        self.last_set = (how == Renewal::Set).then_some((at, now));
-        self.touch(at);
-        let (missed, first_ttl) = (self.missed, self.settings.first_ttl_ms);
-        let claimed = self.is_claimed(at);
-        self.apply(at, |slot| {
-            slot.distrust_before(missed);
-            let mut change = slot.renew(now, first_ttl, how)?;
-            // It may have been live since the claim.
-            if claimed {
-                change.reason = Reason::Reconciled;
-            }
-            Some(change)
-        });
-        if !self.table[at].waits() {
-            self.look_after(at, now);
-        }
-    }
-
-    /// A daemon has written the key with this TTL: this one, or another that says so. The deadline only moves to an
-    /// earlier instant, so a message that is wrong costs a question. Returns whether that is news to other daemons.
-    pub fn written(&mut self, now: Time, name: &[u8], ttl_ms: u32) -> bool {
-        let Some(at) = self.table.find(name).filter(|&at| self.table[at].is_live()) else { return false };
-        if self.leaves_to_holder(at) {
-            return self.table[at].note_ttl(ttl_ms, self.settings.first_ttl_ms);
-        }
-        let mut news = false;
-        self.apply(at, |slot| {
-            news = slot.shorten(now, ttl_ms);
-            None
-        });
-        if news && self.up && !self.table[at].waits() {
-            self.file(at, now);
-        }
-        news
-    }
-
-    /// A daemon says that the key ends so many milliseconds from now.
-    fn ends_in(&mut self, now: Time, name: &[u8], left_ms: u32) {
-        let Some(at) = self.table.find(name).filter(|&at| self.table[at].is_live()) else { return };
-        // Where no `set` comes before, an answer under way may be older than the message.
-        self.touch(at);
-        let polled = self.polled;
-        self.apply(at, |slot| {
-            slot.expect_end(now, left_ms, polled);
-            None
-        });
-        if !self.table[at].waits() {
-            self.file(at, now);
-        }
-    }
-
     /// As if the second question had confirmed each TTL.
     #[cfg(test)]
     fn confirm_all(&mut self) {
@@ -476,45 +409,6 @@ impl Detector {
         }
         let (first_ttl, polled) = (self.settings.first_ttl_ms, self.polled);
         self.table[at].file(at, &mut self.deadlines, now, (first_ttl, polled));
-    }
-
-    fn ended(&mut self, now: Time, name: &[u8], end: End) {
-        let Some(at) = self.table.find(name) else { return };
-        self.touch(at);
-        let slot = &mut self.table[at];
-        slot.distrust_before(self.missed);
-        if !slot.is_live() {
-            return slot.unclaim();
-        }
-        let (verdict, reason) = match end {
-            End::Expired => (self.expire(at), Reason::Expired),
-            End::Deleted => (slot.delete(), Reason::Deleted),
-            End::Evicted => {
-                // It was there until now: however often that happens, its user renews it in between.
-                self.throw_away(at, now, Time::NEVER);
-                (Verdict::Kept, Reason::Expired)
-            }
-        };
-        if verdict == Verdict::Ends {
-            if end == End::Expired
-                && !self.leaves_to_holder(at)
-                && let Some(early_ms) = self.table[at].expires_early(now)
-            {
-                self.note_fickle(at, early_ms);
-            }
-            self.end(at, now, reason);
-        } else if !self.table[at].waits() {
-            self.file(at, now);
-        }
-    }
-
-    fn expire(&mut self, at: u32) -> Verdict {
-        let mut verdict = Verdict::Kept;
-        self.apply(at, |slot| {
-            verdict = slot.expire();
-            None
-        });
-        verdict
     }
 
     fn due(&mut self, now: Time) {

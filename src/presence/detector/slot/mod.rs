@@ -34,6 +34,7 @@
 //! adopted cannot be doubted. An answer counts only if no event came between its fences (see `probes.rs`).
 
 mod evidence;
+mod facts;
 mod pushes;
 
 use super::deadlines::{Bucket, Deadlines};
@@ -276,114 +277,11 @@ impl Slot {
     }
 }
 
-/// The knowledge about the key.
+/// The knowledge about the key, which `facts.rs` reads.
 impl Slot {
-    pub(super) fn is_live(&self) -> bool {
-        self.flags.has(Flags::LIVE)
-    }
-
-    /// Whether it is live without a TTL.
-    pub(super) fn is_immortal(&self) -> bool {
-        self.deadline == Time::NEVER
-    }
-
-    /// Whether absence proves nothing until its deadline.
-    pub(super) fn is_granted(&self) -> bool {
-        self.flags.has(Flags::GRANTED)
-    }
-
-    pub(super) fn is_doubted(&self) -> bool {
-        self.is_live() && self.flags.has(Flags::DOUBTED)
-    }
-
-    /// Whether it is not live, and an event that proves nothing says otherwise since the last question.
-    pub(super) fn is_claimed(&self) -> bool {
-        !self.is_live() && self.flags.has(Flags::DOUBTED)
-    }
-
-    pub(super) fn is_adopted(&self) -> bool {
-        self.flags.has(Flags::ADOPTED)
-    }
-
-    /// Whether it is live, and nothing says that it may have moved.
-    pub(super) fn is_settled(&self) -> bool {
-        self.is_live() && !self.flags.has(Flags::DOUBTED | Flags::ADOPTED | Flags::MOVED)
-    }
-
-    /// Whether it is live, disowned by this server, and not adopted by another detector.
-    pub(super) fn is_moved(&self) -> bool {
-        self.is_live() && self.flags.has(Flags::MOVED)
-    }
-
-    /// Whether a deadline bucket holds a valid entry.
-    pub(super) fn is_filed(&self) -> bool {
-        self.filed != 0
-    }
-
-    #[cfg(test)]
-    pub(super) fn deadline(&self) -> Time {
-        self.deadline
-    }
-
-    /// The last heartbeat known.
-    pub(super) fn last_seen(&self) -> Time {
-        self.last_seen
-    }
-
-    /// The deadline without any grant: one TTL after the last heartbeat known.
-    pub(super) fn own_deadline(&self, first_ttl: u64) -> Time {
-        if self.is_immortal() { Time::NEVER } else { self.last_seen.plus(self.ttl_or(first_ttl)) }
-    }
-
-    /// Whether only a grant keeps it live: Redis does not have it.
-    pub(super) fn is_gone(&self) -> bool {
-        self.flags.has(Flags::GONE)
-    }
-
-    /// Whether it is live, and not for a grant alone.
-    pub(super) fn is_held_by_redis(&self) -> bool {
-        self.is_live() && !self.is_gone()
-    }
-
     /// Redis has it, whatever was believed under a grant.
     pub(super) fn put_held(&mut self) {
         self.flags.put(Flags::GONE, false);
-    }
-
-    /// Whether a grant may hide a renewal without an event: then the detector asks at the key's own deadline too.
-    fn hides_renewals(&self) -> bool {
-        self.flags.has(Flags::GRANTED) && !self.flags.has(Flags::BY_SET) && !self.flags.has(Flags::GONE)
-    }
-
-    /// Whether its own deadline has passed under a grant that may hide a renewal.
-    pub(super) fn may_be_renewed(&self, now: Time, first_ttl: u64) -> bool {
-        self.hides_renewals() && self.own_deadline(first_ttl) < now && self.deadline >= now
-    }
-
-    /// The TTL in milliseconds; `first_ttl` while it is unknown.
-    pub(super) fn ttl_or(&self, first_ttl: u64) -> u64 {
-        if self.ttl == 0 { first_ttl } else { u64::from(self.ttl) }
-    }
-
-    /// Whether it is to be asked for whatever its deadline says.
-    pub(super) fn must_ask(&self) -> bool {
-        self.flags.has(Flags::ASK)
-    }
-
-    /// Whether this daemon asks for it even where another one asks at deadlines: neither an absence nor an event proves anything
-    /// yet.
-    pub(super) fn is_own_question(&self) -> bool {
-        self.flags.has(Flags::GRANTED | Flags::DOUBTED | Flags::MOVED | Flags::ADOPTED)
-    }
-
-    /// The TTL in milliseconds, if an answer gave all of it.
-    pub(super) fn known_ttl(&self) -> Option<u32> {
-        (self.ttl != 0 && !self.flags.has(Flags::LEAST)).then_some(self.ttl)
-    }
-
-    /// Whether this renewal's TTL is to be checked; `all` if the renewals of all keys are.
-    pub(super) fn wants_check(&self, all: bool) -> bool {
-        self.flags.has(Flags::HEARD) && (all || self.flags.has(Flags::UNCONFIRMED | Flags::FICKLE))
     }
 
     /// The known TTL is confirmed.
@@ -395,42 +293,6 @@ impl Slot {
     /// Each renewal is checked from now on.
     pub(super) fn put_fickle(&mut self) {
         self.flags.put(Flags::FICKLE, true);
-    }
-
-    /// Whether the deadline is only a guess: no answer gave the TTL, no `set` gave its start, no grant set it.
-    fn deadline_is_guessed(&self) -> bool {
-        self.flags.has(Flags::LEARN) && !self.flags.has(Flags::HEARD) && !self.flags.has(Flags::GRANTED)
-    }
-
-    /// Whether `last_seen` is only a guess: no `set` gave it, and the TTL that leads back to it is not known.
-    fn heartbeat_is_guessed(&self) -> bool {
-        !self.flags.has(Flags::HEARD) && (self.ttl == 0 || self.flags.has(Flags::LEAST))
-    }
-
-    /// The facts that decide the future, for tests that compare states: instants count from `now`, batches from the last one.
-    #[cfg(test)]
-    pub(super) fn facts(&self, now: Time, last: BatchId) -> impl std::hash::Hash + use<> {
-        let Slot { key: _, deadline, last_seen, ttl, filed, batch, flags, pass, said } = self;
-        let from_now = |then: &Time| self.is_live().then(|| then.as_ms().wrapping_sub(now.as_ms()));
-        let filed = self.is_filed().then(|| filed.wrapping_sub(now.as_ms() as u32));
-        let batch = (*batch != 0).then(|| last - batch);
-        (from_now(deadline), from_now(last_seen), *ttl, filed, batch, flags.0, *pass, *said)
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_overtaken(&self) -> bool {
-        self.flags.has(Flags::OVERTAKEN)
-    }
-
-    /// The note of its deadline bucket.
-    #[cfg(test)]
-    pub(super) fn filed(&self) -> u32 {
-        self.filed
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_queued(&self) -> bool {
-        self.flags.has(Flags::QUEUED)
     }
 }
 

@@ -1,21 +1,19 @@
-//! One reader of transitions: what it still has to be sent, and in which messages.
+//! One reader of transitions: what it still has to be sent, and in which messages (`messages.rs`).
+
+mod messages;
 
 use super::Encoded;
 use super::backlog::{All, Backlog, NOT_YET};
 use super::groups::{Next, PendingGroups};
-use super::log::{self, FRAME, FRAME_BYTES};
 use super::mailbox::Pushed;
 use super::readers::{Member, Readers};
 use super::statuses::PendingStatuses;
 use crate::lock::lock;
 use crate::presence::Name;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
-
-/// Bytes of messages for one write to a client.
-const WRITE_BYTES: usize = 64 * 1024;
 
 /// Why a reader ends. But for the last cause it starts again with a new snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +51,8 @@ pub struct Watcher {
     /// Bytes of a message that the reader's client has begun and not ended.
     unfinished: AtomicUsize,
     bell: Notify,
+    /// The bell has rung for the log, and the reader has not read since.
+    unread: AtomicBool,
     readers: Arc<Readers>,
 }
 
@@ -61,7 +61,8 @@ impl Watcher {
         let (id, readers) = (readers.next_id(), readers.clone());
         let (backlog, overflow, bell) = (Mutex::default(), AtomicU8::new(0), Notify::new());
         let (held, unfinished) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let watcher = Arc::new(Watcher { id, backlog, overflow, held, unfinished, bell, readers });
+        let unread = AtomicBool::new(false);
+        let watcher = Arc::new(Watcher { id, backlog, overflow, held, unfinished, bell, unread, readers });
         let member: Arc<dyn Member> = watcher.clone();
         watcher.readers.add(id, Arc::downgrade(&member));
         watcher
@@ -105,6 +106,21 @@ impl Watcher {
         self.bell.notify_one();
     }
 
+    /// Rings the bell for what is new in the log.
+    pub(super) fn announce(&self) {
+        if !self.unread.swap(true, Ordering::Relaxed) {
+            self.readers.count_unread(true);
+        }
+        self.ring();
+    }
+
+    /// The reader reads now.
+    fn begin_to_read(&self) {
+        if self.unread.swap(false, Ordering::Relaxed) {
+            self.readers.count_unread(false);
+        }
+    }
+
     /// Ends this reader for good: it gets nothing more.
     pub fn dismiss(&self) {
         self.overflow_locked(&mut lock(&self.backlog), Overflow::Dismissed);
@@ -142,27 +158,6 @@ impl Watcher {
         lock(&self.backlog).lossless = Some(pending);
     }
 
-    /// Takes at most `most` pending changes, the oldest first.
-    pub fn take(&self, most: usize) -> Vec<Arc<Encoded>> {
-        let mut backlog = lock(&self.backlog);
-        if backlog.lossless.is_some() && backlog.all.is_some() {
-            return self.read(&mut backlog, most, usize::MAX);
-        }
-        self.fold(&mut backlog, usize::MAX);
-        self.pop(&mut backlog, most, usize::MAX)
-    }
-
-    /// Takes what is pending as messages, as many as suit one write; empty if nothing is pending.
-    pub fn messages(&self) -> Vec<Delivery> {
-        let (mut messages, mut bytes) = (Vec::new(), 0);
-        while bytes < WRITE_BYTES {
-            let Some(message) = self.message_of(FRAME) else { break };
-            bytes += message.text.len();
-            messages.push(message);
-        }
-        messages
-    }
-
     /// The number from which a reader with nothing left to read can resume.
     pub fn resume_at(&self) -> Option<u64> {
         let seq = self.readers.seq();
@@ -176,124 +171,6 @@ impl Watcher {
         let read = if at_end { seq.max(backlog.read_to).max(backlog.whole_from) } else { backlog.read_to };
         let to = backlog.pending().map_or(read, |next| read.min(next.seq - 1));
         Some(to).filter(|&to| to >= backlog.whole_from)
-    }
-
-    /// The next message, of at most `most` transitions from the mailbox, or of a whole message of the log.
-    pub(super) fn message_of(&self, most: usize) -> Option<Delivery> {
-        // Before the lock: whatever was published is in the backlog now, or has been taken.
-        let seq = self.readers.seq();
-        let mut backlog = lock(&self.backlog);
-        if backlog.groups.as_ref().is_some_and(|groups| groups.owes_members()) {
-            return None;
-        }
-        if let Some(text) = self.shared_message(&mut backlog) {
-            let resume = self.resume(&backlog, seq);
-            return Some(Delivery { text, resume });
-        }
-        let taken = if backlog.lossless.is_some() && backlog.all.is_some() {
-            self.read(&mut backlog, most, FRAME_BYTES)
-        } else {
-            self.fold(&mut backlog, usize::MAX);
-            self.pop(&mut backlog, most, FRAME_BYTES)
-        };
-        let text = (!taken.is_empty()).then(|| log::message(&taken))?;
-        Some(Delivery { text, resume: self.resume(&backlog, seq) })
-    }
-
-    /// The next message of the log, as all readers share it, for a reader that keeps up.
-    fn shared_message(&self, backlog: &mut Backlog) -> Option<Bytes> {
-        let (lossless, nothing_before) = (backlog.lossless.is_some(), backlog.pending().is_none());
-        let all = backlog.all.as_mut()?;
-        let sealed = {
-            let mut log = lock(&self.readers.log);
-            all.end_joining(&log);
-            let keeps_up = lossless || log.end() - all.next <= FRAME as u64;
-            if !(all.wants_all() && nothing_before && keeps_up) {
-                return None;
-            }
-            log.since(all.next).next().filter(|sealed| sealed.first == all.next)?.clone()
-        };
-        all.next = sealed.end();
-        let last = sealed.entries.last().map_or(0, |last| last.seq);
-        (backlog.by_log, backlog.read_to) = (last, last);
-        Some(sealed.text.clone())
-    }
-
-    /// Reads on in the log, change by change.
-    fn read(&self, backlog: &mut Backlog, most: usize, most_bytes: usize) -> Vec<Arc<Encoded>> {
-        if self.is_behind(backlog) {
-            self.overflow_locked(backlog, Overflow::Behind);
-        }
-        // What was pending by name when the reader asked for everybody comes first.
-        let mut taken = self.pop(backlog, most, most_bytes);
-        let Some(all) = &mut backlog.all else { return taken };
-        let mut bytes = taken.iter().map(|entry| entry.json().len()).sum::<usize>();
-        let mut log = lock(&self.readers.log);
-        let mut next = all.next;
-        'log: for sealed in log.since(next) {
-            for entry in &sealed.entries[(next - sealed.first) as usize..] {
-                if taken.len() == most || bytes >= most_bytes {
-                    break 'log;
-                }
-                next += 1;
-                backlog.read_to = entry.seq;
-                if all.wants(entry) {
-                    bytes += entry.json().len();
-                    backlog.by_log = entry.seq;
-                    taken.push(entry.clone());
-                }
-            }
-        }
-        all.next = next;
-        all.end_joining(&log);
-        taken
-    }
-
-    /// Moves at most `most` messages of the log into the mailbox, where changes are conflated.
-    fn fold(&self, backlog: &mut Backlog, most: usize) {
-        let Some(all) = &mut backlog.all else { return };
-        let some: Option<Vec<_>> = {
-            let mut log = lock(&self.readers.log);
-            all.end_joining(&log);
-            (all.next >= log.start()).then(|| log.since(all.next).take(most).cloned().collect())
-        };
-        let Some(some) = some else {
-            return self.overflow_locked(backlog, Overflow::Behind);
-        };
-        if some.is_empty() {
-            return;
-        }
-        let before = backlog.mailbox.bytes();
-        for sealed in &some {
-            for entry in &sealed.entries[(all.next - sealed.first) as usize..] {
-                backlog.read_to = entry.seq;
-                if !all.wants(entry) {
-                    continue;
-                }
-                backlog.by_log = entry.seq;
-                if backlog.mailbox.push(entry.clone()) == Pushed::Cancelled {
-                    backlog.whole_from = backlog.whole_from.max(entry.seq);
-                    self.readers.metrics.conflated.inc();
-                }
-            }
-            all.next = sealed.end();
-        }
-        all.end_joining(&lock(&self.readers.log));
-        self.readers.recount(before, backlog.mailbox.bytes());
-    }
-
-    fn pop(&self, backlog: &mut Backlog, most: usize, most_bytes: usize) -> Vec<Arc<Encoded>> {
-        let before = backlog.bytes();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while taken.len() < most && bytes < most_bytes {
-            let entry = backlog.pop();
-            let Some(entry) = entry else { break };
-            bytes += entry.json().len();
-            backlog.read_to = backlog.read_to.max(entry.seq);
-            taken.push(entry);
-        }
-        self.readers.recount(before, backlog.bytes());
-        taken
     }
 
     /// A change of a user whom it watches by name.
@@ -524,6 +401,7 @@ impl Member for Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
+        self.begin_to_read();
         self.readers.recount(self.queued_bytes(), 0);
         self.readers.remove(self.id);
     }
