@@ -11,12 +11,16 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Rings of the bell of all readers of everybody together, per second at most: each costs a write to the kernel,
-/// about 10 µs. With more readers the bell rings less often and each message has more transitions. Up to 30
-/// readers get each transition at once.
+/// Rings of the bell of all readers of everybody together, per second, that the daemon has time for however busy it is: each
+/// costs a write to the kernel, about 10 µs. More of them follow only while the readers keep up. Otherwise the bell rings less
+/// often and each message has more transitions.
 const RINGS_PER_SECOND: f64 = 30_000.0;
 /// The longest between two rings, however many readers there are.
-pub(super) const RING_LATEST: Duration = Duration::from_millis(50);
+const RING_LATEST: Duration = Duration::from_millis(50);
+/// When the hub looks again whether the readers have read what the last ring announced.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// The readers keep up if at most one in so many has not read since the last ring.
+const KEEPS_UP: usize = 8;
 
 /// Entries of the log at which the hub looks who still needs the oldest.
 pub(super) const LOG_KEPT: u64 = 4096;
@@ -182,8 +186,8 @@ impl Hub {
         held
     }
 
-    /// Rings the bell of the readers of everybody, if the log has grown and enough time has passed at `now`;
-    /// else returns when enough will have passed. The driver calls this after it has applied changes.
+    /// Rings the bell of the readers of everybody, if the log has grown and they have read what the last ring announced, or enough
+    /// time has passed at `now`; else returns when to call again. The driver calls this after it has applied changes.
     pub fn ring(&self, now: Instant) -> Option<Instant> {
         let mut everybody = lock(&self.everybody);
         let end = lock(&self.readers.log).end();
@@ -192,11 +196,13 @@ impl Hub {
         }
         let pause = Duration::from_secs_f64(everybody.watchers.len() as f64 / RINGS_PER_SECOND);
         let due = everybody.rung.map(|rung| rung + pause.min(RING_LATEST)).filter(|&due| due > now);
-        if due.is_some() {
-            return due;
+        if let Some(due) = due
+            && self.readers.unread() > everybody.watchers.len() / KEEPS_UP
+        {
+            return Some(due.min(now + LOOK_AGAIN));
         }
         (everybody.rung, everybody.rung_at) = (Some(now), end);
-        everybody.watchers.values().for_each(|watcher| watcher.ring());
+        everybody.watchers.values().for_each(|watcher| watcher.announce());
         None
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Readers {
     /// The number of the last transition that is in every mailbox it belongs to, in the log and in the history.
     seq: AtomicU64,
     bytes: AtomicUsize,
+    /// Readers of everybody who have not read since their bell rang.
+    unread: AtomicUsize,
     most: usize,
     pub(super) log: Mutex<Log>,
     next_id: AtomicU64,
@@ -79,6 +81,7 @@ impl Readers {
         Readers {
             seq: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
             most,
             log: Mutex::new(Log::new(most)),
             next_id: AtomicU64::new(0),
@@ -95,6 +98,20 @@ impl Readers {
     pub(super) fn publish(&self, seq: u64) {
         let before = self.seq.swap(seq, Ordering::AcqRel);
         debug_assert_eq!(before + 1, seq, "one thread applies changes");
+    }
+
+    /// How many readers of everybody have not read since their bell rang.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// A reader has something to read, or has read it.
+    pub(super) fn count_unread(&self, unread: bool) {
+        if unread {
+            self.unread.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// A number for a new reader.
