@@ -33,8 +33,9 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
-/// Bytes. With tungstenite's default of 128 KiB a socket costs 134 KB. A longer message is read in several pieces.
-const READ_BUFFER: usize = 512;
+/// Bytes. With tungstenite's default of 128 KiB a socket costs 134 KB. A longer message is taken in several pieces, from the bytes that
+/// [`Wire`] has read.
+const READ_BUFFER: usize = 64;
 /// A message of more bytes leaves a buffer that is worth giving back.
 const BULKY: usize = 4096;
 /// Frames in one write.

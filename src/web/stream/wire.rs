@@ -1,17 +1,25 @@
 //! The bytes below a socket's frames: the daemon's own writes and those of tungstenite take turns, and each frame of the
-//! client counts, and so does the memory of a message that it has not ended.
+//! client counts, and so does the memory of a message that it has not ended. Reads go through a buffer on the stack, so that an
+//! idle socket holds none.
 
 use crate::hub::Watcher;
+use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, RateLimiter};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Bytes of one read. A socket whose client waits for a write may keep as many.
+const READ: usize = 1024;
+
 /// See the module's head.
 pub(super) struct Wire<S> {
     stream: S,
+    /// Bytes that were read and that tungstenite has not taken. It takes few at a time.
+    ahead: Bytes,
     /// While true, tungstenite's writes wait: a frame is written in part.
     pub(super) held: bool,
     frames: FrameCounter,
@@ -29,7 +37,8 @@ impl<S> Wire<S> {
     /// A client may send so many frames, and `most` bytes in one of them.
     pub(super) fn new(stream: S, quota: governor::Quota, most: usize) -> Wire<S> {
         let (frames, limit) = (FrameCounter::default(), RateLimiter::direct(quota));
-        Wire { stream, held: false, frames, limit, flooded: false, most, unfinished: 0, counter: None }
+        let ahead = Bytes::new();
+        Wire { stream, ahead, held: false, frames, limit, flooded: false, most, unfinished: 0, counter: None }
     }
 
     /// From now on the memory of unfinished messages counts as this reader's.
@@ -46,7 +55,7 @@ impl<S> Wire<S> {
     /// Whether exactly so many messages have arrived, and no part of another one.
     pub(super) fn has_ended(&self, messages: u64) -> bool {
         let frames = &self.frames;
-        frames.messages == messages && frames.head == 0 && frames.rest == 0 && frames.fragments == 0
+        self.ahead.is_empty() && frames.messages == messages && frames.head == 0 && frames.rest == 0 && frames.fragments == 0
     }
 
     /// Counts an unfinished message. Returns whether the reader may go on.
@@ -68,6 +77,32 @@ impl<S> Wire<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Wire<S> {
+    /// Reads as `AsyncRead` does, but so much at once that a long message takes few calls of the kernel.
+    fn poll_read_ahead(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            let mut bytes = [const { MaybeUninit::uninit() }; READ];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            let (now, later) = read.filled().split_at(read.filled().len().min(buffer.remaining()));
+            buffer.put_slice(now);
+            self.ahead = Bytes::copy_from_slice(later);
+        } else {
+            let some = self.ahead.split_to(self.ahead.len().min(buffer.remaining()));
+            buffer.put_slice(&some);
+            if self.ahead.is_empty() {
+                // An empty part would keep the memory of the whole.
+                self.ahead = Bytes::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -75,7 +110,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(self.poll_read_ahead(context, buffer))?;
         // tungstenite reads on until a message is complete, so it never reports fragments.
         let frames = self.frames.count(&buffer.filled()[before..]);
         if (0..frames).any(|_| self.limit.check().is_err()) {
@@ -120,7 +155,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 }
 
-/// An unfinished message of so few bytes costs no more than the buffer of an idle socket.
+/// An unfinished message of so few bytes is not counted.
 const SMALL: u64 = 512;
 
 /// Longer than any message may be.
