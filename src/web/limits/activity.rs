@@ -366,25 +366,26 @@ mod tests {
         let activity = Arc::new(Activity::new());
         let (mut client, server) = tokio::io::duplex(64);
         let mut server = Noticed::new(server, activity.clone());
-        let times = Times { write: Duration::from_millis(100), ..TIMES };
+        let times = Times { write: Duration::from_secs(1), ..TIMES };
         activity.begin_request();
         let reads = async {
             for _ in 0..10 {
-                sleep(Duration::from_millis(30)).await;
+                sleep(Duration::from_millis(150)).await;
                 client.read_exact(&mut [0; 16]).await.expect("the connection is open");
             }
             Instant::now()
         };
-        let ends = async {
+        let overdue = activity.clone();
+        let ends = async move {
             tokio::select! {
                 biased;
                 written = server.write_all(&[0; 4096]) => panic!("nobody has read all of it: {written:?}"),
-                why = activity.overdue(times) => (why, Instant::now()),
+                why = overdue.overdue(times) => (why, Instant::now()),
             }
         };
         let (stopped, (why, ended)) = tokio::join!(reads, ends);
         assert_eq!(why, Overdue::Unread);
-        assert!(ended > stopped, "300 ms of slow reading is no reason to end");
+        assert!(ended > stopped, "1.5 s of slow reading is no reason to end");
     }
 
     #[tokio::test]
