@@ -2,8 +2,9 @@
 
 use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
-use crate::common::redis::{Redis, signal};
-use crate::common::{now_ms, until};
+use crate::common::proxy::Proxy;
+use crate::common::redis::{Redis, fill, signal};
+use crate::common::{now_ms, until, within};
 use serde_json::json;
 use std::time::Duration;
 
@@ -204,4 +205,50 @@ async fn each_primary_of_a_cluster_has_a_lease() {
     signal(holder.pid(), "KILL");
     until_all(&other, "held").await;
     other.ready().await;
+}
+
+/// One daemon never hears that alice came, another one never that bobby left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digest_finds_two_lost_messages() {
+    let redis = Redis::start();
+    // Most keys have this TTL, so the holder does not announce it for alice.
+    fill(&redis, "presence:other-", 100);
+    redis.call(&["SET", "presence:bobby", "1", "EX", "3600"]);
+    let holder = Daemon::with(&["--redis", &redis.url()]).await;
+    holder.until_lease("held").await;
+    let lost = [
+        ["__:new\r\n$14\r\npresence:alice", "__:new\r\n$14\r\npresence#alice"],
+        ["__:del\r\n$14\r\npresence:bobby", "__:del\r\n$14\r\npresence#bobby"],
+    ];
+    let mut others = Vec::new();
+    for text in lost {
+        let proxy = Proxy::saying(redis.port, text).await;
+        let daemon = Daemon::with(&["--redis", &format!("redis://127.0.0.1:{}", proxy.port)]).await;
+        daemon.until_lease("other").await;
+        others.push((daemon, proxy));
+    }
+    redis.call(&["SET", "presence:alice", "1", "EX", "3600"]);
+    redis.call(&["DEL", "presence:bobby"]);
+    redis.call(&["SET", "presence:carol", "1", "EX", "3600"]);
+    let daemons = [&holder, &others[0].0, &others[1].0];
+    for daemon in daemons {
+        daemon.until_state("carol", "online").await;
+    }
+    let states = async |daemon: &Daemon| {
+        let asked = json!({"users": ["alice", "bobby"]});
+        let (_, users) = daemon.call("POST", "/v1/users/query", Some(asked)).await;
+        [0, 1].map(|at: usize| users["users"][at]["state"].as_str().expect("a state").to_owned())
+    };
+    assert_eq!(states(&holder).await, ["online", "offline"]);
+    assert_eq!(states(daemons[1]).await, ["offline", "offline"], "it missed the message");
+    assert_eq!(states(daemons[2]).await, ["online", "online"], "it missed the message");
+    for daemon in &daemons[1..] {
+        within(Duration::from_secs(60), "the digest corrects it", async || {
+            (states(daemon).await == ["online", "offline"]).then_some(())
+        })
+        .await;
+        let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+        let polled = "keybeat_digests_total{cause=\"polled\"} 1";
+        assert!(metrics.as_str().is_some_and(|text| text.contains(polled)), "{metrics}");
+    }
 }
