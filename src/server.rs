@@ -80,6 +80,7 @@ pub struct Daemon {
     tls: Option<Arc<Tls>>,
     audit: Option<Arc<AuditLog>>,
     metrics: Arc<Metrics>,
+    at_first_view: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Daemon {
@@ -106,11 +107,6 @@ impl Daemon {
             Some(target) => (target, None),
             None => {
                 let embedded = Embedded::start().await?;
-                warn!(
-                    "started a private Redis at {}; its data belong to this daemon and are lost when it stops. \
-                     To use your own Redis: keybeat serve --redis redis://HOST:6379",
-                    embedded.url()
-                );
                 (embedded.target()?, Some(embedded))
             }
         };
@@ -125,7 +121,18 @@ impl Daemon {
             tls,
             audit: audit.map(Arc::new),
             metrics,
+            at_first_view: None,
         })
+    }
+
+    /// The URL of the private Redis, if it has one.
+    pub fn private_redis(&self) -> Option<String> {
+        self.embedded.as_ref().map(Embedded::url)
+    }
+
+    /// Calls a function once, when the daemon knows who is online.
+    pub fn at_first_view(&mut self, call: impl FnOnce() + Send + 'static) {
+        self.at_first_view = Some(Box::new(call));
     }
 
     /// The address on which it listens.
@@ -187,7 +194,7 @@ impl Daemon {
     /// # Errors
     /// A part of the daemon ends before the stop.
     pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
-        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics } = self;
+        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics, at_first_view } = self;
         let Belief {
             hub,
             names,
@@ -243,6 +250,14 @@ impl Daemon {
         let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
         let rung = app.clone();
         let ringer = async move { rung.bell.ring(&rung.hub, &rung.gate, &rung.shutdown).await };
+        let mut opened = app.hub.opened();
+        let _first_view = at_first_view.map(|call| {
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                if opened.wait_for(|opened| *opened).await.is_ok() {
+                    call();
+                }
+            }))
+        });
         let mut ringer = AbortOnDropHandle::new(tokio::spawn(ringer));
         let mut beater = AbortOnDropHandle::new(tokio::spawn(app.sessions.clone().run()));
         let parts: [supervisor::Part<'_>; 4] = [

@@ -31,18 +31,14 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
     let traces = logging::start(args.daemon.log_format, &args.daemon.log)?;
     let mut config = args.daemon.config()?;
     if config.listen.to_string() == DEFAULT_LISTEN && std::net::TcpListener::bind(config.listen).is_err() {
-        tracing::warn!("{DEFAULT_LISTEN} is in use; listening on a free port instead");
+        tracing::info!("{DEFAULT_LISTEN} is in use; listening on a free port instead");
         config.listen.set_port(0);
     }
     let names = Names::new(&config.key_pattern, 0);
-    let daemon = Daemon::bind(config, None).await?;
+    let mut daemon = Daemon::bind(config, None).await?;
     let mut signals = serve::stop_signals()?;
-    println!(
-        "{} simulated users; open the console at {}://{}",
-        args.users,
-        daemon.scheme(),
-        daemon.address()?
-    );
+    let banner = banner(args.users, &format!("{}://{}", daemon.scheme(), daemon.address()?));
+    daemon.at_first_view(move || println!("{banner}"));
     let crowd = tokio::spawn(simulate(args.users, daemon.target().clone(), names));
     serve::reload_at_hangup(&daemon)?;
     let users = crowd.abort_handle();
@@ -57,6 +53,16 @@ async fn demo(args: DemoArgs) -> Result<ExitCode> {
     traces.end().await;
     ran?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The last lines of a start.
+fn banner(users: u32, url: &str) -> String {
+    format!(
+        "\n  keybeat runs, with a private Redis and {users} simulated users who come and go.\n\n  \
+         Open    {url}   to see who is online, live\n  \
+         Ask     curl {url}/v1/users/ada\n  \
+         Stop    Ctrl-C   stops the users and their Redis too\n"
+    )
 }
 
 /// The next action of a simulated user.

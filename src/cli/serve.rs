@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 /// The value of `--redis` that starts a private Redis.
 const PRIVATE: &str = "private";
@@ -30,6 +30,14 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    if let Some(url) = daemon.private_redis() {
+        let text = format!(
+            "started a private Redis at {url}; its data belong to this daemon and are lost when it stops. \
+             To use your own Redis: keybeat serve --redis redis://HOST:6379"
+        );
+        // A daemon whose --redis was forgotten looks as if nobody were online.
+        if args.redis.is_some() { info!("{text}") } else { warn!("{text}") }
+    }
     if let Some(file) = &args.config {
         info!("settings read from {}", file.display());
     }
