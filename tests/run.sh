@@ -52,8 +52,8 @@ show() {
 if cargo nextest --version >/dev/null 2>&1; then has_nextest=1; else has_nextest=; fi
 
 # tests TARGETS [only|without]: builds and runs the tests of these targets, the last ones only or left out.
-last='test(/^streams::(console|js_client)/) | test(/^api::schemathesis::/) | test(/^deploy::files::.*package/)'
-last_names=(streams::console streams::js_client api::schemathesis deploy::files::the_package)
+last='test(/^streams::(console|js_client)/) | test(/^api::schemathesis::/) | test(/^deploy::packages::/)'
+last_names=(streams::console streams::js_client api::schemathesis deploy::packages)
 tests() {
     local targets=$1 which=${2:-} names=()
     if [ -n "$has_nextest" ]; then

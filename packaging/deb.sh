@@ -1,19 +1,11 @@
 #!/usr/bin/env bash
 # Builds the package for Debian and Ubuntu.
-#   tests/deb.sh BINARY FOLDER    writes FOLDER/keybeat_VERSION-1_ARCHITECTURE.deb
-set -euo pipefail
-binary=$(realpath "$1")
-mkdir -p "$2"
-output=$(realpath "$2")
-cd "$(dirname "$0")/.."
+#   packaging/deb.sh BINARY OUTPUT    writes OUTPUT/keybeat_VERSION-1_ARCHITECTURE.deb
+. "$(dirname "$0")/common.sh"
 
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)
 architecture=$(dpkg --print-architecture)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 root=$work/root
 doc=$root/usr/share/doc/keybeat
-umask 022
 
 install -D -m 755 "$binary" "$root/usr/bin/keybeat"
 install -D -m 644 examples/deploy/keybeat.service "$root/usr/lib/systemd/system/keybeat.service"
@@ -23,14 +15,10 @@ install -D -m 644 LICENSE "$doc/copyright"
 install -D -m 644 README.md "$doc/README.md"
 install -D -m 644 redis.conf "$doc/examples/redis.conf"
 
-# The program prints its own man pages and completions.
-mkdir -p "$root/usr/share/man/man1" "$root/usr/share/bash-completion/completions" \
-    "$root/usr/share/zsh/vendor-completions" "$root/usr/share/fish/vendor_completions.d"
-"$binary" man "$root/usr/share/man/man1" >/dev/null
-gzip -9n "$root"/usr/share/man/man1/*
-"$binary" completions bash >"$root/usr/share/bash-completion/completions/keybeat"
-"$binary" completions zsh >"$root/usr/share/zsh/vendor-completions/_keybeat"
-"$binary" completions fish >"$root/usr/share/fish/vendor_completions.d/keybeat.fish"
+manuals "$root/usr/share/man"
+completion bash "$root/usr/share/bash-completion/completions/keybeat"
+completion zsh "$root/usr/share/zsh/vendor-completions/_keybeat"
+completion fish "$root/usr/share/fish/vendor_completions.d/keybeat.fish"
 
 # dpkg-shlibdeps reads a source package's control file, which is empty here.
 mkdir "$work/debian" "$root/DEBIAN"
