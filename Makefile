@@ -1,13 +1,14 @@
 # One command each. tests/setup.sh installs from Debian's packages what the machine lacks.
 
-.PHONY: help run test test-servers check soak deny bench faults clients deb deb-files
+.PHONY: help run test test-servers check soak deny bench faults clients deb dist
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Build and start the daemon with a private Redis and simulated users; print the console's address
 	@bash tests/setup.sh run
-	cargo run --release --locked -- demo
+	@echo "make run: building keybeat; the first time takes three to four minutes on two cores"
+	cargo run --profile quick --locked -- demo
 
 test: ## Every check and every test; print how long each part took
 	@bash tests/run.sh test
@@ -43,4 +44,11 @@ faults: ## Print what clients see of each fault, as a table
 deb: ## Build a package for Debian and Ubuntu, in target/debian
 	@bash tests/setup.sh deb
 	cargo build --release --locked
-	bash tests/deb.sh target/release/keybeat target/debian
+	bash packaging/deb.sh target/release/keybeat target/debian
+
+dist: ## Build everything that can be published, in target/dist, and try each package in an empty folder
+	@bash tests/setup.sh dist
+	cargo build --release --locked
+	rm -rf target/dist
+	bash packaging/build.sh target/release/keybeat target/dist
+	bash packaging/try.sh target/dist

@@ -195,3 +195,17 @@ fn each_cause_of_a_gap_is_described() {
     let start = format!("the cause `{}`", Cause::Start.label());
     assert!(operating.contains(&start), "docs/OPERATING.md lacks {start}");
 }
+
+#[test]
+fn packages_have_the_version_of_the_crate() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, line) in [
+        ("clients/js/package.json", format!("\"version\": \"{version}\"")),
+        ("clients/python/pyproject.toml", format!("version = \"{version}\"")),
+        ("CHANGELOG.md", format!("\n## [{version}] - ")),
+    ] {
+        let path = root().join(file);
+        let text = std::fs::read_to_string(path).expect("a file of the project");
+        assert!(text.contains(&line), "{file} has no {line:?}");
+    }
+}
