@@ -123,6 +123,37 @@ impl Target {
         }
     }
 
+    /// The host and port of one server.
+    pub fn host_and_port(&self) -> Option<String> {
+        match &self.place {
+            Place::Server(at) => Some(at.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The words with which redis-cli reaches the server, without the password: redis-cli asks for it.
+    pub fn redis_cli(&self) -> String {
+        let mut words = match (&self.place, self.db) {
+            (Place::Unix(path), None) => format!("redis-cli -s {}", path.display()),
+            (Place::Unix(path), Some(db)) => format!("redis-cli -s {} -n {db}", path.display()),
+            (_, db) => {
+                let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+                let db = db.map_or(String::new(), |db| format!("/{db}"));
+                format!("redis-cli -u {scheme}://{}{db}", self.address())
+            }
+        };
+        if self.password.is_some() {
+            words += &self.user.as_ref().map_or(String::new(), |user| format!(" --user {user}"));
+            words += " --askpass";
+        }
+        words
+    }
+
+    /// The ACL user of the connections.
+    pub fn user(&self) -> &str {
+        self.user.as_deref().unwrap_or("default")
+    }
+
     /// The number of the database.
     pub fn db(&self) -> u8 {
         self.db.unwrap_or(0)

@@ -1,6 +1,7 @@
 //! The result of a check.
 
 use crate::redis::cluster::Node;
+use crate::redis::target::Target;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,12 +40,25 @@ impl Finding {
         Finding { server: None, check, severity, cause: cause.into(), mend: Some(mend.into()) }
     }
 
-    /// The same result for one node of a cluster; its fix addresses that node.
+    /// The same result, with commands that reach the server and name its user. An administrator changes rights, not the user.
+    pub(super) fn reaching(self, target: &Target) -> Finding {
+        let there = target.redis_cli();
+        let plain = there.split(" --").next().unwrap_or(&there);
+        let mend = self.mend.map(|mend| {
+            mend.replace("redis-cli ACL SETUSER USER ", &format!("{plain} ACL SETUSER {} ", target.user()))
+                .replace("redis-cli CONFIG ", &format!("{there} CONFIG "))
+                .replace("redis-cli EXPIRE ", &format!("{there} EXPIRE "))
+                .replace("redis-cli DEL ", &format!("{there} DEL "))
+        });
+        let mend = match target.host_and_port() {
+            Some(place) => mend.map(|mend| mend.replace("HOST:PORT", &place)),
+            None => mend,
+        };
+        Finding { mend, ..self }
+    }
+
+    /// The same result for one node of a cluster.
     pub(super) fn at(self, node: &Node) -> Finding {
-        let (host, port) =
-            node.primary.addresses.first().and_then(|at| at.rsplit_once(':')).unwrap_or_default();
-        let there = format!("redis-cli -h {host} -p {port} ");
-        let mend = self.mend.map(|mend| mend.replace("redis-cli ", &there));
-        Finding { server: Some(node.shown().to_owned()), mend, ..self }
+        Finding { server: Some(node.shown().to_owned()), ..self }
     }
 }

@@ -33,12 +33,16 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
 async fn look_at(target: &Target, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
     let topology = match cluster::primaries(target).await {
         Ok(topology) => topology,
-        Err(why) => return vec![unreachable(&why)],
+        Err(why) => return vec![unreachable(&why).reaching(target)],
     };
     if !topology.clustered {
         return look_at_node(&topology.nodes[0], pattern, bar).await;
     }
-    let mut findings = vec![coverage(topology.fleet().without_owner(), topology.nodes.len())];
+    let coverage = coverage(topology.fleet().without_owner(), topology.nodes.len());
+    let mut findings = vec![match topology.nodes.first() {
+        Some(node) => coverage.reaching(&node.target),
+        None => coverage,
+    }];
     for node in &topology.nodes {
         let found = look_at_node(node, pattern, bar).await;
         findings.extend(found.into_iter().map(|finding| finding.at(node)));
@@ -48,7 +52,7 @@ async fn look_at(target: &Target, pattern: &KeyPattern, bar: &ProgressBar) -> Ve
 
 async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
     let show = |what: &str| bar.set_message(printed::text(&format!("{}: {what}", node.shown())).into_owned());
-    match Facts::read(node, pattern, show).await {
+    let findings = match Facts::read(node, pattern, show).await {
         Ok(facts) => {
             let mut findings = examine(&facts);
             if facts.can_be_tried() {
@@ -57,17 +61,44 @@ async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> V
             findings
         }
         Err(why) => vec![unreachable(&why)],
-    }
+    };
+    findings.into_iter().map(|finding| finding.reaching(&node.target)).collect()
 }
 
 fn unreachable(why: &anyhow::Error) -> Finding {
     let cause = format!("{why:#}");
-    let mend = if is_about_password(&cause) {
+    let mend = remedy(&cause);
+    Finding::new("connection", Severity::Fatal, cause, mend)
+}
+
+/// The fix for a server that cannot be examined, by the words of the cause.
+fn remedy(cause: &str) -> String {
+    let has = |words: &str| cause.contains(words);
+    if let Some(right) = refused_right(cause) {
+        return format!("redis-cli ACL SETUSER USER '+{right}'");
+    }
+    let text = if is_about_password(cause) {
         "--redis redis://USER:PASSWORD@HOST:PORT"
+    } else if has("cluster support disabled") {
+        "the server is not part of a cluster; write redis:// in place of redis-cluster://"
+    } else if has("cluster_state is not ok") {
+        "redis-cli --cluster check with the address of one node, then redis-cli --cluster fix"
+    } else if has("DB index is out of range") {
+        "write a database that the server has, such as --redis redis://HOST:PORT/0"
+    } else if has("then write redis://") {
+        "--redis redis://HOST:PORT, if the port does not speak TLS"
+    } else if has("does not speak RESP") {
+        "name the port of a Redis server, usually 6379; --redis rediss://HOST:PORT, if the port speaks TLS"
     } else {
         "start it: redis-server ./redis.conf; or name another one: --redis URL"
     };
-    Finding::new("connection", Severity::Fatal, cause, mend)
+    text.to_owned()
+}
+
+/// The command that the server refused: "NOPERM this user has no permissions to run the 'client|setname' command".
+fn refused_right(cause: &str) -> Option<&str> {
+    let (_, rest) = cause.split_once("NOPERM")?;
+    rest.split('\'').nth(1)
 }
 
 fn coverage(missing: usize, primaries: usize) -> Finding {
@@ -96,7 +127,25 @@ fn print(findings: &[Finding], as_json: bool) -> Result<()> {
             writeln!(out, "{:7}  {:12}  → {}", "", "", printed::text(mend))?;
         }
     }
+    if !as_json {
+        writeln!(out, "\n{}", summary(findings))?;
+    }
     Ok(out.flush()?)
+}
+
+/// The last line: how many checks found something.
+fn summary(findings: &[Finding]) -> String {
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let all = findings.len();
+    match [Severity::Fatal, Severity::Warning, Severity::Note].map(count) {
+        [0, 0, 0] => format!("{all} checks, all ok"),
+        [0, warnings, notes] => format!("{all} checks: {warnings} warnings, {notes} notes; presence works"),
+        [fatal, warnings, notes] => {
+            format!(
+                "{all} checks: {fatal} fatal, {warnings} warnings, {notes} notes; presence does not work until the fatal ones are fixed"
+            )
+        }
+    }
 }
 
 /// All checks, in the order in which to fix the problems.

@@ -47,10 +47,10 @@ fn wrong(findings: &[Value]) -> Vec<(&str, &str)> {
 /// Does what a finding says, at this server.
 fn mend(redis: &Redis, finding: &Value) {
     let command = finding["mend"].as_str().expect("a mend");
-    let at = command.replace("redis-cli ", &format!("redis-cli -p {} ", redis.port));
-    let ran = Command::new("sh").args(["-c", &at]).output().expect("a shell");
+    assert!(command.contains(&format!("redis-cli -u redis://127.0.0.1:{} ", redis.port)), "{command}");
+    let ran = Command::new("sh").args(["-c", command]).output().expect("a shell");
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-    assert!(ran.status.success() && !said.contains("ERR"), "{at}: {said}");
+    assert!(ran.status.success() && !said.contains("ERR"), "{command}: {said}");
 }
 
 #[tokio::test]
@@ -60,7 +60,8 @@ async fn good_server_is_left_unchanged() {
     assert_eq!((code, wrong(&findings)), (Some(0), vec![]), "{findings:?}");
     assert_eq!(redis.call(&["KEYS", "*"]), Reply::List(vec![]), "nothing is left behind");
     let ran = ended(keybeat(&["doctor", "--redis", &redis.url()])).await;
-    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), findings.len()), "{ran:?}");
+    let summary = format!("\n\n{} checks, all ok\n", findings.len());
+    assert!(ran.code == Some(0) && ran.out.ends_with(&summary), "{ran:?}");
     assert!(ran.out.contains("Redis ") || ran.out.contains("Valkey "), "{ran:?}");
 }
 
@@ -146,6 +147,11 @@ fn user(redis: &Redis, rights: &str) -> String {
     format!("redis://keybeat:secret@127.0.0.1:{}", redis.port)
 }
 
+/// The beginning of the command that gives the user of [`user`] rights.
+fn setuser(redis: &Redis) -> String {
+    format!("redis-cli -u redis://127.0.0.1:{} ACL SETUSER keybeat", redis.port)
+}
+
 #[tokio::test]
 async fn missing_rights_are_fatal_for_doctor() {
     let redis = Redis::start();
@@ -190,7 +196,7 @@ async fn rights_that_the_daemon_can_do_without_are_suggested() {
             "without {lacks}"
         );
         let mend = of(&findings, "directory")["mend"].as_str().expect("a mend").to_owned();
-        assert_eq!(mend, format!("redis-cli ACL SETUSER USER {DIRECTORY}"), "docs/OPERATING.md has the same");
+        assert_eq!(mend, format!("{} {DIRECTORY}", setuser(&redis)), "docs/OPERATING.md has the same");
     }
     assert!(operating.contains(&format!("`{DIRECTORY}`")), "docs/OPERATING.md lacks {DIRECTORY}");
     for (lacks, outcome) in [
@@ -209,7 +215,7 @@ async fn rights_that_the_daemon_can_do_without_are_suggested() {
         assert_eq!((code, &finding["severity"]), (Some(0), &"note".into()), "without {lacks}: {finding}");
         assert!(finding["cause"].as_str().is_some_and(|cause| cause.contains(outcome)), "{finding}");
         let mend = finding["mend"].as_str().expect("a mend");
-        assert_eq!(mend, format!("redis-cli ACL SETUSER USER {lacks}"));
+        assert_eq!(mend, format!("{} {lacks}", setuser(&redis)));
         // Followed, the advice is enough.
         let grant: Vec<&str> =
             ["ACL", "SETUSER", "keybeat"].into_iter().chain(lacks.split_whitespace()).collect();
@@ -388,5 +394,32 @@ async fn absent_server_is_a_finding() {
         let (code, findings) = doctor(&url).await;
         let mend = &of(&findings, "connection")["mend"];
         assert_eq!((code, mend.as_str()), (Some(1), Some("--redis redis://USER:PASSWORD@HOST:PORT")));
+    }
+}
+
+#[tokio::test]
+async fn wrong_url_gets_the_fix_for_it() {
+    let redis = Redis::start();
+    let web = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let web_port = web.local_addr().expect("its address").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = web.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await);
+        }
+    });
+    let port = redis.port;
+    let limited = user(&redis, &RIGHTS.replace("+client|setname", ""));
+    for (url, fix) in [
+        (format!("redis-cluster://127.0.0.1:{port}"), "write redis:// in place of redis-cluster://".into()),
+        (format!("redis://127.0.0.1:{port}/99"), format!("--redis redis://127.0.0.1:{port}/0")),
+        (format!("rediss://127.0.0.1:{port}"), format!("--redis redis://127.0.0.1:{port}")),
+        (format!("redis://127.0.0.1:{web_port}"), "name the port of a Redis server, usually 6379".into()),
+        (limited, format!("{} '+client|setname'", setuser(&redis))),
+    ] {
+        let (code, findings) = doctor(&url).await;
+        let finding = of(&findings, "connection");
+        assert_eq!(code, Some(1), "{findings:?}");
+        assert!(finding["mend"].as_str().expect("a mend").contains(&fix), "{url}: {finding}");
     }
 }
