@@ -9,8 +9,10 @@ use crate::redis::link::parser::Seal;
 use crate::redis::target::Target;
 use crate::redis::writer::{Store, WriteConnection};
 use anyhow::{Context, Result, anyhow};
+use indicatif::ProgressBar;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 pub async fn run(args: BeatArgs) -> Result<ExitCode> {
@@ -27,12 +29,11 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
         let stop = serve::stop_signal()?;
         let beats = async {
             let mut ticks = tokio::time::interval(every);
+            let mut shown = Shown::new(&args, every);
             loop {
                 ticks.tick().await;
-                // A heartbeat that fails is printed; the next one may succeed after a restart of Redis or the daemon.
-                if let Err(why) = sender.beat(&args).await {
-                    eprintln!("keybeat: {}", printed::error(&why));
-                }
+                // The next one may succeed after a restart of Redis or the daemon.
+                shown.result(sender.beat(&args).await);
             }
         };
         tokio::select! {
@@ -43,6 +44,48 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
         sender.beat(&args).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed of repeated heartbeats, on standard error: on a terminal a line that counts them, elsewhere the first one; and the
+/// begin and the end of each time in which they fail.
+struct Shown {
+    line: ProgressBar,
+    users: String,
+    sent: u64,
+    failing: bool,
+}
+
+impl Shown {
+    fn new(args: &BeatArgs, every: Duration) -> Shown {
+        let users = match args.users.as_slice() {
+            [one] => printed::text(one.as_str()).into_owned(),
+            users => format!("{} users", users.len()),
+        };
+        eprintln!("keybeat: sending heartbeats of {users} every {every:?}, until you stop it (Ctrl-C)");
+        Shown { line: progress::step(""), users, sent: 0, failing: false }
+    }
+
+    fn result(&mut self, beat: Result<()>) {
+        match beat {
+            Ok(()) => {
+                self.sent += 1;
+                if std::mem::take(&mut self.failing) {
+                    self.print("heartbeats arrive again");
+                }
+                self.line.set_message(format!("{} heartbeats of {}", self.sent, self.users));
+            }
+            // An outage is printed once, and not with each heartbeat.
+            Err(why) if !self.failing => {
+                self.failing = true;
+                self.print(&format!("{}; trying again with each heartbeat", printed::error(&why)));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn print(&self, text: &str) {
+        self.line.suspend(|| eprintln!("keybeat: {text}"));
+    }
 }
 
 enum HeartbeatSender {

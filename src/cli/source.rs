@@ -78,6 +78,9 @@ pub fn redis(url: &str, access: &redis_access::RedisAccessArgs) -> Result<Target
     if url.trim() != url {
         bail!(Usage("the Redis URL begins or ends with a space or line break; remove it".into()));
     }
+    if let Some(url) = host_and_port(url) {
+        return self::redis(&format!("redis://{url}"), access);
+    }
     if !url.contains("://") {
         // The text may contain a password, and it is unknown where the password begins.
         let host = url.rsplit('@').next().unwrap_or_default();
@@ -89,6 +92,14 @@ pub fn redis(url: &str, access: &redis_access::RedisAccessArgs) -> Result<Target
     }
     let target = Target::parse(url).map_err(|why| Usage(format!("{why:#}")))?;
     access.apply(target).map_err(|why| Usage(format!("{why:#}")).into())
+}
+
+/// `HOST:PORT` or `[IPv6]:PORT`, as redis-cli's users write it.
+fn host_and_port(text: &str) -> Option<&str> {
+    let (host, port) = text.rsplit_once(':')?;
+    let is_host =
+        !host.is_empty() && host.chars().all(|char| char.is_ascii_alphanumeric() || ".-_[]:".contains(char));
+    (is_host && port.parse::<u16>().is_ok()).then_some(text)
 }
 
 #[cfg(test)]

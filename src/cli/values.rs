@@ -10,9 +10,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// An IP address and port. Host names are refused: one name may stand for several addresses, some of them public.
+/// An IP address and port. `localhost` is 127.0.0.1; other host names are refused: one name may stand for several addresses, some
+/// of them public.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    local.as_deref().unwrap_or(text).parse().map_err(|_| {
         let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         let example = port.map_or(DEFAULT_LISTEN.to_owned(), |port| format!("127.0.0.1:{port}"));
         format!("not IP:PORT with a port up to 65535; write {example}, or [::1]:PORT for IPv6")

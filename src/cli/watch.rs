@@ -9,6 +9,7 @@ use crate::client::{ClientError, ClientEvent};
 use crate::config::{Access, Config, EventsMode, Hold, LeaseMode, Limits};
 use crate::error::shown;
 use crate::metrics::Metrics;
+use crate::presence::Name;
 use crate::protocol::{State, StatusObject, TransitionObject, UserObject};
 use crate::redis::target::Target;
 use crate::server;
@@ -82,6 +83,26 @@ impl Printer {
         Ok(out.flush()?)
     }
 
+    /// The states before the first change. A program that reads JSON asks for them with `keybeat get --json`.
+    fn print_states(&self, users: &[UserObject], everybody: bool) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        let at = humantime::format_rfc3339_millis(SystemTime::now());
+        if everybody {
+            writeln!(out, "{at}  {} users are online", users.len())?;
+        }
+        for object in users.iter().filter(|_| !everybody) {
+            let state = match object.online() {
+                true => colour::green("online ", self.colours),
+                false => colour::grey("offline", self.colours),
+            };
+            writeln!(out, "{at}  {state}  {}  (now)", printed::text(object.user()))?;
+        }
+        Ok(out.flush()?)
+    }
+
     fn print_counts(&self, group: &str, members: usize, online: usize) -> Result<()> {
         let json = json!({"group": group, "members": members, "online": online});
         self.print_line("group  ", &format!("{group}: {online} of {members} members online"), &json)
@@ -115,10 +136,11 @@ impl Printer {
 async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> Result<()> {
     let mut client = daemon.client()?;
     args.groups.iter().for_each(|group| client.watch_group(group));
-    if !args.users.is_empty() {
-        client.watch(args.users.iter().cloned());
-    } else if args.groups.is_empty() {
+    let everybody = args.users.is_empty() && args.groups.is_empty();
+    if everybody {
         client.watch_all_lossless();
+    } else {
+        client.watch(args.users.iter().cloned());
     }
     let mut outage = Outage::of(daemon);
     let mut refused = HashSet::new();
@@ -128,8 +150,7 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
             outage.line = None;
         }
         match event {
-            // Only changes are printed.
-            ClientEvent::Snapshot(_) => {}
+            ClientEvent::Snapshot(users) => printer.print_states(&users, everybody)?,
             ClientEvent::Transitions(transitions) => {
                 transitions.iter().try_for_each(|transition| printer.print(transition))?;
             }
@@ -231,14 +252,20 @@ async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Resu
     let belief = belief(&args.source, target, Arc::new(Metrics::new()));
     belief.hub.opened().wait_for(|&open| open).await?;
     let watcher = belief.hub.watcher();
-    // Only changes are printed, so the snapshots are dropped.
-    if args.users.is_empty() {
+    let everybody = args.users.is_empty();
+    let mut users = Vec::new();
+    if everybody {
         watcher.make_lossless(Limits::default().lossless_pending);
-        belief.hub.watch_all(&watcher).flatten().for_each(drop);
+        users.extend(belief.hub.watch_all(&watcher).flatten());
     }
     for user in &args.users {
-        belief.hub.watch(&watcher, &user.as_str().into());
+        let name = Name::from(user.as_str());
+        let presence = belief.hub.watch(&watcher, &name);
+        users.push((name, presence));
     }
+    let users: Vec<_> =
+        users.iter().map(|(name, presence)| UserObject::new(name, *presence, false)).collect();
+    printer.print_states(&users, everybody)?;
     loop {
         watcher.rung().await;
         if watcher.overflowed() {

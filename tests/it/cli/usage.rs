@@ -174,7 +174,7 @@ async fn wrong_usage_exits_2_with_advice() {
         (&["beat", "alice", "--ttl", "1ms"], &["--ttl", "100ms"]),
         (&["beat", "alice", "--ttl=-5s"], &["--ttl"]),
         (&["serve", "--listen", "localhost"], &["--listen", "'localhost'", "write 127.0.0.1:7400"]),
-        (&["serve", "--listen", "localhost:7401"], &["'localhost:7401'", "write 127.0.0.1:7401"]),
+        (&["serve", "--listen", "example.org:7401"], &["'example.org:7401'", "write 127.0.0.1:7401"]),
         (&["serve", "--listen", ":7401"], &["':7401'", "write 127.0.0.1:7401"]),
         (&["serve", "--listen", "::1"], &["'::1'", "[::1]:PORT"]),
         (&["serve", "--listen", "127.0.0.1:99999"], &["'127.0.0.1:99999'", "up to 65535"]),
