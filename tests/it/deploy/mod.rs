@@ -1,7 +1,9 @@
 //! Packages, proxies, supervisors and examples.
 
+mod below_path;
 mod drain;
 mod examples;
 mod files;
+mod helm;
 mod proxies;
 mod supervisor;
