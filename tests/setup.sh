@@ -58,6 +58,8 @@ test)
     # For the other examples. The one in Go runs where Go is installed.
     need php-cli php
     need curl curl
+    # For the keys of docs/AUTHENTICATION.md.
+    need openssl openssl
     need dpkg-dev dpkg-shlibdeps
     ;;
 pypi | deny) ;;
