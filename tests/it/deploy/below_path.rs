@@ -91,12 +91,12 @@ async fn everything_works_below_a_path(kind: Kind) {
     browser.shows("return document.body.innerText.includes('/v1/users')", json!(true)).await;
     let script = "import(`${location.origin}/presence/keybeat.js`).then(({ Keybeat }) => {
         const keybeat = new Keybeat({ url: `${location.origin}/presence/` });
-        keybeat.addEventListener('change', ({ detail }) => { window.told = `${detail.user} ${detail.state}`; });
+        keybeat.addEventListener('change', ({ detail }) => { window.seen = `${detail.user} ${detail.state}`; });
         keybeat.watch(['bob']);
     })";
     browser.run(script).await;
     redis.call(&["SET", "presence:bob", "1", "EX", "600"]);
-    browser.shows("return window.told ?? null", json!("bob online")).await;
+    browser.shows("return window.seen ?? null", json!("bob online")).await;
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "{complaints:?}");
 }

@@ -89,7 +89,7 @@ fn objects_of_the_chart_fit_together() {
         let selector = selector.as_object().expect("a selector");
         !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
     };
-    // Whatever selects pods selects these.
+    // Each selector matches the labels of the pods.
     assert!(selects(&deployment["spec"]["selector"]["matchLabels"]));
     let services = of_kind(&objects, "Service");
     assert!(services.iter().all(|service| selects(&service["spec"]["selector"])));

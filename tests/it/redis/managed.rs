@@ -1,4 +1,4 @@
-//! What managed services restrict, imitated: docs/MANAGED_REDIS.md says which service restricts what.
+//! Servers that imitate the restrictions of managed services; docs/MANAGED_REDIS.md lists who has which.
 
 use super::degraded::{FEWEST, with_user};
 use super::doctor::doctor;
@@ -27,9 +27,9 @@ async fn mode(daemon: &Daemon) -> [String; 2] {
 }
 
 async fn next(socket: &mut Socket) -> [String; 3] {
-    let told = socket.transitions().await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    ["user", "state", "reason"].map(|field| told[0][field].as_str().unwrap_or_default().to_owned())
+    let changes = socket.transitions().await;
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    ["user", "state", "reason"].map(|field| changes[0][field].as_str().unwrap_or_default().to_owned())
 }
 
 /// A user who falls silent and one who logs out are seen to come and to go.
@@ -62,7 +62,7 @@ async fn classes_set_elsewhere_are_enough_without_config() {
     assert_eq!(code, Some(0), "{findings:?}");
 }
 
-/// With the class `n` as well, as Upstash and Heroku offer it, heartbeats cost no message.
+/// With the class `n` as well, as Redis Cloud and Upstash have it, heartbeats cost no message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn class_n_set_elsewhere_allows_events_new() {
     let redis = service("Egxen", &[]);
@@ -71,7 +71,7 @@ async fn class_n_set_elsewhere_allows_events_new() {
     users_come_and_go(&daemon, &redis).await;
 }
 
-/// Dragonfly publishes expiries only; ElastiCache Serverless publishes nothing and cannot be told to.
+/// Dragonfly publishes expiries only; ElastiCache Serverless publishes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_classes_without_config_mean_tracking() {
     for classes in ["", "Ex"] {
@@ -142,8 +142,8 @@ async fn one_node_cluster_without_events_is_tracked() {
 async fn nodes_named_in_the_url_need_no_reachable_announcement() {
     let nobody = free_port().to_string();
     let redis = one_node(&["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &nobody]).await;
-    let told = redis.call(&["CLUSTER", "NODES"]);
-    assert!(told.as_text().contains(&format!(":{nobody}@")), "{told:?}");
+    let nodes = redis.call(&["CLUSTER", "NODES"]);
+    assert!(nodes.as_text().contains(&format!(":{nobody}@")), "{nodes:?}");
     let daemon = Daemon::with(&["--redis", &cluster_url(&redis)]).await;
     users_come_and_go(&daemon, &redis).await;
 
@@ -152,8 +152,8 @@ async fn nodes_named_in_the_url_need_no_reachable_announcement() {
         node.call(&["CONFIG", "SET", "cluster-announce-port", &nobody]);
     }
     until("the nodes announce it", async || {
-        let told = cluster.nodes[0].call(&["CLUSTER", "NODES"]);
-        (told.as_text().matches(&format!(":{nobody}@")).count() == 3).then_some(())
+        let nodes = cluster.nodes[0].call(&["CLUSTER", "NODES"]);
+        (nodes.as_text().matches(&format!(":{nobody}@")).count() == 3).then_some(())
     })
     .await;
     let daemon = Daemon::with(&["--redis", &cluster.url()]).await;
