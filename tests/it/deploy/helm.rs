@@ -109,23 +109,29 @@ fn objects_of_the_chart_fit_together() {
         let asked = &container[probe]["httpGet"];
         assert_eq!((&asked["path"], &asked["port"]), (&json!(path), &json!("admin")));
     }
-    let args: Vec<&str> = container["args"].as_array().expect("args").iter().filter_map(Value::as_str).collect();
+    let args: Vec<&str> =
+        container["args"].as_array().expect("args").iter().filter_map(Value::as_str).collect();
     for (arg, name) in [("--listen", "http"), ("--admin-listen", "admin")] {
         assert!(args.contains(&&*format!("{arg}=0.0.0.0:{}", port(name))), "{args:?}");
     }
     let monitor = &of_kind(&objects, "ServiceMonitor")[0]["spec"];
     let scraped = monitor["selector"]["matchLabels"].as_object().expect("a selector");
-    let found = |service: &&&Value| scraped.iter().all(|(name, value)| &service["metadata"]["labels"][name] == value);
+    let found =
+        |service: &&&Value| scraped.iter().all(|(name, value)| &service["metadata"]["labels"][name] == value);
     let scraped: Vec<_> = services.iter().filter(found).collect();
     assert_eq!(scraped.len(), 1, "{monitor}");
     assert_eq!(scraped[0]["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
-    let backend = &of_kind(&objects, "Ingress")[0]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
+    let backend =
+        &of_kind(&objects, "Ingress")[0]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
     let published = services.iter().find(|service| service["metadata"]["name"] == backend["name"]);
     assert_eq!(published.expect("a service")["spec"]["ports"][0]["name"], backend["port"]["name"]);
     // A pod has time for its drain and the 5 s of a stop.
     assert!(args.contains(&"--drain=20s"));
     assert!(pod["spec"]["terminationGracePeriodSeconds"].as_u64().expect("seconds") >= 25);
-    assert!(container["resources"]["limits"]["memory"].is_string() && container["resources"]["requests"]["cpu"].is_string());
+    assert!(
+        container["resources"]["limits"]["memory"].is_string()
+            && container["resources"]["requests"]["cpu"].is_string()
+    );
 }
 
 /// The daemon takes the arguments and variables of the rendered container, with the files of the Secrets.

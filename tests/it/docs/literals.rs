@@ -102,7 +102,8 @@ fn shared(a: &[Option<char>], b: &[Option<char>]) -> Option<usize> {
 pub fn meant<'a>(quoted: &str, source: &'a [Literal]) -> Vec<&'a Literal> {
     // Fields follow a line of the log: `subscribed version=7.0.15`.
     let words: Vec<&str> = quoted.split(' ').take_while(|word| !word.contains('=')).collect();
-    let words_of = |length: usize| words.iter().filter(move |word| word.len() >= length && !word.contains('…'));
+    let words_of =
+        |length: usize| words.iter().filter(move |word| word.len() >= length && !word.contains('…'));
     // Most texts of the source share no long word with it, and are not compared.
     let length = if words_of(5).next().is_some() { 5 } else { 1 };
     let quoted: Pattern = words.join(" ").trim().chars().map(|c| (c != '…').then_some(c)).collect();

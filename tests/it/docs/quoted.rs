@@ -26,7 +26,8 @@ fn unknown<'a>(lines: impl Iterator<Item = (&'a str, &'a str)>, source: &[Litera
     let fault = |(levels, line): (&str, &str)| {
         let found = meant(line, source);
         let logged: Vec<&str> = found.iter().filter_map(|literal| literal.level).collect();
-        let fits = logged.is_empty() || levels.is_empty() || levels.split(", ").any(|level| logged.contains(&level));
+        let fits =
+            logged.is_empty() || levels.is_empty() || levels.split(", ").any(|level| logged.contains(&level));
         match (found.is_empty(), fits) {
             (true, _) => Some(format!("{line}: the source has no such text")),
             (_, false) => Some(format!("{line}: the source logs it as {logged:?}, not as {levels}")),
@@ -51,7 +52,10 @@ fn lines_of_the_log_are_those_printed() {
     });
     let printed = start.lines().flat_map(|line| [line].into_iter().chain(quoted(line)));
     let printed = printed.filter_map(|line| {
-        ["INFO ", "WARN "].into_iter().zip(["info", "warn"]).find_map(|(mark, level)| Some((level, line.strip_prefix(mark)?)))
+        ["INFO ", "WARN "]
+            .into_iter()
+            .zip(["info", "warn"])
+            .find_map(|(mark, level)| Some((level, line.strip_prefix(mark)?)))
     });
     let all: Vec<_> = lines.chain(fields).chain(printed).collect();
     assert!(all.len() > 45, "only {} lines found", all.len());
@@ -78,9 +82,18 @@ fn alarms_are_those_of_the_shipped_rules() {
     let shipped = rules.iter().map(|rule| {
         let wait = rule["for"].as_str().map(|wait| format!(" for {wait}")).unwrap_or_default();
         let text = |field: &str| rule[field].as_str().expect("a text").to_owned();
-        format!("`{}` | `{}`{wait} | {}", text("alert"), text("expr"), rule["labels"]["severity"].as_str().expect("a text"))
+        format!(
+            "`{}` | `{}`{wait} | {}",
+            text("alert"),
+            text("expr"),
+            rule["labels"]["severity"].as_str().expect("a text")
+        )
     });
     let documented = rows(&operating, "Alarms");
     let documented = documented.iter().map(|row| row[..3].join(" | "));
-    assert_eq!(documented.collect::<Vec<_>>(), shipped.collect::<Vec<_>>(), "docs/OPERATING.md, in the order of alerts.yml");
+    assert_eq!(
+        documented.collect::<Vec<_>>(),
+        shipped.collect::<Vec<_>>(),
+        "docs/OPERATING.md, in the order of alerts.yml"
+    );
 }

@@ -174,7 +174,10 @@ async fn server_that_closes_idle_connections_costs_nothing() {
     for user in ["alice", "bob"] {
         assert_eq!(daemon.call("PUT", &format!("/v1/users/{user}/heartbeat"), None).await.0, 204);
         daemon.until_state(user, "online").await;
-        assert_eq!(daemon.send("PUT", &format!("/v1/users/{user}/status"), Some("\"away\"".into())).await.0, 204);
+        assert_eq!(
+            daemon.send("PUT", &format!("/v1/users/{user}/status"), Some("\"away\"".into())).await.0,
+            204
+        );
         until("the status is known", async || {
             (daemon.get(&format!("/v1/users/{user}")).await["status"] == "away").then_some(())
         })
@@ -183,8 +186,10 @@ async fn server_that_closes_idle_connections_costs_nothing() {
             let clients = redis.call(&["CLIENT", "LIST"]);
             clients.as_text().lines().filter(|line| line.contains("name=keybeat-writes")).count()
         };
-        until("the server has closed the idle connection for writes", async || (writers() == 0).then_some(()))
-            .await;
+        until("the server has closed the idle connection for writes", async || {
+            (writers() == 0).then_some(())
+        })
+        .await;
     }
     let stats = daemon.get("/v1/stats").await;
     assert_eq!(stats["redis"]["servers"][0]["gaps"], 0, "{stats}\n{}", daemon.log());
@@ -198,8 +203,11 @@ async fn password_is_rotated_with_an_overlap() {
     let (port, ca) = (free_port(), authority.path("ca.pem"));
     let tls = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
     let redis = Redis::with(
-        &[&tls[..], &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no", "--notify-keyspace-events", CLASSES]]
-            .concat(),
+        &[
+            &tls[..],
+            &["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no", "--notify-keyspace-events", CLASSES],
+        ]
+        .concat(),
     );
     let user = |rule: &str| redis.call(&["ACL", "SETUSER", "keybeat", rule]);
     with_user(&redis, FEWEST);
