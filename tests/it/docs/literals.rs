@@ -37,9 +37,9 @@ fn literals(text: &str) -> Vec<Literal> {
             here.split_once("\"'").map_or("", |(_, after)| after)
         } else if before.ends_with("r#") {
             here[1..].split_once("\"#").map_or("", |(_, after)| after)
-        } else if here.starts_with('"') {
+        } else if let Some(inside) = here.strip_prefix('"') {
             let done = text.len() - here.len();
-            let (pattern, after) = literal(&here[1..]);
+            let (pattern, after) = literal(inside);
             let named = pattern.iter().map(|c| c.unwrap_or('\0')).collect();
             found.push(Literal { pattern, text: named, level: level(&text[..done]) });
             after
