@@ -194,7 +194,19 @@ impl Daemon {
     /// # Errors
     /// A part of the daemon ends before the stop.
     pub async fn run(self, mut signals: impl AsyncFnMut() -> StopSignal) -> Result<()> {
-        let Daemon { config, listener, admin, embedded, target, gate, origins, tls, audit, metrics, at_first_view } = self;
+        let Daemon {
+            config,
+            listener,
+            admin,
+            embedded,
+            target,
+            gate,
+            origins,
+            tls,
+            audit,
+            metrics,
+            at_first_view,
+        } = self;
         let Belief {
             hub,
             names,

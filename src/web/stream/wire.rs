@@ -55,7 +55,11 @@ impl<S> Wire<S> {
     /// Whether exactly so many messages have arrived, and no part of another one.
     pub(super) fn has_ended(&self, messages: u64) -> bool {
         let frames = &self.frames;
-        self.ahead.is_empty() && frames.messages == messages && frames.head == 0 && frames.rest == 0 && frames.fragments == 0
+        self.ahead.is_empty()
+            && frames.messages == messages
+            && frames.head == 0
+            && frames.rest == 0
+            && frames.fragments == 0
     }
 
     /// Counts an unfinished message. Returns whether the reader may go on.

@@ -2,4 +2,7 @@
 
 mod floors;
 mod imports;
+mod literals;
+mod minting;
+mod quoted;
 mod texts;

@@ -154,7 +154,7 @@ fn each_attack_has_a_test() {
 }
 
 /// The texts of all Rust files of a folder.
-fn read_all(folder: &Path, texts: &mut Vec<String>) {
+pub(super) fn read_all(folder: &Path, texts: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
         let path = entry.path();
         if path.is_dir() {

@@ -10,6 +10,7 @@ mod groups;
 mod key_pattern;
 mod leases;
 mod lifecycle;
+mod managed;
 mod modes;
 mod outages;
 mod sessions;
