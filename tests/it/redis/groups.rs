@@ -246,6 +246,25 @@ async fn members_are_listed_page_by_page() {
 }
 
 #[tokio::test]
+async fn statuses_of_offline_members_follow_the_snapshot() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team", "alice", "bob", "carl"]);
+    redis.call(&["SET", "presence-status:alice", "1"]);
+    redis.call(&["SET", "presence-status:bob", "\"on holiday\""]);
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    let daemon = Daemon::start(&redis).await;
+    daemon.until_state("alice", "online").await;
+    until("the status is known", async || {
+        (daemon.get("/v1/users/bob").await["status"] == "on holiday").then_some(())
+    })
+    .await;
+    let (mut socket, snapshot) = watching(&daemon, "team").await;
+    assert_eq!((names(&snapshot["users"]), &snapshot["users"][0]["status"]), (vec!["alice"], &json!(1)));
+    let statuses = next(&mut socket, "statuses").await;
+    assert_eq!(statuses["statuses"], json!([{"user": "bob", "status": "on holiday"}]));
+}
+
+#[tokio::test]
 async fn token_watches_only_the_groups_of_its_claim() {
     let (redis, issuer) = (Redis::start(), Issuer::new());
     redis.call(&["SADD", "presence-group:team-a", "alice", "bob"]);
