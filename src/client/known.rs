@@ -282,7 +282,10 @@ mod tests {
         assert_eq!(gist(&news), ["b \"y\""]);
         let later = known.named(vec![with("a", None), with("b", Some("y"))], 2, 9);
         assert_eq!(gist(&later.statuses), ["a null"], "what changed while there was no connection");
-        assert!(known.statuses(vec![changed("off", "z".into())], named).is_empty(), "nobody watches this user");
+        assert!(
+            known.statuses(vec![changed("off", "z".into())], named).is_empty(),
+            "nobody watches this user"
+        );
         known.everybody(Vec::new(), named, 3, 9);
         known.statuses(vec![changed("off", "z".into())], named);
         let all = known.everybody(vec![with("b", Some("w"))], named, 3, 9);

@@ -94,11 +94,7 @@ fn figures(stats: &Figures, rate: Option<f64>) -> Vec<(&'static str, String)> {
 }
 
 /// As many names and values to a line as fit.
-fn in_lines(
-    pairs: impl Iterator<Item = (String, String)>,
-    width: u16,
-    paint: &Paint,
-) -> Vec<Line<'static>> {
+fn in_lines(pairs: impl Iterator<Item = (String, String)>, width: u16, paint: &Paint) -> Vec<Line<'static>> {
     let (mut lines, mut used) = (vec![Line::default()], 0);
     for (name, value) in pairs {
         let length = name.len() + 1 + value.len() + 3;

@@ -75,7 +75,9 @@ async fn stream(daemon: Arc<DaemonApi>, groups: Vec<String>, sender: Sender<Upda
                 ClientEvent::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
                 ClientEvent::Refused { message, .. } => return Err(advised(ClientError::Refused(message))),
                 ClientEvent::Occupancy { group, members, online } => Update::Group { group, members, online },
-                ClientEvent::GroupRefused { group, message, .. } => return Err(watch::refused(&group, &message)),
+                ClientEvent::GroupRefused { group, message, .. } => {
+                    return Err(watch::refused(&group, &message));
+                }
                 // Only of groups whose members are watched.
                 ClientEvent::Group { .. } | ClientEvent::Members { .. } => continue,
                 ClientEvent::Statuses(statuses) => Update::Statuses(statuses),

@@ -40,7 +40,11 @@ pub enum Update {
     Counted(Figures),
     Transitions(Vec<TransitionObject>),
     /// The counts of a group.
-    Group { group: String, members: usize, online: usize },
+    Group {
+        group: String,
+        members: usize,
+        online: usize,
+    },
     /// Statuses that changed.
     Statuses(Vec<StatusObject>),
     Redis(RedisWord),

@@ -84,7 +84,7 @@ async fn statuses_and_groups_are_shown() {
     left(&top, 0).await;
     redis.call(&["SET", "presence-group:text", "1"]);
     let refused = self::top(160, 24, &["--url", &url, "--group", "text"]);
-    assert!(left(&refused, 1).await.contains("the daemon does not watch the group text"));
+    assert!(left(&refused, 1).await.contains(r#"the daemon does not watch the group "text""#));
     let straight = self::top(160, 24, &["--redis", &redis.url(), "--group", "g"]);
     assert!(left(&straight, 2).await.contains("--group needs a daemon"));
 }

@@ -276,8 +276,12 @@ impl Room {
 
     async fn status(&self, wanted: &str) {
         for page in [0, 1] {
-            self.shows(page, &format!("document.querySelector('#status').textContent.startsWith('{wanted}')"), json!(true))
-                .await;
+            self.shows(
+                page,
+                &format!("document.querySelector('#status').textContent.startsWith('{wanted}')"),
+                json!(true),
+            )
+            .await;
         }
     }
 }

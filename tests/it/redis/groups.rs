@@ -110,10 +110,10 @@ async fn group_is_followed_by_two_daemons() {
 async fn edit_costs_one_read_per_daemon() {
     let redis = Redis::start();
     redis.call(&["SADD", "presence-group:team", "alice"]);
-    redis.call(&["SET", "presence-status:alice", "1"]);
+    redis.call(&["SET", "presence-status:zoe", "1"]);
     let daemon = Daemon::start(&redis).await;
     // The daemon follows changes from here on.
-    until("the status is known", async || (daemon.get("/v1/users/alice").await["status"] == 1).then_some(()))
+    until("the status is known", async || (daemon.get("/v1/users/zoe").await["status"] == 1).then_some(()))
         .await;
     let reads = async || metric(&daemon, "keybeat_directory_reads_total").await;
     let before = reads().await;

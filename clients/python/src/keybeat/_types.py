@@ -59,8 +59,8 @@ class User:
         online = message["state"] == "online"
         sessions = message.get("sessions", 1) if online else 0
         times = {key: message.get(key) for key in (["since_ms"] if online else ["last_seen_ms"])}
-        more = {"stale": message.get("stale", False), "status": message.get("status")}
-        return User(message["user"], online, sessions=sessions, **times, **more)
+        stale, status = message.get("stale", False), message.get("status")
+        return User(message["user"], online, sessions=sessions, stale=stale, status=status, **times)
 
 
 @dataclass(frozen=True, slots=True)
