@@ -7,6 +7,7 @@
 KEYBEAT_URL is the URL of the daemon (default http://127.0.0.1:7400), KEYBEAT_TOKEN a token for it.
 """
 
+import http.client
 import json
 import os
 import signal
@@ -36,7 +37,7 @@ def call(method, url, body=None):
 def heartbeat():
     try:
         call("PUT", path + "/heartbeat", {"session": session, "ttl_ms": TTL_MS})
-    except OSError as why:  # the next one may succeed
+    except (OSError, http.client.HTTPException) as why:  # the next one may succeed
         print("a heartbeat failed:", why, file=sys.stderr)
 
 
@@ -50,5 +51,5 @@ while True:
         break
 try:
     call("DELETE", path + (f"?session={urllib.parse.quote(session, safe='')}" if session else ""))
-except OSError as why:
+except (OSError, http.client.HTTPException) as why:
     sys.exit(f"the goodbye failed, so {user} goes offline when the TTL ends: {why}")

@@ -12,7 +12,7 @@ export interface OnlineUser {
   sessions: number;
   /** The daemon cannot reach Redis: the state may be out of date. */
   stale?: boolean;
-  /** Any JSON that the user's programs have set. */
+  /** Any JSON that the user's programs have set. Only in the lists of events; `get` has none: call `status(user)`. */
   status?: unknown;
   last_seen_ms?: undefined;
 }
@@ -44,7 +44,7 @@ export type State = 'connecting' | 'live' | 'waiting' | 'stopped';
 
 /** The `detail` of each event. */
 export interface KeybeatEventMap {
-  /** A user whose state is known for the first time, or has changed. */
+  /** A user whose state is known for the first time, or has changed; also a member of a watched group whose state has changed. */
   change: User;
   /** The whole answer to a watch, before the changes that follow from it. */
   snapshot: { users: User[]; all: boolean };
@@ -55,7 +55,7 @@ export interface KeybeatEventMap {
   redis: { redis: 'up' | 'down'; since_ms: number };
   /** The status of a user, any JSON, is known for the first time or has changed; null: it was removed. */
   status: { user: string; status: unknown };
-  /** A watched group with its members online, at first and after each reconnect. */
+  /** A watched group with its members online, at first and after each reconnect. Then `change` and `members` report what changes. */
   group: { group: string; members: number; online: number; users: User[] };
   /** Members of a watched group came, or went. */
   members: { group: string; joined: User[]; left: string[] };

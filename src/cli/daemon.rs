@@ -5,12 +5,13 @@ use super::address::{AddressArgs, advised};
 use crate::client::{self, Address, Client, ClientError, Stream};
 use crate::config::{DEFAULT_LISTEN, Limits};
 use crate::presence::Key;
-use crate::protocol::{HeartbeatsAnswer, QueriedUser, QueryAnswer};
+use crate::protocol::{GroupAnswer, HeartbeatsAnswer, QueriedUser, QueryAnswer};
 use anyhow::{Context, Result, anyhow, bail};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -75,6 +76,13 @@ impl DaemonApi {
             objects.extend(answer.users);
         }
         Ok(objects)
+    }
+
+    /// A page of the members of a group: those after `cursor`.
+    pub async fn group(&self, group: &str, cursor: &str) -> Result<GroupAnswer> {
+        let [group, cursor] = [group, cursor].map(|text| utf8_percent_encode(text, NON_ALPHANUMERIC));
+        let body = self.ask(Method::GET, &format!("/v1/groups/{group}?cursor={cursor}"), None).await?;
+        serde_json::from_slice(&body).context("cannot parse the answer of the daemon")
     }
 
     /// Sends a heartbeat for each of these keys.

@@ -1,9 +1,10 @@
 //! `keybeat get`: the state of users.
 
-use super::{GetArgs, Source, Usage, logging, printed, progress, values};
+use super::daemon::DaemonApi;
+use super::{GetArgs, Source, Usage, logging, printed, progress, values, watch};
 use crate::error::shown;
 use crate::presence::Key;
-use crate::protocol::{QueriedUser, UserObject};
+use crate::protocol::{GroupAnswer, QueriedUser, UserObject};
 use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
 use crate::redis::target::Target;
@@ -34,7 +35,7 @@ pub async fn run(mut args: GetArgs) -> Result<ExitCode> {
     args.users = users.into_iter().flatten().collect();
     // One invalid name does not hide the others.
     match invalid {
-        Some(why) if args.users.is_empty() => Err(Usage(why).into()),
+        Some(why) if args.users.is_empty() && args.groups.is_empty() => Err(Usage(why).into()),
         Some(why) => print(args).await.and_then(|_| bail!("{why}")),
         None => print(args).await,
     }
@@ -52,14 +53,41 @@ async fn print(args: GetArgs) -> Result<ExitCode> {
                 }
             }
             print_objects(&objects, args.json)?;
+            let mut all_online = objects.iter().all(UserObject::online);
+            for group in &args.groups {
+                all_online &= print_group(&daemon, group, args.json).await?;
+            }
             if let Some(error) = refused {
                 bail!("the daemon refused a user: {}", error.message);
             }
-            objects.iter().all(UserObject::online)
+            all_online
         }
-        Source::Redis(target) => from_redis(&args, &target).await?,
+        Source::Redis(target) => {
+            watch::no_groups(&args.groups)?;
+            from_redis(&args, &target).await?
+        }
     };
     Ok(if all_online { ExitCode::SUCCESS } else { ExitCode::from(SOMEBODY_OFFLINE) })
+}
+
+/// Prints the counts of a group and the states of its members; returns whether all are online.
+async fn print_group(daemon: &DaemonApi, group: &str, as_json: bool) -> Result<bool> {
+    let (mut cursor, mut all_online) = (String::new(), true);
+    loop {
+        let page = progress::waiting_for(&daemon.shown(), daemon.group(group, &cursor)).await?;
+        if cursor.is_empty() {
+            let GroupAnswer { members, online, .. } = page;
+            let json = json!({"group": group, "members": members, "online": online});
+            let text = || format!("{}: {online} of {members} members online", printed::text(group));
+            writeln!(std::io::stdout(), "{}", if as_json { printed::json(&json)? } else { text() })?;
+        }
+        print_objects(&page.users, as_json)?;
+        all_online &= page.users.iter().all(UserObject::online);
+        match page.next_cursor {
+            Some(next) => cursor = next,
+            None => return Ok(all_online),
+        }
+    }
 }
 
 fn print_objects(objects: &[UserObject], as_json: bool) -> Result<()> {

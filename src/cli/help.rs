@@ -31,12 +31,14 @@ pub const LS: &str = "Examples:
 pub const GET: &str = "Examples:
   keybeat get alice
   keybeat get alice bob --json
+  keybeat get --group team-a                         # the counts and members of a group
   keybeat get alice --url https://keybeat.example --token-file token.txt
   keybeat get alice --redis redis://127.0.0.1:6379   # without a daemon";
 
 pub const WATCH: &str = "Examples:
   keybeat watch                                      # everybody
   keybeat watch alice bob --json
+  keybeat watch --group team-a                       # the members of a group
   keybeat watch --redis redis://127.0.0.1:6379       # without a daemon";
 
 pub const TOP: &str =
@@ -44,6 +46,7 @@ pub const TOP: &str =
 
 Examples:
   keybeat top
+  keybeat top --group team-a                         # with the counts of a group
   keybeat top --redis redis://127.0.0.1:6379         # without a daemon, with the next deadlines";
 
 pub const BEAT: &str = "Examples:

@@ -260,8 +260,11 @@ struct LsArgs {
 #[derive(Parser)]
 struct GetArgs {
     /// Users to print
-    #[arg(required = true, value_name = "USER")]
+    #[arg(required_unless_present = "groups", value_name = "USER")]
     users: Vec<String>,
+    /// Group to print: its counts and all its members; may be repeated
+    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    groups: Vec<String>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -286,6 +289,9 @@ struct WatchArgs {
 
 #[derive(Parser)]
 struct TopArgs {
+    /// Group whose counts to show; may be repeated
+    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    groups: Vec<String>,
     #[command(flatten)]
     source: SourceArgs,
 }

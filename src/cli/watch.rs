@@ -14,7 +14,7 @@ use crate::protocol::{State, StatusObject, TransitionObject, UserObject};
 use crate::redis::target::Target;
 use crate::server;
 pub use crate::server::Belief;
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -160,7 +160,7 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
             }
             ClientEvent::Members { group, joined, left } => printer.print_members(&group, &joined, &left)?,
             ClientEvent::GroupRefused { group, message, .. } => {
-                bail!("the daemon does not watch the group {}: {message}", shown(&group));
+                return Err(self::refused(&group, &message));
             }
             ClientEvent::Statuses(statuses) => {
                 statuses.iter().try_for_each(|status| printer.print_status(status))?;
@@ -241,10 +241,21 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
     server::believe(&config, target, metrics)
 }
 
-async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Result<()> {
-    if !args.groups.is_empty() {
-        bail!(Usage("--group needs a daemon: name it with --url, and leave out --redis".into()));
+/// A group that the daemon refused.
+pub fn refused(group: &str, message: &str) -> Error {
+    anyhow!("the daemon does not watch the group {}: {message}", shown(group))
+}
+
+/// A usage error for groups without a daemon.
+pub fn no_groups(groups: &[String]) -> Result<()> {
+    if groups.is_empty() {
+        return Ok(());
     }
+    bail!(Usage("--group needs a daemon: name it with --url, and leave out --redis".into()))
+}
+
+async fn from_redis(printer: Printer, args: &WatchArgs, target: &Target) -> Result<()> {
+    no_groups(&args.groups)?;
     let pattern = args.source.pattern.pattern();
     for user in &args.users {
         values::user_of(&pattern, user).map_err(|why| Usage(format!("{}: {why}", shown(user))))?;

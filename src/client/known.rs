@@ -52,9 +52,23 @@ impl Known {
         }
     }
 
-    /// The group is no longer watched.
+    /// The group is no longer watched. The statuses of its members are forgotten with the last group.
     pub fn forget_group(&mut self, group: &str) {
         self.groups.remove(group);
+        if self.groups.is_empty() && !self.all {
+            self.statuses.retain(|user, _| self.users.contains_key(user));
+        }
+    }
+
+    /// Whether a group was reported on this connection.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.groups.contains(group)
+    }
+
+    /// Whether news of a user whose state was not reported can be of a member of a group: the members who are offline are not
+    /// known. Not if the user is watched by name: then it was sent before the snapshot.
+    fn is_member(&self, user: &str, by_name: impl Fn(&str) -> bool) -> bool {
+        !by_name(user) && !self.groups.is_empty()
     }
 
     /// The groups are asked for again: each comes as a new snapshot.
@@ -88,9 +102,17 @@ impl Known {
         news
     }
 
-    /// The statuses to report: those that are not what was reported.
-    pub fn statuses(&mut self, statuses: Vec<StatusObject>) -> Vec<StatusObject> {
-        statuses.iter().filter_map(|one| self.learn_status(&one.user, one.value())).collect()
+    /// The statuses to report: those that are not what was reported, of users who are watched.
+    pub fn statuses(
+        &mut self,
+        statuses: Vec<StatusObject>,
+        by_name: impl Fn(&str) -> bool,
+    ) -> Vec<StatusObject> {
+        let mut news = |one: &StatusObject| {
+            let watched = self.state(&one.user).is_some() || self.is_member(&one.user, &by_name);
+            watched.then(|| self.learn_status(&one.user, one.value())).flatten()
+        };
+        statuses.iter().filter_map(&mut news).collect()
     }
 
     /// Notes a status. Returns it if that is news.
@@ -157,8 +179,7 @@ impl Known {
         let mut is_news = |transition: &TransitionObject| {
             let online = transition.state == State::Online;
             match self.state(&transition.user) {
-                // A member of a group.
-                None => return !self.groups.is_empty(),
+                None => return self.is_member(&transition.user, &by_name),
                 Some(before) if before == online => return false,
                 Some(_) => {}
             }
@@ -253,16 +274,21 @@ mod tests {
         let gist = |statuses: &[StatusObject]| {
             statuses.iter().map(|one| format!("{} {}", one.user, one.status)).collect::<Vec<_>>()
         };
-        let mut known = Known::default();
+        let (mut known, named) = (Known::default(), |user: &str| matches!(user, "a" | "b"));
         let first = known.named(vec![with("a", Some("x")), with("b", None)], 1, 9);
         assert!(first.fresh.len() == 2 && first.statuses.is_empty(), "the snapshot has them");
         let changed = |user: &str, status| StatusObject { user: user.into(), status };
-        let news = known.statuses(vec![changed("a", "x".into()), changed("b", "y".into())]);
+        let news = known.statuses(vec![changed("a", "x".into()), changed("b", "y".into())], named);
         assert_eq!(gist(&news), ["b \"y\""]);
         let later = known.named(vec![with("a", None), with("b", Some("y"))], 2, 9);
         assert_eq!(gist(&later.statuses), ["a null"], "what changed while there was no connection");
-        known.statuses(vec![changed("off", "z".into())]);
-        let all = known.everybody(vec![with("b", Some("w"))], |user| user == "a", 3, 9);
+        assert!(
+            known.statuses(vec![changed("off", "z".into())], named).is_empty(),
+            "nobody watches this user"
+        );
+        known.everybody(Vec::new(), named, 3, 9);
+        known.statuses(vec![changed("off", "z".into())], named);
+        let all = known.everybody(vec![with("b", Some("w"))], named, 3, 9);
         assert_eq!(gist(&all.statuses), ["off null", "b \"w\""]);
         known.forget_all(|_| false);
         assert!(known.statuses.is_empty());

@@ -16,6 +16,12 @@ pub enum Question {
     Everybody,
 }
 
+impl Question {
+    fn is_of(&self, group: &str) -> bool {
+        matches!(self, Question::Group(name) if name == group)
+    }
+}
+
 /// The watches requested of the daemon on this connection.
 #[derive(Debug, Default)]
 pub struct Requested {
@@ -90,13 +96,15 @@ impl Requested {
             self.groups.keys().filter(|group| !desired.groups.contains_key(*group)).cloned().collect();
         for group in &gone {
             self.groups.remove(group);
-            known.forget_group(group);
-            self.open.retain(|_, question| !matches!(question, Question::Group(other) if other == group));
+            self.forget_answer(group, known);
             messages.push(json!({"type": "unwatch", "groups": [group]}).to_string());
         }
         for (group, count) in &desired.groups {
-            if self.groups.insert(group.clone(), *count) == Some(*count) {
-                continue;
+            match self.groups.insert(group.clone(), *count) {
+                Some(before) if before == *count => continue,
+                // The daemon answers only the latest watch of a group.
+                Some(_) => self.forget_answer(group, known),
+                None => {}
             }
             let id = self.id();
             let mut message = json!({"type": "watch", "groups": [group], "id": id});
@@ -108,11 +116,48 @@ impl Requested {
         }
     }
 
-    /// The daemon does not watch a group: the caller wants it no more.
-    pub fn refused_group(&mut self, group: &str, desired: &mut Desired, known: &mut Known) {
-        self.groups.remove(group);
-        desired.groups.remove(group);
+    fn forget_answer(&mut self, group: &str, known: &mut Known) {
+        self.open.retain(|_, question| !question.is_of(group));
         known.forget_group(group);
+    }
+
+    /// Whether a message about a group, with this `id`, follows from its latest watch: as the answer, or after it.
+    pub fn is_about_latest(&self, group: &str, id: Option<u64>) -> bool {
+        let open = self.open.iter().find(|(_, question)| question.is_of(group)).map(|(id, _)| *id);
+        self.groups.contains_key(group) && open == id
+    }
+
+    /// Whether the counts of this group are watched.
+    pub fn counts(&self, group: &str) -> bool {
+        self.groups.get(group) == Some(&true)
+    }
+
+    /// The daemon does not watch a group, or not any more: the caller wants it no more. False if the error answers a watch that was
+    /// replaced.
+    pub fn refused_group(
+        &mut self,
+        group: &str,
+        id: Option<u64>,
+        desired: &mut Desired,
+        known: &mut Known,
+    ) -> bool {
+        if !self.is_about_latest(group, id) {
+            return false;
+        }
+        let count = self.groups.remove(group);
+        if desired.groups.get(group) == count.as_ref() {
+            desired.groups.remove(group);
+        }
+        self.forget_answer(group, known);
+        true
+    }
+
+    /// The group whose unanswered watch has this `id`.
+    pub fn group_of(&self, id: u64) -> Option<&str> {
+        match self.open.get(&id)? {
+            Question::Group(group) => Some(group),
+            _ => None,
+        }
     }
 
     fn everybody(&mut self, desired: &Desired, known: &mut Known, messages: &mut Vec<String>) {
@@ -153,11 +198,7 @@ impl Requested {
     /// users who are no longer watched.
     pub fn refused(&mut self, id: u64, desired: &mut Desired, known: &mut Known) -> Vec<String> {
         match self.open.remove(&id) {
-            None => Vec::new(),
-            Some(Question::Group(group)) => {
-                self.refused_group(&group, desired, known);
-                Vec::new()
-            }
+            None | Some(Question::Group(_)) => Vec::new(),
             Some(Question::Everybody) => {
                 (self.all, desired.all) = (None, None);
                 known.forget_all(|user| desired.names.contains_key(user));

@@ -58,13 +58,15 @@ impl Watches {
                 let id = id.as_ref().and_then(Value::as_u64);
                 self.group_snapshot(id, group, (members, online), users, more)
             }
-            ServerMessage::Members { group, joined, left } => {
+            // Otherwise it is older than the snapshot.
+            ServerMessage::Members { group, joined, left } if self.known.has_group(&group) => {
                 self.known.learn_statuses(&joined);
                 vec![ClientEvent::Members { group, joined, left }]
             }
+            ServerMessage::Members { .. } => Vec::new(),
             ServerMessage::Occupancy { id, group, members, online } => {
-                id.as_ref().and_then(Value::as_u64).and_then(|id| self.requested.open.remove(&id));
-                vec![ClientEvent::Occupancy { group, members, online }]
+                let id = id.as_ref().and_then(Value::as_u64);
+                self.occupancy(id, group, members, online)
             }
             ServerMessage::Snapshot { id, users, more, seq, refused, .. } => {
                 let Some(id) = id.as_ref().and_then(Value::as_u64) else { return Vec::new() };
@@ -79,21 +81,15 @@ impl Watches {
                 if news.is_empty() { Vec::new() } else { vec![ClientEvent::Transitions(news)] }
             }
             ServerMessage::Statuses { statuses } => {
-                let news = self.known.statuses(statuses);
+                let names = &self.requested.names;
+                let news = self.known.statuses(statuses, |user| names.contains_key(user));
                 if news.is_empty() { Vec::new() } else { vec![ClientEvent::Statuses(news)] }
             }
             // An older daemon does not know `ping`; after a refused `auth` the client renews again.
             ServerMessage::Error { id: Some(Value::String(_)), .. } => Vec::new(),
-            ServerMessage::Error { id, code, message, group: Some(group) } => {
-                id.as_ref().and_then(Value::as_u64).and_then(|id| self.requested.open.remove(&id));
-                self.requested.refused_group(&group, desired, &mut self.known);
-                vec![ClientEvent::GroupRefused { group, code, message }]
-            }
-            ServerMessage::Error { id, code, message, group: None } => {
+            ServerMessage::Error { id, code, message, group } => {
                 let id = id.as_ref().and_then(Value::as_u64);
-                let refused = |id| self.requested.refused(id, desired, &mut self.known);
-                let users = id.map(refused).unwrap_or_default();
-                vec![ClientEvent::Refused { code, message, users }]
+                vec![self.error(id, code, message, group, desired)]
             }
             ServerMessage::Token { .. } | ServerMessage::Hello { .. } | ServerMessage::Pong { .. } => {
                 Vec::new()
@@ -106,6 +102,39 @@ impl Watches {
         let down = redis == RedisWord::Down;
         let is_news = std::mem::replace(&mut self.down, down) != down;
         Vec::from_iter(is_news.then_some(ClientEvent::Status { redis, since_ms }))
+    }
+
+    fn occupancy(
+        &mut self,
+        id: Option<u64>,
+        group: String,
+        members: usize,
+        online: usize,
+    ) -> Vec<ClientEvent> {
+        if !self.requested.counts(&group) || !self.requested.is_about_latest(&group, id) {
+            return Vec::new();
+        }
+        id.and_then(|id| self.requested.open.remove(&id));
+        vec![ClientEvent::Occupancy { group, members, online }]
+    }
+
+    fn error(
+        &mut self,
+        id: Option<u64>,
+        code: String,
+        message: String,
+        group: Option<String>,
+        desired: &mut Desired,
+    ) -> ClientEvent {
+        let asked = || id.and_then(|id| self.requested.group_of(id)).map(str::to_owned);
+        if let Some(group) = group.or_else(asked) {
+            if self.requested.refused_group(&group, id, desired, &mut self.known) {
+                return ClientEvent::GroupRefused { group, code, message };
+            }
+            return ClientEvent::Refused { code, message, users: Vec::new() };
+        }
+        let users = id.map(|id| self.requested.refused(id, desired, &mut self.known)).unwrap_or_default();
+        ClientEvent::Refused { code, message, users }
     }
 
     /// Reports the users that the daemon refused of a watch, each with its reason.

@@ -1,6 +1,6 @@
-"""An example that watches, as it is written, against a real daemon that is restarted.
+"""An example with a package, as it is written, against a real daemon that is restarted.
 
-python examples.py KEYBEAT COMMAND…: the daemon's program, and the example's command
+python examples.py KEYBEAT watch|online COMMAND…: the daemon's program, what the example does, and its command
 """
 
 import os
@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 
-from servers import PATIENCE_S, servers
+from servers import PATIENCE_S, servers, until
 
 
 class Example:
     def __init__(self, command, url):
         environment = {**os.environ, "KEYBEAT_URL": url}
-        self.process = subprocess.Popen([*command, "alice", "bob"], env=environment, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.lines = queue.Queue()
         threading.Thread(target=lambda: [self.lines.put(line.strip()) for line in self.process.stdout], daemon=True).start()
 
@@ -30,17 +30,19 @@ class Example:
         assert self.lines.empty(), list(self.lines.queue)
 
 
-def main(keybeat, *command):
+def main(keybeat, kind, *command):
+    play, arguments = {"watch": (watch, ["alice", "bob"]), "online": (online, ["al ice/é", "pho ne"])}[kind]
     with servers(keybeat) as world:
-        example = Example(command, world.url)
+        example = Example([*command, *arguments], world.url)
         try:
-            restarted(world, example)
+            play(world, example)
         finally:
             example.process.kill()
-    print(f"{command[-1]} prints each change once")
+    print(f"{command[-1]} does what it says")
 
 
-def restarted(world, example):
+def watch(world, example):
+    """Prints each change once."""
     with world.daemon():
         example.prints("alice is offline", "bob is offline")
         world.redis("SET", "presence:bob", "1", "EX", "60")
@@ -51,6 +53,16 @@ def restarted(world, example):
         world.redis("DEL", "presence:bob")
         example.prints("bob is offline")
         example.end()
+
+
+def online(world, example):
+    """Starts before the daemon, and deletes the key at its end."""
+    with world.daemon():
+        until("the user is online", lambda: world.redis("KEYS", "presence:al*") == "presence:al ice/é#pho ne")
+        example.lines.get(timeout=PATIENCE_S)
+        example.end()
+        assert example.process.returncode == 0, example.process.returncode
+        until("the user is offline", lambda: world.redis("KEYS", "presence:al*") == "")
 
 
 main(*sys.argv[1:])

@@ -34,8 +34,10 @@ js() {
     tar -xzf "$tarballs"/keybeat-*.tgz -C "$target/js/node_modules/keybeat" --strip-components 1
     rm -r "$tarballs"
     node "$here/js/types.mjs" "$target/js"
-    cp examples/watch.mjs "$target/js/"
-    "$target/python/bin/python" "$here/examples.py" "$keybeat" node "$target/js/watch.mjs"
+    cp examples/{watch,online}.mjs "$target/js/"
+    for example in watch online; do
+        "$target/python/bin/python" "$here/examples.py" "$keybeat" $example node "$target/js/$example.mjs"
+    done
     conformance -- node "$here/conformance/driver.mjs" "$target/js/node_modules/keybeat/node.js"
 }
 
@@ -52,7 +54,9 @@ python() {
     rm -r "$built"
     "$target/python/bin/mypy" --strict --cache-dir "$target/mypy" -p keybeat
     "$target/python/bin/python" -m unittest discover -s "$here/python"
-    "$target/python/bin/python" "$here/examples.py" "$keybeat" "$target/python/bin/python" examples/watch.py
+    for example in watch online; do
+        "$target/python/bin/python" "$here/examples.py" "$keybeat" $example "$target/python/bin/python" examples/$example.py
+    done
     conformance -- "$target/python/bin/python" "$here/conformance/driver.py"
 }
 

@@ -56,7 +56,9 @@ class Servers:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def redis(self, *words):
-        subprocess.run(["redis-cli", "-p", str(self.redis_port), *words], check=True, capture_output=True)
+        """Returns the answer as text."""
+        command = ["redis-cli", "-p", str(self.redis_port), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     @contextmanager
     def daemon(self, *arguments):

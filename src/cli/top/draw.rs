@@ -31,7 +31,7 @@ impl Paint {
 pub fn draw(frame: &mut Frame<'_>, model: &mut Model, colours: bool) {
     let paint = Paint(colours);
     let area = frame.area();
-    let counts = counts(model.stats.as_ref(), model.rate(), area.width, &paint);
+    let counts = counts(model, area.width, &paint);
     let chart = if area.height >= HIGH { 4 } else { 0 };
     let rows = [
         Constraint::Length(1),
@@ -68,8 +68,16 @@ fn headline(model: &Model, paint: &Paint) -> Line<'static> {
     ])
 }
 
-fn counts(stats: Option<&Figures>, rate: Option<f64>, width: u16, paint: &Paint) -> Vec<Line<'static>> {
-    let Some(stats) = stats else { return vec![Line::raw("nothing is known yet")] };
+fn counts(model: &Model, width: u16, paint: &Paint) -> Vec<Line<'static>> {
+    let Some(stats) = &model.stats else { return vec![Line::raw("nothing is known yet")] };
+    let groups = model.groups.iter().map(|(group, (online, members))| {
+        (format!("group {}", plain(group)), format!("{online} of {members} online"))
+    });
+    let pairs = figures(stats, model.rate()).into_iter().map(|(name, value)| (name.to_owned(), value));
+    in_lines(pairs.chain(groups), width, paint)
+}
+
+fn figures(stats: &Figures, rate: Option<f64>) -> Vec<(&'static str, String)> {
     let [p50, p99, max] = stats.lag_ms.map(|lag| lag.map_or("-".into(), ms));
     let rate = rate.map_or("-".into(), |rate| format!("{rate:.1}"));
     let mut pairs = vec![
@@ -82,7 +90,11 @@ fn counts(stats: Option<&Figures>, rate: Option<f64>, width: u16, paint: &Paint)
     ];
     pairs.extend(stats.watchers.map(|watchers| ("watchers", watchers.to_string())));
     pairs.extend([("gaps", stats.gaps.to_string()), ("repairs", stats.repairs.to_string())]);
-    // As many to a line as fit.
+    pairs
+}
+
+/// As many names and values to a line as fit.
+fn in_lines(pairs: impl Iterator<Item = (String, String)>, width: u16, paint: &Paint) -> Vec<Line<'static>> {
     let (mut lines, mut used) = (vec![Line::default()], 0);
     for (name, value) in pairs {
         let length = name.len() + 1 + value.len() + 3;

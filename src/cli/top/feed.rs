@@ -45,11 +45,12 @@ pub fn start(args: &TopArgs, sender: Sender<Update>) -> Result<Feeds> {
     let from = match args.source.source()? {
         Source::Daemon(daemon) => {
             let (from, daemon) = (daemon.shown(), Arc::new(daemon));
-            tasks.spawn(stream(daemon.clone(), sender.clone()));
+            tasks.spawn(stream(daemon.clone(), args.groups.clone(), sender.clone()));
             tasks.spawn(counts(daemon, sender));
             from
         }
         Source::Redis(target) => {
+            watch::no_groups(&args.groups)?;
             let from = target.shown().to_owned();
             let metrics = Arc::new(Metrics::new());
             let belief = watch::belief(&args.source, &target, metrics.clone());
@@ -60,11 +61,12 @@ pub fn start(args: &TopArgs, sender: Sender<Update>) -> Result<Feeds> {
     Ok(Feeds { from, asks_for_deadlines, _tasks: tasks })
 }
 
-/// Transitions from a daemon.
-async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
+/// Transitions, statuses and counts of these groups from a daemon.
+async fn stream(daemon: Arc<DaemonApi>, groups: Vec<String>, sender: Sender<Update>) {
     let ended = async {
         let mut client = daemon.client()?;
         client.watch_all();
+        groups.iter().for_each(|group| client.watch_group_counts(group));
         loop {
             let update = match client.next().await.map_err(advised)? {
                 ClientEvent::Transitions(transitions) => Update::Transitions(transitions),
@@ -72,10 +74,12 @@ async fn stream(daemon: Arc<DaemonApi>, sender: Sender<Update>) {
                 ClientEvent::Live => Update::Link(Ok(())),
                 ClientEvent::Waiting { why, .. } => Update::Link(Err(format!("{:#}", advised(why)))),
                 ClientEvent::Refused { message, .. } => return Err(advised(ClientError::Refused(message))),
-                ClientEvent::Group { .. }
-                | ClientEvent::Members { .. }
-                | ClientEvent::Occupancy { .. }
-                | ClientEvent::GroupRefused { .. } => continue,
+                ClientEvent::Occupancy { group, members, online } => Update::Group { group, members, online },
+                ClientEvent::GroupRefused { group, message, .. } => {
+                    return Err(watch::refused(&group, &message));
+                }
+                // Only of groups whose members are watched.
+                ClientEvent::Group { .. } | ClientEvent::Members { .. } => continue,
                 ClientEvent::Statuses(statuses) => Update::Statuses(statuses),
                 ClientEvent::Snapshot(users) => Update::Statuses(users.iter().filter_map(status).collect()),
             };

@@ -3,7 +3,7 @@
 use crate::protocol::{RedisWord, State, StatusObject, TransitionObject};
 use crate::redis::listing::LiveKey;
 use anyhow::Result;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Transitions kept to scroll through, and samples of the rate.
@@ -39,6 +39,12 @@ pub struct Figures {
 pub enum Update {
     Counted(Figures),
     Transitions(Vec<TransitionObject>),
+    /// The counts of a group.
+    Group {
+        group: String,
+        members: usize,
+        online: usize,
+    },
     /// Statuses that changed.
     Statuses(Vec<StatusObject>),
     Redis(RedisWord),
@@ -82,6 +88,8 @@ pub struct Model {
     transitions: VecDeque<TransitionObject>,
     /// As JSON, of users who have one.
     statuses: HashMap<String, String>,
+    /// For each group that is shown, how many members are online, and how many there are.
+    pub groups: BTreeMap<String, (usize, usize)>,
     pub deadlines: Option<Result<DeadlineList, String>>,
     /// Does a feed read deadlines from Redis?
     pub asks_for_deadlines: bool,
@@ -102,6 +110,7 @@ impl Model {
             sampled: None,
             transitions: VecDeque::new(),
             statuses: HashMap::new(),
+            groups: BTreeMap::new(),
             deadlines: None,
             asks_for_deadlines,
             filter: String::new(),
@@ -138,6 +147,9 @@ impl Model {
                     self.transitions.push_front(transition);
                 }
                 self.transitions.truncate(TRANSITIONS);
+            }
+            Update::Group { group, members, online } => {
+                self.groups.insert(group, (online, members));
             }
             Update::Statuses(some) => some.into_iter().for_each(|status| self.note(status)),
             Update::Redis(word) => {

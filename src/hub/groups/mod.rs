@@ -178,13 +178,17 @@ impl Hub {
         watcher.change_groups(|pending| pending.forget(name));
         // From here on transitions of the members reach the client's mailbox, and each state that it is given covers those before.
         drop(watchers);
-        let mut users = Vec::new();
+        let (mut users, mut offline) = (Vec::new(), Vec::new());
         for user in known {
             let presence = self.give_member(watcher, user);
             if matches!(presence, Presence::Online { .. }) {
                 users.push((user.clone(), presence));
+            } else {
+                offline.push(user);
             }
         }
+        // The answer does not name them, and their transitions have no status.
+        self.owe_statuses_of(watcher, &offline);
         users.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         Ok(Some(GroupBegin { members: known.len(), online: users.len(), users }))
     }

@@ -255,6 +255,23 @@ fn statuses_of_members_reach_watchers() {
 }
 
 #[test]
+fn statuses_of_offline_members_follow_the_answer() {
+    let hub = hub();
+    for (user, json) in [("a", "1"), ("b", "2"), ("other", "3")] {
+        hub.set_status(&user.into(), Some(json));
+    }
+    hub.apply(&change("a", true));
+    let mut client = Client::new(&hub);
+    client.watch("g");
+    set(&hub, "g", "a b c");
+    client.read(9);
+    let NextStatuses::Message(message) = hub.next_statuses(&client.watcher) else { panic!("no statuses") };
+    // The answer has that of a, who is online.
+    assert!(message.ends_with(br#"[{"user":"b","status":2}]}"#), "{message:?}");
+    assert!(matches!(hub.next_statuses(&client.watcher), NextStatuses::UpTo(3)));
+}
+
+#[test]
 fn ended_client_gets_no_news_of_groups() {
     let hub = hub();
     let client = Client::new(&hub);

@@ -233,6 +233,18 @@ impl Hub {
         watcher.ring();
     }
 
+    /// The client is sent the statuses of these users, whom no snapshot names.
+    pub(super) fn owe_statuses_of(&self, watcher: &Watcher, users: &[&Name]) {
+        let owed: Vec<&Name> = {
+            let book = lock(&self.statuses.book);
+            users.iter().filter(|user| book.status(user).is_some()).copied().collect()
+        };
+        if !owed.is_empty() {
+            watcher.change_statuses(|pending| owed.into_iter().for_each(|user| pending.push(user)));
+            watcher.ring();
+        }
+    }
+
     /// The client has every change up to a number, and is sent those of `users` that came later.
     ///
     /// # Errors

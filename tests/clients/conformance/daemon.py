@@ -14,7 +14,9 @@ class Fault(AssertionError):
 
 
 def user_object(text):
-    """`alice online` as a user object."""
+    """`alice online` as a user object; with a status `["alice online", status]`."""
+    if isinstance(text, list):
+        return {**user_object(text[0]), "status": text[1]}
     user, state = text.rsplit(" ", 1)
     if state == "online":
         return {"user": user, "state": state, "since_ms": 1000, "sessions": 1}
@@ -141,6 +143,26 @@ class Daemon:
             self.ids[step.get("to", "last")], users, step.get("more", False), refused, step.get("fragments", 1)
         )
 
+    async def group(self, step):
+        """A snapshot of a group."""
+        counts = {"group": step["group"], "members": step["members"], "online": step["online"]}
+        users = [user_object(text) for text in step["users"]]
+        message = {"type": "snapshot", "id": self.ids[step.get("to", "last")], "epoch": EPOCH, "seq": 1, **counts}
+        await self._send({**message, "users": users, "more": step.get("more", False)})
+
+    async def members(self, step):
+        joined = [user_object(text) for text in step.get("joined", [])]
+        await self._send({"type": "members", "group": step["members"], "joined": joined, "left": step.get("left", [])})
+
+    async def statuses(self, step):
+        statuses = [{"user": user, "status": status} for user, status in step["statuses"].items()]
+        await self._send({"type": "statuses", "statuses": statuses})
+
+    async def occupancy(self, step):
+        online, members = step["counts"]
+        id = {"id": self.ids[step["to"]]} if "to" in step else {}
+        await self._send({"type": "occupancy", "group": step["occupancy"], "members": members, "online": online, **id})
+
     async def _snapshot(self, id, users, more, refused=(), fragments=1):
         message = {"type": "snapshot", "id": id, "epoch": EPOCH, "seq": 1, "users": users, "more": more}
         if refused:
@@ -152,7 +174,7 @@ class Daemon:
 
     async def send(self, step):
         message = dict(step["send"])
-        if "to" in step:
+        if step.get("to", "none") != "none":
             message["id"] = self.ids[step["to"]]
         await self._send(message)
 

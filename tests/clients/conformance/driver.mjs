@@ -20,7 +20,14 @@ const report = (report, more) => print({ report, ...more });
 let fresh = tokens;
 const client = new Keybeat({ ...options, ...(token && { token }), ...(tokens && { token: async () => (fresh.length > 1 ? fresh.shift() : fresh[0]) }) });
 client.addEventListener('change', ({ detail }) => report(`${detail.user} ${detail.state}`));
-client.addEventListener('refused', ({ detail }) => report(['refused', detail.code, ...detail.users].join(' ')));
+client.addEventListener('refused', ({ detail: { code, users, group } }) => report(['refused', code, ...users, ...(group === undefined ? [] : ['group', group])].join(' ')));
+client.addEventListener('status', ({ detail }) => report(`status ${detail.user} ${JSON.stringify(detail.status)}`));
+const counts = (kind, { group, members, online }, users = []) => report([kind, group, `${online}/${members}`, ...users].join(' '));
+client.addEventListener('group', ({ detail }) => counts('group', detail, detail.users.map(({ user }) => user).sort()));
+client.addEventListener('occupancy', ({ detail }) => counts('occupancy', detail));
+client.addEventListener('members', ({ detail: { group, joined, left } }) => report(
+  ['members', group, ...joined.map(({ user, state }) => `+${user}:${state}`).sort(), ...left.map((user) => `-${user}`).sort()].join(' '),
+));
 client.addEventListener('redis', ({ detail }) => report(`redis ${detail.redis}`));
 client.addEventListener('state', ({ detail: { state, reason, retry_ms } }) => {
   if (state !== 'connecting') report(state, { reason, retry_ms });
@@ -31,6 +38,9 @@ const calls = {
   unwatch: ({ users }) => client.unwatch(users),
   watch_all: () => client.watchAll(),
   unwatch_all: () => client.unwatchAll(),
+  watch_group: ({ group, count }) => client.watchGroups([group], { count }),
+  unwatch_group: ({ group }) => client.unwatchGroups([group]),
+  set_status: ({ status }) => client.setStatus(status),
   heartbeat: ({ user }) => client.heartbeat(user),
   leave: () => client.leave(),
   close: () => client.close(),

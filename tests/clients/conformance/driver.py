@@ -14,6 +14,18 @@ def show(line):
     print(json.dumps(line), flush=True)
 
 
+def text(status):
+    return json.dumps(status, separators=(",", ":"), ensure_ascii=False)
+
+
+def names(users):
+    return sorted(user.name for user in users)
+
+
+def counts(kind, name, of, users):
+    return " ".join([kind, name, f"{of.online}/{of.members}", *users])
+
+
 class Driver:
     def __init__(self, options):
         self.fresh = options.pop("tokens", None)
@@ -25,7 +37,11 @@ class Driver:
         self.named = self.client.watch([])
         self.everybody = None
         self.client.on("change", lambda user: show({"report": f"{user.name} {user.state}"}))
-        self.client.on("refused", lambda why: show({"report": " ".join(["refused", why.code, *why.users])}))
+        self.client.on("refused", self.refused)
+        self.client.on("status", lambda news: show({"report": f"status {news.user} {text(news.status)}"}))
+        self.client.on("group", lambda group: show({"report": counts("group", group.name, group, names(group.users))}))
+        self.client.on("members", self.members)
+        self.client.on("occupancy", lambda group: show({"report": counts("occupancy", group.group, group, [])}))
         self.client.on("redis", lambda redis: show({"report": "redis " + ("up" if redis.up else "down")}))
         self.client.on("connection", self.connection)
 
@@ -36,6 +52,14 @@ class Driver:
         if now.state != "connecting":
             retry = {} if now.retry_s is None else {"retry_ms": now.retry_s * 1000}
             show({"report": now.state, "reason": now.reason, **retry})
+
+    def refused(self, why):
+        group = ["group", why.group] if why.group is not None else []
+        show({"report": " ".join(["refused", why.code, *why.users, *group])})
+
+    def members(self, news):
+        joined = sorted(f"+{user.name}:{user.state}" for user in news.joined)
+        show({"report": " ".join(["members", news.group, *joined, *sorted(f"-{user}" for user in news.left)])})
 
     async def run(self):
         async with self.client, self.named:
@@ -58,6 +82,15 @@ class Driver:
 
     async def unwatch_all(self):
         await self.everybody.close()
+
+    async def watch_group(self, group, count=False):
+        self.client.watch_groups([group], count=count)
+
+    async def unwatch_group(self, group):
+        self.client.unwatch_groups([group])
+
+    async def set_status(self, status):
+        await self.client.set_status(status)
 
     async def heartbeat(self, user=None):
         await self.client.heartbeat(user)

@@ -2,9 +2,9 @@
 //! Its argument: url and the client's own options as JSON.
 
 use keybeat::client::{Beat, Client, ClientError, ClientEvent};
-use keybeat::protocol::{RedisWord, State};
+use keybeat::protocol::{RedisWord, State, UserObject};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::BufRead;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ async fn main() -> Result<(), Failure> {
     let tokens = Tokens::new(Mutex::new(texts(&options["tokens"]).into()));
     let mut client = start(&options, &tokens)?;
     let mut calls = calls();
+    let mut printer = Printer::default();
     let mut stopped = false;
     loop {
         tokio::select! {
@@ -37,7 +38,7 @@ async fn main() -> Result<(), Failure> {
                 print(&json!({"done": true}));
             }
             event = client.next(), if !stopped => match event {
-                Ok(event) => report(event),
+                Ok(event) => printer.report(event),
                 Err(why) => {
                     stopped = true;
                     print(&json!({"report": "stopped", "reason": why.to_string()}));
@@ -83,6 +84,10 @@ fn carry_out(client: &Client, tokens: &Tokens, call: &Value) {
         "unwatch" => client.unwatch(texts(&call["users"])),
         "watch_all" => client.watch_all(),
         "unwatch_all" => client.unwatch_all(),
+        "watch_group" if call["count"] == true => client.watch_group_counts(text("group")),
+        "watch_group" => client.watch_group(text("group")),
+        "unwatch_group" => client.unwatch_group(&text("group")),
+        "set_status" => client.set_status(call["status"].clone()),
         "heartbeat" if call["user"].is_string() => client.heartbeat_of(text("user")),
         "heartbeat" => client.heartbeat(),
         "leave" => client.leave(),
@@ -93,41 +98,86 @@ fn carry_out(client: &Client, tokens: &Tokens, call: &Value) {
     }
 }
 
-fn report(event: ClientEvent) {
-    match event {
-        ClientEvent::Snapshot(users) => {
-            for user in users {
-                state(user.user(), user.online());
+/// Prints reports. The client's lists of users have their statuses; the suite wants a report of each that is new.
+#[derive(Default)]
+struct Printer {
+    statuses: HashMap<String, Value>,
+}
+
+impl Printer {
+    fn report(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Snapshot(users) => {
+                for user in &users {
+                    self.statuses.remove(user.user());
+                    state(user.user(), user.online());
+                    self.status(user.user(), user.status());
+                }
+            }
+            ClientEvent::Transitions(changes) => {
+                for change in changes {
+                    state(&change.user, change.state == State::Online);
+                }
+            }
+            ClientEvent::Statuses(statuses) => {
+                statuses.iter().for_each(|one| self.status(&one.user, one.value()));
+            }
+            ClientEvent::Group { group, members, online, users } => {
+                users.iter().for_each(|user| self.status(user.user(), user.status()));
+                let mut names: Vec<&str> = users.iter().map(UserObject::user).collect();
+                names.sort_unstable();
+                line(&[vec!["group", &group, &format!("{online}/{members}")], names].concat());
+            }
+            ClientEvent::Members { group, joined, left } => self.members(&group, &joined, &left),
+            ClientEvent::Occupancy { group, members, online } => {
+                line(&["occupancy", &group, &format!("{online}/{members}")]);
+            }
+            ClientEvent::GroupRefused { group, code, .. } => line(&["refused", &code, "group", &group]),
+            ClientEvent::Refused { code, users, .. } => {
+                let users = users.iter().map(String::as_str).collect();
+                line(&[vec!["refused", &code], users].concat());
+            }
+            ClientEvent::Status { redis, .. } => {
+                line(&[if redis == RedisWord::Up { "redis up" } else { "redis down" }]);
+            }
+            ClientEvent::Live => line(&["live"]),
+            ClientEvent::Waiting { why, retry } => {
+                let retry_ms = retry.as_secs_f64() * 1000.0;
+                print(&json!({"report": "waiting", "reason": why.to_string(), "retry_ms": retry_ms}));
             }
         }
-        ClientEvent::Transitions(changes) => {
-            for change in changes {
-                state(&change.user, change.state == State::Online);
-            }
-        }
-        ClientEvent::Status { redis, .. } => {
-            print(&json!({"report": if redis == RedisWord::Up { "redis up" } else { "redis down" }}));
-        }
-        ClientEvent::Refused { code, users, .. } => {
-            let words = [vec!["refused".to_owned(), code], users].concat();
-            print(&json!({"report": words.join(" ")}));
-        }
-        // The conformance suite watches no statuses and no groups.
-        ClientEvent::Statuses(_)
-        | ClientEvent::Group { .. }
-        | ClientEvent::Members { .. }
-        | ClientEvent::Occupancy { .. }
-        | ClientEvent::GroupRefused { .. } => {}
-        ClientEvent::Live => print(&json!({"report": "live"})),
-        ClientEvent::Waiting { why, retry } => {
-            let retry_ms = retry.as_secs_f64() * 1000.0;
-            print(&json!({"report": "waiting", "reason": why.to_string(), "retry_ms": retry_ms}));
+    }
+
+    fn members(&mut self, group: &str, joined: &[UserObject], left: &[String]) {
+        joined.iter().for_each(|user| self.status(user.user(), user.status()));
+        let mut came: Vec<String> =
+            joined.iter().map(|user| format!("+{}:{}", user.user(), word(user.online()))).collect();
+        let mut went: Vec<String> = left.iter().map(|user| format!("-{user}")).collect();
+        came.sort_unstable();
+        went.sort_unstable();
+        let words = ["members", group].into_iter();
+        line(&words.chain(came.iter().chain(&went).map(String::as_str)).collect::<Vec<_>>());
+    }
+
+    fn status(&mut self, user: &str, status: Option<&Value>) {
+        let status = status.cloned().unwrap_or_default();
+        let before = self.statuses.insert(user.to_owned(), status.clone()).unwrap_or_default();
+        if before != status {
+            line(&["status", user, &status.to_string()]);
         }
     }
 }
 
+fn line(words: &[&str]) {
+    print(&json!({"report": words.join(" ")}));
+}
+
+fn word(online: bool) -> &'static str {
+    if online { "online" } else { "offline" }
+}
+
 fn state(user: &str, online: bool) {
-    print(&json!({"report": format!("{user} {}", if online { "online" } else { "offline" })}));
+    line(&[user, word(online)]);
 }
 
 fn texts(list: &Value) -> Vec<String> {

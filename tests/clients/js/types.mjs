@@ -34,14 +34,26 @@ keybeat.addEventListener('change', ({ detail }) => {
 }, { once: true });
 keybeat.addEventListener('refused', ({ detail: { code, users } }) => users.map((user) => code + user));
 keybeat.addEventListener('state', { handleEvent: ({ target }) => target.close() });
+// @ts-expect-error: a text is not a list of names
+keybeat.watchGroups('team-a');
+// @ts-expect-error: the detail of a group has no such field
+keybeat.addEventListener('group', ({ detail }) => detail.left);
+keybeat.addEventListener('group', ({ detail: { group, members, online, users } }) => [group, members - online, users.map(({ user }) => user)]);
+keybeat.addEventListener('members', ({ detail: { joined, left } }) => [joined.map(({ state, status }) => [state, status]), left.join()]);
+keybeat.addEventListener('occupancy', ({ detail }) => detail.online / detail.members);
+keybeat.addEventListener('status', ({ detail: { user, status } }) => keybeat.setStatus({ user, status }));
+keybeat.watchGroups(['team-a'], { count: true });
 const unwatch: (users?: string[]) => void = keybeat.watch(new Set(['alice']));
 unwatch(['alice']);
 `;
 
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
-const found = ['README.md', 'clients/js/README.md', 'docs/REFERENCE.md'].flatMap(examples);
-if (found.length < 3) throw new Error(`only ${found.length} examples found`);
+const found = ['README.md', 'clients/js/README.md', 'docs/REFERENCE.md'].flatMap((path) => {
+  const some = examples(path);
+  if (!some.length) throw new Error(`there is no example in ${path}`);
+  return some;
+});
 found.forEach((code, i) => writeFileSync(join(folder, `example${i}.tsx`), code));
 writeFileSync(join(folder, 'wrong.ts'), WRONG);
 const options = { strict: true, noEmit: true, target: 'es2022', module: 'nodenext', moduleResolution: 'nodenext', jsx: 'react-jsx', lib: ['es2023', 'dom'], types: [], exactOptionalPropertyTypes: true };

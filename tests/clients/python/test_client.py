@@ -165,6 +165,71 @@ class Changes(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(seen, ["alice"])
 
 
+class StatusesAndGroups(unittest.IsolatedAsyncioTestCase):
+    def setUp(self):
+        logging.disable()
+        self.addCleanup(logging.disable, logging.NOTSET)
+        self.client, self.seen = Client(), []
+        for kind in ("change", "status", "group", "members", "occupancy", "refused"):
+            self.client.on(kind, self.seen.append)
+
+    def taken(self):
+        seen, self.seen[:] = list(self.seen), []
+        return seen
+
+    async def test_user_has_the_newest_status(self):
+        alice = {"user": "alice", "state": "online", "since_ms": 1, "status": {"text": "away"}}
+        async with self.client.watch(["alice"]) as changes:
+            self.client._watches.snapshot({"id": self.client.sent[-1]["id"], "users": [alice]})
+            user, status = self.taken()
+            self.assertEqual((user.status, status), ({"text": "away"}, keybeat.Status("alice", {"text": "away"})))
+            self.client._watches.statuses_changed({"statuses": [{"user": "alice", "status": 1}, {"user": "bob", "status": 2}]})
+            self.assertEqual((self.client.get("alice").status, self.client.status("alice"), len(self.taken())), (1, 1, 1))
+            # 1 and true are other values; a change of the state keeps the status.
+            self.client._watches.statuses_changed({"statuses": [{"user": "alice", "status": True}]})
+            self.client.change("alice offline")
+            self.assertIs(self.client.get("alice").status, True)
+            self.assertEqual(await next_one(changes), "alice offline")
+            # Users with statuses are as hashable as others.
+            self.assertEqual(len({user, self.client.get("alice")}), 2)
+        self.assertIsNone(self.client.status("alice"))
+
+    async def test_group_is_watched_once_and_forgotten(self):
+        client = self.client
+        client.watch_groups(["g"])
+        client.watch_groups(["g"])
+        (watch,) = client.sent
+        self.assertFalse(client._watches.answered)
+        alice = {"user": "alice", "state": "online", "since_ms": 1, "status": "a"}
+        client._watches.snapshot({"id": watch["id"], "group": "g", "members": 2, "online": 1, "users": [alice]})
+        status, group = self.taken()
+        self.assertEqual((group.name, group.members, group.online, group.users[0].name), ("g", 2, 1, "alice"))
+        self.assertTrue(client._watches.answered)
+        client.change("bob online")
+        (bob,) = self.taken()
+        self.assertEqual((bob.name, bob.state, client.get("bob")), ("bob", "online", None))
+        client.watch_groups(["g"], count=True)
+        self.assertEqual(client.sent[-1], {"type": "watch", "groups": ["g"], "id": watch["id"] + 1, "count": True})
+        client.change("bob offline")
+        client._watches.occupancy({"id": watch["id"] + 1, "group": "g", "members": 2, "online": 0})
+        self.assertEqual(self.taken(), [keybeat.Occupancy("g", 2, 0)])
+        client.unwatch_groups(["g"])
+        self.assertEqual((client.sent[-1], client.status("alice")), ({"type": "unwatch", "groups": ["g"]}, None))
+        for call in (client.watch_groups, client.unwatch_groups):
+            with self.assertRaises(TypeError):
+                call("g")
+
+    async def test_refused_group_is_named(self):
+        self.client.watch_groups(["g"])
+        id = self.client.sent[-1]["id"]
+        self.client._watches.error({"id": id, "code": "too_large_group", "message": "no", "group": "g"})
+        (why,) = self.taken()
+        self.assertEqual((why.code, why.users, why.group), ("too_large_group", [], "g"))
+        self.client._watches.lost()
+        self.client._watches.connected()
+        self.assertEqual(self.client._watches.catch_up(), [])
+
+
 class Heartbeats(unittest.IsolatedAsyncioTestCase):
     async def test_heartbeats_go_to_the_daemon(self):
         with daemon() as (url, requests):

@@ -61,6 +61,35 @@ async fn users_of_redis_are_shown_until_q() {
 }
 
 #[tokio::test]
+async fn statuses_and_groups_are_shown() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team a", "alice", "bob"]);
+    redis.call(&["SET", "presence-status:alice", r#"{"text":"away"}"#]);
+    let daemon = Daemon::start(&redis).await;
+    let url = daemon.url("");
+    let top = top(120, 30, &["--url", &url, "--group", "team a", "--group", "absent"]);
+    top.until("the counts are shown", |screen| {
+        screen.contains("group team a 0 of 2 online") && screen.contains("group absent 0 of 0 online")
+    })
+    .await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    top.until("alice is shown with her status", |screen| {
+        tells(screen, "online", "alice", "heartbeat") && screen.contains(r#"{"text":"away"}"#)
+    })
+    .await;
+    top.shows("group team a 1 of 2 online").await;
+    redis.call(&["SADD", "presence-group:team a", "carol"]);
+    top.shows("group team a 1 of 3 online").await;
+    top.press(&["q"]);
+    left(&top, 0).await;
+    redis.call(&["SET", "presence-group:text", "1"]);
+    let refused = self::top(160, 24, &["--url", &url, "--group", "text"]);
+    assert!(left(&refused, 1).await.contains(r#"the daemon does not watch the group "text""#));
+    let straight = self::top(160, 24, &["--redis", &redis.url(), "--group", "g"]);
+    assert!(left(&straight, 2).await.contains("--group needs a daemon"));
+}
+
+#[tokio::test]
 async fn missing_daemon_is_shown_until_it_starts() {
     let redis = Redis::start();
     let port = free_port();

@@ -200,8 +200,18 @@ async fn commands_show_statuses_and_groups() {
     .await;
     let got = run(&["get", "alice", "--url", &url]).await;
     assert_eq!(got.out.trim_end(), r#"alice: offline, status {"text":"away"}"#, "{got:?}");
+    redis.call(&["SADD", "presence-group:a b/é", "alice"]);
+    let got = run(&["get", "--group", "g", "--group", "a b/é", "--url", &url]).await;
+    let alice = r#"alice: offline, status {"text":"away"}"#;
+    let wanted = format!("g: 0 of 1 members online\n{alice}\na b/é: 0 of 1 members online\n{alice}\n");
+    assert_eq!((got.out.as_str(), got.code), (wanted.as_str(), Some(3)), "{got:?}");
+    let got = run(&["get", "--group", "g", "--json", "--url", &url]).await;
+    assert_eq!(got.out.lines().next(), Some(r#"{"group":"g","members":1,"online":0}"#), "{got:?}");
+    let refused = run(&["get", "--group", "g", "--redis", &redis.url()]).await;
+    assert!(refused.code == Some(2) && refused.err.contains("--group needs a daemon"), "{refused:?}");
     let mut watch = Running::start(&["watch", "--group", "g", "--json", "--url", &url]);
     assert_eq!(watch.json().await, json!({"group": "g", "members": 1, "online": 0}));
+    assert_eq!(watch.json().await, json!({"user": "alice", "status": {"text": "away"}}));
     redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
     assert_eq!(watch.gists(1).await, [gist("alice", "online")]);
     redis.call(&["SET", "presence-status:alice", "\"back\""]);

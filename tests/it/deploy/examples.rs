@@ -169,17 +169,21 @@ async fn watcher_in_rust() {
     assert_eq!(next().await, "bob is Offline (Deleted)");
 }
 
-// --- the list of contacts -------------------------------------------------------------------------------
+// --- the pages ------------------------------------------------------------------------------------------
 
-/// A server of one's own, with the page for the daemon at this address.
-async fn site(daemon: &str) -> String {
+/// A server of one's own, with the page `name` for the daemon at this address, and at `/two` that page of alice and of bob.
+async fn site(name: &'static str, daemon: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let origin = format!("http://{}", listener.local_addr().expect("an address"));
-    let page = std::fs::read_to_string(example("contacts.html")).expect("the page");
+    let page = std::fs::read_to_string(example(name)).expect("the page");
     let line = "const daemon = 'http://127.0.0.1:7400';";
     assert_eq!(page.matches(line).count(), 1, "the page has the address of its daemon");
     let page = page.replace(line, &format!("const daemon = '{daemon}';"));
-    let app = Router::new().route("/contacts.html", get(|| async { Html(page) }));
+    let frames = ["alice", "bob"].map(|me| format!("<iframe src='/{name}?me={me}'></iframe>"));
+    let two = format!("<!doctype html>{}", frames.concat());
+    let app = Router::new()
+        .route(&format!("/{name}"), get(|| async { Html(page) }))
+        .route("/two", get(|| async { Html(two) }));
     tokio::spawn(async move { axum::serve(listener, app).await });
     origin
 }
@@ -201,7 +205,7 @@ fn row(user: &str, online: bool, note: &str) -> Value {
 #[tokio::test]
 async fn contacts_example_survives_restarts() {
     let (mut redis, port) = (Redis::start(), free_port());
-    let origin = site(&format!("http://127.0.0.1:{port}")).await;
+    let origin = site("contacts.html", &format!("http://127.0.0.1:{port}")).await;
     let launch =
         |redis: &Redis| Daemon::launch_at(port, &["--redis", &redis.url(), "--allow-origin", &origin]);
     let daemon = launch(&redis);
@@ -241,11 +245,95 @@ async fn contacts_example_survives_restarts() {
 async fn refused_origin_names_the_flag() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
-    let origin = site(&daemon.url("")).await;
-    let browser = Browser::start(1280, 800).await;
-    browser.open(&format!("{origin}/contacts.html")).await;
-    let said =
-        format!("return document.querySelector('#status').textContent.includes('--allow-origin {origin}')");
-    browser.shows(&said, json!(true)).await;
-    assert_eq!(browser.run(FITS).await, true);
+    let browser = Browser::start(390, 844).await;
+    for page in ["contacts.html", "chat.html"] {
+        let origin = site(page, &daemon.url("")).await;
+        browser.open(&format!("{origin}/{page}")).await;
+        let names_the_flag = format!(
+            "return document.querySelector('#status').textContent.includes('--allow-origin {origin}')"
+        );
+        browser.shows(&names_the_flag, json!(true)).await;
+        assert_eq!(browser.run(FITS).await, true, "{page}");
+    }
+}
+
+/// Two pages of the room, of alice and of bob, in one browser.
+struct Room(Browser);
+
+impl Room {
+    async fn shows(&self, page: usize, script: &str, wanted: Value) {
+        self.0.shows(&format!("const {{ document }} = frames[{page}]; return {script}"), wanted).await;
+    }
+
+    /// Name, state and note of each member, on both pages.
+    async fn members(&self, wanted: &[[&str; 3]]) {
+        let script = r"[...document.querySelectorAll('li')].map((row) => [
+            row.firstChild.textContent, row.className, row.querySelector('small').textContent])";
+        for page in [0, 1] {
+            self.shows(page, script, json!(wanted)).await;
+        }
+    }
+
+    async fn status(&self, wanted: &str) {
+        for page in [0, 1] {
+            self.shows(
+                page,
+                &format!("document.querySelector('#status').textContent.startsWith('{wanted}')"),
+                json!(true),
+            )
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn chat_example_shows_its_room() {
+    let (redis, port) = (Redis::start(), free_port());
+    redis.call(&["SADD", "presence-group:team-a", "alice", "bob", "<i>carol"]);
+    let origin = site("chat.html", &format!("http://127.0.0.1:{port}")).await;
+    let launch =
+        |redis: &Redis| Daemon::launch_at(port, &["--redis", &redis.url(), "--allow-origin", &origin]);
+    let daemon = launch(&redis);
+    daemon.ready().await;
+    let room = Room(Browser::start(1280, 800).await);
+    room.0.open(&format!("{origin}/two")).await;
+    let [alice, bob] = ["alice", "bob"].map(|user| [user, "online", "online"]);
+    room.members(&[alice, bob, ["<i>carol", "offline", "offline"]]).await;
+    // A message goes to the other page, as a text.
+    room.0
+        .run("const { document } = frames[1]; document.forms[0].text.value = '<b>hello'; document.forms[0].requestSubmit()")
+        .await;
+    for page in [0, 1] {
+        room.shows(page, "document.querySelector('#talk').textContent", json!("bob: <b>hello")).await;
+    }
+    // Away by the box, and because the page is hidden.
+    room.0.run("frames[1].document.querySelector('#away').click()").await;
+    let bob = ["bob", "away", "away"];
+    room.members(&[alice, bob, ["<i>carol", "offline", "offline"]]).await;
+    let hide = |hidden: bool| {
+        format!(
+            "const {{ document, Event }} = frames[0]; Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }});
+            document.dispatchEvent(new Event('visibilitychange'))"
+        )
+    };
+    room.0.run(&hide(true)).await;
+    room.members(&[["alice", "away", "away"], bob, ["<i>carol", "offline", "offline"]]).await;
+    room.0.run(&hide(false)).await;
+    // Last seen, and a new member.
+    redis.call(&["SET", "presence:<i>carol", "1", "EX", "600"]);
+    room.members(&[["<i>carol", "online", "online"], alice, bob]).await;
+    redis.call(&["DEL", "presence:<i>carol"]);
+    let carol = ["<i>carol", "offline", "last seen just now"];
+    room.members(&[alice, bob, carol]).await;
+    redis.call(&["SADD", "presence-group:team-a", "dave"]);
+    room.members(&[alice, bob, carol, ["dave", "offline", "offline"]]).await;
+    // What changes while the daemon is away.
+    daemon.kill();
+    room.status("waiting").await;
+    redis.call(&["SREM", "presence-group:team-a", "<i>carol"]);
+    let daemon = launch(&redis);
+    daemon.ready().await;
+    room.status("live").await;
+    room.members(&[alice, bob, ["dave", "offline", "offline"]]).await;
+    room.shows(0, "document.querySelector('#count').textContent", json!("2 of 3 online")).await;
 }

@@ -110,10 +110,10 @@ async fn group_is_followed_by_two_daemons() {
 async fn edit_costs_one_read_per_daemon() {
     let redis = Redis::start();
     redis.call(&["SADD", "presence-group:team", "alice"]);
-    redis.call(&["SET", "presence-status:alice", "1"]);
+    redis.call(&["SET", "presence-status:zoe", "1"]);
     let daemon = Daemon::start(&redis).await;
     // The daemon follows changes from here on.
-    until("the status is known", async || (daemon.get("/v1/users/alice").await["status"] == 1).then_some(()))
+    until("the status is known", async || (daemon.get("/v1/users/zoe").await["status"] == 1).then_some(()))
         .await;
     let reads = async || metric(&daemon, "keybeat_directory_reads_total").await;
     let before = reads().await;
@@ -243,6 +243,25 @@ async fn members_are_listed_page_by_page() {
     assert_eq!((names(&second["users"]), &second["next_cursor"]), (vec!["c", "é"], &Value::Null));
     assert_eq!(second["users"][0]["state"], "online");
     assert_eq!(daemon.get("/v1/groups/absent").await["members"], 0);
+}
+
+#[tokio::test]
+async fn statuses_of_offline_members_follow_the_snapshot() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team", "alice", "bob", "carl"]);
+    redis.call(&["SET", "presence-status:alice", "1"]);
+    redis.call(&["SET", "presence-status:bob", "\"on holiday\""]);
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    let daemon = Daemon::start(&redis).await;
+    daemon.until_state("alice", "online").await;
+    until("the status is known", async || {
+        (daemon.get("/v1/users/bob").await["status"] == "on holiday").then_some(())
+    })
+    .await;
+    let (mut socket, snapshot) = watching(&daemon, "team").await;
+    assert_eq!((names(&snapshot["users"]), &snapshot["users"][0]["status"]), (vec!["alice"], &json!(1)));
+    let statuses = next(&mut socket, "statuses").await;
+    assert_eq!(statuses["statuses"], json!([{"user": "bob", "status": "on holiday"}]));
 }
 
 #[tokio::test]

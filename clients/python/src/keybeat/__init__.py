@@ -10,15 +10,19 @@
 from ._changes import Changes, watch
 from ._client import Client
 from ._heartbeats import keep_online
-from ._types import Connection, KeybeatError, RedisStatus, Refused, Stopped, User
+from ._types import Connection, Group, KeybeatError, Members, Occupancy, RedisStatus, Refused, Status, Stopped, User
 
 __all__ = [
     "Changes",
     "Client",
     "Connection",
+    "Group",
     "KeybeatError",
+    "Members",
+    "Occupancy",
     "RedisStatus",
     "Refused",
+    "Status",
     "Stopped",
     "User",
     "keep_online",

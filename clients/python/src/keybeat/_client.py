@@ -14,15 +14,23 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from ._backoff import Backoff
 from ._session import End, Session
-from ._types import Connection, KeybeatError, RedisStatus, Refused, Stopped, Token, User
-from ._watches import Watches
+from ._types import Connection, Group, KeybeatError, Members, Occupancy, RedisStatus, Refused, Status, Stopped, Token, User
+from ._watches import Report, Watches, names
 
 if TYPE_CHECKING:
     from ._changes import Changes
 
 log = logging.getLogger("keybeat")
 
-Kind = Literal["change", "refused", "redis", "connection"]
+Kind = Literal["change", "status", "group", "members", "occupancy", "refused", "redis", "connection"]
+_KINDS: dict[type[Report], Kind] = {
+    User: "change",
+    Status: "status",
+    Group: "group",
+    Members: "members",
+    Occupancy: "occupancy",
+    Refused: "refused",
+}
 
 
 class Client:
@@ -116,6 +124,10 @@ class Client:
         """The known state of a user who is watched."""
         return self._watches.users.get(user)
 
+    def status(self, user: str) -> Any:
+        """The status of a user who is watched, any JSON; None without one."""
+        return self._watches.statuses.get(user)
+
     async def ready(self) -> None:
         """Waits until the daemon has answered every watch. Raises ``Stopped`` when the client has stopped."""
         if self.state == "stopped":
@@ -137,6 +149,28 @@ class Client:
 
         return Changes(self, users)
 
+    def watch_groups(self, groups: Iterable[str], *, count: bool = False) -> None:
+        """Watches groups: their members, or with ``count`` their counts. ``on`` reports them.
+
+        "group" reports each group with its members online, at first and after each reconnect. Then "change" reports the
+        changes of members, and "members" who came and went. "occupancy" reports counts. A group that is not watched, or not
+        any more, is "refused".
+        """
+        self._watches.groups.watch(names(groups), count)
+        self._catch_up()
+
+    def unwatch_groups(self, groups: Iterable[str]) -> None:
+        """Stops watching these groups. Users who are watched otherwise stay watched."""
+        self._watches.unwatch_groups(names(groups))
+        self._catch_up()
+
+    async def set_status(self, status: Any) -> bool:
+        """Sets the status of the connection's own user: any JSON of at most 1,024 bytes; None removes it.
+
+        It stays when the connection ends. False without a connection. A status that the daemon refuses is "refused".
+        """
+        return await self._send({"type": "set_status", "status": status})
+
     async def heartbeat(self, user: str | None = None) -> bool:
         """Sends a heartbeat of the connection's own user, or of another if the token allows it. False without a connection."""
         return await self._send({"type": "heartbeat"} | ({"user": user} if user else {}))
@@ -150,6 +184,14 @@ class Client:
 
     @overload
     def on(self, kind: Literal["change"], call: Callable[[User], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["status"], call: Callable[[Status], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["group"], call: Callable[[Group], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["members"], call: Callable[[Members], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["occupancy"], call: Callable[[Occupancy], object]) -> Callable[[], None]: ...
     @overload
     def on(self, kind: Literal["refused"], call: Callable[[Refused], object]) -> Callable[[], None]: ...
     @overload
@@ -196,12 +238,15 @@ class Client:
 
     # --- events -----------------------------------------------------------------------------------------
 
-    def _report(self, event: User | Refused) -> None:
+    def _report(self, event: Report) -> None:
         for changes in list(self._changes):
-            changes._take(event) if isinstance(event, User) else changes._take_refused(event)
+            if isinstance(event, User):
+                changes._take(event)
+            elif isinstance(event, Refused):
+                changes._take_refused(event)
         if isinstance(event, Refused):
             log.warning("the daemon refused: %s", event)
-        self._call("change" if isinstance(event, User) else "refused", event)
+        self._call(_KINDS[type(event)], event)
 
     def _call(self, kind: Kind, event: object) -> None:
         for listener in list(self._listeners.get(kind, [])):

@@ -227,6 +227,12 @@ class Session:
             self._watches.snapshot(message)
         elif kind == "transitions":
             self._watches.transitions(message)
+        elif kind == "statuses":
+            self._watches.statuses_changed(message)
+        elif kind == "members":
+            self._watches.members(message)
+        elif kind == "occupancy":
+            self._watches.occupancy(message)
         elif kind == "token":
             self._token_state(message)
         elif kind == "error":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 #: A token, or a function that returns one. The client calls it for each connection and before a token expires.
@@ -19,13 +19,17 @@ class Stopped(KeybeatError):
 
 
 class Refused(KeybeatError):
-    """The daemon refused a request. ``users`` are not watched any more; it is empty if the request named no users."""
+    """The daemon refused a request. ``users``, or ``group``, are not watched any more.
 
-    def __init__(self, code: str, message: str, users: list[str]) -> None:
+    ``users`` is empty if the request named no users.
+    """
+
+    def __init__(self, code: str, message: str, users: list[str], group: str | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.users = users
+        self.group = group
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class User:
     sessions: int = 0
     #: The daemon could not reach Redis: the state may be out of date.
     stale: bool = False
+    #: Any JSON that the user's programs have set; None without a status.
+    status: Any = field(default=None, hash=False)
 
     @property
     def state(self) -> Literal["online", "offline"]:
@@ -53,7 +59,47 @@ class User:
         online = message["state"] == "online"
         sessions = message.get("sessions", 1) if online else 0
         times = {key: message.get(key) for key in (["since_ms"] if online else ["last_seen_ms"])}
-        return User(message["user"], online, sessions=sessions, stale=message.get("stale", False), **times)
+        stale, status = message.get("stale", False), message.get("status")
+        return User(message["user"], online, sessions=sessions, stale=stale, status=status, **times)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The status of a user is known for the first time, or has changed."""
+
+    user: str
+    #: Any JSON; None: it was removed.
+    status: Any = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A watched group, at first and after each reconnect."""
+
+    name: str
+    #: How many members there are, and how many of them are online.
+    members: int
+    online: int
+    #: The members online. Of members who are offline nothing is known.
+    users: tuple[User, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Members of a watched group came, each online or offline, or went."""
+
+    group: str
+    joined: tuple[User, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """The counts of a group, at once and then at most once a second."""
+
+    group: str
+    members: int
+    online: int
 
 
 @dataclass(frozen=True, slots=True)

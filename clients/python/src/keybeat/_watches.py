@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from ._types import Refused, User
+from ._groups import Groups
+from ._types import Group, Members, Occupancy, Refused, Status, User
 
 Message = dict[str, Any]
+#: What the client reports to the caller.
+Report = User | Refused | Status | Group | Members | Occupancy
 
 #: A message may have 64 KiB. This many bytes of it may be names.
 NAMES_BYTES = 48 * 1024
@@ -35,7 +39,7 @@ class _Question:
 class Watches:
     """See the module's head. ``report`` receives each change and each refusal."""
 
-    def __init__(self, report: Callable[[User | Refused], None]) -> None:
+    def __init__(self, report: Callable[[Report], None]) -> None:
         self._report = report
         #: Whether there is a connection.
         self._open = False
@@ -54,8 +58,10 @@ class Watches:
         self._all_known = False
         self._open_questions: dict[int, _Question] = {}
         self._last_id = 0
-        #: What is known.
+        self.groups = Groups(self.next_id)
+        #: What is known: states, and the statuses of users who have one.
         self.users: dict[str, User] = {}
+        self.statuses: dict[str, Any] = {}
 
     def next_id(self) -> int:
         self._last_id += 1
@@ -65,11 +71,11 @@ class Watches:
     def answered(self) -> bool:
         """Whether the daemon was asked for everything, and has answered."""
         asked = not self._all_holds or self._all_id != _NOT_ASKED
-        return self._open and asked and not self._open_questions and not self._unasked
+        return self._open and asked and not self._open_questions and not self._unasked and self.groups.answered
 
     def asked(self, id: object) -> bool:
         """Whether this is the id of an unanswered watch."""
-        return id in self._open_questions
+        return id in self._open_questions or self.groups.asked(id)
 
     # --- the caller -------------------------------------------------------------------------------------
 
@@ -109,10 +115,16 @@ class Watches:
             self._all_ended |= self._all_id != _NOT_ASKED
             self._drop_all()
 
+    def unwatch_groups(self, groups: Iterable[str]) -> None:
+        self.groups.unwatch(groups)
+        self._forget_statuses()
+
     def _drop(self, user: str) -> None:
         self._names.pop(user, None)
         self._unasked.pop(user, None)
         self._holds.pop(user, None)
+        if not self._all_known:
+            self.statuses.pop(user, None)
         known = self.users.get(user)
         # The watch of everybody still covers a user who is online.
         if known and not (self._all_known and known.online):
@@ -123,6 +135,12 @@ class Watches:
         self._all_known = False
         self._all_id = _NOT_ASKED
         self.users = {name: user for name, user in self.users.items() if name in self._names}
+        self._forget_statuses()
+
+    def _forget_statuses(self) -> None:
+        """Forgets the statuses of users who are not watched any more."""
+        if not self._all_known and not self.groups.have_members:
+            self.statuses = {name: status for name, status in self.statuses.items() if name in self._names}
 
     # --- the connection ---------------------------------------------------------------------------------
 
@@ -134,6 +152,7 @@ class Watches:
         self._ended.clear()
         self._open_questions.clear()
         self._all_id = _NOT_ASKED
+        self.groups.lost()
         self._names = dict.fromkeys(self._names, _NOT_ASKED)
         self._unasked = dict.fromkeys(self._names)
 
@@ -157,11 +176,13 @@ class Watches:
             self._names.update((user, id) for user in some)
             self._open_questions[id] = _Question(some)
             messages.append({"type": "watch", "users": some, "id": id})
-        return messages
+        return messages + self.groups.catch_up()
 
     # --- the daemon's messages --------------------------------------------------------------------------
 
     def snapshot(self, message: Mapping[str, Any]) -> None:
+        if "group" in message:
+            return self._group(self.groups.snapshot(message))
         id = message.get("id")
         question = self._open_questions.get(id) if isinstance(id, int) else None
         if question is None or not isinstance(id, int):
@@ -178,7 +199,7 @@ class Watches:
             news = [user for user in question.users if self._names.get(user.name) == id]
             for user in news:
                 self._names[user.name] = _ANSWERED
-                self._learn(user)
+                self._learn_whole(user)
         for refused in message.get("refused", []):
             self._refuse([refused["user"]], id, refused["code"], refused["message"])
 
@@ -188,21 +209,78 @@ class Watches:
         for known in list(self.users.values()):
             if known.online and known.name not in here:
                 self._learn(User(known.name, False))
+        # The daemon sends the statuses of users who are offline after the snapshot.
+        for name in list(self.statuses):
+            if name not in here and name not in self._names:
+                self._note(name, None)
         for user in online:
-            self._learn(user)
+            self._learn_whole(user)
 
     def transitions(self, message: Mapping[str, Any]) -> None:
         for transition in message["transitions"]:
             user = User.read(transition)
-            # Otherwise it was sent before an unwatch, or before the snapshot.
             if self._state(user.name) is not None:
                 self._learn(user)
+            elif self._is_member(user.name):
+                self._report(replace(user, status=self.statuses.get(user.name)))
+            # Otherwise it was sent before an unwatch, or before the snapshot.
+
+    def statuses_changed(self, message: Mapping[str, Any]) -> None:
+        for change in message["statuses"]:
+            name = change["user"]
+            if self._state(name) is not None or self._is_member(name):
+                self._note(name, change["status"])
+
+    def members(self, message: Mapping[str, Any]) -> None:
+        self._group(self.groups.members(message))
+
+    def occupancy(self, message: Mapping[str, Any]) -> None:
+        self._group(self.groups.occupancy(message))
+
+    def _group(self, event: Group | Members | Occupancy | None) -> None:
+        if event is None:
+            return
+        users = event.users if isinstance(event, Group) else event.joined if isinstance(event, Members) else ()
+        for user in users:
+            self._note(user.name, user.status)
+        self._report(event)
+
+    def _is_member(self, name: str) -> bool:
+        """Whether news of a user whose state is not known can be of a member of a group. The client does not know who the
+        members are: a snapshot has only those online."""
+        return name not in self._names and self.groups.have_members
 
     def _state(self, name: str) -> bool | None:
         known = self.users.get(name)
         return known.online if known else (False if self._all_known else None)
 
+    def _learn_whole(self, user: User) -> None:
+        """Learns the state and the status."""
+        is_news = self._set_status(user.name, user.status)
+        self._learn(user)
+        if is_news:
+            self._report(Status(user.name, user.status))
+
+    def _note(self, name: str, status: Any) -> None:
+        if self._set_status(name, status):
+            if known := self.users.get(name):
+                self.users[name] = replace(known, status=status)
+            self._report(Status(name, status))
+
+    def _set_status(self, name: str, status: Any) -> bool:
+        """Returns whether it is another one. As JSON, since 1 and true are equal in Python."""
+        before = self.statuses.get(name)
+        if json.dumps(before, sort_keys=True) == json.dumps(status, sort_keys=True):
+            return False
+        if status is None:
+            del self.statuses[name]
+        else:
+            self.statuses[name] = status
+        return True
+
     def _learn(self, user: User) -> None:
+        # A transition has no status.
+        user = replace(user, status=self.statuses.get(user.name))
         by_name = user.name in self._names
         # The state of a user who is newly watched by name is reported even if the watch of everybody implied it.
         before = None if by_name and user.name not in self.users else self._state(user.name)
@@ -215,6 +293,10 @@ class Watches:
 
     def error(self, message: Mapping[str, Any]) -> None:
         id, code, text = message.get("id"), message.get("code", ""), message.get("message", "")
+        if "group" in message or self.groups.asked(id):
+            group = self.groups.refused(message.get("group"), id)
+            self._forget_statuses()
+            return self._report(Refused(code, text, [], group))
         question = self._open_questions.pop(id, None) if isinstance(id, int) else None
         if question and isinstance(id, int) and question.asked is not None:
             self._refuse(question.asked, id, code, text)

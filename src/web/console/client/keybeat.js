@@ -7,13 +7,13 @@
  *     keybeat.watch(['alice', 'bob']);
  *
  * Events, each with a `detail`:
- * - `change`: a {@link User} whose state is known for the first time, or has changed. What changed while there was no
- *   connection is reported once the client has reconnected, as one change per user.
+ * - `change`: a {@link User} whose state is known for the first time, or has changed; also a member of a watched group whose state
+ *   has changed. What changed while there was no connection is reported once the client has reconnected, as one change per user.
  * - `snapshot`: `{ users, all }`, the whole answer to a watch, before the changes that follow from it.
  * - `transitions`: a list of {@link Transition}, as the daemon sends them, before the changes that follow from them.
  * - `status`: `{ user, status }`: the status of a user, any JSON, is known for the first time or has changed; null: it was removed.
  * - `group`: `{ group, members, online, users }`: a watched group with its members online, at first and after each reconnect. What
- *   changes after that is in `transitions` and `members`.
+ *   changes after that is reported by `change` and `members`.
  * - `members`: `{ group, joined, left }`: members came, each a {@link User}, or went.
  * - `occupancy`: `{ group, members, online }`: the counts of a group, at once and then at most once a second.
  * - `state`: `{ state, reason, retry_ms }`: `connecting`, `live`, `waiting` for the next attempt, or `stopped` for good.
@@ -150,7 +150,10 @@ export class Keybeat {
   watchGroups(groups, { count = false } = {}) { this.#sendAll(this.#watches.watchGroups(names(groups), count)); }
 
   /** Stops watching these groups. @param {Iterable<string>} groups */
-  unwatchGroups(groups) { this.#sendAll(this.#watches.unwatchGroups(names(groups))); }
+  unwatchGroups(groups) {
+    this.#sendAll(this.#watches.unwatchGroups(names(groups)));
+    this.#answered(); // the daemon does not answer the watch of a group that was unwatched since
+  }
 
   /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
   heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }

@@ -21,7 +21,10 @@ class Watches {
   /** Unanswered watches by id: the users asked for (null: everybody), and those that have come so far. */
   #pending = new Map();
   #lastId = 0;
-  /** The groups to watch, each with whether only its counts are wanted. */
+  /**
+   * The groups to watch, each with whether only its counts are wanted, the id of its unanswered watch or 0, and whether the
+   * daemon has answered on this connection. It answers only the latest watch of a group, and none that was unwatched since.
+   */
   #groups = new Map();
   /** What is known: states, and statuses of users who have one. */
   users = new Map();
@@ -48,6 +51,7 @@ class Watches {
   lost() {
     this.#open = false;
     this.#pending.clear();
+    for (const [group, { count }] of this.#groups) this.#groups.set(group, { count, id: 0, begun: false });
   }
 
   /** `hold` stands for this call. */
@@ -88,23 +92,44 @@ class Watches {
   }
 
   watchGroups(groups, count) {
-    for (const group of groups) this.#groups.set(group, count);
-    return this.#open ? this.#askGroups(groups) : [];
+    for (const group of groups) {
+      this.#pending.delete(this.#groups.get(group)?.id);
+      this.#groups.set(group, { count, id: 0, begun: false });
+    }
+    return this.#open ? this.#askGroups([...new Set(groups)]) : [];
   }
 
   unwatchGroups(groups) {
-    const gone = groups.filter((group) => this.#groups.delete(group));
+    const gone = groups.filter((group) => this.#dropGroup(group));
     return this.#open ? gone.map((group) => ({ type: 'unwatch', groups: [group] })) : [];
   }
 
   /** One message for each group, whose answer has its id. */
   #askGroups(groups) {
     return groups.map((group) => {
-      const id = this.nextId();
+      const [id, watch] = [this.nextId(), this.#groups.get(group)];
+      watch.id = id;
       this.#pending.set(id, { group, users: [] });
-      return { type: 'watch', groups: [group], id, ...(this.#groups.get(group) && { count: true }) };
+      return { type: 'watch', groups: [group], id, ...(watch.count && { count: true }) };
     });
   }
+
+  #dropGroup(group) {
+    this.#pending.delete(this.#groups.get(group)?.id);
+    const there = this.#groups.delete(group);
+    // The statuses of its members.
+    if (!this.#allKnown && !this.#hasMembers) for (const user of this.statuses.keys()) if (!this.#names.has(user)) this.statuses.delete(user);
+    return there;
+  }
+
+  /** Whether the daemon sends changes of users as members of a group. */
+  get #hasMembers() { return [...this.#groups.values()].some(({ begun, count }) => begun && !count); }
+
+  /**
+   * Whether news of a user whose state is not known can be of a member of a group. The client does not know who the members
+   * are: a snapshot has only those online.
+   */
+  #isMember(user) { return !this.#names.has(user) && this.#hasMembers; }
 
   #ask(users) {
     return [...chunks(users)].map((some) => {
@@ -130,8 +155,9 @@ class Watches {
     if (more) return;
     this.#pending.delete(id);
     if (group !== undefined) {
+      this.#begun(group);
       this.#noteAll(pending.users);
-      if (this.#groups.has(group)) this.#tell('group', { group, members, online, users: pending.users });
+      this.#tell('group', { group, members, online, users: pending.users });
       return;
     }
     // A user who was unwatched since, or watched again by a later message, is skipped.
@@ -160,20 +186,26 @@ class Watches {
   }
 
   changed(statuses) {
-    for (const { user, status } of statuses) if (this.#all || this.#names.has(user) || this.#groups.size) this.#note(user, status);
+    for (const { user, status } of statuses) if (this.#state(user) || this.#isMember(user)) this.#note(user, status);
   }
+
+  #begun(group) { Object.assign(this.#groups.get(group), { id: 0, begun: true }); }
 
   #noteAll(users) { for (const { user, status = null } of users) this.#note(user, status); }
 
   members({ group, joined, left }) {
-    if (!this.#groups.has(group)) return;
+    const watch = this.#groups.get(group);
+    if (!watch?.begun || watch.count) return; // older than the snapshot
     this.#noteAll(joined);
     this.#tell('members', { group, joined, left });
   }
 
-  occupancy({ id, group, members, online }) {
+  occupancy({ id = 0, group, members, online }) {
+    const watch = this.#groups.get(group);
+    if (!watch?.count || id !== watch.id) return; // older than the watch
     this.#pending.delete(id);
-    if (this.#groups.has(group)) this.#tell('occupancy', { group, members, online });
+    this.#begun(group);
+    this.#tell('occupancy', { group, members, online });
   }
 
   #note(user, status) {
@@ -187,8 +219,10 @@ class Watches {
   transitions(transitions) {
     this.#tell('transitions', transitions);
     for (const { user, state, since_ms, last_seen_ms } of transitions) {
-      if (!this.#state(user)) continue; // sent before an unwatch, or before the snapshot
-      this.#learn(state === 'online' ? { user, state, since_ms, sessions: 1 } : { user, state, last_seen_ms });
+      const news = state === 'online' ? { user, state, since_ms, sessions: 1 } : { user, state, last_seen_ms };
+      if (this.#state(user)) this.#learn(news);
+      else if (this.#isMember(user)) this.#tell('change', news);
+      // Otherwise it was sent before an unwatch, or before the snapshot.
     }
   }
 
@@ -218,9 +252,11 @@ class Watches {
   error({ id, code, message, group }) {
     const pending = this.#pending.get(id);
     this.#pending.delete(id);
-    if (group !== undefined) {
-      this.#groups.delete(group);
-      this.#tell('refused', { code, message, users: [], group });
+    if (group !== undefined || pending?.group !== undefined) {
+      const name = group ?? pending.group;
+      // Otherwise it answers a watch that was replaced.
+      const ended = this.#groups.get(name)?.id === (id ?? 0) && this.#dropGroup(name);
+      this.#tell('refused', { code, message, users: [], ...(ended && { group: name }) });
       return;
     }
     if (pending && !pending.asked && this.#allId === id) this.#forgetAll();
