@@ -116,7 +116,7 @@ fn public() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(console::part))
         .routes(routes!(openapi::openapi))
         .routes(routes!(openapi::asyncapi))
-        .routes(routes!(users::list))
+        .routes(routes!(listing::list))
         // A user may be called "query" too.
         .routes(routes!(users::query, users::user_query, heartbeats::end_query))
         .routes(routes!(users::user, heartbeats::end))

@@ -1,0 +1,277 @@
+//! The loop that writes to Redis when users were last seen. It carries out what [`SeenQueue`] decides.
+//!
+//! It reads the hub's history with a cursor of its own, so that no transition waits for a write. Of several daemons the holder of
+//! the lease of the server that has a user's bucket writes; where a server has no lease, each daemon does.
+
+use crate::error::Error;
+use crate::hub::{Cursor, Gone, Hub, PageCursor};
+use crate::metrics::Metrics;
+use crate::presence::{
+    BucketWriter, LeaseState, Name, Presence, SEEN_BUCKETS, Seen, SeenQueue, ServerState, Time,
+};
+use crate::redis::last_seen::{LastSeenStore, Removed};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Users whose times may wait, as many as the hub remembers by default. A further one displaces the one noted first.
+const MOST: usize = 1 << 18;
+/// Transitions, and remembered users, that are read at a time.
+const READ: usize = 1_000;
+/// Users in one write of one bucket: the server adds them in less than a millisecond.
+const BATCH: usize = 500;
+/// How often the daemon looks which buckets are its own and which writes to repeat.
+const TICK: Duration = Duration::from_millis(200);
+/// Old times that are removed at once: the server does so in less than a millisecond.
+const REMOVED: usize = 500;
+/// The pause until the next bucket's old times are removed, and until more of the same bucket's are.
+const REMOVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
+
+/// An order that Redis has carried out, or not.
+enum Done {
+    Written(usize, Vec<Seen>, Result<(), Error>),
+    Removed(Result<Removed, Error>),
+}
+
+/// See the module's head.
+pub struct LastSeenWriter<C> {
+    hub: Arc<Hub>,
+    store: Arc<LastSeenStore>,
+    metrics: Arc<Metrics>,
+    clock: C,
+    cursor: Result<Cursor, Gone>,
+    queue: SeenQueue,
+    /// For each bucket.
+    writers: Vec<BucketWriter>,
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Of which bucket old times are removed next, and when; `None` while a removal is under way.
+    next_removal: (usize, Option<Instant>),
+    /// The last write of any bucket failed.
+    fails: bool,
+}
+
+impl<C: Fn() -> Time> LastSeenWriter<C> {
+    /// A loop that has not begun. It writes the transitions from now on.
+    pub fn new(
+        hub: Arc<Hub>,
+        store: Arc<LastSeenStore>,
+        metrics: Arc<Metrics>,
+        clock: C,
+    ) -> LastSeenWriter<C> {
+        hub.begin_history();
+        LastSeenWriter {
+            cursor: hub.cursor(hub.seq()),
+            hub,
+            store,
+            metrics,
+            clock,
+            queue: SeenQueue::new(MOST),
+            writers: vec![BucketWriter::Nobody; SEEN_BUCKETS],
+            under_way: FuturesUnordered::new(),
+            next_removal: (fastrand::usize(..SEEN_BUCKETS), Some(Instant::now())),
+            fails: false,
+        }
+    }
+
+    /// Runs until `stop` is cancelled, then writes what waits, if Redis takes it at once.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (mut grown, mut tick) = (self.hub.history_grown(), interval(TICK));
+        loop {
+            self.read().await;
+            self.write();
+            let removal = self.next_removal.1;
+            tokio::select! {
+                Ok(()) = grown.changed() => {}
+                Some(done) = self.under_way.next() => self.take(done),
+                _ = tick.tick() => self.look(),
+                () = sleep_until(removal.unwrap_or_else(Instant::now)), if removal.is_some() => self.remove(),
+                () = stop.cancelled() => break,
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Takes the transitions that are new.
+    async fn read(&mut self) {
+        loop {
+            let read = match &mut self.cursor {
+                Ok(cursor) => self.hub.read_history(cursor, READ),
+                Err(gone) => Err(*gone),
+            };
+            let Ok(read) = read else { return self.compare().await };
+            let gone = read.iter().map(|entry| &entry.transition).filter(|transition| !transition.online);
+            for transition in gone {
+                self.note(&transition.user, transition.mark);
+            }
+            if read.len() < READ {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The history no longer has what this loop has not read: takes all users whom the hub remembers.
+    async fn compare(&mut self) {
+        self.metrics.last_seen_gaps.inc();
+        self.cursor = self.hub.cursor(self.hub.seq());
+        let mut next = Some(PageCursor::default());
+        while let Some(from) = next {
+            let (users, more) = self.hub.page(from, READ, |_, online| !online);
+            for (user, presence) in users {
+                if let Presence::Offline { last_seen: Some(seen) } = presence {
+                    self.note(&user, seen);
+                }
+            }
+            next = more;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn note(&mut self, user: &Name, seen: Time) {
+        // 0: the last heartbeat is not known.
+        if seen == Time::default() {
+            return;
+        }
+        let dropped = self.queue.note((self.clock)(), user, seen);
+        if dropped.is_some_and(|(bucket, _)| self.writers[bucket] != BucketWriter::Other) {
+            self.metrics.last_seen_dropped.inc();
+        }
+    }
+
+    /// Looks which buckets are this daemon's own, and forgets what other daemons have written.
+    fn look(&mut self) {
+        let servers = self.hub.servers();
+        let owners = self.store.owners();
+        self.writers = owners.iter().map(|owner| writer(&servers, owner.as_deref())).collect();
+        self.queue.prune((self.clock)(), |bucket| self.writers[bucket]);
+        self.meter();
+    }
+
+    fn meter(&self) {
+        let waiting = self.queue.waiting(|bucket| self.writers[bucket] != BucketWriter::Other);
+        self.metrics.last_seen_waiting.set(waiting as i64);
+    }
+
+    /// Starts the writes that are due, at most one per bucket.
+    fn write(&mut self) {
+        let now = (self.clock)();
+        for bucket in 0..SEEN_BUCKETS {
+            if self.writers[bucket] == BucketWriter::Own
+                && let Some(times) = self.queue.take(now, bucket, BATCH)
+            {
+                let store = self.store.clone();
+                self.under_way.push(Box::pin(async move {
+                    let written = store.write(bucket, &times).await;
+                    Done::Written(bucket, times, written)
+                }));
+            }
+        }
+    }
+
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Written(bucket, times, Ok(())) => {
+                self.queue.written(bucket, &times);
+                self.metrics.last_seen_written.inc_by(times.len() as u64);
+                if std::mem::take(&mut self.fails) {
+                    info!("last seen is written again");
+                }
+                self.meter();
+            }
+            Done::Written(bucket, _, Err(why)) => {
+                self.queue.failed((self.clock)(), bucket);
+                self.metrics.last_seen_failed.inc();
+                if !std::mem::replace(&mut self.fails, true) {
+                    warn!(%why, "last seen cannot be written; the daemon tries again until Redis takes it");
+                }
+            }
+            Done::Removed(Ok(Removed { count, more: true })) => {
+                self.metrics.last_seen_removed.inc_by(count);
+                self.next_removal.1 = Some(Instant::now() + REMOVALS.1);
+            }
+            Done::Removed(removed) => {
+                self.metrics.last_seen_removed.inc_by(removed.map_or(0, |removed| removed.count));
+                self.skip_removal();
+            }
+        }
+    }
+
+    /// Removes the old times of the next bucket, if it is this daemon's own.
+    fn remove(&mut self) {
+        let bucket = self.next_removal.0;
+        if self.writers[bucket] != BucketWriter::Own {
+            return self.skip_removal();
+        }
+        self.next_removal.1 = None;
+        let (store, oldest) = (self.store.clone(), self.store.oldest((self.clock)()));
+        self.under_way
+            .push(Box::pin(async move { Done::Removed(store.remove_old(bucket, oldest, REMOVED).await) }));
+    }
+
+    fn skip_removal(&mut self) {
+        self.next_removal = ((self.next_removal.0 + 1) % SEEN_BUCKETS, Some(Instant::now() + REMOVALS.0));
+    }
+
+    /// Writes what waits, each time at most once. The daemon has given up its leases, and may be the last one.
+    async fn finish(mut self) {
+        self.read().await;
+        for writer in &mut self.writers {
+            if *writer == BucketWriter::Nobody {
+                *writer = BucketWriter::Own;
+            }
+        }
+        loop {
+            self.write();
+            match self.under_way.next().await {
+                Some(done) => self.take(done),
+                None => return,
+            }
+        }
+    }
+}
+
+/// The daemon that writes what belongs to the server of this name.
+fn writer(servers: &[ServerState], owner: Option<&str>) -> BucketWriter {
+    let server = owner.and_then(|owner| servers.iter().find(|server| server.name == owner));
+    match server {
+        Some(server) if server.leaseless || server.lease == LeaseState::Held => BucketWriter::Own,
+        Some(server) if server.lease == LeaseState::Other => BucketWriter::Other,
+        _ => BucketWriter::Nobody,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::Renewals;
+
+    #[test]
+    fn holder_of_the_lease_writes() {
+        let server = |name: &str, lease, leaseless| ServerState {
+            name: name.into(),
+            up: true,
+            cause: String::new(),
+            polled: false,
+            renewals: Renewals::default(),
+            lease,
+            leaseless,
+            keys: 0,
+            gaps: 0,
+        };
+        let servers = [
+            server("a:1", LeaseState::Held, false),
+            server("a:2", LeaseState::Other, false),
+            server("a:3", LeaseState::None, true),
+            server("a:4", LeaseState::None, false),
+        ];
+        let writers = ["a:1", "a:2", "a:3", "a:4", "a:5"].map(|owner| writer(&servers, Some(owner)));
+        use BucketWriter::{Nobody, Other, Own};
+        assert_eq!(writers, [Own, Other, Own, Nobody, Nobody]);
+        assert_eq!(writer(&servers, None), Nobody);
+    }
+}
