@@ -312,12 +312,12 @@ impl Metrics {
             last_seen_dropped: counter(
                 r,
                 "last_seen_dropped",
-                "Last heartbeats that were not written, because too many waited",
+                "Last heartbeats dropped because too many waited, and taken from memory later",
             ),
             last_seen_gaps: counter(
                 r,
                 "last_seen_gaps",
-                "Times that the writer of last heartbeats fell behind and compared all remembered users",
+                "Times that the writer of last heartbeats fell behind and took all remembered users",
             ),
             last_seen_removed: counter(
                 r,

@@ -28,7 +28,7 @@ pub use detector::{
 };
 pub use key::{Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_user};
 pub use last_seen::{
-    BucketWriter, SEEN_BUCKETS, Seen, SeenCursor, SeenMerge, SeenQuestion, SeenQueue, seen_bucket,
+    BucketWriter, Noted, SEEN_BUCKETS, Seen, SeenCursor, SeenMerge, SeenQuestion, SeenQueue, seen_bucket,
 };
 pub use pattern::{KeyError, KeyPattern, PatternError};
 pub use reads::Reads;

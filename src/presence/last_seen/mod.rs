@@ -6,7 +6,7 @@ mod merge;
 mod queue;
 
 pub use merge::{SeenCursor, SeenMerge, SeenQuestion};
-pub use queue::{BucketWriter, Seen, SeenQueue};
+pub use queue::{BucketWriter, Noted, Seen, SeenQueue};
 
 /// The number of sorted sets. In a cluster they lie in different slots, so all servers share the work.
 pub const SEEN_BUCKETS: usize = 64;

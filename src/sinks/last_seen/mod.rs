@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::hub::{Cursor, Gone, Hub, PageCursor};
 use crate::metrics::Metrics;
 use crate::presence::{
-    BucketWriter, LeaseState, Name, Presence, SEEN_BUCKETS, Seen, SeenQueue, ServerState, Time,
+    BucketWriter, LeaseState, Name, Noted, Presence, SEEN_BUCKETS, Seen, SeenQueue, ServerState, Time,
+    seen_bucket,
 };
 use crate::redis::last_seen::{LastSeenStore, Removed};
 use futures_util::StreamExt;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Users whose times may wait, as many as the hub remembers by default. A further one displaces the one noted first.
+/// Users whose times may wait, as many as the hub remembers by default. Further ones are dropped, and taken from the hub later.
 const MOST: usize = 1 << 18;
 /// Transitions, and remembered users, that are read at a time.
 const READ: usize = 1_000;
@@ -29,7 +30,8 @@ const BATCH: usize = 500;
 const TICK: Duration = Duration::from_millis(200);
 /// Old times that are removed at once: the server does so in less than a millisecond.
 const REMOVED: usize = 500;
-/// The pause until the next bucket's old times are removed, and until more of the same bucket's are.
+/// The pause until the next bucket's old times are removed, and the one until more of the same bucket's are. The first round has
+/// the short one, too.
 const REMOVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
 
 /// An order that Redis has carried out, or not.
@@ -46,11 +48,11 @@ pub struct LastSeenWriter<C> {
     clock: C,
     cursor: Result<Cursor, Gone>,
     queue: SeenQueue,
-    /// For each bucket.
-    writers: Vec<BucketWriter>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Of which bucket old times are removed next, and when; `None` while a removal is under way.
     next_removal: (usize, Option<Instant>),
+    /// Buckets of the first round that are left.
+    first_round: usize,
     /// The last write of any bucket failed.
     fails: bool,
 }
@@ -71,9 +73,9 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
             metrics,
             clock,
             queue: SeenQueue::new(MOST),
-            writers: vec![BucketWriter::Nobody; SEEN_BUCKETS],
             under_way: FuturesUnordered::new(),
             next_removal: (fastrand::usize(..SEEN_BUCKETS), Some(Instant::now())),
+            first_round: SEEN_BUCKETS,
             fails: false,
         }
     }
@@ -83,7 +85,9 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
         let (mut grown, mut tick) = (self.hub.history_grown(), interval(TICK));
         loop {
             self.read().await;
+            self.catch_up().await;
             self.write();
+            self.meter();
             let removal = self.next_removal.1;
             tokio::select! {
                 Ok(()) = grown.changed() => {}
@@ -103,7 +107,7 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
                 Ok(cursor) => self.hub.read_history(cursor, READ),
                 Err(gone) => Err(*gone),
             };
-            let Ok(read) = read else { return self.compare().await };
+            let Ok(read) = read else { return self.lose() };
             let gone = read.iter().map(|entry| &entry.transition).filter(|transition| !transition.online);
             for transition in gone {
                 self.note(&transition.user, transition.mark);
@@ -115,13 +119,20 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
         }
     }
 
-    /// The history no longer has what this loop has not read: takes all users whom the hub remembers.
-    async fn compare(&mut self) {
+    /// The history no longer has what this loop has not read.
+    fn lose(&mut self) {
         self.metrics.last_seen_gaps.inc();
         self.cursor = self.hub.cursor(self.hub.seq());
-        let mut next = Some(PageCursor::default());
+        self.queue.lose();
+    }
+
+    /// Takes the users whom the hub remembers, of the buckets that are behind.
+    async fn catch_up(&mut self) {
+        let behind = self.queue.catch_up();
+        let mut next = (!behind.is_empty()).then(PageCursor::default);
         while let Some(from) = next {
-            let (users, more) = self.hub.page(from, READ, |_, online| !online);
+            let wanted = |user: &str, online: bool| !online && behind.contains(&seen_bucket(user));
+            let (users, more) = self.hub.page(from, READ, wanted);
             for (user, presence) in users {
                 if let Presence::Offline { last_seen: Some(seen) } = presence {
                     self.note(&user, seen);
@@ -134,36 +145,27 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
 
     fn note(&mut self, user: &Name, seen: Time) {
         // 0: the last heartbeat is not known.
-        if seen == Time::default() {
-            return;
-        }
-        let dropped = self.queue.note((self.clock)(), user, seen);
-        if dropped.is_some_and(|(bucket, _)| self.writers[bucket] != BucketWriter::Other) {
+        if seen > Time::default() && self.queue.note(user, seen) == Noted::Dropped {
             self.metrics.last_seen_dropped.inc();
         }
     }
 
-    /// Looks which buckets are this daemon's own, and forgets what other daemons have written.
+    /// Looks which buckets are this daemon's own.
     fn look(&mut self) {
         let servers = self.hub.servers();
         let owners = self.store.owners();
-        self.writers = owners.iter().map(|owner| writer(&servers, owner.as_deref())).collect();
-        self.queue.prune((self.clock)(), |bucket| self.writers[bucket]);
-        self.meter();
+        self.queue.follow(owners.iter().map(|owner| writer(&servers, owner.as_deref())));
     }
 
     fn meter(&self) {
-        let waiting = self.queue.waiting(|bucket| self.writers[bucket] != BucketWriter::Other);
-        self.metrics.last_seen_waiting.set(waiting as i64);
+        self.metrics.last_seen_waiting.set(self.queue.waiting() as i64);
     }
 
     /// Starts the writes that are due, at most one per bucket.
     fn write(&mut self) {
         let now = (self.clock)();
         for bucket in 0..SEEN_BUCKETS {
-            if self.writers[bucket] == BucketWriter::Own
-                && let Some(times) = self.queue.take(now, bucket, BATCH)
-            {
+            if let Some(times) = self.queue.take(now, bucket, BATCH) {
                 let store = self.store.clone();
                 self.under_way.push(Box::pin(async move {
                     let written = store.write(bucket, &times).await;
@@ -181,7 +183,6 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
                 if std::mem::take(&mut self.fails) {
                     info!("last seen is written again");
                 }
-                self.meter();
             }
             Done::Written(bucket, _, Err(why)) => {
                 self.queue.failed((self.clock)(), bucket);
@@ -196,6 +197,7 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
             }
             Done::Removed(removed) => {
                 self.metrics.last_seen_removed.inc_by(removed.map_or(0, |removed| removed.count));
+                self.first_round = self.first_round.saturating_sub(1);
                 self.skip_removal();
             }
         }
@@ -204,7 +206,7 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
     /// Removes the old times of the next bucket, if it is this daemon's own.
     fn remove(&mut self) {
         let bucket = self.next_removal.0;
-        if self.writers[bucket] != BucketWriter::Own {
+        if !self.queue.owns(bucket) {
             return self.skip_removal();
         }
         self.next_removal.1 = None;
@@ -214,17 +216,17 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
     }
 
     fn skip_removal(&mut self) {
-        self.next_removal = ((self.next_removal.0 + 1) % SEEN_BUCKETS, Some(Instant::now() + REMOVALS.0));
+        let others = (1..=SEEN_BUCKETS).map(|step| (self.next_removal.0 + step) % SEEN_BUCKETS);
+        let own = others.into_iter().find(|bucket| self.queue.owns(*bucket));
+        let pause = if own.is_some() && self.first_round > 0 { REMOVALS.1 } else { REMOVALS.0 };
+        self.next_removal = (own.unwrap_or(self.next_removal.0), Some(Instant::now() + pause));
     }
 
     /// Writes what waits, each time at most once. The daemon has given up its leases, and may be the last one.
     async fn finish(mut self) {
         self.read().await;
-        for writer in &mut self.writers {
-            if *writer == BucketWriter::Nobody {
-                *writer = BucketWriter::Own;
-            }
-        }
+        // Whichever daemon writes from now on, it may not know these.
+        self.queue.follow([BucketWriter::Other; SEEN_BUCKETS]);
         loop {
             self.write();
             match self.under_way.next().await {
