@@ -64,7 +64,7 @@ impl LastSeenStore {
     pub async fn write(&self, bucket: usize, times: &[Seen]) -> Result<(), Error> {
         let scored = times.iter().flat_map(|(user, seen)| [seen.as_ms().to_string(), user.to_string()]);
         let more = std::iter::once("GT".to_owned()).chain(scored).collect();
-        confirmed(&self.servers.send(vec![Write::new("ZADD", self.names.seen_key(bucket), more)]).await)
+        confirmed(&self.servers.send_each(vec![Write::new("ZADD", self.names.seen_key(bucket), more)]).await)
     }
 
     /// When these users were last seen, in their order; `None` for a user of whom no time is known.

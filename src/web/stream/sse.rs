@@ -210,9 +210,9 @@ impl SseStream {
     /// The next event; none once the stream has ended.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            Box::pin(self.recall()).await;
             while self.queue.is_empty() && self.cut.is_none() && !self.owes_recall() && self.fill() {}
             if self.owes_recall() {
+                Box::pin(self.recall()).await;
                 continue;
             }
             if let Some((event, length)) = self.queue.pop_front() {
