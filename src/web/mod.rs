@@ -41,7 +41,7 @@ use crate::presence::NameError;
 use access::auth::{self, Guard};
 use access::origin::{self, Origins};
 pub use api::sockets::obey_others;
-use api::{groups, health, heartbeats, sockets, stats, statuses, users};
+use api::{groups, health, heartbeats, listing, sockets, stats, statuses, users};
 use app::App;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;

@@ -4,7 +4,6 @@ use crate::error::Error;
 use crate::presence::{Name, SEEN_BUCKETS, Seen, SeenQuestion, Time, check_user, seen_bucket};
 use crate::redis::cluster::{Node, Topology};
 use crate::redis::names::Names;
-use crate::redis::resp::client::RespClient;
 use crate::redis::resp::reply::RedisReply;
 use crate::redis::target::Target;
 use crate::redis::writer::{Announcer, Servers, Write, confirmed};

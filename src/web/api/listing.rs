@@ -4,7 +4,7 @@ use super::request::{self, QueryString, Reply};
 use crate::error::{Error, shown};
 use crate::hub::PageCursor;
 use crate::presence::{Name, Presence, Seen, SeenCursor, Time, check_user};
-use crate::protocol::{ListAnswer, State as Wanted, schema};
+use crate::protocol::{ListAnswer, State as Wanted};
 use crate::web::access::auth::Pass;
 use crate::web::app::{App, Shared};
 use crate::web::describe::openapi::OfQuestion;

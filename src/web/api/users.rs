@@ -9,11 +9,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 
-/// Users in one page, where the request names no limit.
-const LIST_DEFAULT: usize = 1_000;
-/// The most users in one page.
-const LIST_MOST: usize = 10_000;
-
 /// Is this user online?
 #[utoipa::path(
     get,
