@@ -237,11 +237,13 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
         /// All pages together have every user once, newest first, however many have the same time.
         #[test]
         fn pages_have_every_user_once(
-            times in prop::collection::vec(0u64..6, 0..300),
-            size in 1usize..50,
+            times in prop::collection::vec(0u64..4, 0..200),
+            size in 5usize..50,
             count in 1usize..6,
         ) {
             let named = |(i, seen): (usize, &u64)| (Name::from(format!("u{i}")), Time::from_ms(*seen));

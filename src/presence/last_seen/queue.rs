@@ -149,6 +149,11 @@ impl SeenQueue {
         bucket.retry_at = now.plus(bucket.pause_ms);
     }
 
+    /// Writes that failed may be repeated at once.
+    pub fn hurry(&mut self) {
+        self.buckets.iter_mut().for_each(|bucket| bucket.retry_at = Time::default());
+    }
+
     /// How many users' times wait.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -211,6 +216,9 @@ mod tests {
             assert_eq!(times(&mut queue, now + pause - 1, "alice"), None, "{pause}");
             now += pause;
         }
+        assert!(times(&mut queue, now, "alice").is_some());
+        queue.failed(at(now), seen_bucket("alice"));
+        queue.hurry();
         let written = times(&mut queue, now, "alice").unwrap();
         queue.written(seen_bucket("alice"), &written);
         queue.note(&alice, at(now));

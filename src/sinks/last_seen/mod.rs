@@ -28,6 +28,8 @@ const READ: usize = 1_000;
 const BATCH: usize = 500;
 /// How often the daemon looks which buckets are its own and which writes to repeat.
 const TICK: Duration = Duration::from_millis(200);
+/// A look is repeated before transitions are noted if it is older.
+const FRESH: Duration = Duration::from_millis(20);
 /// Old times that are removed at once: the server does so in less than a millisecond.
 const REMOVED: usize = 500;
 /// The pause until the next bucket's old times are removed, and the one until more of the same bucket's are. The first round has
@@ -53,6 +55,8 @@ pub struct LastSeenWriter<C> {
     next_removal: (usize, Option<Instant>),
     /// Buckets of the first round that are left.
     first_round: usize,
+    /// When it last looked which buckets are its own.
+    looked: Option<Instant>,
     /// The last write of any bucket failed.
     fails: bool,
 }
@@ -76,6 +80,7 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
             under_way: FuturesUnordered::new(),
             next_removal: (fastrand::usize(..SEEN_BUCKETS), Some(Instant::now())),
             first_round: SEEN_BUCKETS,
+            looked: None,
             fails: false,
         }
     }
@@ -108,6 +113,9 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
                 Err(gone) => Err(*gone),
             };
             let Ok(read) = read else { return self.lose() };
+            if !read.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() > FRESH) {
+                self.look();
+            }
             let gone = read.iter().map(|entry| &entry.transition).filter(|transition| !transition.online);
             for transition in gone {
                 self.note(&transition.user, transition.mark);
@@ -152,6 +160,7 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
 
     /// Looks which buckets are this daemon's own.
     fn look(&mut self) {
+        self.looked = Some(Instant::now());
         let servers = self.hub.servers();
         let owners = self.store.owners();
         self.queue.follow(owners.iter().map(|owner| writer(&servers, owner.as_deref())));
@@ -227,6 +236,7 @@ impl<C: Fn() -> Time> LastSeenWriter<C> {
         self.read().await;
         // Whichever daemon writes from now on, it may not know these.
         self.queue.follow([BucketWriter::Other; SEEN_BUCKETS]);
+        self.queue.hurry();
         loop {
             self.write();
             match self.under_way.next().await {

@@ -115,8 +115,8 @@ async fn time_older_than_the_setting_is_null() {
 }
 
 /// All pages of the list, and how many they were.
-async fn pages(daemon: &Daemon, query: &str) -> (Vec<Value>, usize) {
-    let (mut users, mut cursor, mut count) = (Vec::new(), String::new(), 0);
+async fn pages(daemon: &Daemon, query: &str, from: &str) -> (Vec<Value>, usize) {
+    let (mut users, mut cursor, mut count) = (Vec::new(), format!("&cursor={from}"), 0);
     loop {
         let page = daemon.get(&format!("/v1/users?state=offline&{query}{cursor}")).await;
         users.extend(page["users"].as_array().expect("a list").iter().cloned());
@@ -151,21 +151,21 @@ async fn list_has_the_newest_first() {
         expected.retain(|one| one["user"] != user);
     }
     for limit in [1, 7, 28, 1_000] {
-        let (users, count) = pages(&daemon, &format!("seen_after_ms={since}&limit={limit}")).await;
+        let (users, count) = pages(&daemon, &format!("seen_after_ms={since}&limit={limit}"), "").await;
         assert_eq!(users, expected, "pages of {limit}");
         assert!(count <= 28 / limit + 1, "{count} pages of {limit}");
     }
     let team: Vec<&str> = names(&expected).into_iter().filter(|user| user.starts_with("team-")).collect();
-    let (users, _) = pages(&daemon, "seen_after_ms=0&limit=4&prefix=team-").await;
+    let (users, _) = pages(&daemon, "seen_after_ms=0&limit=4&prefix=team-", "").await;
     assert_eq!(names(&users), team);
     let middle = expected[10]["last_seen_ms"].as_u64().expect("a time");
-    let (users, _) = pages(&daemon, &format!("seen_after_ms={middle}&limit=3")).await;
+    let (users, _) = pages(&daemon, &format!("seen_after_ms={middle}&limit=3"), "").await;
     assert_eq!(users, expected[..=10], "the time itself is within");
     // A user who leaves while somebody reads the pages changes no later page.
     let first = daemon.get(&format!("/v1/users?state=offline&seen_after_ms={since}&limit=5")).await;
     leave(&servers[0], "u-1", &[&daemon]).await;
     let next = first["next_cursor"].as_str().expect("a cursor");
-    let (rest, _) = pages(&daemon, &format!("seen_after_ms={since}&limit=5&cursor={next}")).await;
+    let (rest, _) = pages(&daemon, &format!("seen_after_ms={since}&limit=5"), next).await;
     let unchanged: Vec<Value> = expected[5..].iter().filter(|one| one["user"] != "u-1").cloned().collect();
     assert_eq!(rest.iter().filter(|one| one["user"] != "u-1").cloned().collect::<Vec<_>>(), unchanged);
 }

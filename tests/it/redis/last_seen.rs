@@ -171,19 +171,14 @@ async fn times_survive_the_holder_that_dies() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_daemon_writes_before_it_stops() {
     let redis = Redis::start();
-    let daemon = daemon(&redis, &["--drain", "10m"]).await;
-    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
-    daemon.until_state("alice", "online").await;
-    daemon.until_lease("held").await;
-    signal(daemon.pid(), "TERM");
-    daemon.not_ready().await;
-    daemon.until_lease("none").await;
-    redis.call(&["DEL", "presence:alice"]);
-    daemon.until_state("alice", "offline").await;
-    let servers = [redis];
-    assert!(remembered(&servers).is_empty(), "nobody holds the lease");
+    let daemon = daemon(&redis, &[]).await;
+    redis.call(&["ACL", "SETUSER", "default", "-zadd"]);
+    let seen = leave(&redis, "alice", &[&daemon]).await;
+    // The next attempt is more than a second away.
+    until("attempts fail", async || (metric(&daemon, "failed_writes_total").await >= 4).then_some(())).await;
+    redis.call(&["ACL", "SETUSER", "default", "+zadd"]);
     assert!(daemon.stop().0.success());
-    assert_eq!(remembered(&servers).len(), 1);
+    assert_eq!(remembered(&[redis]).get("alice"), Some(&seen));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -314,14 +309,18 @@ async fn cluster_shares_the_times() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_bucket_delays_no_transition() {
-    let cluster = Cluster::start(2, 0).await;
+    // The others are the majority, and go on without it.
+    let cluster = Cluster::start(3, 0).await;
+    for node in &cluster.nodes {
+        node.call(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
     let url = cluster.url();
     let daemon = Daemon::with(&["--redis", &url, "--last-seen", "30d"]).await;
     // A user whose key is on one node and whose bucket is on the other.
     let mut found = None;
     for i in 0.. {
         let user = format!("u{i}");
-        if cluster.slot(&format!("presence:{user}")) >= 8_192 {
+        if cluster.slot(&format!("presence:{user}")) >= 5_461 {
             continue;
         }
         assert_eq!(daemon.call("PUT", &format!("/v1/users/{user}/heartbeat"), None).await.0, 204);
@@ -329,7 +328,7 @@ async fn frozen_bucket_delays_no_transition() {
         assert_eq!(daemon.call("DELETE", &format!("/v1/users/{user}"), None).await.0, 204);
         daemon.until_state(&user, "offline").await;
         let before = until_remembered(&cluster.nodes, &user).await;
-        if remembered(&cluster.nodes[1..]).contains_key(&user) {
+        if remembered(&cluster.nodes[1..2]).contains_key(&user) {
             found = Some((user, before));
             break;
         }
@@ -343,7 +342,7 @@ async fn frozen_bucket_delays_no_transition() {
     let began = Instant::now();
     cluster.nodes[0].call(&["DEL", &key]);
     let seen = daemon.until_state(&user, "offline").await["last_seen_ms"].as_u64().expect("a time");
-    assert!(began.elapsed() < Duration::from_secs(3), "after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "after {:?}", began.elapsed());
     assert!(seen > before);
     cluster.nodes[1].signal("CONT");
     until("the time is written", async || (remembered(&cluster.nodes)[&user] == seen).then_some(())).await;
