@@ -6,6 +6,7 @@
 
 use super::{SEEN_BUCKETS, Seen, seen_bucket};
 use crate::presence::{Name, Time, check_user};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -69,15 +70,16 @@ impl SeenMerge {
     /// Reads on from a place, or from the newest. A question asks for `count` times.
     pub fn new(from: Option<&SeenCursor>, count: usize) -> SeenMerge {
         let bucket = |at: usize| {
-            let (newest, behind) = match from {
-                None => (Time::from_ms(1 << 53), None),
+            let (newest, behind, ended) = match from {
+                None => (Time::from_ms(1 << 53), None, false),
                 Some(SeenCursor { seen, user }) => match at.cmp(&seen_bucket(user)) {
-                    std::cmp::Ordering::Less => (seen.minus(1), None),
-                    std::cmp::Ordering::Equal => (*seen, Some(user.clone())),
-                    std::cmp::Ordering::Greater => (*seen, None),
+                    // Nothing is older than 0.
+                    Ordering::Less => (seen.minus(1), None, *seen == Time::default()),
+                    Ordering::Equal => (*seen, Some(user.clone()), false),
+                    Ordering::Greater => (*seen, None, false),
                 },
             };
-            Bucket { read: VecDeque::new(), newest, behind, count, ended: false }
+            Bucket { read: VecDeque::new(), newest, behind, count, ended }
         };
         SeenMerge { buckets: (0..SEEN_BUCKETS).map(bucket).collect(), count }
     }
