@@ -45,7 +45,8 @@ pub async fn pair(redis: &Redis) -> [Daemon; 2] {
     [holder, other]
 }
 
-/// The user comes online at each daemon, is deleted and goes offline. Returns the last heartbeat.
+/// The user comes online at each daemon, is deleted and goes offline. Returns the last heartbeat as the first daemon knows it; others
+/// may have received the event milliseconds later.
 pub async fn leave(redis: &Redis, user: &str, daemons: &[&Daemon]) -> u64 {
     redis.call(&["SET", &format!("presence:{user}"), "1", "EX", "60"]);
     for daemon in daemons {
@@ -53,7 +54,7 @@ pub async fn leave(redis: &Redis, user: &str, daemons: &[&Daemon]) -> u64 {
     }
     redis.call(&["DEL", &format!("presence:{user}")]);
     let mut seen = 0;
-    for daemon in daemons {
+    for daemon in daemons.iter().rev() {
         seen = daemon.until_state(user, "offline").await["last_seen_ms"].as_u64().expect("a time");
     }
     seen
