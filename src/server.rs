@@ -219,7 +219,7 @@ impl Daemon {
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let settings = (config.limits, config.key_pattern, config.close_grace);
-        let app = share(settings, (hub, store, directory, last_seen), gate, (metrics, audit));
+        let app = share(settings, (hub, store), (directory, last_seen), gate, (metrics, audit));
         let others = web::obey_others(app.clone(), channel.subscribe());
         let _others = AbortOnDropHandle::new(tokio::spawn(others));
         let sockets = app.sockets.clone();
@@ -320,12 +320,8 @@ async fn drained(shutdown: &Shutdown, length: Duration, mut signals: impl AsyncF
 /// The state that the requests share.
 fn share(
     (limits, pattern, close_grace): (Limits, KeyPattern, Duration),
-    (hub, store, directory, last_seen): (
-        Arc<Hub>,
-        Store,
-        Option<Arc<DirectoryStore>>,
-        Option<Arc<LastSeenStore>>,
-    ),
+    (hub, store): (Arc<Hub>, Store),
+    (directory, last_seen): (Option<Arc<DirectoryStore>>, Option<Arc<LastSeenStore>>),
     gate: Arc<Gate>,
     (metrics, audit): (Arc<Metrics>, Option<Arc<AuditLog>>),
 ) -> Arc<App> {

@@ -84,7 +84,7 @@ impl SeenMerge {
         SeenMerge { buckets: (0..SEEN_BUCKETS).map(bucket).collect(), count }
     }
 
-    /// The questions that must be answered before [`next`](SeenMerge::next) can go on.
+    /// The questions that must be answered before [`pop`](SeenMerge::pop) can go on.
     pub fn questions(&self) -> Vec<SeenQuestion> {
         let open = self.buckets.iter().enumerate().filter(|(_, one)| one.read.is_empty() && !one.ended);
         open.map(|(bucket, one)| SeenQuestion { bucket, newest: one.newest, count: one.count }).collect()
@@ -109,7 +109,7 @@ impl SeenMerge {
     }
 
     /// The next user; `None` after the last one, or while there are questions.
-    pub fn next(&mut self) -> Option<Seen> {
+    pub fn pop(&mut self) -> Option<Seen> {
         let mut best: Option<usize> = None;
         for (at, bucket) in self.buckets.iter().enumerate() {
             let Some((_, seen)) = bucket.read.front() else {
@@ -179,7 +179,7 @@ mod tests {
                         let members = times.len();
                         merge.answer(question, times, members);
                     }
-                    match merge.next() {
+                    match merge.pop() {
                         Some(one) => page.push(one),
                         None if merge.questions().is_empty() => break,
                         None => {}
@@ -217,7 +217,7 @@ mod tests {
                 let members = times.len();
                 merge.answer(question, times, members);
             }
-            page.extend(merge.next());
+            page.extend(merge.pop());
         }
         assert!(page.is_sorted_by(|one, other| one.1 >= other.1));
         assert!(server.answered < 3_000, "{} times were read for 1,000 users", server.answered);
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!((again.len(), again[0].count), (1, 8), "two members without a valid name came");
         let alice = (Name::from("alice"), Time::from_ms(7));
         merge.answer(again[0], vec![alice.clone()], 3);
-        assert_eq!((merge.next(), merge.next(), merge.questions()), (Some(alice), None, vec![]));
+        assert_eq!((merge.pop(), merge.pop(), merge.questions()), (Some(alice), None, vec![]));
     }
 
     proptest! {

@@ -85,7 +85,7 @@ impl LastSeen {
                 merge.answer(question, times, members);
             }
             while users.len() < most && looked_at < LOOK_AT.0 * most + LOOK_AT.1 {
-                let Some(seen) = merge.next() else { break };
+                let Some(seen) = merge.pop() else { break };
                 looked_at += 1;
                 last = Some(SeenMerge::behind(&seen));
                 if wanted(&seen.0) {
