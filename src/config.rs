@@ -19,6 +19,8 @@ pub const DEFAULT_GROUP_PREFIX: &str = "presence-group:";
 pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// The default of `--close-grace`.
 pub const DEFAULT_CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// The shortest `--last-seen`.
+pub const MIN_LAST_SEEN: Duration = Duration::from_secs(60);
 /// The Redis that `ls` and `doctor` use without `--redis`.
 pub const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379";
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub ttl: Duration,
     /// How long a user stays online after the user's socket closed with 1001.
     pub close_grace: Duration,
+    /// For how long Redis remembers when users were last seen; `None` if it does not.
+    pub last_seen: Option<Duration>,
     /// Whether to add missing classes to `notify-keyspace-events`.
     pub configure_redis: bool,
     /// How to learn of renewals.

@@ -47,6 +47,10 @@ pub enum Error {
         "this daemon keeps only users whom a client watches (--hold watched); name users, or ask a daemon with --hold all"
     )]
     NotHeld,
+    #[error(
+        "this daemon keeps no list of users who were last seen at a time; the operator switches it on with --last-seen, such as --last-seen 30d"
+    )]
+    NoLastSeen,
     #[error("{0}")]
     Unauthorized(String),
     #[error("the token is not accepted: {0}")]
@@ -113,6 +117,7 @@ pub mod code {
     pub const TOO_MANY_WATCHES: &str = "too_many_watches";
     pub const NO_USER: &str = "no_user";
     pub const NOT_HELD: &str = "not_held";
+    pub const NO_LAST_SEEN: &str = "no_last_seen";
     pub const UNAUTHORIZED: &str = "unauthorized";
     pub const INVALID_TOKEN: &str = "invalid_token";
     pub const FORBIDDEN: &str = "forbidden";
@@ -134,7 +139,7 @@ pub mod code {
 
 /// The HTTP status of each code. `no_user` is sent on sockets only. The limits of connections and sockets have two
 /// rows: 429 for the limit per address, 503 for the limit of the daemon. So has `too_large`: the body, or the headers.
-const STATUSES: [(&str, u16); 31] = [
+const STATUSES: [(&str, u16); 32] = [
     (code::INVALID_USER, 400),
     (code::INVALID_SESSION, 400),
     (code::INVALID_TTL, 400),
@@ -146,6 +151,7 @@ const STATUSES: [(&str, u16); 31] = [
     (code::TOO_MANY_WATCHES, 400),
     (code::NO_USER, 400),
     (code::NOT_HELD, 400),
+    (code::NO_LAST_SEEN, 400),
     (code::UNAUTHORIZED, 401),
     (code::INVALID_TOKEN, 401),
     (code::FORBIDDEN, 403),
@@ -197,6 +203,7 @@ impl Error {
             Error::TooMany(code, _) | Error::Busy(code, _) | Error::Unfinished(code, _) => code,
             Error::NoUser => code::NO_USER,
             Error::NotHeld => code::NOT_HELD,
+            Error::NoLastSeen => code::NO_LAST_SEEN,
             Error::RedisUnavailable(_) | Error::RedisUnconfirmed(_) | Error::Unread(_) => {
                 code::REDIS_UNAVAILABLE
             }
@@ -267,6 +274,7 @@ mod tests {
             (Error::TooManyWatches { who: "it", count: 2, most: 1, advice: "" }, 400),
             (Error::NoUser, 400),
             (Error::NotHeld, 400),
+            (Error::NoLastSeen, 400),
             (Error::Unauthorized(text()), 401),
             (Error::ForbiddenOrigin { origin: text() }, 403),
             (Error::NotFound(text()), 404),

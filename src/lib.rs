@@ -21,6 +21,10 @@
 //! a status or a group, each with a key of its own: any program
 //!   → redis::directory     client tracking reports which keys changed; reads them
 //!   → driver::directory    a loop: reports → presence::Reads (what to read) → the hub's statuses and groups
+//!
+//! last seen: the hub's history
+//!   → sinks::last_seen     a loop: transitions → presence::SeenQueue (what to write, and which daemon writes)
+//!   → redis::last_seen     sorted sets; reads them for requests and snapshots
 //! ```
 //!
 //! A heartbeat never touches the hub, not even on its own daemon: it takes effect only through Redis.
@@ -37,10 +41,11 @@
 //!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/);
 //!               heartbeats of open sockets (sessions/)
+//!    sinks/     what leaves the hub for Redis and other programs: last seen
 //!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor,
-//!               messages between daemons (channel/), statuses and groups (directory/)
+//!               messages between daemons (channel/), statuses and groups (directory/), last seen (last_seen/)
 //! 2  protocol/  messages and bodies, the only place that knows JSON
 //!    config.rs  settings and their defaults
 //!    metrics.rs counters, by name
@@ -104,6 +109,8 @@ pub mod presence;
 pub mod redis;
 #[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
+pub mod sinks;
 #[cfg(feature = "daemon")]
 pub mod supervisor;
 #[cfg(feature = "daemon")]

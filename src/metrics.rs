@@ -82,6 +82,15 @@ pub struct Metrics {
     pub groups: Gauge,
     pub directory_reads: Counter,
     directory_faults: Family<CauseLabel, Counter>,
+    /// Users whose time waits to be written.
+    pub last_seen_waiting: Gauge,
+    pub last_seen_written: Counter,
+    pub last_seen_failed: Counter,
+    pub last_seen_dropped: Counter,
+    /// The reader of the history was too slow, and took all remembered users instead.
+    pub last_seen_gaps: Counter,
+    pub last_seen_removed: Counter,
+    pub last_seen_unread: Counter,
     pub mailbox_bytes: Gauge,
     pub request_errors: Family<CauseLabel, Counter>,
     pub detection_lag: Lag,
@@ -288,6 +297,37 @@ impl Metrics {
                 r,
                 "directory_faults",
                 "Statuses, groups and members that the daemon did not use, by cause",
+            ),
+            last_seen_waiting: gauge(
+                r,
+                "last_seen_waiting",
+                "Users whose last heartbeat this daemon has yet to write to Redis",
+            ),
+            last_seen_written: counter(r, "last_seen_written", "Last heartbeats of users written to Redis"),
+            last_seen_failed: counter(
+                r,
+                "last_seen_failed_writes",
+                "Writes of last heartbeats that Redis did not confirm and that are repeated",
+            ),
+            last_seen_dropped: counter(
+                r,
+                "last_seen_dropped",
+                "Last heartbeats dropped because too many waited, and taken from memory later",
+            ),
+            last_seen_gaps: counter(
+                r,
+                "last_seen_gaps",
+                "Times that the writer of last heartbeats fell behind and took all remembered users",
+            ),
+            last_seen_removed: counter(
+                r,
+                "last_seen_removed",
+                "Last heartbeats removed from Redis because they were older than --last-seen",
+            ),
+            last_seen_unread: counter(
+                r,
+                "last_seen_unread",
+                "Users whose last heartbeat was reported as null, because Redis did not return it in time",
             ),
             mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of what waits for slow clients, in bytes"),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),

@@ -9,11 +9,13 @@ use crate::redis::Names;
 use crate::redis::channel::Channel;
 use crate::redis::cluster::{self, Followed};
 use crate::redis::directory::{self, DirectoryNames, DirectoryStore, Source};
+use crate::redis::last_seen::{LastSeen, LastSeenStore};
 use crate::redis::link;
 use crate::redis::link::parser::Seal;
 use crate::redis::private::Embedded;
 use crate::redis::target::Target;
 use crate::redis::writer::Store;
+use crate::sinks::last_seen::LastSeenWriter;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
@@ -55,7 +57,7 @@ const STOP: Duration = Duration::from_secs(5);
 /// Reports of written keys that may wait for the driver, each of one request.
 const REPORTS: usize = 128;
 
-/// Time to delete the daemon's own keys from Redis.
+/// Time to delete the daemon's own keys from Redis, and as much to write when users were last seen.
 const CLEAR: Duration = Duration::from_millis(500);
 
 /// Why the daemon is to stop.
@@ -220,16 +222,23 @@ impl Daemon {
             leaving,
             mut driver,
             directory,
+            clock,
             _directory,
             _log,
         } = believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
+        let last_seen = config
+            .last_seen
+            .map(|keep| Arc::new(LastSeenStore::new(servers.clone(), names.clone(), channel.clone(), keep)));
+        // A daemon that keeps only some users does not see everybody go.
+        let writes = last_seen.clone().filter(|_| config.hold == Hold::All);
+        let last_writes = writes.map(|store| write_last_seen(store, &hub, &metrics, clock));
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
             .reporting(written, channel.clone());
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let settings = (config.limits, config.key_pattern, config.close_grace);
-        let app = share(settings, (hub, store, directory), gate, (metrics, audit));
+        let app = share(settings, (hub, store), (directory, last_seen), gate, (metrics, audit));
         let others = web::obey_others(app.clone(), channel.subscribe());
         let _others = AbortOnDropHandle::new(tokio::spawn(others));
         let sockets = app.sockets.clone();
@@ -290,6 +299,12 @@ impl Daemon {
         leaving.cancel();
         app.shutdown.stop();
         close(&sockets, serve).await?;
+        if let Some((writer, stop)) = last_writes {
+            stop.cancel();
+            if tokio::time::timeout(CLEAR, writer).await.is_err() {
+                warn!("some users' last heartbeats may not be in Redis: it took no writes");
+            }
+        }
         drop(driver);
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
             tracing::debug!("could not delete the canary key; Redis expires it within five minutes");
@@ -332,7 +347,8 @@ async fn drained(shutdown: &Shutdown, length: Duration, mut signals: impl AsyncF
 /// The state that the requests share.
 fn share(
     (limits, pattern, close_grace): (Limits, KeyPattern, Duration),
-    (hub, store, directory): (Arc<Hub>, Store, Option<Arc<DirectoryStore>>),
+    (hub, store): (Arc<Hub>, Store),
+    (directory, last_seen): (Option<Arc<DirectoryStore>>, Option<Arc<LastSeenStore>>),
     gate: Arc<Gate>,
     (metrics, audit): (Arc<Metrics>, Option<Arc<AuditLog>>),
 ) -> Arc<App> {
@@ -343,6 +359,7 @@ fn share(
         sessions: Arc::new(Sessions::new(store.clone(), quotas.clone(), metrics.clone(), close_grace)),
         store,
         directory,
+        last_seen: last_seen.map(|store| LastSeen::new(store, metrics.clone())),
         pattern,
         gate,
         doors: Doors::new(&limits, &metrics),
@@ -360,6 +377,18 @@ fn share(
         numbered: AtomicU64::new(0),
         started: Instant::now(),
     })
+}
+
+/// Starts to write when users were last seen. To be cancelled at the stop.
+fn write_last_seen(
+    store: Arc<LastSeenStore>,
+    hub: &Arc<Hub>,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+) -> (AbortOnDropHandle<()>, CancellationToken) {
+    let writer = LastSeenWriter::new(hub.clone(), store, metrics.clone(), move || clock.now());
+    let stop = CancellationToken::new();
+    (AbortOnDropHandle::new(tokio::spawn(writer.run(stop.clone()))), stop)
 }
 
 /// Waits until all connections are closed, at most [`CLOSE`].
@@ -407,6 +436,8 @@ pub struct Belief {
     driver: AbortOnDropHandle<()>,
     /// Reads and writes statuses and groups; `None` if both are off.
     directory: Option<Arc<DirectoryStore>>,
+    /// The clock of the driver.
+    clock: Clock,
     /// Keeps statuses and groups equal to Redis.
     _directory: Option<AbortOnDropHandle<()>>,
     /// Keeps the hub's log short.
@@ -479,6 +510,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         leaving,
         driver,
         directory,
+        clock,
         _directory,
         _log,
     }

@@ -146,6 +146,10 @@ struct DaemonArgs {
     /// 0s to 1day; with 0s the user is offline at once
     #[arg(long, env = "KEYBEAT_CLOSE_GRACE", value_name = "DURATION", default_value_t = DEFAULT_CLOSE_GRACE.into(), value_parser = values::grace)]
     close_grace: humantime::Duration,
+    /// Time for which Redis remembers when users were last seen, such as 30d, at least 1m; then all daemons know it, also after a
+    /// restart [default: off]
+    #[arg(long, env = "KEYBEAT_LAST_SEEN", value_name = "DURATION", value_parser = values::last_seen)]
+    last_seen: Option<humantime::Duration>,
     /// Whether to add missing classes to notify-keyspace-events; none is ever removed
     #[arg(long, env = "KEYBEAT_CONFIGURE_REDIS", value_name = "BOOL", default_value_t = true, action = ArgAction::Set, value_parser = values::boolean)]
     configure_redis: bool,
@@ -442,6 +446,7 @@ impl DaemonArgs {
             group_prefix: group,
             ttl: self.ttl.into(),
             close_grace: self.close_grace.into(),
+            last_seen: self.last_seen.map(Into::into),
             configure_redis: self.configure_redis,
             events: self.events.into(),
             probes: self.probes,

@@ -1,6 +1,6 @@
 //! Parsers of single values: text in, a value or the reason for the refusal out.
 
-use crate::config::DEFAULT_LISTEN;
+use crate::config::{DEFAULT_LISTEN, MIN_LAST_SEEN};
 use crate::error::{MAX_TTL_MS, MIN_TTL_MS};
 use crate::presence::{Key, KeyPattern};
 use ipnet::IpNet;
@@ -104,6 +104,12 @@ pub fn grace(text: &str) -> Result<humantime::Duration, String> {
     if *grace <= most { Ok(grace) } else { Err("the grace must be from 0s to 1day".into()) }
 }
 
+/// The time for which Redis remembers when users were last seen.
+pub fn last_seen(text: &str) -> Result<humantime::Duration, String> {
+    let keep = duration(text)?;
+    if keep >= MIN_LAST_SEEN { Ok(keep.into()) } else { Err("the time must be at least 1m".into()) }
+}
+
 /// A user name.
 pub fn user(text: &str) -> Result<String, String> {
     crate::presence::check_user(text).map_err(|why| format!("a user name {why}"))?;
@@ -159,6 +165,13 @@ mod tests {
     fn grace_is_from_zero_to_the_longest_ttl() {
         for (text, allowed) in [("0s", true), ("5s", true), ("1day", true), ("25h", false), ("5", false)] {
             assert_eq!(grace(text).is_ok(), allowed, "{text}");
+        }
+    }
+
+    #[test]
+    fn last_seen_is_at_least_a_minute() {
+        for (text, allowed) in [("1m", true), ("30d", true), ("59s", false), ("0s", false), ("60", false)] {
+            assert_eq!(last_seen(text).is_ok(), allowed, "{text}");
         }
     }
 

@@ -225,6 +225,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         group_prefix: String::new(),
         ttl: Duration::from_secs(30),
         close_grace: Duration::ZERO,
+        last_seen: None,
         configure_redis: true,
         events: EventsMode::default(),
         probes: true,

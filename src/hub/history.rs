@@ -11,6 +11,7 @@ use crate::presence::Name;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 
 /// Transitions kept: about 4 MB, or 12 MB if every name has its full length.
 pub const KEPT: usize = 16_384;
@@ -36,6 +37,8 @@ impl Cursor {
 pub(super) struct History {
     begun: AtomicBool,
     ring: Mutex<Ring>,
+    /// Changes with each transition.
+    grown: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -73,6 +76,8 @@ impl History {
             ring.after += 1;
         }
         ring.entries.push_back(entry);
+        drop(ring);
+        self.grown.send_replace(());
     }
 
     /// A cursor after number `seq`.
@@ -123,6 +128,11 @@ impl Hub {
     /// A cursor after number `seq`, where a reader of the history begins.
     pub fn cursor(&self, seq: u64) -> Result<Cursor, Gone> {
         self.history.after(seq)
+    }
+
+    /// Changes when the history has more transitions.
+    pub fn history_grown(&self) -> watch::Receiver<()> {
+        self.history.grown.subscribe()
     }
 
     /// At most `most` transitions after the cursor, which moves on; none if there are no more yet.

@@ -11,6 +11,7 @@
 mod change;
 mod detector;
 mod key;
+mod last_seen;
 mod pattern;
 mod reads;
 mod renewals;
@@ -26,6 +27,9 @@ pub use detector::{
     Settings, Side,
 };
 pub use key::{Key, MAX_SESSION_BYTES, MAX_USER_BYTES, Name, NameError, SESSION_MARK, check_user};
+pub use last_seen::{
+    BucketWriter, Noted, SEEN_BUCKETS, Seen, SeenCursor, SeenMerge, SeenQuestion, SeenQueue, seen_bucket,
+};
 pub use pattern::{KeyError, KeyPattern, PatternError};
 pub use reads::Reads;
 pub use renewals::Renewals;

@@ -21,6 +21,18 @@ pub enum Presence {
     },
 }
 
+impl Presence {
+    /// Whether the user is offline and the last heartbeat is not known.
+    pub fn lacks_last_seen(self) -> bool {
+        self == Presence::Offline { last_seen: None }
+    }
+
+    /// The same, with this last heartbeat where it is not known.
+    pub fn with_last_seen(self, seen: Option<Time>) -> Presence {
+        if self.lacks_last_seen() { Presence::Offline { last_seen: seen } } else { self }
+    }
+}
+
 /// The start of a presence that nobody saw begin.
 const UNSEEN: Time = Time::from_ms(0);
 

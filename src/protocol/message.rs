@@ -30,7 +30,7 @@ pub enum UserObject {
     Offline {
         #[cfg_attr(feature = "daemon", schema(value_type = schema::User))]
         user: String,
-        /// Null if the daemon has not seen the user.
+        /// Null if it is not known: the daemon has not seen the user, and Redis does not remember the user.
         #[cfg_attr(feature = "daemon", schema(required = true))]
         last_seen_ms: Option<u64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 //!
 //! From the ground up: `glob`, `names`, `channel` (messages between daemons), `url` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
 //! `server_config` (one place for INFO, SCAN and CONFIG), `sentinel` and `cluster` (which servers there are); above
-//! them `link` (events and questions), `writer`, `listing` and `inspect`, and above `writer` the `directory` (statuses and groups). No file imports one above it.
+//! them `link` (events and questions), `writer`, `listing` and `inspect`, and above `writer` the `directory` (statuses and groups) and `last_seen`. No file imports one above it.
 
 pub mod channel;
 pub mod cluster;
@@ -10,6 +10,7 @@ pub mod directory;
 mod glob;
 pub mod info;
 pub mod inspect;
+pub mod last_seen;
 pub mod link;
 pub mod listing;
 mod names;

@@ -24,6 +24,9 @@ const LEFT: &str = "left:#:";
 /// The same for the lease.
 const LEASE: &str = "lease:#:";
 
+/// The same for the times when users were last seen; the number of the bucket follows.
+const SEEN: &str = "seen:#:";
+
 /// The operations that create or end a key (Redis documents them under "keyspace notifications"). They need the class
 /// letters of [`classes`].
 const CHANGES: [&str; 10] = [
@@ -77,7 +80,8 @@ impl Names {
         let rest = redis_key.strip_prefix(self.pattern.before().as_bytes())?;
         let mark = rest.iter().position(|&byte| byte == OWN_MARK);
         let own = mark.is_some_and(|at| {
-            at == 0 || [CANARY, LEFT, LEASE].iter().any(|own| rest[at + 1..].starts_with(own.as_bytes()))
+            at == 0
+                || [CANARY, LEFT, LEASE, SEEN].iter().any(|own| rest[at + 1..].starts_with(own.as_bytes()))
         });
         if own { None } else { self.pattern.name(redis_key) }
     }
@@ -117,6 +121,13 @@ impl Names {
     pub fn lease_key(&self) -> String {
         let ending = self.pattern.ending().replace(['{', '}'], "");
         format!("{}{}{LEASE}{ending}", self.pattern.before(), OWN_MARK as char)
+    }
+
+    /// The sorted set with the times when users of this bucket were last seen. Like the lease it has no hash tag of its own, so the
+    /// buckets lie in different slots.
+    pub(super) fn seen_key(&self, bucket: usize) -> String {
+        let ending = self.pattern.ending().replace(['{', '}'], "");
+        format!("{}{}{SEEN}{bucket}{ending}", self.pattern.before(), OWN_MARK as char)
     }
 
     /// The channels whose events report renewals, for the holder of the lease alone.
@@ -229,6 +240,25 @@ mod tests {
         for (names, key) in &keys {
             assert_eq!(names.name(key.as_bytes()), None, "{key}");
         }
+    }
+
+    #[test]
+    fn seen_keys_are_of_one_pattern_and_no_user() {
+        let patterns =
+            ["presence:<user>[#<session>]", "user:<user>:online", "{<user>}:presence", "p:<user>:<session>"];
+        for (pattern, key) in patterns.into_iter().zip([
+            "presence:#seen:#:7",
+            "user:#seen:#:7:online",
+            "{#seen:#:7:presence",
+            "p:#seen:#:7",
+        ]) {
+            let names = names(pattern, 0);
+            assert_eq!(names.seen_key(7), key);
+            assert_eq!(names.name(key.as_bytes()), None, "{key}");
+        }
+        let europe = Names::new(&KeyPattern::of_prefix("presence:eu:"), 0).seen_key(7);
+        let all = names("presence:<user>[#<session>]", 0);
+        assert_eq!(all.name(europe.as_bytes()), None, "of a daemon with a longer prefix");
     }
 
     #[test]

@@ -4,9 +4,10 @@ use crate::config::Limits;
 use crate::error::{Error, code};
 use crate::hub::{Hub, Kept};
 use crate::metrics::Metrics;
-use crate::presence::{Key, KeyPattern, Presence};
+use crate::presence::{Key, KeyPattern, Name, Presence, Time};
 use crate::protocol::UserObject;
 use crate::redis::directory::{DirectoryStore, Kind};
+use crate::redis::last_seen::LastSeen;
 use crate::redis::writer::Store;
 use crate::web::access::auth::{Gate, Pass};
 use crate::web::audit::AuditLog;
@@ -20,6 +21,7 @@ use crate::web::limits::shares::Shares;
 use crate::web::sessions::keeper::Sessions;
 use crate::web::shutdown::Shutdown;
 use axum::extract::State;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +40,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// Reads and writes statuses and groups; `None` if both are off.
     pub directory: Option<Arc<DirectoryStore>>,
+    /// Reads when users were last seen; `None` without `--last-seen`.
+    pub last_seen: Option<LastSeen>,
     /// The pattern of the presence keys.
     pub pattern: KeyPattern,
     /// Checks tokens.
@@ -137,6 +141,20 @@ impl App {
     /// A user as clients see it.
     pub(super) fn object(&self, user: &str, presence: Presence, stale: bool) -> UserObject {
         UserObject::new(user, presence, stale).with_status(self.hub.status(user).as_deref())
+    }
+
+    /// Adds to these states when the users were last seen, where only Redis knows it.
+    pub(super) async fn recall(&self, states: &mut [(Name, Presence)]) {
+        if let Some(last_seen) = &self.last_seen {
+            last_seen.complete(states).await;
+        }
+    }
+
+    /// When these users were last seen, of those of whom only Redis knows it.
+    pub(super) async fn recalled<'a>(&self, users: impl Iterator<Item = &'a str>) -> HashMap<Name, Time> {
+        let Some(last_seen) = &self.last_seen else { return HashMap::new() };
+        let lacking = users.filter(|user| self.hub.get(user).lacks_last_seen());
+        last_seen.times(lacking.map(Name::from).collect()).await
     }
 
     /// Statuses or groups in Redis. Error: `invalid_request`, this daemon does not use them.

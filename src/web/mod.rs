@@ -41,7 +41,7 @@ use crate::presence::NameError;
 use access::auth::{self, Guard};
 use access::origin::{self, Origins};
 pub use api::sockets::obey_others;
-use api::{groups, health, heartbeats, sockets, stats, statuses, users};
+use api::{groups, health, heartbeats, listing, sockets, stats, statuses, users};
 use app::App;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
@@ -116,7 +116,7 @@ fn public() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(console::part))
         .routes(routes!(openapi::openapi))
         .routes(routes!(openapi::asyncapi))
-        .routes(routes!(users::list))
+        .routes(routes!(listing::list))
         // A user may be called "query" too.
         .routes(routes!(users::query, users::user_query, heartbeats::end_query))
         .routes(routes!(users::user, heartbeats::end))

@@ -9,6 +9,7 @@ mod common;
 mod faults;
 mod flood;
 mod lag;
+mod last_seen;
 mod load;
 mod modes;
 
@@ -17,7 +18,7 @@ use std::process::Command;
 /// A named measurement that prints its table.
 type Bench = (&'static str, fn(&tokio::runtime::Runtime));
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     ("churn", lag::churn),
     ("lag", lag::with_and_without_probes),
     ("modes", modes::lag_at_two_daemons),
@@ -25,6 +26,7 @@ const BENCHES: [Bench; 8] = [
     ("flood", flood::events_taken_in),
     ("memory", load::memory_and_start),
     ("watched", load::memory_of_watched_users),
+    ("last_seen", last_seen::memory_and_pages),
     ("faults", faults::table),
 ];
 
@@ -35,8 +37,8 @@ fn main() {
     let runtime = runtime.expect("a runtime");
     println!("machine: {}", machine());
     for (name, bench) in BENCHES {
-        // The faults are no figures of speed: they are run by their name alone.
-        let by_default = wanted.is_empty() && name != "faults";
+        // The faults are no figures of speed, and 10,000,000 users take minutes: these are run by their names alone.
+        let by_default = wanted.is_empty() && !["faults", "last_seen"].contains(&name);
         if by_default || wanted.iter().any(|word| name.starts_with(word.as_str())) {
             println!();
             bench(&runtime);

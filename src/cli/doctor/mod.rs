@@ -4,6 +4,7 @@ mod directory;
 mod events;
 mod finding;
 mod keys;
+mod last_seen;
 mod server;
 mod settings;
 
@@ -57,6 +58,7 @@ async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> V
             let mut findings = examine(&facts);
             if facts.can_be_tried() {
                 findings.extend(directory::look_at(node, pattern).await);
+                findings.extend(last_seen::look_at(node, pattern).await);
             }
             findings
         }

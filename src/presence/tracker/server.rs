@@ -36,6 +36,8 @@ pub struct ServerState {
     pub renewals: Renewals,
     /// The holder of its lease.
     pub lease: LeaseState,
+    /// It has no lease: each daemon works for itself there.
+    pub leaseless: bool,
     /// How many keys are believed live there.
     pub keys: u64,
     /// How often events may have been missed.
@@ -221,6 +223,7 @@ impl Server {
             polled: self.polling.always(),
             renewals: self.renewals,
             lease: self.lease.state(),
+            leaseless: self.is_up() && self.lease.is_off(),
             keys: self.detector.counts().keys,
             gaps: self.gaps,
         }

@@ -91,8 +91,10 @@ pub async fn group(
     let states: Vec<Presence> = members.iter().map(|user| app.hub.get(user)).collect();
     let online = states.iter().filter(|state| matches!(state, Presence::Online { .. })).count();
     let from = members.partition_point(|user| user.as_str() <= after);
-    let page = members.iter().zip(&states).skip(from).take(limit);
-    let users: Vec<_> = page.map(|(user, state)| app.object(user, *state, stale)).collect();
+    let page = members.iter().cloned().zip(states).skip(from).take(limit);
+    let mut page: Vec<(Name, Presence)> = page.collect();
+    app.recall(&mut page).await;
+    let users: Vec<_> = page.iter().map(|(user, state)| app.object(user, *state, stale)).collect();
     let more = from + users.len() < members.len();
     let next_cursor = users.last().filter(|_| more).map(|last| last.user().to_owned());
     Ok(Json(GroupAnswer { group, members: members.len(), online, users, next_cursor }))

@@ -3,6 +3,7 @@
 pub mod groups;
 pub mod health;
 pub mod heartbeats;
+pub mod listing;
 mod request;
 pub mod sockets;
 pub mod stats;

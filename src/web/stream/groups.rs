@@ -7,6 +7,7 @@ use crate::hub::{GroupBegin, GroupEnd, GroupNews};
 use crate::presence::{Name, Presence};
 use crate::protocol::{ServerMessage, UserObject};
 use crate::redis::directory::Kind;
+use crate::web::app::App;
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -15,6 +16,32 @@ pub(super) enum GroupMessage {
     Text(Bytes),
     /// Chunk by chunk.
     Members(Box<Snapshot>),
+    /// Only Redis knows when some of them were last seen.
+    Joined(Box<Joined>),
+}
+
+/// Members that came and went.
+pub(super) struct Joined {
+    group: Name,
+    joined: Vec<(Name, Presence)>,
+    left: Vec<Name>,
+}
+
+impl Joined {
+    /// The message, with the times at which the members were last seen.
+    pub(super) async fn message(mut self, app: &App) -> Bytes {
+        app.recall(&mut self.joined).await;
+        self.encode(app)
+    }
+
+    fn encode(&self, app: &App) -> Bytes {
+        let stale = !app.hub.health().borrow().up;
+        let object =
+            |(user, presence): &(Name, Presence)| -> UserObject { app.object(user, *presence, stale) };
+        let joined = self.joined.iter().map(object).collect();
+        let left = self.left.iter().map(ToString::to_string).collect();
+        ServerMessage::Members { group: self.group.to_string(), joined, left }.encode().into()
+    }
 }
 
 impl Reader {
@@ -67,7 +94,9 @@ impl Reader {
             self.check_token()?;
             let message = match news {
                 GroupNews::Begin(group) => self.begin_group(&group),
-                GroupNews::Members { group, joined, left } => self.members(&group, joined, &left),
+                GroupNews::Members { group, joined, left } => {
+                    Some(self.members(Joined { group, joined, left }))
+                }
                 GroupNews::Occupancy { group, members, online } => {
                     let group = group.to_string();
                     Some(text(&ServerMessage::Occupancy { id: None, group, members, online }))
@@ -104,13 +133,12 @@ impl Reader {
         }
     }
 
-    fn members(&self, group: &Name, joined: Vec<(Name, Presence)>, left: &[Name]) -> Option<GroupMessage> {
-        let stale = !self.app.hub.health().borrow().up;
-        let object =
-            |(user, presence): &(Name, Presence)| -> UserObject { self.app.object(user, *presence, stale) };
-        let joined = joined.iter().map(object).collect();
-        let left = left.iter().map(ToString::to_string).collect();
-        Some(text(&ServerMessage::Members { group: group.to_string(), joined, left }))
+    fn members(&self, joined: Joined) -> GroupMessage {
+        let lacks_times = joined.joined.iter().any(|(_, presence)| presence.lacks_last_seen());
+        match lacks_times && self.app.last_seen.is_some() {
+            true => GroupMessage::Joined(Box::new(joined)),
+            false => GroupMessage::Text(joined.encode(&self.app)),
+        }
     }
 
     /// The group is not watched any more.

@@ -320,6 +320,11 @@ impl Snapshot {
         self
     }
 
+    /// Adds when the users were last seen, where only Redis knows it.
+    pub(super) async fn recall(&mut self, app: &App) {
+        app.recall(self.users.make_contiguous()).await;
+    }
+
     /// Memory of what is still to be sent, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let refused = self.refused.iter().map(|one| size_of_val(one) + one.user.len() + one.message.len());

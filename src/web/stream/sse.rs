@@ -6,7 +6,7 @@
 //! the client comes back without one.
 
 use super::bells::{Bells, Rang};
-use super::groups::GroupMessage;
+use super::groups::{GroupMessage, Joined};
 use super::reader::{Cut, Reader, Snapshot};
 use super::wanted::{Wanted, WantedGroups};
 use crate::error::{Error, code};
@@ -141,6 +141,10 @@ struct SseStream {
     watches_groups: bool,
     /// The snapshot, until it is sent.
     snapshot: Option<Box<Snapshot>>,
+    /// Only Redis may know when users of the snapshot were last seen.
+    recalls: bool,
+    /// Members of a group of whom only Redis knows when they were last seen.
+    joined: Option<Box<Joined>>,
     /// The transitions that the client has missed, until they are sent.
     missed: Option<Missed>,
     /// Events, each with the length of its message.
@@ -171,6 +175,8 @@ impl SseStream {
             list,
             watches_groups: false,
             snapshot: None,
+            recalls: false,
+            joined: None,
             missed: None,
             queue,
             sent: None,
@@ -195,6 +201,7 @@ impl SseStream {
             Wanted::Users(users) => Some(self.reader.watch(users, None).refusing(refused)),
         };
         self.snapshot = snapshot.map(Box::new);
+        self.recalls = true;
         for (group, error) in self.reader.watch_groups(groups.names, groups.count, None) {
             self.push(&ServerMessage::group_error(None, &group, &error).encode());
         }
@@ -203,7 +210,11 @@ impl SseStream {
     /// The next event; none once the stream has ended.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            while self.queue.is_empty() && self.cut.is_none() && self.fill() {}
+            while self.queue.is_empty() && self.cut.is_none() && !self.owes_recall() && self.fill() {}
+            if self.owes_recall() {
+                Box::pin(self.recall()).await;
+                continue;
+            }
             if let Some((event, length)) = self.queue.pop_front() {
                 self.alive_at = alive_at();
                 // The connection asks for the next event when the client has read most of this one.
@@ -230,6 +241,23 @@ impl SseStream {
                     }
                 }
             }
+        }
+    }
+
+    fn owes_recall(&self) -> bool {
+        self.recalls || self.joined.is_some()
+    }
+
+    /// Asks Redis when users were last seen, before the message that names them.
+    async fn recall(&mut self) {
+        if std::mem::take(&mut self.recalls)
+            && let Some(snapshot) = &mut self.snapshot
+        {
+            snapshot.recall(&self.reader.app).await;
+        }
+        if let Some(joined) = self.joined.take() {
+            let text = joined.message(&self.reader.app).await;
+            self.push(&String::from_utf8_lossy(&text));
         }
     }
 
@@ -279,6 +307,7 @@ impl SseStream {
         match self.reader.next_group_message() {
             Ok(Some(GroupMessage::Text(text))) => self.push(&String::from_utf8_lossy(&text)),
             Ok(Some(GroupMessage::Members(snapshot))) => self.snapshot = Some(snapshot),
+            Ok(Some(GroupMessage::Joined(joined))) => self.joined = Some(joined),
             Ok(None) => {}
             Err(cut) => self.end(cut),
         }

@@ -1,6 +1,7 @@
 //! Requests and answers.
 
 pub(crate) mod http;
+mod last_seen;
 mod logs;
 mod schemathesis;
 #[cfg(feature = "otel")]

@@ -21,7 +21,9 @@ async fn it_finds_nothing() {
     let token = format!("service-{:032x}", fastrand::u128(..));
     let file = issuer.write("service", &token);
     // It asks without a token and with wrong ones too, more often than a guesser may.
-    let args = ["--redis", &redis.url(), "--service-token", &file, "--max-wrong-tokens-per-second", "100000"];
+    let url = redis.url();
+    let args = ["--redis", &url, "--last-seen", "30d", "--service-token", &file];
+    let args = [&args[..], &["--max-wrong-tokens-per-second", "100000"]].concat();
     let daemon = Daemon::with(&args).await;
     let folder = issuer.folder();
     let mut asked = Command::new(program);

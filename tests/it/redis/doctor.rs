@@ -136,6 +136,9 @@ const RIGHTS: &str = "~presence:* &__keyevent@* +subscribe +publish +ping +hello
 /// What statuses and groups need in addition.
 const DIRECTORY: &str = "~presence-status:* ~presence-group:* +client|tracking +getrange +scard +sscan";
 
+/// What `--last-seen` needs in addition.
+const LAST_SEEN: &str = "+zadd +zmscore +zrangebyscore +zrevrangebyscore +zremrangebyscore";
+
 /// With these one daemon listens for all, and the daemon deletes the key of a socket that closes.
 const EXTRAS: &str = "+getex +get +watch +multi +exec";
 
@@ -156,7 +159,7 @@ fn setuser(redis: &Redis) -> String {
 async fn missing_rights_are_fatal_for_doctor() {
     let redis = Redis::start();
     let (code, findings) = doctor(&user(&redis, RIGHTS)).await;
-    let notes = vec![("rights", "note"), ("config", "note"), ("directory", "note")];
+    let notes = vec![("rights", "note"), ("config", "note"), ("directory", "note"), ("last-seen", "note")];
     assert_eq!((code, wrong(&findings)), (Some(0), notes), "{findings:?}");
     for (without, check, word) in [
         ("+pttl", "rights", "+pttl"),
@@ -185,7 +188,7 @@ async fn rights_that_the_daemon_can_do_without_are_suggested() {
     assert_eq!(documented, Some(RIGHTS), "docs/OPERATING.md lists the rights of this test");
     assert!(operating.contains(&format!("`{EXTRAS}`")), "docs/OPERATING.md lacks {EXTRAS}");
     let redis = Redis::start();
-    let all = format!("{RIGHTS} {EXTRAS} {DIRECTORY}");
+    let all = format!("{RIGHTS} {EXTRAS} {DIRECTORY} {LAST_SEEN}");
     let (_, findings) = doctor(&user(&redis, &all)).await;
     assert_eq!(wrong(&findings), [("config", "note")], "{findings:?}");
     for lacks in ["+client|tracking", "+getrange", "+scard", "+sscan", "~presence-group:*"] {
@@ -199,6 +202,17 @@ async fn rights_that_the_daemon_can_do_without_are_suggested() {
         assert_eq!(mend, format!("{} {DIRECTORY}", setuser(&redis)), "docs/OPERATING.md has the same");
     }
     assert!(operating.contains(&format!("`{DIRECTORY}`")), "docs/OPERATING.md lacks {DIRECTORY}");
+    for lacks in LAST_SEEN.split(' ') {
+        let (code, findings) = doctor(&user(&redis, &all.replace(lacks, ""))).await;
+        assert_eq!(
+            (code, wrong(&findings)),
+            (Some(0), vec![("config", "note"), ("last-seen", "note")]),
+            "without {lacks}"
+        );
+        let mend = of(&findings, "last-seen")["mend"].as_str().expect("a mend").to_owned();
+        assert_eq!(mend, format!("redis-cli ACL SETUSER USER {LAST_SEEN}"), "docs/OPERATING.md has the same");
+    }
+    assert!(operating.contains(&format!("`{LAST_SEEN}`")), "docs/OPERATING.md lacks {LAST_SEEN}");
     for (lacks, outcome) in [
         (EXTRAS, "until the TTL"),
         ("+get", "until the TTL"),

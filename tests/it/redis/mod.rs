@@ -8,6 +8,7 @@ mod first_seconds;
 mod fleet;
 mod groups;
 mod key_pattern;
+pub(crate) mod last_seen;
 mod leases;
 mod lifecycle;
 mod managed;

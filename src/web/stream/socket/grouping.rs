@@ -50,6 +50,11 @@ impl Socket {
                 self.count_watching();
                 self.send_all([text]).await.map(|()| true)
             }
+            Some(GroupMessage::Joined(joined)) => {
+                // In a box of its own: every socket's task would pay for it.
+                let text = Box::pin(joined.message(&self.reader.app)).await;
+                self.send_all([text]).await.map(|()| true)
+            }
             Some(GroupMessage::Members(snapshot)) => self.send_snapshot(*snapshot).await.map(|()| true),
         }
     }

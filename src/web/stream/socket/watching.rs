@@ -32,8 +32,10 @@ impl Socket {
             let left = self.reader.watched.keep(|user| asked.contains(user));
             left.iter().for_each(|user| self.reader.app.hub.unwatch(&self.reader.watcher, user));
         }
-        let snapshot = self.reader.watch(users, id).refusing(asked.answers());
+        let mut snapshot = self.reader.watch(users, id).refusing(asked.answers());
         self.count_watching();
+        // In a box of its own: every socket's task would pay for it.
+        Box::pin(snapshot.recall(&self.reader.app)).await;
         self.send_snapshot(snapshot).await
     }
 
