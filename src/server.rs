@@ -13,7 +13,7 @@ use crate::redis::link;
 use crate::redis::link::parser::Seal;
 use crate::redis::private::Embedded;
 use crate::redis::target::Target;
-use crate::redis::writer::Store;
+use crate::redis::writer::{Store, TtlQuestion};
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
 use crate::web::access::origin::Origins;
@@ -54,6 +54,9 @@ const STOP: Duration = Duration::from_secs(5);
 
 /// Reports of written keys that may wait for the driver, each of one request.
 const REPORTS: usize = 128;
+
+/// Questions for TTLs that may wait for the driver; further requests wait, for at most a second.
+const QUESTIONS: usize = 64;
 
 /// Time to delete the daemon's own keys from Redis.
 const CLEAR: Duration = Duration::from_millis(500);
@@ -195,6 +198,7 @@ impl Daemon {
             seal,
             channel,
             written,
+            ttls,
             followed,
             primary,
             pulse,
@@ -205,8 +209,11 @@ impl Daemon {
             _log,
         } = believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
-        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
-            .reporting(written, channel.clone());
+        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone()).reporting(
+            written,
+            ttls,
+            channel.clone(),
+        );
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let settings = (config.limits, config.key_pattern, config.close_grace);
@@ -371,6 +378,8 @@ pub struct Belief {
     channel: Channel,
     /// Reports to the driver which keys this daemon has written.
     written: mpsc::Sender<WrittenKeys>,
+    /// Asks the driver for the TTLs of keys.
+    ttls: mpsc::Sender<TtlQuestion>,
     followed: Followed,
     primary: watch::Receiver<Target>,
     /// The time of the driver's last turn, as its sign of life.
@@ -426,7 +435,8 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     };
     let followed = cluster::follow(target);
     let (written, reported) = mpsc::channel(REPORTS);
-    let inputs = (followed.topology.clone(), reported);
+    let (ttls, asked) = mpsc::channel(QUESTIONS);
+    let inputs = (followed.topology.clone(), reported, asked);
     let source = Source {
         topology: followed.topology.clone(),
         primary: primary.clone(),
@@ -446,6 +456,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         seal,
         channel,
         written,
+        ttls,
         followed,
         primary,
         pulse,

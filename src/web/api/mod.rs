@@ -4,6 +4,7 @@ pub mod groups;
 pub mod health;
 pub mod heartbeats;
 mod request;
+mod sessions;
 pub mod sockets;
 pub mod stats;
 pub mod statuses;

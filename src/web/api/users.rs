@@ -1,11 +1,12 @@
 //! Queries of users: one, several, or all page by page.
 
 use super::request::{self, QueryString, Reply, UserName};
+use super::sessions::{self, SessionsQuery};
 use crate::error::{Error, shown};
 use crate::hub::PageCursor;
 use crate::presence::{Name, check_user};
 use crate::protocol::{
-    ErrorDetail, ListAnswer, QueriedUser, QueryAnswer, QueryBody, State as Wanted, UserObject, schema,
+    ErrorDetail, ListAnswer, QueriedUser, QueryAnswer, QueryBody, State as Wanted, UserAnswer, schema,
 };
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
@@ -21,20 +22,36 @@ const LIST_DEFAULT: usize = 1_000;
 const LIST_MOST: usize = 10_000;
 
 /// Is this user online?
+///
+/// With `sessions=true` also the sessions: their names, their keys, and how long they have to live. It is 503 while Redis cannot be
+/// read.
 #[utoipa::path(
     get,
     path = "/v1/users/{user}",
     tag = "users",
-    params(("user" = schema::User, Path)),
-    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    params(
+        ("user" = schema::User, Path),
+        ("sessions" = Option<bool>, Query, description = "List the sessions. Default: `false`"),
+    ),
+    responses((status = 200, description = "The user's state", body = UserAnswer), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<Json<UserObject>> {
+pub async fn user(
+    State(app): Shared,
+    pass: Pass,
+    UserName(user): UserName,
+    query: QueryString<SessionsQuery>,
+) -> Reply<Json<UserAnswer>> {
     pass.check_watch(&user)?;
+    let wanted = sessions::wanted(query)?;
     app.known()?;
     let _kept = app.keep(vec![user.clone()]).await?;
     let stale = app.known()? || !app.hub.is_known(&user);
-    Ok(Json(app.object(&user, app.hub.get(&user), stale)))
+    let (presence, sessions_list) = match wanted {
+        true => sessions::list(&app, &user).await.map(|(presence, list)| (presence, Some(list)))?,
+        false => (app.hub.get(&user), None),
+    };
+    Ok(Json(UserAnswer { user: app.object(&user, presence, stale), sessions_list }))
 }
 
 /// Is the user called "query" online?
@@ -42,11 +59,16 @@ pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> R
     get,
     path = "/v1/users/query",
     tag = "users",
-    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    params(("sessions" = Option<bool>, Query, description = "List the sessions. Default: `false`")),
+    responses((status = 200, description = "The user's state", body = UserAnswer), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
-    user(app, pass, UserName("query".into())).await
+pub async fn user_query(
+    app: Shared,
+    pass: Pass,
+    query: QueryString<SessionsQuery>,
+) -> Reply<Json<UserAnswer>> {
+    user(app, pass, UserName("query".into()), query).await
 }
 
 /// Which of these users are online?

@@ -3,6 +3,7 @@
 pub(crate) mod http;
 mod logs;
 mod schemathesis;
+mod session_list;
 #[cfg(feature = "otel")]
 mod traces;
 #[cfg(not(feature = "otel"))]
