@@ -21,6 +21,7 @@ use crate::presence::{
 use crate::redis::channel::Message;
 use crate::redis::cluster::{Topology, slot};
 use crate::redis::link::{Feed, LinkSettings, Order};
+use crate::redis::writer::TtlQuestion;
 use futures_util::FutureExt;
 use links::Links;
 use meters::Meters;
@@ -63,6 +64,8 @@ pub struct Driver {
     topology: watch::Receiver<Arc<Topology>>,
     /// Keys that this daemon has written, with their TTLs in milliseconds.
     written: mpsc::Receiver<WrittenKeys>,
+    /// Requests that need the TTLs of keys.
+    asked: mpsc::Receiver<TtlQuestion>,
     hub: Arc<Hub>,
     meters: Meters,
     clock: Clock,
@@ -77,7 +80,11 @@ impl Driver {
     /// A driver of the servers that `topology` names.
     pub fn new(
         template: Template,
-        (topology, written): (watch::Receiver<Arc<Topology>>, mpsc::Receiver<WrittenKeys>),
+        (topology, written, asked): (
+            watch::Receiver<Arc<Topology>>,
+            mpsc::Receiver<WrittenKeys>,
+            mpsc::Receiver<TtlQuestion>,
+        ),
         hub: Arc<Hub>,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -96,7 +103,8 @@ impl Driver {
         let links = Links::new(template.link, topology.clone(), feeder);
         let meters = Meters::new(metrics);
         let leaving = CancellationToken::new();
-        Driver { tracker, links, feed, topology, written, hub, meters, clock, ring_at: None, pulse, leaving }
+        let ring_at = None;
+        Driver { tracker, links, feed, topology, written, asked, hub, meters, clock, ring_at, pulse, leaving }
     }
 
     /// Changes as long as the loop turns, at least once a second; ends with it.
@@ -120,6 +128,7 @@ impl Driver {
                 Some(fed) = self.feed.recv() => self.take_turn(fed),
                 Ok(()) = self.topology.changed() => self.follow(),
                 Some(keys) = self.written.recv() => self.handle(Notice::Written(keys)),
+                Some(question) = self.asked.recv() => self.answer_ttls(question),
                 () = &mut left => self.handle(Notice::Draining),
                 () = hub.wished() => {}
                 () = tokio::time::sleep_until(wake) => {}
@@ -243,6 +252,11 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Answers a request for TTLs. The client may have gone.
+    fn answer_ttls(&self, TtlQuestion { keys, answer }: TtlQuestion) {
+        drop(answer.send(keys.iter().map(|key| self.tracker.ttl_ms(key)).collect()));
     }
 
     /// Names the keys of users to another daemon.

@@ -1,13 +1,16 @@
 //! Counters and gauges, by name, for `/metrics` and `/v1/stats`.
 
+mod lag;
+
+pub use lag::{Lag, Percentiles};
+
 use crate::lock::lock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -97,12 +100,6 @@ pub struct Metrics {
     pub event_lag: Lag,
 }
 
-/// A lag: a histogram in seconds, and the latest values for percentiles.
-pub struct Lag {
-    histogram: Histogram,
-    recent: Mutex<VecDeque<f64>>,
-}
-
 /// Counters by cause, and the causes that occurred.
 struct ByCause {
     counters: Family<CauseLabel, Counter>,
@@ -125,51 +122,6 @@ impl ByCause {
             (*cause, self.counters.get_or_create(&CauseLabel { cause: (*cause).into() }).get())
         };
         causes.iter().map(count).collect()
-    }
-}
-
-/// The number of latest lags that percentiles are computed from.
-const RECENT: usize = 10_000;
-
-/// Percentiles of the latest 10,000 lags in milliseconds; `None` before the first lag.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-#[allow(missing_docs)]
-pub struct Percentiles {
-    pub p50: Option<f64>,
-    pub p99: Option<f64>,
-    pub max: Option<f64>,
-    pub count: usize,
-}
-
-impl Lag {
-    fn new() -> Lag {
-        // From 0.5 ms to 16 s; without probes, lags of minutes exceed the last bucket.
-        let buckets =
-            [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0];
-        Lag { histogram: Histogram::new(buckets), recent: Mutex::default() }
-    }
-
-    /// Records one lag.
-    pub fn observe_ms(&self, ms: f64) {
-        self.histogram.observe(ms / 1000.0);
-        let mut recent = lock(&self.recent);
-        if recent.len() == RECENT {
-            recent.pop_front();
-        }
-        recent.push_back(ms);
-    }
-
-    /// Percentiles of the latest lags.
-    pub fn percentiles(&self) -> Percentiles {
-        let recent = lock(&self.recent);
-        let mut sorted: Vec<f64> = recent.iter().copied().collect();
-        drop(recent);
-        sorted.sort_by(f64::total_cmp);
-        let at = |q: f64| {
-            let last = sorted.len().checked_sub(1)?;
-            Some((sorted[(q * last as f64).round() as usize] * 1000.0).round() / 1000.0)
-        };
-        Percentiles { p50: at(0.5), p99: at(0.99), max: at(1.0), count: sorted.len() }
     }
 }
 
@@ -204,7 +156,7 @@ fn servers(registry: &mut Registry) -> Family<RenewalsLabel, Gauge> {
 /// A histogram in seconds.
 fn lag(registry: &mut Registry, name: &str, help: &str) -> Lag {
     let lag = Lag::new();
-    registry.register_with_unit(name, help, Unit::Seconds, lag.histogram.clone());
+    registry.register_with_unit(name, help, Unit::Seconds, lag.histogram());
     lag
 }
 
@@ -436,16 +388,6 @@ fn family(registry: &mut Registry, name: &str, help: &str) -> Family<CauseLabel,
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_cover_the_latest_lags() {
-        let lag = Lag::new();
-        assert_eq!(lag.percentiles(), Percentiles { p50: None, p99: None, max: None, count: 0 });
-        (0..RECENT + 101).for_each(|i| lag.observe_ms(i as f64));
-        let recent = lag.percentiles();
-        assert_eq!((recent.count, recent.max), (RECENT, Some(10_100.0)));
-        assert_eq!(recent.p50, Some(5_101.0));
-    }
 
     #[test]
     fn metrics_text_has_names_and_units() {

@@ -14,7 +14,7 @@ use crate::redis::link;
 use crate::redis::link::parser::Seal;
 use crate::redis::private::Embedded;
 use crate::redis::target::Target;
-use crate::redis::writer::Store;
+use crate::redis::writer::{Store, TtlQuestion};
 use crate::sinks::last_seen::LastSeenWriter;
 use crate::supervisor::{self, Word};
 use crate::web::access::auth::Gate;
@@ -56,6 +56,9 @@ const STOP: Duration = Duration::from_secs(5);
 
 /// Reports of written keys that may wait for the driver, each of one request.
 const REPORTS: usize = 128;
+
+/// Questions for TTLs that may wait for the driver; further requests wait, for at most a second.
+const QUESTIONS: usize = 64;
 
 /// Time to delete the daemon's own keys from Redis, and as much to write when users were last seen.
 const CLEAR: Duration = Duration::from_millis(500);
@@ -216,6 +219,7 @@ impl Daemon {
             seal,
             channel,
             written,
+            ttls,
             followed,
             primary,
             pulse,
@@ -233,8 +237,11 @@ impl Daemon {
         // A daemon that keeps only some users does not see everybody go.
         let writes = last_seen.clone().filter(|_| config.hold == Hold::All);
         let last_writes = writes.map(|store| write_last_seen(store, &hub, &metrics, clock));
-        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
-            .reporting(written, channel.clone());
+        let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone()).reporting(
+            written,
+            ttls,
+            channel.clone(),
+        );
         let drain = config.drain;
         let proxies = Arc::new(TrustedProxies::new(config.trusted_proxies));
         let settings = (config.limits, config.key_pattern, config.close_grace);
@@ -427,6 +434,8 @@ pub struct Belief {
     channel: Channel,
     /// Reports to the driver which keys this daemon has written.
     written: mpsc::Sender<WrittenKeys>,
+    /// Asks the driver for the TTLs of keys.
+    ttls: mpsc::Sender<TtlQuestion>,
     followed: Followed,
     primary: watch::Receiver<Target>,
     /// The time of the driver's last turn, as its sign of life.
@@ -484,7 +493,8 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     };
     let followed = cluster::follow(target);
     let (written, reported) = mpsc::channel(REPORTS);
-    let inputs = (followed.topology.clone(), reported);
+    let (ttls, asked) = mpsc::channel(QUESTIONS);
+    let inputs = (followed.topology.clone(), reported, asked);
     let source = Source {
         topology: followed.topology.clone(),
         primary: primary.clone(),
@@ -504,6 +514,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         seal,
         channel,
         written,
+        ttls,
         followed,
         primary,
         pulse,

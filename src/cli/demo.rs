@@ -10,6 +10,7 @@ use crate::redis::Names;
 use crate::redis::target::Target;
 use crate::server::Daemon;
 use anyhow::{Context, Result};
+use fred::clients::Pipeline;
 use fred::prelude::*;
 use fred::types::config::ServerConfig;
 use std::cmp::Reverse;
@@ -19,8 +20,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-const TTL: Duration = Duration::from_secs(5);
-const BEAT_EVERY: Duration = Duration::from_millis(1_700);
+/// The shortest interval between two heartbeats of a user.
+const LEAST_BEAT: Duration = Duration::from_millis(1_700);
+/// Heartbeats of all users together in a second: a daemon and a Redis on one small machine take that many with ease.
+const BEATS_PER_SECOND: u32 = 5_000;
+const BEATS_PER_TTL: u32 = 3;
+/// The most actions in one pipeline.
+const BATCH: usize = 500;
+/// Between two warnings that the crowd is late.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 pub async fn run(args: DemoArgs) -> Result<ExitCode> {
     let format = args.daemon.log_format;
@@ -72,30 +80,93 @@ enum Next {
     Return,
 }
 
-/// One loop for all users: a heap holds the next action of each.
+/// How fast the crowd lives: the more users, the slower each, so that one machine keeps up with all of them.
+struct Pace {
+    /// Between two heartbeats of a user.
+    beat: Duration,
+    ttl: Duration,
+}
+
+impl Pace {
+    fn of(users: u32) -> Pace {
+        let beat = LEAST_BEAT.max(Duration::from_secs(1) * users / BEATS_PER_SECOND);
+        Pace { beat, ttl: beat * BEATS_PER_TTL }
+    }
+
+    /// An instant at random, at most so many heartbeats from now.
+    fn within(&self, beats: u32) -> Instant {
+        Instant::now() + self.beat.mul_f64(f64::from(beats) * fastrand::f64())
+    }
+}
+
+/// Notices that the crowd is late with its heartbeats.
+#[derive(Default)]
+struct Lateness {
+    warned: Option<Instant>,
+}
+
+impl Lateness {
+    /// The warning that is due, at most every [`WARN_EVERY`]: a user whose heartbeat is late by one interval is close to going
+    /// offline by mistake.
+    fn note(&mut self, late: Duration, now: Instant, users: u32, pace: &Pace) -> Option<String> {
+        let silent = self.warned.is_some_and(|warned| now - warned < WARN_EVERY);
+        if late < pace.beat || silent {
+            return None;
+        }
+        self.warned = Some(now);
+        Some(format!(
+            "the simulated users are {late:.1?} late with their heartbeats, so some go offline that should stay online; this \
+             machine is too slow for {users} users, start with fewer: --users {}",
+            (users / 2).max(1)
+        ))
+    }
+}
+
+/// One loop for all users: a heap holds the next action of each. Actions that are due go to Redis in one pipeline.
 async fn simulate(users: u32, target: Target, names: Names) -> Result<()> {
     let (client, _connection) = connect(&target)?;
-    let soon = |ms: u64| Instant::now() + Duration::from_millis(fastrand::u64(..ms));
+    let (pace, mut lateness) = (Pace::of(users), Lateness::default());
     let mut queue: BinaryHeap<_> =
-        (0..users).map(|user| Reverse((soon(8_000), user, Next::Return))).collect();
-    while let Some(Reverse((at, user, next))) = queue.pop() {
+        (0..users).map(|user| Reverse((pace.within(5), user, Next::Return))).collect();
+    while let Some(&Reverse((at, ..))) = queue.peek() {
         sleep_until(at).await;
-        let key = names.redis_key(&name(user, &names));
-        let (at, next) = match (next, fastrand::u32(..100)) {
-            // The user goes silent: Redis expires the key.
-            (Next::Beat, 0..4) => (soon(20_000) + TTL, Next::Return),
-            (Next::Beat, 4..6) => {
-                end(&client, key).await;
-                (soon(15_000), Next::Return)
-            }
-            _ => {
-                beat(&client, key).await;
-                (Instant::now() + BEAT_EVERY, Next::Beat)
-            }
-        };
-        queue.push(Reverse((at, user, next)));
+        let now = Instant::now();
+        if let Some(warning) = lateness.note(now - at, now, users, &pace) {
+            tracing::warn!("{warning}");
+        }
+        let pipeline = client.pipeline();
+        let mut acted = Vec::new();
+        while acted.len() < BATCH
+            && let Some(&Reverse((at, user, next))) = queue.peek()
+            && at <= now
+        {
+            queue.pop();
+            let key = names.redis_key(&name(user, &names));
+            acted.push((user, act(&pipeline, key, next, &pace).await?));
+        }
+        if let Err(why) = pipeline.all::<Vec<Value>>().await {
+            tracing::warn!("a simulated heartbeat failed: {why}");
+        }
+        queue.extend(acted.into_iter().map(|(user, (at, next))| Reverse((at, user, next))));
     }
     Ok(())
+}
+
+/// Adds the action of a user to the pipeline, and returns the next one. Most go on, few go silent or leave.
+async fn act(pipeline: &Pipeline<Client>, key: String, next: Next, pace: &Pace) -> Result<(Instant, Next)> {
+    Ok(match (next, fastrand::u32(..100)) {
+        // The user goes silent: Redis expires the key.
+        (Next::Beat, 0..4) => (pace.within(12) + pace.ttl, Next::Return),
+        (Next::Beat, 4..6) => {
+            pipeline.del::<(), _>(key).await?;
+            (pace.within(9), Next::Return)
+        }
+        _ => {
+            let ttl = Some(Expiration::PX(pace.ttl.as_millis() as i64));
+            pipeline.set::<(), _, _>(key, 1, ttl, None, false).await?;
+            (Instant::now() + pace.beat, Next::Beat)
+        }
+    })
 }
 
 /// A connection to the private Redis that connects again by itself. It lasts as long as the handle.
@@ -103,24 +174,11 @@ fn connect(target: &Target) -> Result<(Client, AbortOnDropHandle<Result<(), Erro
     let path = target.shown().strip_prefix("redis+unix://").context("the demo's Redis has no unix socket")?;
     let config = Config { server: ServerConfig::Unix { path: path.into() }, ..Config::default() };
     let client = Builder::from_config(config)
-        .with_performance_config(|config| config.default_command_timeout = BEAT_EVERY)
+        .with_performance_config(|config| config.default_command_timeout = LEAST_BEAT)
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
         .build()?;
     let connection = AbortOnDropHandle::new(client.connect());
     Ok((client, connection))
-}
-
-async fn beat(client: &Client, key: String) {
-    let ttl = Some(Expiration::PX(TTL.as_millis() as i64));
-    if let Err(why) = client.set::<(), _, _>(key, 1, ttl, None, false).await {
-        tracing::warn!("a simulated heartbeat failed: {why}");
-    }
-}
-
-async fn end(client: &Client, key: String) {
-    if let Err(why) = client.del::<(), _>(key).await {
-        tracing::warn!("a simulated leave failed: {why}");
-    }
 }
 
 const FIRST: [&str; 20] = [
@@ -132,4 +190,33 @@ fn name(user: u32, names: &Names) -> String {
     let (first, number) = (FIRST[user as usize % FIRST.len()], user as usize / FIRST.len());
     let session = if names.pattern().needs_session() { "#demo" } else { "" };
     if number == 0 { format!("{first}{session}") } else { format!("{first}-{number}{session}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_crowd_lives_more_slowly() {
+        for users in [1, 200, 8_000, 50_000, 100_000] {
+            let Pace { beat, ttl } = Pace::of(users);
+            let rate = f64::from(users) / beat.as_secs_f64();
+            assert!(rate <= f64::from(BEATS_PER_SECOND), "{users} users send {rate} heartbeats a second");
+            assert!(beat >= LEAST_BEAT && ttl == beat * 3, "{users}");
+        }
+    }
+
+    #[test]
+    fn late_heartbeats_are_reported_now_and_then() {
+        let (start, pace, mut lateness) = (Instant::now(), Pace::of(50_000), Lateness::default());
+        let mut note = |late_s, at_s| {
+            let at = start + Duration::from_secs(at_s);
+            lateness.note(Duration::from_secs(late_s), at, 50_000, &pace)
+        };
+        assert_eq!(note(9, 0), None, "less than an interval");
+        let warning = note(12, 1).unwrap();
+        assert!(warning.contains("12.0s late") && warning.contains("--users 25000"), "{warning}");
+        assert_eq!(note(13, 5), None, "just reported");
+        assert!(note(14, 11).is_some());
+    }
 }

@@ -203,6 +203,11 @@ impl Hub {
         self.shard(user).roster.keys(user)
     }
 
+    /// The state of a user and all live keys, as many as the state has sessions.
+    pub fn live_keys(&self, user: &str) -> (Presence, Vec<Key>) {
+        self.shard(user).roster.live_keys(user)
+    }
+
     /// At most `most` users from a cursor on, and the cursor of the next page: those that `wanted` accepts by name and by whether
     /// they are online. Offline users are those who are remembered.
     pub fn page(

@@ -131,6 +131,22 @@ impl Roster {
         named.cloned().unwrap_or_default()
     }
 
+    /// The state of a user and the live keys, sorted; `sessions` counts these keys. A key that moves between two servers is one.
+    pub fn live_keys(&self, user: &str) -> (Presence, Vec<Key>) {
+        let Some(at) = self.find(user) else { return (Presence::Offline { last_seen: None }, Vec::new()) };
+        let entry = &self.users[at];
+        let mut keys = self.keys(user);
+        if entry.sessions as usize > keys.len() {
+            keys.extend(Key::new(user, None));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        match entry.presence() {
+            Presence::Online { since, .. } => (Presence::Online { since, sessions: keys.len() as u32 }, keys),
+            offline => (offline, keys),
+        }
+    }
+
     /// Passes up to `most` users to `take`, starting at slot `from`: those that `wanted` accepts by name and by whether they are
     /// online. Offline users are those who are remembered.
     /// Returns the slot where the next page starts.
@@ -324,6 +340,33 @@ mod tests {
         assert_eq!(roster.apply(&change("a#phone", false, 20, 10)), None, "the old owner dropped it");
         assert_eq!(roster.get("a"), Presence::Online { since: Some(Time::from_ms(10)), sessions: 1 });
         assert_eq!(roster.keys("a").len(), 1, "the session name stays");
+    }
+
+    #[test]
+    fn live_keys_are_as_many_as_sessions() {
+        let mut roster = Roster::new(10);
+        let names = |roster: &Roster, user: &str| {
+            let (presence, keys) = roster.live_keys(user);
+            let names: Vec<String> = keys.iter().map(|key| key.as_str().to_owned()).collect();
+            match presence {
+                Presence::Online { sessions, .. } => assert_eq!(sessions as usize, names.len()),
+                Presence::Offline { .. } => assert!(names.is_empty()),
+            }
+            names
+        };
+        assert_eq!(names(&roster, "a"), [""; 0], "an unknown user");
+        for key in ["a#tab", "a", "a#phone"] {
+            roster.apply(&change(key, true, 10, 10));
+        }
+        assert_eq!(names(&roster, "a"), ["a", "a#phone", "a#tab"]);
+        roster.apply(&change("a#tab", true, 20, 10));
+        assert_eq!(names(&roster, "a"), ["a", "a#phone", "a#tab"], "one key moves between two servers");
+        roster.apply(&change("a", false, 30, 10));
+        roster.apply(&change("a#tab", false, 30, 10));
+        assert_eq!(names(&roster, "a"), ["a#phone", "a#tab"]);
+        roster.apply(&change("a#tab", false, 30, 10));
+        roster.apply(&change("a#phone", false, 30, 10));
+        assert_eq!(names(&roster, "a"), [""; 0]);
     }
 
     #[test]

@@ -186,6 +186,36 @@ pub enum QueriedUser {
     },
 }
 
+/// Answer to `GET /v1/users/{user}`.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct UserAnswer {
+    #[serde(flatten)]
+    pub user: UserObject,
+    /// With `?sessions=true`: the live sessions, as many as `sessions` counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub sessions_list: Option<Vec<SessionObject>>,
+}
+
+/// A live session of a user.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct SessionObject {
+    /// Null for the key that names no session.
+    #[schema(value_type = Option<schema::Session>, required = true)]
+    pub session: Option<String>,
+    /// Milliseconds left of the key's TTL; null if the key has no TTL. 0 if Redis no longer has the key: the session ends now, or
+    /// at the deadline of its last heartbeat if Redis lost the key.
+    #[schema(required = true)]
+    pub ttl_left_ms: Option<u64>,
+    /// The whole TTL in milliseconds, as far as the daemon has learnt it; null if the key has none, or it is not known.
+    #[schema(required = true)]
+    pub ttl_ms: Option<u64>,
+    /// The key in Redis.
+    pub key: String,
+}
+
 /// Answer to `DELETE /v1/sockets`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]

@@ -157,6 +157,8 @@ fn or_null(name: &str) -> RefOr<Schema> {
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct Stats {
+    /// The daemon's version.
+    pub version: String,
     pub epoch: String,
     pub seq: u64,
     pub uptime_ms: u64,
@@ -181,10 +183,14 @@ pub struct Stats {
     /// Null at a daemon with `--hold watched`.
     #[schema(required = true)]
     pub keys_without_ttl: Option<i64>,
-    /// Time from a deadline to its transition.
+    /// Time from a deadline to its transition: the latest 10,000.
     pub lag_ms: Percentiles,
-    /// Time from the write of the daemon's canary key to its event.
+    /// Time from the write of the daemon's canary key to its event: the latest 10,000.
     pub event_lag_ms: Percentiles,
+    /// Time from a deadline to its transition, in the last minute; `p50` and `p99` are at most 5 % off.
+    pub lag_last_minute_ms: Percentiles,
+    /// Time from the write of the daemon's canary key to its event, in the last minute; `p50` and `p99` are at most 5 % off.
+    pub event_lag_last_minute_ms: Percentiles,
     pub redis: RedisStats,
 }
 
@@ -196,7 +202,7 @@ pub struct Transitions {
     pub offline: u64,
 }
 
-/// Percentiles of the latest values, in milliseconds; null before the first value.
+/// Percentiles in milliseconds, null without a value, and of how many values.
 #[derive(ToSchema)]
 #[allow(missing_docs)]
 pub struct Percentiles {

@@ -113,6 +113,37 @@ impl Browser {
         assert!(done.is_null(), "{keys:?}: {done}");
     }
 
+    /// Moves the mouse to the middle of the first element that a selector finds. Presses its button too if `click`.
+    pub async fn point(&self, selector: &str, click: bool) {
+        let middle = format!(
+            "const one = document.querySelector({}); one.scrollIntoView({{ block: 'nearest' }});
+             const {{ left, top, width, height }} = one.getBoundingClientRect(); return [left + width / 2, top + height / 2].map(Math.floor)",
+            json!(selector)
+        );
+        let at = self.run(&middle).await;
+        assert!(at[0].is_number(), "{selector}: {at}");
+        let mut actions = vec![json!({"type": "pointerMove", "duration": 0, "x": at[0], "y": at[1]})];
+        if click {
+            actions.extend(["pointerDown", "pointerUp"].map(|kind| json!({"type": kind, "button": 0})));
+        }
+        let mouse = json!({"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": actions});
+        let done = self.post(&format!("session/{}/actions", self.session), json!({"actions": [mouse]})).await;
+        assert!(done.is_null(), "{selector}: {done}");
+    }
+
+    /// Waits until the text of the element with this id contains this part.
+    pub async fn says(&self, id: &str, part: &str) {
+        let text = format!("return document.getElementById({}).textContent", json!(id));
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let last = self.run(&text).await;
+            if last.as_str().is_some_and(|last| last.contains(part)) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < end, "{id} is {last} without {part:?}");
+        }
+    }
+
     /// Waits until a function's body returns `wanted`.
     pub async fn shows(&self, script: &str, wanted: Value) {
         let mut last = Value::Null;

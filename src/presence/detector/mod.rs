@@ -304,6 +304,14 @@ impl Detector {
         slot.is_some_and(Slot::is_live)
     }
 
+    /// The TTL in milliseconds that a live key is believed to have; `None` if it has none, or is not live here. Until the key's own
+    /// is known, it is that of most keys.
+    pub fn ttl_ms(&self, key: &Key) -> Option<u64> {
+        let slot = self.table.find(key.as_bytes()).and_then(|at| self.table.get(at))?;
+        let has_ttl = slot.is_live() && !slot.is_immortal();
+        has_ttl.then(|| slot.ttl_or(self.settings.first_ttl_ms))
+    }
+
     /// Whether the key of this name is believed live here, and nothing says that it may have moved.
     pub fn has_settled(&self, name: &[u8]) -> bool {
         self.table.find(name).and_then(|at| self.table.get(at)).is_some_and(Slot::is_settled)

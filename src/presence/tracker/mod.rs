@@ -257,6 +257,11 @@ impl Tracker {
         self.servers.iter().map(Server::state).collect()
     }
 
+    /// The TTL in milliseconds that a live key is believed to have; `None` if it has none, or is not live.
+    pub fn ttl_ms(&self, key: &Key) -> Option<u64> {
+        self.servers.iter().find_map(|server| server.detector.ttl_ms(key))
+    }
+
     /// The counts of all detectors, those of forgotten servers included.
     pub fn counts(&self) -> Counts {
         let mut all = self.forgotten;

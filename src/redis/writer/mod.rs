@@ -4,12 +4,14 @@
 
 mod connection;
 mod lane;
+mod lives;
 mod release;
 mod servers;
 mod sockets;
 mod token;
 
 pub use connection::WriteConnection;
+pub use lives::{KeyLife, TtlQuestion};
 pub(in crate::redis) use release::Announcer;
 pub(in crate::redis) use servers::{Servers, Write, confirmed};
 pub use sockets::{Renewal, Renewed, Unreleased};
@@ -50,6 +52,8 @@ pub struct Store {
     ttl: Duration,
     /// The driver notes which keys were written with which TTL.
     written: Option<mpsc::Sender<WrittenKeys>>,
+    /// The driver knows the TTLs of all keys.
+    driver: Option<mpsc::Sender<TtlQuestion>>,
     channel: Channel,
     metrics: Arc<Metrics>,
     /// A server refused `SET … GET`: it is older than 6.2, or the rights do not allow it.
@@ -67,13 +71,24 @@ impl Store {
     ) -> Store {
         let channel = Channel::new(&daemon, metrics.clone());
         let servers = Servers::new(NAME, topology, primary, Announcer::new(channel.clone(), &names));
-        let (written, without_get) = (None, AtomicBool::new(false));
-        Store { servers, names, daemon, seal, ttl, written, channel, metrics, without_get }
+        let (written, driver, without_get) = (None, None, AtomicBool::new(false));
+        Store { servers, names, daemon, seal, ttl, written, driver, channel, metrics, without_get }
     }
 
-    /// The same store, which also reports to the driver what it writes, and publishes messages over `channel`.
-    pub fn reporting(self, written: mpsc::Sender<WrittenKeys>, channel: Channel) -> Store {
-        Store { written: Some(written), channel, ..self }
+    /// The same store, which also reports to the driver what it writes, asks the driver for TTLs, and publishes messages over
+    /// `channel`.
+    pub fn reporting(
+        self,
+        written: mpsc::Sender<WrittenKeys>,
+        driver: mpsc::Sender<TtlQuestion>,
+        channel: Channel,
+    ) -> Store {
+        Store { written: Some(written), driver: Some(driver), channel, ..self }
+    }
+
+    /// The name of a key in Redis.
+    pub fn redis_key(&self, key: &Key) -> String {
+        self.names.redis_key(key.as_str())
     }
 
     /// The TTL of heartbeats that do not name one.

@@ -5,6 +5,7 @@ pub mod health;
 pub mod heartbeats;
 pub mod listing;
 mod request;
+mod sessions;
 pub mod sockets;
 pub mod stats;
 pub mod statuses;

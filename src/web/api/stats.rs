@@ -27,6 +27,7 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
     // Counts of everybody are null where only some users are kept.
     let holds_all = app.hub.holds_all();
     Ok(Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
         "epoch": app.hub.epoch(),
         "seq": app.hub.seq(),
         "uptime_ms": app.started.elapsed().as_millis() as u64,
@@ -45,6 +46,8 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
         "keys_without_ttl": holds_all.then(|| metrics.immortal_keys.get()),
         "lag_ms": metrics.detection_lag.percentiles(),
         "event_lag_ms": metrics.event_lag.percentiles(),
+        "lag_last_minute_ms": metrics.detection_lag.last_minute(),
+        "event_lag_last_minute_ms": metrics.event_lag.last_minute(),
         "redis": {
             "status": if status.up { "up" } else { "down" },
             "since_ms": status.since.as_ms(),

@@ -1,7 +1,8 @@
 //! Queries of users: one, or several.
 
-use super::request::{self, Reply, UserName};
-use crate::protocol::{ErrorDetail, QueriedUser, QueryAnswer, QueryBody, UserObject, schema};
+use super::request::{self, QueryString, Reply, UserName};
+use super::sessions::{self, SessionsQuery};
+use crate::protocol::{ErrorDetail, QueriedUser, QueryAnswer, QueryBody, UserAnswer, schema};
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
 use crate::web::describe::openapi::{OfBody, OfQuestion};
@@ -10,22 +11,38 @@ use axum::body::Body;
 use axum::extract::State;
 
 /// Is this user online?
+///
+/// With `sessions=true` also the sessions: their names, their keys, and how long they have to live. It is 503 while Redis cannot be
+/// read.
 #[utoipa::path(
     get,
     path = "/v1/users/{user}",
     tag = "users",
-    params(("user" = schema::User, Path)),
-    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    params(
+        ("user" = schema::User, Path),
+        ("sessions" = Option<bool>, Query, description = "List the sessions. Default: `false`"),
+    ),
+    responses((status = 200, description = "The user's state", body = UserAnswer), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<Json<UserObject>> {
+pub async fn user(
+    State(app): Shared,
+    pass: Pass,
+    UserName(user): UserName,
+    query: QueryString<SessionsQuery>,
+) -> Reply<Json<UserAnswer>> {
     pass.check_watch(&user)?;
+    let wanted = sessions::wanted(query)?;
     app.known()?;
     let _kept = app.keep(vec![user.clone()]).await?;
     let times = app.recalled([user.as_str()].into_iter()).await;
     let stale = app.known()? || !app.hub.is_known(&user);
-    let presence = app.hub.get(&user).with_last_seen(times.get(user.as_str()).copied());
-    Ok(Json(app.object(&user, presence, stale)))
+    let last = |presence: crate::presence::Presence| presence.with_last_seen(times.get(user.as_str()).copied());
+    let (presence, sessions_list) = match wanted {
+        true => sessions::list(&app, &user).await.map(|(presence, list)| (presence, Some(list)))?,
+        false => (app.hub.get(&user), None),
+    };
+    Ok(Json(UserAnswer { user: app.object(&user, last(presence), stale), sessions_list }))
 }
 
 /// Is the user called "query" online?
@@ -33,11 +50,16 @@ pub async fn user(State(app): Shared, pass: Pass, UserName(user): UserName) -> R
     get,
     path = "/v1/users/query",
     tag = "users",
-    responses((status = 200, description = "The user's state", body = UserObject), OfQuestion),
+    params(("sessions" = Option<bool>, Query, description = "List the sessions. Default: `false`")),
+    responses((status = 200, description = "The user's state", body = UserAnswer), OfQuestion),
     security(("bearer" = []))
 )]
-pub async fn user_query(app: Shared, pass: Pass) -> Reply<Json<UserObject>> {
-    user(app, pass, UserName("query".into())).await
+pub async fn user_query(
+    app: Shared,
+    pass: Pass,
+    query: QueryString<SessionsQuery>,
+) -> Reply<Json<UserAnswer>> {
+    user(app, pass, UserName("query".into()), query).await
 }
 
 /// Which of these users are online?

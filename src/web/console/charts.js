@@ -17,11 +17,14 @@ export class Chart {
   #second = thisSecond();
   /** One list of values per second, the current second last; null where nothing is known. */
   samples = [];
+  /** Whether seconds without a transition are known to have none. */
+  known = true;
 
   /**
    * @param {string} id of the element that the chart fills
-   * @param {{ title: string, series?: string[], fromZero?: boolean, counts?: boolean }} options `counts`: each second starts
-   *   at zero and add() increases it; else the value of a second is the last one that was set
+   * @param {{ title: string, series?: string[], fromZero?: boolean, log?: boolean, counts?: boolean }} options `counts`: each
+   *   second starts at zero and add() increases it; else the value of a second is the last one that was set. `log`: each
+   *   step of the same height is the same factor
    */
   constructor(id, options) {
     this.#options = { series: [''], ...options };
@@ -50,7 +53,7 @@ export class Chart {
     const second = thisSecond(), steps = Math.min(second - this.#second, SECONDS + 1);
     this.#second = second;
     if (!this.samples.length) return;
-    for (let i = 0; i < steps; i++) this.samples.push(this.#options.counts ? [0] : null);
+    for (let i = 0; i < steps; i++) this.samples.push(this.#options.counts && this.known ? [0] : null);
     this.samples = this.samples.slice(-SECONDS - 2);
   }
 
@@ -80,7 +83,8 @@ export class Chart {
     const width = Math.max(LEAST_SECONDS, whole.length - 1), from = width - whole.length + 1;
     setAttribute(this.#svg, 'viewBox', `0 0 ${width} ${HEIGHT}`);
     setText(this.#labels[2], `${span(width * 1000)} ago`);
-    const point = (value, i) => `${from + i} ${(HEIGHT - 1 - ((value - low) / (high - low)) * (HEIGHT - 2)).toFixed(2)}`;
+    const scale = this.#options.log ? (value) => Math.log(Math.max(value, low) / low) / Math.log(high / low) : (value) => (value - low) / (high - low);
+    const point = (value, i) => `${from + i} ${(HEIGHT - 1 - scale(value) * (HEIGHT - 2)).toFixed(2)}`;
     this.#lines.forEach((line, n) => {
       const d = whole.map((values, i) => {
         if (!Number.isFinite(values?.[n])) return '';
@@ -106,6 +110,10 @@ export class Chart {
   }
 
   #range(low, high) {
+    if (this.#options.log) {
+      const least = 10 ** Math.floor(Math.log10(Math.max(low, 0.1)));
+      return [least, Math.max(10 * least, 10 ** Math.ceil(Math.log10(Math.max(high, 0.1))))];
+    }
     if (this.#options.fromZero) return [0, ceiling(high)];
     const more = Math.max(1, Math.ceil((high - low) * 0.1));
     return [Math.max(0, Math.floor(low - more)), Math.ceil(high + more)];

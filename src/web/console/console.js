@@ -1,39 +1,67 @@
 /** The console: watches everybody, and passes changes to the grid, the charts, the feed and the health panel. */
 
-import { Keybeat } from '../keybeat.js';
+import { DAEMON, copyButtons, curl } from './actions.js';
 import { Chart } from './charts.js';
+import { Connection } from './connection.js';
 import { Details } from './details.js';
 import { Grid } from './grid.js';
+import { Groups } from './groups.js';
 import { renderHealth, renderReady } from './health.js';
+import { addHelp } from './help.js';
 import { LEFT_MS, Roster } from './roster.js';
-import { $, clock, fold, make, number, plural, setSkew, setText, short } from './tools.js';
+import { search } from './search.js';
+import { $, clock, make, number, plural, setKnown, setSkew, setText, short } from './tools.js';
 
 const FEED_ROWS = 200;                  // maximum elements in the page
 const RENDER_MS = 100, FLOOD_MS = 400;  // minimum time between redraws; in a flood people cannot read more
 const FLOOD = 200;                      // transitions per second
-const POLL_MS = 2000, ANSWER_MS = 3000;
+const POLL_MS = 2000;
 
 // ---- State
 const roster = new Roster();
-let haveView = false;                   // a snapshot has arrived
 const latest = [];                      // transitions of the feed, newest first
+let stats = null;                       // the daemon's last answer; null: it does not answer
+let answering = false;                  // the daemon answered until now
+let knownAt = null;                     // when the users were last known to be right, on the page's clock
 
-const details = new Details(roster, askUser, (user) => latest.filter((one) => one.user === user));
-const grid = new Grid(roster, (user, byKey) => details.open(user, byKey));
+const connection = new Connection({ state: stateChanged, live: poll, ready: renderReady, snapshot: takeSnapshot, transitions: applyTransitions, status: renderSoon, group: (name, counts) => groups.take(name, counts) });
+const details = new Details(roster, connection, (user) => latest.filter((one) => one.user === user));
+const grid = new Grid(roster, (user, byKey) => details.open(user, byKey), (user) => connection.status(user));
 details.attach(grid);
+const groups = new Groups(connection);
 
 const charts = {
   online: new Chart('online-chart', { title: 'Users online' }),
   rate: new Chart('rate-chart', { title: 'Transitions per second', counts: true, fromZero: true }),
-  lag: new Chart('lag-chart', { title: 'Detection lag in milliseconds', series: ['p50', 'p99'], fromZero: true }),
+  lag: new Chart('lag-chart', { title: 'Detection lag of the last minute in milliseconds', series: ['p50', 'p99'], log: true }),
 };
+
+function takeSnapshot(users) {
+  if (connection.haveView) addToFeed({ gap: true });
+  roster.replace(users);
+  charts.rate.begin();
+  renderSoon();
+}
 
 function applyTransitions(transitions) {
   for (const one of transitions) {
     roster.apply(one);
     addToFeed(one);
+    if (one.user === details.user) details.refresh();
   }
   charts.rate.add(transitions.length);
+  renderSoon();
+}
+
+/** Everything that is unknown is greyed: what the daemon says while it does not answer, and the users while Redis is away too. */
+function stateChanged(stale) {
+  if (!stale && connection.haveView) knownAt = null;
+  else if (stale) knownAt ??= Date.now();
+  if (!connection.answers) renderStats(null);
+  if (answering && !connection.answers) renderReady(undefined);
+  answering = connection.answers;
+  groups.draw();
+  $('forget').hidden = !connection.token;
   renderSoon();
 }
 
@@ -52,6 +80,7 @@ function render() {
   lastRender = performance.now();
   roster.pick();
   renderWords(); // before the grid, because the texts may replace it
+  renderCounts();
   grid.draw();
   renderFeed();
   details.draw();
@@ -59,13 +88,15 @@ function render() {
 }
 
 function renderWords() {
-  const { needle, kind, held, matches } = roster, size = roster.users.size;
-  if (haveView) setText($('online'), number.format(size));
+  const { kind, held, matches } = roster, size = roster.users.size, { haveView } = connection;
+  const needle = $('filter').value.trim();
   const among = kind === 'left' ? plural(matches, 'user') + ' went offline while this page was open' : `${number.format(matches)} went online in the last minute`;
-  const all = kind === 'online' ? 'Newest first' : among;
+  const all = kind === 'online' ? 'Select a user to see sessions and keys' : among;
   setText($('matches'), !haveView ? '' : needle ? `${number.format(matches)} of ${number.format(kind === 'left' ? roster.left.size : size)} match` : all);
-  $('release').hidden = !held;
-  if (held) setText($('release'), held.came || held.left ? `Paused: ${number.format(held.came)} came, ${number.format(held.left)} left since. Show` : 'Paused. Back to the newest');
+  const since = held?.came || held?.left ? `: ${number.format(held.came)} came, ${number.format(held.left)} left since` : '';
+  setText($('paused'), held && grid.pointed ? `Paused while the pointer is on the list${since}` : '');
+  $('release').hidden = !held || grid.pointed;
+  if (held) setText($('release'), since ? `Paused${since}. Show` : 'Paused. Back to the beginning');
   const empty = haveView && !size && kind === 'online' && !needle && !roster.shown.length;
   $('empty').hidden = !empty;
   const nobody = haveView && !empty && !roster.shown.length;
@@ -73,7 +104,18 @@ function renderWords() {
   if (!nobody) return;
   setText($('nobody-words'), needle ? 'No user matches.' : 'No users yet.');
   $('look-up').hidden = !needle;
-  setText($('look-up'), `Look up ${$('filter').value.trim()}`);
+  setText($('look-up'), `Look up ${needle}`);
+}
+
+/** One number of users for the whole page; sessions are these users and the further sessions that the daemon counts. */
+function renderCounts() {
+  const { users_online, sessions, sockets } = stats ?? {}, size = roster.users.size;
+  if (connection.haveView) setText($('online'), number.format(size));
+  const known = Number.isFinite(sessions) && Number.isFinite(users_online);
+  const words = [known && plural(size + Math.max(0, sessions - users_online), 'session'), Number.isFinite(sockets) && plural(sockets, 'socket')];
+  const asOf = knownAt === null ? null : `as of ${clock.format(knownAt)}`;
+  setText($('counts'), asOf ?? words.filter(Boolean).join(' · '));
+  for (const id of ['online', 'counts']) $(id).classList.toggle('unknown', knownAt !== null);
 }
 
 // ---- The feed
@@ -105,47 +147,39 @@ function feedRow(entry) {
 }
 
 // ---- The daemon's figures
-let polls = 0, polling = false, unanswered = 0;
-let lag = null;                         // the latest percentiles
-
-/** The daemon's address. A proxy may serve it below a path. */
-const DAEMON = new URL('..', import.meta.url);
-const ask = (path, body) => fetch(new URL(path, DAEMON), {
-  method: body ? 'POST' : 'GET', body: body && JSON.stringify(body), cache: 'no-store', signal: AbortSignal.timeout(ANSWER_MS),
-  headers: { ...(body && { 'Content-Type': 'application/json' }), ...(token && { Authorization: `Bearer ${token}` }) },
-});
+let polls = 0, polling = false;
 
 async function poll() {
   if (polling || document.hidden) return;
   polling = true;
   const asked = performance.now();
   try {
-    const answer = await ask('v1/stats');
-    unanswered = 0;
+    const answer = await connection.ask('GET', 'v1/stats');
     setSkew(Date.parse(answer.headers.get('date')) + 500 - Date.now()); // the header has whole seconds
-    const stats = answer.ok ? await answer.json() : {};
-    renderStats(stats);
-    // A status message that arrived after the request is newer than the answer.
-    if (stats.redis?.status && redisStatusAt < asked) setRedis(stats.redis.status, redisSince);
-    if (answer.ok && polls++ % 3 === 0) await refreshSessions();
-    renderReady(await (await ask('readyz')).text());
+    const body = answer.ok ? await answer.json() : {};
+    connection.answered(asked, body.redis?.status);
+    renderStats(body);
+    if (polls++ % 3 === 0) await refreshSessions();
+    renderReady(await connection.readiness());
     await details.refresh();
   } catch {
-    if (++unanswered >= 3) keybeat?.reconnect(); // the daemon vanished: without this the connection would look open for minutes
+    connection.notAnswered();
   } finally {
     polling = false;
   }
 }
 
-function renderStats(stats) {
-  lag = stats.lag_ms?.count ? stats.lag_ms : null;
+/** `null`: the daemon does not answer. */
+function renderStats(answer) {
+  stats = answer;
+  const lag = stats?.lag_last_minute_ms;
   $('lag').querySelectorAll('dd').forEach((cell, i) => {
     const value = lag?.[['p50', 'p99', 'max'][i]];
     setText(cell, Number.isFinite(value) ? short(value) : '–');
+    cell.classList.toggle('unknown', stats === null);
   });
-  setText($('samples'), lag ? `latest ${number.format(lag.count)}` : 'no samples yet');
-  const counts = [[stats.sessions, 'session'], [stats.sockets, 'socket']].filter(([n]) => Number.isFinite(n));
-  setText($('counts'), counts.map(([n, word]) => plural(n, word)).join(' · '));
+  setText($('samples'), !lag ? '' : lag.count ? `${plural(lag.count, 'end')} in the last minute` : 'no ends in the last minute');
+  renderCounts();
   renderHealth(stats);
 }
 
@@ -153,170 +187,61 @@ function renderStats(stats) {
 async function refreshSessions() {
   const names = grid.inSight;
   if (!names.length) return;
-  const answer = await ask('v1/users/query', { users: names });
+  const answer = await connection.ask('POST', 'v1/users/query', { users: names });
   if (!answer.ok) return;
-  for (const { user, state, sessions } of (await answer.json()).users) {
-    const one = roster.users.get(user);
-    if (state === 'online' && one) one.sessions = sessions;
-  }
+  for (const { user, state, sessions } of (await answer.json()).users) if (state === 'online') roster.setSessions(user, sessions);
   renderSoon();
-}
-
-/** The daemon's object of one user. The name is in the body, because a path cannot contain every name. */
-async function askUser(user) {
-  const answer = await ask('v1/users/query', { users: [user] });
-  return answer.ok ? (await answer.json()).users[0] : null;
-}
-
-// ---- The connection
-let keybeat = null, phase = 'connecting'; // connecting, live, waiting, stopped
-let redis = 'up', redisSince = null, redisStatusAt = -Infinity;
-let token = '', stopReason = '', retryAt = 0;
-let askedReady = false;                 // in this outage
-
-/** Texts for the client's reasons to stop. */
-const STOPPED = {
-  unauthorized: 'A valid token is required',
-  invalid_token: 'A valid token is required',
-  token_expired: 'The token has expired. A new one is required',
-  forbidden: 'Not allowed: this token may not watch everybody',
-};
-
-function connect() {
-  keybeat?.close();
-  token = new URLSearchParams(location.hash.slice(1)).get('token') ?? ''; // after the #, so that no server logs it
-  [redis, redisSince, unanswered] = ['up', null, 0];
-  const mine = new Keybeat({ url: DAEMON, token });
-  const on = (type, handle) => mine.addEventListener(type, ({ detail }) => { if (mine === keybeat) handle(detail); });
-  on('state', handleState);
-  on('snapshot', takeSnapshot);
-  on('transitions', (transitions) => { if (phase === 'live') applyTransitions(transitions); });
-  on('redis', (status) => {
-    redisStatusAt = performance.now();
-    setRedis(status.redis, status.since_ms);
-  });
-  on('refused', ({ code, message }) => giveUp(STOPPED[code] ?? `The daemon refused: ${message}`, code in STOPPED));
-  keybeat = mine;
-  mine.watchAll();
-}
-
-function handleState({ state, reason, retry_ms }) {
-  if (state === 'stopped') {
-    const code = reason.split(':')[0];
-    return giveUp(STOPPED[code] ?? reason, code in STOPPED);
-  }
-  $('ask').hidden = true;
-  if (state === 'connecting') [redis, redisSince, unanswered] = ['up', null, 0];
-  if (state === 'waiting') {
-    retryAt = performance.now() + retry_ms;
-    if (!askedReady) askReady();
-  }
-  setPhase(state);
-  if (state !== 'live') return;
-  askedReady = false;
-  poll();
-}
-
-/** Without a connection, /readyz may still know the cause. Once per outage is enough. */
-async function askReady() {
-  askedReady = true;
-  renderReady(await ask('readyz').then((answer) => answer.text(), () => null));
-}
-
-function takeSnapshot({ users }) {
-  if (haveView) addToFeed({ gap: true });
-  roster.replace(users);
-  haveView = true;
-  charts.rate.begin();
-  renderSoon();
-}
-
-function giveUp(reason, askForToken = false) {
-  const mine = keybeat;
-  keybeat = null;
-  mine?.close();
-  $('ask').hidden = !askForToken;
-  stopReason = reason;
-  setPhase('stopped');
-  askReady();
-}
-
-function setPhase(to) {
-  phase = to;
-  renderState();
-}
-
-function setRedis(status, since) {
-  redis = status;
-  redisSince = since;
-  renderState();
-}
-
-// ---- The state of the connection, as shape and text
-const SHAPES = { // disc, ring, triangle, diamond, cross
-  live: 'M8 1a7 7 0 1 1 0 14A7 7 0 1 1 8 1z',
-  connecting: 'M8 1a7 7 0 1 1 0 14A7 7 0 1 1 8 1zm0 3a4 4 0 1 0 0 8a4 4 0 1 0 0-8z',
-  waiting: 'M8 1l8 14H0z',
-  down: 'M8 0l8 8-8 8-8-8z',
-  stopped: 'M3 0l5 5 5-5 3 3-5 5 5 5-3 3-5-5-5 5-3-3 5-5-5-5z',
-};
-
-function describeState() {
-  if (phase === 'connecting') return ['connecting', haveView ? 'Connecting' : 'Connecting…'];
-  if (phase === 'waiting') return ['waiting', 'Reconnecting'];
-  if (phase === 'stopped') return ['stopped', stopReason];
-  if (redis === 'down') return ['down', `Redis down${redisSince ? ` since ${clock.format(redisSince)}` : ''}`];
-  if (redis === 'reconciling') return ['down', 'Redis is back, reconciling'];
-  return ['live', 'Live'];
-}
-
-function renderState() {
-  const [shape, words] = describeState();
-  const stale = haveView && shape !== 'live';
-  $('pill').dataset.shape = shape;
-  $('pill').querySelector('path').setAttribute('d', SHAPES[shape]);
-  setText($('words'), words);
-  setText($('countdown'), phase === 'waiting' ? ` in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s` : '');
-  setText($('warning'), stale ? '. The data may be stale' : '');
-  document.body.classList.toggle('stale', stale);
 }
 
 // ---- Clocks, keys, buttons
 function tick() {
-  const live = phase === 'live' && haveView, stale = document.body.classList.contains('stale');
+  const { live } = connection, stale = document.body.classList.contains('stale'), lag = stats?.lag_last_minute_ms;
   charts.online.set(live ? [roster.users.size] : null);
-  charts.lag.set(live && lag ? [lag.p50, lag.p99] : null);
+  charts.lag.set(live && lag?.count ? [lag.p50, lag.p99] : null);
+  charts.rate.known = live;
   charts.rate.roll();
   for (const chart of Object.values(charts)) chart.draw();
-  renderRate();
-  if (haveView) document.title = `${number.format(roster.users.size)} online${stale ? ' (stale)' : ''} · keybeat`;
+  renderRate(stale);
+  if (connection.haveView) document.title = `${number.format(roster.users.size)} online${stale ? ' (stale)' : ''} · keybeat`;
   if (roster.kind === 'recent') renderSoon(); // users stop being new
   else grid.draw();
   details.draw();
 }
 
-function renderRate() {
-  const counts = charts.rate.whole.map(([n]) => n);
-  if (!counts.length) return;
+function renderRate(stale) {
+  const counts = charts.rate.whole.filter(Boolean).map(([n]) => n);
+  $('rate').classList.toggle('unknown', stale);
+  if (stale || !counts.length) return setText($('rate'), '–');
   const recent = counts.slice(-10);
   setText($('rate'), short(recent.reduce((sum, n) => sum + n, 0) / recent.length));
   setText($('peak'), `peak ${number.format(Math.max(...counts))} in 2 min`);
 }
 
+/** Reads the search, the kind, the order and the view from their fields. */
 function setFilter() {
-  roster.needle = fold($('filter').value.trim());
+  roster.search = search($('filter').value);
   roster.kind = document.querySelector('#kinds :checked').value;
+  const [by, order] = $('sort').value.split(' ');
+  roster.sort(by, order === 'down');
+  grid.show(document.querySelector('#views :checked').value);
   release();
 }
 
 function release() {
   grid.release();
-  roster.hold(false);
   renderSoon();
 }
 
+/** A column of the table sorts by it, and the other way round if it does already. */
+function sortBy({ target }) {
+  const { by } = target.closest('[data-by]').dataset;
+  const down = by === roster.by ? !roster.down : by !== 'user';
+  $('sort').value = `${by} ${down ? 'down' : 'up'}`;
+  setFilter();
+}
+
 function keyOnPage(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open], :popover-open')) return;
   const typing = document.activeElement?.matches('input:not([type=radio])');
   if (event.key === '/' && !typing) {
     event.preventDefault();
@@ -324,7 +249,7 @@ function keyOnPage(event) {
   } else if (event.key === 'Escape') escape();
 }
 
-/** One step back: close the details, then clear the search, then return to the newest. */
+/** One step back: close the details, then clear the search, then return to the beginning. */
 function escape() {
   if (details.close()) return;
   if ($('filter').value) {
@@ -345,37 +270,32 @@ function keyInFilter(event) {
   }
 }
 
-/** Puts the token after the #, so that a reload keeps it and no server logs it. */
 function useToken(event) {
   event.preventDefault();
-  location.hash = new URLSearchParams({ token: $('token').value.trim() });
+  connection.useToken($('token').value.trim());
   $('token').value = '';
 }
 
-function copy({ target }) {
-  const code = target.previousElementSibling;
-  getSelection().selectAllChildren(code); // if the page may not write to the clipboard, Ctrl+C works
-  const show = (text) => { target.textContent = text; };
-  Promise.resolve(navigator.clipboard?.writeText(code.textContent)).then(() => show(navigator.clipboard ? 'Copied' : 'Selected'), () => show('Selected'));
-  setTimeout(show, 1500, 'Copy');
-}
-
-const pollIfLive = () => { if (phase === 'live') poll(); };
-$('curl').textContent = `curl -X PUT ${DAEMON}v1/users/alice/heartbeat`;
+const pollIfLive = () => { if (connection.connected) poll(); };
+$('curl').textContent = curl('PUT', new URL('v1/users/alice/heartbeat', DAEMON), false);
 $('filter').addEventListener('input', setFilter);
 $('filter').addEventListener('keydown', keyInFilter);
-$('kinds').addEventListener('change', setFilter);
+for (const id of ['kinds', 'views', 'sort']) $(id).addEventListener('change', setFilter);
+for (const button of document.querySelectorAll('#columns button')) button.addEventListener('click', sortBy);
 $('release').addEventListener('click', release);
+$('users').addEventListener('held', renderSoon);
 $('users').addEventListener('scroll', renderSoon, { passive: true }); // scrolling may hold or release the list
 $('users').addEventListener('keydown', renderSoon);
 $('look-up').addEventListener('click', () => details.open($('filter').value.trim(), true));
-document.querySelectorAll('.command button').forEach((button) => button.addEventListener('click', copy));
 $('ask').addEventListener('submit', useToken);
+$('forget').addEventListener('click', () => connection.useToken(''));
 addEventListener('keydown', keyOnPage);
-addEventListener('hashchange', () => { if (phase === 'waiting' || phase === 'stopped') connect(); }); // a new token
+addEventListener('hashchange', () => connection.takeToken());
 document.addEventListener('visibilitychange', pollIfLive);
+copyButtons();
+addHelp();
 setInterval(pollIfLive, POLL_MS);
 setInterval(tick, 1000);
-setInterval(() => { if (phase === 'waiting') renderState(); }, 250);
+setInterval(() => { if ($('pill').dataset.shape === 'waiting') connection.draw(); }, 250);
 setFilter(); // a reload keeps the search text
-connect();
+if (!connection.takeToken()) connection.connect();

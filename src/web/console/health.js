@@ -1,6 +1,6 @@
 /** The health of the daemon and its Redis servers: from /v1/stats, and from /readyz, which needs no token. */
 
-import { $, clock, make, number, plural, setText, span } from './tools.js';
+import { $, clock, make, number, plural, setKnown, setText, span } from './tools.js';
 
 /** Shapes that distinguish the states without colour. */
 const MARKS = { up: '●', ready: '●', reconciling: '◆', down: '▲', 'not ready': '▲' };
@@ -17,39 +17,64 @@ function byCause(total, counts) {
 
 function setState(element, state, words = state) {
   element.dataset.state = state;
-  setText(element, `${MARKS[state] ?? '○'} ${words}`);
+  element.classList.toggle('unknown', state === 'unknown');
+  setText(element, state === 'unknown' ? words : `${MARKS[state] ?? '○'} ${words}`);
 }
 
-/** Shows the body of /readyz; `null` means that no daemon answered. */
+/** Shows the body of /readyz; `null` means that no daemon answered, `undefined` that it is unknown. */
 export function renderReady(text) {
+  if (text === undefined) return setState($('health-ready'), 'unknown');
   const ready = text?.trim() === 'ready';
   setState($('health-ready'), ready ? 'ready' : 'not ready', text === null ? 'no daemon answers' : text.trim());
 }
 
-/** Shows the answer of /v1/stats; missing fields are left out. */
+/** Shows the answer of /v1/stats; missing fields are unknown, and without an answer all are. */
 export function renderHealth(stats) {
-  const { uptime_ms, sockets, watchers, redis = {}, gaps, repairs, repairs_by_cause, keys_without_ttl } = stats;
+  const { version, uptime_ms, sockets, watchers, redis = {}, gaps, repairs, repairs_by_cause, keys_without_ttl } = stats ?? {};
   const daemon = [
     Number.isFinite(uptime_ms) && `up ${span(uptime_ms)}`,
     Number.isFinite(sockets) && plural(sockets, 'socket'),
     Number.isFinite(watchers) && plural(watchers, 'watcher'),
   ];
-  setText($('health-daemon'), daemon.filter(Boolean).join(', ') || 'unknown');
+  setKnown($('health-daemon'), daemon.filter(Boolean).join(', ') || null);
+  if (version) setText($('version'), version);
   renderRedis(redis);
-  setText($('health-gaps'), gaps ? byCause(sum(gaps), gaps) : 'unknown');
-  setText($('health-repairs'), Number.isFinite(repairs) ? byCause(repairs, repairs_by_cause) : 'unknown');
-  $('health-immortal').parentElement.hidden = !keys_without_ttl;
-  if (keys_without_ttl) setText($('health-immortal'), `${number.format(keys_without_ttl)}: their users stay online until the keys are deleted`);
+  setKnown($('health-gaps'), gaps ? byCause(sum(gaps), gaps) : null);
+  setKnown($('health-repairs'), Number.isFinite(repairs) ? byCause(repairs, repairs_by_cause) : null);
+  optional('immortal', keys_without_ttl ? `${number.format(keys_without_ttl)}: their users stay online until the keys are deleted` : '');
+  for (const name of ['stream', 'webhooks']) optional(name, fields(stats?.[name]));
 }
 
-const LEASES = { held: 'this daemon listens for all', other: 'another daemon listens' };
-const RENEWALS = { set: 'set events', expire: 'set and expire events', new: 'questions', tracking: 'client tracking' };
+/** A row that is there only if there is something to say. */
+function optional(name, text) {
+  $(`health-${name}`).parentElement.hidden = !text;
+  setText($(`health-${name}`), text);
+}
+
+/** The fields that describe themselves. */
+const PLAIN = ['name', 'url', 'role'];
+
+/** The fields of an object, or of several, in words: `events, writer, lag 3, written 1,200`. */
+function fields(value) {
+  if (Array.isArray(value)) return value.map(fields).filter(Boolean).join('; ');
+  const known = Object.entries(value ?? {}).filter(([, one]) => one !== null);
+  return known.map(([name, one]) => {
+    const text = typeof one === 'number' ? number.format(one) : String(one);
+    if (PLAIN.includes(name)) return text;
+    return name === 'last_error' ? `${MARKS.down} last error: ${text}` : `${name.replaceAll('_', ' ')} ${text}`;
+  }).join(', ');
+}
+
+const SOURCES = { events: 'events of Redis', tracking: 'client tracking', sweeps: 'polling' };
+const RENEWALS = { set: 'SET events', expire: 'SET and EXPIRE events', new: 'a question at each deadline', tracking: 'client tracking' };
+const LEASES = { held: 'this daemon listens for all daemons', other: 'another daemon listens for all' };
 
 function renderRedis({ status, since_ms, cause, mode, swept_servers, renewals, lease, servers }) {
   const since = since_ms ? ` since ${clock.format(since_ms)}` : '';
   setState($('health-redis'), status ?? 'unknown', `${status ?? 'unknown'}${since}${status !== 'up' && cause ? `: ${cause}` : ''}`);
-  const sources = { events: 'events', tracking: 'client tracking', sweeps: `polling${swept_servers ? ` of ${plural(swept_servers, 'server')}` : ''}` };
-  setText($('health-mode'), [sources[mode] ?? mode ?? 'unknown', renewals && `renewals by ${RENEWALS[renewals] ?? renewals}`, LEASES[lease]].filter(Boolean).join(', '));
+  const polled = mode === 'sweeps' && swept_servers ? ` of ${plural(swept_servers, 'server')}` : '';
+  const source = mode && [`${SOURCES[mode] ?? mode}${polled}`, renewals && `heartbeats by ${RENEWALS[renewals] ?? renewals}`, LEASES[lease]];
+  setKnown($('health-mode'), source ? source.filter(Boolean).join(', ') : null);
   $('health-servers').hidden = !servers?.length;
   $('health-servers').tBodies[0].replaceChildren(...(servers ?? []).map(serverRow));
 }

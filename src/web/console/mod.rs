@@ -18,14 +18,19 @@ const DOCS: &str = include_str!("../docs/index.html");
 const CLIENT: &str = concat!(include_str!("client/keybeat.js"), "\n", include_str!("client/watches.js"));
 
 /// Name and text of each part. The head of a script describes what it does.
-const PARTS: [(&str, &str); 10] = [
+const PARTS: [(&str, &str); 15] = [
     ("console.css", include_str!("console.css")),
+    ("actions.js", include_str!("actions.js")),
     ("charts.js", include_str!("charts.js")),
+    ("connection.js", include_str!("connection.js")),
     ("console.js", include_str!("console.js")),
     ("details.js", include_str!("details.js")),
     ("grid.js", include_str!("grid.js")),
+    ("groups.js", include_str!("groups.js")),
     ("health.js", include_str!("health.js")),
+    ("help.js", include_str!("help.js")),
     ("roster.js", include_str!("roster.js")),
+    ("search.js", include_str!("search.js")),
     ("tools.js", include_str!("tools.js")),
     ("docs.css", include_str!("../docs/docs.css")),
     ("docs.js", include_str!("../docs/docs.js")),

@@ -1,6 +1,7 @@
-/** The users online, in the order in which they went online, and which of them to show. */
+/** The users online, in the order that the reader chose, and which of them to show. */
 
-import { fold, now_ms } from './tools.js';
+import { fold } from './search.js';
+import { now_ms } from './tools.js';
 
 /** How long a user who went offline stays visible, fading. */
 export const LEFT_MS = 700;
@@ -9,8 +10,30 @@ const RECENT_MS = 60_000;
 /** Maximum number of offline users to remember. */
 const LEFT_MOST = 10_000;
 
+const folded = (one) => (one.folded ??= fold(one.user));
+const compare = (a, b) => (a < b ? -1 : Number(a > b));
+
+/** Ascending orders. The last rule makes each order total, so that equal users do not change places. */
+const ORDERS = {
+  since: (a, b) => a.since - b.since,
+  user: (a, b) => compare(folded(a), folded(b)) || compare(a.user, b.user),
+  sessions: (a, b) => a.sessions - b.sessions || compare(a.user, b.user),
+};
+
+/** Two sorted lists as one. To sort 100,000 users again and again would take too long. */
+function merge(all, some, order) {
+  if (!some.length) return all;
+  const merged = [];
+  let next = 0;
+  for (const one of all) {
+    while (next < some.length && order(some[next], one) < 0) merged.push(some[next++]);
+    merged.push(one);
+  }
+  return merged.concat(some.slice(next));
+}
+
 /**
- * @typedef {{ user: string, since: number, sessions: number, came: number, gone: number | null, lastSeen?: number | null, folded?: string }} One
+ * @typedef {{ user: string, since: number, sessions: number, came: number, gone: number | null, lastSeen?: number | null, folded?: string, hit?: boolean, hitBy?: Function }} One
  * `came` and `gone` are on the page's own clock (performance.now), `since` and `lastSeen` on the daemon's.
  */
 export class Roster {
@@ -18,16 +41,28 @@ export class Roster {
   users = new Map();
   /** Users who went offline while the page was open, the latest last. @type {Map<string, One>} */
   left = new Map();
-  /** The users to show, newest first, and how many of them are only fading. @type {One[]} */
+  /** The users to show, and how many of them are only fading. @type {One[]} */
   shown = [];
   fading = 0;
-  /** While the reader has scrolled down, the list is held: the numbers of users who came and left since then. */
+  /** While the list is held, nothing moves: the numbers of users who came and left since then. */
   held = null;
-  /** The search text, folded, and the kind of users: `online`, `recent` or `left`. */
-  needle = '';
+  /** The check of folded names, or null; and the kind of users: `online`, `recent` or `left`. */
+  search = null;
   kind = 'online';
-  #order = []; // by `since`; pick() removes users who left
+  #order = []; // ascending, if sorted; pick() removes users who left and merges those who came
   #sorted = true;
+  #arrivals = [];
+  #by = 'since';
+  #down = true;
+
+  get by() { return this.#by; }
+  get down() { return this.#down; }
+
+  /** @param {'since' | 'user' | 'sessions'} by @param {boolean} down descending */
+  sort(by, down) {
+    if (by !== this.#by) this.#sorted = false;
+    [this.#by, this.#down] = [by, down];
+  }
 
   /** Replaces everything with a snapshot of everybody. */
   replace(objects) {
@@ -39,8 +74,7 @@ export class Roster {
       this.left.delete(user);
     }
     for (const one of before.values()) if (!this.users.has(one.user)) this.#leave(one, null);
-    this.#order = [...this.users.values()];
-    this.#sorted = false;
+    [this.#order, this.#arrivals, this.#sorted] = [[...this.users.values()], [], false];
   }
 
   /** Applies a transition; transitions must come in order. */
@@ -53,8 +87,15 @@ export class Roster {
     const one = { user, since: since_ms, sessions: 1, came: performance.now(), gone: null };
     this.users.set(user, one);
     this.left.delete(user);
-    if (one.since < this.#order.at(-1)?.since) this.#sorted = false;
-    this.#order.push(one);
+    this.#arrivals.push(one);
+  }
+
+  /** A second session is no transition. */
+  setSessions(user, sessions) {
+    const one = this.users.get(user);
+    if (!one || one.sessions === sessions) return;
+    one.sessions = sessions;
+    if (this.#by === 'sessions') this.#sorted = false;
   }
 
   #leave(one, lastSeen) {
@@ -73,28 +114,31 @@ export class Roster {
     else this.held ??= { came: 0, left: 0 };
   }
 
-  /** Picks the users to show; does nothing while the list is held. */
-  pick() {
+  /** Picks the users to show, and those who left within `left_ms`; does nothing while the list is held. */
+  pick(left_ms = LEFT_MS) {
     if (this.held) return;
     const now = performance.now();
-    const stays = (one) => one.gone === null || (now - one.gone < LEFT_MS && !this.users.has(one.user));
-    this.#order = this.#order.filter(stays);
-    if (!this.#sorted) this.#order.sort((a, b) => a.since - b.since); // mostly sorted already, so this is one pass
-    this.#sorted = true;
-    this.#show(this.kind === 'left' ? [...this.left.values()] : this.#order);
+    const stays = (one) => one.gone === null || (now - one.gone < left_ms && !this.users.has(one.user));
+    const order = ORDERS[this.#by], here = this.#order.filter(stays), arrivals = this.#arrivals.filter(stays).sort(order);
+    this.#order = this.#sorted ? merge(here, arrivals, order) : here.concat(arrivals).sort(order);
+    [this.#arrivals, this.#sorted] = [[], true];
+    if (this.kind !== 'left') return this.#show(this.#order);
+    const left = [...this.left.values()];
+    this.#show(this.#by === 'since' ? left : left.sort(ORDERS[this.#by]));
   }
 
   #show(all) {
-    const { kind, needle } = this;
-    const oldest = kind === 'recent' ? now_ms() - RECENT_MS : -Infinity;
-    this.shown = [];
-    this.fading = 0;
-    for (let i = all.length - 1; i >= 0 && all[i].since >= oldest; i--) {
-      const one = all[i];
-      if (needle && !(one.folded ??= fold(one.user)).includes(needle)) continue;
-      this.shown.push(one);
-      if (one.gone !== null && kind !== 'left') this.fading += 1;
-    }
+    const { kind } = this, oldest = kind === 'recent' ? now_ms() - RECENT_MS : -Infinity;
+    this.shown = all.filter((one) => !(one.since < oldest) && this.#hits(one));
+    if (this.#down) this.shown.reverse();
+    this.fading = kind === 'left' ? 0 : this.shown.reduce((sum, one) => sum + (one.gone !== null), 0);
+  }
+
+  /** Whether the search finds this user; each name is checked once. */
+  #hits(one) {
+    if (!this.search) return true;
+    if (one.hitBy !== this.search) [one.hit, one.hitBy] = [this.search(folded(one)), this.search];
+    return one.hit;
   }
 
   /** The number of users shown, without the fading ones. */

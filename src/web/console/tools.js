@@ -7,8 +7,6 @@ const day = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: '
 
 export const plural = (n, word) => `${number.format(n)} ${word}${n === 1 ? '' : 's'}`;
 export const short = (n) => (n < 100 ? n.toFixed(1) : number.format(Math.round(n)));
-/** Folds a name for case-insensitive search. */
-export const fold = (text) => text.normalize('NFKC').toLowerCase();
 
 let skew_ms = 0;
 
@@ -27,10 +25,42 @@ export function span(ms) {
   return `${Math.floor(seconds / size)} ${unit}`;
 }
 
+/** A duration in seconds up to two minutes, then in its largest unit. */
+export const exact = (ms) => (ms < 120_000 ? `${Math.floor(ms / 1000)} s` : span(ms));
+
 /** A time of day, with the date if it is not today. */
 export function instant(ms) {
   const today = new Date(ms).toDateString() === new Date().toDateString();
   return (today ? clock : day).format(ms);
+}
+
+/** A status in one line: its text, if it has one, else its JSON. */
+export function statusText(status) {
+  if (status === undefined || status === null) return '';
+  if (typeof status === 'string') return status;
+  return typeof status.text === 'string' ? status.text : JSON.stringify(status);
+}
+
+/** What this tab remembers. A browser may forbid it; then it lasts as long as the page. */
+const memory = new Map();
+export const remembered = {
+  get(name) {
+    try { return sessionStorage.getItem(`keybeat.${name}`) ?? memory.get(name) ?? null; } catch { return memory.get(name) ?? null; }
+  },
+  set(name, value) {
+    memory.delete(name);
+    if (value !== null) memory.set(name, value);
+    try {
+      if (value === null) sessionStorage.removeItem(`keybeat.${name}`);
+      else sessionStorage.setItem(`keybeat.${name}`, value);
+    } catch { /* see above */ }
+  },
+};
+
+/** Shows a text, or greyed that it is unknown. */
+export function setKnown(element, text) {
+  element.classList.toggle('unknown', text === null);
+  setText(element, text ?? 'unknown');
 }
 
 /** Changes the page only where the text differs. */

@@ -403,6 +403,7 @@ async fn stats_count_users_sessions_and_watchers() {
     for percentile in ["p50", "p99", "max"] {
         assert!(stats["lag_ms"][percentile].is_number(), "{stats}");
     }
+    assert_eq!(stats["lag_last_minute_ms"]["max"], stats["lag_ms"]["max"], "{stats}");
     assert_eq!(stats["redis"]["status"], "up", "{stats}");
     drop(redis);
 }

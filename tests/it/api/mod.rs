@@ -4,6 +4,7 @@ pub(crate) mod http;
 mod last_seen;
 mod logs;
 mod schemathesis;
+mod session_list;
 #[cfg(feature = "otel")]
 mod traces;
 #[cfg(not(feature = "otel"))]

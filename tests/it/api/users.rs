@@ -100,11 +100,14 @@ async fn answers_have_the_described_shape() {
     let long = "x".repeat(257);
     let many: Vec<u32> = (0..10_001).collect();
     let many: Vec<String> = many.iter().map(u32::to_string).collect();
-    let cases: [(&str, &str, &str, Option<Value>, u16); 32] = [
+    let cases: [(&str, &str, &str, Option<Value>, u16); 35] = [
         ("GET", "/v1/users/{user}", "/v1/users/alice", None, 200),
         ("GET", "/v1/users/{user}", "/v1/users/nobody", None, 200),
         ("GET", "/v1/users/{user}", &format!("/v1/users/{long}"), None, 400),
+        ("GET", "/v1/users/{user}", "/v1/users/alice?sessions=true", None, 200),
+        ("GET", "/v1/users/{user}", "/v1/users/nobody?sessions=true", None, 200),
         ("GET", "/v1/users/query", "/v1/users/query", None, 200),
+        ("GET", "/v1/users/query", "/v1/users/query?sessions=maybe", None, 400),
         ("GET", "/v1/users", "/v1/users?limit=1", None, 200),
         ("GET", "/v1/users", "/v1/users?limit=0", None, 400),
         ("GET", "/v1/users", "/v1/users?state=away", None, 400),

@@ -77,32 +77,49 @@ async fn console_asks_for_a_needed_token() {
     browser.open(&daemon.url("/")).await;
     let give = async |token: &str| {
         let script = format!(
-            "document.getElementById('token').value = {}; document.querySelector('#ask button').click(); return location.search",
+            "document.getElementById('token').value = {}; document.querySelector('#ask button').click(); return location.search + location.hash",
             json!(token)
         );
-        assert_eq!(browser.run(&script).await, "", "nothing of it is in what servers log");
+        assert_eq!(browser.run(&script).await, "", "nothing of it is in the address");
     };
     browser.shows(ASKS, json!(true)).await;
-    browser.shows(WORDS, json!("A valid token is required")).await;
+    browser.shows(WORDS, json!("A token is required")).await;
     assert_eq!(browser.run(WIDE).await, false, "nothing is cut off");
     give(&Issuer::new().token("alice", &["*"])).await;
-    browser.shows(WORDS, json!("A valid token is required")).await;
+    browser.shows(WORDS, json!("The token is not valid")).await;
+    browser.says("ask-why", "The daemon does not accept this token: ").await;
     browser.shows(ASKS, json!(true)).await;
     give(&issuer.token("alice", &["bob"])).await;
-    browser.shows(WORDS, json!("Not allowed: this token may not watch everybody")).await;
+    browser.shows(WORDS, json!("This token may not watch everybody")).await;
+    browser.says("ask-why", r#"its claim must be "watch":"*""#).await;
     give(&issuer.sign(&json!({"watch": "*", "exp": crate::common::tokens::now_s() + 60}))).await;
     browser.shows(NAMES, json!(["bob"])).await;
     assert_eq!(browser.run(ASKS).await, false);
 }
 
-fn text(id: &str) -> String {
-    format!("return document.getElementById('{id}').textContent")
+#[tokio::test]
+async fn token_stays_in_its_tab() {
+    let redis = Redis::start();
+    let issuer = Issuer::new();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
+    come(&redis, "bob");
+    let browser = Browser::start(1280, 800).await;
+    let token = issuer.token("alice", &["*"]);
+    browser.open(&daemon.url(&format!("/#token={token}"))).await;
+    browser.shows(NAMES, json!(["bob"])).await;
+    assert_eq!(browser.run("return location.href").await, daemon.url("/"), "the address does not keep it");
+    let kept = "return [Object.values(sessionStorage), Object.values(localStorage), document.cookie]";
+    assert_eq!(browser.run(kept).await, json!([[token], [], ""]));
+    browser.open(&daemon.url("/docs")).await;
+    browser.open(&daemon.url("/")).await;
+    browser.shows(NAMES, json!(["bob"])).await;
+    browser.run("document.getElementById('forget').click()").await;
+    browser.shows(WORDS, json!("A token is required")).await;
+    assert_eq!(browser.run(kept).await, json!([[], [], ""]));
 }
 
-/// Waits until a text has this in it.
-async fn says(browser: &Browser, id: &str, part: &str) {
-    let script = format!("return document.getElementById('{id}').textContent.includes({})", json!(part));
-    browser.shows(&script, json!(true)).await;
+fn text(id: &str) -> String {
+    format!("return document.getElementById('{id}').textContent")
 }
 
 #[tokio::test]
@@ -124,10 +141,10 @@ async fn list_of_ten_thousand_users_is_virtual() {
     browser.run(to_the_end).await;
     browser.shows("return document.getElementById('cell-9999') !== null", json!(true)).await;
     browser.shows(FEW, json!(true)).await;
-    // Who reads further down is not pushed on by those who come.
+    // New users do not move the part that the reader looks at.
     let before = browser.run(CELLS).await;
     come(&redis, "zoe");
-    says(&browser, "release", "1 came, 0 left since").await;
+    browser.says("release", "1 came, 0 left since").await;
     assert_eq!(browser.run(CELLS).await, before);
     browser.run("document.getElementById('release').click()").await;
     browser.shows("return document.querySelector('#cell-0 .name').textContent", json!("zoe")).await;
@@ -162,7 +179,7 @@ async fn keyboard_opens_a_user_of_the_console() {
     browser.press(ENTER).await;
     browser.shows(DETAILS, json!(["hanna", "online", "2 sessions", "now"])).await;
     redis.call(&["DEL", "presence:hanna", "presence:hanna#phone"]);
-    says(&browser, "details-seen", " ago)").await;
+    browser.says("details-seen", " ago)").await;
     assert_eq!(browser.run(&text("details-word")).await, "offline");
     assert_eq!(browser.run(&text("details-sessions")).await, "none");
     browser.press(ESCAPE).await;
@@ -193,17 +210,17 @@ async fn top_shows_daemon_and_redis() {
     browser.shows(&text("health-gaps"), json!("none")).await;
     assert_eq!(
         browser.run(&text("health-mode")).await,
-        "events, renewals by set events, this daemon listens for all"
+        "events of Redis, heartbeats by SET events, this daemon listens for all daemons"
     );
     redis.kill();
     browser.shows(STATE, json!("down")).await;
-    says(&browser, "warning", "may be stale").await;
-    says(&browser, "health-ready", "▲ not ready").await;
-    says(&browser, "health-redis", "▲ down since").await;
+    browser.says("warning", "may be stale").await;
+    browser.says("health-ready", "▲ not ready").await;
+    browser.says("health-redis", "▲ down since").await;
     redis.run();
     browser.shows(STATE, json!("live")).await;
     browser.shows(&text("health-ready"), json!("● ready")).await;
-    says(&browser, "health-gaps", "1: ").await;
+    browser.says("health-gaps", "1: ").await;
     let drawn = "return document.querySelectorAll('.chart:not(.empty) .line-0[d]').length >= 2";
     browser.shows(drawn, json!(true)).await;
     let label = "return /^Users online: 1; from \\d+ to \\d+ in the last/.test(document.getElementById('online-chart').getAttribute('aria-label'))";

@@ -24,7 +24,7 @@ function checkAll() {
     const worded = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
     if (worded) check(element, 'text', style.color, ground, 4.5);
     if (element.placeholder) check(element, 'placeholder', getComputedStyle(element, '::placeholder').color, ground, 4.5);
-    if (element.matches('button, input:not([type=radio]), #kinds')) check(element, 'edge', style.borderTopColor, behind(element.parentElement), 3);
+    if (element.matches('button:not(#columns button), input:not([type=radio]), select, .choice')) check(element, 'edge', style.borderTopColor, behind(element.parentElement), 3);
     if (element.matches('.dot')) check(element, 'dot', getComputedStyle(element, '::before').color, ground, 3);
     if (element.matches('.drawing .line')) check(element, 'line', style.stroke, ground, 3);
     if (element.matches('#pill svg')) check(element, 'shape', style.fill, ground, 3);
@@ -33,6 +33,8 @@ function checkAll() {
 const reveal = (which) => document.querySelectorAll(which).forEach((hidden) => { hidden.hidden = false; });
 // A hint stands in the place of the users.
 reveal('body [hidden]:not(.hint, .hint *)');
+document.getElementById('confirm').show();
+document.getElementById('help').showPopover();
 const users = document.querySelectorAll('#users .user'), pill = document.getElementById('pill');
 ['new', 'left fades', 'opened'].forEach((marks, i) => users[i].classList.add(...marks.split(' ')));
 const inSight = users[1].getClientRects().length > 0;

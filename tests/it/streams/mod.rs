@@ -3,7 +3,10 @@
 mod beat;
 mod churn;
 mod console;
+mod console_figures;
+mod console_sessions;
 mod console_sight;
+mod console_users;
 mod events;
 mod grace;
 mod js_client;

@@ -12,6 +12,7 @@ use super::*;
 /// - `written KEY TTL`, `ends KEY MS`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
 ///   and no surprise counts any longer
 /// - `adopted KEY SEEN DEADLINE [granted] [fickle] [notyet]`, from the server 1
+/// - `ttl KEY`: adds the TTL that the key is believed to have to the outputs
 /// - `page KEY…`: the last page of the scan
 /// - `open`, `close`: the fences of the oldest batch; `answers KEY=MS|-|never|moved|notyet …`: its answers;
 ///   `next`: go on to the next batch; `answered …`: all four in order
@@ -115,6 +116,10 @@ impl Run {
             "claimed" => self.feed(now, Input::Claimed(word())),
             "written" => self.feed(now, Input::Written(word(), words[1].parse().unwrap())),
             "ends" => self.feed(now, Input::EndsIn(word(), words[1].parse().unwrap())),
+            "ttl" => {
+                let ttl = self.detector.ttl_ms(&Key::parse(word()).unwrap());
+                self.said.push(format!("{} ttl {} {ttl:?}", now.as_ms(), words[0]));
+            }
             "confirmed" => self.detector.confirm_all(),
             "calm" => {
                 self.detector.confirm_all();

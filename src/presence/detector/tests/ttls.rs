@@ -14,6 +14,20 @@ fn key_without_ttl_is_asked_for_at_growing_pauses() {
 }
 
 #[test]
+fn believed_ttl_is_the_own_or_the_common_one() {
+    check(
+        "0 up r; 0 page; 0 ttl a; 0 set a; 0 ttl a; 1 answered a=20; 2 ttl a; 3 set b; 4 answered b=never; 4 ttl b; 9 del a; 9 ttl a",
+        "0 reconciled; 0 ttl a None; 0 +a Heartbeat seen 0; 0 ask a; 0 ttl a Some(30); 2 ttl a Some(20); 3 +b Heartbeat seen 3; \
+         3 ask b; 4 ttl b None; 9 -a Deleted at 9 seen 0; 9 ttl a None",
+    );
+    // Where another daemon asks at deadlines.
+    check(
+        "0 up r follows; 0 page; 5 created a; 5 ttl a; 6 written a 500; 6 ttl a",
+        "0 reconciled; 5 +a Heartbeat seen 5; 5 ttl a Some(30); 6 ttl a Some(500)",
+    );
+}
+
+#[test]
 fn key_without_ttl_stays_until_deleted() {
     check(
         "0 up r; 0 page; 0 set a; 1 answered a=never; 500 due; 900 del a",
