@@ -12,7 +12,7 @@ const FLOORS: [&str; 7] = [
     "error lock certificates panics",
     "protocol config metrics traces",
     "hub redis",
-    "driver web client supervisor",
+    "driver sinks web client supervisor",
     "server",
     "cli main",
 ];
@@ -20,7 +20,16 @@ const FLOORS: [&str; 7] = [
 /// The rooms of a folder, from the lowest floor to the highest. The folder's mod.rs is `mod`; without a line of its own it is
 /// above all rooms.
 const ROOMS: [(&str, &[&str]); 3] = [
-    ("presence", &["time key renewals", "change slots pattern reads", "table", "roster detector", "tracker"]),
+    (
+        "presence",
+        &[
+            "time key renewals fnv",
+            "change slots pattern reads",
+            "table",
+            "roster detector",
+            "tracker stream delivery",
+        ],
+    ),
     (
         "redis",
         &[
@@ -34,6 +43,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "link listing",
             "inspect raw usage writer",
             "directory",
+            "stream",
         ],
     ),
     (
