@@ -21,6 +21,10 @@
 //! a status or a group, each with a key of its own: any program
 //!   → redis::directory     client tracking reports which keys changed; reads them
 //!   → driver::directory    a loop: reports → presence::Reads (what to read) → the hub's statuses and groups
+//!
+//! a stream, if there is one: the hub's history
+//!   → sinks::stream        a loop: presence::StreamWriter (which entries, at one daemon) → redis::stream → Redis
+//!   → sinks::webhooks      a loop per URL: redis::stream → presence::Delivery (which batch when) → the receiver
 //! ```
 //!
 //! A heartbeat never touches the hub, not even on its own daemon: it takes effect only through Redis.
@@ -32,15 +36,16 @@
 //! ```text
 //! 6  main.rs    parse, run, exit code
 //!    cli/       the commands and their arguments
-//! 5  server.rs  the one place where the parts are joined
+//! 5  server.rs  the one place where the parts are joined; server/ has the part for sinks
 //! 4  driver.rs  the loop around the tracker; it holds the clock and decides nothing. driver/directory.rs is the loop of statuses and groups
 //!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/);
 //!               heartbeats of open sockets (sessions/)
+//!    sinks/     where transitions go besides clients: a Redis Stream, and webhooks that receive its entries
 //!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor,
-//!               messages between daemons (channel/), statuses and groups (directory/)
+//!               messages between daemons (channel/), statuses and groups (directory/), a stream of transitions (stream/)
 //! 2  protocol/  messages and bodies, the only place that knows JSON
 //!    config.rs  settings and their defaults
 //!    metrics.rs counters, by name
@@ -104,6 +109,8 @@ pub mod presence;
 pub mod redis;
 #[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
+pub mod sinks;
 #[cfg(feature = "daemon")]
 pub mod supervisor;
 #[cfg(feature = "daemon")]

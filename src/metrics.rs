@@ -1,5 +1,8 @@
 //! Counters and gauges, by name, for `/metrics` and `/v1/stats`.
 
+mod stream;
+mod webhooks;
+
 use crate::lock::lock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +13,8 @@ use prometheus_client::registry::{Registry, Unit};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+pub use stream::StreamMetrics;
+pub use webhooks::WebhookMetrics;
 
 /// One label and its value.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -82,6 +87,8 @@ pub struct Metrics {
     pub groups: Gauge,
     pub directory_reads: Counter,
     directory_faults: Family<CauseLabel, Counter>,
+    pub stream: StreamMetrics,
+    pub webhooks: WebhookMetrics,
     pub mailbox_bytes: Gauge,
     pub request_errors: Family<CauseLabel, Counter>,
     pub detection_lag: Lag,
@@ -289,6 +296,8 @@ impl Metrics {
                 "directory_faults",
                 "Statuses, groups and members that the daemon did not use, by cause",
             ),
+            stream: StreamMetrics::new(r),
+            webhooks: WebhookMetrics::new(r),
             mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of what waits for slow clients, in bytes"),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,

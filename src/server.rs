@@ -1,5 +1,7 @@
 //! The one place where the parts are joined.
 
+mod sinks;
+
 use crate::config::{Config, Hold, Limits};
 use crate::driver::{Clock, DirectoryDriver, Driver, Template};
 use crate::hub::Hub;
@@ -35,6 +37,7 @@ use crate::web::{self, Paths, app::App};
 use anyhow::{Context, Result};
 use futures_util::future::OptionFuture;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use sinks::Parts;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -200,11 +203,14 @@ impl Daemon {
             pulse,
             leaving,
             mut driver,
+            clock,
             directory,
             _directory,
             _log,
         } = believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
+        let stream = sinks::open(&config, servers.clone(), (channel.clone(), &names));
+        let run = daemon.clone();
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone())
             .reporting(written, channel.clone());
         let drain = config.drain;
@@ -213,6 +219,20 @@ impl Daemon {
         let app = share(settings, (hub, store, directory), gate, (metrics, audit));
         let others = web::obey_others(app.clone(), channel.subscribe());
         let _others = AbortOnDropHandle::new(tokio::spawn(others));
+        let sinks = stream.map(|stream| {
+            let (marks, now) = (app.store.clone(), Arc::new(move || clock.now()));
+            sinks::start(
+                stream,
+                Parts {
+                    daemon: run,
+                    hub: app.hub.clone(),
+                    marks,
+                    metrics: app.metrics.clone(),
+                    now,
+                    leaving: leaving.clone(),
+                },
+            )
+        });
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {
@@ -263,6 +283,9 @@ impl Daemon {
         leaving.cancel();
         app.shutdown.stop();
         close(&sockets, serve).await?;
+        if let Some(sinks) = sinks {
+            sinks.end().await;
+        }
         drop(driver);
         if !matches!(tokio::time::timeout(CLEAR, app.store.clear()).await, Ok(Ok(()))) {
             tracing::debug!("could not delete the canary key; Redis expires it within five minutes");
@@ -378,6 +401,7 @@ pub struct Belief {
     /// To be cancelled when other daemons are to do this one's work.
     leaving: CancellationToken,
     driver: AbortOnDropHandle<()>,
+    clock: Clock,
     /// Reads and writes statuses and groups; `None` if both are off.
     directory: Option<Arc<DirectoryStore>>,
     /// Keeps statuses and groups equal to Redis.
@@ -451,6 +475,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         pulse,
         leaving,
         driver,
+        clock,
         directory,
         _directory,
         _log,
