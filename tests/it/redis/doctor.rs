@@ -390,3 +390,28 @@ async fn absent_server_is_a_finding() {
         assert_eq!((code, mend.as_str()), (Some(1), Some("--redis redis://USER:PASSWORD@HOST:PORT")));
     }
 }
+
+#[tokio::test]
+async fn rights_for_a_stream_are_suggested() {
+    let redis = Redis::start();
+    let all = format!("{RIGHTS} {EXTRAS} {DIRECTORY}");
+    let url = user(&redis, &all);
+    let doctor = async || {
+        let ran = ended(keybeat(&["doctor", "--json", "--redis", &url, "--stream", "events"])).await;
+        let findings: Vec<Value> =
+            ran.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        of(&findings, "stream").clone()
+    };
+    let finding = doctor().await;
+    assert_eq!(finding["severity"], "warning", "{finding}");
+    assert!(finding["cause"].as_str().is_some_and(|cause| cause.contains("+xadd")), "{finding}");
+    let mut grant = finding.clone();
+    let command = finding["mend"].as_str().expect("a mend").replace("USER", "keybeat");
+    grant["mend"] = command.replace("SETkeybeat", "SETUSER").into();
+    mend(&redis, &grant);
+    assert_eq!(doctor().await["severity"], "ok");
+    assert_eq!(redis.call(&["DBSIZE"]).number(), 0, "nothing is left");
+    let operating = include_str!("../../../docs/OPERATING.md");
+    let (_, rights) = command.split_once(" +").expect("rights");
+    assert!(operating.contains(rights), "docs/OPERATING.md lacks {rights}");
+}
