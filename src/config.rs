@@ -21,6 +21,8 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 pub const DEFAULT_CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// The shortest `--last-seen`.
 pub const MIN_LAST_SEEN: Duration = Duration::from_secs(60);
+/// The default of `--stream-maxlen`.
+pub const DEFAULT_STREAM_MAXLEN: u64 = 1_000_000;
 /// The Redis that `ls` and `doctor` use without `--redis`.
 pub const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379";
 
@@ -63,8 +65,25 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Time between SIGTERM and the stop, in which requests are still served.
     pub drain: Duration,
+    /// The stream of transitions.
+    pub stream: Option<StreamSettings>,
     /// Limits of queues and requests.
     pub limits: Limits,
+}
+
+/// A stream of transitions.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    /// Its key.
+    pub name: String,
+    /// About so many entries are kept.
+    pub maxlen: u64,
+    /// The URLs that receive its entries.
+    pub webhooks: Vec<String>,
+    /// The file with the secret that signs what they receive.
+    pub webhook_secret: Option<PathBuf>,
+    /// `https://` URLs may lead to private addresses.
+    pub webhook_private: bool,
 }
 
 /// The daemon that listens to renewals and asks at deadlines.

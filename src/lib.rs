@@ -22,9 +22,11 @@
 //!   → redis::directory     client tracking reports which keys changed; reads them
 //!   → driver::directory    a loop: reports → presence::Reads (what to read) → the hub's statuses and groups
 //!
-//! last seen: the hub's history
+//! sinks: the hub's history
 //!   → sinks::last_seen     a loop: transitions → presence::SeenQueue (what to write, and which daemon writes)
 //!   → redis::last_seen     sorted sets; reads them for requests and snapshots
+//!   → sinks::stream        a loop: presence::StreamWriter (which entries, at one daemon) → redis::stream → Redis
+//!   → sinks::webhooks      a loop per URL: redis::stream → presence::Delivery (which batch when) → the receiver
 //! ```
 //!
 //! A heartbeat never touches the hub, not even on its own daemon: it takes effect only through Redis.
@@ -36,16 +38,17 @@
 //! ```text
 //! 6  main.rs    parse, run, exit code
 //!    cli/       the commands and their arguments
-//! 5  server.rs  the one place where the parts are joined
+//! 5  server.rs  the one place where the parts are joined; server/ has the part for sinks
 //! 4  driver.rs  the loop around the tracker; it holds the clock and decides nothing. driver/directory.rs is the loop of statuses and groups
 //!    client/    the Rust client of the WebSocket: reconnects by itself, returns only what changed
 //!    web/       HTTP, WebSocket, Server-Sent Events, the console; who may (access/) and how much (limits/);
 //!               heartbeats of open sockets (sessions/)
-//!    sinks/     what leaves the hub for Redis and other programs: last seen
+//!    sinks/     where transitions go besides clients: last seen, a Redis Stream, and webhooks that receive its entries
 //!    supervisor.rs  reports to systemd: ready, alive, stopping
 //! 3  hub/       who is online, who watches whom, fan-out
 //!    redis/     all of Redis: names, events, links, the nodes of a cluster, commands, a private server, checks for doctor,
-//!               messages between daemons (channel/), statuses and groups (directory/), last seen (last_seen/)
+//!               messages between daemons (channel/), statuses and groups (directory/), last seen (last_seen/), a stream of
+//!               transitions (stream/)
 //! 2  protocol/  messages and bodies, the only place that knows JSON
 //!    config.rs  settings and their defaults
 //!    metrics.rs counters, by name

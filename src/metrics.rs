@@ -1,6 +1,8 @@
 //! Counters and gauges, by name, for `/metrics` and `/v1/stats`.
 
 mod lag;
+mod stream;
+mod webhooks;
 
 pub use lag::{Lag, Percentiles};
 
@@ -13,6 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+pub use stream::StreamMetrics;
+pub use webhooks::WebhookMetrics;
 
 /// One label and its value.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -94,6 +98,8 @@ pub struct Metrics {
     pub last_seen_gaps: Counter,
     pub last_seen_removed: Counter,
     pub last_seen_unread: Counter,
+    pub stream: StreamMetrics,
+    pub webhooks: WebhookMetrics,
     pub mailbox_bytes: Gauge,
     pub request_errors: Family<CauseLabel, Counter>,
     pub detection_lag: Lag,
@@ -281,6 +287,8 @@ impl Metrics {
                 "last_seen_unread",
                 "Users whose last heartbeat was reported as null, because Redis did not return it in time",
             ),
+            stream: StreamMetrics::new(r),
+            webhooks: WebhookMetrics::new(r),
             mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of what waits for slow clients, in bytes"),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,

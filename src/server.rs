@@ -1,5 +1,7 @@
 //! The one place where the parts are joined.
 
+mod sinks;
+
 use crate::config::{Config, Hold, Limits};
 use crate::driver::{Clock, DirectoryDriver, Driver, Template};
 use crate::hub::Hub;
@@ -37,6 +39,7 @@ use crate::web::{self, Paths, app::App};
 use anyhow::{Context, Result};
 use futures_util::future::OptionFuture;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use sinks::Parts;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -225,8 +228,8 @@ impl Daemon {
             pulse,
             leaving,
             mut driver,
-            directory,
             clock,
+            directory,
             _directory,
             _log,
         } = believe(&config, &target, metrics.clone());
@@ -237,6 +240,8 @@ impl Daemon {
         // A daemon that keeps only some users does not see everybody go.
         let writes = last_seen.clone().filter(|_| config.hold == Hold::All);
         let last_writes = writes.map(|store| write_last_seen(store, &hub, &metrics, clock));
+        let stream = sinks::open(&config, servers.clone(), (channel.clone(), &names));
+        let run = daemon.clone();
         let store = Store::new(servers, names, (daemon, seal), config.ttl, metrics.clone()).reporting(
             written,
             ttls,
@@ -248,6 +253,20 @@ impl Daemon {
         let app = share(settings, (hub, store), (directory, last_seen), gate, (metrics, audit));
         let others = web::obey_others(app.clone(), channel.subscribe());
         let _others = AbortOnDropHandle::new(tokio::spawn(others));
+        let sinks = stream.map(|stream| {
+            let (marks, now) = (app.store.clone(), Arc::new(move || clock.now()));
+            sinks::start(
+                stream,
+                Parts {
+                    daemon: run,
+                    hub: app.hub.clone(),
+                    marks,
+                    metrics: app.metrics.clone(),
+                    now,
+                    leaving: leaving.clone(),
+                },
+            )
+        });
         let sockets = app.sockets.clone();
         let origins = Arc::new(origins);
         let port = |paths, door| Port {
@@ -306,6 +325,9 @@ impl Daemon {
         leaving.cancel();
         app.shutdown.stop();
         close(&sockets, serve).await?;
+        if let Some(sinks) = sinks {
+            sinks.end().await;
+        }
         if let Some((writer, stop)) = last_writes {
             stop.cancel();
             if tokio::time::timeout(CLEAR, writer).await.is_err() {
@@ -520,8 +542,8 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         pulse,
         leaving,
         driver,
-        directory,
         clock,
+        directory,
         _directory,
         _log,
     }

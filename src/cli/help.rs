@@ -71,6 +71,10 @@ pub const HEALTHCHECK: &str = "Examples:
   keybeat healthcheck
   keybeat healthcheck --ready --url http://127.0.0.1:7400";
 
+pub const WEBHOOKS: &str = "Examples:
+  keybeat webhooks test https://hooks.example/presence --webhook-secret webhook-secret
+  keybeat webhooks test http://127.0.0.1:9000/ --webhook-secret webhook-secret";
+
 pub const BENCH: &str = "Examples:
   keybeat bench                                      # everything, on its own daemon and Redis
   keybeat bench lag --users 10000

@@ -26,11 +26,13 @@ mod progress;
 mod redis_access;
 mod serve;
 mod source;
+mod stream;
 mod strict;
 mod tls;
 mod top;
 mod values;
 mod watch;
+mod webhooks;
 
 use crate::client::Address;
 use crate::config::{Config, DEFAULT_CLOSE_GRACE, DEFAULT_LISTEN, DEFAULT_TTL, EventsMode, Hold, LeaseMode};
@@ -98,6 +100,9 @@ enum Command {
     /// Check whether a daemon is alive; exit code 0 if it is, 1 if not
     #[command(after_help = help::HEALTHCHECK)]
     Healthcheck(HealthcheckArgs),
+    /// Test a receiver of webhooks
+    #[command(after_help = help::WEBHOOKS, subcommand)]
+    Webhooks(WebhooksCommand),
     /// Measure lag, heartbeats per second, fan-out and memory of a daemon
     #[command(after_help = help::BENCH)]
     Bench(BenchArgs),
@@ -139,6 +144,8 @@ struct DaemonArgs {
     pattern: PatternArgs,
     #[command(flatten)]
     directory: directory::DirectoryArgs,
+    #[command(flatten)]
+    stream: stream::StreamArgs,
     /// TTL of the heartbeats that the daemon writes, 100ms to 1day
     #[arg(long, env = "KEYBEAT_TTL", value_name = "DURATION", default_value_t = DEFAULT_TTL.into(), value_parser = values::ttl)]
     ttl: humantime::Duration,
@@ -317,6 +324,9 @@ struct BeatArgs {
 
 #[derive(Parser)]
 struct DoctorArgs {
+    /// Stream of a daemon with --stream: check the rights for it, too [default: none]
+    #[arg(long, env = "KEYBEAT_STREAM", value_name = "NAME")]
+    stream: Option<String>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -344,6 +354,26 @@ struct HealthcheckArgs {
     ready: bool,
     #[command(flatten)]
     address: address::AddressArgs,
+}
+
+#[derive(Subcommand)]
+enum WebhooksCommand {
+    /// Send a signed sample event; exit code 0 if the receiver acknowledges it
+    #[command(after_help = help::WEBHOOKS)]
+    Test(WebhookTestArgs),
+}
+
+#[derive(Parser)]
+struct WebhookTestArgs {
+    /// URL of the receiver
+    #[arg(value_name = "URL")]
+    url: String,
+    /// File with the secret that signs the event: one line, whsec_ and 24 to 64 bytes in base64
+    #[arg(long, env = "KEYBEAT_WEBHOOK_SECRET", value_name = "FILE")]
+    webhook_secret: PathBuf,
+    /// Whether an https:// URL may have a private address
+    #[arg(long, env = "KEYBEAT_WEBHOOK_ALLOW_PRIVATE", action = ArgAction::SetTrue, value_parser = values::boolean)]
+    webhook_allow_private: bool,
 }
 
 #[derive(Parser)]
@@ -401,6 +431,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
         Command::Healthcheck(args) => healthcheck::run(args).await,
+        Command::Webhooks(WebhooksCommand::Test(args)) => webhooks::test(args).await,
         Command::Bench(args) => bench::run(args).await,
     }
 }
@@ -432,7 +463,9 @@ impl DaemonArgs {
             ))
         });
         let prefixes = self.directory.faults(&self.pattern.pattern());
-        self.access.faults(self.listen).into_iter().chain(same).chain(prefixes).collect()
+        let pattern = self.pattern.pattern();
+        let stream = self.stream.faults(&pattern, &self.directory.names(&pattern));
+        self.access.faults(self.listen).into_iter().chain(same).chain(prefixes).chain(stream).collect()
     }
 
     /// The settings, which may not suit each other.
@@ -463,6 +496,7 @@ impl DaemonArgs {
             audit: self.audit.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
             drain: self.drain.into(),
+            stream: self.stream.settings(),
             limits: self.limits.limits(),
         }
     }

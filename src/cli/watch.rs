@@ -237,6 +237,7 @@ pub fn belief(source: &SourceArgs, target: &Target, metrics: Arc<Metrics>) -> Be
         audit: None,
         trusted_proxies: Vec::new(),
         drain: Duration::ZERO,
+        stream: None,
         limits: Limits::default(),
     };
     server::believe(&config, target, metrics)

@@ -1,8 +1,9 @@
 //! Whether the view is known to match Redis, and how each server is.
 
-use super::Hub;
+use super::{Hub, StreamState, WebhookState};
 use crate::lock::lock;
 use crate::presence::{ServerState, Time};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use tokio::sync::watch;
 
@@ -25,6 +26,10 @@ pub(super) struct Board {
     servers: Mutex<Vec<ServerState>>,
     /// Why statuses and groups are not followed.
     directory: Mutex<Option<String>>,
+    /// How the stream of transitions is.
+    pub(super) stream: Mutex<Option<StreamState>>,
+    /// How each webhook is, by its URL.
+    pub(super) webhooks: Mutex<BTreeMap<String, WebhookState>>,
 }
 
 impl Board {
@@ -35,6 +40,8 @@ impl Board {
             health: watch::Sender::new(health),
             servers: Mutex::default(),
             directory: Mutex::default(),
+            stream: Mutex::default(),
+            webhooks: Mutex::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The latest transitions, for readers that come back: an event stream that resumes, later a sink.
+//! The latest transitions, for readers that come back: an event stream that resumes, a sink.
 //!
 //! Each reader keeps a [`Cursor`]. The history keeps the latest 16,384 transitions without a hole. A reader
 //! whose next transition is no longer kept gets [`Gone`], and has to take a new snapshot.

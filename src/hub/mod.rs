@@ -13,6 +13,7 @@
 //! statuses  any JSON per user, which is no transition
 //! watcher   a reader of mailbox and log; readers, what all of them share
 //! health    does the view match Redis?
+//! sinks     the state of stream and webhooks, for stats
 //! interest  which users to keep, where not all are kept
 //! barrier   has the view reached a certain point?
 //! ```
@@ -28,6 +29,7 @@ mod interest;
 mod log;
 mod mailbox;
 mod readers;
+mod sinks;
 mod statuses;
 mod watcher;
 
@@ -37,6 +39,7 @@ pub use health::Health;
 pub use history::{Cursor, Gone, KEPT, Missed};
 pub use interest::{KNOWN_WITHIN, Kept, Wishes};
 pub use log::message as transitions_message;
+pub use sinks::{StreamState, WebhookState};
 pub use statuses::{Forgotten, NextStatuses, Status};
 pub use watcher::{Delivery, Overflow, Watcher};
 

@@ -183,6 +183,11 @@ pub struct Stats {
     /// Null at a daemon with `--hold watched`.
     #[schema(required = true)]
     pub keys_without_ttl: Option<i64>,
+    /// Null without `--stream`.
+    #[schema(required = true, inline)]
+    pub stream: Option<StreamStats>,
+    #[schema(inline)]
+    pub webhooks: Vec<WebhookStats>,
     /// Time from a deadline to its transition: the latest 10,000.
     pub lag_ms: Percentiles,
     /// Time from the write of the daemon's canary key to its event: the latest 10,000.
@@ -192,6 +197,62 @@ pub struct Stats {
     /// Time from the write of the daemon's canary key to its event, in the last minute; `p50` and `p99` are at most 5 % off.
     pub event_lag_last_minute_ms: Percentiles,
     pub redis: RedisStats,
+}
+
+/// The stream of transitions, as this daemon sees it.
+#[derive(ToSchema)]
+#[allow(missing_docs)]
+pub struct StreamStats {
+    pub name: String,
+    /// The one daemon that writes is `writer`.
+    #[schema(inline)]
+    pub role: StreamRole,
+    /// Transitions that are not written yet; null at a daemon that does not write or has not begun.
+    #[schema(required = true)]
+    pub lag: Option<u64>,
+    /// Entries that this daemon has added.
+    pub written: u64,
+    /// Entries that this daemon dropped, since their users were in that state already.
+    pub dropped: u64,
+    /// Why the last command failed, until one succeeds.
+    #[schema(required = true)]
+    pub last_error: Option<String>,
+}
+
+/// A webhook, as this daemon sees it.
+#[derive(ToSchema)]
+#[allow(missing_docs)]
+pub struct WebhookStats {
+    /// The URL without path and query.
+    pub url: String,
+    /// The one daemon that sends is `sender`.
+    #[schema(inline)]
+    pub role: WebhookRole,
+    /// Events that were read and are not delivered yet.
+    pub waiting: u64,
+    /// Events that this daemon has delivered.
+    pub delivered: u64,
+    /// Why the last attempt failed, until one succeeds.
+    #[schema(required = true)]
+    pub last_error: Option<String>,
+}
+
+/// Does this daemon send the webhook?
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum WebhookRole {
+    Sender,
+    Standby,
+}
+
+/// Does this daemon write the stream?
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum StreamRole {
+    Writer,
+    Standby,
 }
 
 /// Since the daemon started.

@@ -2,7 +2,8 @@
 //!
 //! From the ground up: `glob`, `names`, `channel` (messages between daemons), `url` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
 //! `server_config` (one place for INFO, SCAN and CONFIG), `sentinel` and `cluster` (which servers there are); above
-//! them `link` (events and questions), `writer`, `listing` and `inspect`, and above `writer` the `directory` (statuses and groups) and `last_seen`. No file imports one above it.
+//! them `link` (events and questions), `writer`, `listing` and `inspect`, and above `writer` the `directory` (statuses and
+//! groups), `last_seen` and the `stream` of transitions. No file imports one above it.
 
 pub mod channel;
 pub mod cluster;
@@ -22,6 +23,7 @@ mod retry_delay;
 mod scan;
 mod sentinel;
 mod server_config;
+pub mod stream;
 pub mod target;
 pub mod tls;
 mod url;

@@ -3,12 +3,14 @@
 //! 300 steady users send heartbeats all the time, 300 more fall silent around the fault, and 100 change their session
 //! during it. One client watches everybody, also on a restarted daemon. Whatever breaks, the client must see no steady or
 //! changing user offline, and every silent user offline exactly once. With `KEYBEAT_TEST_DAEMONS=2`, or up to 8, more daemons
-//! follow the same Redis, and a client at each of them watches everybody.
+//! follow the same Redis, and a client at each of them watches everybody. The stream of transitions must alternate per user and be right in the
+//! end.
 
 use super::cluster::{Writer, held};
 use super::daemon::Daemon;
-use super::redis::Redis;
+use super::redis::{Client, Redis, Reply};
 use super::socket::Socket;
+use super::stream::{Reader, STREAM};
 use super::until;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
@@ -133,7 +135,7 @@ impl World {
     /// A world on Redis servers at these ports.
     pub async fn at_ports(ports: Vec<u16>, args: &[&str]) -> World {
         // The guess is right, because a fault may come before the daemon has read the TTLs.
-        let args = [args, &["--ttl", "4s"]].concat();
+        let args = [args, &["--ttl", "4s", "--stream", STREAM]].concat();
         let daemon = Daemon::with(&args).await;
         let mut others = Vec::new();
         for _ in 1..daemons() {
@@ -220,6 +222,7 @@ impl World {
         let said_after = ended.elapsed();
         // Within one more TTL a wrong belief about any user would show.
         tokio::time::sleep(TTL).await;
+        self.check_stream().await;
         self.steady.store(false, Ordering::Relaxed);
         self.changing.ended.store(true, Ordering::Relaxed);
         let times = |name: &str, count: usize, wrong: fn(u32) -> bool| -> Vec<String> {
@@ -240,6 +243,30 @@ impl World {
             said_after,
         }
     }
+}
+
+impl World {
+    /// The entries of each user alternate, and in the end they are right, unless the daemon writes no stream.
+    async fn check_stream(&self) {
+        let daemon = self.daemon.as_ref().expect("a daemon runs again");
+        if daemon.get("/v1/stats").await["stream"].is_null() {
+            return;
+        }
+        let ports = self.beat_ports.lock().expect("not poisoned").clone();
+        until("the stream equals the daemon's view", async || {
+            let mut reader = Reader::default();
+            reader.read(|command| anywhere(&ports, command));
+            (reader.online() == believed(daemon).await).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The first reply that is no error.
+fn anywhere(ports: &[u16], command: &[&str]) -> Reply {
+    let reply = |port: &u16| Client::connect_for(*port, Duration::from_secs(5))?.try_call(command);
+    let mut replies = ports.iter().filter_map(reply);
+    replies.find(|reply| matches!(reply, Reply::List(_))).unwrap_or(Reply::Nil)
 }
 
 pub async fn believed(daemon: &Daemon) -> BTreeSet<String> {

@@ -7,11 +7,14 @@ mod keys;
 mod last_seen;
 mod server;
 mod settings;
+mod stream;
 
-use super::{DoctorArgs, logging, printed, progress};
+use super::{DoctorArgs, Usage, logging, printed, progress};
 use crate::presence::KeyPattern;
 use crate::redis::cluster::{self, Node, SLOTS};
+use crate::redis::directory::DirectoryNames;
 use crate::redis::inspect::Facts;
+use crate::redis::stream::StreamNames;
 use crate::redis::target::{Target, is_about_password};
 use anyhow::Result;
 use finding::{Finding, Severity};
@@ -23,21 +26,31 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_access)?;
     let bar = progress::step(&format!("checking {}", target.shown()));
-    let findings = look_at(&target, &args.redis.pattern.pattern(), &bar).await;
+    let pattern = args.redis.pattern.pattern();
+    let stream = args.stream.map(|name| names(&name, &pattern)).transpose()?;
+    let findings = look_at(&target, (&pattern, stream.as_ref()), &bar).await;
     bar.finish_and_clear();
     print(&findings, args.json)?;
     let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// The pattern of the presence keys, and the stream, if one is named.
+type Names<'a> = (&'a KeyPattern, Option<&'a StreamNames>);
+
+fn names(stream: &str, pattern: &KeyPattern) -> Result<StreamNames, Usage> {
+    let none = DirectoryNames { status: String::new(), group: String::new() };
+    StreamNames::new(stream, pattern, &none).map_err(Usage)
+}
+
 /// Checks each primary of a cluster separately, because a setting can be wrong on one of them.
-async fn look_at(target: &Target, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
+async fn look_at(target: &Target, names: Names<'_>, bar: &ProgressBar) -> Vec<Finding> {
     let topology = match cluster::primaries(target).await {
         Ok(topology) => topology,
         Err(why) => return vec![unreachable(&why).reaching(target)],
     };
     if !topology.clustered {
-        return look_at_node(&topology.nodes[0], pattern, bar).await;
+        return look_at_node(&topology.nodes[0], names, bar).await;
     }
     let coverage = coverage(topology.fleet().without_owner(), topology.nodes.len());
     let mut findings = vec![match topology.nodes.first() {
@@ -45,13 +58,13 @@ async fn look_at(target: &Target, pattern: &KeyPattern, bar: &ProgressBar) -> Ve
         None => coverage,
     }];
     for node in &topology.nodes {
-        let found = look_at_node(node, pattern, bar).await;
+        let found = look_at_node(node, names, bar).await;
         findings.extend(found.into_iter().map(|finding| finding.at(node)));
     }
     findings
 }
 
-async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> Vec<Finding> {
+async fn look_at_node(node: &Node, (pattern, stream): Names<'_>, bar: &ProgressBar) -> Vec<Finding> {
     let show = |what: &str| bar.set_message(printed::text(&format!("{}: {what}", node.shown())).into_owned());
     let findings = match Facts::read(node, pattern, show).await {
         Ok(facts) => {
@@ -59,6 +72,9 @@ async fn look_at_node(node: &Node, pattern: &KeyPattern, bar: &ProgressBar) -> V
             if facts.can_be_tried() {
                 findings.extend(directory::look_at(node, pattern).await);
                 findings.extend(last_seen::look_at(node, pattern).await);
+                if let Some(names) = stream {
+                    findings.extend(stream::look_at(node, names).await);
+                }
             }
             findings
         }

@@ -146,11 +146,18 @@ impl Store {
         let sent = topology.nodes.iter().map(async |node| {
             let text = self.seal.store_mark(&node.daemon(&self.daemon), mark);
             let Some(lane) = lanes.get(node.id()) else { return Ok(()) };
-            let publish = lane.write(async |pipeline: &Pipeline| {
-                pipeline.one(&["PUBLISH", &channel, &text]).await?.accepted()
+            let (lane, channel) = (lane.clone(), channel.clone());
+            // A task of its own: the lane notices after its own time, which is longer, that the connection is dead.
+            let publish = tokio::spawn(async move {
+                let publish =
+                    async |pipeline: &Pipeline| pipeline.one(&["PUBLISH", &channel, &text]).await?.accepted();
+                lane.write(publish).await
             });
             // A frozen server must not delay the others.
-            timeout(MARK, publish).await.unwrap_or_else(|_| Err(Error::RedisUnavailable("no answer".into())))
+            match timeout(MARK, publish).await {
+                Ok(Ok(sent)) => sent,
+                _ => Err(Error::RedisUnavailable("no answer".into())),
+            }
         });
         let mut failed = None;
         for sent in join_all(sent).await {

@@ -31,6 +31,11 @@ impl Write {
         let args = std::iter::once(key.clone()).chain(more).collect();
         Write { key, args, command }
     }
+
+    /// `command` with these arguments, for the server that owns `key`.
+    pub(in crate::redis) fn at(key: &str, command: &'static str, args: Vec<String>) -> Write {
+        Write { key: key.to_owned(), args, command }
+    }
 }
 
 /// The answer to one command.

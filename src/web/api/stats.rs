@@ -1,6 +1,7 @@
 //! Counts and lag percentiles as JSON.
 
 use super::request::Reply;
+use crate::hub::{StreamState, WebhookState};
 use crate::presence::{LeaseState, Renewals, ServerState};
 use crate::protocol::schema;
 use crate::web::access::auth::Pass;
@@ -44,6 +45,8 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
         "repairs": metrics.repairs_by_cause().values().sum::<u64>(),
         "repairs_by_cause": metrics.repairs_by_cause(),
         "keys_without_ttl": holds_all.then(|| metrics.immortal_keys.get()),
+        "stream": app.hub.stream().map(stream),
+        "webhooks": app.hub.webhooks().into_iter().map(webhook).collect::<Vec<_>>(),
         "lag_ms": metrics.detection_lag.percentiles(),
         "event_lag_ms": metrics.event_lag.percentiles(),
         "lag_last_minute_ms": metrics.detection_lag.last_minute(),
@@ -61,6 +64,29 @@ pub async fn stats(State(app): Shared, pass: Pass) -> Reply<Json<Value>> {
             "servers": servers.iter().map(|server| server_state(server, holds_all)).collect::<Vec<_>>(),
         },
     })))
+}
+
+/// The stream of transitions.
+fn stream(state: StreamState) -> Value {
+    json!({
+        "name": state.name,
+        "role": if state.writes { "writer" } else { "standby" },
+        "lag": state.lag,
+        "written": state.written,
+        "dropped": state.dropped,
+        "last_error": state.error,
+    })
+}
+
+/// A webhook.
+fn webhook(state: WebhookState) -> Value {
+    json!({
+        "url": state.url,
+        "role": if state.sends { "sender" } else { "standby" },
+        "waiting": state.waiting,
+        "delivered": state.delivered,
+        "last_error": state.error,
+    })
 }
 
 /// The holder of the leases: nobody if one server's is free.

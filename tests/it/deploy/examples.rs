@@ -169,6 +169,39 @@ async fn watcher_in_rust() {
     assert_eq!(next().await, "bob is Offline (Deleted)");
 }
 
+#[tokio::test]
+async fn reader_of_a_stream_in_a_shell() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--stream", "events"]).await;
+    until("the daemon writes the stream", async || {
+        (daemon.get("/v1/stats").await["stream"]["lag"] == 0).then_some(())
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = || {
+        let mut reader = Command::new("sh");
+        reader.args([&example("stream.sh"), "events"]).env("KEYBEAT_REDIS", redis.url());
+        let reader = reader.current_dir(folder.path()).stdout(Stdio::piped()).kill_on_drop(true);
+        reader.spawn().expect("a shell")
+    };
+    let mut child = start();
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    redis.call(&["SET", "presence:al ice", "1", "EX", "60"]);
+    let mut next = async || {
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("waited in vain for a line");
+        line.expect("text").expect("it goes on").replace(char::is_numeric, "")
+    };
+    assert_eq!(next().await, "al ice online at  (heartbeat)");
+    child.kill().await.expect("its own child");
+    redis.call(&["DEL", "presence:al ice"]);
+    daemon.until_state("al ice", "offline").await;
+    let mut child = start();
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await.expect("waited in vain for a line");
+    let line = line.expect("text").expect("it goes on");
+    assert!(line.starts_with("al ice offline at ") && line.ends_with(" (deleted)"), "{line}");
+}
+
 // --- the pages ------------------------------------------------------------------------------------------
 
 /// A server of one's own, with the page `name` for the daemon at this address, and at `/two` that page of alice and of bob.

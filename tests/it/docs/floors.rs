@@ -22,7 +22,13 @@ const FLOORS: [&str; 7] = [
 const ROOMS: [(&str, &[&str]); 3] = [
     (
         "presence",
-        &["time key renewals", "change slots pattern reads last_seen", "table", "roster detector", "tracker"],
+        &[
+            "time key renewals fnv",
+            "change slots pattern reads last_seen",
+            "table",
+            "roster detector",
+            "tracker stream delivery",
+        ],
     ),
     (
         "redis",
@@ -37,6 +43,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "link listing",
             "inspect raw usage writer",
             "directory last_seen",
+            "stream",
         ],
     ),
     (

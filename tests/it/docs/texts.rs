@@ -3,6 +3,7 @@
 
 use keybeat::metrics::Metrics;
 use keybeat::presence::Cause;
+use keybeat::presence::StreamCounts;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -169,6 +170,10 @@ pub(super) fn read_all(folder: &Path, texts: &mut Vec<String>) {
 fn every_metric_is_documented() {
     let metrics = Metrics::new();
     // A family is not rendered before its first count.
+    metrics
+        .stream
+        .add(StreamCounts::default(), StreamCounts { written: 1, takeovers: 1, ..StreamCounts::default() });
+    metrics.webhooks.attempt("test");
     metrics.gap("test");
     metrics.repair("test");
     metrics.limited("test");

@@ -437,3 +437,26 @@ async fn wrong_url_gets_the_fix_for_it() {
         assert!(finding["mend"].as_str().expect("a mend").contains(&fix), "{url}: {finding}");
     }
 }
+
+#[tokio::test]
+async fn rights_for_a_stream_are_suggested() {
+    let redis = Redis::start();
+    let all = format!("{RIGHTS} {EXTRAS} {DIRECTORY}");
+    let url = user(&redis, &all);
+    let doctor = async || {
+        let ran = ended(keybeat(&["doctor", "--json", "--redis", &url, "--stream", "events"])).await;
+        let findings: Vec<Value> =
+            ran.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        of(&findings, "stream").clone()
+    };
+    let finding = doctor().await;
+    assert_eq!(finding["severity"], "warning", "{finding}");
+    assert!(finding["cause"].as_str().is_some_and(|cause| cause.contains("+xadd")), "{finding}");
+    let command = finding["mend"].as_str().expect("a mend");
+    mend(&redis, &finding);
+    assert_eq!(doctor().await["severity"], "ok");
+    assert_eq!(redis.call(&["DBSIZE"]).number(), 0, "nothing is left");
+    let operating = include_str!("../../../docs/OPERATING.md");
+    let (_, rights) = command.split_once(" +").expect("rights");
+    assert!(operating.contains(rights), "docs/OPERATING.md lacks {rights}");
+}

@@ -16,6 +16,8 @@ mod modes;
 mod outages;
 mod sessions;
 mod statuses;
+mod stream;
 mod tracking;
 mod ttls;
 mod watched;
+mod webhooks;

@@ -1,0 +1,4 @@
+mod properties;
+mod script;
+mod server;
+mod world;

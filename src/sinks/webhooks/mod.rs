@@ -1,0 +1,211 @@
+//! Webhooks: a consumer group of the stream for each URL, and one daemon at a time that sends its events.
+//!
+//! `endpoint` has the URL and which addresses are allowed, `secret` the signatures, `post` one attempt, `event` the JSON of an entry.
+//! Which events go when is decided elsewhere ([`Delivery`]).
+
+mod endpoint;
+mod event;
+mod post;
+mod secret;
+
+pub use endpoint::Endpoint;
+pub use post::Poster;
+pub use secret::Secret;
+
+use crate::hub::{Hub, WebhookState};
+use crate::metrics::Metrics;
+use crate::presence::{Delivery, Parcel, Time, Undelivered};
+use crate::redis::stream::{GroupLease, StreamGroup};
+use anyhow::Result;
+use post::Failure;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How often the sender looks for entries, and a daemon that stands by for the lease.
+const TICK: Duration = Duration::from_millis(100);
+const STAND_BY: Duration = Duration::from_secs(1);
+/// How often the lease is renewed.
+const RENEW: Duration = Duration::from_secs(2);
+/// Entries in one read.
+const READ: usize = 500;
+/// The wait after a command that failed.
+const FAILED_AGAIN: Duration = Duration::from_secs(1);
+/// Time to give up the lease.
+const RELEASE: Duration = Duration::from_millis(500);
+
+/// The sender of one URL.
+pub struct WebhookSink {
+    /// Names this run of this daemon.
+    pub daemon: String,
+    /// The group of the URL.
+    pub group: StreamGroup,
+    /// Sends to the URL.
+    pub poster: Poster,
+    /// Where the state is published.
+    pub hub: Arc<Hub>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The daemon's clock.
+    pub now: Arc<dyn Fn() -> Time + Send + Sync>,
+    /// Cancelled when other daemons are to do this one's work.
+    pub leaving: CancellationToken,
+}
+
+/// One term as sender.
+#[derive(Default)]
+struct Desk {
+    delivery: Delivery,
+    /// What the last sender has not acknowledged is read from this id on; `None` once all of it was read.
+    pending: Option<String>,
+}
+
+impl WebhookSink {
+    /// Sends until the daemon leaves.
+    pub async fn run(self) {
+        let mut state = WebhookState { url: self.poster.endpoint().shown(), ..WebhookState::default() };
+        self.hub.set_webhook(self.poster.endpoint().url(), state.clone());
+        tokio::select! {
+            () = self.serve(&mut state) => {}
+            () = self.leaving.cancelled() => {}
+        }
+        // A batch under way may arrive, and is sent again by the next sender, with the same id.
+        if timeout(RELEASE, self.group.release(&self.daemon)).await.is_err() {
+            warn!(url = state.url, "the lease of the webhook was not given up; it ends in ten seconds");
+        }
+    }
+
+    async fn serve(&self, state: &mut WebhookState) {
+        loop {
+            match self.group.lease(&self.daemon).await {
+                Ok(GroupLease::Held) => {
+                    info!(url = state.url, "this daemon sends the webhook");
+                    state.sends = true;
+                    if let Err(why) = self.send(state).await {
+                        self.failed(state, format!("{why:#}"));
+                        sleep(FAILED_AGAIN).await;
+                    }
+                    state.sends = false;
+                    state.waiting = 0;
+                }
+                Ok(lease) => {
+                    state.sends = lease == GroupLease::WithoutStream;
+                    self.publish(state);
+                    sleep(STAND_BY).await;
+                }
+                Err(why) => {
+                    self.failed(state, format!("{why:#}"));
+                    self.publish(state);
+                    sleep(STAND_BY).await;
+                }
+            }
+        }
+    }
+
+    /// One term as sender; ends when another daemon has the lease.
+    async fn send(&self, state: &mut WebhookState) -> Result<()> {
+        self.group.create().await?;
+        let mut desk = Desk { pending: Some("0".into()), ..Desk::default() };
+        let mut renew_at = Instant::now() + RENEW;
+        loop {
+            self.fill(&mut desk).await?;
+            state.waiting = desk.delivery.held();
+            self.publish(state);
+            match desk.delivery.next((self.now)()) {
+                Some(parcel) => {
+                    let Some(answer) = self.post(&parcel, &mut renew_at).await? else { return Ok(()) };
+                    self.settle(&mut desk, answer, state).await?;
+                }
+                None => sleep(TICK).await,
+            }
+            if Instant::now() >= renew_at {
+                renew_at = Instant::now() + RENEW;
+                if self.group.lease(&self.daemon).await? != GroupLease::Held {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads as many entries as may wait.
+    async fn fill(&self, desk: &mut Desk) -> Result<()> {
+        let room = desk.delivery.room().min(READ);
+        if room == 0 {
+            return Ok(());
+        }
+        let entries = self.group.read(desk.pending.as_deref(), room).await?;
+        if let Some(pending) = &mut desk.pending {
+            match entries.last() {
+                Some(last) => pending.clone_from(&last.id),
+                None => desk.pending = None,
+            }
+        }
+        let (mut events, mut useless) = (Vec::new(), Vec::new());
+        for entry in &entries {
+            match event::event(entry) {
+                Some(event) => events.push(event),
+                None => useless.push(entry.id.clone()),
+            }
+        }
+        let trimmed = entries.iter().filter(|entry| entry.fields.is_empty()).count();
+        self.metrics.webhooks.trimmed.inc_by(trimmed as u64);
+        desk.delivery.add(events);
+        self.group.acknowledge(&useless).await
+    }
+
+    /// Sends a batch, and renews the lease meanwhile; `None` if another daemon has it.
+    async fn post(&self, parcel: &Parcel, renew_at: &mut Instant) -> Result<Option<Result<(), Failure>>> {
+        let mut post = std::pin::pin!(self.poster.post(parcel));
+        loop {
+            tokio::select! {
+                answer = &mut post => return Ok(Some(answer)),
+                () = tokio::time::sleep_until(*renew_at) => {
+                    *renew_at = Instant::now() + RENEW;
+                    if self.group.lease(&self.daemon).await? != GroupLease::Held {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        desk: &mut Desk,
+        answer: Result<(), Failure>,
+        state: &mut WebhookState,
+    ) -> Result<()> {
+        match answer {
+            Ok(()) => {
+                self.metrics.webhooks.attempt("delivered");
+                let ids = desk.delivery.delivered();
+                self.metrics.webhooks.delivered.inc_by(ids.len() as u64);
+                state.delivered += ids.len() as u64;
+                state.error = None;
+                self.group.acknowledge(&ids).await
+            }
+            Err((why, text)) => {
+                self.metrics.webhooks.attempt(match why {
+                    Undelivered::Unreached => "unreached",
+                    Undelivered::Refused => "refused",
+                });
+                desk.delivery.failed((self.now)(), why);
+                self.failed(state, text);
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, state: &mut WebhookState, why: String) {
+        if state.error.is_none() {
+            warn!(url = state.url, why, "the webhook was not delivered; the daemon tries again");
+        }
+        state.error = Some(why);
+    }
+
+    fn publish(&self, state: &WebhookState) {
+        self.hub.set_webhook(self.poster.endpoint().url(), state.clone());
+    }
+}
