@@ -8,15 +8,15 @@ mod queue;
 pub use merge::{SeenCursor, SeenMerge, SeenQuestion};
 pub use queue::{BucketWriter, Noted, Seen, SeenQueue};
 
+use super::fnv::fnv1a;
+
 /// The number of sorted sets. In a cluster they lie in different slots, so all servers share the work.
 pub const SEEN_BUCKETS: usize = 64;
 
 /// The bucket of a user: by FNV-1a with 64 bits (RFC 9923), which has no key, so all daemons compute the same. Redis holds what
 /// this function decides: it must never change.
 pub fn seen_bucket(user: &str) -> usize {
-    let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a(user.as_bytes());
     // The low bits of FNV-1a alone are weak.
     ((hash ^ (hash >> 32)) % SEEN_BUCKETS as u64) as usize
 }

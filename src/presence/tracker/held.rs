@@ -20,6 +20,8 @@ pub(super) struct Entry {
     pub(super) cause: Cause,
     /// When it was found.
     pub(super) since: Time,
+    /// A comparison found it, or its event came during one.
+    pub(super) compares: bool,
 }
 
 impl Entry {

@@ -22,7 +22,8 @@ impl Tracker {
             change.reason = Reason::Reconciled;
         }
         let server = &self.servers[at];
-        let entry = Entry { link: server.link, cause: server.cause, since: now, change };
+        let compares = !server.settled() || change.reason == Reason::Reconciled;
+        let entry = Entry { link: server.link, cause: server.cause, since: now, compares, change };
         if self.held.is_empty() && (entry.change.live || !self.opened) {
             return self.publish(entry);
         }
@@ -187,12 +188,11 @@ impl Server {
             // One stream is in order.
             Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.since),
             // Its stream was behind when its connection was lost, or its connection was lost after the end; or its keys have
-            // never been known; or a comparison found the end, for connections to several servers are often lost together,
+            // never been known; or a comparison found the end, or its event came during one, for connections to several servers are often lost together,
             // and do not come back together.
             Phase::Down(_) | Phase::Closing(..) => {
                 let recent = |since: Time| now.since(since) <= WAITS_MOST_MS;
-                let found = end.change.reason == Reason::Reconciled;
-                let unread = found || self.compared == 0 || self.down_since >= end.since;
+                let unread = end.compares || self.compared == 0 || self.down_since >= end.since;
                 let waits = self.late_since.is_some_and(recent) || (unread && recent(self.down_since));
                 self.link != end.link && waits
             }

@@ -61,6 +61,14 @@ fn session_that_changed_servers_in_a_gap_keeps_its_user() {
         ),
         &format!("{both} 1502 came u#6 B Reconciled connection; 1503 went u#1 A Reconciled connection"),
     );
+    // The end is an event that came during the comparison of its server.
+    changes(
+        &format!(
+            "{TWO} 1100 down A; 1100 down B; 1150 up A; 1151 expired A u#1; 1152 page A; 1153 due; 1500 up B; \
+             1501 page B u#6; 1502 answered B u#6=30000; 1502 due; 1503 canary A; 1503 canary B"
+        ),
+        &format!("{both} 1502 came u#6 B Reconciled connection; 1503 went u#1 A Expired connection"),
+    );
     // One of them does not come back at all.
     changes(
         &format!(
