@@ -37,7 +37,8 @@ pub async fn user(
     let _kept = app.keep(vec![user.clone()]).await?;
     let times = app.recalled([user.as_str()].into_iter()).await;
     let stale = app.known()? || !app.hub.is_known(&user);
-    let last = |presence: crate::presence::Presence| presence.with_last_seen(times.get(user.as_str()).copied());
+    let last =
+        |presence: crate::presence::Presence| presence.with_last_seen(times.get(user.as_str()).copied());
     let (presence, sessions_list) = match wanted {
         true => sessions::list(&app, &user).await.map(|(presence, list)| (presence, Some(list)))?,
         false => (app.hub.get(&user), None),
