@@ -46,8 +46,8 @@ pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is printed of repeated heartbeats, on standard error: on a terminal a line that counts them, elsewhere the first one; and the
-/// begin and the end of each time in which they fail.
+/// The messages about repeated heartbeats, on standard error: an opening line, the beginning and the end of each time in which they
+/// fail, and on a terminal a line that counts them.
 struct Shown {
     line: ProgressBar,
     users: String,

@@ -91,7 +91,9 @@ impl Printer {
         let mut out = std::io::stdout().lock();
         let at = humantime::format_rfc3339_millis(SystemTime::now());
         if everybody {
-            writeln!(out, "{at}  {} users are online", users.len())?;
+            let count =
+                if users.len() == 1 { "1 user is".into() } else { format!("{} users are", users.len()) };
+            writeln!(out, "{at}  {count} online")?;
         }
         for object in users.iter().filter(|_| !everybody) {
             let state = match object.online() {

@@ -86,7 +86,9 @@ async fn beat_every_repeats_until_stopped() {
                 .await;
         }
         beat.terminate();
-        assert_eq!((beat.wait().await.code(), &*beat.err()), (Some(0), ""), "{source:?}");
+        assert_eq!(beat.wait().await.code(), Some(0), "{source:?}");
+        let opening = "keybeat: sending heartbeats of alice every 100ms, until you stop it (Ctrl-C)\n";
+        assert_eq!(beat.err(), opening, "{source:?}");
         redis.call(&["DEL", "presence:alice"]);
     }
 }
@@ -103,12 +105,17 @@ async fn beat_every_survives_restarts() {
     until("both are there", async || (redis.presence_keys() == both).then_some(())).await;
     daemon.kill();
     redis.kill();
-    until("it is said", async || beats.iter().all(|beat| !beat.err().is_empty()).then_some(())).await;
+    let outage = "; trying again with each heartbeat\n";
+    until("both report it", async || beats.iter().all(|beat| beat.err().contains(outage)).then_some(()))
+        .await;
     redis.run();
     let _daemon = Daemon::launch_at(port, &["--redis", &redis.url()]);
     until("both are there again", async || (redis.presence_keys() == both).then_some(())).await;
     for mut beat in beats {
         beat.terminate();
         assert_eq!(beat.wait().await.code(), Some(0));
+        let err = beat.err();
+        assert!(err.ends_with("keybeat: heartbeats arrive again\n"), "{err}");
+        assert_eq!(err.matches(outage).count(), 1, "an outage is printed once: {err}");
     }
 }

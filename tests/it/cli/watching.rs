@@ -17,7 +17,14 @@ async fn watch_prints_transitions_of_a_daemon() {
     let url = daemon.url("");
     let mut plain = Running::start(&["watch", "--url", &url]);
     let mut some = Running::start(&["watch", "alice", "zoe", "--json", "--url", &url]);
-    until_watchers(&daemon, 2).await;
+    let mut two = Running::start(&["watch", "bob", "zoe", "--url", &url]);
+    until_watchers(&daemon, 3).await;
+    assert!(plain.line().await.ends_with("  1 user is online"));
+    let states = [two.line().await, two.line().await];
+    assert!(
+        states[0].ends_with("online   bob  (now)") && states[1].ends_with("offline  zoe  (now)"),
+        "{states:?}"
+    );
     redis.call(&["DEL", "presence:bob"]);
     redis.call(&["SET", "presence:alice", "1", "PX", "200"]);
     for expected in
@@ -37,7 +44,7 @@ async fn watch_prints_transitions_of_a_daemon() {
         (&offline["user"], &offline["state"], &offline["reason"]),
         (&json!("alice"), &json!("offline"), &json!("expired"))
     );
-    for mut watch in [plain, some] {
+    for mut watch in [plain, some, two] {
         watch.terminate();
         assert_eq!((watch.wait().await.code(), &*watch.err()), (Some(0), ""));
     }
