@@ -87,7 +87,7 @@ impl Encoded {
         self.json.get_or_init(|| protocol::encode_transition(self.seq, &self.transition).into())
     }
 
-    /// Whose transition it is.
+    /// The user of the transition.
     pub fn user(&self) -> &str {
         &self.transition.user
     }

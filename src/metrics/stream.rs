@@ -31,7 +31,7 @@ impl StreamMetrics {
             rebuilt_buckets: counter(
                 r,
                 "stream_rebuilt_buckets",
-                "Parts of the set of users online beside the stream that were lost and written again",
+                "Parts of the set of users online next to the stream that were lost and written again",
             ),
             errors: counter(r, "stream_errors", "Commands for the stream that failed"),
             writer: gauge(r, "stream_writer", "1 while this daemon writes the stream"),

@@ -31,7 +31,7 @@ pub(super) struct OpenStream {
     settings: StreamSettings,
 }
 
-/// What the sinks need of the daemon.
+/// The parts of the daemon that the sinks need.
 pub(super) struct Parts {
     pub(super) daemon: String,
     pub(super) hub: Arc<Hub>,

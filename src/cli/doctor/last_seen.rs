@@ -1,4 +1,4 @@
-//! What `--last-seen` needs: sorted sets whose scores only grow, and the rights to use them.
+//! The needs of `--last-seen`: sorted sets whose scores only grow, and the rights to use them.
 
 use super::finding::{Finding, Severity};
 use crate::presence::KeyPattern;

@@ -1,4 +1,4 @@
-//! What `--stream` needs: rights on the stream and on the keys beside it.
+//! The needs of `--stream`: rights on the stream and on the keys next to it.
 
 use super::finding::{Finding, Severity};
 use super::keys::quoted;

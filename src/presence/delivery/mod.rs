@@ -1,4 +1,4 @@
-//! Which events go to a webhook when: batches in order per user, retries, and batches that the receiver refuses.
+//! The order of events for a webhook: batches in order per user, retries, and batches that the receiver refuses.
 //!
 //! A batch that could not be delivered is sent again, unchanged. A batch that the receiver refuses twice is halved, so that one event
 //! that it cannot take delays only the users of its part. While the receiver cannot be reached, nothing else is tried.
@@ -22,7 +22,7 @@ const RETRY_MS: (u64, u64) = (1_000, 300_000);
 pub struct HookEvent {
     /// The id of its entry in the stream.
     pub id: String,
-    /// Whose transition it is.
+    /// The user of the transition.
     pub user: Name,
     /// The event as it is sent.
     pub json: String,

@@ -12,7 +12,7 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    /// What the view shows of a bucket; `None` if transitions after `place` are no longer kept.
+    /// The view of a bucket; `None` if transitions after `place` are no longer kept.
     pub(super) fn of(view: &dyn StreamView, bucket: usize, place: u64) -> Option<Sight> {
         let online = view.online(&|of| of == bucket).into_iter().collect();
         // After the states: a state that changed since `place` has its transition in here.
@@ -55,7 +55,7 @@ pub(super) struct Restored {
     pub(super) members: Vec<Name>,
 }
 
-/// What a comparison does next.
+/// The next step of a comparison.
 pub(super) enum Step {
     Ask(StreamOrder),
     Restore(Restored),
@@ -75,8 +75,8 @@ pub(super) struct Comparison {
     lost: Vec<usize>,
     /// The users of lost buckets whom the stream says are online.
     recalled: HashSet<Name>,
-    /// What the stream lacks of the users in lost buckets. It is written once all buckets are whole: until then another daemon may take
-    /// over, and it must not find entries beside a bucket of an older stream.
+    /// The entries that the stream lacks of the users in lost buckets. It is written once all buckets are whole: until then another daemon may take
+    /// over, and it must not find entries next to a bucket of an older stream.
     entries: Vec<StreamEntry>,
     /// Where the stream is to be read on; `None` once it was read.
     recall: Option<Option<String>>,

@@ -1,4 +1,4 @@
-//! Which entries this daemon writes into a Redis Stream of transitions.
+//! The entries that this daemon writes into a Redis Stream of transitions.
 //!
 //! One daemon at a time writes, the holder of a lease. Redis also keeps the users whom the stream says are online, in
 //! [`BUCKETS`] SETs. One script checks the lease, changes the SETs and adds the entries, and drops an entry that would not

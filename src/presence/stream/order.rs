@@ -1,4 +1,4 @@
-//! What the writer of a stream wants done, what comes back, and what it sees of the users.
+//! The orders of the writer of a stream, their results, and its view of the users.
 
 use crate::presence::fnv::fnv1a;
 use crate::presence::{Name, Presence, Reason, Time, Transition};
@@ -51,7 +51,7 @@ impl StreamEntry {
     }
 }
 
-/// What makes a write valid: the holder of the lease, and the number that follows the last write.
+/// The conditions of a valid write: the holder of the lease, and the number that follows the last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Names the daemon and this term as writer.
@@ -64,7 +64,7 @@ pub struct Batch {
     pub exists: bool,
 }
 
-/// What is to be done in Redis. One order at a time is under way.
+/// Work to do in Redis. One order at a time is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamOrder {
     /// Take the lease if it is free or stale.
@@ -111,7 +111,7 @@ pub enum StreamOrder {
     },
 }
 
-/// What became of an order.
+/// The result of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamReply {
     /// The lease is this daemon's.

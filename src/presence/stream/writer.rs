@@ -43,7 +43,7 @@ pub enum StreamRole {
     Waits,
 }
 
-/// What the writer has done since it exists.
+/// The work of the writer since it exists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamCounts {
     /// Entries added.
@@ -142,7 +142,7 @@ impl StreamWriter {
         }
     }
 
-    /// What it has done.
+    /// Its work so far.
     pub fn counts(&self) -> StreamCounts {
         self.counts
     }
@@ -293,7 +293,7 @@ impl StreamWriter {
         self.rests_until = until;
     }
 
-    /// What became of the order under way.
+    /// The result of the order under way.
     pub fn replied(&mut self, now: Time, reply: StreamReply, view: &dyn StreamView) {
         if reply == StreamReply::Failed {
             return self.failed(now);

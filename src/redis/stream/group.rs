@@ -19,7 +19,7 @@ pub struct StreamGroup {
     name: String,
 }
 
-/// Who reads the group.
+/// The reader of the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupLease {
     /// This daemon.

@@ -1,4 +1,4 @@
-//! The names of a stream and of the keys beside it.
+//! The names of a stream and of the keys next to it.
 
 use crate::presence::KeyPattern;
 use crate::redis::cluster::slot;

@@ -6,7 +6,7 @@ use crate::redis::sentinel;
 use crate::redis::target::Target;
 use anyhow::Result;
 
-/// The rights that the user lacks, as an ACL names them. Tries each command with a key of its own beside the stream and
+/// The rights that the user lacks, as an ACL names them. Tries each command with a key of its own next to the stream and
 /// deletes it.
 ///
 /// # Errors

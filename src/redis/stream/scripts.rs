@@ -44,7 +44,7 @@ return {'held', '0', exists}
 ",
 );
 
-/// What each write begins with. KEYS: lease, stream. ARGV: token, number, milliseconds, ' stale' or '', 1 if the stream exists.
+/// The beginning of each write. KEYS: lease, stream. ARGV: token, number, milliseconds, ' stale' or '', 1 if the stream exists.
 macro_rules! checked {
     ($rest:literal) => {
         concat!(

@@ -1,7 +1,7 @@
 //! Webhooks: a consumer group of the stream for each URL, and one daemon at a time that sends its events.
 //!
 //! `endpoint` has the URL and which addresses are allowed, `secret` the signatures, `post` one attempt, `event` the JSON of an entry.
-//! Which events go when is decided elsewhere ([`Delivery`]).
+//! [`Delivery`] decides when which events go.
 
 mod endpoint;
 mod event;
@@ -58,7 +58,7 @@ pub struct WebhookSink {
 #[derive(Default)]
 struct Desk {
     delivery: Delivery,
-    /// What the last sender has not acknowledged is read from this id on; `None` once all of it was read.
+    /// The entries that the last sender has not acknowledged are read from this id on; `None` once all of it was read.
     pending: Option<String>,
 }
 

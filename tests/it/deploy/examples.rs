@@ -360,7 +360,7 @@ async fn chat_example_shows_its_room() {
     room.members(&[alice, bob, carol]).await;
     redis.call(&["SADD", "presence-group:team-a", "dave"]);
     room.members(&[alice, bob, carol, ["dave", "offline", "offline"]]).await;
-    // What changes while the daemon is away.
+    // Changes while the daemon is away.
     daemon.kill();
     room.status("waiting").await;
     redis.call(&["SREM", "presence-group:team-a", "<i>carol"]);

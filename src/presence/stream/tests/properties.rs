@@ -5,7 +5,7 @@ use crate::presence::stream::{BUCKETS, StreamOrder};
 use fastrand::Rng;
 use proptest::prelude::*;
 
-/// What may happen apart from kills, freezes, lost messages and views that are not current.
+/// The faults apart from kills, freezes, lost messages and views that are not current.
 #[derive(Clone, Copy)]
 struct Harm {
     /// The server loses buckets.
@@ -58,7 +58,7 @@ fn run(seed: u64, harm: Harm) -> World {
     let mut before = world.server.clone();
     for _ in 0..300 {
         step(&mut world, &mut rng, harm, &mut before);
-        world.told();
+        world.reported();
     }
     world.calm();
     world

@@ -33,7 +33,7 @@ impl Truth {
     }
 }
 
-/// What a daemon has seen of the truth.
+/// A daemon's view of the truth.
 pub(super) struct Sight<'a> {
     truth: &'a Truth,
     began: usize,
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// The state that each user's last entry gives. Panics unless the entries of each user alternate.
-    pub(super) fn told(&self) -> BTreeSet<String> {
+    pub(super) fn reported(&self) -> BTreeSet<String> {
         let mut states: BTreeMap<&str, bool> = BTreeMap::new();
         for (user, online, writer) in &self.server.entries {
             let before = states.insert(user, *online).unwrap_or(false);
@@ -197,7 +197,7 @@ impl World {
 
     pub(super) fn check_right(&self) {
         let online = self.truth.online_after(self.truth.transitions.len());
-        assert_eq!(self.told(), online, "the stream");
+        assert_eq!(self.reported(), online, "the stream");
         assert_eq!(self.server.online(), online, "the SETs");
     }
 
