@@ -157,12 +157,10 @@ fn summary(findings: &[Finding]) -> String {
     let all = findings.len();
     match [Severity::Fatal, Severity::Warning, Severity::Note].map(count) {
         [0, 0, 0] => format!("{all} checks, all ok"),
-        [0, warnings, notes] => format!("{all} checks: {warnings} warnings, {notes} notes; presence works"),
-        [fatal, warnings, notes] => {
-            format!(
-                "{all} checks: {fatal} fatal, {warnings} warnings, {notes} notes; presence does not work until the fatal ones are fixed"
-            )
-        }
+        [0, warnings, notes] => format!("{all} checks; warnings: {warnings}, notes: {notes}; presence works"),
+        [fatal, warnings, notes] => format!(
+            "{all} checks; fatal: {fatal}, warnings: {warnings}, notes: {notes}; fix the fatal ones first, presence does not work"
+        ),
     }
 }
 
@@ -183,4 +181,16 @@ fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend([server::clock(facts), server::replicas(facts)]);
     findings.extend([keys::immortal(&facts.keys), keys::other_types(facts)]);
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_command_becomes_the_right_that_is_missing() {
+        let cause = "cannot connect: NOPERM this user has no permissions to run the 'client|setname' command";
+        assert_eq!(remedy(cause), "redis-cli ACL SETUSER USER '+client|setname'");
+        assert!(remedy("Connection refused").starts_with("start it"));
+    }
 }
