@@ -7,7 +7,7 @@ help: ## This list
 
 run: ## Build and start the daemon with a private Redis and simulated users; print the console's address
 	@bash tests/setup.sh run
-	@echo "make run: building keybeat; the first time takes some minutes"
+	@echo "make run: building keybeat; the first time takes about three minutes on two cores"
 	cargo run --profile quick --locked -- demo
 
 test: ## Every check and every test; print how long each part took
