@@ -44,17 +44,17 @@ impl Finding {
     pub(super) fn reaching(self, target: &Target) -> Finding {
         let there = target.redis_cli();
         let plain = there.split(" --").next().unwrap_or(&there);
-        let mend = self.mend.map(|mend| {
-            mend.replace("redis-cli ACL SETUSER USER ", &format!("{plain} ACL SETUSER {} ", target.user()))
+        let fix = self.mend.map(|fix| {
+            fix.replace("redis-cli ACL SETUSER USER ", &format!("{plain} ACL SETUSER {} ", target.user()))
                 .replace("redis-cli CONFIG ", &format!("{there} CONFIG "))
                 .replace("redis-cli EXPIRE ", &format!("{there} EXPIRE "))
                 .replace("redis-cli DEL ", &format!("{there} DEL "))
         });
-        let mend = match target.host_and_port() {
-            Some(place) => mend.map(|mend| mend.replace("HOST:PORT", &place)),
-            None => mend,
+        let fix = match target.host_and_port() {
+            Some(place) => fix.map(|fix| fix.replace("HOST:PORT", &place)),
+            None => fix,
         };
-        Finding { mend, ..self }
+        Finding { mend: fix, ..self }
     }
 
     /// The same result for one node of a cluster.

@@ -85,8 +85,8 @@ async fn look_at_node(node: &Node, (pattern, stream): Names<'_>, bar: &ProgressB
 
 fn unreachable(why: &anyhow::Error) -> Finding {
     let cause = format!("{why:#}");
-    let mend = remedy(&cause);
-    Finding::new("connection", Severity::Fatal, cause, mend)
+    let fix = remedy(&cause);
+    Finding::new("connection", Severity::Fatal, cause, fix)
 }
 
 /// The fix for a server that cannot be examined, by the words of the cause.
