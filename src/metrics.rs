@@ -1,19 +1,24 @@
 //! Counters and gauges, by name, for `/metrics` and `/v1/stats`.
 
+mod by_cause;
+mod http;
 mod lag;
+mod process;
 mod stream;
 mod webhooks;
 
+pub use http::{HttpMetrics, RouteMetrics};
 pub use lag::{Lag, Percentiles};
 
-use crate::lock::lock;
+use by_cause::ByCause;
+use process::Process;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 pub use stream::StreamMetrics;
 pub use webhooks::WebhookMetrics;
@@ -43,6 +48,14 @@ struct RenewalsLabel {
 struct StateLabel {
     state: &'static str,
 }
+
+/// The labels of the program.
+const BUILD: [(&str, &str); 4] = [
+    ("version", env!("CARGO_PKG_VERSION")),
+    ("features", if cfg!(feature = "otel") { "otel" } else { "" }),
+    ("os", std::env::consts::OS),
+    ("arch", std::env::consts::ARCH),
+];
 
 /// Handles of all metrics; the names are in [`Metrics::new`].
 #[allow(missing_docs)]
@@ -100,35 +113,12 @@ pub struct Metrics {
     pub last_seen_unread: Counter,
     pub stream: StreamMetrics,
     pub webhooks: WebhookMetrics,
+    pub http: HttpMetrics,
     pub mailbox_bytes: Gauge,
+    pub replay_log_bytes: Gauge,
     pub request_errors: Family<CauseLabel, Counter>,
     pub detection_lag: Lag,
     pub event_lag: Lag,
-}
-
-/// Counters by cause, and the causes that occurred.
-struct ByCause {
-    counters: Family<CauseLabel, Counter>,
-    causes: Mutex<BTreeSet<&'static str>>,
-}
-
-impl ByCause {
-    fn new(counters: Family<CauseLabel, Counter>) -> ByCause {
-        ByCause { counters, causes: Mutex::default() }
-    }
-
-    fn inc(&self, cause: &'static str) {
-        self.counters.get_or_create(&CauseLabel { cause: cause.into() }).inc();
-        lock(&self.causes).insert(cause);
-    }
-
-    fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let causes = lock(&self.causes);
-        let count = |cause: &&'static str| {
-            (*cause, self.counters.get_or_create(&CauseLabel { cause: (*cause).into() }).get())
-        };
-        causes.iter().map(count).collect()
-    }
 }
 
 /// The counters of transitions to online and to offline.
@@ -169,8 +159,10 @@ fn lag(registry: &mut Registry, name: &str, help: &str) -> Lag {
 impl Metrics {
     /// Registers everything.
     pub fn new() -> Metrics {
-        let mut registry = Registry::with_prefix("keybeat");
-        let r = &mut registry;
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process::default()));
+        let r = registry.sub_registry_with_prefix("keybeat");
+        r.register("build", "The program", Info::new(BUILD));
         let [went_online, went_offline] = transitions(r);
         let detection_lag = lag(r, "detection_lag", "Time from the end of a key's TTL to the transition");
         let event_lag = lag(r, "event_lag", "Time from the SET of the daemon's canary key to its event");
@@ -289,7 +281,13 @@ impl Metrics {
             ),
             stream: StreamMetrics::new(r),
             webhooks: WebhookMetrics::new(r),
+            http: HttpMetrics::new(r),
             mailbox_bytes: gauge(r, "mailbox_bytes", "Memory of what waits for slow clients, in bytes"),
+            replay_log_bytes: gauge(
+                r,
+                "replay_log_bytes",
+                "Memory of the latest transitions, which all clients that watch everybody read, in bytes",
+            ),
             request_errors: family(r, "request_errors", "Refused requests and messages, by code"),
             detection_lag,
             event_lag,

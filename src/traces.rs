@@ -47,7 +47,7 @@ pub fn said_once(of: &Metadata) -> bool {
 
 /// The span of a request, in the caller's trace if the headers name one (`traceparent`).
 pub fn request(method: &Method, route: Option<&str>, headers: &HeaderMap) -> Span {
-    let method = known(method);
+    let method = known_method(method);
     let span = info_span!(
         parent: None,
         "request",
@@ -62,14 +62,10 @@ pub fn request(method: &Method, route: Option<&str>, headers: &HeaderMap) -> Spa
     span
 }
 
-/// The method, or `_OTHER` for an unknown one: clients must not be able to create span names.
-fn known(method: &Method) -> &str {
-    match *method {
-        Method::GET | Method::POST | Method::PUT | Method::DELETE | Method::HEAD | Method::OPTIONS => {
-            method.as_str()
-        }
-        _ => "_OTHER",
-    }
+/// The method, or `_OTHER` for an unknown one: clients must not be able to create names of spans or metrics.
+pub fn known_method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 6] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
 }
 
 /// Records the status of the answer.

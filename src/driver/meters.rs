@@ -51,5 +51,6 @@ impl Meters {
         metrics.sessions.set(sessions as i64);
         metrics.kept_users.set(hub.kept_users() as i64);
         metrics.mailbox_bytes.set(hub.mailbox_bytes() as i64);
+        metrics.replay_log_bytes.set(hub.log_bytes() as i64);
     }
 }

@@ -206,9 +206,14 @@ impl Hub {
         None
     }
 
-    /// The size of all that waits for clients, and of the log, in bytes.
+    /// The size of all that waits for clients, without the log, in bytes.
     pub fn mailbox_bytes(&self) -> usize {
         self.readers.bytes()
+    }
+
+    /// The size of the log that all readers of everybody share, in bytes.
+    pub fn log_bytes(&self) -> usize {
+        lock(&self.readers.log).bytes()
     }
 
     /// Counts an answer of so many bytes until it is dropped. `end` closes its connection if too much waits for all clients.

@@ -136,9 +136,9 @@ impl Readers {
         }
     }
 
-    /// The size of all that waits for clients, and of the log, in bytes.
+    /// The size of all that waits for clients, without the log, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed) + lock(&self.log).bytes()
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Closes the clients for whom most waits if too much waits for all together. The caller holds no lock of a shard, a

@@ -328,8 +328,10 @@ fn full_log_closes_readers_that_fell_behind() {
         if i % 100 == 0 {
             assert!(!reads.messages().is_empty());
         }
-        assert!(hub.mailbox_bytes() <= 256 * 1024);
+        assert!(hub.log_bytes() <= 256 * 1024);
+        assert_eq!(hub.mailbox_bytes(), 0, "the log waits for no single client");
     }
+    assert!(hub.log_bytes() > 128 * 1024);
     assert!(stuck.messages().is_empty());
     assert_eq!((stuck.overflow_cause(), reads.overflowed()), (Some(Overflow::Behind), false));
 }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::panics::contain;
+use crate::traces::known_method;
 use crate::web::failure::Failure;
 use crate::web::limits::activity::{Activity, Noticed, Overdue, ResponseState, Times};
 use crate::web::limits::connections::{Peer, Place};
@@ -24,7 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,9 +216,15 @@ impl Port {
             why if why.is_parse() => refused_head::unreadable(),
             _ => return,
         };
+        self.refuse(&error, "_OTHER", address.ip());
+    }
+
+    /// Counts and logs the refusal of a request that reaches no route.
+    fn refuse(&self, error: &Error, method: &'static str, address: IpAddr) {
         let (code, status) = (error.code(), error.status());
         self.metrics.refused(code);
-        self.refusals.log(&Refusal { address: address.ip(), route: "none", code, status });
+        self.metrics.http.unrouted(method, status);
+        self.refusals.log(&Refusal { address, route: "none", code, status });
     }
 
     /// Answers a request. On a reserved place every request but those of [`HEALTH`] is refused, and the connection ends.
@@ -248,9 +255,7 @@ impl Port {
                 (self.routes.clone().call(request).await?, place)
             }
             Err(error) => {
-                self.metrics.refused(error.code());
-                let (code, status) = (error.code(), error.status());
-                self.refusals.log(&Refusal { address: client, route: "none", code, status });
+                self.refuse(&error, known_method(request.method()), client);
                 (Failure(error).into_response(), None)
             }
         };

@@ -1,29 +1,57 @@
-//! The layers that every request passes: a span, and for refusals a counter and a log line.
+//! The layer that every request passes: a span and a counter, and for refusals another counter and a log line.
 
 use super::failure::{Failure, Refused};
 use super::limits::connections::Peer;
 use super::limits::refusal_log::{Refusal, Refusals};
 use crate::error::Error;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::traces;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::Instrument;
 
-/// Where [`observe`] counts and logs refusals.
+/// The routes whose answers go on for as long as the client stays. [`Observer`] does not time them.
+const LONG_LIVED: [&str; 2] = ["/v1/ws", "/v1/events"];
+
+/// Where [`observe`] counts requests, and counts and logs refusals.
 #[derive(Clone)]
 pub(super) struct Observer {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) refusals: Arc<Refusals>,
+    metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
+    /// By the route's template.
+    routes: Arc<HashMap<String, RouteMetrics>>,
 }
 
-/// Traces a request, and counts and logs its refusal.
+impl Observer {
+    /// Observes the requests of routes with these templates.
+    pub(super) fn new<'a>(
+        metrics: Arc<Metrics>,
+        refusals: Arc<Refusals>,
+        templates: impl Iterator<Item = &'a str>,
+    ) -> Observer {
+        let route = |template: &str| metrics.http.route(template, !LONG_LIVED.contains(&template));
+        let routes = templates.map(|template| (template.to_owned(), route(template))).collect();
+        Observer { metrics, refusals, routes: Arc::new(routes) }
+    }
+
+    fn count(&self, route: Option<&str>, method: &'static str, status: u16, began: Instant) {
+        match route.and_then(|route| self.routes.get(route)) {
+            Some(route) => route.answered(method, status, began.elapsed()),
+            None => self.metrics.http.unrouted(method, status),
+        }
+    }
+}
+
+/// Traces and counts a request, and counts and logs its refusal.
 pub(super) async fn observe(State(observer): State<Observer>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map(MatchedPath::as_str);
+    let (began, method) = (Instant::now(), traces::known_method(request.method()));
     let span = traces::request(request.method(), route, request.headers());
     let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
     let response = match query.decode_utf8() {
@@ -32,6 +60,7 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
         Err(_) => Failure(Error::InvalidRequest("the query string is not UTF-8".into())).into_response(),
     };
     traces::answered(&span, response.status());
+    observer.count(route, method, response.status().as_u16(), began);
     if let Some(Refused(code)) = response.extensions().get() {
         observer.metrics.refused(code);
         if let Some(Peer(address)) = peer {

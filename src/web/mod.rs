@@ -78,7 +78,8 @@ pub fn routes(app: Arc<App>, origins: Arc<Origins>, paths: Paths) -> Router {
     let described = OpenApiRouter::with_openapi(Head::openapi()).merge(handlers);
     let (router, mut document) = described.split_for_parts();
     openapi::finish(&mut document);
-    let (metrics, refusals) = (app.metrics.clone(), app.refusals.clone());
+    let templates = document.paths.paths.keys().map(String::as_str);
+    let observer = Observer::new(app.metrics.clone(), app.refusals.clone(), templates);
     let audit = app.audit.clone();
     let guard = Guard { gate: app.gate.clone(), quotas: app.quotas.clone(), is_public };
     let router = router
@@ -92,7 +93,7 @@ pub fn routes(app: Arc<App>, origins: Arc<Origins>, paths: Paths) -> Router {
         // Before the tokens: a browser's preflight has none.
         .layer(origins.cors())
         .layer(from_fn_with_state(origins, origin::guard))
-        .layer(from_fn_with_state(Observer { metrics, refusals }, middleware::observe));
+        .layer(from_fn_with_state(observer, middleware::observe));
     let router = match audit {
         Some(log) => router.layer(from_fn_with_state(log, audit::layer)),
         None => router,

@@ -3,6 +3,7 @@
 pub(crate) mod http;
 mod last_seen;
 mod logs;
+mod metrics;
 mod schemathesis;
 mod session_list;
 #[cfg(feature = "otel")]
