@@ -1,5 +1,6 @@
-//! The requirements of a Redis besides its URL: certificates and a password.
+//! The requirements of a Redis besides its URL: certificates, a password, and the addresses of a cluster's nodes.
 
+use crate::redis::address_map::{AddressMap, AddressMapping};
 use crate::redis::password_file::PasswordFile;
 use crate::redis::target::Target;
 use crate::redis::tls::RedisTlsFiles;
@@ -21,6 +22,10 @@ pub struct RedisAccessArgs {
     /// Private key of --redis-cert, in PEM
     #[arg(long, env = "KEYBEAT_REDIS_KEY", value_name = "FILE", requires = "redis_cert")]
     redis_key: Option<PathBuf>,
+    /// Where to reach the nodes of a cluster whose announced addresses cannot be reached (NAT, containers): ANNOUNCED=REACHABLE, a
+    /// HOST or HOST:PORT on each side; several separated by commas [default: the announced addresses]
+    #[arg(long, env = "KEYBEAT_CLUSTER_ADDRESS_MAP", value_name = "FROM=TO", value_delimiter = ',', value_parser = AddressMapping::parse)]
+    cluster_address_map: Vec<AddressMapping>,
 }
 
 impl RedisAccessArgs {
@@ -42,12 +47,13 @@ impl RedisAccessArgs {
         [tls, password].into_iter().filter_map(Result::err).collect()
     }
 
-    /// The Redis with these certificates and this password.
+    /// The Redis with these certificates, this password and these addresses.
     ///
     /// # Errors
-    /// A file cannot be used, or it does not suit the URL.
+    /// A file or a mapping cannot be used, or it does not suit the URL.
     pub fn apply(&self, target: Target) -> Result<Target> {
-        let target = target.with_tls(&self.tls())?;
+        let target =
+            target.with_tls(&self.tls())?.with_addresses(AddressMap::new(&self.cluster_address_map)?)?;
         match &self.redis_password_file {
             Some(path) => target.with_password(PasswordFile(path.clone())),
             None => Ok(target),

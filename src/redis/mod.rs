@@ -1,10 +1,11 @@
 //! All of Redis: names, connections, the event stream, questions, writes, listings, a private server.
 //!
-//! From the ground up: `glob`, `names`, `channel` (messages between daemons), `url` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
+//! From the ground up: `glob`, `names`, `channel` (messages between daemons), `url`, `address_map` and `target` (what a URL means), `resp` (the RESP client), `info`, `scan` and
 //! `server_config` (one place for INFO, SCAN and CONFIG), `sentinel` and `cluster` (which servers there are); above
 //! them `link` (events and questions), `writer`, `listing` and `inspect`, and above `writer` the `directory` (statuses and
 //! groups), `last_seen` and the `stream` of transitions. No file imports one above it.
 
+pub mod address_map;
 pub mod channel;
 pub mod cluster;
 pub mod directory;

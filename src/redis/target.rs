@@ -1,5 +1,6 @@
 //! A Redis URL: how it is parsed, and what it names. No I/O.
 
+use crate::redis::address_map::AddressMap;
 use crate::redis::password_file::PasswordFile;
 use crate::redis::tls::{RedisTlsFiles, Tls};
 use crate::redis::url::{self, HostPort, Place};
@@ -21,7 +22,21 @@ pub struct Target {
     db: Option<u8>,
     /// How to speak TLS; `None` if the server speaks plain TCP.
     tls: Option<Tls>,
+    /// Where the nodes of the cluster are reached.
+    addresses: AddressMap,
+    origin: Origin,
     shown: String,
+}
+
+/// Where a server's address comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The URL or a Sentinel names it, or a node answered there.
+    Named,
+    /// A node of the cluster announces it, and has not answered there.
+    Announced,
+    /// The map has it for the address that a node announces.
+    Mapped,
 }
 
 /// Where the password is.
@@ -58,6 +73,8 @@ impl Target {
             password: parsed.password.map(Password::InUrl),
             db: parsed.db,
             tls: parsed.has_tls.then_some(Tls::System),
+            addresses: AddressMap::default(),
+            origin: Origin::Named,
             shown,
         })
     }
@@ -93,6 +110,21 @@ impl Target {
         }
         file.read()?;
         self.password = Some(Password::InFile(file));
+        Ok(self)
+    }
+
+    /// The same cluster, whose nodes are reached at the addresses of this map.
+    ///
+    /// # Errors
+    /// The URL does not name a cluster.
+    pub fn with_addresses(mut self, addresses: AddressMap) -> Result<Target> {
+        if !addresses.is_empty() && self.cluster_seeds().is_none() {
+            bail!(
+                "{} does not name a cluster, so --cluster-address-map has no effect; write redis-cluster://",
+                self.shown
+            );
+        }
+        self.addresses = addresses;
         Ok(self)
     }
 
@@ -188,35 +220,82 @@ impl Target {
             password: password.clone().map(Password::InUrl),
             db: None,
             tls: self.tls.clone(),
+            addresses: AddressMap::default(),
+            origin: Origin::Named,
             shown: format!("the Sentinel at {at}"),
         };
         Some((at.iter().map(sentinel).collect(), service))
     }
 
-    /// One server at this address, with the same login, database and TLS.
+    /// One server at this address, with the same login, database and TLS. A node of a cluster keeps the name that it
+    /// announces, and is reached where the map says.
     pub(super) fn at(&self, host: String, port: u16) -> Target {
         let at = HostPort { host, port };
         let shown = format!("redis://{at}");
-        Target { place: Place::Server(at), shown, ..self.clone() }
+        let (origin, at) = match self.addresses.reached(&at) {
+            Some(mapped) => (Origin::Mapped, mapped),
+            None => (Origin::Named, at),
+        };
+        Target { place: Place::Server(at), origin, shown, ..self.clone() }
+    }
+
+    /// The same, of a node that has not answered at this address, which it announces.
+    pub(super) fn announced_at(&self, host: String, port: u16) -> Target {
+        let target = self.at(host, port);
+        let origin = if target.origin == Origin::Named { Origin::Announced } else { target.origin };
+        Target { origin, ..target }
+    }
+
+    /// The name in errors: with a map the announced address, and the one that is reached.
+    fn place_shown(&self) -> String {
+        match self.origin {
+            Origin::Mapped => format!("{} at {}", self.shown, self.address()),
+            Origin::Named | Origin::Announced => self.shown.clone(),
+        }
+    }
+
+    /// The advice, and for a node of a cluster what to do if its address is not the right one from here.
+    fn advised(&self, advice: &str) -> String {
+        match self.origin {
+            Origin::Named => advice.to_owned(),
+            Origin::Mapped => format!("{advice}; or correct its address in --cluster-address-map"),
+            Origin::Announced => format!(
+                "{advice}; the cluster announces this address: if it cannot be reached from here (NAT, containers), map it: \
+                 --cluster-address-map {}=REACHABLE:PORT",
+                self.address()
+            ),
+        }
     }
 
     /// The error of a connection that failed for the reason `why`, with advice.
     pub(super) fn unreachable(&self, why: &str) -> anyhow::Error {
+        let place = self.place_shown();
+        if is_about_password(why) {
+            return anyhow!(
+                "cannot connect to {place}: {why}; the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
+            );
+        }
+        if why.starts_with("ERR ") {
+            return anyhow!(
+                "cannot connect to {place}: {why}; the server refuses what the URL asks for: check its database and login"
+            );
+        }
+        anyhow!("cannot connect to {place}: {why}; {}", self.advised(self.remedy(why)))
+    }
+
+    fn remedy(&self, why: &str) -> &'static str {
         let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
-        let advice = if is_about_password(why) {
-            "the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
-        } else if has(&["CaUsedAsEndEntity", "UnknownIssuer"]) {
+        if has(&["CaUsedAsEndEntity", "UnknownIssuer"]) {
             "the server's certificate is signed by itself or by an unknown authority: name that certificate with --redis-ca FILE"
         } else if self.tls.is_some() && has(&["InvalidContentType", "InvalidMessage", "corrupt message"]) {
             "this port does not seem to speak TLS: write redis://"
         } else if self.tls.is_none() && has(&["reset by peer", "frame_type", "closed"]) {
             "if this port speaks TLS, write rediss://; otherwise check whether it is a Redis server"
-        } else if why.starts_with("ERR ") {
-            "the server refuses what the URL asks for: check its database and login"
-        } else {
+        } else if self.origin == Origin::Named {
             "is it running? To use another server, pass --redis URL"
-        };
-        anyhow!("cannot connect to {}: {why}; {advice}", self.shown)
+        } else {
+            "is it running?"
+        }
     }
 
     /// The error of a server that did not answer in time.
@@ -225,7 +304,7 @@ impl Target {
             Some(_) => "it is stopped, or the port does not speak TLS: then write redis://",
             None => "is it stopped?",
         };
-        anyhow!("{} did not answer within {CONNECT:?}; {advice}", self.shown)
+        anyhow!("{} did not answer within {CONNECT:?}; {}", self.place_shown(), self.advised(advice))
     }
 }
 
@@ -257,6 +336,7 @@ fn redacted(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::address_map::AddressMapping;
 
     #[test]
     fn ipv6_addresses_lose_their_brackets() {
@@ -266,6 +346,26 @@ mod tests {
         let cluster = Target::parse("redis-cluster://[::1]:1").unwrap();
         assert_eq!(cluster.cluster_seeds().unwrap(), [("::1".to_owned(), 1)]);
         assert_eq!(target.at("::1".into(), 7).shown(), "redis://[::1]:7");
+    }
+
+    #[test]
+    fn mapped_node_keeps_its_announced_name() {
+        let map = AddressMap::new(&[AddressMapping::parse("203.0.113.1=127.0.0.1:7001").unwrap()]).unwrap();
+        let cluster = Target::parse("rediss-cluster://h:1").unwrap().with_addresses(map.clone()).unwrap();
+        let node = cluster.announced_at("203.0.113.1".into(), 6379);
+        assert_eq!((node.shown(), &*node.address()), ("redis://203.0.113.1:6379", "127.0.0.1:7001"));
+        assert_eq!(node.redis_cli(), "redis-cli -u rediss://127.0.0.1:7001");
+        let why = node.unreachable("Connection refused").to_string();
+        assert!(why.contains("redis://203.0.113.1:6379 at 127.0.0.1:7001: Conn"), "{why}");
+        for why in [cluster.announced_at("203.0.113.2".into(), 7).silent(), {
+            cluster.announced_at("203.0.113.2".into(), 7).unreachable("Connection refused")
+        }] {
+            let why = why.to_string();
+            assert!(why.contains("--cluster-address-map 203.0.113.2:7=REACHABLE:PORT"), "{why}");
+        }
+        assert!(!cluster.at("203.0.113.2".into(), 7).silent().to_string().contains("map"));
+        let why = Target::parse("redis://h").unwrap().with_addresses(map).unwrap_err().to_string();
+        assert!(why.contains("write redis-cluster://"), "{why}");
     }
 
     #[test]

@@ -95,6 +95,11 @@ fn remedy(cause: &str) -> String {
     if let Some(right) = refused_right(cause) {
         return format!("redis-cli ACL SETUSER USER '+{right}'");
     }
+    if let Some((_, mapping)) = cause.split_once("--cluster-address-map ") {
+        return format!(
+            "name the address at which the node is reached: --cluster-address-map {mapping}; several separated by commas"
+        );
+    }
     let text = if is_about_password(cause) {
         "--redis redis://USER:PASSWORD@HOST:PORT"
     } else if has("cluster support disabled") {
@@ -192,5 +197,7 @@ mod tests {
         let cause = "cannot connect: NOPERM this user has no permissions to run the 'client|setname' command";
         assert_eq!(remedy(cause), "redis-cli ACL SETUSER USER '+client|setname'");
         assert!(remedy("Connection refused").starts_with("start it"));
+        let cause = "cannot connect; map it: --cluster-address-map 203.0.113.1:7=REACHABLE:PORT";
+        assert!(remedy(cause).contains("reached: --cluster-address-map 203.0.113.1:7=REACHABLE:PORT;"));
     }
 }

@@ -206,7 +206,10 @@ impl ClusterView {
             let others = line.addresses.iter().filter(|&address| Some(address) != reached);
             let addresses: Vec<&NodeAddress> = reached.into_iter().chain(others).collect();
             let (host, port) = addresses[0].clone();
-            let target = target.at(host, port);
+            let target = match reached {
+                Some(_) => target.at(host, port),
+                None => target.announced_at(host, port),
+            };
             let primary = Primary {
                 id: line.id.clone(),
                 name: target.shown().to_owned(),

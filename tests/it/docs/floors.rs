@@ -34,7 +34,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         "redis",
         &[
             "glob tls url retry_delay channel password_file",
-            "names",
+            "names address_map",
             "target",
             "resp",
             "info scan server_config private",

@@ -11,7 +11,12 @@ use std::process::Command;
 
 /// The findings by `--json`, and the exit code.
 pub async fn doctor(url: &str) -> (Option<i32>, Vec<Value>) {
-    let ran = ended(keybeat(&["doctor", "--json", "--redis", url])).await;
+    doctor_with(&["--redis", url]).await
+}
+
+/// The same, with these arguments.
+pub async fn doctor_with(args: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let ran = ended(keybeat(&[&["doctor", "--json"], args].concat())).await;
     assert_eq!(ran.err, "", "{ran:?}");
     let findings: Vec<Value> = ran
         .out

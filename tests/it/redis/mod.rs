@@ -1,5 +1,6 @@
 //! Servers, clusters and their faults.
 
+mod address_map;
 mod cluster;
 mod degraded;
 pub(crate) mod doctor;
