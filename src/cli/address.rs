@@ -33,6 +33,10 @@ fn advice(why: &ClientError) -> Option<&'static str> {
             "restart it (keybeat serve), or name another one: --url http://HOST:PORT"
         }
         ClientError::NoDaemon { .. } => "name a daemon: --url http://HOST:PORT",
+        ClientError::NoHandshake { .. } => {
+            "for nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \
+             $connection_upgrade; examples/deploy/nginx.conf is complete"
+        }
         ClientError::Untrusted { .. } => "name its CA certificate: --ca FILE",
         ClientError::Refused(_) | ClientError::TokenExpired(_) => {
             "name a file with another token: --token-file FILE"

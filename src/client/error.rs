@@ -33,6 +33,15 @@ pub enum ClientError {
         /// The answer.
         why: String,
     },
+    /// The daemon's answer says that the request had no WebSocket handshake when it arrived: a proxy in between removes the
+    /// headers of the handshake.
+    #[error("the answer at {address} is no WebSocket: {why}")]
+    NoHandshake {
+        /// The daemon's address.
+        address: String,
+        /// The daemon's explanation.
+        why: String,
+    },
     /// The address says `http://` and the port speaks TLS, or the other way round.
     #[error("{address} {what}; write {right}")]
     WrongScheme {

@@ -4,7 +4,7 @@ use super::address::{Stream, cause};
 use super::reconnect::{Advice, Backoff, Silence, renewal_wait};
 use super::watches::Watches;
 use super::{Builder, ClientError, ClientEvent, Watching};
-use crate::protocol::{SUBPROTOCOL, ServerMessage, TokenWord};
+use crate::protocol::{NO_HANDSHAKE, SUBPROTOCOL, ServerMessage, TokenWord};
 use futures_util::{SinkExt, StreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as Ws, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -120,10 +120,7 @@ impl Task {
                         let why = format!("{} ({status})", message_of(&body));
                         SessionEnd::Lost { why: ClientError::Unreachable { address, why }, later: true }
                     }
-                    _ => lost(ClientError::NoDaemon {
-                        address,
-                        why: format!("it answered {}", answer.status()),
-                    }),
+                    _ => lost(unexpected(address, answer.status(), &body)),
                 })
             }
             Err(why) => {
@@ -370,8 +367,21 @@ async fn renewal_due(renewal: Option<(Instant, u64)>) -> u64 {
     }
 }
 
-/// The message of an error's body.
+/// The error of an answer that a daemon does not give to this client, unless a proxy in between changes the request.
+fn unexpected(address: String, status: StatusCode, body: &str) -> ClientError {
+    match error_of(body) {
+        Some(why) if why.starts_with(NO_HANDSHAKE) => ClientError::NoHandshake { address, why },
+        Some(why) => ClientError::NoDaemon { address, why: format!("it answered {status}: {why}") },
+        None => ClientError::NoDaemon { address, why: format!("it answered {status}") },
+    }
+}
+
+/// The message of an error's body; all of the body if it has none.
 fn message_of(body: &str) -> String {
-    let value: Value = serde_json::from_str(body).unwrap_or_default();
-    value["error"]["message"].as_str().unwrap_or(body).to_owned()
+    error_of(body).unwrap_or_else(|| body.to_owned())
+}
+
+fn error_of(body: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(body).ok()?;
+    Some(value["error"]["message"].as_str()?.to_owned())
 }

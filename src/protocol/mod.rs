@@ -22,6 +22,8 @@ pub use {client_message::*, encode::*, request::*, shape::milliseconds, status::
 
 /// The subprotocol of the WebSocket.
 pub const SUBPROTOCOL: &str = "keybeat.v1";
+/// How the refusal begins of a request for a socket that is no WebSocket handshake, perhaps because a proxy removed its headers.
+pub const NO_HANDSHAKE: &str = "/v1/ws speaks WebSocket";
 
 /// The close codes. Each one says what the client has to do.
 pub mod close {

@@ -8,10 +8,11 @@ use super::wire::Wire;
 use crate::error::Error;
 use crate::hub::Watcher;
 use crate::panics::contain;
-use crate::protocol::SUBPROTOCOL;
+use crate::protocol::{NO_HANDSHAKE, SUBPROTOCOL};
 use crate::web::failure::Failure;
 use crate::web::limits::quota::per_second;
 use axum::body::Body;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRequestParts, WebSocketUpgrade};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -56,13 +57,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Upgrade, Failure> {
-        let refuse = |why: String| Failure(Error::InvalidRequest(format!("/v1/ws speaks WebSocket: {why}")));
+        let refuse = |why: String| Failure(Error::InvalidRequest(format!("{NO_HANDSHAKE}: {why}")));
         let on_upgrade = parts.extensions.get::<OnUpgrade>().cloned();
         // axum's own extractor checks the request.
         drop(
             WebSocketUpgrade::from_request_parts(parts, state)
                 .await
-                .map_err(|why| refuse(why.body_text()))?,
+                .map_err(|why| refuse(explained(&why)))?,
         );
         let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
         let (Some(on_upgrade), Some(key)) = (on_upgrade, key) else {
@@ -72,6 +73,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
         let mut words = offered.iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
         let speaks_ours = words.any(|word| word.trim_ascii() == SUBPROTOCOL.as_bytes());
         Ok(Upgrade { on_upgrade, key, speaks_ours })
+    }
+}
+
+/// Why a request is no handshake. The headers that a proxy removes are those of one connection, unless it is told to forward them.
+fn explained(why: &WebSocketUpgradeRejection) -> String {
+    use WebSocketUpgradeRejection::{InvalidConnectionHeader, InvalidUpgradeHeader};
+    let text = why.body_text();
+    match why {
+        InvalidConnectionHeader(_) | InvalidUpgradeHeader(_) => {
+            format!("{text}; a proxy in between must forward the headers Connection and Upgrade")
+        }
+        _ => text,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The proxies of examples/deploy, as they are shipped but for ports, paths and idle times, each in front of two
 //! daemons on one Redis.
 
+use crate::cli::usage::Running;
 use crate::common::daemon::Daemon;
 use crate::common::front::{Front, Kind};
 use crate::common::redis::Redis;
@@ -122,6 +123,33 @@ async fn clients_have_their_own_addresses(kind: Kind) {
     assert!(statuses[3].ends_with("101"), "the next address has a place of its own: {statuses:?}");
 }
 
+/// A proxy that forwards no handshake: the command repeats the daemon's explanation, and what to set at the proxy.
+async fn watch_explains_a_proxy_without_upgrade(kind: Kind) {
+    let redis = Redis::start();
+    let (a, b) = two_daemons(&redis, QUICK).await;
+    let edits: &[(&str, &str)] = match kind {
+        Kind::Haproxy => &[("option forwardfor", "option forwardfor\n    http-request del-header upgrade")],
+        Kind::Nginx => &[
+            ("proxy_set_header Upgrade $http_upgrade;", ""),
+            ("proxy_set_header Connection $connection_upgrade;", ""),
+        ],
+    };
+    let front = Front::edited(kind, &[a.port, b.port], None, edits).await;
+    let running = Running::start(&["watch", "alice", "--url", &format!("http://127.0.0.1:{}", front.port)]);
+    let text = until("the command explains it", async || {
+        let text = running.err.lock().expect("no panic with it").clone();
+        text.contains("trying again").then_some(text)
+    })
+    .await;
+    for words in [
+        "/v1/ws speaks WebSocket: ",
+        "must forward the headers Connection and Upgrade",
+        "proxy_set_header Upgrade",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+}
+
 /// A balancer that checks `/readyz` takes a draining daemon out before that refuses anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_a_daemon_drains() {
@@ -170,7 +198,8 @@ for_each_proxy!(
     a_socket_lives_through_idle_time_and_comes_back_at_the_other_daemon,
     a_socket_whose_pings_are_rarer_than_the_proxy_waits_is_cut,
     events_are_not_kept_back,
-    clients_have_their_own_addresses
+    clients_have_their_own_addresses,
+    watch_explains_a_proxy_without_upgrade
 );
 
 #[test]
