@@ -15,6 +15,7 @@ use crate::redis::scan::{self, PAGE};
 use crate::redis::sentinel;
 use crate::redis::server_config::{self, EVENTS};
 use crate::redis::target::Target;
+use crate::redis::vendor::Vendor;
 use anyhow::Result;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -105,6 +106,8 @@ pub struct Facts {
     pub tracks: bool,
     /// Some of the presence keys.
     pub keys: KeySample,
+    /// The service behind the server, and what gave it away.
+    pub vendor: Option<(Vendor, String)>,
 }
 
 /// Some presence keys, each with its TTL and type.
@@ -123,11 +126,17 @@ pub struct KeySample {
 }
 
 impl Facts {
-    /// Connects and reads the facts. It writes two keys of its own and deletes them. `progress` receives the step.
+    /// Connects and reads the facts. It writes two keys of its own and deletes them. `hosts` are the host names of the
+    /// URL; `progress` receives the step.
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn read(node: &Node, pattern: &KeyPattern, progress: impl Fn(&str)) -> Result<Facts> {
+    pub async fn read(
+        node: &Node,
+        hosts: &[String],
+        pattern: &KeyPattern,
+        progress: impl Fn(&str),
+    ) -> Result<Facts> {
         let names = Names::new(pattern, node.target.db());
         progress("connecting");
         let (primary, client) = sentinel::connect(&node.target, "keybeat-doctor").await?;
@@ -139,6 +148,9 @@ impl Facts {
         facts.clock_ms = exam.clock().await;
         facts.settings = exam.settings().await;
         facts.config = exam.config().await;
+        let hosts: Vec<String> = hosts.iter().cloned().chain(node.hosts()).collect();
+        let has_config = facts.config != ConfigAccess::Absent;
+        facts.vendor = Vendor::recognise(&facts.info, &hosts, has_config);
         facts.in_file = in_file(&primary, facts.field("config_file"));
         if facts.field("cluster_enabled") == "1" {
             facts.cluster = Info::read_cluster(client.pipeline()).await?.unwrap_or_default();

@@ -29,6 +29,7 @@ pub mod target;
 pub mod tls;
 mod url;
 pub mod usage;
+pub mod vendor;
 pub mod writer;
 
 pub use glob::Glob;

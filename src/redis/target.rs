@@ -163,6 +163,17 @@ impl Target {
         }
     }
 
+    /// The hosts that the URL names.
+    pub fn hosts(&self) -> Vec<String> {
+        let places = match &self.place {
+            Place::Server(at) => std::slice::from_ref(at),
+            Place::Sentinels { at, .. } => at,
+            Place::Cluster(nodes) => nodes,
+            Place::Unix(_) => &[],
+        };
+        places.iter().map(|place| place.host.clone()).collect()
+    }
+
     /// The words with which redis-cli reaches the server, without the password: redis-cli asks for it.
     pub fn redis_cli(&self) -> String {
         let mut words = match (&self.place, self.db) {

@@ -4,6 +4,7 @@ use super::finding::{Finding, Severity};
 use super::keys::quoted;
 use super::server::best_classes;
 use super::settings::{EVENTS, cannot_set, may_set, setting_fix};
+use super::vendor;
 use crate::cli::printed;
 use crate::redis::inspect::{ConfigAccess, Facts};
 use crate::redis::{CLASSES, NEW_CLASS, missing_classes};
@@ -125,6 +126,9 @@ pub(super) fn after_restart(facts: &Facts) -> Finding {
     const CHECK: &str = "restart";
     let severity = if may_set(facts) { Severity::Note } else { Severity::Warning };
     let again = if may_set(facts) { "keybeat serve sets them again" } else { cannot_set(facts) };
+    if let Some(operator) = vendor::operator(facts) {
+        return Finding::ok(CHECK, format!("unknown: {operator} has no file to read here"));
+    }
     let path = facts.field("config_file");
     if path.is_empty() {
         let cause = format!(

@@ -8,6 +8,7 @@ mod last_seen;
 mod server;
 mod settings;
 mod stream;
+mod vendor;
 
 use super::{DoctorArgs, Usage, logging, printed, progress};
 use crate::presence::KeyPattern;
@@ -28,15 +29,25 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     let bar = progress::step(&format!("checking {}", target.shown()));
     let pattern = args.redis.pattern.pattern();
     let stream = args.stream.map(|name| names(&name, &pattern)).transpose()?;
-    let findings = look_at(&target, (&pattern, stream.as_ref()), &bar).await;
+    let hosts = target.hosts();
+    let subject = Subject { hosts: &hosts, pattern: &pattern, stream: stream.as_ref() };
+    let findings = look_at(&target, subject, &bar).await;
     bar.finish_and_clear();
     print(&findings, args.json)?;
     let fatal = findings.iter().any(|finding| finding.severity == Severity::Fatal);
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The pattern of the presence keys, and the stream, if one is named.
-type Names<'a> = (&'a KeyPattern, Option<&'a StreamNames>);
+/// What all servers are examined for.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    /// The hosts that the URL names.
+    hosts: &'a [String],
+    /// The pattern of the presence keys.
+    pattern: &'a KeyPattern,
+    /// The stream, if one is named.
+    stream: Option<&'a StreamNames>,
+}
 
 fn names(stream: &str, pattern: &KeyPattern) -> Result<StreamNames, Usage> {
     let none = DirectoryNames { status: String::new(), group: String::new() };
@@ -44,13 +55,13 @@ fn names(stream: &str, pattern: &KeyPattern) -> Result<StreamNames, Usage> {
 }
 
 /// Checks each primary of a cluster separately, because a setting can be wrong on one of them.
-async fn look_at(target: &Target, names: Names<'_>, bar: &ProgressBar) -> Vec<Finding> {
+async fn look_at(target: &Target, subject: Subject<'_>, bar: &ProgressBar) -> Vec<Finding> {
     let topology = match cluster::primaries(target).await {
         Ok(topology) => topology,
         Err(why) => return vec![unreachable(&why).reaching(target)],
     };
     if !topology.clustered {
-        return look_at_node(&topology.nodes[0], names, bar).await;
+        return look_at_node(&topology.nodes[0], subject, bar).await;
     }
     let coverage = coverage(topology.fleet().without_owner(), topology.nodes.len());
     let mut findings = vec![match topology.nodes.first() {
@@ -58,15 +69,16 @@ async fn look_at(target: &Target, names: Names<'_>, bar: &ProgressBar) -> Vec<Fi
         None => coverage,
     }];
     for node in &topology.nodes {
-        let found = look_at_node(node, names, bar).await;
+        let found = look_at_node(node, subject, bar).await;
         findings.extend(found.into_iter().map(|finding| finding.at(node)));
     }
     findings
 }
 
-async fn look_at_node(node: &Node, (pattern, stream): Names<'_>, bar: &ProgressBar) -> Vec<Finding> {
+async fn look_at_node(node: &Node, subject: Subject<'_>, bar: &ProgressBar) -> Vec<Finding> {
+    let Subject { hosts, pattern, stream } = subject;
     let show = |what: &str| bar.set_message(printed::text(&format!("{}: {what}", node.shown())).into_owned());
-    let findings = match Facts::read(node, pattern, show).await {
+    let findings = match Facts::read(node, hosts, pattern, show).await {
         Ok(facts) => {
             let mut findings = examine(&facts);
             if facts.can_be_tried() {
@@ -76,7 +88,7 @@ async fn look_at_node(node: &Node, (pattern, stream): Names<'_>, bar: &ProgressB
                     findings.extend(stream::look_at(node, names).await);
                 }
             }
-            findings
+            findings.into_iter().map(|finding| vendor::adapt(finding, &facts)).collect()
         }
         Err(why) => vec![unreachable(&why)],
     };
@@ -171,7 +183,9 @@ fn summary(findings: &[Finding]) -> String {
 
 /// All checks, in the order in which to fix the problems.
 fn examine(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![server::version(facts), server::role(facts), server::cluster(facts)];
+    let mut findings = vec![server::version(facts)];
+    findings.extend(vendor::vendor(facts));
+    findings.extend([server::role(facts), server::cluster(facts)]);
     if !facts.can_be_tried() {
         return findings;
     }

@@ -1,6 +1,7 @@
 //! Settings of the server, and whether they can be changed.
 
 use super::finding::{Finding, Severity};
+use super::vendor;
 use crate::redis::inspect::{ConfigAccess, Facts};
 
 /// The setting that decides which events the server sends.
@@ -20,6 +21,7 @@ pub(super) fn may_set(facts: &Facts) -> bool {
 /// Why the user cannot change settings.
 pub(super) fn cannot_set(facts: &Facts) -> &'static str {
     match facts.config {
+        ConfigAccess::Absent if vendor::operator(facts).is_some() => "the service does not allow CONFIG",
         ConfigAccess::Absent => "CONFIG is renamed or disabled, so nobody can set it while the server runs",
         _ => "the user may not set it",
     }
@@ -27,6 +29,9 @@ pub(super) fn cannot_set(facts: &Facts) -> &'static str {
 
 /// How to change a setting of this server.
 pub(super) fn setting_fix(facts: &Facts, name: &str, value: &str) -> String {
+    if let Some(switch) = vendor::events_switch(facts, name, value).filter(|_| name == EVENTS) {
+        return switch;
+    }
     // In the file a value with spaces has no quotes.
     let in_file = format!("write into the server's file: {name} {value}; then restart the server");
     match facts.config {
@@ -56,6 +61,7 @@ pub(super) fn config(facts: &Facts) -> Finding {
         format!("{why}, so keybeat cannot read or add event classes; some settings below were not checked");
     let quiet = "start keybeat with --configure-redis false";
     let mend = match facts.config {
+        _ if vendor::operator(facts).is_some() => quiet.to_owned(),
         ConfigAccess::Absent => format!("{quiet}, and set {EVENTS} in the server's file"),
         _ => format!("redis-cli ACL SETUSER USER '+config|get' '+config|set'; or {quiet}"),
     };

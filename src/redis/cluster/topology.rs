@@ -47,6 +47,12 @@ impl Node {
             .find(|key| self.primary.owns(slot(key.as_bytes())))
     }
 
+    /// The hosts that it announces.
+    pub fn hosts(&self) -> impl Iterator<Item = String> {
+        let places = self.primary.addresses.iter();
+        places.filter_map(|place| Some(place.rsplit_once(':')?.0.to_owned()))
+    }
+
     /// Its name for people.
     pub fn shown(&self) -> &str {
         self.target.shown()

@@ -40,7 +40,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "info scan server_config private",
             "sentinel",
             "cluster",
-            "link listing",
+            "link listing vendor",
             "inspect raw usage writer",
             "directory last_seen",
             "stream",

@@ -1,7 +1,7 @@
 //! Servers that imitate the restrictions of managed services; docs/MANAGED_REDIS.md lists who has which.
 
 use super::degraded::{FEWEST, with_user};
-use super::doctor::doctor;
+use super::doctor::{doctor, doctor_with};
 use crate::common::certificates::Authority;
 use crate::common::cluster::Cluster;
 use crate::common::daemon::Daemon;
@@ -163,6 +163,37 @@ async fn nodes_named_in_the_url_need_no_reachable_announcement() {
         assert_eq!(cluster.nodes[owner].call(&["SET", key, "1", "EX", "60"]), Reply::text("OK"));
         daemon.until_state(user, "online").await;
     }
+}
+
+/// A service is recognised by the host name that a cluster announces, or by that of the URL. Its own switch takes the place of CONFIG SET.
+#[tokio::test]
+async fn doctor_names_the_switch_of_a_service() {
+    let host = "presence.abc123.0001.use1.cache.amazonaws.com";
+    let announced = ["--cluster-announce-hostname", host, "--notify-keyspace-events", "Ex"];
+    let redis = one_node(&[&announced[..], &NO_CONFIG].concat()).await;
+    let (code, findings) = doctor(&cluster_url(&redis)).await;
+    let text = |check: &str, field: &str| {
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("no {check}: {findings:?}"))[field]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let vendor = text("vendor", "cause");
+    assert!(vendor.starts_with("Amazon ElastiCache (the host is ") && vendor.contains(host), "{vendor}");
+    let switch = text("events", "mend");
+    assert!(switch.contains("aws elasticache modify-cache-parameter-group"), "{switch}");
+    assert!(switch.contains("ParameterName=notify-keyspace-events,ParameterValue=E"), "{switch}");
+    for finding in &findings {
+        let mend = finding["mend"].as_str().unwrap_or_default();
+        assert!(!mend.contains("the server's file") && !mend.contains("CONFIG"), "{finding}");
+    }
+    assert_eq!(code, Some(0), "client tracking stands in for the events: {findings:?}");
+    let host = "presence-abc123.serverless.use1.cache.amazonaws.com";
+    let (url, map) = (format!("redis-cluster://{host}:6379"), format!("{host}=127.0.0.1:{}", redis.port));
+    let (_, findings) = doctor_with(&["--redis", &url, "--cluster-address-map", &map]).await;
+    let vendor = findings.iter().find(|finding| finding["check"] == "vendor").expect("it is recognised");
+    assert!(vendor["cause"].as_str().expect("a text").contains("Serverless"), "{vendor}");
 }
 
 /// Services close connections that are idle: `timeout` of Redis. Those of the daemon that are idle are made again, and what is
