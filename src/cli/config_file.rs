@@ -79,6 +79,11 @@ impl ConfigFile {
         file
     }
 
+    /// Drops the settings that `wanted` is not true for.
+    pub fn keep(&mut self, wanted: impl Fn(&Id) -> bool) {
+        self.settings.retain(|setting| wanted(&setting.id));
+    }
+
     /// The arguments of the settings whose flags are not in `overridden`, and which flags these are.
     pub fn words(&self, overridden: impl Fn(&Id) -> bool) -> (Vec<OsString>, HashSet<Id>) {
         let used: Vec<&Setting> = self.settings.iter().filter(|setting| !overridden(&setting.id)).collect();

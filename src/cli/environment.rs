@@ -78,8 +78,7 @@ pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     let lenient = command.clone().ignore_errors(true).try_get_matches_from(words);
     let lenient = lenient.map_err(|help| Rejected { clap: Some(help), ..Rejected::default() })?;
     let named = lenient.subcommand();
-    let file =
-        named.and_then(|(name, matches)| file(command.find_subcommand(name)?, matches)).unwrap_or_default();
+    let file = named.and_then(|(name, matches)| file(&command, name, matches)).unwrap_or_default();
     let origin = |id: &str| named.map_or(Origin::Default, |(_, matches)| origin(matches, &malformed, id));
     let (added, from_file) = file.words(|id| origin(id.as_str()) > Origin::File);
     let faults = file.faults.into_iter().chain(used(named, &malformed)).map(Usage).collect();
@@ -113,10 +112,14 @@ pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     if rejected.faults.is_empty() { Ok(args) } else { Err(rejected) }
 }
 
-/// The file that the arguments or the environment name.
-fn file(command: &Command, matches: &ArgMatches) -> Option<ConfigFile> {
+/// The file that the arguments or the environment name. It has the settings of `serve`; another command uses those that are
+/// its own arguments too.
+fn file(root: &Command, name: &str, matches: &ArgMatches) -> Option<ConfigFile> {
     let path = matches.try_get_one::<PathBuf>("config").ok()??;
-    Some(ConfigFile::read(path, command))
+    let mut file = ConfigFile::read(path, root.find_subcommand("serve")?);
+    let own = root.find_subcommand(name)?;
+    file.keep(|id| own.get_arguments().any(|argument| argument.get_id() == id));
+    Some(file)
 }
 
 /// Where an argument has its value from, the file aside. A malformed variable is a variable too.

@@ -57,7 +57,8 @@ pub const BEAT: &str = "Examples:
 pub const DOCTOR: &str = "Examples:
   keybeat doctor
   keybeat doctor --redis rediss://USER:PASSWORD@HOST:6379 --redis-ca ca.pem
-  keybeat doctor --redis redis-cluster://HOST:6379 --json";
+  keybeat doctor --redis redis-cluster://HOST:6379 --json
+  keybeat doctor --config /etc/keybeat/keybeat.toml  # for the daemon with this file";
 
 pub const COMPLETIONS: &str = "Examples:
   keybeat completions bash > ~/.local/share/bash-completion/completions/keybeat

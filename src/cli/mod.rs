@@ -327,6 +327,12 @@ struct DoctorArgs {
     /// Stream of a daemon with --stream: check the rights for it, too [default: none]
     #[arg(long, env = "KEYBEAT_STREAM", value_name = "NAME")]
     stream: Option<String>,
+    /// Webhooks of a daemon with --webhook: check the rights for them, too; no webhook receives anything [default: none]
+    #[arg(long, env = "KEYBEAT_WEBHOOK", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    webhook: Vec<String>,
+    /// File with the settings of a daemon; doctor uses those that are arguments here, too
+    #[arg(long, env = "KEYBEAT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,

@@ -10,6 +10,9 @@ use clap::{ArgAction, Parser};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+/// Why a webhook alone is wrong usage.
+pub const NO_STREAM: &str = "--webhook receives the entries of a stream; add --stream NAME";
+
 #[derive(Parser, Clone)]
 pub struct StreamArgs {
     /// Redis Stream with one entry for each transition, however many daemons run; all of them need the same name
@@ -49,7 +52,7 @@ impl StreamArgs {
         if let Some(stream) = &self.stream {
             faults.extend(StreamNames::new(stream, pattern, directory).err());
         } else if !self.webhook.is_empty() {
-            faults.push("--webhook receives the entries of a stream; add --stream NAME".into());
+            faults.push(NO_STREAM.into());
         }
         match (&self.webhook_secret, self.webhook.is_empty()) {
             (None, false) => faults.push(

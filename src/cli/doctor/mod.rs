@@ -10,6 +10,7 @@ mod settings;
 mod stream;
 mod vendor;
 
+use super::stream::NO_STREAM;
 use super::{DoctorArgs, Usage, logging, printed, progress};
 use crate::presence::KeyPattern;
 use crate::redis::cluster::{self, Node, SLOTS};
@@ -28,9 +29,13 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     let target = super::redis(&args.redis.redis, &args.redis.redis_access)?;
     let bar = progress::step(&format!("checking {}", target.shown()));
     let pattern = args.redis.pattern.pattern();
-    let stream = args.stream.map(|name| names(&name, &pattern)).transpose()?;
+    let stream = args.stream.as_deref().map(|name| names(name, &pattern)).transpose()?;
+    if stream.is_none() && !args.webhook.is_empty() {
+        return Err(Usage(NO_STREAM.into()).into());
+    }
     let hosts = target.hosts();
-    let subject = Subject { hosts: &hosts, pattern: &pattern, stream: stream.as_ref() };
+    let webhooks = !args.webhook.is_empty();
+    let subject = Subject { hosts: &hosts, pattern: &pattern, stream: stream.as_ref(), webhooks };
     let findings = look_at(&target, subject, &bar).await;
     bar.finish_and_clear();
     print(&findings, args.json)?;
@@ -47,6 +52,8 @@ struct Subject<'a> {
     pattern: &'a KeyPattern,
     /// The stream, if one is named.
     stream: Option<&'a StreamNames>,
+    /// Webhooks receive the entries of the stream.
+    webhooks: bool,
 }
 
 fn names(stream: &str, pattern: &KeyPattern) -> Result<StreamNames, Usage> {
@@ -76,7 +83,7 @@ async fn look_at(target: &Target, subject: Subject<'_>, bar: &ProgressBar) -> Ve
 }
 
 async fn look_at_node(node: &Node, subject: Subject<'_>, bar: &ProgressBar) -> Vec<Finding> {
-    let Subject { hosts, pattern, stream } = subject;
+    let Subject { hosts, pattern, stream, webhooks } = subject;
     let show = |what: &str| bar.set_message(printed::text(&format!("{}: {what}", node.shown())).into_owned());
     let findings = match Facts::read(node, hosts, pattern, show).await {
         Ok(facts) => {
@@ -85,7 +92,7 @@ async fn look_at_node(node: &Node, subject: Subject<'_>, bar: &ProgressBar) -> V
                 findings.extend(directory::look_at(node, pattern).await);
                 findings.extend(last_seen::look_at(node, pattern).await);
                 if let Some(names) = stream {
-                    findings.extend(stream::look_at(node, names).await);
+                    findings.extend(stream::look_at(node, names, webhooks).await);
                 }
             }
             findings.into_iter().map(|finding| vendor::adapt(finding, &facts)).collect()

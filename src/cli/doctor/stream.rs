@@ -1,4 +1,4 @@
-//! The needs of `--stream`: rights on the stream and on the keys next to it.
+//! The needs of `--stream` and `--webhook`: rights on the stream and on the keys next to it.
 
 use super::finding::{Finding, Severity};
 use super::keys::quoted;
@@ -8,22 +8,22 @@ use crate::redis::stream::{StreamNames, missing_rights};
 /// The commands of a writer.
 const RIGHTS: &str =
     "+eval +evalsha +xadd +xrange +type +exists +get +pttl +set +pexpire +del +sadd +srem +sismember +sscan";
+/// The commands that webhooks use besides.
+const OF_WEBHOOKS: &str = "+xgroup|create +xreadgroup +xack";
 
 /// Asks a server. `None` if it cannot be reached, which other checks report.
-pub async fn look_at(node: &Node, names: &StreamNames) -> Option<Finding> {
-    let missing = missing_rights(&node.target, names).await.ok()?;
+pub async fn look_at(node: &Node, names: &StreamNames, webhooks: bool) -> Option<Finding> {
+    let missing = missing_rights(&node.target, names, webhooks).await.ok()?;
+    let use_it = if webhooks { "write the stream and send it to webhooks" } else { "write the stream" };
     if missing.is_empty() {
-        return Some(Finding::ok("stream", format!("the user may write the stream {}", names.stream())));
+        return Some(Finding::ok("stream", format!("the user may {use_it}: {}", names.stream())));
     }
+    let rights = if webhooks { format!("{RIGHTS} {OF_WEBHOOKS}") } else { RIGHTS.to_owned() };
     let keys = names.globs().map(|glob| quoted(&format!("~{glob}"))).join(" ");
     Some(Finding::new(
         "stream",
         Severity::Warning,
-        format!(
-            "the daemon cannot write the stream {}: the user lacks {}",
-            names.stream(),
-            missing.join(" ")
-        ),
-        format!("redis-cli ACL SETUSER USER {keys} {RIGHTS}"),
+        format!("the daemon cannot {use_it} ({}): the user lacks {}", names.stream(), missing.join(" ")),
+        format!("redis-cli ACL SETUSER USER {keys} {}", rights.replace("+xgroup|create", "'+xgroup|create'")),
     ))
 }

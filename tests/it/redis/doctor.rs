@@ -465,3 +465,41 @@ async fn rights_for_a_stream_are_suggested() {
     let (_, rights) = command.split_once(" +").expect("rights");
     assert!(operating.contains(rights), "docs/OPERATING.md lacks {rights}");
 }
+
+#[tokio::test]
+async fn rights_for_webhooks_come_from_the_daemons_file() {
+    let redis = Redis::start();
+    let of_stream = "~events '~{events}#*' +eval +evalsha +xadd +xrange +type +exists +get +pttl +set +pexpire +del +sadd +srem \
+                     +sismember +sscan"
+        .replace('\'', "");
+    let url = user(&redis, &format!("{RIGHTS} {EXTRAS} {DIRECTORY} {of_stream}"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keybeat.toml");
+    let text = format!(
+        "redis = \"{url}\"\nstream = \"events\"\nwebhook = [\"https://hooks.example/a\"]\nmax-sockets = 7\nttl = \"20s\"\n"
+    );
+    std::fs::write(&file, text).expect("its folder can be written");
+    let path = file.to_str().expect("UTF-8");
+    let (_, findings) = doctor_with(&["--config", path]).await;
+    let finding = of(&findings, "stream").clone();
+    assert_eq!(finding["severity"], "warning", "{findings:?}");
+    for right in ["+xgroup|create", "+xreadgroup", "+xack"] {
+        assert!(finding["cause"].as_str().is_some_and(|cause| cause.contains(right)), "{finding}");
+        assert!(
+            include_str!("../../../docs/OPERATING.md").contains(right),
+            "docs/OPERATING.md lacks {right}"
+        );
+    }
+    mend(&redis, &finding);
+    let (_, findings) = doctor_with(&["--config", path]).await;
+    assert_eq!(of(&findings, "stream")["severity"], "ok", "{findings:?}");
+    assert_eq!(redis.call(&["DBSIZE"]).number(), 0, "nothing is left");
+    // An argument takes precedence over the file, and a wrong file is wrong usage.
+    let (_, findings) = doctor_with(&["--config", path, "--redis", &redis.url()]).await;
+    assert_eq!(wrong(&findings), [], "{findings:?}");
+    std::fs::write(&file, "nonsense = 1\n").expect("its folder can be written");
+    let ran = ended(keybeat(&["doctor", "--config", path])).await;
+    assert!(ran.code == Some(2) && ran.err.contains("nonsense"), "{ran:?}");
+    let ran = ended(keybeat(&["doctor", "--webhook", "https://hooks.example/a"])).await;
+    assert!(ran.code == Some(2) && ran.err.contains("add --stream NAME"), "{ran:?}");
+}
