@@ -1,6 +1,6 @@
 # One command each. tests/setup.sh installs from Debian's packages what the machine lacks.
 
-.PHONY: help run test test-servers check soak deny bench faults clients deb dist
+.PHONY: help run test test-servers check soak deny bench faults settings clients deb dist
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ clients: ## Test the JavaScript, Python and Rust clients as packages, with the c
 faults: ## Print what clients see of each fault, as a table
 	@bash tests/setup.sh bench
 	cargo bench --locked --bench bench -- faults
+
+settings: ## Write the arguments, variables, defaults and texts of --help into docs/SETTINGS.md
+	KEYBEAT_WRITE_SETTINGS=1 cargo test --locked --features otel --lib settings_page
 
 deb: ## Build a package for Debian and Ubuntu, in target/debian
 	@bash tests/setup.sh deb

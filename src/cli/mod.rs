@@ -25,6 +25,8 @@ mod printed;
 mod progress;
 mod redis_access;
 mod serve;
+#[cfg(test)]
+mod settings_page;
 mod source;
 mod stream;
 mod strict;
