@@ -1,6 +1,7 @@
 //! Lines of the log, errors and alarms in the documents are those of the program and of the shipped files.
 
 use super::literals::{Literal, meant, of_source};
+use crate::common::fault_list::FAULTS;
 use serde_json::Value;
 use std::path::Path;
 
@@ -96,4 +97,17 @@ fn alarms_are_those_of_the_shipped_rules() {
         shipped.collect::<Vec<_>>(),
         "docs/OPERATING.md, in the order of alerts.yml"
     );
+}
+
+#[test]
+fn each_measured_fault_is_explained() {
+    let page = read("docs/FAULTS.md");
+    let (_, measured) = page.split_once("\n| fault | steady users").expect("the table of outcomes");
+    let measured = measured.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let measured = measured.filter_map(|row| row.trim_matches(['|', ' ']).split(" | ").next());
+    let explained = rows(&page, "What each fault means");
+    let names: Vec<&str> = explained.iter().map(|row| row[0]).collect();
+    assert_eq!(names, measured.collect::<Vec<_>>(), "docs/FAULTS.md, in the order of the outcomes");
+    assert_eq!(names, FAULTS.iter().map(|fault| fault.name).collect::<Vec<_>>(), "the faults of the tests");
+    assert!(explained.iter().all(|row| row.len() == 3 && row.iter().all(|cell| !cell.is_empty())));
 }
