@@ -57,7 +57,7 @@
 //!    lock.rs    locks a mutex, also after a panic
 //!    panics.rs  which panics end the process
 //!    certificates.rs  PEM files and the authorities to trust
-//! 0  presence/  the pure core: no clock, task, lock, socket or log
+//! 0  presence/  the pure core, a crate of its own: no clock, task, lock, socket or log
 //! ```
 //!
 //! Detectors know keys, the roster knows users: a user's keys may lie on several servers, each with its own detector.
@@ -107,8 +107,6 @@ pub mod metrics;
 #[cfg(feature = "daemon")]
 mod panics;
 #[cfg(feature = "daemon")]
-pub mod presence;
-#[cfg(feature = "daemon")]
 pub mod redis;
 #[cfg(feature = "daemon")]
 pub mod server;
@@ -123,3 +121,5 @@ pub mod web;
 
 #[cfg(feature = "client")]
 pub use client::Client;
+#[cfg(feature = "daemon")]
+pub use keybeat_presence as presence;

@@ -88,7 +88,7 @@ build() { show cargo test --no-run --locked --features otel "$@"; }
 # A test runs the examples. With the profile of the tests they share its dependencies.
 examples() { show cargo build --profile test --examples --locked --features otel; }
 
-lints() { show cargo clippy --all-targets --locked --features otel -- -D warnings; }
+lints() { show cargo clippy --workspace --all-targets --locked --features otel -- -D warnings; }
 
 # The crate without its optional feature. The test target keeps the dependencies those of the other checks.
 without_otel() { show cargo clippy --lib --bins --test it --locked -- -D warnings; }
@@ -97,7 +97,7 @@ without_otel() { show cargo clippy --lib --bins --test it --locked -- -D warning
 client_alone() { show cargo check --no-default-features --features client --locked; }
 
 # The examples keep the dependencies those of the other checks.
-documentation() { RUSTDOCFLAGS="-D warnings" show cargo doc --no-deps --lib --examples --locked --features otel; }
+documentation() { RUSTDOCFLAGS="-D warnings" show cargo doc --workspace --no-deps --lib --examples --locked --features otel; }
 
 deny() {
     PATH="$PATH:$PWD/target/schemathesis/bin" \
@@ -125,15 +125,15 @@ deny)
     ;;
 check)
     part "format" show cargo fmt --check
-    part "unit tests" tests --lib
+    part "unit tests" tests "--workspace --lib"
     part "lints" lints
     ;;
 test)
     part "packages" bash tests/setup.sh test
     install_in_background
     part "format" show cargo fmt --check
-    part "core: build" build --lib --test sim
-    part "core: unit tests and simulation" tests "--lib --test sim"
+    part "core: build" build --workspace --lib --test sim
+    part "core: unit tests and simulation" tests "--workspace --lib --test sim"
     part "lints" lints
     part "lints without the feature otel" without_otel
     part "client without the daemon" client_alone

@@ -290,7 +290,7 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::{Key, Reason};
+    use crate::{Key, Reason};
 
     fn change(key: &str, live: bool, at: u64, last_seen: u64) -> Change {
         Change {

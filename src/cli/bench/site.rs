@@ -41,6 +41,22 @@ struct Own {
     embedded: Embedded,
 }
 
+/// A program that sends heartbeats to Redis.
+pub struct RedisWriter {
+    redis: WriteConnection,
+    names: Names,
+}
+
+impl RedisWriter {
+    /// Sends heartbeats in one pipeline, and waits for the replies.
+    ///
+    /// # Errors
+    /// Redis is gone.
+    pub async fn beat(&self, users: &[usize], ttl: Duration) -> Result<()> {
+        self.redis.set(users.iter().map(|&user| self.names.redis_key(&name(user))), ttl).await
+    }
+}
+
 impl Site {
     /// A running daemon.
     ///
@@ -166,6 +182,16 @@ impl Site {
     pub async fn beat(&self, users: &[usize], ttl: Duration) -> Result<()> {
         let Some(own) = &self.own else { return self.beat_by_http(users, ttl).await };
         own.redis.set(users.iter().map(|&user| own.names.redis_key(&name(user))), ttl).await
+    }
+
+    /// Another connection to the Redis that the bench has started.
+    ///
+    /// # Errors
+    /// Redis cannot be reached.
+    pub async fn writer(&self) -> Result<Option<RedisWriter>> {
+        let Some(own) = &self.own else { return Ok(None) };
+        let redis = WriteConnection::open(&own.embedded.target()?).await?;
+        Ok(Some(RedisWriter { redis, names: own.names.clone() }))
     }
 
     /// Sends heartbeats through the daemon in one request.

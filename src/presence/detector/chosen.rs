@@ -5,7 +5,7 @@
 //! event stream.
 
 use super::{Detector, Role};
-use crate::presence::{Key, Name, Reason, Time};
+use crate::{Key, Name, Reason, Time};
 use std::collections::HashSet;
 
 impl Detector {

@@ -6,7 +6,7 @@
 //! A key that ends leaves its entry behind until the bucket comes due. [`HORIZON_MS`] limits how long
 //! that takes: an entry further ahead is filed at the horizon, and filed again from there.
 
-use crate::presence::Time;
+use crate::Time;
 use std::collections::BTreeMap;
 
 /// The furthest that an entry is filed ahead, in milliseconds. A key with a TTL of a day moves 144

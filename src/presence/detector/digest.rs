@@ -2,7 +2,7 @@
 //!
 //! A key under a grant that Redis no longer holds is not part of it, since daemons may have given it different grants.
 
-use crate::presence::fnv::fnv1a;
+use crate::fnv::fnv1a;
 
 /// The number of buckets. Each key belongs to one of them, by the hash of its name.
 const BUCKETS: usize = if cfg!(test) { 8 } else { 1_024 };

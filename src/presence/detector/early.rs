@@ -5,7 +5,7 @@
 //! deadline, together with all others whose deadlines are near: one batch per [`STEP_MS`]. Most users have renewed their
 //! keys by then. The others are asked for again at the exact deadline, so their end is noticed as early as anywhere.
 
-use crate::presence::Time;
+use crate::Time;
 
 /// Keys whose deadlines lie within so many milliseconds are asked for together.
 const STEP_MS: u64 = 128;

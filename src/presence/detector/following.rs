@@ -9,7 +9,7 @@
 
 use super::probes::LOOK_AGAIN_MS;
 use super::{Detector, Output, Role};
-use crate::presence::{Reason, Time};
+use crate::{Reason, Time};
 
 impl Detector {
     /// Another daemon asks at deadlines from now on.

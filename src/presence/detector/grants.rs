@@ -7,7 +7,7 @@
 
 use super::Detector;
 use super::ttl::Left;
-use crate::presence::{Key, Time};
+use crate::{Key, Time};
 
 /// Grants of one outage end no faster than this, in keys per millisecond (20,000 per second), so that the users who
 /// did not return do not go offline in one burst.

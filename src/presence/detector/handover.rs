@@ -9,7 +9,7 @@ use super::Detector;
 use super::messages::{Input, Moved, Output, ServerId};
 use super::probes::LOOK_AGAIN_MS;
 use super::slot::Renewal;
-use crate::presence::{Reason, Time};
+use crate::{Reason, Time};
 use std::collections::HashMap;
 
 /// The number of keys that one step hands over, so that other servers' events need not wait for a million keys.

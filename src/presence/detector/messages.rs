@@ -1,6 +1,6 @@
 //! The inputs and outputs of a detector.
 
-use crate::presence::{Change, Key, Time};
+use crate::{Change, Key, Time};
 
 /// Identifies one batch of questions; never 0.
 pub type BatchId = u32;
@@ -165,7 +165,7 @@ pub enum Input<'a> {
 
 impl Input<'_> {
     /// The name of the key that an event or a daemon's message is about.
-    pub(in crate::presence) fn name(&self) -> Option<&[u8]> {
+    pub(crate) fn name(&self) -> Option<&[u8]> {
         use Input::{
             Claimed, Created, Doubted, Ended, EndsIn, Named, Placed, Pushed, Removed, Renewed, Retimed,
             Suspected, Written,

@@ -1,6 +1,6 @@
 //! When users could not renew their keys: the sum of these times limits what grants add to a deadline.
 
-use crate::presence::Time;
+use crate::Time;
 use std::collections::VecDeque;
 
 /// More outages than this are not kept apart: the time between the two oldest counts as an outage too. Only grants of

@@ -14,7 +14,7 @@ use super::LONGEST_TTL_MS;
 use super::messages::{Answer, BatchId, Output, Side};
 use super::slot::Absence;
 use super::ttl::Left;
-use crate::presence::{Reason, Time};
+use crate::{Reason, Time};
 use std::collections::{BTreeMap, VecDeque};
 #[cfg(test)]
 use {

@@ -17,8 +17,8 @@
 use super::Detector;
 use super::Role;
 use super::messages::Output;
-use crate::presence::Time;
-use crate::presence::key::MAX_KEY_BYTES;
+use crate::Time;
+use crate::key::MAX_KEY_BYTES;
 use std::collections::HashSet;
 
 /// While more questions than this wait, no further page is read.

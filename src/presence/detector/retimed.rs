@@ -6,7 +6,7 @@
 use super::Detector;
 use super::slot::Renewal;
 use super::ttl::SAME_TTL_MS;
-use crate::presence::Time;
+use crate::Time;
 
 /// The slot of the `set` that was the last event, and when it came.
 pub(super) type LastSet = Option<(u32, Time)>;

@@ -12,7 +12,7 @@
 use super::messages::{Answer, Output};
 use super::ttl::Left;
 use super::{Detector, Role};
-use crate::presence::{Reason, Time};
+use crate::{Reason, Time};
 
 impl Detector {
     /// From the next connection on the server pushes each change of a key and publishes none (`true`), or publishes events.

@@ -5,7 +5,7 @@
 //! by EXPIRE, which sends no event that the detector subscribes to.
 
 use super::LONGEST_TTL_MS;
-use crate::presence::Time;
+use crate::Time;
 
 /// Two TTLs that differ by this many milliseconds or less are the same: rounding and the time of one answer.
 pub(super) const SAME_TTL_MS: u64 = 50;

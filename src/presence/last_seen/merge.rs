@@ -5,7 +5,7 @@
 //! those after it, nothing; of the user's own, the names behind the user's.
 
 use super::{SEEN_BUCKETS, Seen, seen_bucket};
-use crate::presence::{Name, Time, check_user};
+use crate::{Name, Time, check_user};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;

@@ -6,7 +6,7 @@
 //! same repairs whatever else was dropped. In calm each time is written once.
 
 use super::{SEEN_BUCKETS, seen_bucket};
-use crate::presence::{Name, Time};
+use crate::{Name, Time};
 use std::collections::HashMap;
 
 /// The pause after a write that failed, in milliseconds, and the longest one: each further failure doubles it.

@@ -1,7 +1,7 @@
 //! Compares all users with those whom the stream says are online.
 
 use super::order::{BUCKETS, StreamEntry, StreamOrder, StreamView, bucket_of};
-use crate::presence::{Name, Time};
+use crate::{Name, Time};
 use std::collections::{HashMap, HashSet};
 
 /// The users online in one bucket, and those whose transitions follow later.

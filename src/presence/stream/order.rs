@@ -1,7 +1,7 @@
 //! The orders of the writer of a stream, their results, and its view of the users.
 
-use crate::presence::fnv::fnv1a;
-use crate::presence::{Name, Presence, Reason, Time, Transition};
+use crate::fnv::fnv1a;
+use crate::{Name, Presence, Reason, Time, Transition};
 
 /// How many SETs hold the users whom the stream says are online. One of 1,000,000 users has about 16,000 members.
 pub const BUCKETS: usize = 64;

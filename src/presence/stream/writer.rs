@@ -2,7 +2,7 @@
 
 use super::comparison::{Comparison, Restored, Sight, Step, differences};
 use super::order::{BUCKETS, Batch, StreamEntry, StreamOrder, StreamReply, StreamView};
-use crate::presence::{Name, Time};
+use crate::{Name, Time};
 use std::collections::VecDeque;
 
 /// How often the lease is renewed, and asked for, in milliseconds. Redis keeps it for three times as long.

@@ -5,7 +5,7 @@
 //! subscription that Redis refused silently, `notify-keyspace-events` changed by somebody else. One canary is under
 //! way at a time, so the event and the reply that come back are the answers to it.
 
-use crate::presence::Time;
+use crate::Time;
 use std::collections::VecDeque;
 
 /// A stream whose canary takes longer than this, in milliseconds, is behind.

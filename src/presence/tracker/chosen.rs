@@ -7,8 +7,8 @@
 //! A daemon that holds a server's lease keeps all users of that server: it asks at deadlines for daemons that keep only some.
 
 use super::{Action, Event, Input, Role, Time, Tracker};
-use crate::presence::Name;
-use crate::presence::key::split;
+use crate::Name;
+use crate::key::split;
 use std::collections::{HashMap, HashSet};
 
 /// How often users are dropped who could not be dropped at once, in milliseconds.

@@ -5,7 +5,7 @@ use super::canary::Canary;
 use super::server::{CANARY_EVERY_MS, Phase};
 use super::tracked::Tracked;
 use super::{Action, Cause, LinkNotice, Tracker};
-use crate::presence::{Input, Renewals, Role, Time};
+use crate::{Input, Renewals, Role, Time};
 
 impl Tracker {
     pub(super) fn take(&mut self, now: Time, at: usize, notice: LinkNotice) {

@@ -1,6 +1,6 @@
 //! The messages between daemons about the digests of their keys.
 
-use crate::presence::Digest;
+use crate::Digest;
 
 /// A message of one daemon to the others about a server's digest.
 #[derive(Debug, Clone, PartialEq, Eq)]

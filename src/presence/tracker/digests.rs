@@ -7,7 +7,7 @@
 //! keys that SCAN names and the daemon does not know, and for keys that it knows and SCAN does not name.
 
 use super::{Action, DigestMessage, DigestResult, Input, Role, Time, Tracker};
-use crate::presence::{Digest, Renewals};
+use crate::{Digest, Renewals};
 use std::collections::HashSet;
 
 /// A holder publishes a mark so often, in milliseconds.

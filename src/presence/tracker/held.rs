@@ -6,7 +6,7 @@
 
 use super::gap::Cause;
 use super::{Action, LinkId};
-use crate::presence::{Change, Key, Name, Time};
+use crate::{Change, Key, Name, Time};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// At most so many changes wait. One more, and all of them are reported at once.

@@ -14,7 +14,7 @@
 //! A daemon that keeps only some users stands in: it takes the lease after twice that silence, which every daemon that keeps all
 //! users has let pass. One that keeps all users takes the lease from a stand-in.
 
-use crate::presence::Time;
+use crate::Time;
 
 /// The TTL of the lease's key in milliseconds.
 pub const LEASE_MS: u64 = 3_000;

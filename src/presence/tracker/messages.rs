@@ -4,7 +4,7 @@ use super::digest_message::{DigestMessage, DigestResult};
 use super::gap::Cause;
 use super::lease::{LeaseOrder, LeaseReply};
 use super::topology::{Elsewhere, Fleet};
-use crate::presence::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId, Time};
+use crate::{Answer, BatchId, Change, Input, Key, Name, Renewals, ServerId, Time};
 
 /// Identifies a link among all that there ever were in this run, and the server that it belongs to.
 pub type LinkId = ServerId;

@@ -6,7 +6,7 @@
 
 use super::Tracker;
 use super::topology::Fleet;
-use crate::presence::{Input, Key, Time};
+use crate::{Input, Key, Time};
 use std::collections::BTreeMap;
 
 /// A topology may be this old when it comes, in milliseconds: the nodes are polled, and a poll takes its time.

@@ -4,7 +4,7 @@ use super::gap::Cause;
 use super::server::{Phase, Server};
 use super::topology::{Elsewhere, Fleet, Primary};
 use super::{Action, Event, Tracker, WrittenKeys};
-use crate::presence::{Answer, End, Input, Key, Moved, Time};
+use crate::{Answer, End, Input, Key, Moved, Time};
 use std::collections::BTreeMap;
 
 /// How often the keys of a server that left are offered again while some slots have no owner, in milliseconds.

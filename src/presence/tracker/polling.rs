@@ -3,7 +3,7 @@
 //! Repeatedly, where the server does not publish all events. Once, where slots have moved: a server may drop the keys
 //! of a slot without an event (Valkey's atomic migration), and the keys must change hands before their deadlines.
 
-use crate::presence::Time;
+use crate::Time;
 
 /// The shortest and the longest pause between two polls, in milliseconds.
 const PAUSE_MS: (u64, u64) = (500, 10_000);

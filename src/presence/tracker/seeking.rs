@@ -10,7 +10,7 @@
 
 use super::chosen::Whole;
 use super::{Action, Event, Input, LinkId, Request, Time, Tracker};
-use crate::presence::{Key, Name};
+use crate::{Key, Name};
 use std::collections::{BTreeSet, HashMap};
 
 /// The pause before a request is repeated, in milliseconds.

@@ -10,7 +10,7 @@ use super::seeking::Seeking;
 use super::topology::Primary;
 use super::tracked::Tracked;
 use super::{FleetSettings, LinkId};
-use crate::presence::{Detector, Key, Renewals, Role, Time};
+use crate::{Detector, Key, Renewals, Role, Time};
 
 /// A daemon sends a canary once a second, unless many daemons follow the server.
 pub(super) const CANARY_EVERY_MS: u64 = 1_000;

@@ -1,6 +1,6 @@
 //! This daemon's part at a server that publishes no events and pushes the names of changed keys: see `tracking.rs`.
 
-use crate::presence::Time;
+use crate::Time;
 
 /// See the module's head.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use super::held::Entry;
 use super::lease::LeaseState;
 use super::server::Server;
 use super::{Action, Tracker};
-use crate::presence::{Reason, Renewals, Role, Time};
+use crate::{Reason, Renewals, Role, Time};
 
 impl Server {
     fn is_tracked(&self) -> bool {

@@ -5,7 +5,7 @@ use super::canary::CURRENT_MS;
 use super::gap::Cause;
 use super::held::Entry;
 use super::server::{CANARY_EVERY_MS, Phase, Server};
-use crate::presence::{Change, Reason, Renewals, Time};
+use crate::{Change, Reason, Renewals, Time};
 
 /// How long ends wait for a stream that is behind, or for the comparison of a server whose connection was lost at the
 /// same time, in milliseconds.

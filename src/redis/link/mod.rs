@@ -18,6 +18,7 @@ pub mod parser;
 mod pump;
 pub(in crate::redis) mod pushes;
 mod questions;
+mod read_pause;
 mod settings;
 mod tracking;
 mod trial;

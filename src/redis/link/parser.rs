@@ -278,6 +278,11 @@ impl Events {
         self.list.is_empty()
     }
 
+    /// Does it hold renewals and nothing else?
+    pub fn has_only_renewals(&self) -> bool {
+        self.list.iter().all(|(kind, _)| matches!(kind, Kind::Renewed | Kind::Retimed))
+    }
+
     /// Each piece in turn.
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
         let mut start = 0;

@@ -7,11 +7,13 @@ use crate::redis::link::canary_marks::CanaryMarks;
 use crate::redis::link::events::{EventStream, SUBSCRIBED};
 use crate::redis::link::feed::{Ended, Feed, Feeder, Silent};
 use crate::redis::link::parser::{Beat, Events, Kind, Parsed, Parser};
+use crate::redis::link::read_pause::ReadPause;
 use crate::redis::link::settings::LinkSettings;
 use anyhow::{Result, anyhow};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 /// The most events in a chunk.
 const CHUNK: usize = 512;
@@ -66,14 +68,24 @@ impl<'a> Pump<'a> {
 
     /// Passes events on until something breaks.
     pub(super) async fn run(mut self, feed: &Feeder) -> Ended {
+        let mut pause = ReadPause::new(Instant::now());
         loop {
             let chunk = match self.next().await {
                 Ok(Ok(chunk)) => chunk,
                 Ok(Err(ended)) => return ended,
                 Err(why) => return why.context("the event connection was lost").into(),
             };
+            // Answers wait for fences, so a read with anything but renewals is followed by the next one at once.
+            let wait = if chunk.len() < CHUNK && chunk.has_only_renewals() {
+                pause.after(Instant::now())
+            } else {
+                None
+            };
             if !chunk.is_empty() && feed.send(Feed::Events(chunk)).await.is_err() {
                 return Ended::stopping();
+            }
+            if let Some(wait) = wait {
+                sleep(wait).await;
             }
         }
     }

@@ -70,7 +70,7 @@ impl Tree {
     fn resolve(&self, from: &Module, path: &[String], depth: usize) -> Option<Module> {
         let first = path.first()?.as_str();
         let (mut at, mut rest) = match first {
-            "crate" => (Module::new(), &path[1..]),
+            "crate" => (crate_of(from), &path[1..]),
             "self" => (from.clone(), &path[1..]),
             "super" => (from[..from.len().checked_sub(1)?].to_vec(), &path[1..]),
             _ => (from.clone(), path),
@@ -199,6 +199,11 @@ fn without_tests(text: &str) -> &str {
         next.starts_with("mod ") && next.lines().next().is_some_and(|line| line.ends_with('{'))
     });
     tests.map_or(text, |(at, _)| &text[..at])
+}
+
+/// The root of a module's crate. `presence/` is a crate of its own.
+fn crate_of(module: &Module) -> Module {
+    module.iter().take(1).filter(|name| *name == "presence").cloned().collect()
 }
 
 fn module_of(path: &Path) -> Module {

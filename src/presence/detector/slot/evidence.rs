@@ -1,9 +1,9 @@
 //! The effects of events, answers and other detectors on a slot: one verb per row of the table in `mod.rs`.
 
 use super::{Absence, Flags, Renewal, Said, Slot, Verdict};
-use crate::presence::detector::messages::Moved;
-use crate::presence::detector::ttl::{Left, Lesson, SAME_TTL_MS};
-use crate::presence::{Change, Reason, Time};
+use crate::detector::messages::Moved;
+use crate::detector::ttl::{Left, Lesson, SAME_TTL_MS};
+use crate::{Change, Reason, Time};
 
 /// Events.
 impl Slot {

@@ -1,9 +1,9 @@
 //! The knowledge about the key.
 
 use super::{Flags, Slot};
-use crate::presence::Time;
+use crate::Time;
 #[cfg(test)]
-use crate::presence::detector::messages::BatchId;
+use crate::detector::messages::BatchId;
 
 impl Slot {
     pub fn is_live(&self) -> bool {

@@ -41,8 +41,8 @@ use super::deadlines::{Bucket, Deadlines};
 use super::early;
 use super::messages::BatchId;
 use super::ttl::SAME_TTL_MS;
-use crate::presence::table::Named;
-use crate::presence::{Change, Key, Reason, Time};
+use crate::table::Named;
+use crate::{Change, Key, Reason, Time};
 
 /// See the module's head.
 #[derive(Clone)]

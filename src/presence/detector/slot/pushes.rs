@@ -1,8 +1,8 @@
 //! The effects of pushed names on a slot, where the server publishes no events.
 
 use super::{Flags, Said, Slot};
-use crate::presence::Time;
-use crate::presence::detector::ttl::{Left, SAME_TTL_MS};
+use crate::Time;
+use crate::detector::ttl::{Left, SAME_TTL_MS};
 
 impl Slot {
     /// The server pushed its name: something has changed it, and the next answer shows what.

@@ -6,7 +6,7 @@
 
 use super::script::UP;
 use super::*;
-use crate::presence::{Presence, Roster};
+use crate::{Presence, Roster};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Random worlds.
 
 use super::world::{Fate, World};
-use crate::presence::stream::{BUCKETS, StreamOrder};
+use crate::stream::{BUCKETS, StreamOrder};
 use fastrand::Rng;
 use proptest::prelude::*;
 

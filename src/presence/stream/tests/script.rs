@@ -2,7 +2,7 @@
 
 use super::server::LEASE_MS;
 use super::world::{Fate, World};
-use crate::presence::stream::{StreamOrder, StreamRole, bucket_of};
+use crate::stream::{StreamOrder, StreamRole, bucket_of};
 
 fn settle(world: &mut World) {
     for at in 0..world.daemons.len() {

@@ -1,7 +1,7 @@
 //! A slow and obvious Redis: what the scripts do there.
 
-use crate::presence::Time;
-use crate::presence::stream::{BUCKETS, Batch, StreamOrder, StreamReply, bucket_of};
+use crate::Time;
+use crate::stream::{BUCKETS, Batch, StreamOrder, StreamReply, bucket_of};
 use std::collections::BTreeSet;
 
 /// The lease ends after so many milliseconds.

@@ -1,8 +1,8 @@
 //! Users who come and go, daemons that see it sooner or later, and the messages between daemons and server.
 
 use super::server::Server;
-use crate::presence::stream::{BUCKETS, StreamOrder, StreamReply, StreamView, StreamWriter, bucket_of};
-use crate::presence::{Name, Presence, Reason, Time, Transition};
+use crate::stream::{BUCKETS, StreamOrder, StreamReply, StreamView, StreamWriter, bucket_of};
+use crate::{Name, Presence, Reason, Time, Transition};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Transitions that a daemon keeps.

@@ -1,7 +1,7 @@
 //! A daemon that keeps only the users whom its clients watch, and daemons that answer it.
 
 use super::script::{Run, check, check_run};
-use crate::presence::Candidacy;
+use crate::Candidacy;
 
 /// Runs a script against a tracker that keeps only chosen users and connects to a server whose lease another daemon holds. It is
 /// ready at 1.

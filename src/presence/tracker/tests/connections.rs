@@ -1,8 +1,8 @@
 //! Connections that come and go, dead streams, gaps, and what is known.
 
 use super::script::{ALL_BUT_KEYS, Run, check};
-use crate::presence::tracker::{Action, Event};
-use crate::presence::{Input, Time};
+use crate::tracker::{Action, Event};
+use crate::{Input, Time};
 
 #[test]
 fn status_names_the_first_obstacle() {

@@ -1,7 +1,7 @@
 //! Digests: a daemon's mistake is found and ends.
 
 use super::script::{Run, check};
-use crate::presence::Time;
+use crate::Time;
 
 /// A daemon that follows and believes that alice and bob are live.
 const FOLLOWS: &str = "0 fleet S; 1 up S r follows; 2 page S; 3 beat S b; 4 due; 5 canary S; 10 created S alice; \

@@ -1,8 +1,8 @@
 //! Keys that pass from one server to another, and servers that leave.
 
 use super::script::{Run, check, fleet};
-use crate::presence::Time;
-use crate::presence::tracker::*;
+use crate::Time;
+use crate::tracker::*;
 use std::collections::HashSet;
 
 /// Two servers without gaps; alice's key lies in slot 1, which `A` owns.

@@ -1,8 +1,8 @@
 //! Random histories of up to three servers: what holds at each step, and what holds when everything is at rest.
 
 use super::script::{fleet, settings, slot};
-use crate::presence::tracker::*;
-use crate::presence::{Answer, BatchId, End, Key, Side};
+use crate::tracker::*;
+use crate::{Answer, BatchId, End, Key, Side};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! Runs a script against a tracker and compares what comes out.
 
-use crate::presence::tracker::*;
-use crate::presence::{Answer, BatchId, Digest, End, Key, Renewals, Side};
+use crate::tracker::*;
+use crate::{Answer, BatchId, Digest, End, Key, Renewals, Side};
 use std::collections::{BTreeSet, HashMap};
 
 /// How many slots the scripts' cluster has; a key's last digit is its slot.

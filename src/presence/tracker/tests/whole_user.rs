@@ -1,7 +1,7 @@
 //! Users whose last key ends while something older may be unread.
 
 use super::script::{Run, check};
-use crate::presence::Time;
+use crate::Time;
 
 /// One server without gaps; u has the session a.
 const ONE: &str = "0 fleet S; 0 ready S; 1 set S u#a; 1 answered S u#a=30000;";

@@ -1,7 +1,7 @@
 //! A daemon as the server and the other daemon see it.
 
-use crate::presence::tracker::*;
-use crate::presence::{Answer, BatchId, End, Key, Name, Side};
+use crate::tracker::*;
+use crate::{Answer, BatchId, End, Key, Name, Side};
 use std::collections::BTreeSet;
 
 pub(super) const HOLDER: usize = 0;

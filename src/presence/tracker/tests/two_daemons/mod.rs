@@ -7,8 +7,8 @@
 mod daemon;
 mod server;
 
-use crate::presence::tracker::*;
-use crate::presence::{Change, End, Key, Name, Side};
+use crate::tracker::*;
+use crate::{Change, End, Key, Name, Side};
 use daemon::{CHOOSER, Command, Daemon, HOLDER, Item, NAMES};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};

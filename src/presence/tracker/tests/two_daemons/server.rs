@@ -2,8 +2,8 @@
 
 use super::World;
 use super::daemon::{Command, Item, NAMES};
-use crate::presence::tracker::*;
-use crate::presence::{Answer, End};
+use crate::tracker::*;
+use crate::{Answer, End};
 
 impl World {
     /// The server deletes a key that has run out, as it does when somebody asks for the key.

@@ -6,9 +6,12 @@
 //! - [`Delivery`]: entries of the stream → batches for a webhook, in order per user.
 //! - [`StreamWriter`]: transitions → entries of a Redis Stream, by one daemon at a time.
 //!
-//! This folder has no clock, task, lock, socket or log, so each rule is a unit test that runs in
-//! microseconds. It depends on two small crates, both for memory per user: `hashbrown`, whose
-//! `HashTable` stores slot numbers (see `table.rs`), and `arcstr` for names that several tables share.
+//! This crate has no clock, task, lock, socket or log, so each rule is a unit test that runs in
+//! microseconds. It depends on three small crates: for memory per user `hashbrown`, whose `HashTable`
+//! stores slot numbers (see `table.rs`), and `arcstr` for names that several tables share; `thiserror`
+//! for the texts of errors.
+//!
+//! As a crate of its own it cannot import the rest of keybeat, and the tests' build optimizes it more than the rest.
 
 mod change;
 mod delivery;
