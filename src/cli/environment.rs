@@ -50,6 +50,8 @@ impl Rejected {
 
 /// A variable with a malformed or invalid value.
 struct Malformed {
+    /// The command whose argument it is.
+    command: String,
     argument: Id,
     fault: String,
 }
@@ -70,14 +72,17 @@ pub enum Origin {
 /// An argument is wrong, or a variable that the command uses, or the file; the text names the variable, or the line and key.
 pub fn parse(words: &[OsString]) -> Result<Args, Rejected> {
     let mut malformed = Vec::new();
-    let mut command = Args::command()
-        .mut_subcommands(|command| command.mut_args(|argument| checked(argument, &mut malformed)));
+    let mut command = Args::command().mut_subcommands(|command| {
+        let name = command.get_name().to_owned();
+        command.mut_args(|argument| checked(argument, &name, &mut malformed))
+    });
     let sifted = Sifted::new(&command, words);
     let words = sifted.as_ref().map_or(words, |sifted| &sifted.words);
     // Without checks that span several arguments, some of which may be in the file.
     let lenient = command.clone().ignore_errors(true).try_get_matches_from(words);
     let lenient = lenient.map_err(|help| Rejected { clap: Some(help), ..Rejected::default() })?;
     let named = lenient.subcommand();
+    malformed.retain(|variable| named.is_some_and(|(name, _)| name == variable.command));
     let file = named.and_then(|(name, matches)| file(&command, name, matches)).unwrap_or_default();
     let origin = |id: &str| named.map_or(Origin::Default, |(_, matches)| origin(matches, &malformed, id));
     let (added, from_file) = file.words(|id| origin(id.as_str()) > Origin::File);
@@ -148,7 +153,7 @@ fn decide(args: &mut Args, origin: impl Fn(&str) -> Origin) -> Result<(), Usage>
 /// The faults of the variables that the command uses.
 fn used(named: Option<(&str, &ArgMatches)>, malformed: &[Malformed]) -> Vec<String> {
     let Some((_, matches)) = named else { return Vec::new() };
-    // Several commands have arguments of one name.
+    // A variable may be that of several arguments.
     let mut seen = HashSet::new();
     let used = malformed.iter().filter(|variable| {
         origin(matches, malformed, variable.argument.as_str()) == Origin::Variable
@@ -171,7 +176,7 @@ pub fn value(variable: &str) -> Result<Option<String>, Usage> {
 }
 
 /// The argument, without its variable if that is empty, malformed or invalid.
-fn checked(argument: Arg, malformed: &mut Vec<Malformed>) -> Arg {
+fn checked(argument: Arg, command: &str, malformed: &mut Vec<Malformed>) -> Arg {
     let Some(variable) = argument.get_env().map(OsStr::to_owned) else { return argument };
     let Some(value) = std::env::var_os(&variable) else { return argument };
     if value.is_empty() {
@@ -181,6 +186,6 @@ fn checked(argument: Arg, malformed: &mut Vec<Malformed>) -> Arg {
     let text = value.to_string_lossy();
     let malformation = fault(&value).map(|fault| format!("{variable} {fault}"));
     let Some(fault) = malformation.or_else(|| invalid(&argument, &variable, &text)) else { return argument };
-    malformed.push(Malformed { argument: argument.get_id().clone(), fault });
+    malformed.push(Malformed { command: command.to_owned(), argument: argument.get_id().clone(), fault });
     argument.env(None::<&'static str>)
 }

@@ -55,6 +55,21 @@ async fn arguments_win_over_malformed_variables() {
 }
 
 #[tokio::test]
+async fn variables_of_other_commands_are_not_looked_at() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url()]).await;
+    // get has an argument --redis, which this variable is not for.
+    let malformed = [("KEYBEAT_REDIS", "\"x\""), ("KEYBEAT_TTL", "5"), ("KEYBEAT_LISTEN", "'x'")];
+    for command in [&["get", "nobody"][..], &["healthcheck"]] {
+        let ran = run(&[command, &["--url", &daemon.url("")]].concat(), &malformed).await;
+        assert!(matches!(ran.code, Some(0 | 3)), "{command:?}: {ran:?}");
+    }
+    let url = [("KEYBEAT_URL", "\"http://x\"")];
+    let ran = run(&["serve", "--check", "--redis", &redis.url()], &url).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[tokio::test]
 async fn empty_variables_count_as_not_set() {
     let redis = Redis::start();
     let help = run(&["serve", "--help"], &[]).await.out;
@@ -110,6 +125,8 @@ async fn faulty_redis_urls_name_their_fault() {
         ("redis://:hunt#er2@127.0.0.1:1", &["percent-encode", "%23"]),
         ("redis://:hunt/er2@127.0.0.1:1", &["percent-encode", "%2F"]),
         ("redis://:hunt?er2@127.0.0.1:1", &["percent-encode", "%3F"]),
+        ("redis://:pa?hunter2=1@127.0.0.1:1", &["percent-encode", "%3F"]),
+        ("redis-sentinel://:pa?hunter2=1@127.0.0.1:1", &["percent-encode", "%3F"]),
     ] {
         let ran = run(&["ls", "--redis", url], &[]).await;
         assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{url}: {ran:?}");
