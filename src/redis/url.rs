@@ -73,7 +73,7 @@ pub(super) fn parse(url: &str) -> Result<ParsedUrl> {
         is_unix || !rest.contains(char::is_whitespace),
         "it contains a space or line break; remove it, or write %20 in a user or password"
     );
-    check_characters(rest, is_unix)?;
+    check_characters(&scheme, rest)?;
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let query = Query::parse(&scheme, query)?;
     let at = place.find('/').unwrap_or(place.len());
@@ -90,18 +90,24 @@ pub(super) fn parse(url: &str) -> Result<ParsedUrl> {
     Ok(ParsedUrl { place, user, password, db, has_tls: scheme.starts_with("rediss") })
 }
 
+/// The parameters of Sentinels.
+const SENTINEL_NAMES: [&str; 4] = ["node", "sentinelServiceName", "sentinelUsername", "sentinelPassword"];
+
 /// A `#`, `/` or `?` in a password ends the part of the URL in which the password stands.
-fn check_characters(rest: &str, is_unix: bool) -> Result<()> {
+fn check_characters(scheme: &str, rest: &str) -> Result<()> {
     if rest.contains('#') {
         bail!("it contains #; {ENCODE}");
     }
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let after_slash = place.split_once('/').map_or("", |(_, path)| path);
-    if !is_unix && after_slash.contains('@') {
+    if scheme != "redis+unix" && after_slash.contains('@') {
         bail!("it contains / before the @; {ENCODE}");
     }
-    // A real query begins with a name and an equals sign.
-    if query.split_once('@').is_some_and(|(before, _)| !before.contains('=')) {
+    // Only the login of Sentinels may contain an @, in a query that begins with a known name.
+    let begins_well = || {
+        SENTINEL_NAMES.iter().any(|name| query.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
+    };
+    if query.contains('@') && !(scheme.ends_with("-sentinel") && begins_well()) {
         bail!("it contains ? before the @; {ENCODE}");
     }
     Ok(())
@@ -143,6 +149,8 @@ impl Query {
                 "sentinelServiceName" if is_sentinel => found.service = decoded(value)?,
                 "sentinelUsername" if is_sentinel => found.user = decoded(value)?,
                 "sentinelPassword" if is_sentinel => found.password = decoded(value)?,
+                // An @ shows that it may be a part of a password.
+                _ if query.contains('@') => bail!("it contains a parameter that is not known; {ENCODE}"),
                 name => bail!("its parameter {} is not known", crate::error::shown(name)),
             }
         }
