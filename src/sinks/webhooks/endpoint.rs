@@ -8,11 +8,12 @@ use axum::http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::{TcpStream, lookup_host};
 
-/// Addresses of metadata services that no class of addresses covers.
-const METADATA: [IpAddr; 3] = [
+/// Addresses of metadata services that no class of addresses covers: of Azure, Alibaba Cloud, Google Cloud and Scaleway.
+const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
 ];
 
 /// See the module's head.
@@ -50,15 +51,13 @@ impl Endpoint {
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let port = match authority.port() {
             Some(port) => port.as_u16(),
-            None if authority.as_str().ends_with(':') => bail!("{url:?} has an empty port; {WRITE}"),
-            None => {
-                if secure {
-                    443
-                } else {
-                    80
-                }
+            None if !authority.as_str().ends_with(authority.host()) => {
+                bail!("{url:?} has a port that is not a number from 1 to 65535; {WRITE}")
             }
+            None if secure => 443,
+            None => 80,
         };
+        ensure!(port != 0, "{url:?} has port 0, on which nothing listens; {WRITE}");
         let endpoint = Endpoint { url: url.to_owned(), secure, host, port, path, allow_private };
         endpoint.check_host()?;
         Ok(endpoint)
@@ -191,6 +190,9 @@ fn is_reserved(address: IpAddr) -> bool {
                 || first == 0x2002
                 || (first, second) == (0x64, 0xff9b)
                 || address.segments()[..6] == [0; 6] && !address.is_loopback()
+                || address.segments()[..6] == [0, 0, 0, 0, 0xffff, 0]
+                // The metadata services of Amazon.
+                || (first, second) == (0xfd00, 0xec2)
         }
     }
 }
@@ -235,16 +237,37 @@ mod tests {
             "http://[fe80::1]/",
             "https://[64:ff9b::a00:1]/",
             "https://[::7f00:1]/",
+            "https://[::ffff:0:a00:1]/",
+            "https://hooks.example:",
+            "https://hooks.example:0/",
+            "https://hooks.example:443443/",
+            "http://127.0.0.1:70000/",
+            "http://[::1]:65536/",
         ] {
             assert!(Endpoint::parse(url, false).is_err(), "{url}");
         }
-        for url in ["https://169.254.169.254/", "https://[fd00:ec2::254]/", "https://100.100.100.200/"] {
+        for url in [
+            "https://169.254.169.254/",
+            "https://[fd00:ec2::254]/",
+            "https://[fd00:ec2::23]/",
+            "https://[fd20:ce::254]/",
+            "https://[fd00:42::42]/",
+            "https://100.100.100.200/",
+        ] {
             assert!(Endpoint::parse(url, true).is_err(), "{url}: never, whatever is allowed");
         }
         for url in ["https://127.0.0.1/", "https://10.0.0.1/", "https://[fd00::1]/", "https://8.8.8.8/"] {
             assert!(Endpoint::parse(url, true).is_ok(), "{url}");
         }
-        for url in ["http://10.0.0.1/", "http://192.168.0.1/", "http://[fd00::1]/", "https://8.8.8.8/"] {
+        for url in [
+            "http://10.0.0.1/",
+            "http://192.168.0.1/",
+            "http://[fd00::1]/",
+            "http://[::1]:65535/",
+            "http://localhost:8080/",
+            "https://8.8.8.8/",
+            "https://hooks.example:443/",
+        ] {
             assert!(Endpoint::parse(url, false).is_ok(), "{url}");
         }
     }
