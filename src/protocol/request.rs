@@ -88,6 +88,15 @@ impl RequestBody for EndBody {
     const SHAPE: &'static Shape = &body(r#"{"session":"phone"}"#, &[SESSION]);
 }
 
+/// Body of a request that needs none: a field in it is meant for another request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoBody {}
+
+impl RequestBody for NoBody {
+    const SHAPE: &'static Shape = &body("{}", &[]);
+}
+
 /// Body of `POST /v1/heartbeats`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

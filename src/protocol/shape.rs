@@ -242,10 +242,14 @@ impl Reading<'_> {
                     found.get_or_insert_with(|| {
                         let names: Vec<&str> = shape.fields.iter().map(|Field(name, ..)| *name).collect();
                         let (element, owner) = (place.of(), shape.owner);
-                        format!(
-                            "{element}{owner} has no field {unknown}; its fields are: {}",
-                            names.join(", ")
-                        )
+                        match names.join(", ") {
+                            none if none.is_empty() => {
+                                format!("{element}{owner} has no field {unknown}; it needs no body")
+                            }
+                            names => {
+                                format!("{element}{owner} has no field {unknown}; its fields are: {names}")
+                            }
+                        }
                     });
                 }
             }

@@ -2,13 +2,14 @@
 
 use super::request::{self, QueryString, Reply};
 use crate::error::{Error, shown};
-use crate::protocol::{ClosedSockets, schema};
+use crate::protocol::{ClosedSockets, NoBody, schema};
 use crate::redis::channel::Message;
 use crate::web::access::auth::Pass;
 use crate::web::app::{App, Shared};
 use crate::web::audit::Counted;
-use crate::web::describe::openapi::OfQuestion;
+use crate::web::describe::openapi::OfBody;
 use crate::web::failure::Failure;
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -33,11 +34,17 @@ pub struct CloseQuery {
     path = "/v1/sockets",
     tag = "daemon",
     params(("user" = schema::User, Query, description = "Whose sockets and streams")),
-    responses((status = 200, description = "How many there were at this daemon", body = ClosedSockets), OfQuestion),
+    responses((status = 200, description = "How many there were at this daemon", body = ClosedSockets), OfBody),
     security(("bearer" = []))
 )]
-pub async fn close(State(app): Shared, pass: Pass, query: QueryString<CloseQuery>) -> Reply<Response> {
+pub async fn close(
+    State(app): Shared,
+    pass: Pass,
+    query: QueryString<CloseQuery>,
+    body: Body,
+) -> Reply<Response> {
     pass.check_admin()?;
+    let NoBody {} = request::optional_body(&app, body).await?;
     let user = request::query(query)?.user;
     let user = user.ok_or_else(|| {
         Error::InvalidRequest("the user is missing; write DELETE /v1/sockets?user=NAME".into())

@@ -2,7 +2,7 @@
 
 use super::request::{self, QueryString, Reply, UserName};
 use crate::error::{Error, MAX_STATUS_BYTES, MAX_STATUS_TTL_MS, MIN_TTL_MS};
-use crate::protocol::{checked_status, schema};
+use crate::protocol::{NoBody, checked_status, schema};
 use crate::web::access::auth::Pass;
 use crate::web::app::Shared;
 use crate::web::describe::openapi::OfBody;
@@ -64,8 +64,14 @@ pub async fn set(
     responses((status = 204, description = "The user has no status"), OfBody),
     security(("bearer" = []))
 )]
-pub async fn remove(State(app): Shared, pass: Pass, UserName(user): UserName) -> Reply<StatusCode> {
+pub async fn remove(
+    State(app): Shared,
+    pass: Pass,
+    UserName(user): UserName,
+    body: Body,
+) -> Reply<StatusCode> {
     pass.check_speak(&user)?;
+    let NoBody {} = request::optional_body(&app, body).await?;
     app.set_status(&pass, &user, None, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }

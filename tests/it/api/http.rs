@@ -255,6 +255,8 @@ async fn unknown_parameters_and_fields_are_named() {
         ("DELETE", user.into(), r#"{"sessionId":"phone"}"#, "sessionId"),
         ("DELETE", format!("{user}?session=a"), r#"{"session":"b"}"#, "session"),
         ("DELETE", format!("{query}?sesion=phone"), "", "sesion"),
+        ("DELETE", "/v1/sockets?user=alice".into(), r#"{"session":"phone"}"#, "session"),
+        ("DELETE", "/v1/users/alice/status".into(), r#"{"session":"phone"}"#, "session"),
         ("PUT", format!("{beat}?session=phone&ttl=1000"), "", "ttl"),
         ("PUT", format!("{beat}?ttl_ms=1000"), r#"{"ttl_ms":2000}"#, "ttl_ms"),
         ("PUT", format!("{beat}?session=a"), r#"{"session":"b"}"#, "session"),
