@@ -429,7 +429,7 @@ async fn bench_of_its_own_daemon_loses_nothing() {
     };
     let (lag, heartbeats, fanout, connections, streams) =
         tokio::join!(of("lag"), of("heartbeats"), of("fanout"), of("connections"), of("streams"));
-    let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 2), ("fanout", &fanout, 10)];
+    let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 4), ("fanout", &fanout, 10)];
     for (what, (rows, err), count) in
         all.into_iter().chain([("connections", &connections, 5), ("streams", &streams, 3)])
     {
