@@ -45,26 +45,40 @@ struct UserEntry {
     since: Time,
     /// The last heartbeat of the sessions that have ended.
     last_seen: Time,
-    /// The live keys that name a session. Most users have none, so the field is one word.
-    #[allow(clippy::box_collection)]
-    named: Option<Box<Vec<Key>>>,
+    /// Kept while the user is online with a key that names a session. Most users have none, so the field is one word.
+    named: Option<Box<Sessions>>,
+}
+
+/// The sessions of a user that have names.
+#[derive(Default)]
+struct Sessions {
+    /// The live keys that name a session.
+    keys: Vec<Key>,
+    /// The latest instant at which a key of the user began or ended: the user was there then.
+    latest: Time,
 }
 
 impl UserEntry {
-    fn add_named(&mut self, key: &Key) {
+    fn add_named(&mut self, key: &Key, at: Time) {
         if key.session().is_some() {
-            self.named.get_or_insert_default().push(key.clone());
+            self.named.get_or_insert_default().keys.push(key.clone());
         }
+        self.note_change(at);
     }
 
-    fn drop_named(&mut self, key: &Key) {
+    fn drop_named(&mut self, key: &Key, at: Time) {
         let Some(named) = &mut self.named else { return };
         // Remove one entry only: while a key moves, two servers hold it.
-        if let Some(at) = named.iter().position(|other| other == key) {
-            named.remove(at);
+        if let Some(at) = named.keys.iter().position(|other| other == key) {
+            named.keys.remove(at);
         }
-        if named.is_empty() {
-            self.named = None;
+        self.note_change(at);
+    }
+
+    /// A user with one key needs no note: its end is no earlier than its start.
+    fn note_change(&mut self, at: Time) {
+        if let Some(named) = &mut self.named {
+            named.latest = named.latest.max(at);
         }
     }
 
@@ -128,7 +142,7 @@ impl Roster {
     /// The live keys of a user that name a session.
     pub fn keys(&self, user: &str) -> Vec<Key> {
         let named = self.find(user).and_then(|at| self.users[at].named.as_deref());
-        named.cloned().unwrap_or_default()
+        named.map(|named| named.keys.clone()).unwrap_or_default()
     }
 
     /// The state of a user and the live keys, sorted; `sessions` counts these keys. A key that moves between two servers is one.
@@ -201,7 +215,7 @@ impl Roster {
         let user = &mut self.users[at];
         let Some(sessions) = user.sessions.checked_sub(1) else { return };
         user.sessions = sessions;
-        user.drop_named(key);
+        user.drop_named(key, Time::default());
         self.sessions -= 1;
         if sessions == 0 {
             self.online -= 1;
@@ -218,17 +232,19 @@ impl Roster {
         self.sessions += 1;
         let user = &mut self.users[at];
         user.sessions += 1;
-        user.add_named(&change.key);
-        if user.sessions > 1 {
+        // The end of the presence before may have come from another server, whose stream was read first.
+        let first = user.sessions == 1;
+        let came = if first { change.at.max(user.since) } else { change.at };
+        user.add_named(&change.key, came);
+        if !first {
             return None;
         }
-        // No earlier than the end of the presence before.
-        user.since = change.last_seen.max(user.since).min(change.at);
+        user.since = change.last_seen.max(user.since).min(came);
         self.online += 1;
         Some(Transition {
             user: user.name.clone(),
             online: true,
-            at: change.at,
+            at: came,
             mark: user.since,
             reason: change.reason,
         })
@@ -238,7 +254,7 @@ impl Roster {
         let at = self.find(change.key.user())?;
         let user = &mut self.users[at];
         user.sessions = user.sessions.checked_sub(1)?;
-        user.drop_named(&change.key);
+        user.drop_named(&change.key, change.at);
         self.sessions -= 1;
         user.last_seen = user.last_seen.max(change.last_seen);
         if user.sessions > 0 {
@@ -246,7 +262,9 @@ impl Roster {
         }
         // A comparison may know less about the last heartbeat than about the start of the presence.
         user.last_seen = user.last_seen.max(user.since);
-        user.since = change.at.max(user.last_seen);
+        // Another key may have begun or ended later than the one that ends last here.
+        let latest = user.named.take().map_or(change.at, |named| named.latest.max(change.at));
+        user.since = latest.max(user.last_seen);
         self.online -= 1;
         let transition = Transition {
             user: user.name.clone(),
@@ -330,6 +348,31 @@ mod tests {
         assert_eq!((on.mark, on.at), (Time::from_ms(100), Time::from_ms(120)));
         let off = roster.apply(&change("a", false, 130, 140)).unwrap();
         assert_eq!((off.mark, off.at), (Time::from_ms(140), Time::from_ms(140)));
+    }
+
+    #[test]
+    fn start_is_no_earlier_than_the_end_before() {
+        let mut roster = Roster::new(10);
+        roster.apply(&change("a#1", true, 10, 10));
+        // The stream of the server that has this key was read first.
+        assert_eq!(roster.apply(&change("a#1", false, 120, 110)).unwrap().at, Time::from_ms(120));
+        let on = roster.apply(&change("a#2", true, 100, 100)).unwrap();
+        assert_eq!((on.mark, on.at), (Time::from_ms(120), Time::from_ms(120)));
+        let off = roster.apply(&change("a#2", false, 115, 105)).unwrap();
+        assert_eq!((off.mark, off.at), (Time::from_ms(120), Time::from_ms(120)));
+    }
+
+    #[test]
+    fn user_is_there_until_the_latest_session_ends() {
+        let mut roster = Roster::new(10);
+        // Found at 50 by a comparison, with a heartbeat of 20.
+        roster.apply(&change("a", true, 50, 20));
+        roster.apply(&change("a#tab", true, 60, 30));
+        assert_eq!(roster.apply(&change("a#tab", false, 90, 70)), None);
+        // This key had ended before, but that was learnt later.
+        let off = roster.apply(&change("a", false, 80, 75)).unwrap();
+        assert_eq!((off.mark, off.at), (Time::from_ms(75), Time::from_ms(90)));
+        assert_eq!(roster.keys("a"), [], "nothing is kept of the sessions");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::link::{Link, Up};
 use super::programs::{FIRST_TTL, Kind, Program};
 use super::redis::{Event, NEVER};
 use super::relay::Server;
+use super::verdict::SWEPT_MS;
 use super::world::{TAINT_MS, World};
 use keybeat::presence::{Change, End, Renewals};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +80,17 @@ impl Book {
 
     fn is_live(&self, key: &str) -> bool {
         self.live.range((key.to_owned(), 0)..).next().is_some_and(|(other, _)| other == key)
+    }
+
+    /// How often the key was reported to come and to go.
+    pub fn said_of(&self, key: &str) -> (u32, u32) {
+        self.counts.get(key).copied().unwrap_or_default()
+    }
+
+    /// The keys of a user that are believed live.
+    pub fn keys_of(&self, user: &str) -> impl Iterator<Item = &String> {
+        let keys = self.live.range((user.to_owned(), 0)..).map(|(key, _)| key);
+        keys.take_while(move |key| key.starts_with(user)).filter(move |key| user_of(key) == user)
     }
 
     pub fn online(&self) -> BTreeSet<String> {
@@ -181,24 +193,30 @@ impl World {
         }
     }
 
-    /// Is a new session known before the old one ends? Not if its key can be lost, or its stream is deaf; nor, in a
-    /// cluster, if its server is new, or out of reach for longer than ends wait.
+    /// Is a new session known before the old one ends? Not if its key can be lost, its stream is deaf, or nobody announces it; nor, in
+    /// a cluster, if its server is new, or out of reach for longer than ends wait.
     fn sees_sessions(&self) -> bool {
         let link = |server: &Server| server.link.deaf.is_none() && server.link.was_deaf.is_none();
-        let near = |server: &Server| server.connected || self.now - server.away_since < AWAY_MS;
+        // A daemon that is stopped learns late that a server is out of reach.
+        let away_since = |server: &Server| server.away_since.min(server.ended_at);
+        let near = |server: &Server| server.connected || self.now - away_since(server) < AWAY_MS;
         let servers = &self.relay.servers;
         // A stream that is deaf to one class may deliver the end without the start.
         let heard = servers.iter().all(link);
         let known =
             !self.cluster.on || (servers.iter().all(near) && self.relay.viewed == self.cluster.view.number);
-        let known = heard && known;
+        // Where one daemon announces changes for all, a session that begins after its death is found when another one announces.
+        let known = heard && known && !self.just_followed(SWEPT_MS);
+        // Where a stream lags, a key may be moved on before the question about it is answered: its server cannot say any more that it
+        // was there.
+        let known = known && !(self.lagged && self.cluster.to.iter().any(Option::is_some));
         known && !self.loses() && !self.knobs.silent.any()
     }
 
     /// Where each coming and going is announced, no more are said, however keys move.
     pub fn check_count(&mut self, change: &Change) {
         let key = change.key.as_str();
-        let said = self.relay.book.counts.get(key).copied().unwrap_or_default();
+        let said = self.relay.book.said_of(key);
         let done = self.done.get(key).copied().unwrap_or_default();
         if self.accounts() && (said.0 > done.0 || said.1 > done.1) {
             self.fail(format!("{key} came and went {done:?} times, and {said:?} times it is said"));

@@ -2,12 +2,15 @@
 
 use super::link::Feed;
 use super::redis::{Event, NEVER, Redis, hash};
+use super::scenes::Scene;
 use super::world::{Act, Broken, World};
 use keybeat::presence::Key;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const SLOTS: usize = 6;
 const MOST_MEMBERS: usize = 3;
+/// The first address that no node has by its number.
+const FIRST_NEW_ADDRESS: u64 = 1_000;
 /// The owner of a slot that has none.
 pub const NOBODY: usize = usize::MAX;
 /// The daemon asks the nodes so often.
@@ -21,6 +24,32 @@ pub struct View {
     pub members: BTreeSet<usize>,
     /// The node that owned each slot which has no owner, and that has its keys still.
     pub orphans: [Option<usize>; SLOTS],
+    /// The addresses of nodes that have not kept their first one: where each is, and where it was before.
+    addresses: BTreeMap<usize, [u64; 2]>,
+    last_address: u64,
+}
+
+impl View {
+    pub fn address(&self, node: usize) -> String {
+        self.addresses_of(node)[0].to_string()
+    }
+
+    /// The address of a node, and the one that it had before, which it may announce still.
+    pub fn addresses_of(&self, node: usize) -> [u64; 2] {
+        self.addresses.get(&node).copied().unwrap_or([node as u64; 2])
+    }
+
+    /// Two nodes change addresses with each other; one alone gets a new one.
+    pub fn readdress(&mut self, one: usize, other: usize) {
+        let [now, next] = [one, other].map(|node| self.addresses_of(node)[0]);
+        if one == other {
+            self.last_address += 1;
+            self.addresses.insert(one, [FIRST_NEW_ADDRESS + self.last_address, now]);
+        } else {
+            self.addresses.insert(one, [next, now]);
+            self.addresses.insert(other, [now, next]);
+        }
+    }
 }
 
 /// The slots of one server that stands alone, or of several.
@@ -41,7 +70,13 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(on: bool, members: usize) -> Cluster {
         let owners = (0..SLOTS).map(|slot| slot % members).collect();
-        let view = View { number: 1, owners, members: (0..members).collect(), orphans: [None; SLOTS] };
+        let view = View {
+            number: 1,
+            owners,
+            members: (0..members).collect(),
+            orphans: [None; SLOTS],
+            ..View::default()
+        };
         Cluster {
             on,
             view,
@@ -137,6 +172,14 @@ impl Keys<'_> {
         }
     }
 
+    /// INCR and EXPIRE, as a script does it.
+    pub fn count(&mut self, key: &str, ttl: u64) {
+        let now = self.now;
+        if let Some(node) = self.node(key) {
+            node.count(now, key, ttl);
+        }
+    }
+
     pub fn expire(&mut self, key: &str, ttl: u64) -> bool {
         let now = self.now;
         self.node(key).is_some_and(|node| node.expire(now, key, ttl))
@@ -156,6 +199,11 @@ impl Keys<'_> {
 impl World {
     /// Something changes in the cluster's shape.
     pub fn reshape(&mut self) {
+        match self.knobs.scene {
+            Scene::Addresses if self.rng.u8(..3) == 0 => return self.readdress(),
+            scene if scene.is_fixed() => return,
+            _ => {}
+        }
         let slot = self.rng.usize(..SLOTS);
         let members = self.cluster.view.members.clone();
         let any = self.rng.usize(..members.len());
@@ -195,7 +243,7 @@ impl World {
         self.trail.note(self.now, format_args!("slot {slot} begins to move from {owner} to {to}"));
         self.cluster.to[slot] = Some(to);
         let known = self.now > self.cluster.moved[slot] + LEARNS_WITHIN_MS;
-        let whole = self.rng.u8(..3) == 0 && known;
+        let whole = (self.rng.u8(..3) == 0 || self.knobs.scene == Scene::Copied) && known;
         self.cluster.copied[slot] = whole.then(|| self.names(owner, slot));
         self.later(1..1_000, Act::Move(slot));
     }
@@ -216,7 +264,11 @@ impl World {
             return;
         }
         if let Some(name) = self.cluster.copied[slot].as_mut().and_then(Vec::pop) {
-            self.copy(&name, to);
+            if self.leaves_before_copy(&name, from) {
+                self.cluster.copied[slot].get_or_insert_default().push(name);
+            } else {
+                self.copy(&name, to);
+            }
         } else if self.cluster.copied[slot].take().is_some() {
             self.names(from, slot).iter().for_each(|name| self.carry(name, from, to));
             self.end_move(slot, from, to);
@@ -339,7 +391,7 @@ impl World {
     }
 
     /// The daemon hears of it later.
-    fn tell_view(&mut self) {
+    pub fn tell_view(&mut self) {
         self.cluster.view.number += 1;
         let view = self.cluster.view.clone();
         self.later(1..LEARNS_WITHIN_MS, Act::View(view));
@@ -382,6 +434,7 @@ impl World {
         if before != holders.is_empty() {
             let (came, went) = self.done.entry(key.clone()).or_default();
             *if live { came } else { went } += 1;
+            self.note_presence(event, live);
         }
     }
 

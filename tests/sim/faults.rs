@@ -3,10 +3,14 @@
 use super::cluster::SLOTS;
 use super::link::Deaf;
 use super::redis::Return;
+use super::scenes::{STOPPED, Scene};
 use super::world::{Act, World};
 
 /// Longer than it takes until a canary shows it, in milliseconds.
 pub const SHORTEST_FREEZE_MS: u64 = 3_500;
+
+/// Where they come often, refusals are shorter, in milliseconds.
+const SHORT_REFUSAL_MS: u64 = 900;
 
 /// The faults that lose keys, or keep users from them.
 const LOSES: u32 = 0b111_1111 << 9 | 1 << 18;
@@ -21,7 +25,7 @@ impl World {
             return;
         }
         let faults = self.knobs.faults;
-        let allowed: Vec<u8> = (0..19).filter(|&which| which < 4 || faults & 1 << which != 0).collect();
+        let allowed = self.knobs.scene.faults(faults);
         let which = allowed[self.rng.usize(..allowed.len())];
         let at = self.rng.usize(..servers);
         let members: Vec<usize> = self.cluster.view.members.iter().copied().collect();
@@ -53,6 +57,7 @@ impl World {
                 self.relay.book.exact = false;
             }
             7 => self.cut(at),
+            8 if self.knobs.scene == Scene::Movers => self.stop_daemon(false),
             8 => self.stalled_until = self.now + self.rng.u64(700..9_000),
             9 => self.crash(node, Return::Whole),
             10 => {
@@ -71,7 +76,10 @@ impl World {
             // While a slot moves, a node that refuses or freezes keeps users from their keys at the other one.
             14 | 15 if self.cluster.moves(node) => {}
             14 if self.nodes[node].takes_writes(self.now) => {
-                self.nodes[node].refuses_until = self.now + self.rng.u64(300..9_000);
+                let most = if self.knobs.scene == Scene::Weary { SHORT_REFUSAL_MS } else { 9_000 };
+                let until = self.now + self.rng.u64(300..most);
+                self.nodes[node].refuses_until = until;
+                self.refusals.push((node, self.now, until));
             }
             15 if self.nodes[node].takes_writes(self.now) => {
                 self.nodes[node].frozen_until = self.now + self.rng.u64(SHORTEST_FREEZE_MS..12_000);
@@ -82,6 +90,7 @@ impl World {
                 let slot = self.rng.usize(..SLOTS);
                 self.disown(slot);
             }
+            STOPPED => self.stop_daemon(true),
             _ => {}
         }
     }
@@ -98,6 +107,16 @@ impl World {
         if class == Deaf::Expired && self.rng.bool() {
             let id = server.id;
             self.later(1..10_000, Act::Cut(id));
+        }
+    }
+
+    /// A daemon that follows keeps no deadlines: without `expired` it learns of an end from the next digest, half a minute later. So
+    /// somebody gives the class back, and the daemon connects again.
+    pub fn give_class_back(&mut self) {
+        for at in 0..self.relay.servers.len() {
+            if self.knobs.mode.shared && self.relay.servers[at].link.deaf == Some(Deaf::Expired) {
+                self.cut(at);
+            }
         }
     }
 
@@ -138,7 +157,7 @@ impl World {
     }
 
     /// A daemon that follows the node loses it.
-    fn cut_off(&mut self, node: usize) {
+    pub fn cut_off(&mut self, node: usize) {
         if let Some(at) = self.relay.servers.iter().position(|server| server.node == node) {
             self.cut(at);
         }

@@ -2,9 +2,13 @@
 
 use super::cluster::{NOBODY, slot};
 use super::redis::{Event, Redis};
+use super::scenes::Scene;
 use super::world::{Act, Broken, World};
 use keybeat::presence::{Answer, BatchId, DigestMessage, End, LeaseOrder, LeaseReply, LinkId, Side};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Where no server is away for long, the next connection is made within so many milliseconds.
+const SOON_MS: u64 = 1_000;
 
 /// The reports of the link to the driver.
 #[derive(Debug, Clone)]
@@ -307,6 +311,9 @@ impl World {
         self.order += 1;
         let order = self.order;
         let link = &mut self.relay.servers[at].link;
+        // The link reports its connection before what comes of it.
+        let up_at = link.wire.iter().filter(|(_, feed)| matches!(feed, Feed::Up(_))).map(|&(at, _)| at).max();
+        when = when.max(up_at.unwrap_or(0));
         if matches!(feed, Feed::Intact(_) | Feed::Replaced(_)) {
             // One canary's reply does not overtake another's.
             when = when.max(link.intact_at);
@@ -362,6 +369,7 @@ impl World {
         }
         self.trail.note(self.now, format_args!("the link {id} ends"));
         link.on = false;
+        server.ended_at = self.now;
         let kept = self.rng.usize(..=link.wire.len());
         let lost: Vec<Feed> = link.wire.drain(kept..).map(|(_, feed)| feed).collect();
         link.barred |= lost.iter().any(|feed| matches!(feed, Feed::Up(up) if up.outage));
@@ -369,6 +377,11 @@ impl World {
         link.replies.retain(|&(when, _), _| when <= self.now);
         lost.iter().for_each(|event| self.lost(event));
         self.send(at, Feed::Down);
+        if self.knobs.scene == Scene::Movers {
+            // The daemon itself is stopped.
+            let when = self.now.max(self.stalled_until) + self.rng.u64(20..SOON_MS);
+            return self.at(when, Act::Connect(id));
+        }
         self.later(20..1_500, Act::Connect(id));
     }
 
@@ -382,7 +395,8 @@ impl World {
     pub fn connect(&mut self, id: LinkId) {
         let Some(at) = self.relay.place_of(id) else { return };
         let (now, number) = (self.now, self.relay.servers[at].node);
-        if !self.nodes[number].takes_writes(now) || self.relay.servers[at].link.denied_until > now {
+        let lost = self.relay.servers[at].address != self.cluster.view.address(number);
+        if lost || !self.nodes[number].takes_writes(now) || self.relay.servers[at].link.denied_until > now {
             self.relay.servers[at].link.barred = true;
             self.send(at, Feed::Down);
             return self.later(20..if self.nodes[number].up { 120 } else { 1_500 }, Act::Connect(id));

@@ -27,6 +27,12 @@
 //! - In a cluster that announces each coming and going of a key, the daemon reports no more of them than there were.
 //! - A comparison ends a gap. The status is up only while each server is compared.
 //!
+//! - A user whose program falls silent is offline after the last heartbeat, the TTL, the sum of the outages and one more TTL.
+//! - A transition names a heartbeat at which the user's key was there. The times of a user never go back.
+//!
+//! Some worlds have a scene of their own, see `scenes.rs`: a cluster in which nothing is lost and nothing moves, nodes that change
+//! addresses, servers that refuse writes or lose their keys again and again, users who change sessions while the daemon is stopped.
+//!
 //! Then the faults end, and some TTLs later everybody's view is what Redis holds.
 //!
 //! In some worlds there are other daemons: one of them, or this one, holds each server's lease; they die and freeze, take the lease
@@ -52,6 +58,8 @@ mod programs;
 mod pushes;
 mod redis;
 mod relay;
+mod scenes;
+mod times;
 mod verdict;
 mod watcher;
 mod world;
@@ -144,7 +152,7 @@ fn one_seed_gives_one_run() {
 }
 
 /// Seeds that once found a fault.
-const FOUND: [u64; 17] = [
+const FOUND: [u64; 22] = [
     11677972393369865025,
     2601290503133509578,
     10616702476772897011,
@@ -162,6 +170,11 @@ const FOUND: [u64; 17] = [
     17565151653222669389,
     1510532097696574543,
     3644421187870748594,
+    3328910283971922068,
+    12074271757161873202,
+    3023838760997355840,
+    4001492987936363484,
+    15571334677457871865,
 ];
 
 fn mode(name: &str) -> Mode {

@@ -40,6 +40,10 @@ pub enum Kind {
     Flaky,
     /// Steady, until it shortens its TTL by EXPIRE; then it returns some time later.
     Leaver,
+    /// Creates its key by INCR, and renews it by EXPIRE.
+    Counter,
+    /// Steady, and then silent for long.
+    Quitter,
     /// Whatever Redis can do with keys, renewals by EXPIRE among it or not.
     Wild(bool),
 }
@@ -51,10 +55,13 @@ pub struct Program {
     pub kind: Kind,
     ttl: u64,
     changed: u64,
-    /// A mover's session.
+    /// A mover's session, and whether it has begun.
     session: u8,
+    begun: bool,
     /// The session that it had before, and until when it is kept.
     before: Option<(u8, u64)>,
+    /// When a server took the last heartbeat of a quitter.
+    pub heard: Option<u64>,
 }
 
 impl Program {
@@ -77,16 +84,26 @@ impl Program {
             6 | 7 => Kind::Flaky,
             _ => Kind::Wild(expires),
         };
-        Program { user, kind, ttl: TTLS[rng.usize(..TTLS.len())], changed: 0, session: 0, before: None }
+        let ttl = TTLS[rng.usize(..TTLS.len())];
+        let (before, heard) = (None, None);
+        Program { user, kind, ttl, changed: 0, session: 0, begun: false, before, heard }
+    }
+
+    /// Its TTL is so long that a server which refuses writes now and then could keep it online.
+    pub fn become_quitter(&mut self) {
+        (self.kind, self.ttl) = (Kind::Quitter, LONGEST_TTL);
     }
 
     /// Does it renew a key of the user's at least twice a TTL, whenever Redis can be reached?
     pub fn steady(&self, now: u64) -> bool {
         match self.kind {
-            Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer | Kind::Mover => true,
+            Kind::Steady | Kind::Jittery | Kind::Pair | Kind::Expirer | Kind::Counter => true,
+            Kind::Mover => true,
             Kind::Changer => now > self.changed + LEARNS_WITHIN_MS,
             // After an eviction, a grant is as long as the last TTL that was known.
-            Kind::ByDaemons | Kind::Varier | Kind::Flaky | Kind::Leaver | Kind::Wild(_) => false,
+            Kind::ByDaemons | Kind::Varier | Kind::Flaky | Kind::Leaver | Kind::Quitter | Kind::Wild(_) => {
+                false
+            }
         }
     }
 
@@ -125,6 +142,13 @@ impl Program {
             Kind::Expirer => {
                 if !keys.expire(&user, self.ttl) {
                     keys.set(&user, self.ttl);
+                }
+            }
+            Kind::Counter => keys.count(&user, self.ttl),
+            Kind::Quitter => {
+                self.heard = if keys.set(&user, self.ttl) { Some(keys.now) } else { self.heard };
+                if rng.u8(..8) == 0 {
+                    return rng.u64(60_000..80_000);
                 }
             }
             Kind::Changer => {
@@ -166,11 +190,32 @@ impl Program {
         third
     }
 
+    /// Is it a mover that beats?
+    pub fn is_moving(&self) -> bool {
+        self.kind == Kind::Mover && self.begun
+    }
+
+    /// The new session begins, and all others end at once, or run out a moment later.
+    pub fn switch(&mut self, keys: &mut Keys, rng: &mut Rng) {
+        let name = |session: u8| format!("{}#m{session}", self.user);
+        let next = (self.session + 1) % 4;
+        if keys.set(&name(next), self.ttl) {
+            for session in (0..4).filter(|&session| session != next) {
+                match rng.bool() {
+                    true => keys.del(&name(session)),
+                    false => drop(keys.expire(&name(session), 20)),
+                }
+            }
+            (self.session, self.before) = (next, None);
+        }
+    }
+
     /// The new session is there before the old one ends; in a cluster for so long before that a stream which lags is known
     /// to.
     fn move_on(&mut self, keys: &mut Keys, rng: &mut Rng) {
         let name = |session: u8| format!("{}#m{session}", self.user);
         keys.set(&name(self.session), self.ttl);
+        self.begun = true;
         match self.before {
             Some((session, until)) if keys.now < until => {
                 keys.set(&name(session), self.ttl);

@@ -170,6 +170,16 @@ impl Redis {
         self.end(key, End::Deleted);
     }
 
+    /// INCR and EXPIRE.
+    pub fn count(&mut self, now: u64, key: &str, ttl: u64) {
+        self.touch(now, key);
+        if !self.keys.contains_key(key) {
+            self.keys.insert(key.to_owned(), NEVER);
+            self.out.push(Event::New(key.to_owned()));
+        }
+        self.expire(now, key, ttl);
+    }
+
     /// EXPIRE or PERSIST.
     pub fn expire(&mut self, now: u64, key: &str, ttl: u64) -> bool {
         self.touch(now, key);

@@ -6,6 +6,7 @@ use super::cluster::{SLOTS, View, slot};
 use super::link::{Ask, Feed, Link, Question, Up};
 use super::pushes::Proofs;
 use super::redis::Event as Message;
+use super::scenes::Scene;
 use super::watcher::Reader;
 use super::world::{Act, Broken, World};
 use keybeat::hub::Hub;
@@ -24,11 +25,14 @@ const UNANSWERED_MS: u64 = 250;
 pub struct Server {
     pub id: LinkId,
     pub node: usize,
+    /// Where the daemon looks for it.
+    pub address: String,
     pub link: Link,
     /// The tracker was told that it is up, and has not closed it since.
     pub connected: bool,
-    /// When it was connected last, or opened.
+    /// When it was connected last, or opened, as the daemon knows it; and when its last connection ended.
     pub away_since: u64,
+    pub ended_at: u64,
     /// Compared since the last gap.
     settled: bool,
     pub run_seen: Option<u32>,
@@ -54,6 +58,8 @@ pub struct Relay {
     pub servers: Vec<Server>,
     /// The number of the last view that the tracker knows.
     pub viewed: u64,
+    /// That view.
+    pub view: View,
     /// The slots that have an owner in that view.
     pub owned: Vec<bool>,
     pub hub: Hub,
@@ -78,6 +84,7 @@ impl Relay {
             }),
             servers: Vec::new(),
             viewed: 0,
+            view: View::default(),
             owned: vec![true; SLOTS],
             hub: Hub::new(Time::from_ms(now), 64 * 64, Arc::new(Metrics::new())),
             open: false,
@@ -126,6 +133,7 @@ impl World {
         self.trail.note(self.now, format_args!("<- {view:?}"));
         self.relay.viewed = view.number;
         let fleet = self.fleet(&view);
+        self.relay.view = view;
         self.relay.owned = (0..SLOTS).map(|slot| fleet.owner(slot as u16).is_some()).collect();
         self.handle(Notice::Topology(fleet));
         if self.knobs.mode.chooses {
@@ -144,7 +152,7 @@ impl World {
             Primary {
                 id: if self.cluster.on { node.to_string() } else { String::new() },
                 name: node.to_string(),
-                addresses: vec![node.to_string()],
+                addresses: view.addresses_of(node).map(|address| address.to_string()).to_vec(),
                 slots: owned.map(|slot| slot as u16..=slot as u16).collect(),
             }
         };
@@ -162,7 +170,12 @@ impl World {
         };
         let servers = self.relay.servers.iter().enumerate();
         let all = servers.filter_map(|(at, server)| first(server).map(|(when, wire)| (when, at, wire)));
-        let (_, at, wire) = all.min().filter(|&(when, ..)| when <= self.now)?;
+        let ready: Vec<_> = all.filter(|&(when, ..)| when <= self.now).collect();
+        // After a stall the daemon may read one server's backlog before another's.
+        let (_, at, wire) = match self.knobs.scene {
+            Scene::Movers if ready.len() > 1 => ready[self.rng.usize(..ready.len())],
+            _ => ready.into_iter().min()?,
+        };
         let link = &mut self.relay.servers[at].link;
         let feed = if wire {
             link.wire.pop_front().map(|(_, feed)| feed)
@@ -186,10 +199,11 @@ impl World {
         let notice = match feed {
             Feed::Event(event) => return self.take_events(at, event),
             Feed::Answers(batch, answers, redirections) => {
+                let view = &self.cluster.view;
                 let elsewhere = |[place, slot, node]: [usize; 3]| Elsewhere {
                     place,
                     slot: slot as u16,
-                    address: node.to_string(),
+                    address: view.address(node),
                 };
                 LinkNotice::Answers(batch, answers, redirections.into_iter().map(elsewhere).collect())
             }
@@ -384,9 +398,11 @@ impl World {
         self.relay.servers.push(Server {
             id,
             node,
+            address: self.relay.view.address(node),
             link,
             connected: false,
             away_since: self.now,
+            ended_at: self.now,
             settled: false,
             sung: VecDeque::new(),
             barred: false,
@@ -447,6 +463,7 @@ impl World {
             relay.book.said.push((user.to_owned(), transition.online));
             let seq = relay.hub.seq();
             relay.readers.iter_mut().for_each(|reader| reader.note(seq, user, transition.online));
+            self.check_times(change, transition);
         }
         if !fresh || !timely || !up {
             self.fail(format!("{change:?} with fresh={fresh} timely={timely} up={up}"));

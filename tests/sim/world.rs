@@ -6,6 +6,8 @@ use super::link::Question;
 use super::programs::{FIRST_TTL, LONGEST_TTL, Program};
 use super::redis::{self, Event, NEVER, Redis, Return};
 use super::relay::Relay;
+use super::scenes::Scene;
+use super::times::Times;
 use super::watcher::Reader;
 use fastrand::Rng;
 use keybeat::presence::{End, Key, LinkId, Renewals, Settings, Time};
@@ -124,6 +126,7 @@ impl Mode {
 /// The next step.
 pub enum Act {
     Program(usize),
+    Switch(usize),
     Sweep,
     Replicate,
     Question(u32, Question),
@@ -170,6 +173,7 @@ pub struct Knobs {
     pub canary_limit_ms: u64,
     /// Something of the cluster changes so often.
     reshape_every: u64,
+    pub scene: Scene,
 }
 
 impl Knobs {
@@ -222,12 +226,23 @@ impl Knobs {
                 _ => [1_500, 8_000][rng.usize(..2)],
             },
             reshape_every: [1_000, 10_000][rng.usize(..2)],
+            scene: Scene::Plain,
         };
         if mode.renewals != Renewals::Set || mode.shared {
             // Where an event is missing, the daemon listens to `set`.
             knobs.silent = Silent::Nothing;
         }
         (knobs, cluster)
+    }
+
+    /// Slots move often, and nothing else goes wrong.
+    pub fn copy_slots(&mut self) {
+        (self.faults, self.reshape_every) = (0, 1_000);
+    }
+
+    /// Faults come every few seconds, for so long.
+    pub fn weary(&mut self, chaos_ms: u64) {
+        (self.chaos_ms, self.fault_every, self.canary_limit_ms) = (chaos_ms, 6_000, 1_500);
     }
 }
 
@@ -273,6 +288,11 @@ pub struct World {
     /// The nodes that have announced each key, and how often it came and went.
     pub holders: BTreeMap<String, BTreeSet<usize>>,
     pub done: BTreeMap<String, (u32, u32)>,
+    pub times: Times,
+    /// By how much more that is than what was reported, in the first quiet moment.
+    pub balance: Option<BTreeMap<String, (i64, i64)>>,
+    /// The nodes that refused writes, from when until when.
+    pub refusals: Vec<(usize, u64, u64)>,
     pub stalled_until: u64,
     /// A stream was late by more than its usual latency.
     pub lagged: bool,
@@ -293,9 +313,13 @@ impl World {
             let mut rng = Rng::with_seed(!seed);
             knobs.faults |= if rng.u8(..3) == 0 { rng.u32(1..8) << 16 } else { 0 };
         }
+        if broken == Broken::No {
+            knobs.scene = Scene::draw(seed, &mut knobs, &cluster);
+        }
         let users = 1..=rng.usize(1..=10);
         let program = |i| Program::new(format!("u{i}"), &mut rng, &knobs);
-        let programs = users.map(program).collect();
+        let mut programs: Vec<Program> = users.map(program).collect();
+        knobs.scene.cast(seed, &knobs, &mut programs);
         let relay = Relay::new(now, knobs.settings.clone(), knobs.canary_limit_ms, mode.chooses);
         let mut world = World {
             now,
@@ -316,6 +340,9 @@ impl World {
             epochs: 0,
             holders: BTreeMap::new(),
             done: BTreeMap::new(),
+            times: Times::default(),
+            balance: None,
+            refusals: Vec::new(),
             stalled_until: 0,
             lagged: false,
             due_late: 0,
@@ -350,6 +377,7 @@ impl World {
             node.frozen_until = node.frozen_until.min(self.now + SHORTEST_FREEZE_MS);
         }
         self.relay.servers.iter_mut().for_each(|server| server.link.denied_until = 0);
+        self.give_class_back();
         self.go(HEAL_MS, false);
         self.go(LONGEST_TTL, true);
         (self.frozen, self.frozen_at) = (true, self.now);
@@ -411,6 +439,7 @@ impl World {
             if act > wake {
                 self.wake();
                 self.due_late = self.rng.u64(..3);
+                self.tally();
             } else if let Some((_, act)) = self.acts.pop_first() {
                 self.act(act);
                 self.publish();
@@ -445,11 +474,14 @@ impl World {
                 self.own.extend(own);
                 self.at(self.now + wait.max(1), Act::Program(i));
             }
+            Act::Switch(_) if self.frozen => {}
+            Act::Switch(i) => self.switch(i),
             Act::Sweep => {
                 let now = self.now;
                 for node in self.nodes.iter_mut().filter(|node| node.up && node.frozen_until <= now) {
                     node.sweep(self.now, &mut self.rng);
                 }
+                self.check_quitters();
                 self.later(50..600, Act::Sweep);
             }
             Act::Replicate => {
@@ -477,7 +509,8 @@ impl World {
             Act::Fault | Act::Reshape if self.healing => {}
             Act::Fault => {
                 self.fault();
-                self.later(1..self.knobs.fault_every, Act::Fault);
+                let least = if self.knobs.scene == Scene::Weary { self.knobs.fault_every / 2 } else { 1 };
+                self.later(least..self.knobs.fault_every, Act::Fault);
             }
             Act::Reshape => {
                 self.reshape();

@@ -1,8 +1,8 @@
 //! The effects of events on a key: it is made, renewed, written with a TTL, or it ends.
 
-use super::messages::End;
+use super::messages::{End, Output};
 use super::slot::{Renewal, Verdict};
-use super::{Detector, Reason, Time};
+use super::{Detector, Key, Reason, Time};
 
 impl Detector {
     pub(super) fn created(&mut self, now: Time, name: &[u8]) {
@@ -41,10 +41,31 @@ impl Detector {
         }
     }
 
-    /// A daemon has written the key with this TTL: this one, or another that says so. The deadline only moves to an
-    /// earlier instant, so a message that is wrong costs a question. Returns whether that is news to other daemons.
+    /// This daemon has written the key with this TTL. Its write has no place in the stream, so the answer to a question under way may be
+    /// older. Returns whether that is news to other daemons.
     pub fn written(&mut self, now: Time, name: &[u8], ttl_ms: u32) -> bool {
-        let Some(at) = self.table.find(name).filter(|&at| self.table[at].is_live()) else { return false };
+        let Some(at) = self.find_live(name) else { return false };
+        if self.table[at].batch() != 0 {
+            self.table[at].overtake();
+        }
+        self.note_written(now, at, ttl_ms)
+    }
+
+    /// Another daemon says that it has written the key with this TTL.
+    pub(super) fn written_elsewhere(&mut self, now: Time, name: &[u8], ttl_ms: u32) {
+        if let Some(at) = self.find_live(name) {
+            self.touch(at);
+            self.note_written(now, at, ttl_ms);
+        }
+    }
+
+    /// Of a key that is not known to be live, the answer to the first question counts, whatever came since.
+    fn find_live(&self, name: &[u8]) -> Option<u32> {
+        self.table.find(name).filter(|&at| self.table[at].is_live())
+    }
+
+    /// The deadline only moves to an earlier instant, so a message that is wrong costs a question.
+    fn note_written(&mut self, now: Time, at: u32, ttl_ms: u32) -> bool {
         if self.leaves_to_holder(at) {
             return self.table[at].note_ttl(ttl_ms, self.settings.first_ttl_ms);
         }
@@ -75,12 +96,13 @@ impl Detector {
     }
 
     pub(super) fn ended(&mut self, now: Time, name: &[u8], end: End) {
-        let Some(at) = self.table.find(name) else { return };
+        let Some(at) = self.table.find(name) else { return self.note_unknown_end(name) };
         self.touch(at);
         let slot = &mut self.table[at];
         slot.distrust_before(self.missed);
         if !slot.is_live() {
-            return slot.unclaim();
+            slot.unclaim();
+            return self.note_unknown_end(name);
         }
         let (verdict, reason) = match end {
             End::Expired => (self.expire(at), Reason::Expired),
@@ -101,6 +123,15 @@ impl Detector {
             self.end(at, now, reason);
         } else if !self.table[at].waits() {
             self.file(at, now);
+        }
+    }
+
+    /// The key that an event ended was not live: it was, if it came in a gap that is not compared yet.
+    pub(super) fn note_unknown_end(&mut self, name: &[u8]) {
+        if !self.settled()
+            && let Ok(key) = Key::parse(name)
+        {
+            self.out.push_back(Output::Unknown { key, ended: true });
         }
     }
 

@@ -40,11 +40,12 @@ impl LastOwners {
 impl Detector {
     /// `del` in a cluster: asks whether the key was deleted or moved.
     pub(super) fn doubted(&mut self, name: &[u8]) {
-        let Some(at) = self.table.find(name) else { return };
+        let Some(at) = self.table.find(name) else { return self.note_unknown_end(name) };
         self.touch(at);
         let slot = &mut self.table[at];
         if !slot.is_live() {
-            return slot.unclaim();
+            slot.unclaim();
+            return self.note_unknown_end(name);
         }
         slot.doubt();
         if !slot.waits() {

@@ -230,6 +230,14 @@ pub enum Output {
     CommonTtl(u32),
     /// A question found that the key has ended, and no event has reported it to the other daemons.
     Unannounced(Key),
+    /// A key that was not known to be live. Its name was pushed, or it has `ended`: an event says so while a comparison is under way, or
+    /// the answer to a push. Its user may have been there all the time until now.
+    Unknown {
+        /// The key.
+        key: Key,
+        /// Whether it has ended.
+        ended: bool,
+    },
     /// The stream is dead even if its socket is open: subscribe again.
     Restart,
 }

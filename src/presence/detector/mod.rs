@@ -244,9 +244,7 @@ impl Detector {
             Input::Named(name) => self.named(now, name),
             Input::Removed(name) => self.announced_end(now, name, true),
             Input::Leads { polled } => self.lead(now, polled),
-            Input::Written(name, ttl_ms) => {
-                self.written(now, name, ttl_ms);
-            }
+            Input::Written(name, ttl_ms) => self.written_elsewhere(now, name, ttl_ms),
             Input::EndsIn(name, left_ms) => self.ends_in(now, name, left_ms),
             Input::Ended(name, end) => {
                 self.note_end(name);

@@ -240,10 +240,9 @@ impl Detector {
     }
 
     fn apply_batches(&mut self, now: Time, ids: &[BatchId]) {
-        let before = self.out.len();
         ids.iter().for_each(|&id| self.apply_batch(now, id));
         if self.tracked {
-            self.put_starts_first(before);
+            self.put_starts_first();
         }
     }
 
@@ -325,7 +324,12 @@ impl Detector {
         let swept = in_pass && self.pass.as_ref().is_some_and(|pass| pass.sweeps());
         let slot = &mut self.table[at];
         match slot.absence(now, sent) {
-            Absence::Known => self.free(at),
+            Absence::Known => {
+                if self.tracked {
+                    self.out.push_back(Output::Unknown { key: slot.key().clone(), ended: true });
+                }
+                self.free(at);
+            }
             Absence::Deleted => self.end(at, now, Reason::Deleted),
             // The grant may have ended since, but then the user may have returned since, too: the next question tells.
             Absence::Granted => {

@@ -56,10 +56,11 @@ impl Detector {
         if ran_out { Reason::Expired } else { Reason::Deleted }
     }
 
-    /// A push that no answer has settled may be the start of a session.
+    /// A push that no answer has settled may be the start of a session, and older than it looks.
     fn claim_pushed(&mut self, at: u32, now: Time) {
         if !self.table[at].is_live() {
             self.claims.push_back((now, at));
+            self.out.push_back(Output::Unknown { key: self.table[at].key().clone(), ended: false });
         }
     }
 
@@ -72,10 +73,12 @@ impl Detector {
         self.claim_pushed(at, now);
     }
 
-    /// The answers to pushes have no order among the keys of a user: of the outputs from `before` on, the ends come last.
-    pub(super) fn put_starts_first(&mut self, before: usize) {
+    /// The answers to pushes have no order among the keys of a user, nor do those of several batches that are applied in one turn: of all
+    /// outputs that wait, the ends come last. No key has two changes among them, since it is not asked for again before they are
+    /// taken.
+    pub(super) fn put_starts_first(&mut self) {
         let is_end = |output: &Output| matches!(output, Output::Changed(change) if !change.live);
-        self.out.make_contiguous()[before..].sort_by_key(is_end);
+        self.out.make_contiguous().sort_by_key(is_end);
     }
 
     /// The answer to a push: the rest of the TTL.

@@ -114,6 +114,7 @@ impl Tracker {
         let server = &mut self.servers[at];
         server.cause = cause;
         server.tracked.stop();
+        server.polling.gap(now);
         server.gaps += 1;
         server.gap_at.get_or_insert(now);
         self.out.push_back(Action::Gap { link: server.link, cause, why });

@@ -18,10 +18,19 @@ pub(super) struct Entry {
     pub(super) change: Change,
     /// The cause of its server's last gap when it was found.
     pub(super) cause: Cause,
+    /// The number of its server's gaps when it was found.
+    pub(super) gaps: u64,
     /// When it was found.
     pub(super) since: Time,
+    /// What happened until then may be older than this end: when it was found, or when a session of the user that was not known was
+    /// last noticed.
+    pub(super) after: Time,
+    /// When it was found, or when the last session of the user that was not known was found absent.
+    pub(super) proven: Time,
     /// A comparison found it, or its event came during one.
     pub(super) compares: bool,
+    /// Another server's change of the user waited at the same time, and streams of two servers have no order.
+    pub(super) shared: bool,
 }
 
 impl Entry {
@@ -40,6 +49,29 @@ pub(super) struct Held {
     entries: BTreeMap<u64, Entry>,
     users: HashMap<Name, Vec<u64>>,
     last: u64,
+    suspects: Suspects,
+}
+
+/// Users of whom an event has ended a session that was not known: it may have been there between the end of another one and its
+/// return.
+#[derive(Default)]
+struct Suspects {
+    users: HashSet<Name>,
+    /// There were too many to note.
+    all: bool,
+}
+
+impl Suspects {
+    fn note(&mut self, user: Name) {
+        self.all |= self.users.len() >= HELD_MOST;
+        if !self.all {
+            self.users.insert(user);
+        }
+    }
+
+    fn has(&self, user: &str) -> bool {
+        self.all || self.users.contains(user)
+    }
 }
 
 impl Held {
@@ -51,9 +83,17 @@ impl Held {
         self.entries.len() >= HELD_MOST
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, mut entry: Entry) {
         self.last += 1;
-        self.users.entry(entry.change.key.shared_user()).or_default().push(self.last);
+        let numbers = self.users.entry(entry.change.key.shared_user()).or_default();
+        let others = |number: &u64| self.entries.get(number).is_some_and(|other| other.link != entry.link);
+        entry.shared = numbers.iter().any(others);
+        if entry.shared {
+            for number in &*numbers {
+                self.entries.entry(*number).and_modify(|other| other.shared = true);
+            }
+        }
+        numbers.push(self.last);
         self.entries.insert(self.last, entry);
     }
 
@@ -98,6 +138,51 @@ impl Held {
 
     pub(super) fn any(&self, test: impl FnMut(&Entry) -> bool) -> bool {
         self.entries.values().any(test)
+    }
+
+    /// The user's ends wait as if they were found now. Returns whether there are any.
+    pub(super) fn postpone(&mut self, user: &str, now: Time, ended: bool) -> bool {
+        let numbers = self.users.get(user).map_or(&[][..], Vec::as_slice);
+        let mut any = false;
+        for number in numbers {
+            if let Some(entry) = self.entries.get_mut(number).filter(|entry| !entry.change.live) {
+                (entry.after, any) = (now, true);
+                entry.proven = if ended { now } else { entry.proven };
+            }
+        }
+        any
+    }
+
+    /// An event has ended a session of the user that was not known.
+    pub(super) fn suspect(&mut self, user: Name) {
+        self.suspects.note(user);
+    }
+
+    /// Nothing waits, and every server is compared.
+    pub(super) fn clear_suspects(&mut self) {
+        self.suspects = Suspects::default();
+    }
+
+    /// Leaves out each end of a key that the same key's start follows, if another session of the user may have been there in between:
+    /// one that was not known, or one of another server.
+    pub(super) fn drop_unsure(&self, released: Vec<Entry>) -> Vec<Entry> {
+        if !released.iter().any(|entry| entry.change.live) {
+            return released;
+        }
+        let mut ends: HashMap<(LinkId, Key), usize> = HashMap::new();
+        let mut unsure = HashSet::new();
+        for (at, entry) in released.iter().enumerate() {
+            let key = &entry.change.key;
+            if !entry.change.live {
+                ends.insert((entry.link, key.clone()), at);
+            } else if let Some(end) = ends.remove(&(entry.link, key.clone()))
+                && (released[end].shared || self.suspects.has(key.user()))
+            {
+                unsure.extend([end, at]);
+            }
+        }
+        let sure = released.into_iter().enumerate().filter(|(at, _)| !unsure.contains(at));
+        sure.map(|(_, entry)| entry).collect()
     }
 
     /// Takes out, in order, what need not wait any longer. A user's later changes do not overtake earlier ones.

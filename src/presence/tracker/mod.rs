@@ -343,6 +343,7 @@ impl Tracker {
             // Where names are pushed, each change is announced when it is reported.
             Output::Unannounced(_) if server.renewals == Renewals::Tracking => {}
             Output::Unannounced(key) => server.news.ends.push(key),
+            Output::Unknown { key, ended } => self.unknown(now, at, &key, ended),
             Output::Restart => self.close(now, at, Cause::Fence),
             Output::Reconciled => self.compared(now, at),
             Output::Swept => {

@@ -31,6 +31,11 @@ impl Polling {
         self.next = None;
     }
 
+    /// A gap begins. No poll is due before its comparison is done, which finds what polls until then would find.
+    pub fn gap(&mut self, now: Time) {
+        (self.next, self.under_way, self.began) = (None, false, now);
+    }
+
     /// Must the server be polled again and again?
     pub fn always(&self) -> bool {
         self.always

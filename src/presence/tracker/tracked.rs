@@ -14,7 +14,8 @@ pub(super) struct Tracked {
     followed: Option<(String, u64)>,
 }
 
-/// Whether this daemon has to look at the names of all keys: another daemon announces changes now, or this one does.
+/// Whether this daemon has to look at the names of all keys: another daemon announces changes now, or this one does, or this one has
+/// given the lease away.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum Look {
     #[default]
@@ -50,10 +51,12 @@ impl Tracked {
         (self.since, self.look) = (None, Look::Done);
     }
 
-    /// Another daemon holds the lease.
+    /// Another daemon holds the lease. Until it announces changes, keys may come unnoticed.
     pub(super) fn give_way(&mut self) {
+        let looks = self.pushed;
         self.stop();
-        self.pushed = false;
+        (self.pushed, self.followed) = (false, None);
+        self.look = if looks { Look::Wanted } else { Look::Done };
     }
 
     /// Names are pushed to this daemon from now on.

@@ -5,7 +5,7 @@ use super::canary::CURRENT_MS;
 use super::gap::Cause;
 use super::held::Entry;
 use super::server::{CANARY_EVERY_MS, Phase, Server};
-use crate::{Change, Reason, Renewals, Time};
+use crate::{Change, Key, Reason, Renewals, Time};
 
 /// How long ends wait for a stream that is behind, or for the comparison of a server whose connection was lost at the
 /// same time, in milliseconds.
@@ -23,13 +23,16 @@ impl Tracker {
         }
         let server = &self.servers[at];
         let compares = !server.settled() || change.reason == Reason::Reconciled;
-        let entry = Entry { link: server.link, cause: server.cause, since: now, compares, change };
+        let (link, cause, gaps) = (server.link, server.cause, server.gaps);
+        let entry =
+            Entry { link, cause, gaps, since: now, after: now, proven: now, compares, shared: false, change };
         if self.held.is_empty() && (entry.change.live || !self.opened) {
             return self.publish(entry);
         }
         let before = self.held.last_of(entry.link, &entry.change.key);
         let waits = match before {
-            Some(_) if entry.change.live && server.has_no_order(&entry) => {
+            // Nor is it known what a gap between the two hides.
+            Some(end) if entry.change.live && (server.has_no_order(&entry) || end.gaps < server.gaps) => {
                 return self.held.withdraw(entry.link, &entry.change.key);
             }
             Some(_) => true,
@@ -49,6 +52,18 @@ impl Tracker {
         self.held.push(entry);
     }
 
+    /// A session that was not known may have been there until now. So an end of its user that waits is not older than what is unread
+    /// now.
+    pub(super) fn unknown(&mut self, now: Time, at: usize, key: &Key, ended: bool) {
+        let tracked = self.servers[at].renewals == Renewals::Tracking;
+        if !tracked {
+            self.held.suspect(key.shared_user());
+        }
+        if self.held.postpone(key.user(), now, ended) && tracked && ended {
+            self.prove(now, at);
+        }
+    }
+
     /// Can older evidence about other sessions of the user still be unread?
     fn must_wait(&self, now: Time, entry: &Entry) -> bool {
         let withheld = || self.servers.iter().any(|server| server.withholds(now, self.disturbed, entry));
@@ -65,7 +80,7 @@ impl Tracker {
         let behind = matches!(&server.phase, Phase::Up(canary) if canary.behind(now, self.disturbed, now));
         let hides = |end: &Entry| {
             let mut servers = self.servers.iter();
-            let open = |server: &Server| !server.settled() || server.has_claim_before(end.since);
+            let open = |server: &Server| !server.settled() || server.has_claim_before(end.after);
             servers.any(|server| open(server) && server.withholds(now, self.disturbed, end))
         };
         let mut ends = self.held.of(start.change.key.user()).filter(|entry| !entry.change.live).peekable();
@@ -105,14 +120,17 @@ impl Tracker {
     pub(super) fn release(&mut self, now: Time) {
         let compares =
             |server: &Server| server.is_up() && (!server.detector.settled() || server.tracked.looks());
-        if !std::mem::take(&mut self.may_release) || self.held.is_empty() || self.servers.iter().any(compares)
-        {
+        if !std::mem::take(&mut self.may_release) || self.servers.iter().any(compares) {
             return;
         }
         let mut held = std::mem::take(&mut self.held);
         let released = held.release(|entry| self.must_stay(now, entry));
-        self.held = held;
         self.marks_changed |= !released.is_empty();
+        let released = held.drop_unsure(released);
+        if held.is_empty() {
+            held.clear_suspects();
+        }
+        self.held = held;
         released.into_iter().for_each(|entry| self.publish(entry));
     }
 
@@ -184,9 +202,13 @@ impl Server {
         match &self.phase {
             Phase::Left => false,
             Phase::Up(_) if !self.detector.settled() || self.tracked.looks() => true,
-            Phase::Up(_) if self.has_claim_before(end.since) => true,
+            Phase::Up(_) if self.has_claim_before(end.after) => true,
+            // An answer is newer than pushes that are unread.
+            Phase::Up(canary) if self.link == end.link && self.renewals == Renewals::Tracking => {
+                end.proven > end.since && !canary.has_passed(end.proven.plus(1))
+            }
             // One stream is in order.
-            Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.since),
+            Phase::Up(canary) => self.link != end.link && canary.behind(now, disturbed, end.after),
             // Its stream was behind when its connection was lost, or its connection was lost after the end; or its keys have
             // never been known; or a comparison found the end, or its event came during one, for connections to several servers are often lost together,
             // and do not come back together.

@@ -363,13 +363,14 @@ impl Slot {
     }
 
     /// It is live from now on; `last_seen` is set before. Where the last heartbeat is a guess, the user is known to be there
-    /// since now.
+    /// since now. A key that was found, and whose TTL has run out since, was there before: its end is not earlier than its start.
     pub(super) fn revive(&mut self, now: Time, reason: Reason) -> Change {
         self.flags.put(Flags::DOUBTED, self.is_doubted());
         self.flags.put(Flags::LIVE, true);
-        let last_seen = if self.heartbeat_is_guessed() { now } else { self.last_seen.min(now) };
+        let at = if self.deadline_is_guessed() { now } else { self.deadline.min(now) };
+        let last_seen = if self.heartbeat_is_guessed() { at } else { self.last_seen.min(at) };
         let key = self.key.clone();
-        Change { key, live: true, at: now, last_seen, reason, deadline: None }
+        Change { key, live: true, at, last_seen, reason, deadline: None }
     }
 
     /// It is no longer live. Only its question stays.

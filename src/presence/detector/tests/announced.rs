@@ -126,3 +126,35 @@ fn forged_end_costs_questions_only() {
         "0 reconciled; 0 +a Heartbeat seen 0; 0 ask a; 612 ask a",
     );
 }
+
+#[test]
+fn answer_is_older_than_a_write_of_this_daemon() {
+    let (held, said) = LIVE;
+    // Wherever the fences are, the question may have been carried out before.
+    for write in ["2000 open; 2000 wrote a 1000", "2000 wrote a 1000; 2000 open"] {
+        check_with(
+            long(),
+            &format!(
+                "{held} 2000 retimed a; {write}; 2001 answers a=5999; 2001 close; 2001 next; 2002 answered a=998; 3001 due"
+            ),
+            &format!("{said} 2000 ask a; 2001 ask a; 3001 ask a"),
+        );
+    }
+    // The message of another daemon has a place in the stream.
+    check_with(
+        long(),
+        &format!(
+            "{held} 2000 retimed a; 2000 open; 2000 written a 1000; 2001 answers a=5999; 2001 close; 2001 next; 2002 answered a=998; \
+             3001 due"
+        ),
+        &format!("{said} 2000 ask a; 2001 ask a; 3001 ask a"),
+    );
+    // Of a key that a page named, the answer counts: no event would report the key again.
+    for write in ["wrote", "written"] {
+        check_with(
+            Settings { trusted_uptime_ms: u64::MAX, ..long() },
+            &format!("0 up r polled; 0 page a; 1 open; 1 {write} a 1000; 1 answers a=5999; 1 close"),
+            "0 ask a; 1 +a Reconciled seen 1; 1 reconciled",
+        );
+    }
+}

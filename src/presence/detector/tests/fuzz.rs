@@ -176,7 +176,7 @@ impl Run {
                 Output::Scan(number, _) => self.scan = number,
                 Output::Moved(_) | Output::Reconciled | Output::Swept => {}
                 Output::Restart | Output::Prove | Output::Learnt(..) | Output::Unannounced(_) => {}
-                Output::CommonTtl(_) => {}
+                Output::CommonTtl(_) | Output::Unknown { .. } => {}
             }
         }
         self.audit();

@@ -122,7 +122,10 @@ impl World {
                     self.questions.push_back(Question::Fence(id, false));
                 }
                 Output::Scan(..) | Output::Reconciled | Output::Swept => {}
-                Output::Learnt(..) | Output::Unannounced(_) | Output::CommonTtl(_) => {}
+                Output::Learnt(..)
+                | Output::Unannounced(_)
+                | Output::CommonTtl(_)
+                | Output::Unknown { .. } => {}
                 Output::Prove => self.detector.handle(now, Input::Proven(now.plus(1))),
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence was lost"),

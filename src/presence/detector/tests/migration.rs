@@ -186,7 +186,7 @@ impl Cluster {
                 }
                 Output::Moved(moved) => self.hand_over(server, &moved),
                 Output::Reconciled | Output::Swept | Output::Learnt(..) => {}
-                Output::Unannounced(_) | Output::CommonTtl(_) => {}
+                Output::Unannounced(_) | Output::CommonTtl(_) | Output::Unknown { .. } => {}
                 Output::Prove => self.feed(server, Input::Proven(self.time().plus(1))),
                 Output::Restart => panic!("no fence was so late"),
             }

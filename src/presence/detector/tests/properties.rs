@@ -168,7 +168,7 @@ impl World {
                     self.detector.handle(now, Input::Page(number, names, 0));
                 }
                 Output::Reconciled | Output::Swept | Output::Learnt(..) => {}
-                Output::Unannounced(_) | Output::CommonTtl(_) => {}
+                Output::Unannounced(_) | Output::CommonTtl(_) | Output::Unknown { .. } => {}
                 Output::Prove => self.detector.handle(now, Input::Proven(now.plus(1))),
                 Output::Moved(moved) => panic!("{moved:?} in one server"),
                 Output::Restart => panic!("no fence is lost without a gap"),

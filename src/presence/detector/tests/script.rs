@@ -7,9 +7,10 @@ use super::*;
 /// - `up RUN [UPTIME|polled|holds|follows]`; `leads [unheard]`; `follows`; `suspected KEY`; `common TTL`; `met RUN` (up for long); `flushed RUN`; `down`; `gap`; `replaced`; `sweep`; `retired`; `due`
 /// - `refused MS`: writes were refused, no earlier than then
 /// - `byhand`: proofs do not come by themselves; `proven MS`: that of a canary which was ordered then
+/// - `chunk`: the next two inputs come in one chunk
 /// - `tracks`: names are pushed from the next `up` on; `pushed KEY`
 /// - `set KEY`; `created KEY`; `placed KEY`; `retimed KEY`; `claimed KEY`; `expired KEY`; `del KEY`; `evicted KEY`; `doubted KEY`; `letgo KEY`
-/// - `written KEY TTL`, `ends KEY MS`: a daemon says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
+/// - `wrote KEY TTL`: this daemon did; `written KEY TTL`, `ends KEY MS`: another one says so; `confirmed`: the second question has confirmed all TTLs; `calm`:
 ///   and no surprise counts any longer
 /// - `adopted KEY SEEN DEADLINE [granted] [fickle] [notyet]`, from the server 1
 /// - `ttl KEY`: adds the TTL that the key is believed to have to the outputs
@@ -35,6 +36,7 @@ pub(super) fn outputs(settings: Settings, script: &str) -> Vec<String> {
         said: vec![],
         well: Time::from_ms(0),
         proves: true,
+        waits: false,
     };
     for step in script.split(';').map(str::trim).filter(|step| !step.is_empty()) {
         let mut words = step.split_whitespace();
@@ -62,6 +64,8 @@ struct Run {
     well: Time,
     /// Each proof that the detector wants comes at once.
     proves: bool,
+    /// The outputs of the next input are taken with those of the one after it.
+    waits: bool,
 }
 
 impl Run {
@@ -95,6 +99,7 @@ impl Run {
             "proven" => self.feed(now, Input::Proven(Time::from_ms(words[0].parse().unwrap()))),
             "refused" => self.feed(now, Input::Refused(Time::from_ms(words[0].parse().unwrap()))),
             "byhand" => self.proves = false,
+            "chunk" => self.waits = true,
             "sweep" => self.feed(now, Input::Sweep),
             "down" => {
                 self.well = now;
@@ -114,6 +119,10 @@ impl Run {
             "retimed" => self.feed(now, Input::Retimed(word())),
             "placed" => self.feed(now, Input::Placed(word())),
             "claimed" => self.feed(now, Input::Claimed(word())),
+            "wrote" => {
+                self.detector.written(now, word(), words[1].parse().unwrap());
+                self.feed(now, Input::Due);
+            }
             "written" => self.feed(now, Input::Written(word(), words[1].parse().unwrap())),
             "ends" => self.feed(now, Input::EndsIn(word(), words[1].parse().unwrap())),
             "ttl" => {
@@ -154,6 +163,9 @@ impl Run {
 
     fn feed(&mut self, now: Time, input: Input) {
         self.detector.handle(now, input);
+        if std::mem::take(&mut self.waits) {
+            return;
+        }
         while let Some(output) = self.detector.poll(now) {
             let ms = now.as_ms();
             self.said.push(match output {
@@ -190,6 +202,7 @@ impl Run {
                     continue;
                 }
                 Output::Prove => format!("{ms} prove"),
+                Output::Unknown { .. } => continue,
                 Output::CommonTtl(ttl_ms) => format!("{ms} common {ttl_ms}"),
                 Output::Learnt(key, ttl_ms) => format!("{ms} learnt {key:?} {ttl_ms}"),
                 Output::Unannounced(key) => format!("{ms} unannounced {key:?}"),

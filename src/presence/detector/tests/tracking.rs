@@ -64,6 +64,18 @@ fn absence_needs_the_proof_of_a_canary() {
 }
 
 #[test]
+fn starts_come_before_ends_of_one_chunk() {
+    // The session b was set before a was deleted. The canary that proves the end, and the fence of b, come in one chunk.
+    check(
+        "0 tracks; 0 up r; 0 page; 0 pushed u#a; 1 answered u#a=9999; 1 byhand; 4000 pushed u#a; 4000 pushed u#b; \
+         4001 open; 4001 answers u#a=-; 4001 close; 4001 next; 4001 open; 4001 answers u#b=9999; \
+         4003 chunk; 4003 proven 4002; 4003 close",
+        "0 reconciled; 0 ask u#a; 1 +u#a Heartbeat seen 0; 4000 ask u#a; 4000 ask u#b; 4001 prove; \
+         4003 +u#b Heartbeat seen 3999; 4003 -u#a Deleted at 4003 seen 0",
+    );
+}
+
+#[test]
 fn renewal_after_a_flush_ends_the_grant() {
     check(
         &format!(

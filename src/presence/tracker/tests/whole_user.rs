@@ -153,6 +153,45 @@ fn held_changes_of_one_key_stay_in_order() {
 }
 
 #[test]
+fn hidden_session_covers_an_end_and_a_return() {
+    let said = "1 came u#a S Heartbeat start; 10 gap S connection;";
+    // b was set during the gap, and was there while a was not.
+    let back = |hidden: &str| {
+        format!("{ONE} 10 down S; 20 up S; 21 expired S u#a; 22 set S u#a; {hidden}; 24 page S")
+    };
+    changes(&format!("{}; 25 answered S u#a=30000", back("23 del S u#b")), said);
+    changes(&format!("{}; 25 answered S u#a=30000", back("23 expired S u#b")), said);
+    // Another user's session covers nothing.
+    changes(
+        &format!("{}; 25 answered S u#a=30000", back("23 del S v#b")),
+        &format!("{said} 25 went u#a S Expired connection; 25 came u#a S Heartbeat connection"),
+    );
+    // In the second gap b may have been there, and a may have come back before.
+    changes(
+        &format!(
+            "{ONE} 10 down S; 20 up S; 21 expired S u#a; 22 down S; 30 up S; 31 set S u#a; 32 page S; 33 answered S u#a=30000"
+        ),
+        &format!("{said} 22 gap S connection"),
+    );
+}
+
+#[test]
+fn session_elsewhere_covers_an_end_and_a_return() {
+    // After a stall B is read first, although u#6 ended last.
+    changes(
+        &format!(
+            "{TWO} 2400 set B u#6; 2400 expired B u#6; 2400 expired A u#1; 2400 set A u#1; 2400 due; 2401 canary A; 2402 canary B"
+        ),
+        "1 came u#1 A Heartbeat start; 2400 came u#6 B Heartbeat start; 2401 went u#6 B Expired start",
+    );
+    // Without one, the user left and returned.
+    changes(
+        &format!("{TWO} 2400 expired A u#1; 2400 set A u#1; 2400 due; 2401 canary A; 2402 canary B"),
+        "1 came u#1 A Heartbeat start; 2402 went u#1 A Expired start; 2402 came u#1 A Heartbeat start",
+    );
+}
+
+#[test]
 fn held_end_waits_while_its_server_is_away() {
     changes(
         &format!(
