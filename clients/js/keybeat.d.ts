@@ -127,7 +127,7 @@ export class Keybeat {
   unwatch(users: Names): void;
   /** The status of a user who is watched, if there is one. */
   status(user: string): unknown;
-  /** Watches groups too: their members, or with `count` their counts. */
+  /** Watches groups too: their members, or with `count` their counts. An invalid name is `refused` by itself. */
   watchGroups(groups: Names, options?: { count?: boolean }): void;
   /** Stops watching these groups. */
   unwatchGroups(groups: Names): void;

@@ -219,6 +219,15 @@ class StatusesAndGroups(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(TypeError):
                 call("g")
 
+    async def test_invalid_group_is_refused_alone(self):
+        invalid = ["g\ud83d", "", "a#b", "x" * 70_000]
+        self.client.watch_groups([*invalid, "g"])
+        self.assertEqual([(why.code, why.users, why.group) for why in self.taken()], [("invalid_group", [], name) for name in invalid])
+        (watch,) = self.client.sent
+        self.assertEqual(watch["groups"], ["g"])
+        self.client._watches.snapshot({"id": watch["id"], "group": "g", "members": 0, "online": 0, "users": []})
+        self.assertTrue(self.client._watches.answered)
+
     async def test_refused_group_is_named(self):
         self.client.watch_groups(["g"])
         id = self.client.sent[-1]["id"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import ssl as tls
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from ._backoff import Backoff
 from ._session import End, Session
 from ._types import Connection, Group, KeybeatError, Members, Occupancy, RedisStatus, Refused, Status, Stopped, Token, User
-from ._watches import Report, Watches, names
+from ._watches import Report, Watches, names, no_name
 
 if TYPE_CHECKING:
     from ._changes import Changes
@@ -156,7 +155,8 @@ class Client:
         changes of members, and "members" who came and went. "occupancy" reports counts. A group that is not watched, or not
         any more, is "refused".
         """
-        self._watches.groups.watch(names(groups), count)
+        for invalid in self._watches.watch_groups(names(groups), count):
+            self._report(no_name("group", invalid, [], invalid))
         self._catch_up()
 
     def unwatch_groups(self, groups: Iterable[str]) -> None:
@@ -222,7 +222,7 @@ class Client:
         if users is None:
             self._watches.watch_all(hold)
         elif invalid := self._watches.watch(users, hold):
-            self._report(Refused("invalid_user", f"not a user name: {json.dumps(invalid[0])}", invalid))
+            self._report(no_name("user", invalid[0], invalid))
         self._catch_up()
 
     def _unwatch(self, users: Iterable[str] | None, hold: object) -> None:

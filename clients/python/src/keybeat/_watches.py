@@ -115,6 +115,12 @@ class Watches:
             self._all_ended |= self._all_id != _NOT_ASKED
             self._drop_all()
 
+    def watch_groups(self, groups: Iterable[str], count: bool) -> list[str]:
+        """Watches these groups too. Returns those whose names are invalid."""
+        groups = list(groups)
+        self.groups.watch(filter(is_name, groups), count)
+        return [group for group in groups if not is_name(group)]
+
     def unwatch_groups(self, groups: Iterable[str]) -> None:
         self.groups.unwatch(groups)
         self._forget_statuses()
@@ -313,14 +319,20 @@ class Watches:
         self._report(Refused(code, text, gone))
 
 
-def is_name(user: str) -> bool:
-    """Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no ``#``."""
+def is_name(name: str) -> bool:
+    """Whether the daemon takes this name of a user or a group: 1 to 256 bytes of UTF-8, no control character, no ``#``."""
     try:
-        size = len(user.encode())
+        size = len(name.encode())
     except UnicodeEncodeError:
         return False
-    control = any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in user)
-    return 1 <= size <= MAX_NAME_BYTES and "#" not in user and not control
+    control = any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in name)
+    return 1 <= size <= MAX_NAME_BYTES and "#" not in name and not control
+
+
+def no_name(kind: str, name: str, users: list[str], group: str | None = None) -> Refused:
+    """The refusal of a name that no daemon takes."""
+    rule = f"it must have 1 to {MAX_NAME_BYTES} bytes of UTF-8, without # and control characters"
+    return Refused(f"invalid_{kind}", f"not a {kind} name: {json.dumps(name[:40])}; {rule}", users, group)
 
 
 def names(users: Iterable[str]) -> list[str]:

@@ -143,7 +143,7 @@ export class Keybeat {
   unwatchAll() { this.#sendAll(this.#watches.unwatchAll()); }
 
   /**
-   * Watches groups too: their members, or with `{ count: true }` their counts.
+   * Watches groups too: their members, or with `{ count: true }` their counts. An invalid name is `refused` by itself.
    * @param {Iterable<string>} groups
    * @param {{ count?: boolean }} [options]
    */

@@ -61,7 +61,7 @@ class Watches {
     for (const user of valid) this.#names.set(user, 0);
     for (const user of users) if (this.#names.has(user)) this.#holds.set(user, (this.#holds.get(user) ?? new Set()).add(hold));
     const invalid = more.filter((user) => !isName(user));
-    if (invalid.length) queueMicrotask(() => this.#tell('refused', { code: 'invalid_user', message: `not a user name: ${JSON.stringify(invalid[0])}`, users: invalid }));
+    if (invalid.length) this.#refuse('user', invalid[0], { users: invalid });
     return this.#open ? this.#ask([...valid]) : [];
   }
 
@@ -91,12 +91,20 @@ class Watches {
     return asked ? [{ type: 'unwatch', all: true }] : [];
   }
 
+  /** Refuses a name that no daemon takes. */
+  #refuse(kind, name, named) {
+    const message = `not a ${kind} name: ${JSON.stringify(name.slice(0, 40))}; it must have 1 to 256 bytes of UTF-8, without # and control characters`;
+    queueMicrotask(() => this.#tell('refused', { code: `invalid_${kind}`, message, users: [], ...named }));
+  }
+
   watchGroups(groups, count) {
-    for (const group of groups) {
+    const valid = groups.filter(isName);
+    for (const group of groups) if (!isName(group)) this.#refuse('group', group, { group });
+    for (const group of valid) {
       this.#pending.delete(this.#groups.get(group)?.id);
       this.#groups.set(group, { count, id: 0, begun: false });
     }
-    return this.#open ? this.#askGroups([...new Set(groups)]) : [];
+    return this.#open ? this.#askGroups([...new Set(valid)]) : [];
   }
 
   unwatchGroups(groups) {
@@ -286,10 +294,13 @@ function names(users) {
   return list;
 }
 
-/** Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no `#`. */
-function isName(user) {
-  const bytes = [...user].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
-  return bytes >= 1 && bytes <= 256 && !/[#\u0000-\u001f\u007f-\u009f]/.test(user);
+/**
+ * Whether the daemon takes this name of a user or a group: 1 to 256 bytes of UTF-8, no control character, no `#`. Half of a
+ * surrogate pair, as in a text that was cut within an emoji, is no UTF-8: the daemon would refuse the whole message.
+ */
+function isName(name) {
+  const bytes = [...name].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
+  return bytes >= 1 && bytes <= 256 && !/[#\u0000-\u001f\u007f-\u009f\ud800-\udfff]/u.test(name);
 }
 
 /** Lists of names that each fit into a message. */
