@@ -131,13 +131,19 @@ export class Keybeat {
   watchGroups(groups: Names, options?: { count?: boolean }): void;
   /** Stops watching these groups. */
   unwatchGroups(groups: Names): void;
-  /** Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. False without a connection. */
+  /**
+   * Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. False without a connection, and for
+   * a longer status, which is `refused`.
+   */
   setStatus(status: unknown): boolean;
   /** Stops watching everybody. Users who are watched by name stay watched. */
   unwatchAll(): void;
   /** Resolves once the daemon has answered every watch. Rejects when the client has stopped. */
   ready(): Promise<void>;
-  /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
+  /**
+   * Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection, and for an
+   * invalid name, which is `refused`.
+   */
   heartbeat(user?: string): boolean;
   /** The socket's own user goes offline at once. False without a connection. */
   leave(): boolean;

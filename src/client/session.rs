@@ -259,7 +259,11 @@ impl Connection<'_> {
 
     /// Requests what the caller wants and was not requested yet.
     async fn catch_up(&mut self, socket: &mut ClientSocket) -> Result<(), SessionEnd> {
-        let messages = self.task.watches.catch_up(&mut self.task.shared.desired());
+        let (refusals, messages) = {
+            let mut desired = self.task.shared.desired();
+            (desired.refuse_too_long(), self.task.watches.catch_up(&mut desired))
+        };
+        self.task.waiting.extend(refusals);
         for message in messages {
             self.send(socket, message).await?;
         }

@@ -1,4 +1,4 @@
-// Watches names that no daemon takes, with a WebSocket that records the messages: each name is refused, and the others are watched.
+// Watches names that no daemon takes, and sends statuses, with a WebSocket that records the messages: what no daemon takes is refused.
 // node names.mjs PACKAGE: the file of the client
 import { strict as assert } from 'node:assert';
 import { pathToFileURL } from 'node:url';
@@ -25,5 +25,16 @@ await new Promise((done) => setTimeout(done));
 
 assert.deepEqual(refused, [['invalid_user', invalid, undefined], ...invalid.map((name) => ['invalid_group', [], name])]);
 assert.deepEqual(Recorder.sent.map(({ users, groups }) => users ?? groups), [['bob', 'carl💚', 'é'.repeat(128)], ['team-a'], ['team-💚']]);
+
+[refused.length, Recorder.sent.length] = [0, 0];
+const circle = {};
+circle.circle = circle;
+assert.throws(() => client.setStatus(circle), TypeError);
+const statuses = [long, 'é'.repeat(512), '\x01'.repeat(171), ['x'.repeat(1020)], { text: 'é'.repeat(506) }, null];
+assert.deepEqual(statuses.map((status) => client.setStatus(status)), [false, false, false, true, true, true]);
+assert.deepEqual([long, 'c#d', 'carl', undefined].map((user) => client.heartbeat(user)), [false, false, true, true]);
+await new Promise((done) => setTimeout(done));
+assert.deepEqual(refused.map(([code]) => code), ['too_large', 'too_large', 'too_large', 'invalid_user', 'invalid_user']);
+assert.deepEqual(Recorder.sent.map(({ type }) => type), ['set_status', 'set_status', 'set_status', 'heartbeat', 'heartbeat']);
 client.close();
-console.log('names that no daemon takes are refused by themselves');
+console.log('names and statuses that no daemon takes are refused by themselves');

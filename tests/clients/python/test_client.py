@@ -228,6 +228,23 @@ class StatusesAndGroups(unittest.IsolatedAsyncioTestCase):
         self.client._watches.snapshot({"id": watch["id"], "group": "g", "members": 0, "online": 0, "users": []})
         self.assertTrue(self.client._watches.answered)
 
+    async def test_too_long_message_is_not_sent(self):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            return True
+
+        self.client._send = send
+        long = "x" * 70_000
+        self.assertFalse(await self.client.heartbeat(long))
+        for status in (long, "é" * 512, "\1" * 171):
+            self.assertFalse(await self.client.set_status(status))
+        self.assertEqual([why.code for why in self.taken()], ["invalid_user", "too_large", "too_large", "too_large"])
+        for status in (["x" * 1020], {"text": "é" * 506}, "\ud800", None):
+            self.assertTrue(await self.client.set_status(status))
+        self.assertEqual((len(sent), self.taken()), (4, []))
+
     async def test_refused_group_is_named(self):
         self.client.watch_groups(["g"])
         id = self.client.sent[-1]["id"]

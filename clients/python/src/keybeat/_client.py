@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from ._backoff import Backoff
 from ._session import End, Session
 from ._types import Connection, Group, KeybeatError, Members, Occupancy, RedisStatus, Refused, Status, Stopped, Token, User
-from ._watches import Report, Watches, names, no_name
+from ._watches import Report, Watches, is_name, long_status, names, no_name
 
 if TYPE_CHECKING:
     from ._changes import Changes
@@ -167,12 +167,22 @@ class Client:
     async def set_status(self, status: Any) -> bool:
         """Sets the status of the connection's own user: any JSON of at most 1,024 bytes; None removes it.
 
-        It stays when the connection ends. False without a connection. A status that the daemon refuses is "refused".
+        It stays when the connection ends. False without a connection, and for a longer status. A longer status is "refused", and
+        so is one that the daemon refuses.
         """
+        if refused := long_status(status):
+            self._report(refused)
+            return False
         return await self._send({"type": "set_status", "status": status})
 
     async def heartbeat(self, user: str | None = None) -> bool:
-        """Sends a heartbeat of the connection's own user, or of another if the token allows it. False without a connection."""
+        """Sends a heartbeat of the connection's own user, or of another if the token allows it.
+
+        False without a connection, and for an invalid name, which is "refused".
+        """
+        if user and not is_name(user):
+            self._report(no_name("user", user, []))
+            return False
         return await self._send({"type": "heartbeat"} | ({"user": user} if user else {}))
 
     async def leave(self) -> bool:

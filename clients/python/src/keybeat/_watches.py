@@ -21,6 +21,8 @@ Report = User | Refused | Status | Group | Members | Occupancy
 NAMES_BYTES = 48 * 1024
 #: The daemon's limit for a name.
 MAX_NAME_BYTES = 256
+#: The daemon's limit for a status, in bytes of JSON.
+MAX_STATUS_BYTES = 1024
 
 #: Wanted, and not asked for on this connection.
 _NOT_ASKED = -1
@@ -332,7 +334,19 @@ def is_name(name: str) -> bool:
 def no_name(kind: str, name: str, users: list[str], group: str | None = None) -> Refused:
     """The refusal of a name that no daemon takes."""
     rule = f"it must have 1 to {MAX_NAME_BYTES} bytes of UTF-8, without # and control characters"
-    return Refused(f"invalid_{kind}", f"not a {kind} name: {json.dumps(name[:40])}; {rule}", users, group)
+    shown = json.dumps(name[:40]) + ("…" if len(name) > 40 else "")
+    return Refused(f"invalid_{kind}", f"not a {kind} name: {shown}; {rule}", users, group)
+
+
+def long_status(status: Any) -> Refused | None:
+    """The refusal of a status that is too long for the daemon.
+
+    The daemon would close the connection if the message had more than 64 KiB.
+    """
+    size = len(json.dumps(status, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass"))
+    if size <= MAX_STATUS_BYTES:
+        return None
+    return Refused("too_large", f"the status has {size} bytes; at most {MAX_STATUS_BYTES} bytes of JSON are allowed", [])
 
 
 def names(users: Iterable[str]) -> list[str]:

@@ -155,14 +155,20 @@ export class Keybeat {
     this.#answered(); // the daemon does not answer the watch of a group that was unwatched since
   }
 
-  /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
-  heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }
+  /**
+   * Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection, and for an
+   * invalid name, which is `refused`.
+   */
+  heartbeat(user) {
+    if (typeof user === 'string' && user && !this.#watches.takesUser(user)) return false;
+    return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) });
+  }
 
   /**
    * Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. It stays when the connection ends.
-   * False without a connection.
+   * False without a connection, and for a longer status, which is `refused`.
    */
-  setStatus(status) { return this.#opened && this.#send({ type: 'set_status', status }); }
+  setStatus(status) { return this.#watches.takesStatus(status) && this.#opened && this.#send({ type: 'set_status', status }); }
 
   /** The socket's own user goes offline at once. False without a connection. */
   leave() { return this.#opened && this.#send({ type: 'leave' }); }
