@@ -80,7 +80,7 @@ export interface KeybeatOptions {
   url?: string | URL;
   /** A token, or a function that returns one. It is called for each connection and before a token expires. */
   token?: string | (() => string | Promise<string>);
-  /** The socket keeps this user online while it is open. */
+  /** The socket keeps this user online while it is open. A daemon that refuses `user`, `session` or `beat` stops the client. */
   user?: string;
   /** The session of `user`. By default each connection has its own. */
   session?: string;

@@ -37,4 +37,7 @@ await new Promise((done) => setTimeout(done));
 assert.deepEqual(refused.map(([code]) => code), ['too_large', 'too_large', 'too_large', 'invalid_user', 'invalid_user']);
 assert.deepEqual(Recorder.sent.map(({ type }) => type), ['set_status', 'set_status', 'set_status', 'heartbeat', 'heartbeat']);
 client.close();
+
+const half = new Keybeat({ url: 'http://127.0.0.1:7400', user: 'carl\ud83d', WebSocket: Recorder });
+await assert.rejects(half.ready(), /invalid_request: .* surrogate pair/);
 console.log('names and statuses that no daemon takes are refused by themselves');

@@ -153,6 +153,15 @@ class Changes(unittest.IsolatedAsyncioTestCase):
         names = {"é" * 128: True, "é" * 129: False, "": False, "a#b": False, "a\nb": False, "a\x9fb": False, "\ud800": False, "💚": True}
         self.assertEqual({name: is_name(name) for name in names}, names)
 
+    async def test_user_that_is_no_utf8_is_sent(self):
+        # The daemon refuses it, and its message ends the client.
+        states = []
+        client = keybeat.Client("http://127.0.0.1:1", user="carl\ud83d")
+        client.on("connection", lambda now: states.append((now.state, now.reason)))
+        async with client:
+            await until(lambda: len(states) > 1)
+        self.assertRegex(str(states[1]), "waiting.*no daemon answers")
+
     async def test_fault_of_a_listener_is_its_own(self):
         client = Client()
         seen = []

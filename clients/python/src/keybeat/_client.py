@@ -37,7 +37,7 @@ class Client:
 
     ``url`` may have the path below which a proxy serves the daemon. With ``user``, or a ``token`` that names one, the
     connection keeps that user online while it is open. With ``beat=False`` it does not, and with ``beat="message"`` only
-    messages of this client do. ``ssl`` is the context for ``https://``.
+    messages of this client do. A daemon that refuses one of these stops the client. ``ssl`` is the context for ``https://``.
 
         async with keybeat.Client("http://127.0.0.1:7400") as client:
             async with client.watch(["alice"]) as changes:
