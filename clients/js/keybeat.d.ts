@@ -80,7 +80,7 @@ export interface KeybeatOptions {
   url?: string | URL;
   /** A token, or a function that returns one. It is called for each connection and before a token expires. */
   token?: string | (() => string | Promise<string>);
-  /** The socket keeps this user online while it is open. */
+  /** The socket keeps this user online while it is open. A daemon that refuses `user`, `session` or `beat` stops the client. */
   user?: string;
   /** The session of `user`. By default each connection has its own. */
   session?: string;
@@ -127,17 +127,23 @@ export class Keybeat {
   unwatch(users: Names): void;
   /** The status of a user who is watched, if there is one. */
   status(user: string): unknown;
-  /** Watches groups too: their members, or with `count` their counts. */
+  /** Watches groups too: their members, or with `count` their counts. An invalid name is `refused` by itself. */
   watchGroups(groups: Names, options?: { count?: boolean }): void;
   /** Stops watching these groups. */
   unwatchGroups(groups: Names): void;
-  /** Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. False without a connection. */
+  /**
+   * Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. False without a connection, and for
+   * a longer status, which is `refused`.
+   */
   setStatus(status: unknown): boolean;
   /** Stops watching everybody. Users who are watched by name stay watched. */
   unwatchAll(): void;
   /** Resolves once the daemon has answered every watch. Rejects when the client has stopped. */
   ready(): Promise<void>;
-  /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
+  /**
+   * Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection, and for an
+   * invalid name, which is `refused`.
+   */
   heartbeat(user?: string): boolean;
   /** The socket's own user goes offline at once. False without a connection. */
   leave(): boolean;

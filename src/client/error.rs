@@ -1,5 +1,7 @@
 //! Why the client cannot reach a daemon, or stops.
 
+use crate::protocol::NO_HANDSHAKE;
+use serde_json::Value;
 use std::time::Duration;
 
 /// Why a daemon cannot be reached, or why the client stopped. The text names the address and the cause.
@@ -72,4 +74,31 @@ pub enum ClientError {
     /// The client was closed, or its runtime was shut down.
     #[error("the client was closed")]
     Closed,
+}
+
+/// The message of an answer with 400 if the daemon refused the user, the session or the beat of a socket: it would refuse them on each
+/// connection. None if the daemon has seen no handshake, or if the answer is not the daemon's.
+pub(super) fn refused_query(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let (code, message) = (body["error"]["code"].as_str()?, body["error"]["message"].as_str()?);
+    let refused = matches!(code, "invalid_user" | "invalid_session" | "invalid_request");
+    (refused && !message.starts_with(NO_HANDSHAKE)).then(|| message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_query_is_recognised() {
+        let refused = |code: &str, message: &str| {
+            refused_query(&serde_json::json!({"error": {"code": code, "message": message}}).to_string())
+        };
+        for code in ["invalid_user", "invalid_session", "invalid_request"] {
+            assert_eq!(refused(code, "it is wrong").as_deref(), Some("it is wrong"));
+        }
+        assert_eq!(refused("invalid_request", &format!("{NO_HANDSHAKE}: no upgrade")), None);
+        assert_eq!(refused("bad_gateway", "it is wrong"), None);
+        assert_eq!(refused_query("<html>Bad Request</html>"), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! The client's task: one connection after another. It does the I/O and keeps the time; [`Watches`] decides the rest.
 
 use super::address::{Stream, cause};
+use super::error::refused_query;
 use super::reconnect::{Advice, Backoff, Silence, renewal_wait};
 use super::watches::Watches;
 use super::{Builder, ClientError, ClientEvent, Watching};
@@ -112,6 +113,9 @@ impl Task {
             Err(Ws::Http(answer)) => {
                 let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
                 let status = answer.status().as_u16();
+                if let Some(why) = refused_query(&body).filter(|_| status == 400) {
+                    return Err(SessionEnd::Stop(ClientError::Invalid(why)));
+                }
                 Err(match status {
                     // The source may return a better token soon: this one had just expired, or is not valid yet.
                     401 if self.builder.renews => lost(ClientError::Refused(message_of(&body))),
@@ -259,7 +263,11 @@ impl Connection<'_> {
 
     /// Requests what the caller wants and was not requested yet.
     async fn catch_up(&mut self, socket: &mut ClientSocket) -> Result<(), SessionEnd> {
-        let messages = self.task.watches.catch_up(&mut self.task.shared.desired());
+        let (refusals, messages) = {
+            let mut desired = self.task.shared.desired();
+            (desired.refuse_too_long(), self.task.watches.catch_up(&mut desired))
+        };
+        self.task.waiting.extend(refusals);
         for message in messages {
             self.send(socket, message).await?;
         }

@@ -34,6 +34,7 @@ js() {
     tar -xzf "$tarballs"/keybeat-*.tgz -C "$target/js/node_modules/keybeat" --strip-components 1
     rm -r "$tarballs"
     node "$here/js/types.mjs" "$target/js"
+    node "$here/js/names.mjs" "$target/js/node_modules/keybeat/node.js"
     cp examples/{watch,online}.mjs "$target/js/"
     for example in watch online; do
         "$target/python/bin/python" "$here/examples.py" "$keybeat" $example node "$target/js/$example.mjs"

@@ -153,6 +153,15 @@ class Changes(unittest.IsolatedAsyncioTestCase):
         names = {"é" * 128: True, "é" * 129: False, "": False, "a#b": False, "a\nb": False, "a\x9fb": False, "\ud800": False, "💚": True}
         self.assertEqual({name: is_name(name) for name in names}, names)
 
+    async def test_user_that_is_no_utf8_is_sent(self):
+        # The daemon refuses it, and its message ends the client.
+        states = []
+        client = keybeat.Client("http://127.0.0.1:1", user="carl\ud83d")
+        client.on("connection", lambda now: states.append((now.state, now.reason)))
+        async with client:
+            await until(lambda: len(states) > 1)
+        self.assertRegex(str(states[1]), "waiting.*no daemon answers")
+
     async def test_fault_of_a_listener_is_its_own(self):
         client = Client()
         seen = []
@@ -218,6 +227,32 @@ class StatusesAndGroups(unittest.IsolatedAsyncioTestCase):
         for call in (client.watch_groups, client.unwatch_groups):
             with self.assertRaises(TypeError):
                 call("g")
+
+    async def test_invalid_group_is_refused_alone(self):
+        invalid = ["g\ud83d", "", "a#b", "x" * 70_000]
+        self.client.watch_groups([*invalid, "g"])
+        self.assertEqual([(why.code, why.users, why.group) for why in self.taken()], [("invalid_group", [], name) for name in invalid])
+        (watch,) = self.client.sent
+        self.assertEqual(watch["groups"], ["g"])
+        self.client._watches.snapshot({"id": watch["id"], "group": "g", "members": 0, "online": 0, "users": []})
+        self.assertTrue(self.client._watches.answered)
+
+    async def test_too_long_message_is_not_sent(self):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            return True
+
+        self.client._send = send
+        long = "x" * 70_000
+        self.assertFalse(await self.client.heartbeat(long))
+        for status in (long, "é" * 512, "\1" * 171):
+            self.assertFalse(await self.client.set_status(status))
+        self.assertEqual([why.code for why in self.taken()], ["invalid_user", "too_large", "too_large", "too_large"])
+        for status in (["x" * 1020], {"text": "é" * 506}, "\ud800", None):
+            self.assertTrue(await self.client.set_status(status))
+        self.assertEqual((len(sent), self.taken()), (4, []))
 
     async def test_refused_group_is_named(self):
         self.client.watch_groups(["g"])

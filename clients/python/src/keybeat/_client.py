@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import ssl as tls
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from ._backoff import Backoff
 from ._session import End, Session
 from ._types import Connection, Group, KeybeatError, Members, Occupancy, RedisStatus, Refused, Status, Stopped, Token, User
-from ._watches import Report, Watches, names
+from ._watches import Report, Watches, is_name, long_status, names, no_name
 
 if TYPE_CHECKING:
     from ._changes import Changes
@@ -38,7 +37,7 @@ class Client:
 
     ``url`` may have the path below which a proxy serves the daemon. With ``user``, or a ``token`` that names one, the
     connection keeps that user online while it is open. With ``beat=False`` it does not, and with ``beat="message"`` only
-    messages of this client do. ``ssl`` is the context for ``https://``.
+    messages of this client do. A daemon that refuses one of these stops the client. ``ssl`` is the context for ``https://``.
 
         async with keybeat.Client("http://127.0.0.1:7400") as client:
             async with client.watch(["alice"]) as changes:
@@ -156,7 +155,8 @@ class Client:
         changes of members, and "members" who came and went. "occupancy" reports counts. A group that is not watched, or not
         any more, is "refused".
         """
-        self._watches.groups.watch(names(groups), count)
+        for invalid in self._watches.watch_groups(names(groups), count):
+            self._report(no_name("group", invalid, [], invalid))
         self._catch_up()
 
     def unwatch_groups(self, groups: Iterable[str]) -> None:
@@ -167,12 +167,22 @@ class Client:
     async def set_status(self, status: Any) -> bool:
         """Sets the status of the connection's own user: any JSON of at most 1,024 bytes; None removes it.
 
-        It stays when the connection ends. False without a connection. A status that the daemon refuses is "refused".
+        It stays when the connection ends. False without a connection, and for a longer status. A longer status is "refused", and
+        so is one that the daemon refuses.
         """
+        if refused := long_status(status):
+            self._report(refused)
+            return False
         return await self._send({"type": "set_status", "status": status})
 
     async def heartbeat(self, user: str | None = None) -> bool:
-        """Sends a heartbeat of the connection's own user, or of another if the token allows it. False without a connection."""
+        """Sends a heartbeat of the connection's own user, or of another if the token allows it.
+
+        False without a connection, and for an invalid name, which is "refused".
+        """
+        if user and not is_name(user):
+            self._report(no_name("user", user, []))
+            return False
         return await self._send({"type": "heartbeat"} | ({"user": user} if user else {}))
 
     async def leave(self) -> bool:
@@ -222,7 +232,7 @@ class Client:
         if users is None:
             self._watches.watch_all(hold)
         elif invalid := self._watches.watch(users, hold):
-            self._report(Refused("invalid_user", f"not a user name: {json.dumps(invalid[0])}", invalid))
+            self._report(no_name("user", invalid[0], invalid))
         self._catch_up()
 
     def _unwatch(self, users: Iterable[str] | None, hold: object) -> None:

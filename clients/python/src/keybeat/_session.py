@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ._client import Client
 
 SUBPROTOCOL = Subprotocol("keybeat.v1")
+#: How the daemon's refusal of a request without a WebSocket handshake begins.
+NO_HANDSHAKE = "/v1/ws speaks WebSocket"
 #: A snapshot has up to 1,000 users.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: How long the daemon may take to answer the client's close.
@@ -99,7 +101,8 @@ class Session:
         if self._shown and not _can_be_sent(self._shown):
             return End("invalid_token: the token cannot be sent: it has spaces, or characters beyond ASCII", stop=True)
         client = self._client
-        query = urlencode(client._query)
+        # The daemon refuses what is no UTF-8, with a reason.
+        query = urlencode(client._query, errors="surrogatepass")
         address = client._url.rstrip("/") + "/v1/ws" + (f"?{query}" if query else "")
         try:
             async with asyncio.timeout(ANSWER_S / client._speed):
@@ -136,7 +139,7 @@ class Session:
         except (ValueError, LookupError, TypeError):
             reason = f"the daemon answered {status}"
         # A token function may return a better token soon: this one had just expired, or is not valid yet.
-        stop = status == 403 or (status == 401 and not self._renews)
+        stop = status == 403 or (status == 401 and not self._renews) or (status == 400 and _refuses_query(reason))
         return End(reason, stop=stop, later=status in (429, 503))
 
     # --- writing ----------------------------------------------------------------------------------------
@@ -271,6 +274,15 @@ class Session:
             least, most = RENEW_S
             wait = min(most, max(least, (expires_ms / 1000 - time.time()) / 2))
             await asyncio.sleep(wait / self._client._speed)
+
+
+def _refuses_query(reason: str) -> bool:
+    """Whether the daemon refused ``user``, ``session`` or ``beat``, as it would on each connection.
+
+    Otherwise the daemon has seen no handshake, for example because a proxy removed its headers.
+    """
+    refused = reason.startswith(("invalid_user: ", "invalid_session: ", "invalid_request: "))
+    return refused and not reason.startswith(f"invalid_request: {NO_HANDSHAKE}")
 
 
 def _can_be_sent(token: str) -> bool:

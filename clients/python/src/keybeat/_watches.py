@@ -21,6 +21,8 @@ Report = User | Refused | Status | Group | Members | Occupancy
 NAMES_BYTES = 48 * 1024
 #: The daemon's limit for a name.
 MAX_NAME_BYTES = 256
+#: The daemon's limit for a status, in bytes of JSON.
+MAX_STATUS_BYTES = 1024
 
 #: Wanted, and not asked for on this connection.
 _NOT_ASKED = -1
@@ -114,6 +116,12 @@ class Watches:
         if not self._all_holds:
             self._all_ended |= self._all_id != _NOT_ASKED
             self._drop_all()
+
+    def watch_groups(self, groups: Iterable[str], count: bool) -> list[str]:
+        """Watches these groups too. Returns those whose names are invalid."""
+        groups = list(groups)
+        self.groups.watch(filter(is_name, groups), count)
+        return [group for group in groups if not is_name(group)]
 
     def unwatch_groups(self, groups: Iterable[str]) -> None:
         self.groups.unwatch(groups)
@@ -313,14 +321,32 @@ class Watches:
         self._report(Refused(code, text, gone))
 
 
-def is_name(user: str) -> bool:
-    """Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no ``#``."""
+def is_name(name: str) -> bool:
+    """Whether the daemon takes this name of a user or a group: 1 to 256 bytes of UTF-8, no control character, no ``#``."""
     try:
-        size = len(user.encode())
+        size = len(name.encode())
     except UnicodeEncodeError:
         return False
-    control = any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in user)
-    return 1 <= size <= MAX_NAME_BYTES and "#" not in user and not control
+    control = any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in name)
+    return 1 <= size <= MAX_NAME_BYTES and "#" not in name and not control
+
+
+def no_name(kind: str, name: str, users: list[str], group: str | None = None) -> Refused:
+    """The refusal of a name that no daemon takes."""
+    rule = f"it must have 1 to {MAX_NAME_BYTES} bytes of UTF-8, without # and control characters"
+    shown = json.dumps(name[:40]) + ("…" if len(name) > 40 else "")
+    return Refused(f"invalid_{kind}", f"not a {kind} name: {shown}; {rule}", users, group)
+
+
+def long_status(status: Any) -> Refused | None:
+    """The refusal of a status that is too long for the daemon.
+
+    The daemon would close the connection if the message had more than 64 KiB.
+    """
+    size = len(json.dumps(status, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass"))
+    if size <= MAX_STATUS_BYTES:
+        return None
+    return Refused("too_large", f"the status has {size} bytes; at most {MAX_STATUS_BYTES} bytes of JSON are allowed", [])
 
 
 def names(users: Iterable[str]) -> list[str]:

@@ -81,7 +81,8 @@ export class Keybeat {
    * Connects at once, and again whenever the connection is lost. `url` is the daemon's address, with the path below which
    * a proxy serves it; by default it is the page's origin. A `token` that is a function is called for each connection and
    * when the daemon warns that the token expires. With `user`, or a token that names one, the socket keeps that user online while
-   * it is open; with `beat: false` it does not, and with `beat: 'message'` only messages of this client do.
+   * it is open; with `beat: false` it does not, and with `beat: 'message'` only messages of this client do. A daemon that refuses
+   * one of these three stops the client.
    * @param {Options} [options]
    */
   constructor(options = {}) {
@@ -143,7 +144,7 @@ export class Keybeat {
   unwatchAll() { this.#sendAll(this.#watches.unwatchAll()); }
 
   /**
-   * Watches groups too: their members, or with `{ count: true }` their counts.
+   * Watches groups too: their members, or with `{ count: true }` their counts. An invalid name is `refused` by itself.
    * @param {Iterable<string>} groups
    * @param {{ count?: boolean }} [options]
    */
@@ -155,14 +156,20 @@ export class Keybeat {
     this.#answered(); // the daemon does not answer the watch of a group that was unwatched since
   }
 
-  /** Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection. */
-  heartbeat(user) { return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) }); }
+  /**
+   * Sends a heartbeat of the socket's own user, or of another if the token allows it. False without a connection, and for an
+   * invalid name, which is `refused`.
+   */
+  heartbeat(user) {
+    if (typeof user === 'string' && user && !this.#watches.takesUser(user)) return false;
+    return this.#opened && this.#send({ type: 'heartbeat', ...(user && { user }) });
+  }
 
   /**
    * Sets the status of the socket's own user: any JSON of at most 1,024 bytes; null removes it. It stays when the connection ends.
-   * False without a connection.
+   * False without a connection, and for a longer status, which is `refused`.
    */
-  setStatus(status) { return this.#opened && this.#send({ type: 'set_status', status }); }
+  setStatus(status) { return this.#watches.takesStatus(status) && this.#opened && this.#send({ type: 'set_status', status }); }
 
   /** The socket's own user goes offline at once. False without a connection. */
   leave() { return this.#opened && this.#send({ type: 'leave' }); }
@@ -206,7 +213,12 @@ export class Keybeat {
     if (this.state !== 'connecting' || this.#socket) return; // closed in the meantime
     this.#shown = token;
     const query = Object.entries({ user, session, beat: beat === false ? 'false' : beat }).filter(([, value]) => value);
-    const path = `v1/ws${query.map(([name, value], i) => `${i ? '&' : '?'}${name}=${encodeURIComponent(value)}`).join('')}`;
+    let path;
+    try {
+      path = `v1/ws${query.map(([name, value], i) => `${i ? '&' : '?'}${name}=${encodeURIComponent(value)}`).join('')}`;
+    } catch {
+      return this.#stop('invalid_request: user, session and beat must be UTF-8, and one of them has half of a surrogate pair');
+    }
     let socket;
     try {
       const protocols = ['keybeat.v1', ...(token ? [`bearer.${token}`] : [])];
@@ -235,7 +247,7 @@ export class Keybeat {
     if (this.state !== 'connecting' || this.#socket) return; // closed or reconnected in the meantime
     // A token function may return a better token soon: this one had just expired, or is not valid yet.
     const renews = status === 401 && typeof this.#options.token === 'function';
-    if ((status === 401 || status === 403) && !renews) this.#stop(message);
+    if ((status === 401 || status === 403 || refusesOptions(status, message)) && !renews) this.#stop(message);
     else this.#lost(status === 429 || status === 503 ? 1013 : 1006, message);
   }
 
@@ -405,6 +417,12 @@ const signals = () => [
   [globalThis.document, 'visibilitychange'],
   ...['pageshow', 'online', 'focus'].map((type) => [globalThis, type]),
 ];
+
+/**
+ * Whether the daemon refused `user`, `session` or `beat`, as it would on each connection. A daemon that would have accepted the socket
+ * refuses the plain request because it is no WebSocket handshake.
+ */
+const refusesOptions = (status, message) => status === 400 && /^invalid_(user|session|request): (?!\/v1\/ws speaks WebSocket)/.test(message);
 
 /** The reason with which the daemon refuses a plain request to the socket's address. No status if there is no answer in time. */
 async function whyRefused(url, token) {

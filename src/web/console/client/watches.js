@@ -3,6 +3,9 @@
 
 /** A message may have 64 KiB. This many bytes of it may be names. */
 const NAMES_BYTES = 48 * 1024;
+/** The daemon's limits for a name, in bytes of UTF-8, and for a status, in bytes of JSON. */
+const NAME_BYTES = 256;
+const STATUS_BYTES = 1024;
 
 class Watches {
   /** Reports an event to the caller. */
@@ -61,7 +64,7 @@ class Watches {
     for (const user of valid) this.#names.set(user, 0);
     for (const user of users) if (this.#names.has(user)) this.#holds.set(user, (this.#holds.get(user) ?? new Set()).add(hold));
     const invalid = more.filter((user) => !isName(user));
-    if (invalid.length) queueMicrotask(() => this.#tell('refused', { code: 'invalid_user', message: `not a user name: ${JSON.stringify(invalid[0])}`, users: invalid }));
+    if (invalid.length) this.#refuseName('user', invalid[0], { users: invalid });
     return this.#open ? this.#ask([...valid]) : [];
   }
 
@@ -91,12 +94,37 @@ class Watches {
     return asked ? [{ type: 'unwatch', all: true }] : [];
   }
 
+  /** Whether the daemon takes this user of a heartbeat. Otherwise the user is refused here. */
+  takesUser(user) {
+    const valid = isName(user);
+    if (!valid) this.#refuseName('user', user);
+    return valid;
+  }
+
+  /** The same for a status. */
+  takesStatus(status) {
+    const size = bytes(JSON.stringify(status) ?? '');
+    if (size > STATUS_BYTES) this.#refuse('too_large', `the status has ${size} bytes; at most ${STATUS_BYTES} bytes of JSON are allowed`);
+    return size <= STATUS_BYTES;
+  }
+
+  #refuseName(kind, name, named) {
+    const rule = `it must have 1 to ${NAME_BYTES} bytes of UTF-8, without # and control characters`;
+    const shown = JSON.stringify(name.slice(0, 40)) + (name.length > 40 ? '…' : '');
+    this.#refuse(`invalid_${kind}`, `not a ${kind} name: ${shown}; ${rule}`, named);
+  }
+
+  /** Refuses what the daemon would refuse. A message that is too long would make the daemon close the connection. */
+  #refuse(code, message, named) { queueMicrotask(() => this.#tell('refused', { code, message, users: [], ...named })); }
+
   watchGroups(groups, count) {
-    for (const group of groups) {
+    const valid = groups.filter(isName);
+    for (const group of groups) if (!isName(group)) this.#refuseName('group', group, { group });
+    for (const group of valid) {
       this.#pending.delete(this.#groups.get(group)?.id);
       this.#groups.set(group, { count, id: 0, begun: false });
     }
-    return this.#open ? this.#askGroups([...new Set(groups)]) : [];
+    return this.#open ? this.#askGroups([...new Set(valid)]) : [];
   }
 
   unwatchGroups(groups) {
@@ -286,20 +314,26 @@ function names(users) {
   return list;
 }
 
-/** Whether the daemon takes this name: 1 to 256 bytes of UTF-8, no control character, no `#`. */
-function isName(user) {
-  const bytes = [...user].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0);
-  return bytes >= 1 && bytes <= 256 && !/[#\u0000-\u001f\u007f-\u009f]/.test(user);
+/**
+ * Whether the daemon takes this name of a user or a group: 1 to 256 bytes of UTF-8, no control character, no `#`. Half of a
+ * surrogate pair, as in a text that was cut within an emoji, is no UTF-8: the daemon would refuse the whole message.
+ */
+function isName(name) {
+  const size = bytes(name);
+  return size >= 1 && size <= NAME_BYTES && !/[#\u0000-\u001f\u007f-\u009f\ud800-\udfff]/u.test(name);
 }
+
+/** The length of a text in UTF-8. */
+function bytes(text) { return [...text].reduce((sum, char) => sum + (char < '\x80' ? 1 : char < '\u0800' ? 2 : char.length > 1 ? 4 : 3), 0); }
 
 /** Lists of names that each fit into a message. */
 function* chunks(users) {
-  let some = [], bytes = 0;
+  let some = [], size = 0;
   for (const user of users) {
-    bytes += 3 * user.length + 4; // at most, in UTF-8 with escapes, quotes and a comma
-    if (some.length && bytes > NAMES_BYTES) {
+    size += 3 * user.length + 4; // at most, in UTF-8 with escapes, quotes and a comma
+    if (some.length && size > NAMES_BYTES) {
       yield some;
-      [some, bytes] = [[], 3 * user.length + 4];
+      [some, size] = [[], 3 * user.length + 4];
     }
     some.push(user);
   }
