@@ -60,23 +60,65 @@ fn refused_event_delays_only_its_user() {
         }
     }
     assert_eq!(delivered.len(), BATCH_EVENTS - 2, "all but those of u42");
-    assert_eq!((delivery.held(), delivery.oldest()), (2, Some("42-0")));
+    assert_eq!((delivery.held(), delivery.refused()), (1, 1), "the second one is left in the stream");
     // Others go on.
     delivery.add([event(200, "u1"), event(201, "u42")]);
     assert_eq!(numbers(&delivery.next(now).unwrap()), [200]);
     delivery.delivered();
     // The receiver takes it at last.
-    let mut last = Vec::new();
-    while delivery.held() > 0 {
+    assert_eq!(delivery.read_again(), None, "not before the user is free");
+    while delivery.next(now).is_none() {
+        now = now.plus(1_000);
+    }
+    assert_eq!(delivery.delivered(), ["42-0"]);
+    assert_eq!(delivery.read_again().as_deref(), Some("91-18446744073709551615"));
+    delivery.add([event(92, "u42"), event(150, "u1"), event(201, "u42")]);
+    delivery.end_reading_again();
+    assert_eq!(numbers(&delivery.next(now).unwrap()), [92, 201], "in their order, and no one else's");
+}
+
+#[test]
+fn refused_user_leaves_room_for_others() {
+    let mut delivery = Delivery::default();
+    delivery.add((0..HELD).map(|i| event(i, "bad")));
+    assert_eq!(delivery.room(), 0);
+    let mut now = at(0);
+    while now < at(60_000) {
         match delivery.next(now) {
-            Some(parcel) => {
-                last.extend(numbers(&parcel));
-                delivery.delivered();
-            }
-            None => now = now.plus(1_000),
+            Some(_) => delivery.failed(now, Undelivered::Refused),
+            None => now = now.plus(500),
         }
     }
-    assert_eq!(last, [42, 92, 201], "in their order");
+    for i in 0..10 * HELD {
+        assert!(delivery.room() > 0, "{i}");
+        delivery.add([event(HELD + i, if i % 2 == 0 { "bad" } else { "good" })]);
+        if i % 50 == 0 && delivery.next(now).is_some() {
+            delivery.delivered();
+        }
+    }
+}
+
+#[test]
+fn new_events_take_turns_with_refused_ones() {
+    let mut delivery = Delivery::default();
+    let users = || (0..BATCH_EVENTS).map(|i| format!("u{i}"));
+    delivery.add(users().enumerate().map(|(i, user)| event(i, &user)));
+    let mut now = at(0);
+    while delivery.batches.len() < BATCH_EVENTS {
+        match delivery.next(now) {
+            Some(_) => delivery.failed(now, Undelivered::Refused),
+            None => now = now.plus(500),
+        }
+    }
+    // All of them are due.
+    now = now.plus(RETRY_MS.1);
+    delivery.add([event(500, "good")]);
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        sent.extend(numbers(&delivery.next(now).unwrap()));
+        delivery.failed(now, Undelivered::Refused);
+    }
+    assert!(sent.contains(&500), "{sent:?}");
 }
 
 #[test]
@@ -87,19 +129,58 @@ fn so_many_events_are_held() {
     assert_eq!((delivery.room(), delivery.held()), (0, HELD));
 }
 
+/// A stream with a reader as the daemon has it.
+struct Reader {
+    stream: Vec<HookEvent>,
+    acknowledged: HashSet<String>,
+    next: usize,
+    again: Option<String>,
+}
+
+impl Reader {
+    /// Reads at most `most` events, first those that were left.
+    fn fill(&mut self, delivery: &mut Delivery, most: usize) {
+        if delivery.room() == 0 {
+            return;
+        }
+        let Some(after) = &self.again else {
+            let most = most.min(delivery.room());
+            delivery.add(self.stream.iter().skip(self.next).take(most).cloned());
+            self.next = self.stream.len().min(self.next + most);
+            self.again = delivery.read_again();
+            return;
+        };
+        let after = left::place(after);
+        let read = self.stream[..self.next].iter();
+        let pending = read.filter(|event| !self.acknowledged.contains(&event.id));
+        let found: Vec<_> =
+            pending.filter(|event| left::place(&event.id) > after).take(most).cloned().collect();
+        self.again = found.last().map(|event| event.id.clone());
+        delivery.add(found);
+        if self.again.is_none() || delivery.has_read_enough() {
+            self.again = None;
+            delivery.end_reading_again();
+        }
+    }
+}
+
 proptest! {
-    /// Whatever fails, each event is delivered, and those of a user in their order.
+    /// Whatever fails, each event is delivered, those of a user in their order, and few are held.
     #[test]
     fn events_of_a_user_stay_in_order(
-        users in prop::collection::vec(0u8..5, 1..300),
+        users in prop::collection::vec(0u8..5, 1..600),
         fates in prop::collection::vec(0u8..4, 0..200),
+        most in 1usize..200,
     ) {
         let mut delivery = Delivery::default();
-        delivery.add(users.iter().enumerate().map(|(i, user)| event(i, &format!("u{user}"))));
+        let stream: Vec<_> = users.iter().enumerate().map(|(i, user)| event(i, &format!("u{user}"))).collect();
+        let mut reader = Reader { stream, acknowledged: HashSet::new(), next: 0, again: None };
         let (mut now, mut fates, mut last) = (at(0), fates.into_iter(), BTreeMap::new());
-        while delivery.held() > 0 {
+        while reader.acknowledged.len() < users.len() {
+            prop_assert!(now < at(100_000_000), "{} of {}", reader.acknowledged.len(), users.len());
+            reader.fill(&mut delivery, most);
             let Some(parcel) = delivery.next(now) else {
-                now = delivery.next_due().unwrap().max(now.plus(1));
+                now = now.plus(100);
                 continue;
             };
             let numbers = numbers(&parcel);
@@ -110,11 +191,12 @@ proptest! {
                 _ => {
                     for number in &numbers {
                         let before = last.insert(users[*number], *number);
-                        prop_assert!(before.is_none_or(|before| before < *number));
+                        prop_assert!(before.is_none_or(|before| before < *number), "{:?}", numbers);
                     }
-                    prop_assert_eq!(delivery.delivered().len(), numbers.len());
+                    reader.acknowledged.extend(delivery.delivered());
                 }
             }
         }
+        prop_assert!(delivery.held() == 0 && last.values().max() == Some(&(users.len() - 1)));
     }
 }
