@@ -1,7 +1,11 @@
 //! The order of events for a webhook: batches in order per user, retries, and batches that the receiver refuses.
 //!
 //! A batch that could not be delivered is sent again, unchanged. A batch that the receiver refuses twice is halved, so that one event
-//! that it cannot take delays only the users of its part. While the receiver cannot be reached, nothing else is tried.
+//! that it cannot take delays only the users of its part.
+//!
+//! After an attempt that did not reach the receiver nothing is sent for a while, longer each time. After two such attempts of a batch
+//! others take turns with it, or its halves: the receiver may fail because of an event. If the receiver then acknowledges another
+//! batch, the first one counts as refused, and no longer holds up the others.
 //!
 //! The further events of a user whose events are refused are left in the stream, unacknowledged, and read again when that user has
 //! nothing under way. So one user never fills the memory that others need.
@@ -21,6 +25,8 @@ pub const BATCH_EVENTS: usize = 100;
 const HELD: usize = 1_000;
 /// Events that are held and were refused. A user whose events are refused needs one; the further ones are left in the stream.
 const REFUSED: usize = 10_000;
+/// After so many attempts of a batch that did not reach the receiver, others are tried.
+const UNREACHED: u32 = 2;
 /// The first and the longest wait before a batch is sent again, in milliseconds.
 const RETRY_MS: (u64, u64) = (1_000, 300_000);
 
@@ -61,6 +67,10 @@ struct Batch {
     refusals: u32,
     /// The receiver has refused these events, alone or with others.
     refused: bool,
+    /// The receiver has acknowledged others since it could not be reached with these.
+    suspect: bool,
+    /// Attempts that did not reach the receiver since it acknowledged or refused anything of this batch.
+    unreached: u32,
 }
 
 impl Parcel {
@@ -77,7 +87,7 @@ impl Parcel {
 
 impl Batch {
     fn new(events: Vec<HookEvent>, due: Time) -> Batch {
-        Batch { events, due, refusals: 0, refused: false }
+        Batch { events, due, refusals: 0, refused: false, suspect: false, unreached: 0 }
     }
 
     /// The events of the first half of the users, and those of the others; the events of a single user are halved in their order.
@@ -173,14 +183,24 @@ impl Delivery {
         if self.sent.is_some() || now < self.paused_until {
             return None;
         }
-        let again = self.batches.iter().position(|batch| batch.due <= now);
+        let again = self.again(now);
         let at = match again {
-            Some(at) if !self.repeated || self.unreached > 0 => Some(at),
+            Some(at) if !self.repeated || self.batches[at].unreached == 1 => Some(at),
             _ => self.collect(now).or(again),
         }?;
         self.repeated = again == Some(at);
+        if self.batches[at].unreached > UNREACHED && self.batches[at].events.len() > 1 {
+            self.batches[at].unreached = UNREACHED;
+            self.halve(at);
+        }
         self.sent = Some(at);
         Some(Parcel::of(&self.batches[at].events))
+    }
+
+    /// The place of the batch to send again now: one that failed to reach the receiver once, or else the one that waits longest.
+    fn again(&self, now: Time) -> Option<usize> {
+        let due = self.batches.iter().enumerate().filter(|(_, batch)| batch.due <= now);
+        due.min_by_key(|(_, batch)| (batch.unreached != 1, batch.due)).map(|(at, _)| at)
     }
 
     /// The place of a new batch of events whose users no other batch has.
@@ -213,10 +233,16 @@ impl Delivery {
     }
 
     /// The receiver has the batch. Returns the ids of its events.
-    pub fn delivered(&mut self) -> Vec<String> {
+    pub fn delivered(&mut self, now: Time) -> Vec<String> {
         self.unreached = 0;
         let Some(at) = self.sent.take() else { return Vec::new() };
-        self.batches.remove(at).events.into_iter().map(|event| event.id).collect()
+        let batch = self.batches.remove(at);
+        while let Some(at) = self.batches.iter().position(|batch| batch.unreached >= UNREACHED) {
+            self.batches[at].suspect = true;
+            self.batches[at].refusals += 1;
+            self.refuse(at, now);
+        }
+        batch.events.into_iter().map(|event| event.id).collect()
     }
 
     /// The receiver does not have the batch, as far as is known.
@@ -225,7 +251,13 @@ impl Delivery {
         match why {
             Undelivered::Unreached => {
                 self.paused_until = now.plus(wait_ms(self.unreached));
-                self.unreached += 1;
+                if self.batches[at].suspect {
+                    self.refuse(at, now);
+                } else {
+                    self.batches[at].unreached += 1;
+                    self.batches[at].due = self.paused_until;
+                    self.unreached += 1;
+                }
             }
             Undelivered::Refused => {
                 self.unreached = 0;
@@ -239,10 +271,12 @@ impl Delivery {
         batch.due = now.plus(wait_ms(batch.refusals));
         batch.refusals += 1;
         batch.refused = true;
+        batch.unreached = 0;
         if batch.refusals >= 2 && batch.events.len() > 1 {
             self.halve(at);
+        } else {
+            self.leave_queued();
         }
-        self.leave_queued();
     }
 
     /// Halves a batch. The second half of a single user's events is left in the stream, so that each user has one batch at most.
@@ -257,6 +291,7 @@ impl Delivery {
             self.batches.insert(at + 1, second);
         }
         self.batches[at].events = first;
+        self.leave_queued();
     }
 
     /// Leaves the queued events of users who must wait in the stream.

@@ -27,7 +27,7 @@ fn retry_repeats_batch_and_id() {
     delivery.failed(at(0), Undelivered::Unreached);
     assert_eq!(delivery.next(at(999)), None);
     assert_eq!((delivery.next_due(), delivery.next(at(1_000))), (Some(at(1_000)), Some(first)));
-    assert_eq!(delivery.delivered(), ["1-0", "2-0"]);
+    assert_eq!(delivery.delivered(at(1_000)), ["1-0", "2-0"]);
     assert_eq!(numbers(&delivery.next(at(1_000)).unwrap()), [3]);
 }
 
@@ -55,7 +55,7 @@ fn refused_event_delays_only_its_user() {
     while now < at(60_000) {
         match delivery.next(now) {
             Some(parcel) if numbers(&parcel).contains(&42) => delivery.failed(now, Undelivered::Refused),
-            Some(_) => delivered.extend(delivery.delivered()),
+            Some(_) => delivered.extend(delivery.delivered(now)),
             None => now = now.plus(500),
         }
     }
@@ -64,13 +64,13 @@ fn refused_event_delays_only_its_user() {
     // Others go on.
     delivery.add([event(200, "u1"), event(201, "u42")]);
     assert_eq!(numbers(&delivery.next(now).unwrap()), [200]);
-    delivery.delivered();
+    delivery.delivered(now);
     // The receiver takes it at last.
     assert_eq!(delivery.read_again(), None, "not before the user is free");
     while delivery.next(now).is_none() {
         now = now.plus(1_000);
     }
-    assert_eq!(delivery.delivered(), ["42-0"]);
+    assert_eq!(delivery.delivered(now), ["42-0"]);
     assert_eq!(delivery.read_again().as_deref(), Some("91-18446744073709551615"));
     delivery.add([event(92, "u42"), event(150, "u1"), event(201, "u42")]);
     delivery.end_reading_again();
@@ -93,9 +93,77 @@ fn refused_user_leaves_room_for_others() {
         assert!(delivery.room() > 0, "{i}");
         delivery.add([event(HELD + i, if i % 2 == 0 { "bad" } else { "good" })]);
         if i % 50 == 0 && delivery.next(now).is_some() {
-            delivery.delivered();
+            delivery.delivered(now);
         }
     }
+}
+
+/// Sends until `until`, while the receiver is unreached with each batch that has the event 42. Returns the numbers of each attempt.
+fn attempts_with_poison(delivery: &mut Delivery, now: &mut Time, until: Time) -> Vec<(u64, Vec<usize>)> {
+    let mut attempts = Vec::new();
+    while *now < until {
+        let Some(parcel) = delivery.next(*now) else {
+            *now = now.plus(100);
+            continue;
+        };
+        let numbers = numbers(&parcel);
+        match numbers.contains(&42) {
+            true => delivery.failed(*now, Undelivered::Unreached),
+            false => drop(delivery.delivered(*now)),
+        }
+        attempts.push((now.as_ms(), numbers));
+    }
+    attempts
+}
+
+#[test]
+fn event_that_breaks_the_receiver_delays_only_its_user() {
+    let (mut delivery, mut now) = (Delivery::default(), at(0));
+    delivery.add((0..BATCH_EVENTS).map(|i| event(i, &format!("u{i}"))));
+    delivery.add([event(100, "later")]);
+    let attempts = attempts_with_poison(&mut delivery, &mut now, at(3_000));
+    let times: Vec<_> = attempts.iter().map(|(ms, numbers)| (*ms, numbers.len())).collect();
+    assert_eq!(times, [(0, 100), (1_000, 100)]);
+    let attempts = attempts_with_poison(&mut delivery, &mut now, at(3_100));
+    assert_eq!(attempts, [(3_000, vec![100])], "another batch after two attempts");
+    attempts_with_poison(&mut delivery, &mut now, at(60_000));
+    assert_eq!((delivery.held(), delivery.refused()), (1, 1));
+    // The waits of that event are its own; the others wait a second at most.
+    for i in 0..200 {
+        delivery.add([event(200 + i, "good")]);
+        let until = now.plus(1_100);
+        attempts_with_poison(&mut delivery, &mut now, until);
+        assert_eq!(delivery.held(), 1);
+    }
+}
+
+#[test]
+fn lone_batch_that_breaks_the_receiver_is_halved() {
+    let (mut delivery, mut now) = (Delivery::default(), at(0));
+    delivery.add((0..BATCH_EVENTS).map(|i| event(i, &format!("u{i}"))));
+    let attempts = attempts_with_poison(&mut delivery, &mut now, at(300_000));
+    let whole = attempts.iter().filter(|(_, numbers)| numbers.len() == BATCH_EVENTS).count();
+    assert_eq!((whole, delivery.held()), (3, 1), "{attempts:?}");
+}
+
+#[test]
+fn receiver_that_is_down_has_one_attempt_per_pause() {
+    let (mut delivery, mut now) = (Delivery::default(), at(0));
+    delivery.add((0..HELD).map(|i| event(i, &format!("u{i}"))));
+    let mut times = Vec::new();
+    while now < at(86_400_000) {
+        match delivery.next(now) {
+            Some(_) => {
+                times.push(now.as_ms());
+                delivery.failed(now, Undelivered::Unreached);
+            }
+            None => now = now.plus(500),
+        }
+    }
+    let pauses: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000).collect();
+    assert_eq!(pauses[..10], [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+    assert!(pauses[10..].iter().all(|pause| *pause == 300), "{pauses:?}");
+    assert_eq!(delivery.refused(), 0);
 }
 
 #[test]
@@ -193,10 +261,43 @@ proptest! {
                         let before = last.insert(users[*number], *number);
                         prop_assert!(before.is_none_or(|before| before < *number), "{:?}", numbers);
                     }
-                    reader.acknowledged.extend(delivery.delivered());
+                    reader.acknowledged.extend(delivery.delivered(now));
                 }
             }
         }
         prop_assert!(delivery.held() == 0 && last.values().max() == Some(&(users.len() - 1)));
+    }
+
+    /// Events that the receiver never takes delay no other user, whether it refuses them or breaks.
+    #[test]
+    fn poison_delays_only_its_users(
+        users in prop::collection::vec(0u8..20, 1..400),
+        poison in prop::collection::vec((0usize..400, any::<bool>()), 0..4),
+    ) {
+        let mut delivery = Delivery::default();
+        let stream: Vec<_> = users.iter().enumerate().map(|(i, user)| event(i, &format!("u{user}"))).collect();
+        let mut reader = Reader { stream, acknowledged: HashSet::new(), next: 0, again: None };
+        let (mut now, mut taken) = (at(0), HashSet::new());
+        let stuck = |number: usize| {
+            poison.iter().any(|(bad, _)| *bad <= number && users.get(*bad) == Some(&users[number]))
+        };
+        while now < at(20_000_000) {
+            reader.fill(&mut delivery, 100);
+            let Some(parcel) = delivery.next(now) else {
+                now = now.plus(10_000);
+                continue;
+            };
+            let numbers = numbers(&parcel);
+            match poison.iter().find(|(bad, _)| numbers.contains(bad)) {
+                Some((_, true)) => delivery.failed(now, Undelivered::Unreached),
+                Some((_, false)) => delivery.failed(now, Undelivered::Refused),
+                None => {
+                    taken.extend(numbers);
+                    reader.acknowledged.extend(delivery.delivered(now));
+                }
+            }
+        }
+        let missing: Vec<_> = (0..users.len()).filter(|i| !taken.contains(i) && !stuck(*i)).collect();
+        prop_assert!(missing.is_empty(), "{:?}", missing);
     }
 }

@@ -201,7 +201,7 @@ impl WebhookSink {
         match answer {
             Ok(()) => {
                 self.metrics.webhooks.attempt("delivered");
-                let ids = desk.delivery.delivered();
+                let ids = desk.delivery.delivered((self.now)());
                 self.metrics.webhooks.delivered.inc_by(ids.len() as u64);
                 state.delivered += ids.len() as u64;
                 state.error = None;

@@ -180,6 +180,25 @@ async fn refused_user_with_many_events_blocks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_that_breaks_the_receiver_blocks_only_its_user() {
+    let site = Site::new();
+    let receiver = site.receiver().await;
+    receiver.answer(|body| match body.contains(r#""bad""#) {
+        true => StatusCode::BAD_GATEWAY,
+        false => StatusCode::OK,
+    });
+    for user in ["a", "bad", "b"] {
+        site.come(user);
+    }
+    let daemon = site.writer().await;
+    site.visit(&daemon, "c").await;
+    let events = receiver.until_acknowledged(4).await;
+    assert_eq!((of(&events, "bad"), of(&events, "c")), (vec![], vec!["+c", "-c"]));
+    receiver.answer(|_| StatusCode::OK);
+    assert_eq!(of(&receiver.until_acknowledged(5).await, "bad"), ["+bad"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_sender_is_replaced() {
     let site = Site::new();
     let receiver = site.receiver().await;
