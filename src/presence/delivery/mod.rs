@@ -151,6 +151,28 @@ impl Delivery {
         }
     }
 
+    /// Drops the events before the first entry of the stream; all of them if it has none. Returns their ids.
+    pub fn trim(&mut self, first: Option<&str>) -> Vec<String> {
+        if self.sent.is_some() {
+            return Vec::new();
+        }
+        let first = first.map(left::place);
+        let mut ids = Vec::new();
+        let mut stays = |event: &HookEvent| {
+            let stays = first.is_some_and(|first| first <= left::place(&event.id));
+            if !stays {
+                ids.push(event.id.clone());
+            }
+            stays
+        };
+        for batch in &mut self.batches {
+            batch.events.retain(&mut stays);
+        }
+        self.queue.retain(&mut stays);
+        self.batches.retain(|batch| !batch.events.is_empty());
+        ids
+    }
+
     /// Begins to read again what was left in the stream, if one of its users has nothing under way: the id after which to read all that
     /// is not acknowledged.
     pub fn read_again(&mut self) -> Option<String> {

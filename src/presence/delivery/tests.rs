@@ -197,6 +197,21 @@ fn so_many_events_are_held() {
     assert_eq!((delivery.room(), delivery.held()), (0, HELD));
 }
 
+#[test]
+fn trimmed_events_are_dropped() {
+    let mut delivery = Delivery::default();
+    delivery.add([event(9, "a"), event(10, "b"), event(11, "c")]);
+    delivery.next(at(0)).unwrap();
+    assert!(delivery.trim(Some("12-0")).is_empty(), "not those under way");
+    delivery.failed(at(0), Undelivered::Refused);
+    delivery.add([event(12, "d"), event(13, "a")]);
+    assert!(delivery.trim(Some("9-0")).is_empty());
+    assert_eq!(delivery.trim(Some("10-0")), ["9-0"], "ids are numbers");
+    assert_eq!(delivery.read_again().as_deref(), Some("12-18446744073709551615"), "its user is free");
+    assert_eq!(delivery.trim(None), ["10-0", "11-0", "12-0"]);
+    assert_eq!((delivery.held(), delivery.next(at(60_000))), (0, None));
+}
+
 /// A stream with a reader as the daemon has it.
 struct Reader {
     stream: Vec<HookEvent>,

@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(100);
 const STAND_BY: Duration = Duration::from_secs(1);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(2);
+/// How often the daemon looks whether the stream still has the events that wait.
+const TRIMMED: Duration = Duration::from_secs(10);
 /// Entries in one read.
 const READ: usize = 500;
 /// The wait after a command that failed.
@@ -111,8 +113,12 @@ impl WebhookSink {
     async fn send(&self, state: &mut WebhookState) -> Result<()> {
         self.group.create().await?;
         let mut desk = Desk { pending: Some("0".into()), ..Desk::default() };
-        let mut renew_at = Instant::now() + RENEW;
+        let (mut renew_at, mut trim_at) = (Instant::now() + RENEW, Instant::now() + TRIMMED);
         loop {
+            if Instant::now() >= trim_at {
+                trim_at = Instant::now() + TRIMMED;
+                self.trim(&mut desk).await?;
+            }
             let more = self.fill(&mut desk).await?;
             state.waiting = desk.delivery.held();
             self.publish(state);
@@ -159,6 +165,17 @@ impl WebhookSink {
         }
         self.group.acknowledge(&useless).await?;
         Ok(desk.pending.is_some())
+    }
+
+    /// Drops what the stream no longer has: nobody waits for it.
+    async fn trim(&self, desk: &mut Desk) -> Result<()> {
+        if desk.delivery.held() == 0 {
+            return Ok(());
+        }
+        let first = self.group.first().await?;
+        let trimmed = desk.delivery.trim(first.as_deref());
+        self.metrics.webhooks.trimmed.inc_by(trimmed.len() as u64);
+        self.group.acknowledge(&trimmed).await
     }
 
     /// Hands events to the delivery. Returns the ids of entries without an event.

@@ -199,6 +199,26 @@ async fn event_that_breaks_the_receiver_blocks_only_its_user() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trimmed_events_are_not_retried() {
+    let site = Site::new();
+    let (receiver, daemon) = (site.receiver().await, site.writer().await);
+    receiver.answer(|_| StatusCode::INTERNAL_SERVER_ERROR);
+    site.visit(&daemon, "alice").await;
+    until("it waits", async || (state(&daemon).await["waiting"] != 0).then_some(())).await;
+    site.redis.call(&["XTRIM", "events", "MAXLEN", "0"]);
+    until("it is counted", async || {
+        let metrics = daemon.send("GET", "/metrics", None).await.1;
+        metrics.as_str()?.contains("\nkeybeat_webhook_trimmed_events_total 2\n").then_some(())
+    })
+    .await;
+    until("nothing waits", async || {
+        let group = site.redis.call(&["XINFO", "GROUPS", "events"]).list()[0].clone().list();
+        (group[5].number() == 0 && state(&daemon).await["waiting"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_sender_is_replaced() {
     let site = Site::new();
     let receiver = site.receiver().await;
