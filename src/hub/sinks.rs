@@ -27,7 +27,7 @@ pub struct WebhookState {
     pub url: String,
     /// This daemon sends it.
     pub sends: bool,
-    /// Events that were read and are not delivered yet.
+    /// Events that the daemon holds and has not delivered yet.
     pub waiting: usize,
     /// Events that this daemon has delivered.
     pub delivered: u64,

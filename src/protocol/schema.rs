@@ -228,7 +228,7 @@ pub struct WebhookStats {
     /// The one daemon that sends is `sender`.
     #[schema(inline)]
     pub role: WebhookRole,
-    /// Events that were read and are not delivered yet.
+    /// Events that the daemon holds and has not delivered yet.
     pub waiting: u64,
     /// Events that this daemon has delivered.
     pub delivered: u64,

@@ -98,6 +98,16 @@ impl StreamGroup {
         entries.list()?.into_iter().map(entry).collect()
     }
 
+    /// The id of the first entry of the stream; `None` if it has none.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn first(&self) -> Result<Option<String>> {
+        let reply = self.one("XRANGE", &[self.store.names().stream(), "-", "+", "COUNT", "1"]).await?;
+        let Some(first) = reply.list()?.into_iter().next() else { return Ok(None) };
+        Ok(Some(entry(first)?.id))
+    }
+
     /// Acknowledges entries: they are never read again.
     ///
     /// # Errors
@@ -119,7 +129,7 @@ impl StreamGroup {
 
 fn entry(reply: RedisReply) -> Result<GroupEntry> {
     let Ok([id, fields]) = <[RedisReply; 2]>::try_from(reply.list()?) else {
-        bail!("the reply to XREADGROUP is not a list of ids and fields")
+        bail!("an entry of the stream is not an id and its fields")
     };
     let fields = fields.list().unwrap_or_default();
     let pairs = fields.chunks_exact(2).filter_map(|pair| Some((field(&pair[0])?, field(&pair[1])?)));

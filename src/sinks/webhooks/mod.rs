@@ -15,7 +15,7 @@ pub use secret::Secret;
 use crate::hub::{Hub, WebhookState};
 use crate::metrics::Metrics;
 use crate::presence::{Delivery, Parcel, Time, Undelivered};
-use crate::redis::stream::{GroupLease, StreamGroup};
+use crate::redis::stream::{GroupEntry, GroupLease, StreamGroup};
 use anyhow::Result;
 use post::Failure;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(100);
 const STAND_BY: Duration = Duration::from_secs(1);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(2);
+/// How often the daemon looks whether the stream still has the events that wait.
+const TRIMMED: Duration = Duration::from_secs(10);
 /// Entries in one read.
 const READ: usize = 500;
 /// The wait after a command that failed.
@@ -58,8 +60,11 @@ pub struct WebhookSink {
 #[derive(Default)]
 struct Desk {
     delivery: Delivery,
-    /// The entries that the last sender has not acknowledged are read from this id on; `None` once all of it was read.
+    /// Entries that were read before and not acknowledged are read after this id: those of the last sender, or those that were left in
+    /// the stream. `None` once all of them were read.
     pending: Option<String>,
+    /// Those that were left in the stream are read.
+    again: bool,
 }
 
 impl WebhookSink {
@@ -108,9 +113,13 @@ impl WebhookSink {
     async fn send(&self, state: &mut WebhookState) -> Result<()> {
         self.group.create().await?;
         let mut desk = Desk { pending: Some("0".into()), ..Desk::default() };
-        let mut renew_at = Instant::now() + RENEW;
+        let (mut renew_at, mut trim_at) = (Instant::now() + RENEW, Instant::now() + TRIMMED);
         loop {
-            self.fill(&mut desk).await?;
+            if Instant::now() >= trim_at {
+                trim_at = Instant::now() + TRIMMED;
+                self.trim(&mut desk).await?;
+            }
+            let more = self.fill(&mut desk).await?;
             state.waiting = desk.delivery.held();
             self.publish(state);
             match desk.delivery.next((self.now)()) {
@@ -118,6 +127,7 @@ impl WebhookSink {
                     let Some(answer) = self.post(&parcel, &mut renew_at).await? else { return Ok(()) };
                     self.settle(&mut desk, answer, state).await?;
                 }
+                None if more => {}
                 None => sleep(TICK).await,
             }
             if Instant::now() >= renew_at {
@@ -129,21 +139,49 @@ impl WebhookSink {
         }
     }
 
-    /// Reads as many entries as may wait.
-    async fn fill(&self, desk: &mut Desk) -> Result<()> {
+    /// Reads as many entries as may wait. Returns whether more can be read at once.
+    async fn fill(&self, desk: &mut Desk) -> Result<bool> {
         let room = desk.delivery.room().min(READ);
         if room == 0 {
-            return Ok(());
+            return Ok(false);
         }
-        let entries = self.group.read(desk.pending.as_deref(), room).await?;
-        if let Some(pending) = &mut desk.pending {
-            match entries.last() {
-                Some(last) => pending.clone_from(&last.id),
-                None => desk.pending = None,
+        // Most of what is read again is held already.
+        let most = if desk.again { READ } else { room };
+        let entries = self.group.read(desk.pending.as_deref(), most).await?;
+        let useless = self.add(desk, &entries);
+        match &mut desk.pending {
+            Some(pending) => match entries.last() {
+                Some(last) if !desk.delivery.has_read_enough() => pending.clone_from(&last.id),
+                _ => {
+                    desk.pending = None;
+                    desk.again = false;
+                    desk.delivery.end_reading_again();
+                }
+            },
+            None => {
+                desk.pending = desk.delivery.read_again();
+                desk.again = desk.pending.is_some();
             }
         }
+        self.group.acknowledge(&useless).await?;
+        Ok(desk.pending.is_some())
+    }
+
+    /// Drops what the stream no longer has: nobody waits for it.
+    async fn trim(&self, desk: &mut Desk) -> Result<()> {
+        if desk.delivery.held() == 0 {
+            return Ok(());
+        }
+        let first = self.group.first().await?;
+        let trimmed = desk.delivery.trim(first.as_deref());
+        self.metrics.webhooks.trimmed.inc_by(trimmed.len() as u64);
+        self.group.acknowledge(&trimmed).await
+    }
+
+    /// Hands events to the delivery. Returns the ids of entries without an event.
+    fn add(&self, desk: &mut Desk, entries: &[GroupEntry]) -> Vec<String> {
         let (mut events, mut useless) = (Vec::new(), Vec::new());
-        for entry in &entries {
+        for entry in entries {
             match event::event(entry) {
                 Some(event) => events.push(event),
                 None => useless.push(entry.id.clone()),
@@ -152,7 +190,7 @@ impl WebhookSink {
         let trimmed = entries.iter().filter(|entry| entry.fields.is_empty()).count();
         self.metrics.webhooks.trimmed.inc_by(trimmed as u64);
         desk.delivery.add(events);
-        self.group.acknowledge(&useless).await
+        useless
     }
 
     /// Sends a batch, and renews the lease meanwhile; `None` if another daemon has it.
@@ -180,7 +218,7 @@ impl WebhookSink {
         match answer {
             Ok(()) => {
                 self.metrics.webhooks.attempt("delivered");
-                let ids = desk.delivery.delivered();
+                let ids = desk.delivery.delivered((self.now)());
                 self.metrics.webhooks.delivered.inc_by(ids.len() as u64);
                 state.delivered += ids.len() as u64;
                 state.error = None;

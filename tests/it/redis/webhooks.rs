@@ -154,6 +154,71 @@ async fn refused_event_blocks_only_its_user() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_user_with_many_events_blocks_nobody() {
+    let site = Site::new();
+    let receiver = site.receiver().await;
+    receiver.answer(|body| match body.contains(r#""bad""#) {
+        true => StatusCode::INTERNAL_SERVER_ERROR,
+        false => StatusCode::OK,
+    });
+    let daemon = site.writer().await;
+    for i in 0..2_500 {
+        let state = if i % 2 == 0 { "online" } else { "offline" };
+        site.redis.call(&["XADD", "events", "*", "user", "bad", "state", state, "at_ms", "1"]);
+    }
+    site.visit(&daemon, "good").await;
+    assert_eq!(receiver.until_acknowledged(2).await, ["+good", "-good"]);
+    receiver.answer(|_| StatusCode::OK);
+    let events = receiver.until_acknowledged(2_502).await;
+    let bad = of(&events, "bad");
+    assert!(bad.len() == 2_500 && bad.chunks(2).all(|pair| pair == ["+bad", "-bad"]), "{bad:?}");
+    until("all are acknowledged", async || {
+        let group = site.redis.call(&["XINFO", "GROUPS", "events"]).list()[0].clone().list();
+        (group[5].number() == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_that_breaks_the_receiver_blocks_only_its_user() {
+    let site = Site::new();
+    let receiver = site.receiver().await;
+    receiver.answer(|body| match body.contains(r#""bad""#) {
+        true => StatusCode::BAD_GATEWAY,
+        false => StatusCode::OK,
+    });
+    for user in ["a", "bad", "b"] {
+        site.come(user);
+    }
+    let daemon = site.writer().await;
+    site.visit(&daemon, "c").await;
+    let events = receiver.until_acknowledged(4).await;
+    assert_eq!((of(&events, "bad"), of(&events, "c")), (vec![], vec!["+c", "-c"]));
+    receiver.answer(|_| StatusCode::OK);
+    assert_eq!(of(&receiver.until_acknowledged(5).await, "bad"), ["+bad"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trimmed_events_are_not_retried() {
+    let site = Site::new();
+    let (receiver, daemon) = (site.receiver().await, site.writer().await);
+    receiver.answer(|_| StatusCode::INTERNAL_SERVER_ERROR);
+    site.visit(&daemon, "alice").await;
+    until("it waits", async || (state(&daemon).await["waiting"] != 0).then_some(())).await;
+    site.redis.call(&["XTRIM", "events", "MAXLEN", "0"]);
+    until("it is counted", async || {
+        let metrics = daemon.send("GET", "/metrics", None).await.1;
+        metrics.as_str()?.contains("\nkeybeat_webhook_trimmed_events_total 2\n").then_some(())
+    })
+    .await;
+    until("nothing waits", async || {
+        let group = site.redis.call(&["XINFO", "GROUPS", "events"]).list()[0].clone().list();
+        (group[5].number() == 0 && state(&daemon).await["waiting"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_sender_is_replaced() {
     let site = Site::new();
     let receiver = site.receiver().await;
