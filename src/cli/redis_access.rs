@@ -22,7 +22,7 @@ pub struct RedisAccessArgs {
     /// Private key of --redis-cert, in PEM
     #[arg(long, env = "KEYBEAT_REDIS_KEY", value_name = "FILE", requires = "redis_cert")]
     redis_key: Option<PathBuf>,
-    /// Where to reach the nodes of a cluster whose announced addresses cannot be reached (NAT, containers): ANNOUNCED=REACHABLE, a
+    /// Reachable addresses for the nodes of a cluster whose announced ones are not (NAT, containers): ANNOUNCED=REACHABLE, a
     /// HOST or HOST:PORT on each side; several separated by commas [default: the announced addresses]
     #[arg(long, env = "KEYBEAT_CLUSTER_ADDRESS_MAP", value_name = "FROM=TO", value_delimiter = ',', value_parser = AddressMapping::parse)]
     cluster_address_map: Vec<AddressMapping>,

@@ -1,5 +1,5 @@
-//! Where the nodes of a cluster are reached whose announced addresses are not reachable from here: behind a translation of
-//! addresses (NAT), or in containers. No I/O.
+//! A map from the announced addresses of a cluster's nodes to reachable ones, for nodes behind a translation of addresses (NAT), or in
+//! containers. No I/O.
 
 use crate::redis::url::HostPort;
 use anyhow::{Result, bail};
@@ -102,7 +102,7 @@ impl AddressMap {
         self.0.is_empty()
     }
 
-    /// Where a node is reached that announces this address; `None` if the map does not name it. A mapping of the port counts
+    /// The reachable address of a node that announces this one; `None` if the map does not name it. A mapping of the port counts
     /// before that of the host alone.
     pub(super) fn reached(&self, announced: &HostPort) -> Option<HostPort> {
         if self.0.is_empty() {

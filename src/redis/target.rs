@@ -22,13 +22,13 @@ pub struct Target {
     db: Option<u8>,
     /// How to speak TLS; `None` if the server speaks plain TCP.
     tls: Option<Tls>,
-    /// Where the nodes of the cluster are reached.
+    /// The reachable addresses of the cluster's nodes.
     addresses: AddressMap,
     origin: Origin,
     shown: String,
 }
 
-/// Where a server's address comes from.
+/// The source of a server's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     /// The URL or a Sentinel names it, or a node answered there.

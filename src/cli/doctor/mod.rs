@@ -43,7 +43,7 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode> {
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What all servers are examined for.
+/// The subject of the examination, the same for all servers.
 #[derive(Clone, Copy)]
 struct Subject<'a> {
     /// The hosts that the URL names.

@@ -8,7 +8,7 @@ use crate::redis::stream::{StreamNames, missing_rights};
 /// The commands of a writer.
 const RIGHTS: &str =
     "+eval +evalsha +xadd +xrange +type +exists +get +pttl +set +pexpire +del +sadd +srem +sismember +sscan";
-/// The commands that webhooks use besides.
+/// The commands that webhooks need too.
 const OF_WEBHOOKS: &str = "+xgroup|create +xreadgroup +xack";
 
 /// Asks a server. `None` if it cannot be reached, which other checks report.

@@ -1,10 +1,10 @@
-//! What the service behind a server allows, and the switches that it has in place of CONFIG and ACL.
+//! The limits of the service behind a server, and its switches in place of CONFIG and ACL.
 
 use super::finding::{Finding, Severity};
 use crate::redis::inspect::{ConfigAccess, Facts};
 use crate::redis::vendor::Vendor;
 
-/// Where the sources are.
+/// The page with the sources.
 const PAGE: &str = "docs/MANAGED_REDIS.md";
 /// The beginning of a fix that changes rights.
 const SETUSER: &str = "redis-cli ACL SETUSER USER ";

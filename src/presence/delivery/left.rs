@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 /// A place in the stream.
 pub(super) type Place = (u64, u64);
 
-/// Which events were left, and which of them are read again.
+/// The events that were left, and those of them that are read again.
 #[derive(Default)]
 pub(super) struct LeftEvents {
     /// The first event of each user that was left; all later ones of that user were left too.

@@ -22,10 +22,10 @@ pub(super) struct Entry {
     pub(super) gaps: u64,
     /// When it was found.
     pub(super) since: Time,
-    /// What happened until then may be older than this end: when it was found, or when a session of the user that was not known was
+    /// Changes until then may be older than this end: the time at which it was found, or at which an unknown session of the user was
     /// last noticed.
     pub(super) after: Time,
-    /// When it was found, or when the last session of the user that was not known was found absent.
+    /// The time at which it was found, or at which the last unknown session of the user was found absent.
     pub(super) proven: Time,
     /// A comparison found it, or its event came during one.
     pub(super) compares: bool,
