@@ -160,7 +160,7 @@ async fn statuses_and_groups_are_shown() {
     browser.run("location.reload()").await;
     browser.shows(rows, json!([["team-a", "1 of 2 online", "✕"]])).await;
     browser.run(&watch("a#b")).await;
-    browser.says("groups-list", "the group name \"a#b\" must not contain '#'").await;
+    browser.says("groups-list", "not a group name: \"a#b\"").await;
     assert_eq!(browser.run("return document.getElementById('pill').dataset.shape").await, "live");
     browser.run("document.querySelectorAll('#groups-list button').forEach((button) => button.click())").await;
     browser.shows("return document.querySelectorAll('#groups-list li').length", json!(0)).await;
