@@ -248,7 +248,7 @@ impl Reader {
 }
 
 proptest! {
-    /// Whatever fails, each event is delivered, those of a user in their order, and few are held.
+    /// Each event is delivered whatever fails, those of a user in their order, and few are held.
     #[test]
     fn events_of_a_user_stay_in_order(
         users in prop::collection::vec(0u8..5, 1..600),

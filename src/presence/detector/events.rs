@@ -59,7 +59,7 @@ impl Detector {
         }
     }
 
-    /// Of a key that is not known to be live, the answer to the first question counts, whatever came since.
+    /// The place of a key that is known to be live. For any other key the answer to the first question counts, whatever came since.
     fn find_live(&self, name: &[u8]) -> Option<u32> {
         self.table.find(name).filter(|&at| self.table[at].is_live())
     }

@@ -1,7 +1,7 @@
 //! The pause between two reads of an event stream.
 //!
-//! Programs send heartbeats one by one, so the server sends their events one by one. To read each costs the kernel, the link and the
-//! driver much more than the event itself. When events come fast the link waits between two reads, and takes many at a time.
+//! Programs send heartbeats one by one, so the server sends their events one by one. A read of each would wake the link and the
+//! driver once per event. When events come fast the link waits between two reads, and takes many at a time.
 
 use std::time::Duration;
 use tokio::time::Instant;

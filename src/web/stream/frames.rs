@@ -76,7 +76,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
     }
 }
 
-/// Why a request is no handshake. The headers that a proxy removes are those of one connection, unless it is told to forward them.
+/// The reason why a request is no handshake. A proxy removes the headers of a single connection unless its configuration forwards them.
 fn explained(why: &WebSocketUpgradeRejection) -> String {
     use WebSocketUpgradeRejection::{InvalidConnectionHeader, InvalidUpgradeHeader};
     let text = why.body_text();

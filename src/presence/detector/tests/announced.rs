@@ -149,7 +149,7 @@ fn answer_is_older_than_a_write_of_this_daemon() {
         ),
         &format!("{said} 2000 ask a; 2001 ask a; 3001 ask a"),
     );
-    // Of a key that a page named, the answer counts: no event would report the key again.
+    // The answer counts for a key that a page named: no event would report the key again.
     for write in ["wrote", "written"] {
         check_with(
             Settings { trusted_uptime_ms: u64::MAX, ..long() },
