@@ -1,7 +1,7 @@
 //! The servers of one approach, each with its own way to Redis.
 
 use super::Approach;
-use super::programs::{Parts, Server, Setup, members, polled, published, stored};
+use super::programs::{BUS, CHANGES, Parts, Server, Setup, members, polled, published, stored};
 use super::proxy::Proxy;
 use crate::cli::access::TokenArgs;
 use crate::cli::address::AddressArgs;
@@ -10,6 +10,7 @@ use crate::cli::bench::until;
 use crate::cli::daemon::DaemonApi;
 use crate::client::Address;
 use crate::redis::private::Embedded;
+use crate::redis::raw::RawClient;
 use crate::redis::target::Target;
 use anyhow::{Result, anyhow};
 use axum::http::Method;
@@ -55,6 +56,11 @@ impl Fleet {
             servers.push(Running::Program(Server::start(setup, make).await?));
             proxies.push(proxy);
         }
+        match approach {
+            Approach::Members => subscribed(embedded, BUS).await?,
+            Approach::Stored => subscribed(embedded, CHANGES).await?,
+            Approach::Published | Approach::Polled | Approach::Keybeat => {}
+        }
         Ok(Fleet { proxies, servers })
     }
 
@@ -92,6 +98,17 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// Waits until every server has subscribed. A change that is published before reaches no page that has loaded.
+async fn subscribed(embedded: &Embedded, channel: &str) -> Result<()> {
+    let redis = RawClient::new(&embedded.target()?);
+    let count = Some(SERVERS.to_string());
+    let all = async || {
+        let answer = redis.one(&["PUBSUB", "NUMSUB", channel]).await;
+        answer.is_ok_and(|texts| texts.get(1) == Some(&count))
+    };
+    until("each server has subscribed", all).await
 }
 
 async fn daemon(redis: &str, ttl: Duration) -> Result<Running> {

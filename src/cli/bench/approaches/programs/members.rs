@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// The bus.
-const BUS: &str = "members";
+pub const BUS: &str = "members";
 /// The interval at which a server shows that it lives, and the silence after which it is dead.
 const ALIVE: Duration = Duration::from_secs(1);
 const DEAD: Duration = Duration::from_secs(5);

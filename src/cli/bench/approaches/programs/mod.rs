@@ -8,10 +8,10 @@ mod sockets;
 mod stored;
 mod watchers;
 
-pub use members::members;
+pub use members::{BUS, members};
 pub use polled::polled;
 pub use published::published;
-pub use stored::stored;
+pub use stored::{CHANGES, stored};
 
 use crate::cli::bench::site::cpu_in;
 use crate::redis::target::Target;

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The sorted set of last heartbeats, and the channel of changes.
+/// The sorted set of last heartbeats.
 const SEEN: &str = "seen";
-const CHANGES: &str = "changes";
+/// The channel of changes.
+pub const CHANGES: &str = "changes";
 /// The interval between two searches for silent users.
 const SEARCH: Duration = Duration::from_secs(1);
 /// Removes users who were last seen before, and publishes each. One script, so that no heartbeat comes in between.
