@@ -58,6 +58,11 @@ impl EventStream {
         self.order("UNSUBSCRIBE", channels).await
     }
 
+    /// The reader pauses: see [`RespConnection::rest`].
+    pub(super) fn rest(&mut self) {
+        self.connection.rest();
+    }
+
     async fn order(&mut self, command: &str, channels: &[String]) -> Result<()> {
         // UNSUBSCRIBE without a channel would leave all.
         if channels.is_empty() {

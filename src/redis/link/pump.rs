@@ -85,6 +85,7 @@ impl<'a> Pump<'a> {
                 return Ended::stopping();
             }
             if let Some(wait) = wait {
+                self.stream.rest();
                 sleep(wait).await;
             }
         }

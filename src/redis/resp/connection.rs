@@ -9,6 +9,7 @@
 
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
+use crate::redis::resp::socket::{Socket, Watched};
 use crate::redis::resp::{depth, trim};
 use crate::redis::target::{CONNECT, Login, Target, is_about_password};
 use crate::redis::url::Place;
@@ -21,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// The least room in the read buffer, in bytes: about 800 events.
 const READ: usize = 64 * 1024;
@@ -29,8 +31,25 @@ const LONGEST: usize = 16 * 1024 * 1024;
 /// A message that is longer than this, in bytes, is trimmed while it arrives.
 const TRIM_FROM: usize = 1024 * 1024;
 
-trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+pub(in crate::redis) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The reader pauses: see [`Socket::rest`].
+    fn rest(&mut self) {}
+}
+
+impl<S: Watched> Transport for Socket<S> {
+    fn rest(&mut self) {
+        Socket::rest(self);
+    }
+}
+
+impl<T: Transport> Transport for TlsStream<T> {
+    fn rest(&mut self) {
+        self.get_mut().0.rest();
+    }
+}
+
+#[cfg(test)]
+impl Transport for tokio::io::DuplexStream {}
 
 /// See the module's head.
 pub(in crate::redis) struct RespConnection {
@@ -64,9 +83,7 @@ impl RespConnection {
     }
 
     /// A connection over a transport that is connected already.
-    pub(in crate::redis) fn over(
-        transport: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    ) -> RespConnection {
+    pub(in crate::redis) fn over(transport: impl Transport + 'static) -> RespConnection {
         RespConnection {
             transport: Box::new(transport),
             buffer: BytesMut::new(),
@@ -136,6 +153,11 @@ impl RespConnection {
         Ok(())
     }
 
+    /// The reader pauses. Bytes that arrive meanwhile wake nobody; the next [`fill`](RespConnection::fill) finds them.
+    pub(in crate::redis) fn rest(&mut self) {
+        self.transport.rest();
+    }
+
     /// Passes the bytes that wait to `take`, which returns how many it is done with. For RESP3, whose pushes
     /// [`each`](RespConnection::each) does not read.
     ///
@@ -186,13 +208,16 @@ fn without_number(why: &std::io::Error) -> String {
 
 async fn connect(target: &Target) -> Result<RespConnection> {
     let server = match target.place() {
-        Place::Unix(path) => return Ok(RespConnection::over(UnixStream::connect(path).await?)),
+        Place::Unix(path) => {
+            return Ok(RespConnection::over(Socket::new(UnixStream::connect(path).await?)));
+        }
         Place::Server(server) => server,
         Place::Sentinels { .. } | Place::Cluster(_) => bail!("the URL does not name one server"),
     };
     let (host, port) = (&*server.host, server.port);
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
+    let stream = Socket::new(stream);
     let Some(tls) = target.tls() else { return Ok(RespConnection::over(stream)) };
     let connector = TlsConnector::from(tls.config()?);
     let name = ServerName::try_from(host.to_owned())

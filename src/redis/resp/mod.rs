@@ -8,4 +8,5 @@ pub(in crate::redis) mod connection;
 mod depth;
 pub(in crate::redis) mod pushes;
 pub(in crate::redis) mod reply;
+mod socket;
 mod trim;
