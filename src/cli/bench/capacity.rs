@@ -1,5 +1,5 @@
-//! The unit costs of presence: CPU of Redis and of each daemon per heartbeat of a user who is online, by the number of daemons
-//! and the way they learn of renewals.
+//! The unit costs of presence: CPU of Redis and of each daemon per heartbeat of a user who is online, and CPU of Redis per user who
+//! appears, by the number of daemons and the way they learn of renewals.
 
 use super::client::name;
 use super::report::{Report, bar, known};
@@ -26,6 +26,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const RATE: f64 = 10_000.0;
 /// The shortest interval between two heartbeats of a user. The TTL is three times as long.
 const EVERY: Duration = Duration::from_secs(2);
+/// Heartbeats of each user before a user counts as online. All but one of them cost what a heartbeat costs later.
+const APPEAR: u32 = 2;
 /// The interval between two pipelines of heartbeats.
 const TICK: Duration = Duration::from_millis(2);
 /// The advice where Redis does not answer in time.
@@ -49,6 +51,7 @@ pub async fn measure(report: &Report, sizes: &Sizes) -> Result<()> {
         "daemons",
         "heartbeats/s",
         "Redis' CPU each",
+        "Redis' CPU per user who appears",
         "Redis' output each",
         "a daemon's CPU each",
         "a daemon's memory",
@@ -75,8 +78,9 @@ async fn row(report: &Report, sizes: &Sizes, events: Option<&str>, count: u8) ->
         daemons.push(Listener::start(&load.embedded, events.unwrap_or("set")).await?);
     }
     let label = format!("{count} daemons, {}", events.unwrap_or("no events"));
-    // All users come online, and their deadlines are known.
-    load.beat(&label, load.every).await?;
+    let start = Usage::of(&load, &daemons).await?;
+    // All users come online. A daemon asks for a TTL twice: when the user appears, and when the first TTL has been renewed.
+    load.beat(&label, load.every * APPEAR).await?;
     let (before, began) = (Usage::of(&load, &daemons).await?, Instant::now());
     let sent = load.beat(&label, sizes.lasts).await?;
     let seconds = began.elapsed().as_secs_f64();
@@ -87,6 +91,8 @@ async fn row(report: &Report, sizes: &Sizes, events: Option<&str>, count: u8) ->
     }
     let each = |before: f64, after: f64| (after - before) / sent.max(1) as f64;
     let redis_us = each(before.redis_s, after.redis_s) * 1e6;
+    let beats = f64::from(APPEAR - 1) * redis_us;
+    let appears_us = (before.redis_s - start.redis_s) / load.keys.len() as f64 * 1e6 - beats;
     let bytes = each(before.bytes, after.bytes);
     let of_one = |total: f64| (count > 0).then(|| total / f64::from(count));
     let daemon_us = of_one(each(before.daemons_s, after.daemons_s) * 1e6);
@@ -94,13 +100,15 @@ async fn row(report: &Report, sizes: &Sizes, events: Option<&str>, count: u8) ->
     let rate = sent as f64 / seconds;
     report.row(
         json!({"bench": "capacity", "events": events, "daemons": count, "users": sizes.users,
-            "heartbeats_per_second": rate, "redis_cpu_us": redis_us, "redis_output_bytes": bytes,
+            "heartbeats_per_second": rate, "redis_cpu_us": redis_us, "redis_cpu_us_per_user": appears_us,
+            "redis_output_bytes": bytes,
             "daemon_cpu_us": daemon_us, "daemon_memory_bytes": memory, "gaps": gaps}),
         &[
             events.unwrap_or("no notifications").into(),
             count.to_string(),
             format!("{rate:.0}"),
             format!("{redis_us:.2} µs"),
+            format!("{appears_us:.2} µs"),
             format!("{bytes:.0} B"),
             known(daemon_us, |us| format!("{us:.2} µs")),
             known(memory, |bytes| format!("{:.0} MB", bytes / 1e6)),

@@ -92,6 +92,11 @@ pub struct LoadTarget {
     pub token: Option<String>,
 }
 
+/// A socket of the address's family.
+fn socket(address: &LoadTarget) -> std::io::Result<TcpSocket> {
+    if address.at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
 /// One client.
 pub struct LoadClient {
     stream: TcpStream,
@@ -103,27 +108,34 @@ impl LoadClient {
     /// Connects the client with this number, from its own loopback address if the daemon listens on loopback. The socket
     /// has no user.
     pub async fn connect(address: &LoadTarget, number: usize) -> Result<LoadClient> {
-        let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        LoadClient::over(socket, address, number).await
+        LoadClient::over(socket(address)?, address, number, "").await
+    }
+
+    /// The same for a client that keeps the user with its number online.
+    pub async fn keeper(address: &LoadTarget, number: usize) -> Result<LoadClient> {
+        let query = format!("?user={}", name(number));
+        LoadClient::over(socket(address)?, address, number, &query).await
     }
 
     /// The same with a small receive buffer, so that the daemon must wait as soon as the client does not read.
     pub async fn narrow(address: &LoadTarget, number: usize) -> Result<LoadClient> {
-        let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = socket(address)?;
         socket.set_recv_buffer_size(4096)?;
-        LoadClient::over(socket, address, number).await
+        LoadClient::over(socket, address, number, "").await
     }
 
-    async fn over(socket: TcpSocket, address: &LoadTarget, number: usize) -> Result<LoadClient> {
-        let upgrade = "GET /v1/ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    async fn over(socket: TcpSocket, address: &LoadTarget, number: usize, query: &str) -> Result<LoadClient> {
+        let upgrade = format!(
+            "GET /v1/ws{query} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: keybeat.v1\r\n";
-        LoadClient::request(socket, address, number, upgrade, "101").await
+             Sec-WebSocket-Protocol: keybeat.v1\r\n"
+        );
+        LoadClient::request(socket, address, number, &upgrade, "101").await
     }
 
     /// An event stream with this query.
     pub async fn stream(address: &LoadTarget, number: usize, query: &str) -> Result<LoadClient> {
-        let socket = if address.at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = socket(address)?;
         let request = format!("GET /v1/events?{query} HTTP/1.1\r\n");
         LoadClient::request(socket, address, number, &request, "200").await
     }

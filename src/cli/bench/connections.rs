@@ -1,8 +1,9 @@
-//! Many sockets: time to connect, memory per socket, and time to reconnect after the daemon was killed.
+//! Many sockets: time to connect, memory per socket, CPU per heartbeat of users whom sockets keep online, and time to reconnect after the
+//! daemon was killed.
 
 use super::client::{LoadClient, Tally, name};
 use super::report::{Report, known};
-use super::{Site, crowd, until};
+use super::{Site, crowd, gather, until};
 use anyhow::Result;
 use serde_json::json;
 use std::sync::Arc;
@@ -13,11 +14,21 @@ use tokio::time::{Instant, sleep};
 
 /// Users that each client watches.
 const WATCHED: usize = 100;
+/// Sockets that keep a user online, at most.
+const KEEPERS: usize = 5_000;
+/// The counter of the heartbeats that the daemon has written.
+const HEARTBEATS: &str = "keybeat_heartbeats_total";
 /// Time in which the daemon frees the memory of finished requests.
 const SETTLED: Duration = Duration::from_secs(1);
 
-pub async fn measure(site: &mut Site, report: &Report, count: usize) -> Result<()> {
-    report.head(&["connections", "sockets", "time to connect", "daemon's memory per socket"]);
+pub async fn measure(site: &mut Site, report: &Report, count: usize, lasts: Duration) -> Result<()> {
+    report.head(&[
+        "connections",
+        "sockets",
+        "time to connect",
+        "daemon's memory per socket",
+        "daemon's CPU per heartbeat",
+    ]);
     for (what, among) in [
         ("idle", 0),
         ("each watches the same 100 users", WATCHED),
@@ -35,14 +46,48 @@ pub async fn measure(site: &mut Site, report: &Report, count: usize) -> Result<(
         let each = site.memory().zip(before).map(|(after, before)| (after - before) / count as f64);
         report.row(
             json!({"bench": "connections", "what": what, "sockets": count, "seconds": seconds, "bytes_each": each.map(f64::round)}),
-            &[what.into(), count.to_string(), format!("{seconds:.1} s"), known(each, |each| format!("{each:.0} B"))],
+            &[what.into(), count.to_string(), format!("{seconds:.1} s"), known(each, |each| format!("{each:.0} B")), "-".into()],
         );
         drop(clients);
         sleep(SETTLED).await;
     }
+    keep_online(site, report, count.min(KEEPERS), lasts).await?;
     if site.is_own() {
         storm(site, report, count).await?;
     }
+    Ok(())
+}
+
+/// Each socket keeps a user online. The CPU includes its pings and pongs. In a short time no heartbeat is due.
+async fn keep_online(site: &mut Site, report: &Report, count: usize, lasts: Duration) -> Result<()> {
+    site.restart().await?;
+    let (tally, began) = (Tally::new(0), Instant::now());
+    let keeper = |number: usize| {
+        let address = site.address.clone();
+        async move { LoadClient::keeper(&address, number).await }
+    };
+    let clients = gather(count, keeper, &tally).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    sleep(SETTLED).await;
+    let (before, cpu) = (site.counter(HEARTBEATS).await?, site.cpu());
+    sleep(lasts).await;
+    let (after, used) =
+        (site.counter(HEARTBEATS).await?, site.cpu().zip(cpu).map(|(after, before)| after - before));
+    let heartbeats = after - before;
+    let each_us = used.filter(|_| heartbeats > 0.0).map(|used| used / heartbeats * 1e6);
+    report.row(
+        json!({"bench": "connections", "what": "each keeps a user online", "sockets": count, "seconds": seconds,
+            "heartbeats": heartbeats, "cpu_us": each_us}),
+        &[
+            "each keeps a user online".into(),
+            count.to_string(),
+            format!("{seconds:.1} s"),
+            "-".into(),
+            known(each_us, |us| format!("{us:.1} µs")),
+        ],
+    );
+    drop(clients);
+    sleep(SETTLED).await;
     Ok(())
 }
 
@@ -79,7 +124,7 @@ async fn storm(site: &mut Site, report: &Report, count: usize) -> Result<()> {
     {
         report.row(
             json!({"bench": "connections", "what": what, "sockets": count, "seconds": seconds, "ready_seconds": ready}),
-            &[what.into(), count.to_string(), format!("{seconds:.1} s"), "-".into()],
+            &[what.into(), count.to_string(), format!("{seconds:.1} s"), "-".into(), "-".into()],
         );
     }
     Ok(())

@@ -39,7 +39,8 @@ pub enum What {
     Heartbeats,
     /// Transitions sent to many clients: lag, and the daemon's CPU per delivery
     Fanout,
-    /// Many sockets: time to connect, memory per socket, time to reconnect after the daemon was killed
+    /// Many sockets: time to connect, memory per socket, CPU per heartbeat of users whom sockets keep online, time to reconnect
+    /// after the daemon was killed
     Connections,
     /// Event streams: memory of each, and CPU that idle ones add while other users change
     Streams,
@@ -81,7 +82,7 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode> {
         fanout::measure(&mut site, &report, sizes).await?;
     }
     if wanted(What::Connections) {
-        connections::measure(&mut site, &report, args.clients as usize).await?;
+        connections::measure(&mut site, &report, args.clients as usize, args.seconds).await?;
     }
     if wanted(What::Streams) {
         streams::measure(&mut site, &report, args.clients as usize, args.seconds).await?;
@@ -177,18 +178,29 @@ async fn crowd(
     message: impl Fn(usize) -> Option<String>,
     tally: &Arc<Tally>,
 ) -> Result<JoinSet<()>> {
+    let connect = |number: usize| {
+        let (address, message) = (site.address.clone(), message(number));
+        async move {
+            let mut client = LoadClient::connect(&address, number).await?;
+            if let Some(message) = message {
+                client.send(&message).await?;
+            }
+            anyhow::Ok(client)
+        }
+    };
+    gather(count, connect, tally).await
+}
+
+/// Connects `count` clients, a few hundred at a time. Each counts what it receives.
+async fn gather<F>(count: usize, connect: impl Fn(usize) -> F, tally: &Arc<Tally>) -> Result<JoinSet<()>>
+where
+    F: Future<Output = Result<LoadClient>> + Send + 'static,
+{
     let (mut counting, mut connecting, mut next) = (JoinSet::new(), JoinSet::new(), 0);
     let bar = bar("connecting", count as u64);
     while counting.len() < count {
         while next < count && connecting.len() < CONNECTING {
-            let (address, message, number) = (site.address.clone(), message(next), next);
-            connecting.spawn(async move {
-                let mut client = LoadClient::connect(&address, number).await?;
-                if let Some(message) = message {
-                    client.send(&message).await?;
-                }
-                anyhow::Ok(client)
-            });
+            connecting.spawn(connect(next));
             next += 1;
         }
         if let Some(client) = connecting.join_next().await {

@@ -431,7 +431,7 @@ async fn bench_of_its_own_daemon_loses_nothing() {
         tokio::join!(of("lag"), of("heartbeats"), of("fanout"), of("connections"), of("streams"));
     let all = [("lag", &lag, 4), ("heartbeats", &heartbeats, 4), ("fanout", &fanout, 10)];
     for (what, (rows, err), count) in
-        all.into_iter().chain([("connections", &connections, 5), ("streams", &streams, 3)])
+        all.into_iter().chain([("connections", &connections, 6), ("streams", &streams, 3)])
     {
         assert!(rows.len() == count && rows.iter().all(|row| row["bench"] == what), "{what}: {rows:?} {err}");
     }
@@ -447,6 +447,7 @@ async fn bench_of_capacity_measures_each_mode() {
     let modes_of_one = ["set", "expire", "new"].map(|events| (Some(events), Some(1)));
     assert_eq!(modes, [&[(None, Some(0))][..], &modes_of_one].concat(), "{}", ran.err);
     assert!(rows.iter().all(|row| row["gaps"] == 0 && row["redis_cpu_us"].is_f64()), "{rows:?}");
+    assert!(rows.iter().all(|row| row["redis_cpu_us_per_user"].is_f64()), "{rows:?}");
     let ran = run(&["bench", "capacity", "--url", "http://127.0.0.1:1"]).await;
     assert_eq!(ran.code, Some(2), "{}", ran.err);
 }
