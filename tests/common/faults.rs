@@ -3,7 +3,8 @@
 //! 300 steady users send heartbeats all the time, 300 more fall silent around the fault, and 100 change their session
 //! during it. One client watches everybody, also on a restarted daemon. Whatever breaks, the client must see no steady or
 //! changing user offline, and every silent user offline exactly once. With `KEYBEAT_TEST_DAEMONS=2`, or up to 8, more daemons
-//! follow the same Redis, and a client at each of them watches everybody. The stream of transitions must alternate per user and be right in the
+//! follow the same Redis, and a client at each of them watches everybody. With `KEYBEAT_TEST_HOLD=watched` the last daemon of them, or a
+//! second one, holds only watched users, and its client watches all by name. The stream of transitions must alternate per user and be right in the
 //! end.
 
 use super::cluster::{Writer, held};
@@ -122,7 +123,20 @@ struct Change {
 /// How many daemons follow the servers: one, or as many as the environment says, at most eight.
 pub fn daemons() -> usize {
     let wanted = std::env::var("KEYBEAT_TEST_DAEMONS").ok().and_then(|count| count.parse().ok());
-    wanted.unwrap_or(1).clamp(1, 8)
+    wanted.unwrap_or(1).clamp(if has_watched() { 2 } else { 1 }, 8)
+}
+
+/// The last daemon holds only watched users, whatever the environment says.
+pub static WATCHED: AtomicBool = AtomicBool::new(false);
+
+fn has_watched() -> bool {
+    WATCHED.load(Ordering::Relaxed) || std::env::var("KEYBEAT_TEST_HOLD").is_ok_and(|hold| hold == "watched")
+}
+
+/// Everybody by name.
+fn everybody() -> Vec<String> {
+    let named = |name: &'static str, count| (0..count).map(move |i| format!("{name}-{i}"));
+    named("steady", USERS).chain(named("dying", USERS)).chain(named("changing", CHANGING)).collect()
 }
 
 impl World {
@@ -138,13 +152,16 @@ impl World {
         let args = [args, &["--ttl", "4s", "--stream", STREAM]].concat();
         let daemon = Daemon::with(&args).await;
         let mut others = Vec::new();
-        for _ in 1..daemons() {
-            others.push(Daemon::with(&args).await);
+        let watched = has_watched().then(|| daemons() - 1);
+        for number in 1..daemons() {
+            let hold: &[&str] = if watched == Some(number) { &["--hold", "watched"] } else { &[] };
+            others.push(Daemon::with(&[&args[..], hold].concat()).await);
         }
         let (mut views, mut watchers) = (Vec::new(), Vec::new());
-        for port in std::iter::once(&daemon).chain(&others).map(|daemon| daemon.port) {
+        for (number, daemon) in std::iter::once(&daemon).chain(&others).enumerate() {
             let view = Arc::new(Mutex::new(View::default()));
-            watchers.push(AbortOnDropHandle::new(tokio::spawn(watch(port, view.clone()))));
+            let names = (watched == Some(number)).then(everybody);
+            watchers.push(AbortOnDropHandle::new(tokio::spawn(watch(daemon.port, view.clone(), names))));
             views.push(view);
         }
         let beat_ports = Arc::new(Mutex::new(ports));
@@ -334,11 +351,15 @@ fn beat_and_change(change: Arc<Change>, ports: Arc<Mutex<Vec<u16>>>) {
     });
 }
 
-/// Watches everybody for ever, and reconnects when the daemon is gone.
-pub async fn watch(port: u16, view: Arc<Mutex<View>>) {
+/// Watches these users, or everybody, for ever, and reconnects when the daemon is gone.
+pub async fn watch(port: u16, view: Arc<Mutex<View>>, names: Option<Vec<String>>) {
+    let wanted = match names {
+        Some(names) => json!({"type": "watch", "users": names}),
+        None => json!({"type": "watch", "all": true, "lossless": true}),
+    };
     loop {
         if let Some(mut socket) = Socket::try_connect(port).await {
-            socket.send(json!({"type": "watch", "all": true, "lossless": true})).await;
+            socket.send(wanted.clone()).await;
             follow(&mut socket, &view).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -350,7 +371,8 @@ async fn follow(socket: &mut Socket, view: &Mutex<View>) {
     while let Some(message) = socket.next_if_open().await {
         let mut view = view.lock().expect("not poisoned");
         if let Some(some) = message["users"].as_array() {
-            users.extend(some.iter().map(|user| user["user"].as_str().expect("a name").to_owned()));
+            let online = some.iter().filter(|user| user["state"] == "online");
+            users.extend(online.map(|user| user["user"].as_str().expect("a name").to_owned()));
             if message["more"] == false {
                 view.reset(std::mem::take(&mut users));
             }

@@ -73,7 +73,7 @@ impl Fleet {
         let (mut views, mut watchers) = (Vec::new(), Vec::new());
         for &port in &ports {
             let view = Arc::new(Mutex::new(View::default()));
-            watchers.push(AbortOnDropHandle::new(tokio::spawn(watch(port, view.clone()))));
+            watchers.push(AbortOnDropHandle::new(tokio::spawn(watch(port, view.clone(), None))));
             views.push(view);
         }
         let visitors = (0..VISITORS).map(|i| Visitor::start(front.port, i % 2 == 0)).collect();

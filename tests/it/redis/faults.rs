@@ -1,6 +1,8 @@
 //! Faults of Redis and of the network: nobody steady is seen offline, whoever is gone is seen so once.
 
 use crate::common::fault_list::FAULTS;
+use crate::common::faults::WATCHED;
+use std::sync::atomic::Ordering::Relaxed;
 
 async fn check(name: &str) {
     let fault = FAULTS.iter().find(|fault| fault.name == name).expect("a fault of the list");
@@ -49,4 +51,20 @@ faults! {
     a_daemon_killed_and_started_again
     a_cable_pulled_between_daemon_and_server
     a_server_that_refuses_writes_since_its_disk_is_full
+}
+
+/// The fault, with a second daemon that holds only watched users.
+async fn check_watched(name: &str) {
+    WATCHED.store(true, Relaxed);
+    check(name).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watched_daemon_survives_a_server_that_is_back_empty() {
+    check_watched("a server killed and back empty after more than a ttl").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watched_daemon_survives_a_planned_failover_in_a_cluster() {
+    check_watched("a planned failover in a cluster").await;
 }
