@@ -9,10 +9,10 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::SystemTime;
-use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Format {
@@ -22,20 +22,25 @@ pub enum Format {
     Json,
 }
 
-/// A level, or a filter in the syntax of `RUST_LOG`.
+/// A level, or a level for each part of the daemon and its libraries.
 pub fn level(text: &str) -> Result<String, String> {
-    match EnvFilter::builder().parse(filter(text)) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => {
+    match targets(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => {
             Err("write error, warn, info, debug, trace or off, or a filter such as warn,keybeat=debug".into())
         }
     }
 }
 
-/// The filter of a level: the level applies to keybeat, libraries log from `warn` on, and fred logs nothing, because the
-/// demo receives each of its errors as a result.
-fn filter(text: &str) -> String {
-    if text.contains(['=', ',']) { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") }
+/// The levels of a filter; `None` if it is malformed. A level alone applies to keybeat, libraries log from `warn` on, and fred logs
+/// nothing, because the demo receives each of its errors as a result.
+fn targets(text: &str) -> Option<Targets> {
+    let is_filter = text.contains(['=', ',']);
+    let text = if is_filter { text.to_owned() } else { format!("warn,fred=off,keybeat={text}") };
+    let targets: Targets = text.parse().ok()?;
+    let is_name =
+        |name: &str| name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_:-".contains(letter));
+    targets.iter().all(|(name, _)| !name.is_empty() && is_name(name)).then_some(targets)
 }
 
 /// Starts the log, and traces if the environment names a collector.
@@ -55,7 +60,8 @@ fn lines(format: Format, level: &str) -> Layered {
     // With the hint TRACE the level alone decides what is enabled.
     let wanted =
         filter_fn(|of| !of.is_span() && !traces::said_once(of)).with_max_level_hint(LevelFilter::TRACE);
-    let filter = EnvFilter::new(filter(level)).and(wanted);
+    // clap has checked the level.
+    let filter = targets(level).unwrap_or_default().and(wanted);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && !super::colour::forbidden());
@@ -111,4 +117,23 @@ pub fn start_lines(format: Format, level: &str) {
 /// Logs nothing, for a command that draws on the whole screen.
 pub fn start_silent() {
     tracing_subscriber::registry().with(lines(Format::Text, "off")).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_names_levels_and_targets() {
+        for good in ["info", "off", "warn,keybeat=debug", "keybeat::redis=trace", "warn,fred=off", "DEBUG"] {
+            assert!(targets(good).is_some(), "{good}");
+        }
+        for bad in ["", "=", "loud", "=debug", "keybeat=loud", "warn,[span{user=a}]=debug", "a b=info", ","] {
+            assert!(targets(bad).is_none(), "{bad}");
+        }
+        let alone = targets("debug").expect("a level");
+        let enables = |target, level| alone.would_enable(target, &level);
+        assert!(enables("keybeat::web", tracing::Level::DEBUG) && !enables("hyper", tracing::Level::INFO));
+        assert!(!enables("fred::router", tracing::Level::ERROR) && enables("hyper", tracing::Level::WARN));
+    }
 }

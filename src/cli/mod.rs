@@ -195,7 +195,7 @@ struct DaemonArgs {
     /// Format of the log on standard error
     #[arg(long, env = "KEYBEAT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: logging::Format,
-    /// Log level: error, warn, info, debug or trace; or a filter as in RUST_LOG
+    /// Log level: error, warn, info, debug or trace; or levels per target, as warn,keybeat::web=debug
     #[arg(long, env = "KEYBEAT_LOG", value_name = "LEVEL", default_value = "info", value_parser = logging::level)]
     log: String,
     // The last field: its heading in --help applies to all that follow.
