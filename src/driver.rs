@@ -7,6 +7,7 @@ mod links;
 mod meters;
 mod notices;
 mod pulse;
+mod refusals;
 
 pub use clock::Clock;
 pub use directory::DirectoryDriver;
@@ -74,6 +75,8 @@ pub struct Driver {
     pulse: Pulse,
     /// Cancelled when other daemons are to do this one's work.
     leaving: CancellationToken,
+    /// How many times a keyspace was replaced.
+    replaced: watch::Sender<u64>,
 }
 
 impl Driver {
@@ -103,8 +106,26 @@ impl Driver {
         let links = Links::new(template.link, topology.clone(), feeder);
         let meters = Meters::new(metrics);
         let leaving = CancellationToken::new();
-        let ring_at = None;
-        Driver { tracker, links, feed, topology, written, asked, hub, meters, clock, ring_at, pulse, leaving }
+        Driver {
+            tracker,
+            links,
+            feed,
+            topology,
+            written,
+            asked,
+            hub,
+            meters,
+            clock,
+            ring_at: None,
+            pulse,
+            leaving,
+            replaced: watch::Sender::default(),
+        }
+    }
+
+    /// Changes each time FLUSHALL, FLUSHDB or SWAPDB replaced the keyspace of a server.
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.replaced.subscribe()
     }
 
     /// Changes as long as the loop turns, at least once a second; ends with it.
@@ -233,6 +254,9 @@ impl Driver {
                 Action::Forget(link) => self.links.forget(link),
                 Action::Gap { link, cause, why } => {
                     self.meters.metrics.gap(cause.label());
+                    if cause == Cause::Replaced {
+                        self.replaced.send_modify(|count| *count += 1);
+                    }
                     self.links.gap(link, cause, &why);
                 }
                 Action::Compared { link, cause, after_ms, keys, without_ttl } => {

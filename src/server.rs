@@ -517,14 +517,15 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     let (written, reported) = mpsc::channel(REPORTS);
     let (ttls, asked) = mpsc::channel(QUESTIONS);
     let inputs = (followed.topology.clone(), reported, asked);
+    let driver = Driver::new(template, inputs, hub.clone(), metrics.clone(), clock);
     let source = Source {
         topology: followed.topology.clone(),
         primary: primary.clone(),
+        replaced: driver.replaced(),
         names: names.clone(),
         channel: channel.clone(),
     };
     let (directory, _directory) = follow_directory(config, source, &hub, &metrics, clock).unzip();
-    let driver = Driver::new(template, inputs, hub.clone(), metrics.clone(), clock);
     let (pulse, leaving) = (driver.pulse(), driver.leaving());
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
     let trimmed = hub.clone();

@@ -145,7 +145,7 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
         client.watch(args.users.iter().cloned());
     }
     let mut outage = Outage::of(daemon);
-    let mut refused = HashSet::new();
+    let mut wanted = Wanted::new(args);
     loop {
         let event = client.next().await.map_err(advised)?;
         if !matches!(event, ClientEvent::Waiting { .. }) {
@@ -161,30 +161,58 @@ async fn from_daemon(printer: Printer, args: &WatchArgs, daemon: &DaemonApi) -> 
                 printer.print_counts(&group, members, online)?;
             }
             ClientEvent::Members { group, joined, left } => printer.print_members(&group, &joined, &left)?,
-            ClientEvent::GroupRefused { group, message, .. } => {
-                return Err(self::refused(&group, &message));
-            }
+            ClientEvent::GroupRefused { group, message, .. } => wanted.group_refused(&group, &message)?,
             ClientEvent::Statuses(statuses) => {
                 statuses.iter().try_for_each(|status| printer.print_status(status))?;
             }
             ClientEvent::Status { redis, .. } => {
                 eprintln!("keybeat: the daemon says that Redis is {}", format!("{redis:?}").to_lowercase());
             }
-            ClientEvent::Refused { code, message, users } => {
-                let named = users.iter().map(|user| printed::text(user)).collect::<Vec<_>>().join(", ");
-                refused.extend(users);
-                // The others are watched.
-                if !named.is_empty() && !args.users.iter().all(|user| refused.contains(user)) {
-                    eprintln!("keybeat: {named} is not watched: {message}");
-                } else if code == "forbidden" {
-                    return Err(advised(ClientError::Refused(message)));
-                } else {
-                    bail!("the daemon refused: {message}");
-                }
-            }
+            ClientEvent::Refused { code, message, users } => wanted.users_refused(users, &code, &message)?,
             ClientEvent::Live => outage.printed.clear(),
             ClientEvent::Waiting { why, .. } => outage.goes_on(daemon, why),
         }
+    }
+}
+
+/// The users and groups that are still watched.
+struct Wanted {
+    users: HashSet<String>,
+    groups: HashSet<String>,
+}
+
+impl Wanted {
+    fn new(args: &WatchArgs) -> Wanted {
+        Wanted { users: args.users.iter().cloned().collect(), groups: args.groups.iter().cloned().collect() }
+    }
+
+    /// The daemon does not watch these users; none if it refused another request. An error if nothing is left to watch.
+    fn users_refused(&mut self, users: Vec<String>, code: &str, message: &str) -> Result<()> {
+        let named = users.iter().map(|user| printed::text(user)).collect::<Vec<_>>().join(", ");
+        self.users.retain(|user| !users.contains(user));
+        if !named.is_empty() && !self.is_empty() {
+            eprintln!("keybeat: {named} is not watched: {message}");
+            return Ok(());
+        }
+        if code == "forbidden" {
+            return Err(advised(ClientError::Refused(message.to_owned())));
+        }
+        bail!("the daemon refused: {message}")
+    }
+
+    /// The daemon does not watch a group. An error if nothing is left to watch.
+    fn group_refused(&mut self, group: &str, message: &str) -> Result<()> {
+        self.groups.remove(group);
+        let why = refused(group, message);
+        if self.is_empty() {
+            return Err(why);
+        }
+        eprintln!("keybeat: {why}");
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
     }
 }
 

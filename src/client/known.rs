@@ -234,7 +234,7 @@ mod tests {
     impl UserObject {
         fn with_text(mut self, text: Option<&str>) -> UserObject {
             let (UserObject::Online { status, .. } | UserObject::Offline { status, .. }) = &mut self;
-            *status = text.map(Value::from);
+            *status = text.map(|text| Value::from(text).into());
             self
         }
     }

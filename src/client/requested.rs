@@ -102,7 +102,7 @@ impl Requested {
         for (group, count) in &desired.groups {
             match self.groups.insert(group.clone(), *count) {
                 Some(before) if before == *count => continue,
-                // The daemon answers only the latest watch of a group.
+                // Only the answer to the latest watch of a group counts.
                 Some(_) => self.forget_answer(group, known),
                 None => {}
             }

@@ -1,18 +1,18 @@
 //! The loop that keeps the hub's statuses and groups equal to Redis: it has read what changed, and decides nothing.
 
 use super::Clock;
-use crate::hub::{GroupState, Hub};
+use super::refusals::{Refusals, Turned};
+use crate::hub::{DirectoryFaults, GroupState, Hub};
 use crate::metrics::Metrics;
-use crate::presence::{Name, Reads};
+use crate::presence::{Name, Reads, Time};
 use crate::protocol::status_json;
-use crate::redis::directory::{Directory, Expiring, GroupValue, Kind, News, StatusValue, Unread};
+use crate::redis::directory::{Directory, Expiring, GroupValue, Kind, Need, News, StatusValue, Unread};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, interval, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 /// Statuses in one pipeline: the server answers it in about a millisecond, and others have their turn.
@@ -21,17 +21,17 @@ const BATCH: usize = 500;
 const BATCHES: usize = 8;
 /// Groups that are read at the same time.
 const GROUPS: usize = 4;
-/// The wait before a group is read, for each member that it had: a group of 100,000 members that changes all the time is read once a
-/// second.
-const PER_MEMBER: Duration = Duration::from_micros(10);
+/// Further groups that are read at the same time if a client waits for them.
+const FIRST_GROUPS: usize = 4;
+/// The members of a group for which it rests one millisecond after a read: a group of 100,000 members that changes all the time is
+/// read once a second.
+const MEMBERS_PER_MS: usize = 100;
 /// How often counts are compared.
 const TICK: Duration = Duration::from_secs(1);
 /// The wait after a read that failed.
 const FAILED_AGAIN: Duration = Duration::from_millis(200);
 /// When a value that the daemon's rights do not allow is read again.
 const FORBIDDEN_AGAIN_MS: u64 = 10_000;
-/// Stands for the servers that report changes and do not allow to read values.
-const READS: &str = "reads";
 /// The longest sleep of the loop.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -55,8 +55,9 @@ pub struct DirectoryDriver {
     most_members: usize,
     /// Nothing is read before.
     paused_until: Option<Instant>,
-    /// The servers that do not report changes, each with its reason.
-    refused: BTreeMap<String, String>,
+    refusals: Refusals,
+    /// A group was found whose key the daemon's rights do not cover, or a status: each is logged once.
+    keys_refused: [bool; 2],
     /// Statuses changed since the last ring.
     owes_ring: bool,
     ring_at: Instant,
@@ -82,7 +83,8 @@ impl DirectoryDriver {
             groups_under_way: FuturesUnordered::new(),
             most_members,
             paused_until: None,
-            refused: BTreeMap::new(),
+            refusals: Refusals::default(),
+            keys_refused: [false; 2],
             owes_ring: false,
             ring_at: Instant::now(),
         }
@@ -95,6 +97,7 @@ impl DirectoryDriver {
             self.statuses.wake(self.clock.now());
             self.groups.wake(self.clock.now());
             self.ring();
+            self.report();
             self.ask();
             let wake = self.wake_at();
             tokio::select! {
@@ -102,7 +105,7 @@ impl DirectoryDriver {
                     Some(news) => self.take(news),
                     None => return,
                 },
-                wanted = hub.groups_wanted() => wanted.iter().for_each(|group| self.groups.changed(group)),
+                wanted = hub.groups_wanted() => wanted.iter().for_each(|group| self.groups.wanted(group)),
                 _ = tick.tick() => {
                     self.hub.tick_groups();
                     self.metrics.groups.set(self.hub.count_groups() as i64);
@@ -149,22 +152,33 @@ impl DirectoryDriver {
     }
 
     fn ask_groups(&mut self) {
-        while self.groups_under_way.len() < GROUPS
-            && let Some(group) = self.groups.take(1).pop()
-        {
-            let Some(need) = self.hub.group_need(&group) else {
-                // Nobody watches it any more.
-                self.groups.answered(&group, None);
-                continue;
+        while let Some(group) = self.next_group() {
+            // A group that nobody watches any more shows whether groups may be read again.
+            let refused = self.refusals.refuses_value(Kind::Group, &group);
+            let all = match self.hub.group_need(&group) {
+                Some(need) => need.all,
+                None if refused => false,
+                None => {
+                    self.groups.answered(&group, None, None);
+                    continue;
+                }
             };
-            let most = if need.all { usize::MAX } else { self.most_members };
-            let (store, wait) = (self.directory.store.clone(), PER_MEMBER * need.known as u32);
+            let most = if all { usize::MAX } else { self.most_members };
+            let store = self.directory.store.clone();
             self.metrics.directory_reads.inc();
             self.groups_under_way.push(Box::pin(async move {
-                sleep(wait).await;
                 let answer = store.group(&group, most).await;
                 (group, answer)
             }));
+        }
+    }
+
+    /// The group to read now, if there is one. Reads for clients that wait have places of their own.
+    fn next_group(&mut self) -> Option<Name> {
+        match self.groups_under_way.len() {
+            0..GROUPS => self.groups.take(1).pop(),
+            under_way if under_way < GROUPS + FIRST_GROUPS => self.groups.take_first(1).pop(),
+            _ => None,
         }
     }
 
@@ -172,19 +186,23 @@ impl DirectoryDriver {
         let now = self.clock.now();
         let (value, left_ms) = match answer {
             Ok(answer) => answer,
-            Err(Unread::Forbidden(why)) => {
-                self.groups.answered(group, Some(now.plus(FORBIDDEN_AGAIN_MS)));
-                return self.refuse(READS.into(), why);
-            }
             Err(Unread::Failed(why)) => {
                 debug!("a group could not be read: {why}");
                 self.groups.failed(group);
                 self.paused_until = Some(Instant::now() + FAILED_AGAIN);
                 return;
             }
+            Err(refusal) => {
+                self.refused(Kind::Group, group, refusal);
+                self.groups.answered(group, Some(now.plus(FORBIDDEN_AGAIN_MS)), None);
+                // The clients' errors have the reason.
+                self.report();
+                return self.hub.refuse_group(group);
+            }
         };
-        self.accept(READS);
-        self.groups.answered(group, left_ms.map(|left_ms| now.plus(left_ms + 1)));
+        self.refusals.allow_value(Kind::Group, group);
+        let rest = rest(now, &value);
+        self.groups.answered(group, left_ms.map(|left_ms| now.plus(left_ms + 1)), rest);
         let state = match value {
             GroupValue::Members(members, invalid) => {
                 self.metrics.directory_fault("invalid_member", invalid);
@@ -205,18 +223,18 @@ impl DirectoryDriver {
         for user in users {
             match answers.next() {
                 Some(Ok((value, left_ms))) => {
-                    self.accept(READS);
+                    self.refusals.allow_value(Kind::Status, user);
                     // The key is gone one millisecond after its TTL.
-                    self.statuses.answered(user, left_ms.map(|left_ms| now.plus(left_ms + 1)));
+                    self.statuses.answered(user, left_ms.map(|left_ms| now.plus(left_ms + 1)), None);
                     self.owes_ring |= self.hub.set_status(user, self.json(value).as_deref());
-                }
-                Some(Err(Unread::Forbidden(why))) => {
-                    self.statuses.answered(user, Some(now.plus(FORBIDDEN_AGAIN_MS)));
-                    self.refuse(READS.into(), why);
                 }
                 Some(Err(Unread::Failed(why))) => {
                     debug!("a status could not be read: {why}");
                     self.fail(user);
+                }
+                Some(Err(refusal)) => {
+                    self.refused(Kind::Status, user, refusal);
+                    self.statuses.answered(user, Some(now.plus(FORBIDDEN_AGAIN_MS)), None);
                 }
                 None => self.fail(user),
             }
@@ -247,7 +265,7 @@ impl DirectoryDriver {
     fn take(&mut self, news: News) {
         match news {
             News::Follows(node) => {
-                self.accept(&node);
+                self.refusals.allow(Need::Track, &node);
                 let store = self.directory.store.clone();
                 self.read_again(|kind, name| store.owner(kind, name).is_none_or(|owner| owner == node));
             }
@@ -262,8 +280,11 @@ impl DirectoryDriver {
             }
             News::Everything => self.read_again(|_, _| true),
             News::Invalid(count) => self.metrics.directory_fault("invalid_name", count),
-            News::Refused(node, why) => self.refuse(node, why),
-            News::Gone(node) => self.accept(&node),
+            News::Refused(need, node, why) => self.refusals.refuse(need, &node, &why),
+            News::Allowed(need, node) => self.refusals.allow(need, &node),
+            News::Gone(node) => {
+                [Need::Track, Need::Scan].iter().for_each(|need| self.refusals.allow(*need, &node))
+            }
         }
     }
 
@@ -278,24 +299,60 @@ impl DirectoryDriver {
             .for_each(|group| self.groups.changed(group));
     }
 
-    fn refuse(&mut self, node: String, why: String) {
-        if self.refused.is_empty() {
-            warn!(
-                why,
-                "statuses and groups are off: the server does not allow what they need; see keybeat doctor"
-            );
+    /// The rights of the daemon do not allow to read a value.
+    fn refused(&mut self, kind: Kind, name: &Name, refusal: Unread) {
+        self.metrics.directory_fault("forbidden", 1);
+        match refusal {
+            Unread::Forbidden(why) => self.refusals.refuse_value(kind, name, why),
+            // It may be the only such key, so the kind is not off.
+            Unread::ForbiddenKey(why) | Unread::Failed(why) => {
+                let (at, what) = match kind {
+                    Kind::Status => (0, "status of a user"),
+                    Kind::Group => (1, "group"),
+                };
+                if !std::mem::replace(&mut self.keys_refused[at], true) {
+                    warn!(
+                        why,
+                        "the server does not allow the daemon to read the {what}; see keybeat doctor. Further ones are counted in keybeat_directory_faults_total"
+                    );
+                }
+            }
         }
-        self.hub.set_directory_fault(Some(why.clone()));
-        self.refused.insert(node, why);
     }
 
-    fn accept(&mut self, node: &str) {
-        if self.refused.remove(node).is_none() {
-            return;
+    /// Publishes and logs what is off or on now.
+    fn report(&mut self) {
+        let Some(Turned { off, why, on }) = self.refusals.report() else { return };
+        let [statuses, groups] = [Kind::Status, Kind::Group].map(|kind| self.refusals.fault(kind));
+        self.hub.set_directory_faults(DirectoryFaults { statuses, groups });
+        if !off.is_empty() {
+            warn!(
+                why,
+                "{} are off: the server does not allow what they need; see keybeat doctor",
+                listed(&off)
+            );
         }
-        if self.refused.is_empty() {
-            info!("statuses and groups are followed again");
+        if !on.is_empty() {
+            info!("{} are followed again", listed(&on));
         }
-        self.hub.set_directory_fault(self.refused.values().next().cloned());
+    }
+}
+
+/// Until when a group with this value is not read again.
+fn rest(now: Time, value: &GroupValue) -> Option<Time> {
+    match value {
+        GroupValue::Members(members, invalid) => {
+            let rest_ms = (members.len() + invalid) / MEMBERS_PER_MS;
+            (rest_ms > 0).then(|| now.plus(rest_ms as u64))
+        }
+        GroupValue::TooLarge(_) | GroupValue::WrongType => None,
+    }
+}
+
+fn listed(kinds: &[Kind]) -> &'static str {
+    match kinds {
+        [Kind::Status] => "statuses",
+        [Kind::Group] => "groups",
+        _ => "statuses and groups",
     }
 }

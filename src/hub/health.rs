@@ -18,14 +18,22 @@ pub struct Health {
     pub cause: String,
 }
 
+/// Why statuses or groups are not followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DirectoryFaults {
+    /// Why statuses are not followed; `None` if they are.
+    pub statuses: Option<String>,
+    /// Why groups are not followed; `None` if they are.
+    pub groups: Option<String>,
+}
+
 /// The state that the driver publishes.
 pub(super) struct Board {
     /// The first reconciliation is done; until then nobody's state is known.
     pub(super) open: watch::Sender<bool>,
     health: watch::Sender<Health>,
     servers: Mutex<Vec<ServerState>>,
-    /// Why statuses and groups are not followed.
-    directory: Mutex<Option<String>>,
+    directory: Mutex<DirectoryFaults>,
     /// How the stream of transitions is.
     pub(super) stream: Mutex<Option<StreamState>>,
     /// How each webhook is, by its URL.
@@ -84,13 +92,13 @@ impl Hub {
         *lock(&self.board.servers) = servers;
     }
 
-    /// Publishes why statuses and groups are not followed; `None` if they are.
-    pub fn set_directory_fault(&self, fault: Option<String>) {
-        *lock(&self.board.directory) = fault;
+    /// Publishes why statuses or groups are not followed.
+    pub fn set_directory_faults(&self, faults: DirectoryFaults) {
+        *lock(&self.board.directory) = faults;
     }
 
-    /// Why statuses and groups are not followed.
-    pub fn directory_fault(&self) -> Option<String> {
+    /// Why statuses or groups are not followed.
+    pub fn directory_faults(&self) -> DirectoryFaults {
         lock(&self.board.directory).clone()
     }
 

@@ -35,7 +35,7 @@ mod watcher;
 
 pub use fanout::JoinedShard;
 pub use groups::{GroupBegin, GroupEnd, GroupNeed, GroupNews, GroupState};
-pub use health::Health;
+pub use health::{DirectoryFaults, Health};
 pub use history::{Cursor, Gone, KEPT, Missed};
 pub use interest::{KNOWN_WITHIN, Kept, Wishes};
 pub use log::message as transitions_message;

@@ -29,10 +29,21 @@ pub struct WebhookState {
     pub sends: bool,
     /// Events that the daemon holds and has not delivered yet.
     pub waiting: usize,
+    /// How many of these wait because the receiver refused them.
+    pub refused: usize,
+    /// Entries of the stream that the receiver has not acknowledged; `None` if it is not known, or if another daemon sends.
+    pub lag: Option<u64>,
     /// Events that this daemon has delivered.
     pub delivered: u64,
-    /// Why the last attempt failed, until one succeeds.
+    /// Why the last attempt failed that did, until one succeeds and nothing waits that the receiver refused.
     pub error: Option<String>,
+}
+
+impl WebhookState {
+    /// This daemon no longer sends.
+    pub fn end_term(&mut self) {
+        (self.sends, self.waiting, self.refused, self.lag) = (false, 0, 0, None);
+    }
 }
 
 impl Hub {

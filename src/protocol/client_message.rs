@@ -1,10 +1,12 @@
 //! Messages that a client sends over a WebSocket.
 
+use super::JsonText;
 use super::request::{not_json, refused};
 use super::schema;
 use super::shape::{Field, Form, Need, Shape, described};
 use crate::error::{Error, MAX_ID_BYTES, shown};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 /// A message that a client sends over a WebSocket.
@@ -49,7 +51,7 @@ pub enum ClientMessage {
     /// Sets the status of the socket's user; null removes it.
     SetStatus {
         #[schema(value_type = schema::Status)]
-        status: serde_json::Value,
+        status: JsonText,
     },
     /// Asks for a `pong`, which proves that the connection is alive.
     Ping,
@@ -97,9 +99,26 @@ impl ClientMessage {
                 return Err(Error::InvalidRequest(text));
             }
         }
-        serde_json::from_value(value)
-            .map_err(|why| Error::InvalidRequest(format!("the message cannot be read: {why}")))
+        let message = serde_json::from_value(value)
+            .map_err(|why| Error::InvalidRequest(format!("the message cannot be read: {why}")))?;
+        Ok(match message {
+            ClientMessage::SetStatus { status } => {
+                ClientMessage::SetStatus { status: written_status(text).unwrap_or(status) }
+            }
+            message => message,
+        })
     }
+}
+
+/// The status in a message, as the client wrote it.
+fn written_status(message: &str) -> Option<JsonText> {
+    #[derive(Deserialize)]
+    struct Written<'a> {
+        #[serde(borrow)]
+        status: &'a RawValue,
+    }
+    let written: Written<'_> = serde_json::from_str(message).ok()?;
+    JsonText::parse(written.status.get()).ok()
 }
 
 /// The shortest message.
@@ -219,6 +238,15 @@ mod tests {
             assert_eq!((id, error.code()), (Some(json!(7)), "invalid_request"), "{text}");
             assert!(error.to_string().contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn status_is_kept_as_it_was_written() {
+        let (_, message) = ClientMessage::parse(
+            r#"{"status": {"n": 1E5, "big":12345678901234567890123},"type":"set_status"}"#,
+        );
+        let Ok(ClientMessage::SetStatus { status }) = message else { panic!("{message:?}") };
+        assert_eq!(status.into_text(), r#"{"n":1E5,"big":12345678901234567890123}"#);
     }
 
     #[test]

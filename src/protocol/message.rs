@@ -1,5 +1,6 @@
 //! The messages that the daemon sends and the client reads.
 
+use super::JsonText;
 #[cfg(feature = "daemon")]
 use super::schema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ pub enum UserObject {
         /// Any JSON; left out if the user has none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::Status>, nullable = false))]
-        status: Option<serde_json::Value>,
+        status: Option<JsonText>,
         /// True while the Redis server of this user is unreachable or not reconciled.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
@@ -35,7 +36,7 @@ pub enum UserObject {
         last_seen_ms: Option<u64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "daemon", schema(value_type = Option<schema::Status>, nullable = false))]
-        status: Option<serde_json::Value>,
+        status: Option<JsonText>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stale: bool,
     },
@@ -57,7 +58,9 @@ impl UserObject {
     /// The user's status, if there is one.
     pub fn status(&self) -> Option<&serde_json::Value> {
         match self {
-            UserObject::Online { status, .. } | UserObject::Offline { status, .. } => status.as_ref(),
+            UserObject::Online { status, .. } | UserObject::Offline { status, .. } => {
+                status.as_ref().map(JsonText::value)
+            }
         }
     }
 }

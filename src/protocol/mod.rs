@@ -5,6 +5,7 @@ mod beat;
 mod client_message;
 #[cfg(feature = "daemon")]
 mod encode;
+mod json_text;
 mod message;
 #[cfg(feature = "daemon")]
 mod request;
@@ -16,6 +17,7 @@ mod shape;
 mod status;
 
 pub use beat::Beat;
+pub use json_text::JsonText;
 pub use message::*;
 #[cfg(feature = "daemon")]
 pub use {client_message::*, encode::*, request::*, shape::milliseconds, status::*};

@@ -230,9 +230,15 @@ pub struct WebhookStats {
     pub role: WebhookRole,
     /// Events that the daemon holds and has not delivered yet.
     pub waiting: u64,
+    /// How many of these wait because the receiver refused them.
+    pub refused: u64,
+    /// Entries of the stream that the receiver has not acknowledged, read or not; null at a daemon that does not send, before Redis 7, where
+    /// entries were deleted, and without the right `+xinfo|groups`.
+    #[schema(required = true)]
+    pub lag: Option<u64>,
     /// Events that this daemon has delivered.
     pub delivered: u64,
-    /// Why the last attempt failed, until one succeeds.
+    /// Why the latest failed attempt failed; null once an attempt succeeds while nothing waits that the receiver refused.
     #[schema(required = true)]
     pub last_error: Option<String>,
 }

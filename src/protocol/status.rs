@@ -1,19 +1,22 @@
 //! Statuses of users: any JSON, written by any program.
 
-use super::UserObject;
+use super::{JsonText, UserObject};
 use crate::error::{Error, MAX_STATUS_BYTES};
 use serde_json::Value;
+use std::fmt::Display;
 
-/// The status that a stored value is, as canonical JSON. A text that is not JSON is a JSON string; null is no status.
+/// The status that a stored value is, as JSON without spaces. A text that is not JSON, or has a number that no client can read, is a
+/// JSON string; null is no status.
 pub fn status_json(stored: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stored);
-    match serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned())) {
-        Value::Null => None,
-        value => Some(value.to_string()),
+    match JsonText::parse(&text) {
+        Ok(json) if json.value().is_null() => None,
+        Ok(json) => Some(json.into_text()),
+        Err(_) => Some(Value::from(text).to_string()),
     }
 }
 
-/// The status that a client sends, as canonical JSON; `None` removes the status.
+/// The status that a client sends, as JSON without spaces; `None` removes the status.
 ///
 /// # Errors
 /// `invalid_json`; `too_large` for more than [`MAX_STATUS_BYTES`].
@@ -21,22 +24,25 @@ pub fn checked_status(sent: &[u8]) -> Result<Option<String>, Error> {
     if sent.len() > MAX_STATUS_BYTES {
         return Err(Error::StatusTooLarge(sent.len()));
     }
-    let value: Value = serde_json::from_slice(sent).map_err(|why| {
+    let not_json = |why: &dyn Display| {
         Error::InvalidJson(format!(r#"the status is not JSON: {why}; write for example {{"text":"away"}}"#))
-    })?;
-    checked_status_value(&value)
+    };
+    let sent = std::str::from_utf8(sent).map_err(|why| not_json(&why))?;
+    checked_status_json(JsonText::parse(sent).map_err(|why| not_json(&why))?)
 }
 
 /// The same for a status that is parsed already.
 ///
 /// # Errors
 /// `too_large`.
-pub fn checked_status_value(value: &Value) -> Result<Option<String>, Error> {
-    let json = value.to_string();
-    match (value.is_null(), json.len()) {
-        (true, _) => Ok(None),
-        (false, length) if length > MAX_STATUS_BYTES => Err(Error::StatusTooLarge(length)),
-        (false, _) => Ok(Some(json)),
+pub fn checked_status_json(status: JsonText) -> Result<Option<String>, Error> {
+    if status.value().is_null() {
+        return Ok(None);
+    }
+    let json = status.into_text();
+    match json.len() {
+        length if length > MAX_STATUS_BYTES => Err(Error::StatusTooLarge(length)),
+        _ => Ok(Some(json)),
     }
 }
 
@@ -61,7 +67,7 @@ impl UserObject {
     /// The same with a status, which is JSON.
     pub fn with_status(mut self, json: Option<&str>) -> UserObject {
         let (UserObject::Online { status, .. } | UserObject::Offline { status, .. }) = &mut self;
-        *status = json.and_then(|json| serde_json::from_str(json).ok());
+        *status = json.and_then(|json| JsonText::parse(json).ok());
         self
     }
 }
@@ -79,12 +85,24 @@ mod tests {
             (&b"{\"text\" : \"away\"}\n"[..], Some(r#"{"text":"away"}"#)),
             (b"away", Some(r#""away""#)),
             (b"7", Some("7")),
+            (b"", Some(r#""""#)),
             (b"{\"a\":", Some(r#""{\"a\":""#)),
             (b"a\xff", Some("\"a\u{fffd}\"")),
             (b" null ", None),
+            (b"123456789012345678901", Some("123456789012345678901")),
+            (b"{\"b\":1.0, \"a\":1E5}", Some(r#"{"b":1.0,"a":1E5}"#)),
+            (b"1e400", Some(r#""1e400""#)),
         ] {
             assert_eq!(status_json(stored).as_deref(), json, "{stored:?}");
         }
+    }
+
+    #[test]
+    fn user_object_has_the_written_status() {
+        let object: UserObject =
+            serde_json::from_str(r#"{"state":"offline","user":"a","last_seen_ms":null}"#).unwrap();
+        let text = serde_json::to_string(&object.with_status(Some("[1.0,123456789012345678901]"))).unwrap();
+        assert!(text.contains(r#""status":[1.0,123456789012345678901]"#), "{text}");
     }
 
     #[test]
@@ -111,8 +129,8 @@ mod tests {
         let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2)).into_bytes();
         assert!(code(&text(1024)).is_ok());
         assert_eq!(code(&text(1025)), Err(("too_large", 413)));
-        let grows = json!("\u{1}".repeat(1_000));
-        assert_eq!(checked_status_value(&grows).unwrap_err().code(), "too_large", "escaped it is longer");
+        let grows = JsonText::parse(&json!("\u{1}".repeat(1_000)).to_string()).unwrap();
+        assert_eq!(checked_status_json(grows).unwrap_err().code(), "too_large", "escaped it is longer");
     }
 
     proptest! {

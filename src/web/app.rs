@@ -159,11 +159,12 @@ impl App {
 
     /// Statuses or groups in Redis. Error: `invalid_request`, this daemon does not use them.
     pub(super) fn directory(&self, kind: Kind) -> Result<&Arc<DirectoryStore>, Error> {
-        let (what, flag) = match kind {
-            Kind::Status => ("statuses", "--status-prefix"),
-            Kind::Group => ("groups", "--group-prefix"),
+        let faults = self.hub.directory_faults();
+        let (what, flag, fault) = match kind {
+            Kind::Status => ("statuses", "--status-prefix", faults.statuses),
+            Kind::Group => ("groups", "--group-prefix", faults.groups),
         };
-        if let Some(why) = self.hub.directory_fault() {
+        if let Some(why) = fault {
             return Err(Error::InvalidRequest(format!(
                 "{what} are off: Redis refuses what they need ({why})"
             )));

@@ -3,13 +3,13 @@
 use super::finding::{Finding, Severity};
 use super::keys::quoted;
 use crate::redis::cluster::Node;
-use crate::redis::stream::{StreamNames, missing_rights};
+use crate::redis::stream::{LAG_RIGHT, StreamNames, missing_rights};
 
 /// The commands of a writer.
 const RIGHTS: &str =
     "+eval +evalsha +xadd +xrange +type +exists +get +pttl +set +pexpire +del +sadd +srem +sismember +sscan";
 /// The commands that webhooks need too.
-const OF_WEBHOOKS: &str = "+xgroup|create +xreadgroup +xack";
+const OF_WEBHOOKS: &str = "'+xgroup|create' +xreadgroup +xack '+xinfo|groups'";
 
 /// Asks a server. `None` if it cannot be reached, which other checks report.
 pub async fn look_at(node: &Node, names: &StreamNames, webhooks: bool) -> Option<Finding> {
@@ -18,12 +18,18 @@ pub async fn look_at(node: &Node, names: &StreamNames, webhooks: bool) -> Option
     if missing.is_empty() {
         return Some(Finding::ok("stream", format!("the user may {use_it}: {}", names.stream())));
     }
+    let (severity, cause) = if missing == [LAG_RIGHT] {
+        let cause = format!(
+            "the user may {use_it} ({}), but lacks {LAG_RIGHT}: the lag of webhooks is unknown",
+            names.stream()
+        );
+        (Severity::Note, cause)
+    } else {
+        let missing = missing.join(" ");
+        let cause = format!("the daemon cannot {use_it} ({}): the user lacks {missing}", names.stream());
+        (Severity::Warning, cause)
+    };
     let rights = if webhooks { format!("{RIGHTS} {OF_WEBHOOKS}") } else { RIGHTS.to_owned() };
     let keys = names.globs().map(|glob| quoted(&format!("~{glob}"))).join(" ");
-    Some(Finding::new(
-        "stream",
-        Severity::Warning,
-        format!("the daemon cannot {use_it} ({}): the user lacks {}", names.stream(), missing.join(" ")),
-        format!("redis-cli ACL SETUSER USER {keys} {}", rights.replace("+xgroup|create", "'+xgroup|create'")),
-    ))
+    Some(Finding::new("stream", severity, cause, format!("redis-cli ACL SETUSER USER {keys} {rights}")))
 }

@@ -22,7 +22,16 @@ pub enum GroupState {
 impl Hub {
     /// Takes in a group as it was read. `most` members may be watched. Only one task calls this.
     pub fn set_group(&self, name: &str, state: GroupState, most: usize) {
-        let Some(group) = self.group(name) else { return };
+        if let Some(group) = self.group(name) {
+            self.set(&group, state, most);
+            self.want_counts(&group);
+            self.drop_unwatched(&group);
+            self.readers.relieve();
+        }
+    }
+
+    /// The same for the group itself, which its last client may no longer watch.
+    pub(super) fn set(&self, group: &Arc<Group>, state: GroupState, most: usize) {
         let mut members = group.members();
         let first = !matches!(*members, Members::Known(_));
         match state {
@@ -33,26 +42,50 @@ impl Hub {
                 };
                 let now: HashSet<Name> = read.into_iter().collect();
                 if now.len() > most {
-                    self.end_watches(&group, &before, GroupEnd::TooLarge(now.len()));
+                    self.end_watches(group, &before, GroupEnd::TooLarge(now.len()));
                 }
-                *members = Members::Known(self.edit(&group, before, now));
+                *members = Members::Known(self.edit(group, before, now));
             }
             GroupState::TooLarge(count) => {
-                self.forget_members(&group, &mut members, GroupEnd::TooLarge(count));
+                self.forget_members(group, &mut members, GroupEnd::TooLarge(count));
                 *members = Members::TooLarge(count);
             }
             GroupState::Invalid => {
-                self.forget_members(&group, &mut members, GroupEnd::Invalid);
+                self.forget_members(group, &mut members, GroupEnd::Invalid);
                 *members = Members::Invalid;
-                end_counts(&group, GroupEnd::Invalid);
+                end_counts(group, GroupEnd::Invalid);
             }
         }
         if first {
-            answer_all(&group);
+            answer_all(group, !matches!(*members, Members::TooLarge(_)));
+        }
+    }
+
+    /// Has a group read with all members, if it was found too large for watches of members and a client watches the counts since.
+    fn want_counts(&self, group: &Group) {
+        let lacks = matches!(*group.members(), Members::TooLarge(_)) && !group.watchers().counting.is_empty();
+        if lacks {
+            lock(&self.groups.registry).unread.push(group.name.clone());
+            self.groups.wanted.notify_one();
+        }
+    }
+
+    /// The daemon may not read a group: ends the watches that only a read could answer. Clients that have an answer still watch.
+    pub fn refuse_group(&self, name: &str) {
+        let Some(group) = self.group(name) else { return };
+        let members = group.members();
+        if !matches!(*members, Members::Known(_)) {
+            let mut watchers = group.watchers();
+            let full = watchers.full.extract_if(|_, full| !full.begun).map(|(_, full)| full.watcher);
+            let full: Vec<_> = full.collect();
+            let counting = watchers.counting.extract_if(|_, counting| counting.sent.is_none());
+            for watcher in full.into_iter().chain(counting.map(|(_, counting)| counting.watcher)) {
+                watcher.change_groups(|pending| pending.ended(&group.name, GroupEnd::Unreadable));
+                watcher.ring();
+            }
         }
         drop(members);
         self.drop_unwatched(&group);
-        self.readers.relieve();
     }
 
     /// Applies the difference between two sets of members. Returns the members, with the names that are shared.
@@ -122,15 +155,18 @@ impl Hub {
         }
     }
 
-    /// Forgets a group whose last client was ended.
-    fn drop_unwatched(&self, group: &Arc<Group>) {
+    /// Forgets a group without clients: its last client was ended here, or went while the group was edited. No client can watch
+    /// a group that is not registered.
+    pub(super) fn drop_unwatched(&self, group: &Arc<Group>) {
         {
             let mut registry = lock(&self.groups.registry);
             let current = registry.groups.get(&group.name).is_some_and(|other| Arc::ptr_eq(other, group));
-            if !current || !group.watchers().is_empty() {
+            if current && !group.watchers().is_empty() {
                 return;
             }
-            registry.groups.remove(&group.name);
+            if current {
+                registry.groups.remove(&group.name);
+            }
         }
         if let Members::Known(known) = std::mem::take(&mut *group.members()) {
             known.iter().for_each(|user| self.leave(group, user));
@@ -146,11 +182,11 @@ fn end_counts(group: &Group, end: GroupEnd) {
     }
 }
 
-/// The group is known now: all watches can be answered.
-fn answer_all(group: &Group) {
+/// The group is known now: all watches can be answered, or all but those of counts.
+fn answer_all(group: &Group, counts: bool) {
     let watchers = group.watchers();
     let full = watchers.full.values().filter(|full| !full.begun).map(|full| &full.watcher);
-    let counting = watchers.counting.values().filter(|counting| counting.sent.is_none());
+    let counting = watchers.counting.values().filter(|counting| counts && counting.sent.is_none());
     for watcher in full.chain(counting.map(|counting| &counting.watcher)) {
         watcher.change_groups(|pending| pending.begin(&group.name));
         watcher.ring();

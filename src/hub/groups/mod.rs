@@ -149,6 +149,8 @@ impl Hub {
         let known = match &*members {
             Members::Unread => return Ok(None),
             Members::Known(known) => Ok(known),
+            // All members are read for the counts.
+            Members::TooLarge(_) if group.watchers().counting.contains_key(&watcher.id) => return Ok(None),
             Members::TooLarge(count) => Err(GroupEnd::TooLarge(*count)),
             Members::Invalid => Err(GroupEnd::Invalid),
         };

@@ -14,6 +14,8 @@ pub enum GroupEnd {
     TooLarge(usize),
     /// The key is no SET.
     Invalid,
+    /// The daemon may not read the group.
+    Unreadable,
 }
 
 /// The next news of a group.

@@ -241,6 +241,60 @@ fn unread_group_too_large_is_refused() {
 }
 
 #[test]
+fn unreadable_group_ends_unanswered_watches() {
+    let hub = hub();
+    let [mut first, mut late, mut counting] = [(); 3].map(|()| Client::new(&hub));
+    first.watch("known");
+    set(&hub, "known", "a");
+    first.read(9);
+    first.watch("g");
+    hub.watch_group(&counting.watcher, "g", true);
+    late.watch("known");
+    hub.refuse_group("g");
+    hub.refuse_group("known");
+    [&mut first, &mut late, &mut counting].into_iter().for_each(|client| client.read(9));
+    assert_eq!((first.ended, counting.ended), (vec![GroupEnd::Unreadable], vec![GroupEnd::Unreadable]));
+    assert_eq!((late.ended, late.members.len()), (vec![], 1), "the members are known");
+    assert_eq!(hub.watched_groups(), names("known"));
+}
+
+#[test]
+fn counts_of_a_large_group_are_read() {
+    let hub = hub();
+    hub.apply(&change("a", true));
+    let (mut client, mut counting) = (Client::new(&hub), Client::new(&hub));
+    client.watch("g");
+    // The daemon has asked for as many members as a client may watch.
+    lock(&hub.groups.registry).unread.clear();
+    hub.watch_group(&counting.watcher, "g", true);
+    hub.set_group("g", GroupState::TooLarge(9), MOST);
+    [&mut client, &mut counting].into_iter().for_each(|client| client.read(9));
+    assert_eq!(
+        (client.ended, &counting.ended, &counting.counts),
+        (vec![GroupEnd::TooLarge(9)], &vec![], &vec![])
+    );
+    assert_eq!(lock(&hub.groups.registry).unread, names("g"), "all members are asked for");
+    set(&hub, "g", "a b c d e f");
+    counting.read(9);
+    assert_eq!((counting.ended, counting.counts), (vec![], vec![(6, 1)]));
+}
+
+#[test]
+fn edit_of_an_unwatched_group_leaves_nothing() {
+    let hub = hub();
+    let client = Client::new(&hub);
+    client.watch("g");
+    let group = hub.group("g").unwrap();
+    // The last client goes after the edit has found the group.
+    hub.unwatch_group(&client.watcher, "g");
+    hub.set(&group, GroupState::Members(names("a b")), MOST);
+    client.watch("g");
+    hub.drop_unwatched(&group);
+    assert!(hub.shards.iter().all(|shard| lock(shard).grouped.is_empty()), "nothing is left");
+    assert_eq!(hub.count_groups(), 1, "the new group stays");
+}
+
+#[test]
 fn statuses_of_members_reach_watchers() {
     let hub = hub();
     let mut client = Client::new(&hub);

@@ -38,14 +38,36 @@ pub enum News {
     Follows(String),
     /// These keys changed, or a scan found them.
     Changed(Vec<(Kind, Name)>),
-    /// All keys changed: a database was flushed.
+    /// All keys changed: a database was flushed or swapped.
     Everything,
     /// So many keys have a name that is not valid.
     Invalid(usize),
-    /// The server does not report changes, or may not be read, for this reason.
-    Refused(String, String),
+    /// The server refuses a need, for this reason.
+    Refused(Need, String, String),
+    /// The server allows a need.
+    Allowed(Need, String),
     /// The server is no longer one of those that own keys.
     Gone(String),
+}
+
+/// What a server must allow, apart from reads of values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Client tracking of the keys.
+    Track,
+    /// SCAN, which finds the keys.
+    Scan,
+}
+
+impl Need {
+    /// The kinds that are off without it.
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Need::Track => &[Kind::Status, Kind::Group],
+            // Groups are read by name.
+            Need::Scan => &[Kind::Status],
+        }
+    }
 }
 
 /// What the directory needs to know of Redis.
@@ -54,6 +76,8 @@ pub struct Source {
     pub topology: watch::Receiver<Arc<Topology>>,
     /// The address of the one server, if it is not a cluster.
     pub primary: watch::Receiver<Target>,
+    /// Changes each time the keyspace of a server was replaced. No server reports SWAPDB to client tracking.
+    pub replaced: watch::Receiver<u64>,
     /// Names of channels.
     pub names: Names,
     /// The daemons' channel.
@@ -111,6 +135,7 @@ async fn follow_all(
                 let follower = NodeFollower {
                     node: node.id().to_owned(),
                     primary,
+                    replaced: source.replaced.clone(),
                     channel: source.names.flush_channel(),
                     names: names.clone(),
                     store: store.clone(),

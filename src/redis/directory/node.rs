@@ -3,7 +3,7 @@
 use super::names::{DirectoryNames, Kind};
 use super::pushes::{self, Pushed};
 use super::store::{DirectoryStore, Unread};
-use super::{NAME, News};
+use super::{NAME, Need, News};
 use crate::redis::names::Names;
 use crate::redis::resp::client::RespClient;
 use crate::redis::resp::commands::Commands;
@@ -34,6 +34,8 @@ const CHUNK: usize = 10_000;
 pub(super) struct NodeFollower {
     pub(super) node: String,
     pub(super) primary: watch::Receiver<Target>,
+    /// Changes each time the keyspace of a server was replaced.
+    pub(super) replaced: watch::Receiver<u64>,
     /// A channel on which nothing is published.
     pub(super) channel: String,
     pub(super) names: DirectoryNames,
@@ -60,7 +62,7 @@ impl NodeFollower {
                 Ok(Ended::Stopping) => return,
                 Ok(Ended::Moved) => {}
                 Ok(Ended::Refused(why)) => {
-                    if self.news.send(News::Refused(self.node.clone(), why)).await.is_err() {
+                    if !self.send(News::Refused(Need::Track, self.node.clone(), why)).await {
                         return;
                     }
                     sleep(REFUSED_AGAIN).await;
@@ -81,34 +83,58 @@ impl NodeFollower {
             Err(why) => return Ok(Ended::Refused(why)),
         };
         retry.reset();
-        if self.news.send(News::Follows(self.node.clone())).await.is_err() {
+        self.replaced.mark_unchanged();
+        if !self.send(News::Follows(self.node.clone())).await {
             return Ok(Ended::Stopping);
         }
         let mut primary = self.primary.clone();
         tokio::select! {
             ended = self.listen(&mut connection) => ended,
-            ended = self.scan() => ended,
+            ended = self.find() => ended,
             Ok(()) = primary.changed() => Ok(Ended::Moved),
         }
     }
 
-    /// Finds all statuses, while the connection reports changes. Returns only if it cannot.
-    async fn scan(&self) -> Result<Ended> {
-        let (Some(glob), mut cursor) = (self.names.status_glob(), 0) else {
-            return std::future::pending().await;
-        };
+    /// Finds all statuses, while the connection reports changes, and again each time the keyspace was replaced. Returns only if it
+    /// cannot.
+    async fn find(&self) -> Result<Ended> {
+        let mut replaced = self.replaced.clone();
+        loop {
+            if !self.scan().await? {
+                return Ok(Ended::Stopping);
+            }
+            if replaced.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if !self.send(News::Everything).await {
+                return Ok(Ended::Stopping);
+            }
+        }
+    }
+
+    /// Finds all statuses. False if nobody receives the reports.
+    async fn scan(&self) -> Result<bool> {
+        let Some(glob) = self.names.status_glob() else { return Ok(true) };
+        let mut cursor = 0;
         loop {
             let (keys, next) = match self.store.scan(&self.node, &glob, cursor).await {
                 Ok(page) => page,
-                Err(Unread::Forbidden(why)) => return Ok(Ended::Refused(why)),
+                Err(Unread::Forbidden(why) | Unread::ForbiddenKey(why)) => {
+                    if !self.send(News::Refused(Need::Scan, self.node.clone(), why)).await {
+                        return Ok(false);
+                    }
+                    sleep(REFUSED_AGAIN).await;
+                    cursor = 0;
+                    continue;
+                }
                 Err(Unread::Failed(why)) => return Err(anyhow!("SCAN failed: {why}")),
             };
             if !self.report(keys.iter().map(Vec::as_slice)).await {
-                return Ok(Ended::Stopping);
+                return Ok(false);
             }
             cursor = next;
             if cursor == 0 {
-                return std::future::pending().await;
+                return Ok(self.send(News::Allowed(Need::Scan, self.node.clone())).await);
             }
         }
     }
@@ -144,7 +170,7 @@ impl NodeFollower {
                 }
                 Ok(taken)
             })?;
-            if everything && self.news.send(News::Everything).await.is_err() {
+            if everything && !self.send(News::Everything).await {
                 return Ok(Ended::Stopping);
             }
             if !self.report(keys.iter().map(Vec::as_slice)).await {
@@ -166,11 +192,16 @@ impl NodeFollower {
         let mut news: Vec<News> = changed.chunks(CHUNK).map(|chunk| News::Changed(chunk.to_vec())).collect();
         news.extend((invalid > 0).then_some(News::Invalid(invalid)));
         for news in news {
-            if self.news.send(news).await.is_err() {
+            if !self.send(news).await {
                 return false;
             }
         }
         true
+    }
+
+    /// Sends a report. False if nobody receives it.
+    async fn send(&self, news: News) -> bool {
+        self.news.send(news).await.is_ok()
     }
 }
 

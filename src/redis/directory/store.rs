@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// The value of a status key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusValue {
-    /// There is no such key, or its value is empty.
+    /// There is no such key.
     Absent,
     /// Its bytes.
     Text(Vec<u8>),
@@ -37,8 +37,10 @@ pub enum GroupValue {
 /// Why a value could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unread {
-    /// The rights of the daemon do not allow it. The text is the server's.
+    /// The server does not have a command, or the rights of the daemon do not allow it. The text is the server's.
     Forbidden(String),
+    /// The rights of the daemon allow the commands, but not this key.
+    ForbiddenKey(String),
     /// The server is unreachable, or it is another one now.
     Failed(String),
 }
@@ -59,6 +61,21 @@ impl DirectoryStore {
 
     /// The statuses of these users, in their order: two commands for each, in one pipeline per server.
     pub async fn statuses(&self, users: &[Name]) -> Vec<Result<Expiring<StatusValue>, Unread>> {
+        let mut values = self.read_statuses(users).await;
+        // GETRANGE is empty for an absent key too, and the key may have come before PTTL. So a value is empty only if a second
+        // question finds that.
+        let empty = |value: &Result<Expiring<StatusValue>, Unread>| matches!(value, Ok((StatusValue::Text(text), _)) if text.is_empty());
+        let places: Vec<usize> = (0..values.len()).filter(|&at| empty(&values[at])).collect();
+        if !places.is_empty() {
+            let users: Vec<Name> = places.iter().map(|&at| users[at].clone()).collect();
+            for (at, value) in places.into_iter().zip(self.read_statuses(&users).await) {
+                values[at] = value;
+            }
+        }
+        values
+    }
+
+    async fn read_statuses(&self, users: &[Name]) -> Vec<Result<Expiring<StatusValue>, Unread>> {
         let last = MAX_STATUS_BYTES.to_string();
         let questions = users.iter().flat_map(|user| {
             let key = self.names.key(Kind::Status, user);
@@ -205,7 +222,6 @@ fn status(value: Answer, ttl: Answer) -> Result<Expiring<StatusValue>, Unread> {
     let left_ms = u64::try_from(ttl).ok();
     // −2: the key has expired between the two commands.
     let value = match text.len() {
-        0 => StatusValue::Absent,
         _ if ttl == -2 => StatusValue::Absent,
         length if length > MAX_STATUS_BYTES => StatusValue::TooLong,
         _ => StatusValue::Text(text),
@@ -231,7 +247,13 @@ fn unread(why: &Error) -> Unread {
         Error::RedisUnavailable(why) | Error::RedisUnconfirmed(why) => why.clone(),
         other => other.to_string(),
     };
-    if text.starts_with("NOPERM") { Unread::Forbidden(text) } else { Unread::Failed(text) }
+    match text {
+        text if text.starts_with("ERR unknown command") => Unread::Forbidden(text),
+        text if !text.starts_with("NOPERM") => Unread::Failed(text),
+        // "… permissions to access a key" or "… to access one of the keys used as arguments", "… to run the 'get' command".
+        text if text.contains("permissions to access") => Unread::ForbiddenKey(text),
+        text => Unread::Forbidden(text),
+    }
 }
 
 #[cfg(test)]
@@ -248,12 +270,20 @@ mod tests {
         assert_eq!(status(text(b"away"), number(-1)), Ok((away, None)));
         assert_eq!(status(text(b"away"), number(-2)), Ok((StatusValue::Absent, None)), "expired in between");
         assert_eq!(status(text(b""), number(-2)), Ok((StatusValue::Absent, None)));
+        assert_eq!(status(text(b""), number(-1)), Ok((StatusValue::Text(Vec::new()), None)), "an empty text");
         let (most, more) = (vec![b'x'; MAX_STATUS_BYTES], vec![b'x'; MAX_STATUS_BYTES + 1]);
         assert_eq!(status(text(&most), number(-1)), Ok((StatusValue::Text(most.clone()), None)));
         assert_eq!(status(text(&more), number(-1)), Ok((StatusValue::TooLong, None)));
         let wrong = status(refused("WRONGTYPE Operation against a key"), number(9));
         assert_eq!(wrong, Ok((StatusValue::WrongType, Some(9))));
-        assert_eq!(status(refused("NOPERM x"), number(9)), Err(Unread::Forbidden("NOPERM x".into())));
+        for why in [
+            "NOPERM User u has no permissions to run the 'getrange' command",
+            "ERR unknown command 'GETRANGE'",
+        ] {
+            assert_eq!(status(refused(why), number(9)), Err(Unread::Forbidden(why.into())));
+        }
+        let key = "NOPERM No permissions to access a key";
+        assert_eq!(status(refused(key), number(9)), Err(Unread::ForbiddenKey(key.into())));
         assert!(matches!(status(refused("CLUSTERDOWN"), number(9)), Err(Unread::Failed(_))));
     }
 }

@@ -108,6 +108,27 @@ impl StreamGroup {
         Ok(Some(entry(first)?.id))
     }
 
+    /// How many entries of the stream are not acknowledged, whether they were read or not; `None` if the server does not know.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or it refuses the command.
+    pub async fn lag(&self) -> Result<Option<u64>> {
+        for group in self.one("XINFO", &["GROUPS", self.store.names().stream()]).await?.list()? {
+            let fields = group.list()?;
+            let value = |name: &str| {
+                let mut pairs = fields.chunks_exact(2);
+                pairs.find(|pair| field(&pair[0]).as_deref() == Some(name)).map(|pair| &pair[1])
+            };
+            if value("name").and_then(field).as_deref() == Some(&self.name) {
+                // Before Redis 7 there is no lag, and later none where entries were deleted.
+                let number = |name: &str| value(name)?.number().ok();
+                let lag = number("lag").zip(number("pending")).map(|(lag, pending)| lag + pending);
+                return Ok(lag.and_then(|lag| u64::try_from(lag).ok()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Acknowledges entries: they are never read again.
     ///
     /// # Errors

@@ -11,5 +11,5 @@ mod store;
 
 pub use group::{GroupEntry, GroupLease, StreamGroup};
 pub use names::StreamNames;
-pub use rights::missing_rights;
+pub use rights::{LAG_RIGHT, missing_rights};
 pub use store::StreamStore;

@@ -9,6 +9,9 @@ use anyhow::Result;
 /// The group of doctor's trials.
 const GROUP: &str = "doctor";
 
+/// The right that only the lag of webhooks needs.
+pub const LAG_RIGHT: &str = "+xinfo|groups";
+
 /// The rights that the user lacks for the stream, and for `webhooks` too, as an ACL names them. Tries each command with a key of its own
 /// next to the stream and deletes it.
 ///
@@ -21,10 +24,11 @@ pub async fn missing_rights(
 ) -> Result<Vec<&'static str>> {
     let (_, client) = sentinel::connect(target, "keybeat-doctor").await?;
     let (stream, own) = (names.stream(), names.doctor());
-    let of_webhooks: [(&'static str, &[&str]); 3] = [
+    let of_webhooks: [(&'static str, &[&str]); 4] = [
         ("+xgroup|create", &["XGROUP", "CREATE", &own, GROUP, "0"]),
         ("+xreadgroup", &["XREADGROUP", "GROUP", GROUP, GROUP, "COUNT", "1", "STREAMS", &own, ">"]),
         ("+xack", &["XACK", &own, GROUP, "0-1"]),
+        (LAG_RIGHT, &["XINFO", "GROUPS", &own]),
     ];
     let last: [(&'static str, &[&str]); 2] = [("+del", &["DEL", &own]), ("+ping", &["PING"])];
     let tries: [(&'static str, &[&str]); 16] = [

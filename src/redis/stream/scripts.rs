@@ -1,4 +1,4 @@
-//! The scripts. Each runs as a whole or not at all, at the server that owns the stream's slot.
+//! The scripts, for the server that owns the stream's slot. No other command runs in the middle of one.
 //!
 //! The lease is `TOKEN NUMBER`, with ` stale` at its end while its holder's view is not current. A bucket that is whole has
 //! the member `#`, which no user's name contains: a SET that was evicted or deleted lacks it.
@@ -44,7 +44,8 @@ return {'held', '0', exists}
 ",
 );
 
-/// The beginning of each write. KEYS: lease, stream. ARGV: token, number, milliseconds, ' stale' or '', 1 if the stream exists.
+/// The beginning of each write. It renews the lease, which a server without memory refuses before anything is done. KEYS: lease,
+/// stream. ARGV: token, number, milliseconds, ' stale' or '', 1 if the stream exists.
 macro_rules! checked {
     ($rest:literal) => {
         concat!(
@@ -61,6 +62,7 @@ if kind ~= 'none' and kind ~= 'stream' then
 end
 if kind == 'none' and ARGV[5] == '1' then return {'gone'} end
 if kind == 'stream' and ARGV[5] == '0' then return {'changed'} end
+redis.call('SET', KEYS[1], lease, 'PX', ARGV[3])
 ",
             $rest
         )
@@ -69,17 +71,23 @@ if kind == 'stream' and ARGV[5] == '0' then return {'changed'} end
 
 /// Adds entries. KEYS: lease, stream, buckets. ARGV: as above, MAXLEN; for each entry the number of its bucket among KEYS, user,
 /// state, at_ms, name of the mark, mark or '', reason.
+///
+/// A command that the server refuses ends the script, and what it did stays done. So the script tries the rights on a bucket first,
+/// adds an entry before it changes the bucket, and counts the batch as done at its end: a refused batch is sent again whole.
 pub(super) static WRITE: Script = Script::new(checked!(
     r"
 for i = 3, #KEYS do
   if redis.call('SISMEMBER', KEYS[i], '#') == 0 then return {'bucket', i - 3} end
 end
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ARGV[4], 'PX', ARGV[3])
+if KEYS[3] then
+  redis.call('SADD', KEYS[3], '#')
+  redis.call('SREM', KEYS[3], '')
+end
 local written, repeated = 0, 0
 for i = 7, #ARGV, 7 do
   local bucket, user, state, at, name, mark, reason = unpack(ARGV, i, i + 6)
-  local change = state == 'online' and 'SADD' or 'SREM'
-  if redis.call(change, KEYS[tonumber(bucket)], user) == 0 then
+  local key, online = KEYS[tonumber(bucket)], state == 'online'
+  if (redis.call('SISMEMBER', key, user) == 1) == online then
     repeated = repeated + 1
   else
     written = written + 1
@@ -91,20 +99,22 @@ for i = 7, #ARGV, 7 do
     entry[#entry + 1] = 'reason'
     entry[#entry + 1] = reason
     redis.call(unpack(entry))
+    redis.call(online and 'SADD' or 'SREM', key, user)
   end
 end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ARGV[4], 'PX', ARGV[3])
 return {'done', written, repeated}
 "
 ));
 
 /// Writes members of a bucket. KEYS: lease, stream, bucket. ARGV: as above, 1 for the first members, 1 for the last ones,
-/// members.
+/// members. It counts the batch as done at its end, as a write does.
 pub(super) static REBUILD: Script = Script::new(checked!(
     r"
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ARGV[4], 'PX', ARGV[3])
 if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
 for i = 8, #ARGV do redis.call('SADD', KEYS[3], ARGV[i]) end
 if ARGV[7] == '1' then redis.call('SADD', KEYS[3], '#') end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ARGV[4], 'PX', ARGV[3])
 return {'done', 0, 0}
 "
 ));

@@ -7,6 +7,7 @@ mod endpoint;
 mod event;
 mod post;
 mod secret;
+mod warnings;
 
 pub use endpoint::Endpoint;
 pub use post::Poster;
@@ -22,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+use warnings::Warnings;
 
 /// How often the sender looks for entries, and a daemon that stands by for the lease.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,6 +33,8 @@ const STAND_BY: Duration = Duration::from_secs(1);
 const RENEW: Duration = Duration::from_secs(2);
 /// How often the daemon looks whether the stream still has the events that wait.
 const TRIMMED: Duration = Duration::from_secs(10);
+/// How often the daemon asks how far the receiver is behind.
+const LAG: Duration = Duration::from_secs(2);
 /// Entries in one read.
 const READ: usize = 500;
 /// The wait after a command that failed.
@@ -56,6 +60,12 @@ pub struct WebhookSink {
     pub leaving: CancellationToken,
 }
 
+/// What is known of the webhook, and what was logged of it.
+struct Record {
+    state: WebhookState,
+    warnings: Warnings,
+}
+
 /// One term as sender.
 #[derive(Default)]
 struct Desk {
@@ -70,39 +80,42 @@ struct Desk {
 impl WebhookSink {
     /// Sends until the daemon leaves.
     pub async fn run(self) {
-        let mut state = WebhookState { url: self.poster.endpoint().shown(), ..WebhookState::default() };
-        self.hub.set_webhook(self.poster.endpoint().url(), state.clone());
+        let state = WebhookState { url: self.poster.endpoint().shown(), ..WebhookState::default() };
+        let mut record = Record { state, warnings: Warnings::default() };
+        self.publish(&record);
         tokio::select! {
-            () = self.serve(&mut state) => {}
+            () = self.serve(&mut record) => {}
             () = self.leaving.cancelled() => {}
         }
         // A batch under way may arrive, and is sent again by the next sender, with the same id.
         if timeout(RELEASE, self.group.release(&self.daemon)).await.is_err() {
-            warn!(url = state.url, "the lease of the webhook was not given up; it ends in ten seconds");
+            warn!(
+                url = record.state.url,
+                "the lease of the webhook was not given up; it ends in ten seconds"
+            );
         }
     }
 
-    async fn serve(&self, state: &mut WebhookState) {
+    async fn serve(&self, record: &mut Record) {
         loop {
             match self.group.lease(&self.daemon).await {
                 Ok(GroupLease::Held) => {
-                    info!(url = state.url, "this daemon sends the webhook");
-                    state.sends = true;
-                    if let Err(why) = self.send(state).await {
-                        self.failed(state, format!("{why:#}"));
+                    info!(url = record.state.url, "this daemon sends the webhook");
+                    record.state.sends = true;
+                    if let Err(why) = self.send(record).await {
+                        self.failed(record, format!("{why:#}"));
                         sleep(FAILED_AGAIN).await;
                     }
-                    state.sends = false;
-                    state.waiting = 0;
+                    record.state.end_term();
                 }
                 Ok(lease) => {
-                    state.sends = lease == GroupLease::WithoutStream;
-                    self.publish(state);
+                    record.state.sends = lease == GroupLease::WithoutStream;
+                    self.publish(record);
                     sleep(STAND_BY).await;
                 }
                 Err(why) => {
-                    self.failed(state, format!("{why:#}"));
-                    self.publish(state);
+                    self.failed(record, format!("{why:#}"));
+                    self.publish(record);
                     sleep(STAND_BY).await;
                 }
             }
@@ -110,22 +123,27 @@ impl WebhookSink {
     }
 
     /// One term as sender; ends when another daemon has the lease.
-    async fn send(&self, state: &mut WebhookState) -> Result<()> {
+    async fn send(&self, record: &mut Record) -> Result<()> {
         self.group.create().await?;
         let mut desk = Desk { pending: Some("0".into()), ..Desk::default() };
         let (mut renew_at, mut trim_at) = (Instant::now() + RENEW, Instant::now() + TRIMMED);
+        let mut lag_at = Instant::now();
         loop {
             if Instant::now() >= trim_at {
                 trim_at = Instant::now() + TRIMMED;
-                self.trim(&mut desk).await?;
+                self.trim(&mut desk, record).await?;
+            }
+            if Instant::now() >= lag_at {
+                lag_at = Instant::now() + LAG;
+                record.state.lag = self.lag().await;
             }
             let more = self.fill(&mut desk).await?;
-            state.waiting = desk.delivery.held();
-            self.publish(state);
+            (record.state.waiting, record.state.refused) = (desk.delivery.held(), desk.delivery.refused());
+            self.publish(record);
             match desk.delivery.next((self.now)()) {
                 Some(parcel) => {
                     let Some(answer) = self.post(&parcel, &mut renew_at).await? else { return Ok(()) };
-                    self.settle(&mut desk, answer, state).await?;
+                    self.settle(&mut desk, answer, record).await?;
                 }
                 None if more => {}
                 None => sleep(TICK).await,
@@ -168,14 +186,25 @@ impl WebhookSink {
     }
 
     /// Drops what the stream no longer has: nobody waits for it.
-    async fn trim(&self, desk: &mut Desk) -> Result<()> {
+    async fn trim(&self, desk: &mut Desk, record: &mut Record) -> Result<()> {
         if desk.delivery.held() == 0 {
             return Ok(());
         }
-        let first = self.group.first().await?;
+        let (first, refused) = (self.group.first().await?, desk.delivery.refused());
         let trimmed = desk.delivery.trim(first.as_deref());
+        if refused > 0 && desk.delivery.refused() == 0 {
+            record.recovered();
+        }
         self.metrics.webhooks.trimmed.inc_by(trimmed.len() as u64);
         self.group.acknowledge(&trimmed).await
+    }
+
+    /// How many entries the receiver has not acknowledged; `None` if the server does not know, or refuses to report it.
+    async fn lag(&self) -> Option<u64> {
+        self.group.lag().await.unwrap_or_else(|why| {
+            debug!("the lag of the webhook is not known: {why:#}");
+            None
+        })
     }
 
     /// Hands events to the delivery. Returns the ids of entries without an event.
@@ -209,19 +238,17 @@ impl WebhookSink {
         }
     }
 
-    async fn settle(
-        &self,
-        desk: &mut Desk,
-        answer: Result<(), Failure>,
-        state: &mut WebhookState,
-    ) -> Result<()> {
+    async fn settle(&self, desk: &mut Desk, answer: Result<(), Failure>, record: &mut Record) -> Result<()> {
         match answer {
             Ok(()) => {
                 self.metrics.webhooks.attempt("delivered");
                 let ids = desk.delivery.delivered((self.now)());
                 self.metrics.webhooks.delivered.inc_by(ids.len() as u64);
-                state.delivered += ids.len() as u64;
-                state.error = None;
+                record.state.delivered += ids.len() as u64;
+                // While events wait that the receiver refused, their error is the one to look at.
+                if desk.delivery.refused() == 0 {
+                    record.recovered();
+                }
                 self.group.acknowledge(&ids).await
             }
             Err((why, text)) => {
@@ -230,20 +257,35 @@ impl WebhookSink {
                     Undelivered::Refused => "refused",
                 });
                 desk.delivery.failed((self.now)(), why);
-                self.failed(state, text);
+                self.failed(record, text);
                 Ok(())
             }
         }
     }
 
-    fn failed(&self, state: &mut WebhookState, why: String) {
-        if state.error.is_none() {
-            warn!(url = state.url, why, "the webhook was not delivered; the daemon tries again");
+    fn failed(&self, record: &mut Record, why: String) {
+        if record.warnings.failed((self.now)(), &why) {
+            warn!(url = record.state.url, why, "the webhook was not delivered; the daemon tries again");
         }
-        state.error = Some(why);
+        record.state.error = Some(why);
     }
 
-    fn publish(&self, state: &WebhookState) {
+    fn publish(&self, Record { state, .. }: &Record) {
         self.hub.set_webhook(self.poster.endpoint().url(), state.clone());
+        // Webhooks at one host are shown together.
+        let same: Vec<WebhookState> =
+            self.hub.webhooks().into_iter().filter(|other| other.url == state.url && other.sends).collect();
+        let sum = |count: fn(&WebhookState) -> usize| same.iter().map(count).sum::<usize>() as u64;
+        let lag =
+            (!same.is_empty()).then(|| same.iter().map(|state| state.lag).sum::<Option<u64>>()).flatten();
+        self.metrics.webhooks.set(&state.url, sum(|state| state.waiting), sum(|state| state.refused), lag);
+    }
+}
+
+impl Record {
+    /// The webhook works.
+    fn recovered(&mut self) {
+        self.state.error = None;
+        self.warnings.recovered();
     }
 }

@@ -84,7 +84,9 @@ pub async fn group(
     let mut members: Vec<Name> = match read {
         Ok((GroupValue::Members(members, _), _)) => members,
         Ok(_) => return Err(Error::NoSet(shown(&group)).into()),
-        Err(Unread::Forbidden(why) | Unread::Failed(why)) => return Err(Error::Unread(why).into()),
+        Err(Unread::Forbidden(why) | Unread::ForbiddenKey(why) | Unread::Failed(why)) => {
+            return Err(Error::Unread(why).into());
+        }
     };
     members.sort_unstable();
     members.dedup();

@@ -84,6 +84,8 @@ fn webhook(state: WebhookState) -> Value {
         "url": state.url,
         "role": if state.sends { "sender" } else { "standby" },
         "waiting": state.waiting,
+        "refused": state.refused,
+        "lag": state.lag,
         "delivered": state.delivered,
         "last_error": state.error,
     })

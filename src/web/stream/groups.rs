@@ -2,7 +2,7 @@
 
 use super::group_watch::GroupWatch;
 use super::reader::{Cut, Reader, Snapshot};
-use crate::error::{Error, shown};
+use crate::error::{Error, code, shown};
 use crate::hub::{GroupBegin, GroupEnd, GroupNews};
 use crate::presence::{Name, Presence};
 use crate::protocol::{ServerMessage, UserObject};
@@ -58,11 +58,32 @@ impl Reader {
                 refused.push((group, error));
                 continue;
             }
-            self.groups.insert(group.as_str().into(), GroupWatch { id: id.cloned(), count });
-            self.app.hub.watch_group(&self.watcher, &group, count);
+            match self.groups.get_mut(group.as_str()) {
+                Some(watch) if watch.is_waiting() => {
+                    if !watch.add(id.cloned(), count) {
+                        self.app.metrics.limited("group_watches");
+                        let error = too_many_watches(&group);
+                        refused.push((group, error));
+                    }
+                }
+                _ => {
+                    self.groups.insert(group.as_str().into(), GroupWatch::new(id.cloned(), count));
+                    self.app.hub.watch_group(&self.watcher, &group, count);
+                }
+            }
         }
         self.count_watches();
         refused
+    }
+
+    /// The watch of the group that the hub knew has its answer, and the hub gets the next one. Returns the `id` of the answer.
+    fn answered(&mut self, group: &Name) -> Option<Value> {
+        let watch = self.groups.get_mut(group)?;
+        let (id, further) = watch.answered();
+        if further {
+            self.app.hub.watch_group(&self.watcher, group, watch.count);
+        }
+        id
     }
 
     fn check_group(&self, group: &str) -> Result<(), Error> {
@@ -117,7 +138,7 @@ impl Reader {
             Err(end) => self.end_group(group, end),
             Ok(begin) => {
                 let GroupBegin { members, online, users } = begin?;
-                let id = self.groups.get_mut(group)?.id.take();
+                let id = self.answered(group);
                 let name = group.to_string();
                 Some(if count {
                     text(&ServerMessage::Occupancy { id, group: name, members, online })
@@ -143,17 +164,33 @@ impl Reader {
 
     /// The group is not watched any more.
     fn end_group(&mut self, group: &Name, end: GroupEnd) -> Option<GroupMessage> {
-        let watch = self.groups.remove(group)?;
+        self.groups.get(group)?;
+        let id = self.answered(group);
+        if self.groups.get(group).is_some_and(|watch| !watch.is_waiting()) {
+            self.groups.remove(group);
+        }
         self.count_watches();
         let error = match end {
             GroupEnd::Invalid => Error::NoSet(shown(group)),
+            GroupEnd::Unreadable => self.app.directory(Kind::Group).err().unwrap_or_else(|| {
+                Error::InvalidRequest(format!(
+                    "Redis does not allow the daemon to read the group {}; the operator sees with keybeat doctor what is missing",
+                    shown(group)
+                ))
+            }),
             GroupEnd::TooLarge(count) => {
                 Error::TooLargeGroup { name: shown(group), count, most: self.app.limits.group_members }
             }
         };
         self.app.metrics.refused(error.code());
-        Some(text(&ServerMessage::group_error(watch.id, group, &error)))
+        Some(text(&ServerMessage::group_error(id, group, &error)))
     }
+}
+
+fn too_many_watches(group: &str) -> Error {
+    let text =
+        format!("earlier watches of the group {} wait for their answers; wait for one of them", shown(group));
+    Error::TooMany(code::TOO_MANY_REQUESTS, text)
 }
 
 fn text(message: &ServerMessage) -> GroupMessage {

@@ -230,3 +230,26 @@ async fn commands_show_statuses_and_groups() {
     let refused = run(&["watch", "--group", "a#b", "--url", &url]).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
 }
+
+#[tokio::test]
+async fn refused_group_ends_no_other_watch() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence-group:text", "1"]);
+    redis.call(&["SADD", "presence-group:g", "alice"]);
+    let daemon = Daemon::start(&redis).await;
+    let url = daemon.url("");
+    let mut watch = Running::start(&["watch", "--group", "text", "--group", "g", "--json", "--url", &url]);
+    assert_eq!(watch.json().await, json!({"group": "g", "members": 1, "online": 0}));
+    until("the refusal is printed", async || {
+        watch.err().contains("does not watch the group \"text\"").then_some(())
+    })
+    .await;
+    redis.call(&["SET", "presence:alice", "1", "EX", "60"]);
+    assert_eq!(watch.gists(1).await, [gist("alice", "online")]);
+    redis.call(&["DEL", "presence-group:g"]);
+    assert_eq!(watch.json().await, json!({"group": "g", "left": "alice"}));
+    redis.call(&["SET", "presence-group:g", "1"]);
+    assert_eq!(watch.wait().await.code(), Some(1), "nothing is left to watch");
+    let refused = run(&["watch", "--group", "text", "--url", &url]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("is no SET"), "{refused:?}");
+}

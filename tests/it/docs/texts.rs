@@ -175,6 +175,7 @@ fn every_metric_is_documented() {
         .stream
         .add(StreamCounts::default(), StreamCounts { written: 1, takeovers: 1, ..StreamCounts::default() });
     metrics.webhooks.attempt("test");
+    metrics.webhooks.set("https://test", 1, 1, Some(1));
     metrics.gap("test");
     metrics.repair("test");
     metrics.limited("test");

@@ -483,7 +483,7 @@ async fn rights_for_webhooks_come_from_the_daemons_file() {
     let (_, findings) = doctor_with(&["--config", path]).await;
     let finding = of(&findings, "stream").clone();
     assert_eq!(finding["severity"], "warning", "{findings:?}");
-    for right in ["+xgroup|create", "+xreadgroup", "+xack"] {
+    for right in ["+xgroup|create", "+xreadgroup", "+xack", "+xinfo|groups"] {
         assert!(finding["cause"].as_str().is_some_and(|cause| cause.contains(right)), "{finding}");
         assert!(
             include_str!("../../../docs/OPERATING.md").contains(right),
@@ -494,6 +494,14 @@ async fn rights_for_webhooks_come_from_the_daemons_file() {
     let (_, findings) = doctor_with(&["--config", path]).await;
     assert_eq!(of(&findings, "stream")["severity"], "ok", "{findings:?}");
     assert_eq!(redis.call(&["DBSIZE"]).number(), 0, "nothing is left");
+    redis.call(&["ACL", "SETUSER", "keybeat", "-xinfo|groups"]);
+    let (_, findings) = doctor_with(&["--config", path]).await;
+    let finding = of(&findings, "stream");
+    assert_eq!(finding["severity"], "note", "{findings:?}");
+    assert!(
+        finding["cause"].as_str().is_some_and(|cause| cause.contains("the lag of webhooks")),
+        "{finding}"
+    );
     // An argument takes precedence over the file, and a wrong file is wrong usage.
     let (_, findings) = doctor_with(&["--config", path, "--redis", &redis.url()]).await;
     assert_eq!(wrong(&findings), [], "{findings:?}");

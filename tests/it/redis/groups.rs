@@ -321,3 +321,143 @@ async fn groups_survive_faults_and_spread_over_a_cluster() {
         left += names(&next(&mut socket, "members").await["left"]).len();
     }
 }
+
+/// The next error about a group.
+async fn refusal(socket: &mut Socket, id: u64, group: &str) -> String {
+    let error = next(socket, "error").await;
+    assert_eq!(
+        (&error["id"], &error["group"], &error["code"]),
+        (&json!(id), &json!(group), &json!("invalid_request"))
+    );
+    error["message"].as_str().expect("a text").to_owned()
+}
+
+#[tokio::test]
+async fn groups_without_rights_are_refused_and_come_back() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team", "alice"]);
+    redis.call(&["ACL", "SETUSER", "default", "-scard"]);
+    let daemon = Daemon::start(&redis).await;
+    let mut socket = daemon.socket("").await;
+    socket.send(json!({"type": "watch", "groups": ["team"], "id": 1})).await;
+    assert!(refusal(&mut socket, 1, "team").await.contains("NOPERM"));
+    for i in 0..3 {
+        redis.call(&["SET", "presence-status:bob", &i.to_string()]);
+        until("statuses are on", async || (daemon.get("/v1/users/bob").await["status"] == i).then_some(()))
+            .await;
+    }
+    socket.send(json!({"type": "watch", "groups": ["other"], "count": true, "id": 2})).await;
+    assert!(refusal(&mut socket, 2, "other").await.contains("groups are off"));
+    assert_eq!(metric(&daemon, "keybeat_groups").await, 0);
+    redis.call(&["ACL", "SETUSER", "default", "+scard"]);
+    until("groups are on", async || daemon.log().contains("groups are followed again").then_some(())).await;
+    let (_socket, snapshot) = watching(&daemon, "team").await;
+    assert_eq!(snapshot["members"], 1);
+    let log = daemon.log();
+    let count = |text: &str| log.matches(text).count();
+    assert_eq!((count("are off: the server"), count("are followed again")), (1, 1), "{log}");
+}
+
+#[tokio::test]
+async fn one_forbidden_group_leaves_others_on() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team", "alice"]);
+    let patterns = ["~presence:*", "~presence-status:*", "~presence-group:t*"];
+    redis.call(&[&["ACL", "SETUSER", "default", "resetkeys"][..], &patterns].concat());
+    let daemon = Daemon::start(&redis).await;
+    let mut socket = daemon.socket("").await;
+    for id in [1, 2] {
+        socket.send(json!({"type": "watch", "groups": ["secret"], "id": id})).await;
+        assert!(refusal(&mut socket, id, "secret").await.contains("secret"));
+    }
+    socket.send(json!({"type": "watch", "groups": ["team"], "id": 3})).await;
+    assert_eq!(next(&mut socket, "snapshot").await["members"], 1);
+    let log = daemon.log();
+    assert_eq!(
+        (log.matches("daemon to read the group").count(), log.matches("are off").count()),
+        (1, 0),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_answer_waits_for_no_busy_group() {
+    let redis = Redis::start();
+    let members: Vec<String> = (0..30_000).map(|i| format!("u{i}")).collect();
+    let huge = ["a", "b", "c", "d"].map(|group| format!("presence-group:{group}"));
+    let mut client = redis.client();
+    for group in &huge {
+        for chunk in members.chunks(1_000) {
+            let words: Vec<&str> =
+                ["SADD", group].into_iter().chain(chunk.iter().map(String::as_str)).collect();
+            client.call(&words);
+        }
+    }
+    let daemon = Daemon::start(&redis).await;
+    let mut counting = daemon.socket("").await;
+    counting.send(json!({"type": "watch", "groups": ["a", "b", "c", "d"], "count": true})).await;
+    for _ in &huge {
+        assert_eq!(next(&mut counting, "occupancy").await["members"], 30_000);
+    }
+    let mut waits = Vec::new();
+    for i in 0..6 {
+        huge.iter().for_each(|group| drop(client.call(&["SADD", group, &format!("more{i}")])));
+        let mut socket = daemon.socket("").await;
+        let began = std::time::Instant::now();
+        socket.send(json!({"type": "watch", "groups": [format!("small{i}")]})).await;
+        next(&mut socket, "snapshot").await;
+        waits.push(began.elapsed().as_millis());
+    }
+    assert!(waits.iter().min() < Some(&150), "a huge group rests for 300 ms: {waits:?}");
+}
+
+#[tokio::test]
+async fn each_watch_of_a_group_is_answered() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team", "alice", "bob"]);
+    let daemon = Daemon::start(&redis).await;
+    let mut socket = daemon.socket("").await;
+    // The server answers nothing until all watches are here.
+    redis.call(&["CLIENT", "PAUSE", "500", "ALL"]);
+    for (id, count) in [(1, false), (2, true), (3, true), (4, false)] {
+        socket.send(json!({"type": "watch", "groups": ["team"], "count": count, "id": id})).await;
+    }
+    for (id, kind) in [(1, "snapshot"), (2, "occupancy"), (3, "occupancy"), (4, "snapshot")] {
+        let answer = next(&mut socket, kind).await;
+        assert_eq!((&answer["id"], &answer["members"]), (&json!(id), &json!(2)), "{answer}");
+    }
+    redis.call(&["SADD", "presence-group:team", "carl"]);
+    assert_eq!(names(&next(&mut socket, "members").await["joined"]), ["carl"], "the last one holds");
+}
+
+#[tokio::test]
+async fn swapdb_replaces_statuses_and_groups() {
+    let redis = Redis::start();
+    redis.call(&["SADD", "presence-group:team", "alice"]);
+    redis.call(&["SET", "presence-status:yan", "1"]);
+    let mut other = redis.client();
+    for words in
+        [&["SELECT", "1"][..], &["SADD", "presence-group:team", "bob"], &["SET", "presence-status:zoe", "2"]]
+    {
+        other.call(words);
+    }
+    let daemon = Daemon::start(&redis).await;
+    let status = async |user: &str, status: Value| {
+        until("the status is known", async || {
+            (daemon.get(&format!("/v1/users/{user}")).await["status"] == status).then_some(())
+        })
+        .await;
+    };
+    status("yan", json!(1)).await;
+    let (mut socket, _) = watching(&daemon, "team").await;
+    until("the canary is there", async || {
+        let keys = redis.call(&["KEYS", "presence:#canary:*"]).list();
+        (redis.call(&["GET", keys.first()?.as_text()]).as_text() > "0").then_some(())
+    })
+    .await;
+    redis.call(&["SWAPDB", "0", "1"]);
+    let members = next(&mut socket, "members").await;
+    assert_eq!((names(&members["joined"]), names(&members["left"])), (vec!["bob"], vec!["alice"]));
+    status("zoe", json!(2)).await;
+    status("yan", Value::Null).await;
+}

@@ -68,10 +68,22 @@ async fn status_reaches_watchers_of_two_daemons() {
     let expected = vec![("bob".to_owned(), json!({"text": "away"}))];
     assert_eq!([statuses(&mut one).await, statuses(&mut two).await], [expected.clone(), expected]);
 
+    let digits = r#"{"b":12345678901234567890123,"a":1.0}"#;
+    assert_eq!(second.send("PUT", "/v1/users/carl/status", Some(digits.into())).await.0, 204);
+    assert_eq!(redis.call(&["GET", "presence-status:carl"]).as_text(), digits, "as it was written");
+
     own.send(json!({"type": "set_status", "status": [1, 2]})).await;
     let expected = vec![("bob".to_owned(), json!([1, 2]))];
     assert_eq!([statuses(&mut one).await, statuses(&mut two).await], [expected.clone(), expected]);
     assert_eq!(redis.call(&["GET", "presence-status:bob"]).as_text(), "[1,2]");
+
+    redis.call(&["SET", "presence-status:bob", ""]);
+    let expected = vec![("bob".to_owned(), json!(""))];
+    assert_eq!(
+        [statuses(&mut one).await, statuses(&mut two).await],
+        [expected.clone(), expected],
+        "an empty text"
+    );
 
     let removed = |user: &str| vec![(user.to_owned(), Value::Null)];
     own.send(json!({"type": "set_status", "status": null})).await;

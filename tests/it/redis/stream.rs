@@ -304,6 +304,51 @@ async fn stream_of_another_type_delays_no_transition() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_command_loses_no_entry() {
+    let redis = Redis::start();
+    let daemon = start(&redis).await;
+    until_writer(&daemon).await;
+    let mut reader = Reader::default();
+    let mut online = Vec::new();
+    let deny = |right: &str| redis.call(&["ACL", "SETUSER", "default", right]);
+    for (user, right) in [("alice", "xadd"), ("bob", "sadd"), ("carol", "srem")] {
+        deny(&format!("-{right}"));
+        come(&redis, user);
+        until("the refusal is named", async || stats(&daemon).await["last_error"].is_string().then_some(()))
+            .await;
+        deny(&format!("+{right}"));
+        online.push(user);
+        reader.until_online(&online, |command| redis.call(command)).await;
+    }
+    go(&redis, "alice");
+    reader.until_online(&["bob", "carol"], |command| redis.call(command)).await;
+    assert_eq!(reader.entries.len(), 4, "{:?}", reader.short());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_server_loses_no_entry() {
+    let redis = Redis::start();
+    let daemon = start(&redis).await;
+    until_writer(&daemon).await;
+    let mut reader = Reader::default();
+    come(&redis, "alice");
+    reader.until_online(&["alice"], |command| redis.call(command)).await;
+    // Nothing is evicted. Deletions are still allowed, so alice goes; the entry needs memory.
+    redis.call(&["CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1"]);
+    go(&redis, "alice");
+    until("the refusal is named", async || {
+        let stats = stats(&daemon).await;
+        stats["last_error"].as_str()?.contains("OOM").then_some(())
+    })
+    .await;
+    redis.call(&["CONFIG", "SET", "maxmemory", "0"]);
+    reader.until_online(&[], |command| redis.call(command)).await;
+    come(&redis, "bob");
+    reader.until_online(&["bob"], |command| redis.call(command)).await;
+    assert_eq!(reader.short(), ["+alice heartbeat", "-alice deleted", "+bob heartbeat"]);
+}
+
 #[tokio::test]
 async fn daemon_that_keeps_some_users_writes_nothing() {
     let redis = Redis::start();

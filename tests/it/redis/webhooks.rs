@@ -147,10 +147,36 @@ async fn refused_event_blocks_only_its_user() {
     let hooks = receiver.hooks();
     assert_eq!((&hooks[0].id, &hooks[0].body), (&hooks[1].id, &hooks[1].body), "a retry repeats the batch");
     assert_ne!(hooks[1].id, hooks[2].id, "then it is halved");
-    assert!(state(&daemon).await["waiting"].as_u64().is_some_and(|waiting| waiting >= 1));
+    site.visit(&daemon, "f").await;
+    let shown = until("the others are delivered", async || {
+        Some(state(&daemon).await).filter(|state| state["delivered"] == 8)
+    })
+    .await;
+    assert!(shown["last_error"].as_str().is_some_and(|error| error.contains("500")), "{shown}");
+    let metrics = async || daemon.send("GET", "/metrics", None).await.1.as_str().expect("a text").to_owned();
+    let line = |name: &str| format!("keybeat_webhook_{name}{{url=\"http://127.0.0.1:{}\"}}", site.port);
+    until("the refused events are shown", async || {
+        let state = state(&daemon).await;
+        let has_error = state["last_error"].as_str().is_some_and(|error| error.contains("500"));
+        (state["waiting"] == 1 && state["refused"] == 1 && state["lag"] == 2 && has_error).then_some(())
+    })
+    .await;
+    let shown = metrics().await;
+    for wanted in [line("waiting") + " 1\n", line("refused") + " 1\n", line("lag") + " 2\n"] {
+        assert!(shown.contains(&wanted), "{wanted} in {shown}");
+    }
     receiver.answer(|_| StatusCode::OK);
-    let events = receiver.until_acknowledged(8).await;
-    assert_eq!((events.len(), of(&events, "bad")), (8, vec!["+bad", "-bad"]));
+    let events = receiver.until_acknowledged(10).await;
+    assert_eq!((events.len(), of(&events, "bad")), (10, vec!["+bad", "-bad"]));
+    site.redis.call(&["ACL", "SETUSER", "default", "-xinfo|groups"]);
+    until("the error is over, and the lag unknown", async || {
+        let state = state(&daemon).await;
+        (state["last_error"] == Value::Null && state["refused"] == 0 && state["lag"] == Value::Null)
+            .then_some(())
+    })
+    .await;
+    assert!(!metrics().await.contains(&line("lag")), "no value");
+    assert_eq!(daemon.log().matches("the webhook was not delivered").count(), 1, "{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,8 +30,8 @@ class _Watch:
 class Groups:
     """See the module's head.
 
-    The daemon answers only the latest watch of a group, and none that was unwatched since. So each group has one id, and
-    messages about another id, or from before the answer, are older than the caller's wish.
+    Only the answer to the latest watch of a group counts; the daemon answers none that was unwatched since. So each
+    group has one id, and messages about another id, or from before the answer, are older than the caller's wish.
     """
 
     def __init__(self, next_id: Callable[[], int]) -> None:

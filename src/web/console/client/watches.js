@@ -26,7 +26,8 @@ class Watches {
   #lastId = 0;
   /**
    * The groups to watch, each with whether only its counts are wanted, the id of its unanswered watch or 0, and whether the
-   * daemon has answered on this connection. It answers only the latest watch of a group, and none that was unwatched since.
+   * daemon has answered on this connection. Only the answer to the latest watch of a group counts; the daemon answers none that was
+   * unwatched since.
    */
   #groups = new Map();
   /** What is known: states, and statuses of users who have one. */

@@ -4,7 +4,7 @@ use super::ending::Ending;
 use super::state::Socket;
 use super::worker::{JobPlace, Worker};
 use crate::error::Error;
-use crate::protocol::{checked_status_value, close};
+use crate::protocol::{JsonText, checked_status_json, close};
 use crate::redis::directory::Kind;
 use crate::web::sessions::keeper::Hold;
 use serde_json::Value;
@@ -73,8 +73,8 @@ impl Socket {
         Ok(())
     }
 
-    pub(super) fn set_status(&mut self, id: Option<Value>, status: &Value) -> Result<(), Error> {
-        let json = checked_status_value(status)?;
+    pub(super) fn set_status(&mut self, id: Option<Value>, status: JsonText) -> Result<(), Error> {
+        let json = checked_status_json(status)?;
         let user = self.hold.as_ref().ok_or(Error::NoUser)?.key().user().to_owned();
         let (app, pass) = (self.reader.app.clone(), self.reader.permit.pass().clone());
         app.directory(Kind::Status)?;

@@ -151,7 +151,7 @@ impl Socket {
                 done
             }
             ClientMessage::SetStatus { status } => {
-                let done = self.set_status(id.clone(), &status);
+                let done = self.set_status(id.clone(), status);
                 if done.is_ok() {
                     self.audit("status", self.hold.as_ref().map(|hold| hold.key().user()), None);
                 }
