@@ -44,6 +44,8 @@ pub(super) fn not_json(what: &str, why: &serde_json::Error) -> Error {
 }
 
 const SESSION: Field = Field("session", Form::Text, Need::Nullable);
+/// The session that a request ends. Null would end all of them, although the client names a session.
+const ONE_SESSION: Field = Field("session", Form::Text, Need::Optional);
 
 /// Body of `PUT /v1/users/{user}/heartbeat`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -81,12 +83,12 @@ pub(super) fn whole_number(float: f64) -> Option<u64> {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct EndBody {
-    #[schema(value_type = Option<schema::Session>)]
+    #[schema(value_type = Option<schema::Session>, nullable = false)]
     pub session: Option<String>,
 }
 
 impl RequestBody for EndBody {
-    const SHAPE: &'static Shape = &body(r#"{"session":"phone"}"#, &[SESSION]);
+    const SHAPE: &'static Shape = &body(r#"{"session":"phone"}"#, &[ONE_SESSION]);
 }
 
 /// Body of a request that needs none: a field in it is meant for another request.
@@ -331,6 +333,20 @@ mod tests {
         // An earlier fault does not make the parser read all.
         let text = format!(r#"{{"user":1,"users":[5,{}"#, names(MAX_USERS));
         too_many(QueryBody::parse(text.as_bytes()).unwrap_err());
+    }
+
+    #[test]
+    fn null_names_no_session_to_end() {
+        let refused = EndBody::parse(br#"{"session":null}"#).unwrap_err();
+        assert_eq!(refused.code(), "invalid_request");
+        assert_eq!(refused.to_string(), "session is null; it must be a string, or be left out");
+        assert_eq!(EndBody::parse(b"{}").unwrap().session, None);
+        // Many languages write null for what is absent, and here both mean the same.
+        let body = HeartbeatBody::parse(br#"{"session":null,"ttl_ms":null}"#).unwrap();
+        assert_eq!((body.session, body.ttl_ms), (None, None));
+        let list = HeartbeatsBody::parse(br#"{"users":[{"user":"a","session":null,"ttl_ms":null}]}"#);
+        assert_eq!(list.unwrap().users[0].session, None);
+        assert_eq!(HeartbeatsBody::parse(br#"{"users":null}"#).unwrap_err().code(), "invalid_request");
     }
 
     /// Values of any shape, including words of the protocol.
