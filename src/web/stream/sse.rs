@@ -86,12 +86,7 @@ pub async fn stream(
     let (wanted, groups) = Wanted::parse(uri.query().unwrap_or_default())?;
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let limit = share.watch_limit(app.limits.watches_per_socket);
-    let groups = groups.check(&app, &pass, limit)?;
-    let (wanted, refused) = match wanted {
-        // Nobody by name: the groups are all that it watches.
-        Wanted::Users(users) if users.is_empty() => (Wanted::Users(users), Vec::new()),
-        wanted => wanted.check(&app, &pass, limit)?,
-    };
+    let (wanted, refused) = wanted.check(&app, &pass, limit, &groups)?;
     let kept = wanted.keep(&app).await?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
@@ -149,6 +144,8 @@ struct SseStream {
     missed: Option<Missed>,
     /// Events, each with the length of its message.
     queue: VecDeque<(Event, usize)>,
+    /// The length of all messages in the queue.
+    queued: usize,
     /// The last numbers sent as an id: of a transition, and of a change of a status.
     sent: Option<Place>,
     /// The number up to which the client has every change of a status.
@@ -179,6 +176,7 @@ impl SseStream {
             joined: None,
             missed: None,
             queue,
+            queued: 0,
             sent: None,
             statuses: 0,
             alive_at: alive_at(),
@@ -197,12 +195,14 @@ impl SseStream {
         }
         let snapshot = match &wanted {
             Wanted::All => Some(self.reader.watch_all(None)),
-            Wanted::Users(users) if users.is_empty() => None,
+            // The groups are all that it watches.
+            Wanted::Users(users) if users.is_empty() && refused.is_empty() => None,
             Wanted::Users(users) => Some(self.reader.watch(users, None).refusing(refused)),
         };
         self.snapshot = snapshot.map(Box::new);
         self.recalls = true;
         for (group, error) in self.reader.watch_groups(groups.names, groups.count, None) {
+            self.reader.app.metrics.refused(error.code());
             self.push(&ServerMessage::group_error(None, &group, &error).encode());
         }
     }
@@ -218,8 +218,8 @@ impl SseStream {
             if let Some((event, length)) = self.queue.pop_front() {
                 self.alive_at = alive_at();
                 // The connection asks for the next event when the client has read most of this one.
-                let queued = self.queue.iter().map(|(_, length)| length).sum::<usize>();
-                self.reader.hold(queued + length, self.snapshot.as_deref());
+                self.reader.hold(self.queued, self.snapshot.as_deref());
+                self.queued -= length;
                 return Some(event);
             }
             self.reader.hold(0, None);
@@ -348,6 +348,7 @@ impl SseStream {
     }
 
     fn push(&mut self, message: &str) {
+        self.queued += message.len();
         self.queue.push_back((Event::default().data(message), message.len()));
     }
 
@@ -355,6 +356,7 @@ impl SseStream {
         let resume = resume.filter(|_| !self.watches_groups);
         let statuses = self.statuses;
         let id = |seq| format!("{}:{seq}:{statuses}:{:x}", self.reader.app.hub.epoch(), self.list);
+        self.queued += length;
         self.queue.push_back((event.id(resume.map(id).unwrap_or_default()), length));
         self.sent = resume.map(|seq| (seq, statuses));
     }
