@@ -8,7 +8,7 @@
 use super::bells::{Bells, Rang};
 use super::groups::{GroupMessage, Joined};
 use super::reader::{Cut, Reader, Snapshot};
-use super::wanted::{Wanted, WantedGroups};
+use super::wanted::{Wanted, WantedGroups, of_refused};
 use crate::error::{Error, code};
 use crate::hub::{Delivery, Kept, Missed, NextStatuses};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
@@ -31,6 +31,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -87,13 +88,17 @@ pub async fn stream(
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let limit = share.watch_limit(app.limits.watches_per_socket);
     let (wanted, refused) = wanted.check(&app, &pass, limit, &groups)?;
+    let waiting = (!*app.hub.opened().borrow())
+        .then(|| app.bodies.hold(wanted.bytes() + groups.bytes() + of_refused(&refused)))
+        .transpose()?;
     let kept = wanted.keep(&app).await?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
     // A daemon that keeps only some users has not recorded what a client missed.
     let last = headers.get("last-event-id").filter(|_| app.hub.holds_all() && groups.names.is_empty());
     let last = last.and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, groups, refused, last, _kept: kept };
+    let list = wanted.digest(&app.hub);
+    let request = StreamRequest { list, wanted, groups, refused, last, _kept: kept, _waiting: waiting };
     let reader = Reader::new(app, address, permit, share, None);
     activity.watch_answer(reader.may_go_on());
     let stream = SseStream::new(reader, request);
@@ -119,6 +124,8 @@ struct StreamRequest {
     last: Option<String>,
     /// Keeps the users until they are watched.
     _kept: Option<Kept>,
+    /// Its share of the memory for unanswered requests, if it waits for the first comparison with Redis.
+    _waiting: Option<OwnedSemaphorePermit>,
 }
 
 /// The numbers up to which a client has every transition, and every change of a status.
@@ -186,7 +193,7 @@ impl SseStream {
 
     /// Begins to watch, and continues where the client's last stream ended, or with a snapshot.
     fn begin(&mut self, request: StreamRequest) {
-        let StreamRequest { wanted, groups, list, refused, last, _kept } = request;
+        let StreamRequest { wanted, groups, list, refused, last, _kept, _waiting } = request;
         self.watches_groups = !groups.names.is_empty();
         let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
         if let Some((missed, place)) = resumed {

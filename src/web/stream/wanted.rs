@@ -12,6 +12,9 @@ use crate::web::limits::shares::WatchLimit;
 use crate::web::query_string::{decoded, parameters};
 use std::collections::BTreeSet;
 
+/// Bytes that a text takes besides its length.
+const OVERHEAD: usize = 64;
+
 /// Whom a stream watches.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -63,6 +66,14 @@ impl Wanted {
         }
     }
 
+    /// Memory of the names, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Wanted::All => 0,
+            Wanted::Users(users) => of_names(users),
+        }
+    }
+
     /// Identifies the list of users, whatever their order. A client that comes back with another list gets a snapshot: what
     /// it has missed would not include the new users.
     pub(super) fn digest(&self, hub: &Hub) -> u64 {
@@ -110,6 +121,11 @@ impl Wanted {
 }
 
 impl WantedGroups {
+    /// Memory of the names, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        of_names(&self.names)
+    }
+
     /// May the stream watch one of the groups at least? It refuses the others one by one.
     fn has_allowed(&self, app: &App, pass: &Pass, limit: WatchLimit) -> bool {
         self.names.iter().any(|group| self.check(group, app, pass, limit).is_ok())
@@ -121,6 +137,15 @@ impl WantedGroups {
         app.directory(Kind::Group)?;
         if limit.most == 0 { Err(limit.refusal(self.names.len())) } else { Ok(()) }
     }
+}
+
+fn of_names(names: &[String]) -> usize {
+    names.iter().map(|name| name.len() + OVERHEAD).sum()
+}
+
+/// Memory of refusals, in bytes.
+pub(super) fn of_refused(refused: &[RefusedUser]) -> usize {
+    refused.iter().map(|one| one.user.len() + one.message.len() + 3 * OVERHEAD).sum()
 }
 
 #[cfg(test)]
