@@ -3,6 +3,8 @@
 mod der;
 mod own_authority;
 
+#[cfg(feature = "daemon")]
+pub use der::{Values as DerValues, header as der_header};
 use own_authority::OwnAuthority;
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;

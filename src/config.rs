@@ -1,6 +1,5 @@
 //! The settings of a daemon, as decided after the command line was parsed, and every default.
 
-use crate::error::MAX_USERS;
 use crate::presence::{Candidacy, KeyPattern, Renewals};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -223,8 +222,6 @@ pub struct Limits {
     pub keys_per_token: usize,
     /// Requests that wait for Redis at the same time; further ones get 503.
     pub redis_requests: usize,
-    /// Users in one request; a request with more gets 400.
-    pub users_per_request: usize,
     /// Users that one socket may watch by name; a `watch` beyond it gets an `error`.
     pub watches_per_socket: usize,
     /// Members of a group that a client may watch without `count`; a larger one gets `too_large_group`.
@@ -265,7 +262,6 @@ impl Limits {
         heartbeats_per_second: 20,
         keys_per_token: 64,
         redis_requests: 1_024,
-        users_per_request: MAX_USERS,
         watches_per_socket: 10_000,
         group_members: 1_000,
         message_bytes: 64 * 1024,

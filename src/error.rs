@@ -17,8 +17,8 @@ pub enum Error {
     InvalidJson(String),
     #[error("{0}")]
     InvalidRequest(String),
-    #[error("the request has {count} users; the limit is {most}, send the others in another request")]
-    TooManyUsers { count: usize, most: usize },
+    #[error("the list {list} has more than {MAX_USERS} names; split it")]
+    TooManyUsers { list: &'static str },
     #[error("the group name {name} {}", of_group(*why))]
     InvalidGroup { name: String, why: NameError },
     #[error("the key of the group {0} is no SET of users; write it with SADD")]

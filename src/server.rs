@@ -282,6 +282,7 @@ impl Daemon {
             shutdown: app.shutdown.clone(),
             tls: tls.clone(),
             routes: web::routes(app.clone(), origins.clone(), paths),
+            refusals_router: listen::refusals(origins.cors()),
         };
         let paths = if admin.is_some() { Paths::Public } else { Paths::All };
         let public = listen::serve(listener, port(paths, app.doors.connections.clone()));

@@ -27,31 +27,42 @@ pub(super) struct Certificate<'a> {
     pub(super) has_other_names: bool,
 }
 
+/// The tag and the length of the first value, and the bytes after them. The value itself may be cut off.
+pub fn header(der: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    match first {
+        0..=0x7f => Some((tag, usize::from(first), rest)),
+        // An indefinite length, or a value of over 4 GiB.
+        0x80 | 0x85.. => None,
+        // So many bytes of the length follow.
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
+            Some((tag, bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte)), rest))
+        }
+    }
+}
+
 /// The rest of a list of values.
-struct Values<'a>(&'a [u8]);
+pub struct Values<'a>(&'a [u8]);
 
 impl<'a> Values<'a> {
+    /// The values of a list.
+    #[cfg(feature = "daemon")]
+    pub fn new(list: &'a [u8]) -> Values<'a> {
+        Values(list)
+    }
+
     /// The next value and its tag.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let (&tag, rest) = self.0.split_first()?;
-        let (&first, rest) = rest.split_first()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(first), rest),
-            // An indefinite length, or a certificate of over 4 GiB.
-            0x80 | 0x85.. => return None,
-            // So many bytes of the length follow.
-            0x81..=0x84 => {
-                let (bytes, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
-                (bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte)), rest)
-            }
-        };
+        let (tag, length, rest) = header(self.0)?;
         let (value, rest) = rest.split_at_checked(length)?;
         self.0 = rest;
         Some((tag, value))
     }
 
     /// The next value, which must have this tag.
-    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next().filter(|(found, _)| *found == tag).map(|(_, value)| value)
     }
 

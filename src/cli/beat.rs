@@ -1,6 +1,6 @@
 //! `keybeat beat`: heartbeats, once or repeatedly.
 
-use super::{BeatArgs, Source, Usage, logging, printed, progress, serve};
+use super::{BeatArgs, Source, Usage, logging, printed, progress, rights, serve};
 use crate::error::shown;
 use crate::metrics::Metrics;
 use crate::redis::Names;
@@ -90,15 +90,18 @@ impl Shown {
 
 enum HeartbeatSender {
     Daemon(super::daemon::DaemonApi),
-    Redis(Box<WriteConnection>, Names),
-    Cluster { store: Box<Store>, _followed: Followed },
+    Redis { connection: Box<WriteConnection>, names: Names, target: Box<Target> },
+    Cluster { store: Box<Store>, _followed: Followed, target: Box<Target> },
 }
 
 impl HeartbeatSender {
     async fn new(args: &BeatArgs) -> Result<HeartbeatSender> {
         Ok(match args.source.source()? {
             Source::Daemon(daemon) => HeartbeatSender::Daemon(daemon),
-            Source::Redis(target) => HeartbeatSender::redis(args, &target).await?,
+            Source::Redis(target) => {
+                let sender = HeartbeatSender::redis(args, &target).await;
+                sender.map_err(|why| refused(why, args, &target))?
+            }
         })
     }
 
@@ -116,14 +119,16 @@ impl HeartbeatSender {
             let servers = (followed.topology.clone(), watch::channel(target.clone()).1);
             let nobody = (String::new(), Seal::default());
             let store = Store::new(servers, names, nobody, *args.ttl, Arc::new(Metrics::new()));
-            return Ok(HeartbeatSender::Cluster { store: Box::new(store), _followed: followed });
+            let (store, target) = (Box::new(store), Box::new(target.clone()));
+            return Ok(HeartbeatSender::Cluster { store, _followed: followed, target });
         }
         let connection = match args.every {
             // For a single heartbeat, a Redis that is unreachable now is an error.
             None => WriteConnection::open(target).await?,
             Some(_) => WriteConnection::new(target),
         };
-        Ok(HeartbeatSender::Redis(Box::new(connection), names))
+        let (connection, target) = (Box::new(connection), Box::new(target.clone()));
+        Ok(HeartbeatSender::Redis { connection, names, target })
     }
 
     async fn beat(&self, args: &BeatArgs) -> Result<()> {
@@ -131,15 +136,21 @@ impl HeartbeatSender {
             HeartbeatSender::Daemon(daemon) => {
                 progress::waiting_for(&daemon.shown(), daemon.beat(&args.users, *args.ttl)).await?;
             }
-            HeartbeatSender::Redis(connection, names) => {
+            HeartbeatSender::Redis { connection, names, target } => {
                 let keys = args.users.iter().map(|key| names.redis_key(key.as_str()));
-                connection.set(keys, *args.ttl).await.context("cannot write the heartbeat")?;
+                let set = connection.set(keys, *args.ttl).await.context("cannot write the heartbeat");
+                set.map_err(|why| refused(why, args, target))?;
             }
-            HeartbeatSender::Cluster { store, .. } => {
+            HeartbeatSender::Cluster { store, target, .. } => {
                 let keys: Vec<_> = args.users.iter().map(|key| (key.clone(), None)).collect();
-                store.beat(&keys).await.map_err(|why| anyhow!("{why}"))?;
+                store.beat(&keys).await.map_err(|why| refused(anyhow!("{why}"), args, target))?;
             }
         }
         Ok(())
     }
+}
+
+/// The error; if Redis refused the heartbeat, with the rule that allows it.
+fn refused(why: anyhow::Error, args: &BeatArgs, target: &Target) -> anyhow::Error {
+    rights::advised(why, target, &args.source.pattern.pattern(), rights::BEAT)
 }

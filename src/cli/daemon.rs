@@ -3,7 +3,8 @@
 use super::access::TokenArgs;
 use super::address::{AddressArgs, advised};
 use crate::client::{self, Address, Client, ClientError, Stream};
-use crate::config::{DEFAULT_LISTEN, Limits};
+use crate::config::DEFAULT_LISTEN;
+use crate::error::MAX_USERS;
 use crate::presence::Key;
 use crate::protocol::{GroupAnswer, HeartbeatsAnswer, QueriedUser, QueryAnswer};
 use anyhow::{Context, Result, anyhow, bail};
@@ -69,7 +70,7 @@ impl DaemonApi {
     /// The state of each of these users.
     pub async fn query(&self, users: &[String]) -> Result<Vec<QueriedUser>> {
         let mut objects = Vec::new();
-        for some in users.chunks(Limits::DEFAULT.users_per_request) {
+        for some in users.chunks(MAX_USERS) {
             let body = self.post("/v1/users/query", json!({ "users": some })).await?;
             let answer: QueryAnswer =
                 serde_json::from_slice(&body).context("cannot parse the answer of the daemon")?;
@@ -90,7 +91,7 @@ impl DaemonApi {
         let ttl_ms = ttl.as_millis() as u64;
         let item = |key: &Key| json!({"user": key.user(), "session": key.session(), "ttl_ms": ttl_ms});
         let items: Vec<Value> = keys.iter().map(item).collect();
-        for some in items.chunks(Limits::DEFAULT.users_per_request) {
+        for some in items.chunks(MAX_USERS) {
             let body = self.post("/v1/heartbeats", json!({ "users": some })).await?;
             if body.is_empty() {
                 continue;

@@ -1,7 +1,7 @@
 //! `keybeat get`: the state of users.
 
 use super::daemon::DaemonApi;
-use super::{GetArgs, Source, Usage, logging, printed, progress, values, watch};
+use super::{GetArgs, Source, Usage, logging, printed, progress, rights, values, watch};
 use crate::error::shown;
 use crate::presence::Key;
 use crate::protocol::{GroupAnswer, QueriedUser, UserObject};
@@ -124,8 +124,9 @@ fn ago(at_ms: u64) -> String {
 
 /// Prints the states from Redis, which knows who is online, but neither since when nor the last heartbeat.
 async fn from_redis(args: &GetArgs, target: &Target) -> Result<bool> {
-    let listing = Listing::connect(target, &args.source.pattern.pattern()).await?;
-    let online = online(&listing, &args.users).await?;
+    let pattern = args.source.pattern.pattern();
+    let read = async { online(&Listing::connect(target, &pattern).await?, &args.users).await };
+    let online = read.await.map_err(|why| rights::advised(why, target, &pattern, rights::LIST))?;
     let mut out = std::io::stdout().lock();
     for user in &args.users {
         let state = if online.contains(user) { "online" } else { "offline" };

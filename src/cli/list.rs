@@ -1,9 +1,11 @@
 //! `keybeat ls`: the live presence keys.
 
-use super::{LsArgs, logging, printed, progress};
+use super::{LsArgs, logging, printed, progress, rights};
 use crate::config::DEFAULT_TTL;
+use crate::presence::KeyPattern;
 use crate::redis::Glob;
 use crate::redis::listing::{Listing, LiveKey};
+use crate::redis::target::Target;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
@@ -30,10 +32,8 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
     logging::start_quiet();
     let target = super::redis(&args.redis.redis, &args.redis.redis_access)?;
     let pattern = args.redis.pattern.pattern();
-    let listing = Listing::connect(&target, &pattern).await?;
-    let bar = progress::keys(listing.size().await.ok());
-    let mut keys = listing.read(&Glob::new(&args.pattern), |looked_at| bar.inc(looked_at as u64)).await?;
-    bar.finish_and_clear();
+    let keys = live(&target, &pattern, &Glob::new(&args.pattern)).await;
+    let mut keys = keys.map_err(|why| rights::advised(why, &target, &pattern, rights::LIST))?;
     sort(&mut keys, args.sort);
     let total = keys.len();
     keys.truncate(args.limit.unwrap_or(usize::MAX));
@@ -43,6 +43,15 @@ pub async fn run(args: LsArgs) -> Result<ExitCode> {
         print_table(&keys, total, &args)?
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the keys whose names match.
+async fn live(target: &Target, pattern: &KeyPattern, wanted: &Glob) -> Result<Vec<LiveKey>> {
+    let listing = Listing::connect(target, pattern).await?;
+    let bar = progress::keys(listing.size().await.ok());
+    let keys = listing.read(wanted, |looked_at| bar.inc(looked_at as u64)).await?;
+    bar.finish_and_clear();
+    Ok(keys)
 }
 
 fn sort(keys: &mut [LiveKey], by: Sort) {

@@ -24,6 +24,7 @@ mod manual;
 mod printed;
 mod progress;
 mod redis_access;
+mod rights;
 mod serve;
 #[cfg(test)]
 mod settings_page;

@@ -13,7 +13,7 @@ pub trait RequestBody: DeserializeOwned {
     /// The allowed contents.
     const SHAPE: &'static Shape;
 
-    /// Parses it. Errors: `invalid_json`, `invalid_request`.
+    /// Parses it. Errors: `invalid_json`, `invalid_request`, `too_many_users`.
     fn parse(text: &[u8]) -> Result<Self, Error> {
         if text.trim_ascii().is_empty() {
             let example = Self::SHAPE.example;
@@ -35,6 +35,7 @@ pub(super) fn refused(what: &str, fault: Fault) -> Error {
     match fault {
         Fault::NotJson(why) => not_json(what, &why),
         Fault::Shape(text) => Error::InvalidRequest(text),
+        Fault::TooLong(list) => Error::TooManyUsers { list },
     }
 }
 
@@ -43,6 +44,8 @@ pub(super) fn not_json(what: &str, why: &serde_json::Error) -> Error {
 }
 
 const SESSION: Field = Field("session", Form::Text, Need::Nullable);
+/// The session that a request ends. Null would end all of them, although the client names a session.
+const ONE_SESSION: Field = Field("session", Form::Text, Need::Optional);
 
 /// Body of `PUT /v1/users/{user}/heartbeat`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -80,12 +83,12 @@ pub(super) fn whole_number(float: f64) -> Option<u64> {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct EndBody {
-    #[schema(value_type = Option<schema::Session>)]
+    #[schema(value_type = Option<schema::Session>, nullable = false)]
     pub session: Option<String>,
 }
 
 impl RequestBody for EndBody {
-    const SHAPE: &'static Shape = &body(r#"{"session":"phone"}"#, &[SESSION]);
+    const SHAPE: &'static Shape = &body(r#"{"session":"phone"}"#, &[ONE_SESSION]);
 }
 
 /// Body of a request that needs none: a field in it is meant for another request.
@@ -170,7 +173,7 @@ pub struct QueryBody {
 }
 
 impl RequestBody for QueryBody {
-    const SHAPE: &'static Shape = &body(USERS_BODY, &[Field("users", Form::Texts, Need::Required)]);
+    const SHAPE: &'static Shape = &body(USERS_BODY, &[Field("users", Form::Users, Need::Required)]);
 }
 
 /// Answer to `POST /v1/users/query`.
@@ -309,6 +312,41 @@ mod tests {
         let limits: Vec<&str> = text.split("\"maxItems\":").skip(1).collect();
         assert_eq!(limits.len(), 6, "{text}");
         assert!(limits.iter().all(|rest| rest.starts_with(&format!("{MAX_USERS}"))), "{text}");
+    }
+
+    #[test]
+    fn list_over_the_limit_is_read_no_further() {
+        let names = |count: usize| vec![r#""a""#; count].join(",");
+        let too_many = |error: Error| {
+            let text = "the list users has more than 10000 names; split it";
+            assert_eq!((error.code(), &*error.to_string()), ("too_many_users", text));
+        };
+        let whole = format!(r#"{{"users":[{}]}}"#, names(MAX_USERS));
+        assert_eq!(HeartbeatsBody::parse(whole.as_bytes()).unwrap().users.len(), MAX_USERS);
+        assert_eq!(QueryBody::parse(whole.as_bytes()).unwrap().users.len(), MAX_USERS);
+        // The rest is not JSON: a parser that went on would report that.
+        for rest in [" nonsense", ",5] nonsense"] {
+            let text = format!(r#"{{"users":[{}{rest}"#, names(MAX_USERS + 1));
+            too_many(HeartbeatsBody::parse(text.as_bytes()).unwrap_err());
+            too_many(QueryBody::parse(text.as_bytes()).unwrap_err());
+        }
+        // An earlier fault does not make the parser read all.
+        let text = format!(r#"{{"user":1,"users":[5,{}"#, names(MAX_USERS));
+        too_many(QueryBody::parse(text.as_bytes()).unwrap_err());
+    }
+
+    #[test]
+    fn null_names_no_session_to_end() {
+        let refused = EndBody::parse(br#"{"session":null}"#).unwrap_err();
+        assert_eq!(refused.code(), "invalid_request");
+        assert_eq!(refused.to_string(), "session is null; it must be a string, or be left out");
+        assert_eq!(EndBody::parse(b"{}").unwrap().session, None);
+        // Many languages write null for what is absent, and here both mean the same.
+        let body = HeartbeatBody::parse(br#"{"session":null,"ttl_ms":null}"#).unwrap();
+        assert_eq!((body.session, body.ttl_ms), (None, None));
+        let list = HeartbeatsBody::parse(br#"{"users":[{"user":"a","session":null,"ttl_ms":null}]}"#);
+        assert_eq!(list.unwrap().users[0].session, None);
+        assert_eq!(HeartbeatsBody::parse(br#"{"users":null}"#).unwrap_err().code(), "invalid_request");
     }
 
     /// Values of any shape, including words of the protocol.

@@ -1,9 +1,10 @@
 //! The shape of clients' JSON: which fields an object has, and what each of them must be. It is checked before serde reads
-//! the text, so that a refusal names the field, its value and what is allowed. Nothing is kept, whatever the text contains.
+//! the text, so that a refusal names the field, its value and what is allowed. Nothing is kept, whatever the text contains,
+//! and a list that is too long is read no further.
 
-use crate::error::{MAX_TTL_MS, MIN_TTL_MS, shown};
+use crate::error::{MAX_TTL_MS, MAX_USERS, MIN_TTL_MS, shown};
 use serde::Deserializer;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
 /// An object.
@@ -34,11 +35,13 @@ pub enum Form {
     Secret,
     /// A list of strings.
     Texts,
+    /// A list of at most [`MAX_USERS`] strings.
+    Users,
     /// True or false.
     Boolean,
     /// A time in milliseconds.
     Milliseconds,
-    /// A list of strings and of objects with the fields of [`HEARTBEAT`].
+    /// A list of at most [`MAX_USERS`] strings and objects with the fields of [`HEARTBEAT`].
     Heartbeats,
 }
 
@@ -72,24 +75,32 @@ pub enum Fault {
     NotJson(serde_json::Error),
     /// It is JSON of another shape; the text says what is wrong, and what is allowed.
     Shape(String),
+    /// This list has more than [`MAX_USERS`] elements. What follows them was not read.
+    TooLong(&'static str),
 }
 
 impl Shape {
     /// Checks that a text is an object of this shape, and that no field occurs twice: readers differ in which one they take.
     ///
     /// # Errors
-    /// The first fault. A text that is not JSON is reported as such, also where another fault comes first.
+    /// The first fault. A text that is not JSON is reported as such, also where another fault comes first; a list that is too
+    /// long is reported before all others.
     pub fn check(&'static self, text: &[u8]) -> Result<(), Fault> {
         let mut found = None;
         let mut json = serde_json::Deserializer::from_slice(text);
         let whole = Reading {
             expects: Expected::Object(self),
-            nullable: false,
+            need: Need::Required,
             place: Place::Whole(self),
             found: &mut found,
         };
-        whole.deserialize(&mut json).and_then(|()| json.end()).map_err(Fault::NotJson)?;
-        found.map_or(Ok(()), |why| Err(Fault::Shape(why)))
+        let read = whole.deserialize(&mut json).and_then(|()| json.end());
+        match (found, read) {
+            (Some(fault @ Fault::TooLong(_)), _) => Err(fault),
+            (_, Err(why)) => Err(Fault::NotJson(why)),
+            (Some(fault), Ok(())) => Err(fault),
+            (None, Ok(())) => Ok(()),
+        }
     }
 }
 
@@ -98,7 +109,7 @@ impl Form {
         match self {
             Form::Any => "any value".into(),
             Form::Text | Form::Secret => "a string".into(),
-            Form::Texts => r#"a list of strings, such as ["alice","bob"]"#.into(),
+            Form::Texts | Form::Users => r#"a list of strings, such as ["alice","bob"]"#.into(),
             Form::Boolean => "true or false".into(),
             Form::Milliseconds => milliseconds(),
             Form::Heartbeats => {
@@ -130,7 +141,7 @@ pub fn described(value: &serde_json::Value) -> String {
 #[derive(Clone, Copy)]
 enum Expected {
     Form(Form),
-    /// One element of [`Form::Texts`].
+    /// One element of [`Form::Texts`] or [`Form::Users`].
     OneText,
     /// One element of [`Form::Heartbeats`].
     OneHeartbeat,
@@ -159,6 +170,14 @@ impl Place {
         if matches!(self, Place::Element(..)) { format!("{self}: ") } else { String::new() }
     }
 
+    /// The name of a list.
+    fn list(self) -> &'static str {
+        match self {
+            Place::Whole(shape) => shape.name,
+            Place::Field(name) | Place::Element(name, _) | Place::FieldOf(.., name) => name,
+        }
+    }
+
     fn element(self, at: usize) -> Place {
         match self {
             Place::Field(name) => Place::Element(name, at),
@@ -178,17 +197,21 @@ impl fmt::Display for Place {
     }
 }
 
+fn note(found: &mut Option<Fault>, fault: impl FnOnce() -> String) {
+    found.get_or_insert_with(|| Fault::Shape(fault()));
+}
+
 /// Reads one value to its end, and notes the first fault.
 struct Reading<'a> {
     expects: Expected,
-    nullable: bool,
+    need: Need,
     place: Place,
-    found: &'a mut Option<String>,
+    found: &'a mut Option<Fault>,
 }
 
 impl Reading<'_> {
     fn note(self, fault: impl FnOnce() -> String) {
-        self.found.get_or_insert_with(fault);
+        note(self.found, fault);
     }
 
     /// Notes that the value is of another type; `value` shows it.
@@ -224,22 +247,21 @@ impl Reading<'_> {
     fn fields<'de, A: MapAccess<'de>>(self, shape: &'static Shape, mut map: A) -> Result<(), A::Error> {
         let Reading { place, found, .. } = self;
         let mut seen = vec![false; shape.fields.len()];
-        while let Some(key) = map.next_key_seed(Name(shape.fields))? {
+        while let Some(key) = map.next_key_seed(Name(shape.fields, found.is_none()))? {
             match key {
                 Ok(at) => {
                     let Field(name, form, need) = shape.fields[at];
                     if std::mem::replace(&mut seen[at], true) {
-                        found.get_or_insert_with(|| {
+                        note(found, || {
                             format!("{}the field {name:?} occurs twice; send it once", place.of())
                         });
                     }
-                    let nullable = need == Need::Nullable;
                     let expects = Expected::Form(form);
-                    map.next_value_seed(Reading { expects, nullable, place: place.field(name), found })?;
+                    map.next_value_seed(Reading { expects, need, place: place.field(name), found })?;
                 }
                 Err(unknown) => {
                     map.next_value::<IgnoredAny>()?;
-                    found.get_or_insert_with(|| {
+                    note(found, || {
                         let names: Vec<&str> = shape.fields.iter().map(|Field(name, ..)| *name).collect();
                         let (element, owner) = (place.of(), shape.owner);
                         match names.join(", ") {
@@ -258,7 +280,7 @@ impl Reading<'_> {
             shape.fields.iter().zip(seen).find(|(Field(.., need), seen)| *need == Need::Required && !seen);
         if let Some((Field(name, form, _), _)) = missing {
             let place = place.field(name);
-            found.get_or_insert_with(|| format!("{place} is missing; it must be {}", form.expected()));
+            note(found, || format!("{place} is missing; it must be {}", form.expected()));
         }
         Ok(())
     }
@@ -316,16 +338,23 @@ impl<'de> Visitor<'de> for Reading<'_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        if !self.nullable && !matches!(self.expects, Expected::Form(Form::Any)) {
-            self.wrong("", "null");
+        match (self.need, self.expects) {
+            (Need::Nullable, _) | (_, Expected::Form(Form::Any)) => {}
+            (Need::Optional, Expected::Form(form)) => {
+                let place = self.place;
+                self.note(|| format!("{place} is null; it must be {}, or be left out", form.expected()));
+            }
+            _ => self.wrong("", "null"),
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let each = match self.expects {
-            Expected::Form(Form::Texts) => Expected::OneText,
-            Expected::Form(Form::Heartbeats) => Expected::OneHeartbeat,
+        let (each, most) = match self.expects {
+            // A message has a limit of its own, and the names that it has too many of are refused one by one.
+            Expected::Form(Form::Texts) => (Expected::OneText, usize::MAX),
+            Expected::Form(Form::Users) => (Expected::OneText, MAX_USERS),
+            Expected::Form(Form::Heartbeats) => (Expected::OneHeartbeat, MAX_USERS),
             expects => {
                 if !matches!(expects, Expected::Form(Form::Any)) {
                     self.wrong("", "a list");
@@ -335,13 +364,19 @@ impl<'de> Visitor<'de> for Reading<'_> {
             }
         };
         let Reading { place, found, .. } = self;
-        for at in 0.. {
-            let element = Reading { expects: each, nullable: false, place: place.element(at), found };
+        for at in 0..most {
+            let element = Reading { expects: each, need: Need::Required, place: place.element(at), found };
             if list.next_element_seed(element)?.is_none() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        match list.next_element::<IgnoredAny>()? {
+            None => Ok(()),
+            Some(_) => {
+                *found = Some(Fault::TooLong(place.list()));
+                Err(A::Error::custom("the list is too long"))
+            }
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
@@ -359,8 +394,9 @@ impl<'de> Visitor<'de> for Reading<'_> {
     }
 }
 
-/// Reads the name of a field: its place among the known ones, or what to show of an unknown one.
-struct Name(&'static [Field]);
+/// Reads the name of a field: its place among the known ones, or what to show of an unknown one, if it may be the first
+/// fault.
+struct Name(&'static [Field], bool);
 
 impl<'de> DeserializeSeed<'de> for Name {
     type Value = Result<usize, String>;
@@ -378,6 +414,8 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|Field(known, ..)| *known == name).ok_or_else(|| shown(name)))
+        let Name(fields, is_shown) = self;
+        let known = fields.iter().position(|Field(known, ..)| *known == name);
+        Ok(known.ok_or_else(|| if is_shown { shown(name) } else { String::new() }))
     }
 }

@@ -298,6 +298,12 @@ impl Target {
         let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
         if has(&["CaUsedAsEndEntity", "UnknownIssuer"]) {
             "the server's certificate is signed by itself or by an unknown authority: name that certificate with --redis-ca FILE"
+        } else if has(&["not valid for name", "NotValidForName"]) {
+            "write the server's name in the URL as its certificate has it, or give the server a certificate for this name"
+        } else if has(&["certificate expired", "certificate not valid yet"]) {
+            "renew the server's certificate, or correct the clock of this machine"
+        } else if has(&["NOPERM"]) {
+            "the user of the URL lacks this right: grant it with ACL SETUSER"
         } else if self.tls.is_some() && has(&["InvalidContentType", "InvalidMessage", "corrupt message"]) {
             "this port does not seem to speak TLS: write redis://"
         } else if self.tls.is_none() && has(&["reset by peer", "frame_type", "closed"]) {

@@ -14,11 +14,11 @@ use crate::web::protective_headers;
 use crate::web::refused_head::{self, ExplainedRefusal};
 use crate::web::shutdown::Shutdown;
 use crate::web::tls::Tls;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -34,6 +34,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tower::Service;
+use tower_http::cors::CorsLayer;
 use tracing::debug;
 
 /// All headers of a request together, in bytes: room for a long token and a browser's cookies.
@@ -69,6 +70,15 @@ pub struct Port {
     pub tls: Option<Arc<Tls>>,
     /// The router that answers the requests.
     pub routes: Router,
+    /// Answers those for which there is no room: [`refusals`].
+    pub refusals_router: Router,
+}
+
+/// The router that refuses requests for which there is no room, by the error that is an extension of the request. Its answers
+/// have these CORS headers: without them a page cannot read why, nor when to try again.
+pub fn refusals(cors: CorsLayer) -> Router {
+    let refuse = async |Extension(error): Extension<Error>| Failure(error);
+    Router::new().fallback(refuse).layer(cors)
 }
 
 /// Opens a port, with room for all clients that reconnect at once.
@@ -240,6 +250,8 @@ impl Port {
         let client = self.proxies.client(address.ip(), request.headers());
         let admitted = match refusal {
             _ if HEALTH.contains(&&*path) => Ok(None),
+            // A browser's preflight costs nothing, and without its answer the page could not read the refusal that follows.
+            _ if request.method() == Method::OPTIONS => Ok(None),
             Some(error) => {
                 self.entrance.count(error);
                 Err(error.clone())
@@ -247,16 +259,17 @@ impl Port {
             None if self.proxies.has(address.ip()) => self.entrance.enter_through_proxy(client).map(Some),
             None => Ok(None),
         };
+        let mut request = request.map(Body::new);
         let (mut answer, place) = match admitted {
             Ok(place) => {
-                let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Peer(client));
                 request.extensions_mut().insert(activity);
                 (self.routes.clone().call(request).await?, place)
             }
             Err(error) => {
                 self.refuse(&error, known_method(request.method()), client);
-                (Failure(error).into_response(), None)
+                request.extensions_mut().insert(error);
+                (self.refusals_router.clone().call(request).await?, None)
             }
         };
         protective_headers::add(answer.headers_mut(), &path);

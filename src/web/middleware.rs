@@ -1,14 +1,13 @@
 //! The layer that every request passes: a span and a counter, and for refusals another counter and a log line.
 
-use super::failure::{Failure, Refused};
+use super::failure::Refused;
 use super::limits::connections::Peer;
 use super::limits::refusal_log::{Refusal, Refusals};
-use crate::error::Error;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::traces;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,12 +52,7 @@ pub(super) async fn observe(State(observer): State<Observer>, request: Request, 
     let route = route.as_ref().map(MatchedPath::as_str);
     let (began, method) = (Instant::now(), traces::known_method(request.method()));
     let span = traces::request(request.method(), route, request.headers());
-    let query = percent_encoding::percent_decode_str(request.uri().query().unwrap_or_default());
-    let response = match query.decode_utf8() {
-        Ok(_) => next.run(request).instrument(span.clone()).await,
-        // axum's query extractor would replace these bytes with �, and so change the name.
-        Err(_) => Failure(Error::InvalidRequest("the query string is not UTF-8".into())).into_response(),
-    };
+    let response = next.run(request).instrument(span.clone()).await;
     traces::answered(&span, response.status());
     observer.count(route, method, response.status().as_u16(), began);
     if let Some(Refused(code)) = response.extensions().get() {

@@ -13,7 +13,8 @@
 //! limits/     how much: connections, quotas      console/  the pages      listen.rs  from a port to requests
 //! shutdown.rs  the drain and the stop
 //! failure.rs  errors as responses     describe/  OpenAPI and AsyncAPI     tls.rs  the port's certificate
-//! protective_headers.rs  headers of every answer     refused_head.rs  explains why a request cannot be read
+//! protective_headers.rs  headers of every answer     query_string.rs  the parameters of a query
+//! refused_head.rs  explains why a request cannot be read
 //! ```
 
 pub mod access;
@@ -30,6 +31,7 @@ pub mod listen;
 mod middleware;
 mod parameters;
 mod protective_headers;
+mod query_string;
 mod refused_head;
 pub mod sessions;
 pub mod shutdown;

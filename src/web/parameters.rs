@@ -8,6 +8,7 @@ use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use utoipa::openapi::path::{Operation, ParameterIn};
@@ -78,10 +79,19 @@ fn query_parameters(operation: &Operation) -> Vec<String> {
     in_query.collect()
 }
 
-/// Refuses a request with a parameter that it does not have, or has twice.
+/// An error if the query is not UTF-8: axum's extractor would replace such bytes with �, and so change a name.
+fn check_text(uri: &Uri) -> Result<(), Error> {
+    match percent_decode_str(uri.query().unwrap_or_default()).decode_utf8() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::InvalidRequest("the query string is not UTF-8".into())),
+    }
+}
+
+/// Refuses a request whose query cannot be read, or that has a parameter which it does not have, or has twice.
 pub async fn guard(State(known): State<Arc<Parameters>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    match path.map_or(Ok(()), |path| known.check(request.method(), path, request.uri())) {
+    let known = |()| path.map_or(Ok(()), |path| known.check(request.method(), path, request.uri()));
+    match check_text(request.uri()).and_then(known) {
         Ok(()) => next.run(request).await,
         Err(error) => Failure(error).into_response(),
     }

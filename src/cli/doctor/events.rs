@@ -1,11 +1,11 @@
 //! Rights and events: may the user run what keybeat needs, and does the server send what happens?
 
 use super::finding::{Finding, Severity};
-use super::keys::quoted;
 use super::server::best_classes;
 use super::settings::{EVENTS, cannot_set, may_set, setting_fix};
 use super::vendor;
 use crate::cli::printed;
+use crate::cli::rights::quoted;
 use crate::redis::inspect::{ConfigAccess, Facts};
 use crate::redis::{CLASSES, NEW_CLASS, missing_classes};
 

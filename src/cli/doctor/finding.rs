@@ -1,5 +1,6 @@
 //! The result of a check.
 
+use crate::cli::rights::set_user;
 use crate::redis::cluster::Node;
 use crate::redis::target::Target;
 use serde::Serialize;
@@ -43,9 +44,8 @@ impl Finding {
     /// The same result, with commands that reach the server and name its user. An administrator changes rights, not the user.
     pub(super) fn reaching(self, target: &Target) -> Finding {
         let there = target.redis_cli();
-        let plain = there.split(" --").next().unwrap_or(&there);
         let fix = self.mend.map(|fix| {
-            fix.replace("redis-cli ACL SETUSER USER ", &format!("{plain} ACL SETUSER {} ", target.user()))
+            fix.replace("redis-cli ACL SETUSER USER ", &set_user(target))
                 .replace("redis-cli CONFIG ", &format!("{there} CONFIG "))
                 .replace("redis-cli EXPIRE ", &format!("{there} EXPIRE "))
                 .replace("redis-cli DEL ", &format!("{there} DEL "))

@@ -1,6 +1,7 @@
 //! The presence keys: without a TTL, or of a type that is not a string.
 
 use super::finding::{Finding, Severity};
+use crate::cli::rights::quoted;
 use crate::redis::inspect::{Facts, KeySample};
 
 /// "12 of 300 presence keys"; for a sample "12 of 300 sampled presence keys".
@@ -44,19 +45,4 @@ pub(super) fn other_types(facts: &Facts) -> Finding {
         cause,
         format!("redis-cli DEL {first}; send heartbeats as SET {first} 1 EX 30"),
     )
-}
-
-/// A word in single quotes for a shell.
-pub(super) fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoted_name_stays_one_shell_word() {
-        assert_eq!(quoted("presence:o'neil; rm"), r"'presence:o'\''neil; rm'");
-    }
 }

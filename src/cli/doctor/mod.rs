@@ -10,6 +10,7 @@ mod settings;
 mod stream;
 mod vendor;
 
+use super::rights::refused_right;
 use super::stream::NO_STREAM;
 use super::{DoctorArgs, Usage, logging, printed, progress};
 use crate::presence::KeyPattern;
@@ -135,12 +136,6 @@ fn remedy(cause: &str) -> String {
         "start it: redis-server ./redis.conf; or name another one: --redis URL"
     };
     text.to_owned()
-}
-
-/// The command that the server refused: "NOPERM this user has no permissions to run the 'client|setname' command".
-fn refused_right(cause: &str) -> Option<&str> {
-    let (_, rest) = cause.split_once("NOPERM")?;
-    rest.split('\'').nth(1)
 }
 
 fn coverage(missing: usize, primaries: usize) -> Finding {

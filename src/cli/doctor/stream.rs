@@ -1,7 +1,7 @@
 //! The needs of `--stream` and `--webhook`: rights on the stream and on the keys next to it.
 
 use super::finding::{Finding, Severity};
-use super::keys::quoted;
+use crate::cli::rights::quoted;
 use crate::redis::cluster::Node;
 use crate::redis::stream::{LAG_RIGHT, StreamNames, missing_rights};
 

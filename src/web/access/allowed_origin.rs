@@ -2,6 +2,7 @@
 
 use crate::error::shown;
 use anyhow::{Result, bail};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Schemes whose pages send another origin, or none, so that a value with them would never match.
 const NEVER: [&str; 7] = ["ws", "wss", "ftp", "file", "data", "blob", "javascript"];
@@ -28,14 +29,12 @@ enum OriginPort {
 impl AllowedOrigin {
     /// Reads a value. Error: it cannot be the origin of a page.
     pub(super) fn parse(text: &str) -> Result<AllowedOrigin> {
-        match AllowedOrigin::read(&text.to_ascii_lowercase()) {
+        let lower = text.to_ascii_lowercase();
+        match AllowedOrigin::read(&lower) {
             Some(allowed) => Ok(allowed),
-            None => bail!(
-                "--allow-origin {} is not the origin of any page; write https://HOST, https://HOST:PORT, \
-                 https://*.example.com, http://localhost:* or an app's origin such as capacitor://localhost, \
-                 without a path",
-                shown(text)
-            ),
+            None => {
+                bail!("--allow-origin {} is not the origin of any page; {}", shown(text), correction(&lower))
+            }
         }
     }
 
@@ -55,7 +54,7 @@ impl AllowedOrigin {
         let subdomains = host.strip_prefix("*.");
         // `*.com` would be everybody.
         let is_host = subdomains.map_or(is_host(host), |parent| {
-            is_host_name(parent) && (parent.contains('.') || parent == "localhost")
+            is_host_name(parent) && !ends_in_number(parent) && (parent.contains('.') || parent == "localhost")
         });
         if !is_host {
             return None;
@@ -106,9 +105,50 @@ fn is_scheme(scheme: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
 }
 
+/// The fix of a value that is no origin.
+fn correction(text: &str) -> String {
+    let host = text.split_once("://").map_or(text, |(_, rest)| rest.strip_suffix('/').unwrap_or(rest));
+    let host = host.strip_suffix(":*").unwrap_or_else(|| split_port(host).0);
+    if host.strip_prefix("*.").is_some_and(|parent| is_host_name(parent) && ends_in_number(parent)) {
+        return "an address has no subdomains: write one address, such as https://192.0.2.7".into();
+    }
+    if is_host_name(host) && ends_in_number(host) {
+        return format!(
+            "browsers read {} as an IPv4 address: write four numbers from 0 to 255, such as https://192.0.2.7",
+            shown(host)
+        );
+    }
+    if let Some(ip) = ipv6(host) {
+        return format!("browsers write this address as [{ip}]");
+    }
+    "write https://HOST, https://HOST:PORT, https://*.example.com, http://localhost:* or an app's origin such as \
+     capacitor://localhost, without a path"
+        .into()
+}
+
+/// Is this a host as browsers write it? Of an address they write one form only.
 fn is_host(host: &str) -> bool {
-    let ip = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    ip.map_or(is_host_name(host), |ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
+    if let Some(ip) = ipv6(host) {
+        // Rust writes an IPv4 address in an IPv6 one with dots, browsers without.
+        return host == format!("[{ip}]") || ip.to_ipv4_mapped().is_some();
+    }
+    is_host_name(host) && !is_broken_address(host)
+}
+
+/// Do browsers read this host as an IPv4 address that they refuse, or write in another way?
+pub(super) fn is_broken_address(host: &str) -> bool {
+    ends_in_number(host) && host.parse::<Ipv4Addr>().is_err()
+}
+
+fn ipv6(host: &str) -> Option<Ipv6Addr> {
+    host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+}
+
+/// Is the last label a number? Then browsers read the host as an IPv4 address (URL Standard, 3.5), and refuse it if it is none.
+fn ends_in_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    hex || !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Is this a host name, as browsers write it: labels of ASCII letters, digits, `-` and `_`?
@@ -169,6 +209,9 @@ mod tests {
             ("http://Other.example:80/", &["http://other.example"], &["http://other.example:81"]),
             ("https://a.example:444", &["https://a.example:444"], &["https://a.example"]),
             ("http://[::1]:3000", &["http://[::1]:3000"], &["http://[::1]"]),
+            ("http://192.0.2.7:*", &["http://192.0.2.7", "http://192.0.2.7:81"], &["http://192.0.2.70"]),
+            ("https://*.example.com", &["https://1.example.com", "https://1.2.example.com"], &[]),
+            ("https://*.7seas.example", &["https://a.7seas.example"], &[]),
         ] {
             let pattern = AllowedOrigin::parse(allowed).unwrap();
             for origin in covered {
@@ -208,6 +251,29 @@ mod tests {
             "https://[::1",
         ] {
             assert!(AllowedOrigin::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn address_that_no_browser_writes_fails_with_its_fix() {
+        for (bad, fix) in [
+            ("https://*.1.2.3.4", "an address has no subdomains"),
+            ("https://*.1.2.3.4:8443", "an address has no subdomains"),
+            ("https://*.3.4:*", "an address has no subdomains"),
+            ("https://*.example.7/", "an address has no subdomains"),
+            ("https://1.2.3.4.5", "four numbers from 0 to 255"),
+            ("https://1.2.3.256", "four numbers from 0 to 255"),
+            ("http://127.1:*", "four numbers from 0 to 255"),
+            ("http://2130706433", "four numbers from 0 to 255"),
+            ("http://0x7f.0.0.0x1:80", "four numbers from 0 to 255"),
+            ("https://app.example.1", "four numbers from 0 to 255"),
+            ("http://01.2.3.4", "four numbers from 0 to 255"),
+            ("http://[0:0:0:0:0:0:0:1]:3000", "[::1]"),
+            ("http://[2001:DB8:0::1]", "[2001:db8::1]"),
+            ("https://*.com", "https://*.example.com"),
+        ] {
+            let error = AllowedOrigin::parse(bad).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("--allow-origin {bad:?} ")) && error.contains(fix), "{error}");
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::web::access::token::{Grant, KeySet};
 use crate::web::failure::Failure;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::quota::Quotas;
+use crate::web::query_string::parameters;
 use anyhow::{Result, anyhow};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -394,9 +395,9 @@ fn presented(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Option<S
     if method != Method::GET {
         return Ok(None);
     }
-    let pairs = uri.query().unwrap_or_default().split('&');
-    let token = pairs.filter_map(|pair| pair.strip_prefix("token=")).next();
-    Ok(token.map(|token| percent_decode_str(token).decode_utf8_lossy().into_owned()))
+    let token = parameters(uri.query().unwrap_or_default()).find(|(name, _)| name == "token");
+    // Without `decoded`: a token may contain +.
+    Ok(token.map(|(_, token)| percent_decode_str(token).decode_utf8_lossy().into_owned()))
 }
 
 fn bearer(value: &[u8]) -> Result<String, Error> {

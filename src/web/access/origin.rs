@@ -4,7 +4,7 @@
 //! origin in the header Origin. Programs other than browsers send no Origin, and pass.
 
 use crate::error::{Error, shown};
-use crate::web::access::allowed_origin::{AllowedOrigin, is_host_name, split_port};
+use crate::web::access::allowed_origin::{AllowedOrigin, is_broken_address, is_host_name, split_port};
 use crate::web::failure::Failure;
 use anyhow::{Result, bail};
 use axum::extract::{Request, State};
@@ -40,7 +40,7 @@ impl Origins {
             list.iter().map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect()
         };
         let (named, hosts) = (given(named), given(hosts));
-        if let Some(bad) = hosts.iter().find(|host| !is_host_name(host)) {
+        if let Some(bad) = hosts.iter().find(|host| !is_host_name(host) || is_broken_address(host)) {
             bail!("--allow-host {} is not a host name; write a name such as keybeat.example.com", shown(bad));
         }
         let any = named.iter().any(|origin| origin == "*");
@@ -198,7 +198,10 @@ mod tests {
         for origin in ["https://a.example.com", "https://b.example.com"] {
             assert!(check(&origins, "keybeat.example", Some(origin)), "{origin}");
         }
-        assert!(Origins::new(&[], &["http://x".into()], false).is_err());
+        for bad in ["http://x", "1.2.3.4.5", "keybeat.example.1"] {
+            assert!(Origins::new(&[], &[bad.into()], false).is_err(), "{bad}");
+        }
+        assert!(Origins::new(&[], &["192.0.2.7".into()], false).is_ok());
         assert!(Origins::new(&["not an origin".into()], &[], false).is_err());
     }
 

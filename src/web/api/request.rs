@@ -68,9 +68,3 @@ pub async fn optional_body<T: RequestBody>(app: &App, body: Body) -> Result<T, E
     let bytes = app.bodies.read(body).await?;
     T::parse(if bytes.is_empty() { b"{}" } else { &bytes })
 }
-
-/// An error if one request names more users than it may.
-pub fn check_count(app: &App, count: usize) -> Result<(), Error> {
-    let most = app.limits.users_per_request;
-    if count > most { Err(Error::TooManyUsers { count, most }) } else { Ok(()) }
-}

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::web::access::auth::Pass;
 use crate::web::failure::Refused;
 use crate::web::limits::connections::Peer;
+use crate::web::query_string::{decoded, parameters};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -133,11 +134,10 @@ fn action(method: &Method, route: &str) -> (&'static str, bool) {
 /// The user in the path or in the query.
 fn named_user(uri: &Uri) -> Option<String> {
     let in_path = uri.path().strip_prefix("/v1/users/").and_then(|rest| rest.split('/').next());
-    let pairs = uri.query().unwrap_or_default().split('&');
-    let in_query =
-        pairs.filter_map(|pair| pair.strip_prefix("user=")).next().map(|user| user.replace('+', " "));
-    let raw = in_path.map(str::to_owned).or(in_query).filter(|user| !user.is_empty())?;
-    Some(percent_decode_str(&raw).decode_utf8_lossy().chars().take(MOST_OF_USER).collect())
+    let in_path = in_path.map(|user| percent_decode_str(user).decode_utf8_lossy());
+    let in_query = || parameters(uri.query().unwrap_or_default()).find(|(name, _)| name == "user");
+    let user = in_path.or_else(|| in_query().map(|(_, user)| decoded(user)))?;
+    Some(user.chars().take(MOST_OF_USER).collect()).filter(|user: &String| !user.is_empty())
 }
 
 fn now_ms() -> u64 {
@@ -154,6 +154,7 @@ mod tests {
             ("/v1/users/al%20ice", Some("al ice")),
             ("/v1/users/al+ice/heartbeat?session=x", Some("al+ice")),
             ("/v1/ws?session=x&user=al+ice%23", Some("al ice#")),
+            ("/v1/sockets?%75ser=alice", Some("alice")),
             ("/v1/sockets?user=", None),
             ("/v1/users", None),
             ("/v1/users/%FF", Some("\u{fffd}")),

@@ -8,7 +8,7 @@
 use super::bells::{Bells, Rang};
 use super::groups::{GroupMessage, Joined};
 use super::reader::{Cut, Reader, Snapshot};
-use super::wanted::{Wanted, WantedGroups};
+use super::wanted::{Wanted, WantedGroups, of_refused};
 use crate::error::{Error, code};
 use crate::hub::{Delivery, Kept, Missed, NextStatuses};
 use crate::protocol::{RefusedUser, ServerMessage, schema};
@@ -31,6 +31,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -86,19 +87,18 @@ pub async fn stream(
     let (wanted, groups) = Wanted::parse(uri.query().unwrap_or_default())?;
     let share = app.shares.enter(pass.owner(), ShareKind::Stream)?;
     let limit = share.watch_limit(app.limits.watches_per_socket);
-    let groups = groups.check(&app, &pass, limit)?;
-    let (wanted, refused) = match wanted {
-        // Nobody by name: the groups are all that it watches.
-        Wanted::Users(users) if users.is_empty() => (Wanted::Users(users), Vec::new()),
-        wanted => wanted.check(&app, &pass, limit)?,
-    };
+    let (wanted, refused) = wanted.check(&app, &pass, limit, &groups)?;
+    let waiting = (!*app.hub.opened().borrow())
+        .then(|| app.bodies.hold(wanted.bytes() + groups.bytes() + of_refused(&refused)))
+        .transpose()?;
     let kept = wanted.keep(&app).await?;
     app.hub.begin_history();
     let permit = Permit::new(pass);
     // A daemon that keeps only some users has not recorded what a client missed.
     let last = headers.get("last-event-id").filter(|_| app.hub.holds_all() && groups.names.is_empty());
     let last = last.and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let request = StreamRequest { list: wanted.digest(&app.hub), wanted, groups, refused, last, _kept: kept };
+    let list = wanted.digest(&app.hub);
+    let request = StreamRequest { list, wanted, groups, refused, last, _kept: kept, _waiting: waiting };
     let reader = Reader::new(app, address, permit, share, None);
     activity.watch_answer(reader.may_go_on());
     let stream = SseStream::new(reader, request);
@@ -124,6 +124,8 @@ struct StreamRequest {
     last: Option<String>,
     /// Keeps the users until they are watched.
     _kept: Option<Kept>,
+    /// Its share of the memory for unanswered requests, if it waits for the first comparison with Redis.
+    _waiting: Option<OwnedSemaphorePermit>,
 }
 
 /// The numbers up to which a client has every transition, and every change of a status.
@@ -149,6 +151,8 @@ struct SseStream {
     missed: Option<Missed>,
     /// Events, each with the length of its message.
     queue: VecDeque<(Event, usize)>,
+    /// The length of all messages in the queue.
+    queued: usize,
     /// The last numbers sent as an id: of a transition, and of a change of a status.
     sent: Option<Place>,
     /// The number up to which the client has every change of a status.
@@ -179,6 +183,7 @@ impl SseStream {
             joined: None,
             missed: None,
             queue,
+            queued: 0,
             sent: None,
             statuses: 0,
             alive_at: alive_at(),
@@ -188,7 +193,7 @@ impl SseStream {
 
     /// Begins to watch, and continues where the client's last stream ended, or with a snapshot.
     fn begin(&mut self, request: StreamRequest) {
-        let StreamRequest { wanted, groups, list, refused, last, _kept } = request;
+        let StreamRequest { wanted, groups, list, refused, last, _kept, _waiting } = request;
         self.watches_groups = !groups.names.is_empty();
         let resumed = last.and_then(|last| resume(&mut self.reader, &wanted, list, &last));
         if let Some((missed, place)) = resumed {
@@ -197,12 +202,14 @@ impl SseStream {
         }
         let snapshot = match &wanted {
             Wanted::All => Some(self.reader.watch_all(None)),
-            Wanted::Users(users) if users.is_empty() => None,
+            // The groups are all that it watches.
+            Wanted::Users(users) if users.is_empty() && refused.is_empty() => None,
             Wanted::Users(users) => Some(self.reader.watch(users, None).refusing(refused)),
         };
         self.snapshot = snapshot.map(Box::new);
         self.recalls = true;
         for (group, error) in self.reader.watch_groups(groups.names, groups.count, None) {
+            self.reader.app.metrics.refused(error.code());
             self.push(&ServerMessage::group_error(None, &group, &error).encode());
         }
     }
@@ -218,8 +225,8 @@ impl SseStream {
             if let Some((event, length)) = self.queue.pop_front() {
                 self.alive_at = alive_at();
                 // The connection asks for the next event when the client has read most of this one.
-                let queued = self.queue.iter().map(|(_, length)| length).sum::<usize>();
-                self.reader.hold(queued + length, self.snapshot.as_deref());
+                self.reader.hold(self.queued, self.snapshot.as_deref());
+                self.queued -= length;
                 return Some(event);
             }
             self.reader.hold(0, None);
@@ -348,6 +355,7 @@ impl SseStream {
     }
 
     fn push(&mut self, message: &str) {
+        self.queued += message.len();
         self.queue.push_back((Event::default().data(message), message.len()));
     }
 
@@ -355,6 +363,7 @@ impl SseStream {
         let resume = resume.filter(|_| !self.watches_groups);
         let statuses = self.statuses;
         let id = |seq| format!("{}:{seq}:{statuses}:{:x}", self.reader.app.hub.epoch(), self.list);
+        self.queued += length;
         self.queue.push_back((event.id(resume.map(id).unwrap_or_default()), length));
         self.sent = resume.map(|seq| (seq, statuses));
     }

@@ -1,6 +1,7 @@
 //! What a stream watches, as its query says.
 
 use super::asked::Asked;
+use crate::error::code::TOO_MANY_WATCHES;
 use crate::error::{Error, shown};
 use crate::hub::{Hub, Kept};
 use crate::protocol::RefusedUser;
@@ -8,8 +9,11 @@ use crate::redis::directory::Kind;
 use crate::web::access::auth::Pass;
 use crate::web::app::App;
 use crate::web::limits::shares::WatchLimit;
-use percent_encoding::percent_decode_str;
+use crate::web::query_string::{decoded, parameters};
 use std::collections::BTreeSet;
+
+/// Bytes that a text takes besides its length.
+const OVERHEAD: usize = 64;
 
 /// Whom a stream watches.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,15 +41,14 @@ impl Wanted {
                 "{name} is {value}; write {name}=true, or name users: /v1/events?users=alice,bob"
             ))
         };
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8_lossy();
-            match name {
+        for (name, value) in parameters(query) {
+            let value = decoded(value);
+            match &*name {
                 "users" => users.extend(value.split(',').map(str::to_owned)),
                 "groups" => groups.names.extend(value.split(',').map(str::to_owned)),
                 "all" if value == "true" => all = true,
                 "count" if value == "true" => groups.count = true,
-                "all" | "count" => return Err(wrong(name, &value)),
+                "all" | "count" => return Err(wrong(&name, &value)),
                 // A token, or something that a proxy or a page added.
                 _ => {}
             }
@@ -60,6 +63,14 @@ impl Wanted {
                 "give users, groups or all: /v1/events?users=alice,bob, /v1/events?groups=team-a or /v1/events?all=true"
                     .into(),
             )),
+        }
+    }
+
+    /// Memory of the names, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Wanted::All => 0,
+            Wanted::Users(users) => of_names(users),
         }
     }
 
@@ -81,19 +92,27 @@ impl Wanted {
         }
     }
 
-    /// Decides for each user. Error: that of the first user, if all are refused.
+    /// Decides for each user. Error: that of the first user if all are refused, unless the stream may watch one of the groups.
     pub(super) fn check(
         self,
         app: &App,
         pass: &Pass,
         limit: WatchLimit,
+        groups: &WantedGroups,
     ) -> Result<(Wanted, Vec<RefusedUser>), Error> {
         let Wanted::Users(users) = self else {
             return pass.check_watch_all().map(|()| (Wanted::All, Vec::new()));
         };
-        let mut asked = Asked::new(app, pass, users, limit, 0, |_| false);
-        if asked.accepted.is_empty() && !asked.refused.is_empty() {
-            return Err(asked.refused.swap_remove(0).1);
+        let asked = Asked::new(app, pass, users, limit, 0, |_| false);
+        if asked.accepted.is_empty() && !groups.has_allowed(app, pass, limit) {
+            let of_user = asked.refused.first().map(|(_, error)| error.clone());
+            let of_group = |group: &String| groups.check(group, app, pass, limit).err();
+            if let Some(error) = of_user.or_else(|| groups.names.first().and_then(of_group)) {
+                if error.code() == TOO_MANY_WATCHES {
+                    app.metrics.limited(limit.cause());
+                }
+                return Err(error);
+            }
         }
         asked.count_refused(app);
         let refused = asked.answers();
@@ -102,18 +121,31 @@ impl Wanted {
 }
 
 impl WantedGroups {
-    /// An error if the stream may not watch one of the groups.
-    pub(super) fn check(self, app: &App, pass: &Pass, limit: WatchLimit) -> Result<WantedGroups, Error> {
-        self.names.iter().try_for_each(|group| pass.check_group(group))?;
-        if !self.names.is_empty() {
-            app.directory(Kind::Group)?;
-        }
-        if self.names.len() > limit.most {
-            app.metrics.limited(limit.cause());
-            return Err(limit.refusal(self.names.len()));
-        }
-        Ok(self)
+    /// Memory of the names, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        of_names(&self.names)
     }
+
+    /// May the stream watch one of the groups at least? It refuses the others one by one.
+    fn has_allowed(&self, app: &App, pass: &Pass, limit: WatchLimit) -> bool {
+        self.names.iter().any(|group| self.check(group, app, pass, limit).is_ok())
+    }
+
+    /// An error if the stream may not watch this group, even alone.
+    fn check(&self, group: &str, app: &App, pass: &Pass, limit: WatchLimit) -> Result<(), Error> {
+        pass.check_group(group)?;
+        app.directory(Kind::Group)?;
+        if limit.most == 0 { Err(limit.refusal(self.names.len())) } else { Ok(()) }
+    }
+}
+
+fn of_names(names: &[String]) -> usize {
+    names.iter().map(|name| name.len() + OVERHEAD).sum()
+}
+
+/// Memory of refusals, in bytes.
+pub(super) fn of_refused(refused: &[RefusedUser]) -> usize {
+    refused.iter().map(|one| one.user.len() + one.message.len() + 3 * OVERHEAD).sum()
 }
 
 #[cfg(test)]
@@ -133,6 +165,8 @@ mod tests {
         for (query, asked) in [
             ("all=true", Wanted::All),
             ("token=x&all=true", Wanted::All),
+            ("%61ll=tru%65", Wanted::All),
+            ("u%73ers=alice", users(&["alice"])),
             ("users=alice", users(&["alice"])),
             ("users=a,b%2Cc&users=d+e", users(&["a", "b", "c", "d e"])),
             ("users=%C3%A9", users(&["é"])),
@@ -150,6 +184,8 @@ mod tests {
             "groups=g&all=true",
             "users=a&count=true",
             "groups=g&count=1",
+            "users=a&%61ll=true",
+            "groups=g&coun%74=1",
         ] {
             assert_eq!(Wanted::parse(bad).unwrap_err().status(), 400, "{bad}");
         }

@@ -119,3 +119,34 @@ async fn beat_every_survives_restarts() {
         assert_eq!(err.matches(outage).count(), 1, "an outage is printed once: {err}");
     }
 }
+
+#[tokio::test]
+async fn refused_command_names_the_rule_that_grants_it() {
+    let redis = Redis::start();
+    redis.call(&["SET", "presence:alice#phone", "1"]);
+    let url = format!("redis://app:secret@127.0.0.1:{}", redis.port);
+    for (command, code) in
+        [(&["ls"][..], 0), (&["get", "alice"], 0), (&["get", "zoe"], 3), (&["beat", "alice"], 0)]
+    {
+        redis.call(&["ACL", "SETUSER", "app", "reset", "on", ">secret"]);
+        let mut granted = Vec::new();
+        // One run may be refused at the login, the next one at the command itself.
+        let ran = loop {
+            let ran = run(&[command, &["--redis", &url]].concat()).await;
+            let Some((why, rule)) = ran.err.split_once("; an administrator grants the rights: ") else {
+                break ran;
+            };
+            assert!(ran.code == Some(1) && why.contains("NOPERM") && !ran.err.contains("secret"), "{ran:?}");
+            let words = rule.trim().strip_prefix(&format!("redis-cli -u redis://127.0.0.1:{} ", redis.port));
+            let words: Vec<&str> =
+                words.expect("a command").split(' ').map(|word| word.trim_matches('\'')).collect();
+            assert!(
+                words.contains(&"~presence:*") && !granted.contains(&rule.to_owned()),
+                "{command:?}: {rule}"
+            );
+            redis.call(&words);
+            granted.push(rule.to_owned());
+        };
+        assert!(ran.code == Some(code) && ran.err.is_empty() && !granted.is_empty(), "{command:?}: {ran:?}");
+    }
+}

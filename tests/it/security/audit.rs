@@ -120,6 +120,10 @@ async fn each_write_refusal_and_administrative_call_leaves_a_line() {
     let refused = try_socket(&daemon, "?user=bob", &[("authorization", &format!("Bearer {alice}"))]).await;
     assert!(refused.is_err());
     expected.push(json!(["socket", null, "alice", "bob", 0, 403, "forbidden"]));
+    // The name of a parameter may be encoded, and the line still names the user.
+    let closed = call_as(&daemon, OPERATOR, "DELETE", "/v1/sockets?%75ser=nobody", None).await;
+    assert_eq!(closed.status, 200);
+    expected.push(json!(["close_sockets", "ops", null, "nobody", 0, 200, null]));
     // Of its messages, those that are refused, and a goodbye.
     for message in
         [json!({"type": "heartbeat"}), json!({"type": "watch", "all": true}), json!({"type": "leave"})]

@@ -396,6 +396,10 @@ async fn watches_that_wait_are_bounded() {
     for (daemon, limit) in [(&narrow, "bodies_bytes"), (&wide, "waiting_watches")] {
         counted(daemon, limit).await;
     }
+    // So do event streams: 0.65 MB for 10,000 names.
+    let commas = format!("/v1/events?users={}", ",a".repeat(9_999));
+    let answer = ask(narrow.port, &commas).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("busy"), "{answer}");
     redis.run();
     let (mut answered, mut users) = (0, 0);
     while answered < 3 {

@@ -3,10 +3,11 @@
 use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
 use crate::common::tokens::{Issuer, call, try_socket};
-use crate::common::until;
+use crate::common::{PATIENCE, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn page_of_another_origin_is_refused() {
@@ -120,6 +121,69 @@ async fn allowed_origin_can_read_answers() {
         let socket = try_socket(&daemon, "", &headers).await;
         assert_eq!(socket.is_ok(), passes);
     }
+}
+
+/// The whole answer to a request with this Origin, on a connection of its own.
+async fn ask(port: u16, method: &str, path: &str, origin: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: {origin}\r\naccess-control-request-method: GET\r\n\
+         connection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it closes").ok();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn page_can_read_why_the_door_is_full() {
+    let redis = Redis::start();
+    for (limit, proxied) in
+        [("--max-connections", ""), ("--max-connections-per-address", "x-forwarded-for: 10.0.0.1\r\n")]
+    {
+        let allow = ["--allow-origin", "https://*.a.example", "--trusted-proxy", "127.0.0.1/32"];
+        let allow = if proxied.is_empty() { &allow[..2] } else { &allow[..] };
+        let daemon = Daemon::with(&[&["--redis", &redis.url(), limit, "4"][..], allow].concat()).await;
+        let mut held = Vec::new();
+        let (path, page) = ("/v1/users/alice", "https://x.a.example");
+        let answer = until("the door is full", async || {
+            let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+            let begun = format!("GET /v1/events?all=true HTTP/1.1\r\nhost: 127.0.0.1\r\n{proxied}\r\n");
+            stream.write_all(begun.as_bytes()).await.expect("it reads");
+            held.push(stream);
+            let answer = ask(daemon.port, "GET", path, &format!("{page}\r\n{proxied}x: y")).await;
+            answer.contains("too_many_connections").then_some(answer)
+        })
+        .await;
+        let answer = answer.to_ascii_lowercase();
+        for header in ["allow-origin: https://x.a.example\r\n", "expose-headers: retry-after\r\n"] {
+            assert!(answer.contains(&format!("access-control-{header}")), "{answer}");
+        }
+        assert!(answer.contains("connection: close") || !proxied.is_empty(), "{answer}");
+        let preflight = ask(daemon.port, "OPTIONS", path, &format!("{page}\r\n{proxied}x: y")).await;
+        assert!(preflight.starts_with("HTTP/1.1 200"), "{preflight}");
+        assert!(preflight.contains("access-control-allow-origin: https://x.a.example"), "{preflight}");
+        let other = ask(daemon.port, "GET", path, &format!("https://b.example\r\n{proxied}x: y")).await;
+        assert!(
+            other.contains("too_many_connections") && !other.contains("access-control-allow-origin"),
+            "{other}"
+        );
+        let other = ask(daemon.port, "OPTIONS", path, "https://b.example").await;
+        assert!(
+            other.starts_with("HTTP/1.1 403") && !other.contains("access-control-allow-origin"),
+            "{other}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn page_can_read_why_its_query_is_refused() {
+    let redis = Redis::start();
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--allow-origin", "https://a.example"]).await;
+    let answer = call(&daemon, "GET", "/v1/users?prefix=%ff", None, &[("origin", "https://a.example")]).await;
+    assert_eq!((answer.status, answer.code()), (400, "invalid_request"));
+    assert_eq!(answer.headers["access-control-allow-origin"], "https://a.example");
 }
 
 #[tokio::test]

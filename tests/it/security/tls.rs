@@ -237,6 +237,10 @@ async fn commands_refuse_untrusted_certificates() {
         let (code, said) = with(&["get", "alice"], more);
         assert_eq!((code, said.contains(word)), (Some(1), true), "{more:?}: {said}");
     }
+    // An authority changes nothing about the names of a certificate.
+    let named = format!("https://localhost:{}", daemon.port);
+    let (code, said) = with(&["get", "alice"], &["--url", &named, "--ca", &ca, "--token-file", &token]);
+    assert!(code == Some(1) && said.contains("--url https://NAME") && !said.contains("--ca"), "{said}");
     for more in [&["--ca", &*other][..], &[]] {
         let (code, said) = with(&["watch", "--url", &url], more);
         assert_eq!(

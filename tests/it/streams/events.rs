@@ -2,7 +2,7 @@
 
 use crate::common::daemon::Daemon;
 use crate::common::redis::{Redis, fill};
-use crate::common::tokens::{Issuer, call, call_as};
+use crate::common::tokens::{Issuer, call, call_as, now_s};
 use crate::common::{PATIENCE, until};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -314,6 +314,61 @@ async fn stream_of_a_group_has_its_members_and_no_ids() {
 }
 
 #[tokio::test]
+async fn refused_names_leave_the_others_watched() {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    redis.call(&["SADD", "presence-group:team-a", "alice"]);
+    let open_daemon = Daemon::with(&["--redis", &redis.url(), "--max-watches-per-socket", "2"]).await;
+    let of = |message: &Value| {
+        ["type", "group", "code", "members"].map(|field| message[field].clone()).map(|value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        })
+    };
+    let told = async |daemon: &Daemon, query: &str, count: usize| {
+        let mut stream = Stream::open(daemon, query).await;
+        let mut told = Vec::new();
+        while told.len() < count {
+            told.push(stream.next().await.expect("a message"));
+        }
+        told
+    };
+    // An error for each refused group, and a snapshot for each of the others.
+    let messages = told(&open_daemon, "groups=a%23b,team-a,c%23d", 3).await;
+    assert_eq!(
+        messages.iter().map(of).collect::<Vec<_>>(),
+        [
+            ["error", "a#b", "invalid_group", "null"],
+            ["error", "c#d", "invalid_group", "null"],
+            ["snapshot", "team-a", "null", "1"]
+        ]
+    );
+    let messages = told(&open_daemon, "groups=team-a,x,y&count=true", 3).await;
+    let kinds: Vec<_> = messages.iter().map(of).map(|[kind, group, code, _]| [kind, group, code]).collect();
+    assert_eq!(kinds[0], ["error", "y", "too_many_watches"]);
+    assert!(kinds[1..].iter().all(|[kind, ..]| kind == "occupancy"), "{kinds:?}");
+    // Users that are all refused do not end the stream either, if it may watch a group.
+    let messages = told(&open_daemon, "users=c%23d&groups=team-a", 2).await;
+    assert_eq!((&messages[0]["users"], &messages[0]["refused"][0]["user"]), (&json!([]), &json!("c#d")));
+    assert_eq!(of(&messages[1])[..2], ["snapshot", "team-a"]);
+    // Only if no name is left, the request is an error.
+    for (query, code) in [
+        ("groups=a%23b,c%23d", "invalid_group"),
+        ("users=a%23b&groups=c%23d", "invalid_user"),
+        ("groups=", "invalid_group"),
+    ] {
+        assert_eq!(open(&open_daemon, query, &[]).await.err(), Some((400, code.into())), "{query}");
+    }
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
+    let token = issuer.sign(&json!({"sub": "alice", "groups": "team-*", "exp": now_s() + 600}));
+    let refused = open(&daemon, &format!("groups=other,others&token={token}"), &[]).await.err();
+    assert_eq!(refused, Some((403, "forbidden".into())));
+    // The name of a parameter may be encoded.
+    let messages = told(&daemon, &format!("gr%6fups=other,team-a&%74oken={token}"), 2).await;
+    assert_eq!(of(&messages[0])[..3], ["error", "other", "forbidden"]);
+    assert_eq!(of(&messages[1])[..2], ["snapshot", "team-a"]);
+}
+
+#[tokio::test]
 async fn stream_with_another_list_gets_a_snapshot() {
     let redis = Redis::start();
     let daemon = Daemon::start(&redis).await;
@@ -439,6 +494,7 @@ async fn impossible_requests_are_refused() {
         ("users=a%23b", "invalid_user"),
         ("users=,", "invalid_user"),
         ("users=%FF", "invalid_request"),
+        ("users=a&%61ll=true", "invalid_request"),
     ] {
         assert_eq!(open(&daemon, query, &[]).await.err(), Some((400, code.into())), "{query}");
     }

@@ -299,6 +299,52 @@ async fn stuck_socket_ends_when_its_token_expires() {
     until("the socket is closed", async || daemon.log().contains("code=4001").then_some(())).await;
 }
 
+/// The daemon's resident memory, and what it counts as waiting for clients, in bytes.
+async fn memory(daemon: &Daemon) -> [f64; 2] {
+    let (_, metrics) = daemon.call("GET", "/metrics", None).await;
+    let metrics = metrics.as_str().expect("a text");
+    ["process_resident_memory_bytes ", "keybeat_mailbox_bytes "].map(|name| {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the metric");
+        value.parse().expect("a number")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_watches_hold_little_more_than_is_counted() {
+    const CLIENTS: u8 = 60;
+    let (_redis, daemon) = start().await;
+    let users: Vec<String> = (0..5_500).map(|i| format!("{i:0>7}")).collect();
+    let message = json!({"type": "watch", "users": users});
+    // The memory of a watch at the hub, however fast its client reads.
+    let [none, _] = memory(&daemon).await;
+    let mut readers = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = daemon.socket("").await;
+        client.send(message.clone()).await;
+        assert_eq!(client.snapshot().await.len(), users.len());
+        readers.push(client);
+    }
+    let [before, _] = memory(&daemon).await;
+    let mut stuck = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = narrow(&daemon).await;
+        client.send(message.clone()).await;
+        stuck.push(client);
+    }
+    // Most of each snapshot waits.
+    let [now, counted] = until("all of them are stuck", async || {
+        let [now, counted] = memory(&daemon).await;
+        (counted > f64::from(CLIENTS) * 130_000.0).then_some([now, counted])
+    })
+    .await;
+    let (of_readers, of_stuck) = (before - none, now - before);
+    let text = format!("{of_readers} bytes of readers, {of_stuck} of stuck clients, {counted} are counted");
+    println!("{text}");
+    assert!(of_stuck < of_readers + counted * 2.5, "{text}");
+    drop(readers);
+    drop(stuck);
+}
+
 /// The bytes that the daemon has put into the kernel for these clients and that they have not read.
 fn queued(daemon: &Daemon, clients: &[Socket]) -> Vec<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");

@@ -2,9 +2,11 @@
 //!
 //! Every other content is an error. None of it may become a secret.
 
+use super::key_bytes::{from_base64, is_on_p256, modulus_bytes, unsigned_bytes};
 use super::public_text::public_text;
 use super::secret_file;
 use super::verifying_key::VerifyingKey;
+use crate::error::shown;
 use anyhow::{Context, Result, bail, ensure};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -14,6 +16,12 @@ use tracing::warn;
 pub(super) const MAX_KEYS: usize = 64;
 /// The shortest RSA modulus, in bytes (RFC 7518, 3.3).
 const RSA_BYTES: usize = 2048 / 8;
+const MOST_RSA_BYTES: usize = 8192 / 8;
+/// The coordinates of a point on P-256, and a public key of Ed25519, in bytes.
+const P256_BYTES: usize = 32;
+const ED25519_BYTES: usize = 32;
+/// Skipped keys of a JWKS that an error names.
+const NAMED: usize = 3;
 /// Begins a block of PEM.
 const BEGIN: &str = "-----BEGIN ";
 
@@ -95,27 +103,57 @@ fn from_pem_block(label: &str, body: &str) -> Result<VerifyingKey> {
     };
     let bytes = key.try_get_as_bytes()?.to_vec();
     match algorithm {
-        Algorithm::RS256 => ensure!(bytes.len() > RSA_BYTES, "its RSA key has less than 2048 bits"),
-        // An uncompressed point of P-256.
-        Algorithm::ES256 => ensure!(bytes.len() == 65, "its EC key is not on P-256, which ES256 requires"),
+        Algorithm::RS256 => check_modulus("its RSA key", modulus_bytes(&bytes))?,
+        Algorithm::ES256 => check_curve(&body.concat(), &bytes)?,
         _ => {}
     }
     Ok(VerifyingKey::new(None, algorithm, key, &bytes))
 }
 
+/// An error unless an EC key is on P-256. `point` is the key's point, `body` the base64 of the whole. Other curves have points of
+/// the same length, and a key on them would verify no token.
+fn check_curve(body: &str, point: &[u8]) -> Result<()> {
+    let der = from_base64(body).unwrap_or_default();
+    ensure!(is_on_p256(&der), "its EC key is not on P-256, which ES256 requires");
+    ensure!(
+        point.len() == 1 + 2 * P256_BYTES,
+        "its EC key has a compressed point; write it uncompressed: openssl ec -pubin -in FILE -conv_form uncompressed"
+    );
+    Ok(())
+}
+
+/// An error if an RSA key is too short to be safe, or too long for the library, which would verify no token with it.
+fn check_modulus(key: &str, bytes: usize) -> Result<()> {
+    ensure!(bytes >= RSA_BYTES, "{key} has less than 2048 bits");
+    ensure!(bytes <= MOST_RSA_BYTES, "{key} has {} bits; at most 8192 are allowed", bytes * 8);
+    Ok(())
+}
+
 fn from_jwks(text: &str) -> Result<Vec<VerifyingKey>> {
     let set: JwkSet = serde_json::from_str(text)
         .context(r#"it begins with { but is not a JWKS; a JWKS is {"keys":[…]} with one object per key"#)?;
-    let mut keys = Vec::new();
-    for jwk in &set.keys {
+    ensure!(!set.keys.is_empty(), "its JWKS has no key: its list keys is empty");
+    let (mut keys, mut skipped) = (Vec::new(), Vec::new());
+    for (number, jwk) in (1..).zip(&set.keys) {
         match from_jwk(jwk) {
             Ok(key) => keys.push(key),
-            // Identity providers publish keys for other uses in the same set.
-            Err(why) => warn!(kid = jwk.common.key_id, "skipped a key of the JWKS: {why:#}"),
+            Err(why) => skipped.push((named(jwk, number), why)),
         }
     }
-    ensure!(!keys.is_empty(), "its JWKS has no key that this daemon supports");
+    if keys.is_empty() {
+        let mut faults: Vec<String> =
+            skipped.iter().take(NAMED).map(|(key, why)| format!("{key}: {why:#}")).collect();
+        faults.extend((skipped.len() > NAMED).then(|| format!("and {} more", skipped.len() - NAMED)));
+        bail!("its JWKS has no key that this daemon supports; {}", faults.join("; "));
+    }
+    // Identity providers publish keys for other uses in the same set.
+    skipped.iter().for_each(|(key, why)| warn!("skipped a key of the JWKS: {key}: {why:#}"));
     Ok(keys)
+}
+
+/// A key of a JWKS in a message: by its id, or else by its place in the list.
+fn named(jwk: &Jwk, number: usize) -> String {
+    jwk.common.key_id.as_deref().map_or(format!("key {number}"), |id| format!("kid {}", shown(id)))
 }
 
 fn from_jwk(jwk: &Jwk) -> Result<VerifyingKey> {
@@ -139,13 +177,33 @@ fn from_jwk(jwk: &Jwk) -> Result<VerifyingKey> {
         bail!("its alg is {other}; this daemon supports {named} for such a key");
     }
     let key = DecodingKey::from_jwk(jwk)?;
-    if let AlgorithmParameters::RSA(parts) = &jwk.algorithm {
-        // Base64 has 4 characters for 3 bytes.
-        ensure!(parts.n.len() / 4 * 3 >= RSA_BYTES - 3, "it has less than 2048 bits");
-    }
+    check_lengths(&jwk.algorithm, &key)?;
     let bytes = serde_json::to_vec(&jwk.algorithm)?;
-    if let AlgorithmParameters::OctetKey(_) = &jwk.algorithm {
-        secret_file::check_length(key.try_get_as_bytes()?)?;
-    }
     Ok(VerifyingKey::new(common.key_id.clone(), algorithm, key, &bytes))
+}
+
+/// An error if a part of a key is too short. A coordinate without its leading zeros gives another key, which verifies no token.
+fn check_lengths(key: &AlgorithmParameters, decoding: &DecodingKey) -> Result<()> {
+    let length = |part: &str| from_base64(part).map_or(0, |bytes| bytes.len());
+    let exact = |name: &str, part: &str, bytes: usize| {
+        let found = length(part);
+        ensure!(
+            found == bytes,
+            "its {name} has {found} bytes in place of {bytes}; the issuer must not leave out leading zeros (RFC 7518, 6.2.1.2)"
+        );
+        Ok(())
+    };
+    match key {
+        AlgorithmParameters::RSA(parts) => {
+            check_modulus("it", unsigned_bytes(&from_base64(&parts.n).unwrap_or_default()))?;
+        }
+        AlgorithmParameters::EllipticCurve(parts) => {
+            exact("x", &parts.x, P256_BYTES)?;
+            exact("y", &parts.y, P256_BYTES)?;
+        }
+        AlgorithmParameters::OctetKeyPair(parts) => exact("x", &parts.x, ED25519_BYTES)?,
+        AlgorithmParameters::OctetKey(_) => secret_file::check_length(decoding.try_get_as_bytes()?)?,
+        _ => {}
+    }
+    Ok(())
 }

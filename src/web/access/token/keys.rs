@@ -10,6 +10,7 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tracing::warn;
 
 /// The keys of `--jwt-key` and `--jwt-secret`.
 pub struct KeySet {
@@ -31,7 +32,14 @@ impl KeySet {
 
     /// Adds the key of `--jwt-secret`. From then on it alone verifies HS256.
     pub fn with_secret(mut self, secret: KeySet) -> KeySet {
+        let all = self.keys.len();
         self.keys.retain(|key| key.algorithm != Algorithm::HS256);
+        let unused = all - self.keys.len();
+        if unused > 0 {
+            warn!(
+                "--jwt-key has {unused} secrets (kty oct) that verify nothing: only --jwt-secret verifies HS256"
+            );
+        }
         self.keys.extend(secret.keys);
         self
     }

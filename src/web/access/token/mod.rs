@@ -1,6 +1,7 @@
 //! The content of a client's token (JSON Web Token), and the rules for its claims. The time is an argument, so tests can check each
 //! rule.
 
+mod key_bytes;
 mod key_file;
 mod keys;
 mod public_text;

@@ -14,8 +14,13 @@ pub(super) fn parse(file: &[u8]) -> Result<VerifyingKey> {
         std::str::from_utf8(file).context("it is not UTF-8; a secret is text: openssl rand -hex 32")?;
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     ensure!(!line.trim().is_empty(), "it is empty; put a secret there: openssl rand -hex 32");
-    if line.contains("-----BEGIN ") || line.starts_with('{') {
+    if line.contains("-----BEGIN ") || line.starts_with('{') && line.contains("\"keys\"") {
         bail!("it has public keys; write --jwt-key FILE instead of --jwt-secret FILE");
+    }
+    if line.trim_start().starts_with('{') {
+        bail!(
+            "it is JSON, perhaps the answer of a server that failed; a secret is one line: openssl rand -hex 32"
+        );
     }
     if let Some(what) = public_text(line) {
         bail!("others may know it: {what}");

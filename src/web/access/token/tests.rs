@@ -197,6 +197,11 @@ fn each_kind_of_key_verifies_its_own_tokens() {
         (private.to_string(), "private"),
         (rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem(), "P-256"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(), "openssl x509"),
+        (SECP256K1.into(), "not on P-256"),
+        (P256_COMPRESSED.into(), "compressed point"),
+        (rsa_of(250), "less than 2048 bits"),
+        (rsa_of(1025), "at most 8192"),
+        (X25519.into(), "not RSA, EC P-256 or Ed25519"),
         (String::new(), "empty"),
         (ed.public_key_pem().repeat(MAX_KEYS + 1), "at most 64"),
         ("{}".into(), "JWKS"),
@@ -205,6 +210,33 @@ fn each_kind_of_key_verifies_its_own_tokens() {
         let Err(error) = KeySet::public(bad.as_bytes(), Rules::default()) else { panic!("{why}") };
         assert!(format!("{error:#}").contains(why), "{error:#}");
     }
+}
+
+/// A key on another curve with points of the same length, and a key on P-256 whose point is compressed.
+const SECP256K1: &str = "-----BEGIN PUBLIC KEY-----
+MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEub+vk2GeHFxqmyLWSXGpu8hm+22vG9Ms
+yDa2W2GH7gpw0Zud5qbf+JQ6SgDuKyKQh3t54EtXf/uIsSBBqHM4Tw==
+-----END PUBLIC KEY-----
+";
+const P256_COMPRESSED: &str = "-----BEGIN PUBLIC KEY-----
+MDkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDIgAChiwVjunyhtgzZsrjsd54jvtcWKRB
+uzNZrDQkWsrciXY=
+-----END PUBLIC KEY-----
+";
+
+const X25519: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VuAyEAqYGBQ27o3lu10manrK0+SpMqZJNeDPGwBhTriAxxBlw=
+-----END PUBLIC KEY-----
+";
+
+/// A public RSA key in PEM whose modulus has so many bytes.
+fn rsa_of(bytes: u16) -> String {
+    let integer = [&[2, 0x82], &(bytes + 1).to_be_bytes()[..], &[0], &vec![7; bytes.into()]].concat();
+    let key = [integer, vec![2, 3, 1, 0, 1]].concat();
+    let der = [&[0x30, 0x82], &u16::try_from(key.len()).unwrap().to_be_bytes()[..], &key].concat();
+    let mut text = base64_url(&der).replace('-', "+").replace('_', "/");
+    text += &"===="[..(4 - text.len() % 4) % 4];
+    format!("-----BEGIN RSA PUBLIC KEY-----\n{text}\n-----END RSA PUBLIC KEY-----\n")
 }
 
 /// A public key in PEM, the same in DER, and a key that signs its tokens.
@@ -278,6 +310,9 @@ fn secret_is_one_line_of_text() {
         (format!("{line}\0"), "control"),
         (pem, "--jwt-key FILE"),
         (r#"{"keys":[]}"#.into(), "--jwt-key FILE"),
+        (r#"{"error":"no such realm at this server"}"#.into(), "answer of a server"),
+        ("upstream connect error or disconnect/reset before headers".into(), "answer of a server"),
+        (SECP256K1.lines().filter(|line| !line.starts_with('-')).collect(), "base64 of a key"),
     ] {
         let Err(error) = KeySet::secret(bad.as_bytes(), Rules::default()) else { panic!("{why}") };
         assert!(format!("{error:#}").contains(why), "{error:#}");
@@ -382,6 +417,34 @@ fn jwks_selects_keys_by_id_and_skips_others() {
     assert!(keys.verify(&token(None, b"the new secret has thirty-two b."), NOW).is_ok());
     assert_eq!(keys.verify(&token(Some("new"), SECRET), NOW), Err(Invalid::Signature));
     assert_eq!(keys.verify(&token(Some("gone"), SECRET), NOW), Err(Invalid::UnknownKey));
+}
+
+#[test]
+fn jwks_without_a_good_key_names_each_fault() {
+    use base64_url as b64;
+    let ec = |x: &[u8], y: &[u8]| json!({"kty": "EC", "crv": "P-256", "kid": "e", "x": b64(x), "y": b64(y)});
+    for (key, fault) in [
+        (json!({"kty": "oct", "kid": "s", "k": b64(b"short")}), "kid \"s\": its HS256 secret has 5 bytes"),
+        (json!({"kty": "oct", "k": b64(SECRET), "alg": "HS512"}), "key 1: its alg is HS512"),
+        (ec(&[7; 31], &[7; 32]), "kid \"e\": its x has 31 bytes in place of 32"),
+        (ec(&[7; 32], &[7; 31]), "its y has 31 bytes in place of 32"),
+        (ec(&[7; 33], &[7; 31]), "its x has 33 bytes"),
+        (json!({"kty": "OKP", "crv": "Ed25519", "x": b64(&[7; 31])}), "its x has 31 bytes"),
+        (json!({"kty": "RSA", "n": b64(&[&[0; 200][..], &[7; 56]].concat()), "e": "AQAB"}), "2048 bits"),
+        (
+            json!({"kty": "EC", "crv": "secp256k1", "x": b64(&[7; 32]), "y": b64(&[7; 32])}),
+            "not RSA, EC P-256",
+        ),
+    ] {
+        let text = json!({"keys": [key]}).to_string();
+        let Err(error) = KeySet::public(text.as_bytes(), Rules::default()) else { panic!("{fault}") };
+        let error = format!("{error:#}");
+        assert!(error.contains("no key that this daemon supports") && error.contains(fault), "{error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+    }
+    let five = json!({"keys": vec![ec(&[7; 31], &[7; 32]); 5]}).to_string();
+    let Err(error) = KeySet::public(five.as_bytes(), Rules::default()) else { panic!("all are short") };
+    assert!(error.to_string().ends_with("; and 2 more"), "{error}");
 }
 
 fn base64_url(bytes: &[u8]) -> String {

@@ -7,6 +7,7 @@ use super::state::Socket;
 use crate::protocol::{ServerMessage, close};
 use crate::web::access::token_watch as permit;
 use crate::web::limits::refusal_log::Refusal;
+use bytes::Bytes;
 use serde_json::Value;
 
 impl Socket {
@@ -18,6 +19,7 @@ impl Socket {
     ) -> Result<(), Ending> {
         let refused = self.reader.watch_groups(groups, count, id.as_ref());
         self.count_watching();
+        let mut answers = Vec::with_capacity(refused.len());
         for (group, error) in refused {
             let (code, status) = (error.code(), error.status());
             self.reader.app.metrics.refused(code);
@@ -30,8 +32,11 @@ impl Socket {
             if self.reader.permit.gives_up(&error) {
                 return Err(Ending::Close(close::FORBIDDEN, permit::FORBIDDEN));
             }
-            self.send(ServerMessage::group_error(id.clone(), &group, &error).encode()).await?;
+            answers.push(Bytes::from(ServerMessage::group_error(id.clone(), &group, &error).encode()));
         }
+        // All at once: what waits for the client is counted.
+        self.send_all(answers).await?;
+        self.reader.watcher.ring();
         self.flush().await
     }
 

@@ -43,6 +43,8 @@ impl Socket {
             }
             Some(Ok(Message::Text(text))) => {
                 let (id, message) = ClientMessage::parse(&text);
+                // The answer may wait for the client for long.
+                drop(text);
                 if !matches!(message, Ok(ClientMessage::Ping)) {
                     self.hold.iter().for_each(Hold::message);
                 }

@@ -21,22 +21,29 @@ impl Socket {
         replace: bool,
     ) -> Result<(), Ending> {
         let asked = self.sort_out(users, replace)?;
-        let users = &asked.accepted;
         // Until the watch itself keeps them.
-        let _kept = match self.known(users).await {
+        let _kept = match self.known(&asked.accepted).await {
             Ok(kept) => kept,
             Err(error) => return self.refuse(id, error).await,
         };
+        let mut snapshot = self.begin_watch(asked, id, replace);
+        // In a box of its own: every socket's task would pay for it.
+        Box::pin(snapshot.recall(&self.reader.app)).await;
+        self.send_snapshot(snapshot).await
+    }
+
+    /// Watches the accepted users, and returns their snapshot. The request ends here: its memory is counted nowhere, and the client
+    /// may take its time to read the answer.
+    fn begin_watch(&mut self, asked: Asked, id: Option<Value>, replace: bool) -> Snapshot {
+        let users = &asked.accepted;
         if replace {
             let asked: HashSet<&str> = users.iter().map(String::as_str).collect();
             let left = self.reader.watched.keep(|user| asked.contains(user));
             left.iter().for_each(|user| self.reader.app.hub.unwatch(&self.reader.watcher, user));
         }
-        let mut snapshot = self.reader.watch(users, id).refusing(asked.answers());
+        let snapshot = self.reader.watch(users, id).refusing(asked.answers());
         self.count_watching();
-        // In a box of its own: every socket's task would pay for it.
-        Box::pin(snapshot.recall(&self.reader.app)).await;
-        self.send_snapshot(snapshot).await
+        snapshot
     }
 
     /// Waits until the states of users are known, where the daemon does not keep all users.
