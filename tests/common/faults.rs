@@ -13,7 +13,7 @@ use super::redis::{Client, Redis, Reply};
 use super::socket::Socket;
 use super::stream::{Reader, STREAM};
 use super::until;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -218,10 +218,12 @@ impl World {
     pub async fn outcome(self) -> Outcome {
         let ended = Instant::now();
         let first = self.daemon.as_ref().expect("a daemon runs again");
-        for daemon in std::iter::once(first).chain(&self.others) {
+        for (number, daemon) in std::iter::once(first).chain(&self.others).enumerate() {
             daemon.ready().await;
+            let is_watched = has_watched() && number == self.others.len();
             until("the daemon's view equals Redis", async || {
-                let believed = believed(daemon).await;
+                let believed =
+                    if is_watched { believed_by_name(daemon).await } else { believed(daemon).await };
                 // Heartbeats continue between the two reads, so one read may be slightly ahead.
                 let ports = self.beat_ports.lock().expect("not poisoned").clone();
                 let user = |name: String| name.split('#').next().unwrap_or_default().to_owned();
@@ -287,9 +289,21 @@ fn anywhere(ports: &[u16], command: &[&str]) -> Reply {
 }
 
 pub async fn believed(daemon: &Daemon) -> BTreeSet<String> {
-    let list = daemon.get("/v1/users?limit=10000").await;
-    let users = list["users"].as_array().expect("a list");
-    users.iter().map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
+    online(&daemon.get("/v1/users?limit=10000").await)
+}
+
+/// The same for a daemon that holds only watched users, of whom it lists none.
+async fn believed_by_name(daemon: &Daemon) -> BTreeSet<String> {
+    let (status, answer) = daemon.call("POST", "/v1/users/query", Some(json!({"users": everybody()}))).await;
+    assert_eq!(status, 200, "{answer}");
+    online(&answer)
+}
+
+/// The users online among those of an answer.
+fn online(answer: &Value) -> BTreeSet<String> {
+    let users = answer["users"].as_array().expect("a list");
+    let online = users.iter().filter(|user| user["state"] == "online");
+    online.map(|user| user["user"].as_str().expect("a name").to_owned()).collect()
 }
 
 /// Sends the heartbeats of one half of the users while the returned flag is true, through every outage.
