@@ -94,9 +94,12 @@ impl Driver {
     ) -> Driver {
         let (feeder, feed) = mpsc::channel(FEED);
         let names = template.link.names.clone();
+        let canary_limit_ms = template.canary.as_millis() as u64;
+        // A stream whose canaries may be late may have late fences too.
+        let fence_limit_ms = template.detector.fence_limit_ms.max(canary_limit_ms);
         let tracker = Tracker::new(FleetSettings {
-            detector: template.detector,
-            canary_limit_ms: template.canary.as_millis() as u64,
+            detector: Settings { fence_limit_ms, ..template.detector },
+            canary_limit_ms,
             lease: template.lease,
             chooses: template.hold == Hold::Watched,
             requests: fastrand::u64(..1 << 53),
