@@ -29,6 +29,7 @@ mod failure;
 pub mod limits;
 pub mod listen;
 mod middleware;
+mod pace;
 mod parameters;
 mod protective_headers;
 mod query_string;

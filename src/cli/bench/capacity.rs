@@ -26,7 +26,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const RATE: f64 = 10_000.0;
 /// The shortest interval between two heartbeats of a user. The TTL is three times as long.
 const EVERY: Duration = Duration::from_secs(2);
-/// Heartbeats of each user before a user counts as online. All but one of them cost what a heartbeat costs later.
+/// Heartbeats of each user who appears. A daemon asks for the TTL twice: at the first, and when the second has renewed it. All but one of
+/// them cost what a heartbeat costs later.
 const APPEAR: u32 = 2;
 /// The interval between two pipelines of heartbeats.
 const TICK: Duration = Duration::from_millis(2);
@@ -78,13 +79,15 @@ async fn row(report: &Report, sizes: &Sizes, events: Option<&str>, count: u8) ->
         daemons.push(Listener::start(&load.embedded, events.unwrap_or("set")).await?);
     }
     let label = format!("{count} daemons, {}", events.unwrap_or("no events"));
-    let start = Usage::of(&load, &daemons).await?;
-    // All users come online. A daemon asks for a TTL twice: when the user appears, and when the first TTL has been renewed.
-    load.beat(&label, load.every * APPEAR).await?;
+    // All users come online, and their deadlines are known.
+    load.beat(&label, &load.online, load.every * APPEAR).await?;
     let (before, began) = (Usage::of(&load, &daemons).await?, Instant::now());
-    let sent = load.beat(&label, sizes.lasts).await?;
+    let sent = load.beat(&label, &load.online, sizes.lasts).await?;
     let seconds = began.elapsed().as_secs_f64();
     let after = Usage::of(&load, &daemons).await?;
+    // The others send none meanwhile; their TTL is longer.
+    load.beat(&label, &load.appearing, load.every * APPEAR).await?;
+    let end = Usage::of(&load, &daemons).await?;
     let mut gaps = 0;
     for daemon in &daemons {
         gaps += daemon.gaps().await?;
@@ -92,7 +95,7 @@ async fn row(report: &Report, sizes: &Sizes, events: Option<&str>, count: u8) ->
     let each = |before: f64, after: f64| (after - before) / sent.max(1) as f64;
     let redis_us = each(before.redis_s, after.redis_s) * 1e6;
     let beats = f64::from(APPEAR - 1) * redis_us;
-    let appears_us = (before.redis_s - start.redis_s) / load.keys.len() as f64 * 1e6 - beats;
+    let appears_us = (end.redis_s - after.redis_s) / load.appearing.len() as f64 * 1e6 - beats;
     let bytes = each(before.bytes, after.bytes);
     let of_one = |total: f64| (count > 0).then(|| total / f64::from(count));
     let daemon_us = of_one(each(before.daemons_s, after.daemons_s) * 1e6);
@@ -127,7 +130,9 @@ struct Load {
     embedded: Embedded,
     redis: WriteConnection,
     meter: UsageMeter,
-    keys: Vec<String>,
+    /// The keys of users who are online, and of those who appear.
+    online: Vec<String>,
+    appearing: Vec<String>,
     every: Duration,
 }
 
@@ -138,21 +143,23 @@ impl Load {
         let redis = WriteConnection::open(&target).await?;
         let meter = UsageMeter::without_events(&target).await?;
         let names = Names::new(&KeyPattern::of_prefix(DEFAULT_PREFIX), target.db());
-        let keys = (0..users.max(1)).map(|user| names.redis_key(&name(user))).collect();
+        let users = users.max(1);
+        let keys = |from: usize| (from..from + users).map(|user| names.redis_key(&name(user))).collect();
+        let (online, appearing) = (keys(0), keys(users));
         let every = EVERY.max(Duration::from_secs_f64(users as f64 / RATE));
-        Ok(Load { embedded, redis, meter, keys, every })
+        Ok(Load { embedded, redis, meter, online, appearing, every })
     }
 
-    /// Sends heartbeats of all users in turn, evenly. Returns how many.
-    async fn beat(&self, what: &str, lasts: Duration) -> Result<usize> {
+    /// Sends heartbeats with these keys in turn, evenly. Returns how many.
+    async fn beat(&self, what: &str, keys: &[String], lasts: Duration) -> Result<usize> {
         let (began, bar) = (Instant::now(), bar(what, lasts.as_millis() as u64));
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent = 0;
         while began.elapsed() < lasts {
             ticks.tick().await;
-            let due = self.keys.len() as f64 * began.elapsed().as_secs_f64() / self.every.as_secs_f64();
-            let some = (sent..due as usize).map(|number| self.keys[number % self.keys.len()].clone());
+            let due = keys.len() as f64 * began.elapsed().as_secs_f64() / self.every.as_secs_f64();
+            let some = (sent..due as usize).map(|number| keys[number % keys.len()].clone());
             if due as usize > sent {
                 self.redis.set(some, self.every * 3).await.context(TOO_MUCH)?;
                 sent = due as usize;

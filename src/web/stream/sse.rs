@@ -21,6 +21,7 @@ use crate::web::limits::activity::Activity;
 use crate::web::limits::connections::Peer;
 use crate::web::limits::refusal_log::Refusal;
 use crate::web::limits::shares::ShareKind;
+use crate::web::pace::together;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -47,7 +48,7 @@ fn retry() -> Duration {
 /// When a stream that sends something now has to give its next sign of life: up to a third earlier at random, so
 /// that streams which opened together do not stay together.
 fn alive_at() -> Instant {
-    Instant::now() + ALIVE.mul_f64(1.0 - fastrand::f64() / 3.0)
+    together(Instant::now() + ALIVE.mul_f64(1.0 - fastrand::f64() / 3.0))
 }
 
 /// Changes as Server-Sent Events

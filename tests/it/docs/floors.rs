@@ -49,7 +49,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
     (
         "web",
         &[
-            "failure tls describe shutdown protective_headers query_string",
+            "failure tls describe shutdown protective_headers query_string pace",
             "limits console",
             "refused_head",
             "access answers middleware parameters listen sessions",

@@ -7,6 +7,7 @@ use super::ending::Ending;
 use super::state::Socket;
 use super::worker::Worker;
 use crate::panics::{Panicked, contain};
+use crate::web::pace::together;
 use bytes::Bytes;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -35,7 +36,7 @@ impl Socket {
         Box::pin(self.first_beat()).await;
         Box::pin(self.greet()).await?;
         let every = self.reader.app.sessions.period;
-        let mut ping = interval_at(Instant::now() + every, every);
+        let mut ping = interval_at(together(Instant::now() + every), every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watcher = self.reader.watcher.clone();
         let mut rare = Box::pin(bells.next());
