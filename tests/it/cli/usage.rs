@@ -441,7 +441,9 @@ async fn bench_of_its_own_daemon_loses_nothing() {
 
 #[tokio::test]
 async fn bench_of_capacity_measures_each_mode() {
-    let ran = run(&[&["bench", "capacity", "--daemons", "0,1"][..], &SMALL].concat()).await;
+    let mut command = keybeat(&[&["bench", "capacity", "--daemons", "0,1"][..], &SMALL].concat());
+    // In each of four rows the users send two heartbeats twice, 2 s apart.
+    let ran = read(timeout(4 * PATIENCE, command.output()).await);
     let rows = ran.json();
     let modes: Vec<_> = rows.iter().map(|row| (row["events"].as_str(), row["daemons"].as_u64())).collect();
     let modes_of_one = ["set", "expire", "new"].map(|events| (Some(events), Some(1)));
