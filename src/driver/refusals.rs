@@ -1,4 +1,4 @@
-//! What Redis refuses of that which statuses and groups need, so that each is on or off for a reason, and a change is logged once.
+//! The commands of statuses and groups that Redis refuses: each kind is on or off for a reason, and a change is logged once.
 
 use crate::presence::Name;
 use crate::redis::directory::{Kind, Need};
@@ -11,7 +11,7 @@ pub(super) struct Refusals {
     groups: Refused,
 }
 
-/// What is refused for one kind.
+/// The refusals of one kind.
 #[derive(Default)]
 struct Refused {
     /// The needs that a server, by its name, refuses, each with its reason.
@@ -94,7 +94,7 @@ impl Refusals {
         .map(str::to_owned)
     }
 
-    /// What changed since the last report; `None` if nothing did. Another reason alone is a change without kinds.
+    /// The change since the last report; `None` if nothing did. Another reason alone is a change without kinds.
     pub(super) fn report(&mut self) -> Option<Turned> {
         let (mut turned, mut changed) = (Turned::default(), false);
         for kind in [Kind::Status, Kind::Group] {

@@ -19,9 +19,9 @@ pub struct Reads {
     first: VecDeque<Name>,
     /// The other keys in the state [`State::Waiting`], in order.
     waiting: VecDeque<Name>,
-    /// When a key has to be read again although no change was reported.
+    /// The instants at which a key has to be read again although no change was reported.
     due: BTreeSet<(Time, Name)>,
-    /// When the keys in the state [`State::Resting`] may be read again. A key that rests no more may have an entry, too.
+    /// The instants from which keys in the state [`State::Resting`] may be read again. A key that rests no more may have an entry, too.
     rests: BTreeSet<(Time, Name)>,
 }
 
@@ -33,7 +33,7 @@ struct Reading {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// What is held is what Redis last reported.
+    /// The value that is held is the last that Redis reported.
     Settled,
     /// The key is to be read.
     Waiting,
@@ -120,7 +120,7 @@ impl Reads {
         }
     }
 
-    /// What is held is what Redis last reported. A key that is not read again costs no memory.
+    /// The value that is held is the last that Redis reported. A key that is not read again costs no memory.
     fn settle(&mut self, key: &Name) {
         let Some(reading) = self.keys.get_mut(key) else { return };
         match reading.due {

@@ -50,7 +50,7 @@ pub enum News {
     Gone(String),
 }
 
-/// What a server must allow, apart from reads of values.
+/// A right that a server must grant, apart from reads of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// Client tracking of the keys.

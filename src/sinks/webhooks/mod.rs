@@ -60,7 +60,7 @@ pub struct WebhookSink {
     pub leaving: CancellationToken,
 }
 
-/// What is known of the webhook, and what was logged of it.
+/// The state of the webhook, and its last warning.
 struct Record {
     state: WebhookState,
     warnings: Warnings,

@@ -1,4 +1,4 @@
-//! When a failure of a webhook is logged: each one that differs from the last, and at most one a minute.
+//! The failures of a webhook that are logged: each one that differs from the last, and at most one a minute.
 
 use crate::presence::Time;
 

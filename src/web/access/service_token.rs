@@ -61,7 +61,13 @@ pub(super) fn parse(file: &str, key: &hmac::Key) -> Result<Vec<ServiceToken>> {
     for (number, line) in file.lines().enumerate() {
         let line = without_comment(line);
         if !line.is_empty() {
-            tokens.push(token(line, key).with_context(|| format!("line {}", number + 1))?);
+            let token = token(line, key).with_context(|| format!("line {}", number + 1))?;
+            ensure!(
+                tokens.iter().all(|other: &ServiceToken| other.tag.as_ref() != token.tag.as_ref()),
+                "line {} repeats the token of an earlier line; make one for each: openssl rand -hex 32",
+                number + 1
+            );
+            tokens.push(token);
         }
     }
     ensure!(!tokens.is_empty(), "it is empty; put a token there: openssl rand -hex 32");

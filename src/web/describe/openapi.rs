@@ -31,7 +31,7 @@ a token. If it runs with none of them, no request needs one. [/asyncapi.json](/a
 #[derive(OpenApi)]
 #[openapi(
     info(title = "keybeat", description = ABOUT),
-    servers((url = "/", description = "This daemon")),
+    servers((url = "./", description = "This daemon")),
     tags(
         (name = "users", description = "Heartbeats in, states out"),
         (name = "streams", description = "Changes when they happen"),

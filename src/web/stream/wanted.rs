@@ -12,7 +12,7 @@ use crate::web::limits::shares::WatchLimit;
 use crate::web::query_string::{decoded, parameters};
 use std::collections::BTreeSet;
 
-/// Bytes that a text takes besides its length.
+/// Bytes that a text takes in addition to its length.
 const OVERHEAD: usize = 64;
 
 /// Whom a stream watches.

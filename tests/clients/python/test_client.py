@@ -265,6 +265,20 @@ class StatusesAndGroups(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(self.client._watches.catch_up(), [])
 
 
+class Tokens(unittest.IsolatedAsyncioTestCase):
+    async def test_token_function_that_never_ends_is_called_again(self):
+        calls = []
+
+        async def token():
+            calls.append(1)
+            await asyncio.Event().wait()
+
+        async with keybeat.Client("http://127.0.0.1:1", token=token) as client:
+            client._speed = 1_000
+            await until(lambda: len(calls) >= 2)
+            self.assertIn("the token function took more than 15", client.reason)
+
+
 class Heartbeats(unittest.IsolatedAsyncioTestCase):
     async def test_heartbeats_go_to_the_daemon(self):
         with daemon() as (url, requests):

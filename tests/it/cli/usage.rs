@@ -405,7 +405,8 @@ async fn demo_ends_its_start_with_the_address() {
         .expect("an address")
         .to_owned();
     assert!(!url.ends_with(":0"), "{banner}");
-    assert!(demo.err().contains("compared with Redis"), "{}", demo.err());
+    until("the comparison is logged", async || demo.err().contains("compared with Redis").then_some(()))
+        .await;
     let online = until("somebody is online", async || {
         let ran = run(&["get", "ada", "björn", "chen", "--json", "--url", &url]).await;
         ran.out.contains("\"online\"").then_some(())

@@ -506,7 +506,10 @@ fn open_daemon_off_loopback_does_not_start() {
     let pem = issuer.write("pem", &pair.public_key_pem());
     let short = issuer.write("short", &"x".repeat(31));
     let guessable = issuer.write("guessable", &format!("{}\n{}\n", "long".repeat(8), "x".repeat(15)));
-    let many = issuer.write("many", &format!("{}\n", "x".repeat(16)).repeat(17));
+    let tokens: String = (10..27).map(|number| format!("a-service-token-{number}\n")).collect();
+    let many = issuer.write("many", &tokens);
+    let twice =
+        issuer.write("twice", "reader:read:the-same-service-token\nadmin:admin:the-same-service-token\n");
     let open = ["--listen", "0.0.0.0:0"];
     for (args, code, words) in [
         (&open[..], 2, &["0.0.0.0", "loopback", "--jwt-key", "--service-token", "--no-auth"][..]),
@@ -533,6 +536,11 @@ fn open_daemon_off_loopback_does_not_start() {
         (&["--listen", "127.0.0.1:0", "--jwt-secret", &short], 2, &["31 bytes", "32", "openssl rand"]),
         (&["--listen", "127.0.0.1:0", "--service-token", &guessable], 2, &["15 bytes", "openssl rand"]),
         (&["--listen", "127.0.0.1:0", "--service-token", &many], 2, &["16 lines"]),
+        (
+            &["--listen", "127.0.0.1:0", "--service-token", &twice],
+            2,
+            &["line 2 repeats the token", "openssl rand"],
+        ),
         (&["--listen", "127.0.0.1:0", "--jwt-key", &empty], 2, &["empty", "--jwt-key"]),
         (&["--listen", "127.0.0.1:0", "--service-token", &empty], 2, &["empty", "--service-token"]),
     ] {

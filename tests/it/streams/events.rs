@@ -324,16 +324,16 @@ async fn refused_names_leave_the_others_watched() {
             other => other.to_string(),
         })
     };
-    let told = async |daemon: &Daemon, query: &str, count: usize| {
+    let received = async |daemon: &Daemon, query: &str, count: usize| {
         let mut stream = Stream::open(daemon, query).await;
-        let mut told = Vec::new();
-        while told.len() < count {
-            told.push(stream.next().await.expect("a message"));
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            messages.push(stream.next().await.expect("a message"));
         }
-        told
+        messages
     };
     // An error for each refused group, and a snapshot for each of the others.
-    let messages = told(&open_daemon, "groups=a%23b,team-a,c%23d", 3).await;
+    let messages = received(&open_daemon, "groups=a%23b,team-a,c%23d", 3).await;
     assert_eq!(
         messages.iter().map(of).collect::<Vec<_>>(),
         [
@@ -342,12 +342,12 @@ async fn refused_names_leave_the_others_watched() {
             ["snapshot", "team-a", "null", "1"]
         ]
     );
-    let messages = told(&open_daemon, "groups=team-a,x,y&count=true", 3).await;
+    let messages = received(&open_daemon, "groups=team-a,x,y&count=true", 3).await;
     let kinds: Vec<_> = messages.iter().map(of).map(|[kind, group, code, _]| [kind, group, code]).collect();
     assert_eq!(kinds[0], ["error", "y", "too_many_watches"]);
     assert!(kinds[1..].iter().all(|[kind, ..]| kind == "occupancy"), "{kinds:?}");
     // Users that are all refused do not end the stream either, if it may watch a group.
-    let messages = told(&open_daemon, "users=c%23d&groups=team-a", 2).await;
+    let messages = received(&open_daemon, "users=c%23d&groups=team-a", 2).await;
     assert_eq!((&messages[0]["users"], &messages[0]["refused"][0]["user"]), (&json!([]), &json!("c#d")));
     assert_eq!(of(&messages[1])[..2], ["snapshot", "team-a"]);
     // Only if no name is left, the request is an error.
@@ -363,7 +363,7 @@ async fn refused_names_leave_the_others_watched() {
     let refused = open(&daemon, &format!("groups=other,others&token={token}"), &[]).await.err();
     assert_eq!(refused, Some((403, "forbidden".into())));
     // The name of a parameter may be encoded.
-    let messages = told(&daemon, &format!("gr%6fups=other,team-a&%74oken={token}"), 2).await;
+    let messages = received(&daemon, &format!("gr%6fups=other,team-a&%74oken={token}"), 2).await;
     assert_eq!(of(&messages[0])[..3], ["error", "other", "forbidden"]);
     assert_eq!(of(&messages[1])[..2], ["snapshot", "team-a"]);
 }

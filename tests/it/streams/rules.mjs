@@ -90,6 +90,16 @@ const rules = {
     assert.equal(calls, before, 'no call after the renewal');
   },
 
+  async 'a token function that never ends is given up after 15 s and called again'() {
+    let calls = 0;
+    const { client, events } = await live({ token: () => (++calls > 1 ? 'token' : new Promise(() => {})) });
+    await pass(14_000);
+    assert.deepEqual([client.state, calls], ['connecting', 1]);
+    await pass(10_000);
+    assert.deepEqual([client.state, calls], ['live', 2]);
+    assert.ok(events.state.some(({ reason }) => reason?.includes('the token function took more than 15 s')), JSON.stringify(events.state));
+  },
+
   async 'a token function is called again after 401, a fixed token ends it'() {
     globalThis.fetch = async () => ({ status: 401, json: async () => ({ error: { code: 'invalid_token', message: 'expired' } }) });
     for (const [token, state] of [[() => 'token', 'live'], ['token', 'stopped']]) {

@@ -96,6 +96,8 @@ class Session:
     async def _open(self) -> ClientConnection | End:
         try:
             self._shown = await self._token()
+        except TimeoutError:
+            return End(f"no token is available: the token function took more than {ANSWER_S} s")
         except Exception as why:
             return End(f"no token is available: {why}")
         if self._shown and not _can_be_sent(self._shown):
@@ -130,7 +132,10 @@ class Session:
     async def _token(self) -> str | None:
         token = self._client._token
         found = token() if callable(token) else token
-        return await found if inspect.isawaitable(found) else found
+        if not inspect.isawaitable(found):
+            return found
+        async with asyncio.timeout(ANSWER_S / self._client._speed):
+            return await found
 
     def _refused(self, status: int, body: bytes | bytearray | None) -> End:
         try:

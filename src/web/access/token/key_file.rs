@@ -202,7 +202,7 @@ fn check_lengths(key: &AlgorithmParameters, decoding: &DecodingKey) -> Result<()
             exact("y", &parts.y, P256_BYTES)?;
         }
         AlgorithmParameters::OctetKeyPair(parts) => exact("x", &parts.x, ED25519_BYTES)?,
-        AlgorithmParameters::OctetKey(_) => secret_file::check_length(decoding.try_get_as_bytes()?)?,
+        AlgorithmParameters::OctetKey(_) => secret_file::check(decoding.try_get_as_bytes()?)?,
         _ => {}
     }
     Ok(())

@@ -45,11 +45,20 @@ pub(super) fn public_text(text: &str) -> Option<&'static str> {
         Some(SSH)
     } else if first.starts_with("https://") || first.starts_with("http://") {
         Some("it is a URL; download the JWKS and name its file")
+    } else if text.contains("PUBLIC KEY") || text.contains("-----BEGIN ") || text.contains("-----END ") {
+        Some("it is a PEM file, or a part of one; name the whole file with --jwt-key")
     } else if is_failure(text) {
         Some(FAILURE)
     } else {
-        encoded(text)
+        encoded(text).or_else(|| encoded(without_name(text)?))
     }
+}
+
+/// The value of a setting, such as `JWT_KEY=MCow…`, `publicKey: MCow…` or `ed25519:MCow…`.
+fn without_name(text: &str) -> Option<&str> {
+    let (name, value) = text.split_once(['=', ':'])?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (!name.is_empty() && name.bytes().all(is_name)).then(|| value.trim().trim_matches(['"', '\'']))
 }
 
 /// Is this the text of a failed HTTP request: a status of 400 or more and its reason, or words of a known failure?
@@ -67,7 +76,7 @@ fn is_failure(text: &str) -> bool {
 
 /// Names a key or another public file that is written in base64 or hex.
 fn encoded(text: &str) -> Option<&'static str> {
-    if from_hex(text).is_some_and(|bytes| is_key(&bytes)) {
+    if from_hex(text.strip_prefix("0x").unwrap_or(text)).is_some_and(|bytes| is_key(&bytes)) {
         return Some(
             "it is the hex of a key; convert it to PEM: xxd -r -p FILE | openssl pkey -pubin -inform DER",
         );
@@ -141,6 +150,17 @@ mod tests {
         // {"keys":[ and -----BEGIN PUBLIC KEY-----
         assert_named("eyJrZXlzIjpbeyJrdHkiOiJSU0EiLCJuIjoiMDEyMzQ1Njc4OWFiY2RlZiJ9XX0=", "base64 -d");
         assert_named("LS0tLS1CRUdJTiBQVUJMSUMgS0VZLS0tLS0KTUZrd0V3WUhLb1pJemowQ0FRWUk=", "base64 -d");
+        assert_named(&format!("0x{hex}"), "the hex of a key");
+        for name in ["JWT_KEY=", "publicKey: ", "ed25519:", "key=\""] {
+            assert_named(&format!("{name}{ED448}"), "the base64 of a key");
+        }
+        for part in [
+            "MCowBQYDK2VwAyEA -----END PUBLIC KEY-----",
+            "----BEGIN PUBLIC KEY----- MCowBQYDK2VwAyEA",
+            "-----BEGIN%20PUBLIC%20KEY----- and -----END RSA PRIVATE KEY-----",
+        ] {
+            assert_named(part, "a PEM file, or a part of one");
+        }
         assert_named("AAAAC3NzaC1lZDI1NTE5AAAAIGSI3zcnJzcnJzcnJzcnJzcnJzcnJzcnJzcnJzcn", "ssh-keygen");
         assert_named("\"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC7 me@example\"", "ssh-keygen");
         assert_named("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg", "token");
@@ -175,6 +195,7 @@ mod tests {
             "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
             "MFYwLWEtc2VjcmV0LXRoYXQtYmVnaW5zLWxpa2UtYS1rZXk=",
             "\"a-quoted-secret-of-more-than-32-characters\"",
+            "name=0123456789abcdef0123456789abcdef",
         ] {
             assert_eq!(public_text(secret), None, "{secret}");
         }

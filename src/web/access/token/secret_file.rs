@@ -1,5 +1,6 @@
 //! The file of `--jwt-secret`: one line of text.
 
+use super::key_bytes::is_key;
 use super::public_text::public_text;
 use super::verifying_key::VerifyingKey;
 use anyhow::{Context, Result, bail, ensure};
@@ -34,8 +35,20 @@ pub(super) fn parse(file: &[u8]) -> Result<VerifyingKey> {
     Ok(VerifyingKey::new(None, Algorithm::HS256, DecodingKey::from_secret(line.as_bytes()), line.as_bytes()))
 }
 
+/// An error if a secret is too short, or others may know it.
+pub(super) fn check(secret: &[u8]) -> Result<()> {
+    ensure!(
+        !is_key(secret),
+        "others may know its secret: it is a key in DER; a secret is random: openssl rand -hex 32"
+    );
+    if let Some(what) = std::str::from_utf8(secret).ok().and_then(public_text) {
+        bail!("others may know its secret: {what}");
+    }
+    check_length(secret)
+}
+
 /// An error if a secret is so short that it can be guessed.
-pub(super) fn check_length(secret: &[u8]) -> Result<()> {
+fn check_length(secret: &[u8]) -> Result<()> {
     ensure!(
         secret.len() >= SECRET_BYTES,
         "its HS256 secret has {} bytes, so anyone with one token could guess it; HS256 requires {SECRET_BYTES} or more: \

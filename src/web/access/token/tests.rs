@@ -224,6 +224,9 @@ uzNZrDQkWsrciXY=
 -----END PUBLIC KEY-----
 ";
 
+/// The DER of an Ed25519 key before its 32 bytes (RFC 8410, 10.1).
+const ED25519_HEAD: &[u8] = &[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
+
 const X25519: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VuAyEAqYGBQ27o3lu10manrK0+SpMqZJNeDPGwBhTriAxxBlw=
 -----END PUBLIC KEY-----
@@ -426,6 +429,8 @@ fn jwks_without_a_good_key_names_each_fault() {
     for (key, fault) in [
         (json!({"kty": "oct", "kid": "s", "k": b64(b"short")}), "kid \"s\": its HS256 secret has 5 bytes"),
         (json!({"kty": "oct", "k": b64(SECRET), "alg": "HS512"}), "key 1: its alg is HS512"),
+        (json!({"kty": "oct", "k": b64(X25519.as_bytes())}), "others may know its secret: it is a PEM file"),
+        (json!({"kty": "oct", "k": b64(&[ED25519_HEAD, &[7; 32]].concat())}), "it is a key in DER"),
         (ec(&[7; 31], &[7; 32]), "kid \"e\": its x has 31 bytes in place of 32"),
         (ec(&[7; 32], &[7; 31]), "its y has 31 bytes in place of 32"),
         (ec(&[7; 33], &[7; 31]), "its x has 33 bytes"),

@@ -251,9 +251,18 @@ export class Keybeat {
     else this.#lost(status === 429 || status === 503 ? 1013 : 1006, message);
   }
 
-  #token() {
+  async #token() {
     const { token } = this.#options;
-    return typeof token === 'function' ? token() : token;
+    if (typeof token !== 'function') return token;
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`the token function took more than ${ANSWER_MS / 1000} s`)), ANSWER_MS);
+    });
+    try {
+      return await Promise.race([token(), late]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   #open(socket) {
