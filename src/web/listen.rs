@@ -152,8 +152,10 @@ impl Port {
     async fn handshake(&self, stream: TcpStream, address: SocketAddr, visit: &Visit) {
         let Some(tls) = &self.tls else { return self.converse(stream, address, visit).await };
         // A connection that has sent nothing is idle: browsers open connections that they may need later.
+        // The runtime takes an accepted stream for readable, so only a byte proves that it is.
+        let mut first = [0];
         let begun = tokio::select! {
-            begun = timeout(self.times.idle, stream.readable()) => matches!(begun, Ok(Ok(()))),
+            begun = timeout(self.times.idle, stream.peek(&mut first)) => matches!(begun, Ok(Ok(1..))),
             () = visit.activity.evicted() => false,
             () = self.shutdown.stopping() => false,
         };

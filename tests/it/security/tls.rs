@@ -32,6 +32,24 @@ async fn ready(authority: &Authority, daemon: &Daemon) {
 }
 
 #[tokio::test]
+async fn silent_connection_is_idle_and_no_late_handshake() {
+    let (redis, authority) = (Redis::start(), Authority::new());
+    let [cert, key] = authority.issue("server");
+    let times = ["--handshake-timeout", "300ms", "--idle-timeout", "1s"];
+    let tls = ["--redis", &redis.url(), "--tls-cert", &cert, "--tls-key", &key];
+    let daemon = Daemon::launch(&[&tls[..], &times].concat());
+    ready(&authority, &daemon).await;
+    let mut answer = Vec::new();
+    let mut silent = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    silent.read_to_end(&mut answer).await.expect("it is closed");
+    assert!(answer.is_empty() && !daemon.log().contains("refused"), "{answer:?}: {}", daemon.log());
+    // A handshake that has begun has its own time.
+    let mut slow = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    slow.write_all(&[0x16]).await.expect("it reads");
+    until("it is refused", async || daemon.log().contains("handshake_timeout").then_some(())).await;
+}
+
+#[tokio::test]
 async fn tls_certificate_is_replaced_without_restart() {
     let (redis, authority) = (Redis::start(), Authority::new());
     let [cert, key] = authority.issue("server");
