@@ -75,7 +75,7 @@ pub enum Fault {
     NotJson(serde_json::Error),
     /// It is JSON of another shape; the text says what is wrong, and what is allowed.
     Shape(String),
-    /// This list has more than [`MAX_USERS`] elements. What follows them was not read.
+    /// This list has more than [`MAX_USERS`] elements. The reader stopped there.
     TooLong(&'static str),
 }
 

@@ -1,8 +1,8 @@
 //! The pause between two reads of an event stream.
 //!
 //! Programs send heartbeats one by one, so the server sends their events one by one. A read of each would wake the link and the
-//! driver once per event. When events come fast the link waits between two reads, and takes many at a time. Its
-//! socket rests meanwhile (`resp/socket.rs`).
+//! driver once per event. When events come fast the link waits between two reads, and takes many at a time. Its socket rests
+//! meanwhile (`resp/socket.rs`).
 
 use std::time::Duration;
 use tokio::time::Instant;
