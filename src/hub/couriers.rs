@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 
 /// Readers that a courier serves before other tasks have a turn.
 const ROUND: usize = 32;
+/// Readers after which the first courier begins, while the rest are still called.
+const CALLED_AT_ONCE: usize = 256;
 
 /// A connection to which a courier can write while the reader's own task waits.
 pub trait Direct: Send + Sync {
@@ -27,9 +29,13 @@ impl Couriers {
     /// Something is pending for these readers: sends a courier to those with a connection of their own, and rings the bell of the
     /// others.
     pub(super) fn wake<'a>(&self, readers: impl Iterator<Item = &'a Arc<Watcher>>) {
-        let sent: Vec<_> = readers.filter(|reader| reader.calls_courier()).cloned().collect();
-        if !sent.is_empty() {
-            lock(&self.waiting).extend(sent);
+        let mut calls = readers.filter(|reader| reader.calls_courier()).cloned();
+        loop {
+            let some: Vec<_> = calls.by_ref().take(CALLED_AT_ONCE).collect();
+            if some.is_empty() {
+                return;
+            }
+            lock(&self.waiting).extend(some);
             self.work.notify_one();
         }
     }

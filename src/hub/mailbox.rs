@@ -57,6 +57,11 @@ impl<T: Pending> Mailbox<T> {
         self.bytes
     }
 
+    /// How many changes are pending.
+    pub(super) fn len(&self) -> usize {
+        self.pending
+    }
+
     /// The oldest change.
     pub(super) fn front(&self) -> Option<&T> {
         self.queue.iter().find_map(Option::as_ref)

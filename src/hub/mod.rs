@@ -44,7 +44,7 @@ pub use interest::{KNOWN_WITHIN, Kept, Wishes};
 pub use log::message as transitions_message;
 pub use sinks::{StreamState, WebhookState};
 pub use statuses::{Forgotten, NextStatuses, Status};
-pub use watcher::{Delivery, Overflow, Watcher};
+pub use watcher::{Delivery, Next as NextDelivery, Overflow, Watcher};
 
 use crate::lock::lock;
 use crate::metrics::Metrics;
@@ -52,6 +52,7 @@ use crate::presence::{Key, Name, Presence, Roster, Time, Transition};
 use crate::protocol::{self, TransitionObject};
 use audience::Audience;
 use barrier::Barrier;
+use bytes::Bytes;
 use couriers::Couriers;
 use fanout::Everybody;
 use groups::{Group, Groups};
@@ -78,12 +79,20 @@ pub struct Encoded {
     /// The transition.
     pub transition: Transition,
     json: OnceLock<Box<str>>,
+    /// The frame with this transition alone.
+    frame: OnceLock<Bytes>,
     shard: u8,
 }
 
 impl Encoded {
     fn new(seq: u64, transition: &Transition, shard: usize) -> Encoded {
-        Encoded { seq, transition: transition.clone(), json: OnceLock::new(), shard: shard as u8 }
+        let (json, frame) = (OnceLock::new(), OnceLock::new());
+        Encoded { seq, transition: transition.clone(), json, frame, shard: shard as u8 }
+    }
+
+    /// A frame with the `transitions` message of this transition alone. The first reader that needs it calls `make` with the message.
+    pub fn frame(self: &Arc<Encoded>, make: impl FnOnce(&[u8]) -> Bytes) -> &Bytes {
+        self.frame.get_or_init(|| make(&log::message(std::slice::from_ref(self))))
     }
 
     /// The transition as JSON, as it stands in a `transitions` message.

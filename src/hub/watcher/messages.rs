@@ -4,7 +4,7 @@ use super::super::Encoded;
 use super::super::backlog::Backlog;
 use super::super::log::{self, FRAME, FRAME_BYTES};
 use super::super::mailbox::Pushed;
-use super::{Delivery, Overflow, Watcher};
+use super::{Delivery, Next, Overflow, Watcher};
 use crate::lock::lock;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -129,6 +129,23 @@ impl Watcher {
         };
         let text = (!taken.is_empty()).then(|| log::message(&taken))?;
         Some(Delivery { text, resume: self.resume(&backlog, seq) })
+    }
+
+    /// The next message of a courier. It takes a single change of a user who is watched by name; anything else it leaves alone.
+    pub fn next(&self) -> Next {
+        self.begin_to_read();
+        let mut backlog = lock(&self.backlog);
+        if self.overflow_cause().is_some() || backlog.groups.is_some() {
+            return Next::Task;
+        }
+        if backlog.all.is_some() || backlog.mailbox.len() > 1 {
+            return Next::Messages;
+        }
+        let before = backlog.bytes();
+        let Some(entry) = backlog.pop() else { return Next::Nothing };
+        backlog.read_to = backlog.read_to.max(entry.seq);
+        self.readers.recount(before, backlog.bytes());
+        Next::One(entry)
     }
 
     /// Takes what is pending as messages, as many as suit one write; empty if nothing is pending.

@@ -5,7 +5,7 @@ mod messages;
 use super::Encoded;
 use super::backlog::{All, Backlog, NOT_YET};
 use super::couriers::Direct;
-use super::groups::{Next, PendingGroups};
+use super::groups::{Next as NextOfGroup, PendingGroups};
 use super::mailbox::Pushed;
 use super::readers::{Member, Readers};
 use super::statuses::PendingStatuses;
@@ -37,6 +37,18 @@ pub struct Delivery {
     /// is no such number: of two changes that cancelled out, one came before this message's last transition
     /// and one after it.
     pub resume: Option<u64>,
+}
+
+/// What a courier sends a reader next.
+pub enum Next {
+    /// Nothing is pending.
+    Nothing,
+    /// This transition alone.
+    One(Arc<Encoded>),
+    /// What [`Watcher::messages`] takes.
+    Messages,
+    /// The reader's task has something else to do first.
+    Task,
 }
 
 /// One reader of transitions. A reader of users by name has its pending changes in a mailbox, one for each user.
@@ -369,7 +381,7 @@ impl Watcher {
     }
 
     /// Takes the next news of groups.
-    pub(super) fn pop_group(&self) -> Option<Next> {
+    pub(super) fn pop_group(&self) -> Option<NextOfGroup> {
         if !self.owes_groups() {
             return None;
         }

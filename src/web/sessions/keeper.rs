@@ -30,8 +30,10 @@ pub struct Sessions {
     pub(super) store: Arc<Store>,
     pub(super) quotas: Arc<Quotas>,
     pub(super) metrics: Arc<Metrics>,
-    /// How often a socket proves that it is alive.
+    /// How often a socket proves that it is alive, if it keeps a user online by that.
     pub period: Duration,
+    /// How often any other socket does.
+    pub idle_period: Duration,
     /// How long a user stays online after a close that says that the page may come back.
     pub close_grace: Duration,
     open: Mutex<HashMap<Key, Arc<Session>>>,
@@ -59,8 +61,9 @@ impl Sessions {
         close_grace: Duration,
     ) -> Sessions {
         let period = (store.ttl() / BEATS_PER_TTL).clamp(PERIOD.0, PERIOD.1);
+        let idle_period = (store.ttl() * 2 / 3).clamp(PERIOD.0, PERIOD.1);
         let (open, due, bell) = (Mutex::default(), Mutex::default(), Notify::new());
-        Sessions { store, quotas, metrics, period, close_grace, open, due, bell }
+        Sessions { store, quotas, metrics, period, idle_period, close_grace, open, due, bell }
     }
 
     /// A socket of this session opens. `user` is the one of its token.
@@ -139,6 +142,11 @@ impl Hold {
     /// Whether the socket keeps the session until a goodbye, or until the client sends nothing.
     pub fn keeps(&self) -> bool {
         self.era.is_some()
+    }
+
+    /// Do the pongs of the connection keep the user online?
+    pub fn lives_by_pongs(&self) -> bool {
+        self.keeps() && self.beat == Beat::Connection
     }
 
     /// The connection has just proven that it is alive.

@@ -30,6 +30,13 @@ impl FrameQueue {
         }
     }
 
+    /// Queues a frame with its header.
+    pub(super) fn put_frame(&mut self, frame: Bytes) {
+        let text = frame.len() - 1;
+        self.out.push_back(frame.slice(..text));
+        self.out.push_back(frame.slice(text..));
+    }
+
     /// Queues a ping before all frames of which nothing is written yet, unless one is queued already.
     pub(super) fn put_ping(&mut self) {
         if self.out.iter().any(|bytes| **bytes == *PING) {
@@ -83,6 +90,11 @@ impl FrameQueue {
         first.out.append(&mut self.out);
         *self = first;
     }
+}
+
+/// A text with its header.
+pub(super) fn framed(text: &[u8]) -> Bytes {
+    [&frame_header(text.len()), text].concat().into()
 }
 
 /// The header of a text frame.

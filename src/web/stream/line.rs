@@ -136,6 +136,17 @@ impl Line {
 }
 
 impl Turn<'_> {
+    /// Writes one frame. Returns false if the task has to go on with it.
+    pub(super) fn send_one(mut self, frame: &Bytes) -> bool {
+        let written = self.stream.try_write(frame).unwrap_or(0);
+        if written == frame.len() {
+            return true;
+        }
+        self.turns.rest.put_frame(frame.clone());
+        self.turns.rest.advance(written);
+        false
+    }
+
     /// Writes frames. Returns false if the task has to go on with them.
     pub(super) fn send(mut self, mut frames: FrameQueue) -> bool {
         while !frames.is_empty() {

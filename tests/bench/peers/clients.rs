@@ -88,7 +88,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Opens a WebSocket, asks for the user, and waits for the snapshot.
+    /// Opens a WebSocket, asks for the users, and waits for the snapshot.
     async fn open(port: u16, number: usize, arrivals: Arc<Arrivals>) -> Connection {
         // Several addresses: one has not enough ports for all clients and those of the run before.
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -110,13 +110,19 @@ impl Connection {
             }
         };
         assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-        connection.send(0x1, br#"{"type":"watch","users":["crowd"]}"#).await;
+        let users: Vec<String> = (0..super::USERS).map(|user| format!("crowd-{user}")).collect();
+        let watch = serde_json::json!({"type": "watch", "users": users}).to_string();
+        connection.send(0x1, watch.as_bytes()).await;
         while !connection.next_frame().await.1.windows(10).any(|some| some == b"\"snapshot\"") {}
         connection
     }
 
     async fn send(&mut self, opcode: u8, payload: &[u8]) {
-        let header = [0x80 | opcode, 0x80 | payload.len() as u8];
+        let length = payload.len() as u16;
+        let header = match length {
+            0..126 => vec![0x80 | opcode, 0x80 | length as u8],
+            _ => [&[0x80 | opcode, 0x80 | 126][..], &length.to_be_bytes()].concat(),
+        };
         let frame = [&header[..], &MASK, payload].concat();
         self.stream.write_all(&frame).await.expect("the server reads");
     }

@@ -1,5 +1,5 @@
 //! One change to many sockets: keybeat next to a plain broadcast in axum, a Node server and a loop of `send`, with the same
-//! clients in the same run.
+//! clients in the same run. `PEERS=keybeat,axum` in the environment measures some of them.
 
 mod clients;
 mod servers;
@@ -16,15 +16,16 @@ use tokio::runtime::Runtime;
 
 const SOCKETS: usize = 10_000;
 /// Changes a second, and how many.
-const RATES: [(u32, u64); 2] = [(1, 15), (10, 60)];
+const RATES: [(u32, u64); 2] = [(1, 10), (10, 60)];
 /// Each server is measured so often, in turn.
 const ROUNDS: usize = 3;
-/// The user whom all clients of keybeat watch.
-const USER: &str = "presence:crowd";
+/// Users whom all clients of keybeat watch. They take turns: a change that follows another one of the same user at once would cancel it
+/// for a client that has not read it.
+pub const USERS: u64 = 10;
 
 /// A server whose clients all receive each change.
 enum Server {
-    Keybeat { daemon: Daemon, redis: Box<Redis>, writer: Client },
+    Keybeat { daemon: Daemon, _redis: Box<Redis>, writer: Client },
     Peer(Peer),
 }
 
@@ -51,7 +52,7 @@ impl Server {
         let args = ["--redis", &url, "--max-sockets", &most, "--max-sockets-per-address", &most];
         let daemon = Daemon::with(&args).await;
         let writer = redis.client();
-        Some(Server::Keybeat { daemon, redis: Box::new(redis), writer })
+        Some(Server::Keybeat { daemon, _redis: Box::new(redis), writer })
     }
 
     fn port(&self) -> u16 {
@@ -71,11 +72,12 @@ impl Server {
     /// Makes the change with this number; the first is 1.
     fn change(&mut self, number: u64) {
         match self {
-            Server::Keybeat { writer, .. } if number % 2 == 1 => {
-                writer.call(&["SET", USER, "1", "EX", "3600"]);
-            }
             Server::Keybeat { writer, .. } => {
-                writer.call(&["DEL", USER]);
+                let key = format!("presence:crowd-{}", (number - 1) % USERS);
+                match (number - 1) / USERS % 2 {
+                    0 => writer.call(&["SET", &key, "1", "EX", "3600"]),
+                    _ => writer.call(&["DEL", &key]),
+                };
             }
             Server::Peer(peer) => peer.change(number),
         }
@@ -90,8 +92,12 @@ pub fn one_change_to_many(runtime: &Runtime) {
     );
     println!("|---|---|---|---|---|---|---|---|");
     let mut runs: Vec<Vec<(usize, Run)>> = RATES.iter().map(|_| Vec::new()).collect();
+    let only = std::env::var("PEERS").ok();
     for _ in 0..ROUNDS {
         for (at, name) in NAMES.iter().enumerate() {
+            if only.as_deref().is_some_and(|only| !only.split(',').any(|some| name.starts_with(some))) {
+                continue;
+            }
             runtime.block_on(async {
                 let Some(mut server) = Server::start(name).await else { return };
                 let crowd = Crowd::connect(server.port(), SOCKETS).await;
@@ -105,7 +111,7 @@ pub fn one_change_to_many(runtime: &Runtime) {
         let medians: Vec<_> = (0..NAMES.len()).map(|at| median(runs, at)).collect();
         for (name, run) in NAMES.iter().zip(&medians) {
             match run {
-                None => println!("| {name} | {rate} | not installed | | | | | |"),
+                None => println!("| {name} | {rate} | not measured | | | | | |"),
                 Some(run) => println!("| {name} | {rate} | {} |", row(run, medians[1].as_ref())),
             }
         }
@@ -139,7 +145,6 @@ async fn run(server: &mut Server, crowd: &Crowd, (rate, changes): (u32, u64)) ->
     for change in 1..=changes {
         tokio::time::sleep_until((began + pause * (change as u32 - 1)).into()).await;
         made.push(Instant::now());
-        // Each rate begins and ends with the user offline.
         tokio::task::block_in_place(|| server.change(before + change));
     }
     crowd.receive(before + changes).await;

@@ -10,7 +10,7 @@ const message = (number) => JSON.stringify({
   type: 'transitions',
   seq: number,
   transitions: [{
-    seq: number, user: 'crowd', state: 'online', at_ms: 1690000000000, since_ms: 1690000000000, reason: 'heartbeat',
+    seq: number, user: 'crowd-1', state: 'online', at_ms: 1690000000000, since_ms: 1690000000000, reason: 'heartbeat',
   }],
 });
 

@@ -88,7 +88,7 @@ pub fn serve_if_asked() {
 /// As long as a transition of keybeat.
 fn message(number: &str) -> String {
     format!(
-        r#"{{"type":"transitions","seq":{number},"transitions":[{{"seq":{number},"user":"crowd","state":"online","at_ms":1690000000000,"since_ms":1690000000000,"reason":"heartbeat"}}]}}"#
+        r#"{{"type":"transitions","seq":{number},"transitions":[{{"seq":{number},"user":"crowd-1","state":"online","at_ms":1690000000000,"since_ms":1690000000000,"reason":"heartbeat"}}]}}"#
     )
 }
 
@@ -114,7 +114,7 @@ fn serve_axum() {
 
 async fn upgrade(State(sender): State<broadcast::Sender<Utf8Bytes>>, upgrade: WebSocketUpgrade) -> Response {
     let upgrade = upgrade.protocols(["keybeat.v1"]).read_buffer_size(1024).write_buffer_size(0);
-    upgrade.on_upgrade(|socket| live(socket, sender.subscribe()))
+    upgrade.on_upgrade(move |socket| live(socket, sender.subscribe()))
 }
 
 async fn live(mut socket: WebSocket, mut changes: broadcast::Receiver<Utf8Bytes>) {
@@ -174,7 +174,7 @@ fn serve_sends(threads: usize) {
 
 /// Answers a handshake, whose key is always the same.
 fn shake(mut stream: &TcpStream) {
-    let mut request = Vec::new();
+    let mut request: Vec<u8> = Vec::new();
     while !request.windows(4).any(|four| four == b"\r\n\r\n") {
         let mut some = [0; 1024];
         let read = stream.read(&mut some).expect("a request");

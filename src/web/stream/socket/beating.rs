@@ -36,6 +36,15 @@ impl Socket {
         }
     }
 
+    /// The time from one ping to the next.
+    pub(super) fn ping_period(&self) -> Duration {
+        let sessions = &self.reader.app.sessions;
+        match &self.hold {
+            Some(hold) if hold.lives_by_pongs() => sessions.period,
+            _ => sessions.idle_period,
+        }
+    }
+
     pub(super) async fn ping(&mut self) -> Result<(), Ending> {
         let silence = (self.reader.app.store.ttl() * 2 / 3).clamp(SILENCE.0, SILENCE.1);
         if self.unanswered >= UNANSWERED && self.alive.elapsed() >= silence {

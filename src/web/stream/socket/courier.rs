@@ -1,8 +1,8 @@
 //! Couriers of the hub at a socket: they send transitions while the socket's task waits.
 
-use super::super::frame_queue::FrameQueue;
+use super::super::frame_queue::{FrameQueue, framed};
 use super::super::line::Line;
-use crate::hub::{Direct, Watcher};
+use crate::hub::{Direct, NextDelivery, Watcher};
 use crate::lock::lock;
 use crate::web::access::auth::Pass;
 use crate::web::app::App;
@@ -29,24 +29,29 @@ impl CourierDoor {
         *lock(&self.pass) = pass;
     }
 
-    /// May the client be sent transitions, and nothing else before them? The task finds out why not.
-    fn is_open(&self, reader: &Watcher) -> bool {
-        !self.app.shutdown.is_stopping()
-            && !reader.overflowed()
-            && !reader.owes_groups()
-            && self.app.gate.still_good(&lock(&self.pass)).is_ok()
+    /// May the client be sent transitions? The task finds out why not.
+    fn is_open(&self) -> bool {
+        !self.app.shutdown.is_stopping() && self.app.gate.still_good(&lock(&self.pass)).is_ok()
     }
 }
 
 impl Direct for CourierDoor {
     fn deliver(&self, reader: &Watcher) -> bool {
         let Some(turn) = self.line.turn() else { return false };
-        if !self.is_open(reader) {
+        if !self.is_open() {
             return false;
         }
-        let mut frames = FrameQueue::default();
-        frames.put(reader.messages().into_iter().map(|message| message.text));
-        let is_all = frames.bytes() < ROUND_BYTES;
-        turn.send(frames) && is_all
+        match reader.next() {
+            NextDelivery::Nothing => true,
+            NextDelivery::One(entry) => turn.send_one(entry.frame(framed)),
+            NextDelivery::Messages if reader.overflowed() => false,
+            NextDelivery::Messages => {
+                let mut frames = FrameQueue::default();
+                frames.put(reader.messages().into_iter().map(|message| message.text));
+                let is_all = frames.bytes() < ROUND_BYTES;
+                turn.send(frames) && is_all
+            }
+            NextDelivery::Task => false,
+        }
     }
 }

@@ -48,7 +48,7 @@ impl Socket {
         let bells = Bells::new(&self.reader.app, self.reader.number);
         Box::pin(self.first_beat()).await;
         Box::pin(self.greet()).await?;
-        let every = self.reader.app.sessions.period;
+        let every = self.ping_period();
         let mut ping = interval_at(together(Instant::now() + every), every);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watcher = self.reader.watcher.clone();

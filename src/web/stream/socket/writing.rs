@@ -66,7 +66,7 @@ impl Socket {
     /// Writes as fast as the client reads. Each part that it takes is a sign of life, and so are its pongs, which are read
     /// meanwhile.
     async fn send_slowly(&mut self) -> Result<(), Ending> {
-        let (period, most) = (self.reader.app.sessions.period, self.reader.app.limits.write_timeout);
+        let (period, most) = (self.ping_period(), self.reader.app.limits.write_timeout);
         let mut ping = interval_at(Instant::now() + period, period);
         let mut progress = Instant::now();
         loop {
