@@ -12,12 +12,6 @@ const ROUND: usize = 32;
 /// Readers after which the first courier begins, while the rest are still called.
 const CALLED_AT_ONCE: usize = 256;
 
-/// A connection to which a courier can write while the reader's own task waits.
-pub trait Direct: Send + Sync {
-    /// Sends what is pending for the reader. Returns false if the reader's task has to go on with it.
-    fn deliver(&self, reader: &Watcher) -> bool;
-}
-
 /// The readers that wait for a courier: each at most once.
 #[derive(Default)]
 pub(super) struct Couriers {
@@ -72,6 +66,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{change, hub};
+    use super::super::watcher::Direct;
     use super::*;
     use crate::presence::Name;
     use std::time::Duration;

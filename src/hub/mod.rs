@@ -35,7 +35,6 @@ mod sinks;
 mod statuses;
 mod watcher;
 
-pub use couriers::Direct;
 pub use fanout::JoinedShard;
 pub use groups::{GroupBegin, GroupEnd, GroupNeed, GroupNews, GroupState};
 pub use health::{DirectoryFaults, Health};
@@ -44,7 +43,7 @@ pub use interest::{KNOWN_WITHIN, Kept, Wishes};
 pub use log::message as transitions_message;
 pub use sinks::{StreamState, WebhookState};
 pub use statuses::{Forgotten, NextStatuses, Status};
-pub use watcher::{Delivery, Next as NextDelivery, Overflow, Watcher};
+pub use watcher::{Delivery, Direct, Next as NextDelivery, Overflow, Watcher};
 
 use crate::lock::lock;
 use crate::metrics::Metrics;

@@ -4,7 +4,6 @@ mod messages;
 
 use super::Encoded;
 use super::backlog::{All, Backlog, NOT_YET};
-use super::couriers::Direct;
 use super::groups::{Next as NextOfGroup, PendingGroups};
 use super::mailbox::Pushed;
 use super::readers::{Member, Readers};
@@ -37,6 +36,12 @@ pub struct Delivery {
     /// is no such number: of two changes that cancelled out, one came before this message's last transition
     /// and one after it.
     pub resume: Option<u64>,
+}
+
+/// A connection to which a courier can write while the reader's own task waits.
+pub trait Direct: Send + Sync {
+    /// Sends what is pending for the reader. Returns false if the reader's task has to go on with it.
+    fn deliver(&self, reader: &Watcher) -> bool;
 }
 
 /// What a courier sends a reader next.
