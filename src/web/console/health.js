@@ -21,7 +21,7 @@ function setState(element, state, words = state) {
   setText(element, state === 'unknown' ? words : `${MARKS[state] ?? '○'} ${words}`);
 }
 
-/** What is wrong with Redis, as its row shows it. */
+/** The fault of Redis, as its row shows it. */
 let shownCause = '';
 
 /** Shows the body of /readyz; `null` means that no daemon answered, `undefined` that it is unknown. A cause that Redis' row shows is not repeated. */
