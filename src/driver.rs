@@ -262,8 +262,8 @@ impl Driver {
                     }
                     self.links.gap(link, cause, &why);
                 }
-                Action::Compared { link, cause, after_ms, keys, without_ttl } => {
-                    self.links.compared(link, cause, after_ms, keys, without_ttl);
+                Action::Compared { link, cause, after_ms, keys } => {
+                    self.links.compared(link, cause, after_ms, keys);
                 }
                 Action::Opened => self.hub.open(),
                 Action::Passed(mark) => self.hub.pass_mark(mark),

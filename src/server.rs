@@ -232,6 +232,7 @@ impl Daemon {
             directory,
             _directory,
             _log,
+            _couriers,
         } = believe(&config, &target, metrics.clone());
         let servers = (followed.topology.clone(), primary);
         let last_seen = config
@@ -474,6 +475,8 @@ pub struct Belief {
     _directory: Option<AbortOnDropHandle<()>>,
     /// Keeps the hub's log short.
     _log: AbortOnDropHandle<()>,
+    /// Write to the connections of many readers.
+    _couriers: Vec<AbortOnDropHandle<()>>,
 }
 
 /// Starts to follow a Redis.
@@ -531,6 +534,10 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
     let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
     let trimmed = hub.clone();
     let _log = AbortOnDropHandle::new(tokio::spawn(async move { trimmed.trim_log().await }));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let couriers = (0..cores).map(|_| hub.clone());
+    let courier = async |hub: Arc<Hub>| hub.serve_as_courier().await;
+    let _couriers = couriers.map(|hub| AbortOnDropHandle::new(tokio::spawn(courier(hub)))).collect();
     Belief {
         hub,
         names,
@@ -548,6 +555,7 @@ pub fn believe(config: &Config, target: &Target, metrics: Arc<Metrics>) -> Belie
         directory,
         _directory,
         _log,
+        _couriers,
     }
 }
 

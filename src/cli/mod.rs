@@ -277,7 +277,7 @@ struct GetArgs {
     #[arg(required_unless_present = "groups", value_name = "USER")]
     users: Vec<String>,
     /// Group to print: its counts and all its members; may be repeated
-    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    #[arg(long = "group", value_name = "NAME", value_parser = values::group)]
     groups: Vec<String>,
     /// Print one JSON object per line
     #[arg(long)]
@@ -292,7 +292,7 @@ struct WatchArgs {
     #[arg(value_name = "USER", value_parser = values::user)]
     users: Vec<String>,
     /// Group to watch: its members, their transitions, and members who come and go; may be repeated
-    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    #[arg(long = "group", value_name = "NAME", value_parser = values::group)]
     groups: Vec<String>,
     /// Print one JSON object per line
     #[arg(long)]
@@ -304,7 +304,7 @@ struct WatchArgs {
 #[derive(Parser)]
 struct TopArgs {
     /// Group whose counts to show; may be repeated
-    #[arg(long = "group", value_name = "NAME", value_parser = values::user)]
+    #[arg(long = "group", value_name = "NAME", value_parser = values::group)]
     groups: Vec<String>,
     #[command(flatten)]
     source: SourceArgs,

@@ -35,7 +35,8 @@ pub fn fault(value: &OsStr) -> Option<&'static str> {
     if text.trim() != text {
         return Some("begins or ends with a space; remove the space");
     }
-    let quotes = ['"', '\''];
+    // The typographic ones come from word processors and chat programs.
+    let quotes = ['"', '\'', '“', '”', '„', '‘', '’', '‚', '«', '»'];
     if text.starts_with(quotes) || text.ends_with(quotes) {
         return Some("is in quotes; remove the quotes (docker --env-file keeps them as part of the value)");
     }
@@ -48,9 +49,19 @@ mod tests {
 
     #[test]
     fn malformed_values_are_recognized() {
-        for value in
-            ["\"false\"", "'false'", "false\r", " false", "false ", "a\nb", "\"\"", "\tx", "presence:'"]
-        {
+        for value in [
+            "\"false\"",
+            "'false'",
+            "false\r",
+            " false",
+            "false ",
+            "a\nb",
+            "\"\"",
+            "\tx",
+            "presence:'",
+            "“presence:”",
+            "‘x’",
+        ] {
             assert!(fault(OsStr::new(value)).is_some(), "{value:?}");
         }
         for value in ["false", "presence:", "redis://u:p'w@h", "https://a.example, https://b.example", "日本"]

@@ -116,6 +116,12 @@ pub fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A group name.
+pub fn group(text: &str) -> Result<String, String> {
+    crate::presence::check_user(text).map_err(|why| format!("a group name {why}"))?;
+    Ok(text.to_owned())
+}
+
 /// Checks a user name against the key pattern too.
 pub fn user_of(pattern: &KeyPattern, user: &str) -> Result<(), String> {
     pattern.check_user(user).map_err(|why| format!("a user name {why}"))

@@ -236,7 +236,9 @@ impl Outage {
     /// An attempt failed, and another follows.
     fn goes_on(&mut self, daemon: &DaemonApi, why: ClientError) {
         let line = self.line.get_or_insert_with(|| Outage::line(daemon));
-        let kind = discriminant(&why);
+        // A daemon that ends the connection because it stops is unreachable afterwards.
+        let lost = ClientError::Lost { address: String::new(), why: String::new() };
+        let kind = discriminant(if matches!(why, ClientError::Unreachable { .. }) { &lost } else { &why });
         if !self.printed.contains(&kind) {
             self.printed.push(kind);
             let why = printed::error(&advised(why));

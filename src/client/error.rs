@@ -11,9 +11,17 @@ pub enum ClientError {
     /// An argument is invalid: an address, a file, a name.
     #[error("{0}")]
     Invalid(String),
-    /// Nothing listens at this address, or the connection was lost.
+    /// Nothing listens at this address.
     #[error("no daemon answers at {address}: {why}")]
     Unreachable {
+        /// The daemon's address.
+        address: String,
+        /// The cause.
+        why: String,
+    },
+    /// A daemon answered, and refuses the connection for now or has ended it.
+    #[error("{address}: {why}")]
+    Lost {
         /// The daemon's address.
         address: String,
         /// The cause.

@@ -122,7 +122,7 @@ impl Task {
                     401 | 403 => SessionEnd::Stop(ClientError::Refused(message_of(&body))),
                     429 | 503 => {
                         let why = format!("{} ({status})", message_of(&body));
-                        SessionEnd::Lost { why: ClientError::Unreachable { address, why }, later: true }
+                        SessionEnd::Lost { why: ClientError::Lost { address, why }, later: true }
                     }
                     _ => lost(unexpected(address, answer.status(), &body)),
                 })
@@ -149,15 +149,17 @@ impl Task {
         let mut request = url.as_str().into_client_request().map_err(|why| invalid(why.to_string()))?;
         let headers = request.headers_mut();
         headers.insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
-        let token = self.token().map_err(|why| SessionEnd::Lost {
+        let no_token = |why: String| SessionEnd::Lost {
             why: ClientError::Invalid(format!("no token is available: {why}")),
             later: false,
-        })?;
+        };
+        let token = self.token().map_err(no_token)?;
         self.shown.clone_from(&token);
         if let Some(token) = token {
-            let value = HeaderValue::from_str(&format!("Bearer {token}"));
-            let value = value.map_err(|_| {
-                invalid("the token contains characters that an HTTP header cannot have".into())
+            let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+                let why = "the token contains characters that an HTTP header cannot have";
+                // A source may return a better token next time.
+                if self.builder.renews { no_token(why.into()) } else { invalid(why.into()) }
             })?;
             headers.insert("authorization", value);
         }
@@ -195,12 +197,12 @@ impl Task {
 
     fn lost(&self, why: impl Into<String>) -> SessionEnd {
         let address = self.builder.address.to_string();
-        SessionEnd::Lost { why: ClientError::Unreachable { address, why: why.into() }, later: false }
+        SessionEnd::Lost { why: ClientError::Lost { address, why: why.into() }, later: false }
     }
 
     fn later(&self, why: impl Into<String>) -> SessionEnd {
         let address = self.builder.address.to_string();
-        SessionEnd::Lost { why: ClientError::Unreachable { address, why: why.into() }, later: true }
+        SessionEnd::Lost { why: ClientError::Lost { address, why: why.into() }, later: true }
     }
 
     /// The advice of the close frame.

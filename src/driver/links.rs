@@ -112,14 +112,7 @@ impl Links {
         }
     }
 
-    pub(super) fn compared(
-        &mut self,
-        link: LinkId,
-        cause: Cause,
-        after_ms: u64,
-        keys: u64,
-        without_ttl: u64,
-    ) {
+    pub(super) fn compared(&mut self, link: LinkId, cause: Cause, after_ms: u64, keys: u64) {
         let Some(labelled) = self.links.get_mut(&link) else { return };
         let repaired = std::mem::take(&mut labelled.repaired);
         labelled.logged = None;
@@ -127,6 +120,6 @@ impl Links {
             traces::compared(&span, repaired, keys);
         }
         let (server, cause) = (&labelled.name, cause.label());
-        info!(server, cause, repaired, after_ms, keys, without_ttl, "compared with Redis");
+        info!(server, cause, repaired, after_ms, keys, "compared with Redis");
     }
 }

@@ -110,8 +110,8 @@ impl Hub {
             self.history.push(entry.clone());
         }
         drop(everybody);
-        named.iter().for_each(|watcher| watcher.push(&entry));
-        grouped.iter().for_each(|group| group.each_watcher(|watcher| watcher.push(&entry)));
+        self.couriers.wake(named.iter().filter(|watcher| watcher.push(&entry)));
+        grouped.iter().for_each(|group| group.push(&entry, &self.couriers));
     }
 
     fn write_log(&self, everybody: &mut Everybody, entry: Arc<Encoded>) {
@@ -202,7 +202,7 @@ impl Hub {
             return Some(due.min(now + LOOK_AGAIN));
         }
         (everybody.rung, everybody.rung_at) = (Some(now), end);
-        everybody.watchers.values().for_each(|watcher| watcher.announce());
+        self.couriers.wake(everybody.watchers.values().inspect(|watcher| watcher.announce()));
         None
     }
 

@@ -9,6 +9,7 @@
 //!   → audience, mailbox   to the mailboxes of those who watch its user by name
 //!   → log                 into the log that all readers of everybody share
 //!   → history             into the latest transitions, for readers that come back
+//! couriers  tasks that write to the connections of many readers
 //! groups    SETs of users, and their watchers
 //! statuses  any JSON per user, which is no transition
 //! watcher   a reader of mailbox and log; readers, what all of them share
@@ -21,6 +22,7 @@
 mod audience;
 mod backlog;
 mod barrier;
+mod couriers;
 mod fanout;
 mod groups;
 mod health;
@@ -33,6 +35,7 @@ mod sinks;
 mod statuses;
 mod watcher;
 
+pub use couriers::Direct;
 pub use fanout::JoinedShard;
 pub use groups::{GroupBegin, GroupEnd, GroupNeed, GroupNews, GroupState};
 pub use health::{DirectoryFaults, Health};
@@ -49,6 +52,7 @@ use crate::presence::{Key, Name, Presence, Roster, Time, Transition};
 use crate::protocol::{self, TransitionObject};
 use audience::Audience;
 use barrier::Barrier;
+use couriers::Couriers;
 use fanout::Everybody;
 use groups::{Group, Groups};
 use health::Board;
@@ -152,6 +156,7 @@ pub struct Hub {
     interest: Option<Interest>,
     statuses: Statuses,
     groups: Groups,
+    couriers: Couriers,
     /// The log has to be trimmed.
     long_log: Notify,
 }
@@ -182,6 +187,7 @@ impl Hub {
             interest: None,
             statuses: Statuses::default(),
             groups: Groups::default(),
+            couriers: Couriers::default(),
             long_log: Notify::new(),
         }
     }

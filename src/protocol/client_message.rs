@@ -1,9 +1,9 @@
 //! Messages that a client sends over a WebSocket.
 
-use super::JsonText;
 use super::request::{not_json, refused};
 use super::schema;
 use super::shape::{Field, Form, Need, Shape, described};
+use super::{JsonText, halves};
 use crate::error::{Error, MAX_ID_BYTES, shown};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -75,14 +75,34 @@ impl std::fmt::Debug for Secret {
 impl ClientMessage {
     /// Parses a message. The `id` is returned separately, because an `error` repeats it, too.
     pub fn parse(text: &str) -> (Option<serde_json::Value>, Result<ClientMessage, Error>) {
-        let value: serde_json::Value = match serde_json::from_str(text) {
-            Ok(value) => value,
-            Err(why) => return (None, Err(not_json("the message", &why))),
+        let why = match serde_json::from_str(text) {
+            Ok(value) => return ClientMessage::identified(text, value),
+            Err(why) => not_json("the message", &why),
         };
+        ClientMessage::of_names(text).unwrap_or((None, Err(why)))
+    }
+
+    fn identified(
+        text: &str,
+        value: serde_json::Value,
+    ) -> (Option<serde_json::Value>, Result<ClientMessage, Error>) {
         match checked_id(value.get("id")) {
             Ok(id) => (id, ClientMessage::read(text, value)),
             Err(error) => (None, Err(error)),
         }
+    }
+
+    /// A message with names that have halves of surrogate pairs. A status or a token is never changed, and neither is an id.
+    fn of_names(text: &str) -> Option<(Option<serde_json::Value>, Result<ClientMessage, Error>)> {
+        let readable = halves::replaced(text.as_bytes());
+        let readable = std::str::from_utf8(&readable).ok()?;
+        let (id, message) = ClientMessage::identified(readable, serde_json::from_str(readable).ok()?);
+        let is_whole = !id.as_ref().and_then(serde_json::Value::as_str).is_some_and(|id| id.contains('\0'));
+        let has_names = matches!(
+            message,
+            Ok(ClientMessage::Watch { .. } | ClientMessage::Unwatch { .. } | ClientMessage::Heartbeat { .. })
+        );
+        (is_whole && has_names).then_some((id, message))
     }
 
     fn read(text: &str, value: serde_json::Value) -> Result<ClientMessage, Error> {
@@ -221,6 +241,21 @@ mod tests {
         assert_eq!(message.unwrap_err().code(), "invalid_request");
         for bad in ["", "{", "nonsense", "[1]", "null", r#"{"type":"watch","users":"a"}"#] {
             assert!(ClientMessage::parse(bad).1.is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn half_of_an_emoji_in_a_name_leaves_the_other_names() {
+        let (id, message) = ClientMessage::parse(r#"{"type":"watch","users":["a\ud83d","b"],"id":7}"#);
+        let Ok(ClientMessage::Watch { users, .. }) = message else { panic!("{message:?}") };
+        assert_eq!((id, users), (Some(json!(7)), Some(vec!["a\0".to_owned(), "b".to_owned()])));
+        for text in [
+            r#"{"type":"set_status","status":"a\ud83d"}"#,
+            r#"{"type":"auth","token":"a\ud83d"}"#,
+            r#"{"type":"unwatch","users":["a"],"id":"\ud83d"}"#,
+        ] {
+            let (id, message) = ClientMessage::parse(text);
+            assert_eq!((id, message.unwrap_err().code()), (None, "invalid_json"), "{text}");
         }
     }
 

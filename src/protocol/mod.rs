@@ -5,6 +5,8 @@ mod beat;
 mod client_message;
 #[cfg(feature = "daemon")]
 mod encode;
+#[cfg(feature = "daemon")]
+mod halves;
 mod json_text;
 mod message;
 #[cfg(feature = "daemon")]

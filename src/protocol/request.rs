@@ -1,10 +1,11 @@
 //! Bodies of requests and answers.
 
 use super::shape::{Fault, Field, Form, Need, Shape, milliseconds};
-use super::{UserObject, schema};
+use super::{UserObject, halves, schema};
 use crate::error::Error;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::borrow::Cow;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -21,6 +22,18 @@ pub trait RequestBody: DeserializeOwned {
                 "the body is empty; it must be a JSON object, such as {example}"
             )));
         }
+        let read = Self::read(text);
+        if !matches!(read, Err(Error::InvalidJson(_))) {
+            return read;
+        }
+        match halves::replaced(text) {
+            Cow::Owned(readable) => Self::read(&readable),
+            Cow::Borrowed(_) => read,
+        }
+    }
+
+    /// Parses a body that is not empty. Errors: as [`RequestBody::parse`].
+    fn read(text: &[u8]) -> Result<Self, Error> {
         Self::SHAPE.check(text).map_err(|fault| refused("the body", fault))?;
         serde_json::from_slice(text)
             .map_err(|why| Error::InvalidRequest(format!("the body cannot be read: {why}")))
@@ -305,6 +318,16 @@ mod tests {
     use serde_json::{Value, json};
 
     /// utoipa takes only literals, so the limit stands in the schemas once more.
+    #[test]
+    fn half_of_an_emoji_in_a_name_leaves_the_other_names() {
+        let body =
+            HeartbeatsBody::parse(br#"{"users":["a\ud83d",{"user":"b","session":"\ude00"},"c"]}"#).unwrap();
+        let names: Vec<_> = body.users.iter().map(|item| (&*item.user, item.session.as_deref())).collect();
+        assert_eq!(names, [("a\0", None), ("b", Some("\0")), ("c", None)]);
+        let still_wrong = HeartbeatsBody::parse(br#"{"users":["a\ud83d",]}"#).unwrap_err();
+        assert_eq!(still_wrong.code(), "invalid_json");
+    }
+
     #[test]
     fn schemas_have_the_limit_of_users() {
         let schemas = [ClientMessage::schema(), HeartbeatsBody::schema(), QueryBody::schema()];

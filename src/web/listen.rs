@@ -19,9 +19,11 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::{Extension, Router};
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
@@ -79,6 +81,13 @@ pub struct Port {
 pub fn refusals(cors: CorsLayer) -> Router {
     let refuse = async |Extension(error): Extension<Error>| Failure(error);
     Router::new().fallback(refuse).layer(cors)
+}
+
+/// The TCP connection of a request that was accepted for another protocol, and the bytes that came after the request; the same
+/// value again if it has TLS.
+pub fn plain(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<ExplainedRefusal<Noticed<TcpStream>>>>()?;
+    Ok((parts.io.into_inner().into_inner().into_inner(), parts.read_buf))
 }
 
 /// Opens a port, with room for all clients that reconnect at once.

@@ -30,6 +30,11 @@ impl<S> ExplainedRefusal<S> {
         ExplainedRefusal { stream, activity, most, instead: None }
     }
 
+    /// The stream itself.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// The answer in place of these bytes, if they are a refusal of hyper's: it has no body, and no request is under way.
     fn explained(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;

@@ -12,13 +12,14 @@ mod lag;
 mod last_seen;
 mod load;
 mod modes;
+mod peers;
 
 use std::process::Command;
 
 /// A named measurement that prints its table.
 type Bench = (&'static str, fn(&tokio::runtime::Runtime));
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     ("churn", lag::churn),
     ("lag", lag::with_and_without_probes),
     ("modes", modes::lag_at_two_daemons),
@@ -27,10 +28,12 @@ const BENCHES: [Bench; 9] = [
     ("memory", load::memory_and_start),
     ("watched", load::memory_of_watched_users),
     ("last_seen", last_seen::memory_and_pages),
+    ("peers", peers::one_change_to_many),
     ("faults", faults::table),
 ];
 
 fn main() {
+    peers::serve_if_asked();
     // cargo passes --bench; what else is given is a name.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

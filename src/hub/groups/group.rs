@@ -1,6 +1,7 @@
 //! One watched group: its members, and the clients that watch it.
 
-use super::super::Watcher;
+use super::super::couriers::Couriers;
+use super::super::{Encoded, Watcher};
 use crate::lock::lock;
 use crate::presence::Name;
 use std::collections::{HashMap, HashSet};
@@ -98,6 +99,11 @@ impl Group {
         } else {
             self.online.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+
+    /// A transition of a member, for every client that is sent changes of the members.
+    pub(in crate::hub) fn push(&self, entry: &Arc<Encoded>, couriers: &Couriers) {
+        couriers.wake(self.watchers().begun().filter(|watcher| watcher.push(entry)));
     }
 
     /// Calls `each` with every client that is sent changes of the members.

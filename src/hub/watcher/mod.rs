@@ -4,6 +4,7 @@ mod messages;
 
 use super::Encoded;
 use super::backlog::{All, Backlog, NOT_YET};
+use super::couriers::Direct;
 use super::groups::{Next, PendingGroups};
 use super::mailbox::Pushed;
 use super::readers::{Member, Readers};
@@ -51,6 +52,11 @@ pub struct Watcher {
     /// Bytes of a message that the reader's client has begun and not ended.
     unfinished: AtomicUsize,
     bell: Notify,
+    /// The reader's connection, where a courier may write to it.
+    direct: Mutex<Option<Arc<dyn Direct>>>,
+    has_direct: AtomicBool,
+    /// It waits for a courier.
+    called: AtomicBool,
     /// The bell has rung for the log, and the reader has not read since.
     unread: AtomicBool,
     readers: Arc<Readers>,
@@ -61,8 +67,21 @@ impl Watcher {
         let (id, readers) = (readers.next_id(), readers.clone());
         let (backlog, overflow, bell) = (Mutex::default(), AtomicU8::new(0), Notify::new());
         let (held, unfinished) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let unread = AtomicBool::new(false);
-        let watcher = Arc::new(Watcher { id, backlog, overflow, held, unfinished, bell, unread, readers });
+        let (direct, [has_direct, called, unread]) = (Mutex::default(), [false; 3].map(AtomicBool::new));
+        let watcher = Watcher {
+            id,
+            backlog,
+            overflow,
+            held,
+            unfinished,
+            bell,
+            direct,
+            has_direct,
+            called,
+            unread,
+            readers,
+        };
+        let watcher = Arc::new(watcher);
         let member: Arc<dyn Member> = watcher.clone();
         watcher.readers.add(id, Arc::downgrade(&member));
         watcher
@@ -106,12 +125,36 @@ impl Watcher {
         self.bell.notify_one();
     }
 
-    /// Rings the bell for what is new in the log.
+    /// Couriers may write to this connection from now on; with `None` they may not.
+    pub fn set_direct(&self, direct: Option<Arc<dyn Direct>>) {
+        self.has_direct.store(direct.is_some(), Ordering::Release);
+        *lock(&self.direct) = direct;
+    }
+
+    /// Something is pending. Returns whether a courier has to come; else rings the bell, unless one is called already.
+    pub(super) fn calls_courier(&self) -> bool {
+        if self.has_direct.load(Ordering::Acquire) {
+            return !self.called.swap(true, Ordering::AcqRel);
+        }
+        self.ring();
+        false
+    }
+
+    /// A courier has come.
+    pub(super) fn deliver(&self) {
+        // Before it looks for changes: whatever comes from now on calls another one.
+        self.called.swap(false, Ordering::AcqRel);
+        let direct = lock(&self.direct).clone();
+        if !direct.is_some_and(|direct| direct.deliver(self)) {
+            self.ring();
+        }
+    }
+
+    /// Something is new in the log.
     pub(super) fn announce(&self) {
         if !self.unread.swap(true, Ordering::Relaxed) {
             self.readers.count_unread(true);
         }
-        self.ring();
     }
 
     /// The reader reads now.
@@ -173,22 +216,22 @@ impl Watcher {
         Some(to).filter(|&to| to >= backlog.whole_from)
     }
 
-    /// A change of a user whom it watches by name.
-    pub(super) fn push(&self, entry: &Arc<Encoded>) {
+    /// A change of a user whom it watches by name. Returns whether it is pending now.
+    pub(super) fn push(&self, entry: &Arc<Encoded>) -> bool {
         let mut backlog = lock(&self.backlog);
         if let Some(held) = &mut backlog.held {
             *held = entry.seq;
-            return;
+            return false;
         }
         // One that watches a user in several ways is passed the change as often.
         if entry.seq <= backlog.by_name {
-            return;
+            return false;
         }
         backlog.by_name = entry.seq;
         // A reader of everybody reads it in the log.
         let in_log = backlog.all.as_ref().is_some_and(|all| all.joined(entry.shard()));
         if in_log || entry.seq <= backlog.by_log || self.overflow_cause().is_some() {
-            return;
+            return false;
         }
         let before = backlog.bytes();
         let pushed = backlog.mailbox.push(entry.clone());
@@ -196,10 +239,9 @@ impl Watcher {
         if pushed == Pushed::Cancelled {
             backlog.whole_from = backlog.whole_from.max(entry.seq);
             self.readers.metrics.conflated.inc();
-            return;
+            return false;
         }
-        drop(backlog);
-        self.bell.notify_one();
+        true
     }
 
     /// Leaves changes by name to the history, until [`release`](Watcher::release).

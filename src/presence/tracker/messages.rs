@@ -204,8 +204,6 @@ pub enum Action {
         after_ms: u64,
         /// How many keys are live there.
         keys: u64,
-        /// How many of them have no TTL.
-        without_ttl: u64,
     },
     /// Each server has been compared once: the keys held now are the first snapshot.
     Opened,

@@ -377,7 +377,6 @@ impl Tracker {
             cause: server.cause,
             after_ms: server.gap_at.take().map_or(0, |began| now.since(began)),
             keys: counts.keys,
-            without_ttl: counts.immortal,
         });
         self.open_if_compared();
     }

@@ -201,6 +201,11 @@ impl<S> Noticed<S> {
         Noticed { stream, activity, reads: false }
     }
 
+    /// The stream itself.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn note<T>(&self, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.activity.wrote(write.is_pending());
         write

@@ -1,9 +1,10 @@
 //! WebSocket frames: tungstenite reads, and writes pings and closes; texts are written past it, without a copy.
 //!
 //! tungstenite copies each message into a buffer of its socket, and that buffer keeps its largest size for as long
-//! as the socket lives: a snapshot of 1,000 users would cost 100 KB forever. A server does not mask its frames, so
-//! one text serves all sockets, each with its own header.
+//! as the socket lives: a snapshot of 1,000 users would cost 100 KB forever.
 
+use super::frame_queue::{FRAMES, FrameQueue};
+use super::line::{Line, Stream};
 use super::wire::Wire;
 use crate::error::Error;
 use crate::hub::Watcher;
@@ -20,14 +21,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -39,12 +37,6 @@ use tracing::debug;
 const READ_BUFFER: usize = 64;
 /// A message of more bytes leaves a buffer that is worth giving back.
 const BULKY: usize = 4096;
-/// Frames in one write.
-const FRAMES: usize = 32;
-/// The first byte of a frame: FIN, and the opcode of a text.
-const TEXT: u8 = 0x81;
-/// The header of a ping without payload.
-const PING: &[u8] = &[0x89, 0];
 
 /// A valid request for a WebSocket.
 pub struct Upgrade {
@@ -134,10 +126,8 @@ pub struct FrameIo {
     /// Messages that were read, and whether the last ones included a long one.
     received: u64,
     bulky: bool,
-    /// The bytes still to be written: a header, its text, the next header, …
-    out: VecDeque<Bytes>,
-    /// The first frame in `out` has been written in part.
-    begun: bool,
+    /// The frames still to be written.
+    out: FrameQueue,
     /// Bytes that were written past tungstenite.
     written: u64,
     /// tungstenite could not read on: the next bytes may be in the middle of a frame.
@@ -156,10 +146,32 @@ pub enum Moved {
 
 impl FrameIo {
     async fn new(upgraded: Upgraded, most: usize, frames: u32) -> FrameIo {
-        let wire = Wire::new(TokioIo::new(upgraded), per_second(frames), most);
+        let (stream, ahead) = Stream::new(upgraded);
+        let wire = Wire::new(stream, ahead, per_second(frames), most);
         let ws = Some(over(wire, most).await);
-        let (out, begun, written, broken) = (VecDeque::new(), false, 0, false);
-        FrameIo { ws, most, received: 0, bulky: false, out, begun, written, broken }
+        FrameIo { ws, most, received: 0, bulky: false, out: FrameQueue::default(), written: 0, broken: false }
+    }
+
+    /// The writing half of the connection, where couriers can use it.
+    pub(super) fn line(&self) -> Option<&Arc<Line>> {
+        self.ws.as_ref()?.get_ref().stream().line()
+    }
+
+    /// The socket's task is at work: no courier writes from now on. The next flush goes on with what one could not write.
+    pub fn take_turn(&mut self) {
+        let Some(ws) = &mut self.ws else { return };
+        let wire = ws.get_mut();
+        if let Some(line) = wire.stream().line() {
+            self.out.follow(line.take());
+            wire.held = self.out.has_begun();
+        }
+    }
+
+    /// The socket's task waits: couriers may write.
+    pub fn give_turn(&mut self) {
+        if let Some(line) = self.line().cloned() {
+            line.give(std::mem::take(&mut self.out));
+        }
     }
 
     /// The next message. The caller has dropped the one before.
@@ -205,25 +217,17 @@ impl FrameIo {
 
     /// Queues texts for the next flush.
     pub fn put(&mut self, texts: impl IntoIterator<Item = Bytes>) {
-        for text in texts {
-            self.out.push_back(frame_header(text.len()));
-            self.out.push_back(text);
-        }
+        self.out.put(texts);
     }
 
     /// The bytes still to be written.
     pub fn queued_bytes(&self) -> usize {
-        self.out.iter().map(Bytes::len).sum()
+        self.out.bytes()
     }
 
     /// Queues a ping before all frames of which nothing is written yet, unless one is queued already.
     pub fn put_ping(&mut self) {
-        if self.out.iter().any(|bytes| **bytes == *PING) {
-            return;
-        }
-        let at = if self.out.len() % 2 == 1 { 1 } else { 2 * usize::from(self.begun) };
-        self.out.insert(at, Bytes::from_static(PING));
-        self.out.insert(at + 1, Bytes::new());
+        self.out.put_ping();
     }
 
     /// Has the client sent more frames than allowed? Nothing more is read then.
@@ -260,7 +264,7 @@ impl FrameIo {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            if !self.begun {
+            if !self.out.has_begun() {
                 // The answers to pings go between two frames.
                 ready!(open(&mut self.ws)?.poll_flush_unpin(cx)).map_err(io::Error::other)?;
             }
@@ -269,10 +273,9 @@ impl FrameIo {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written as u64;
-            self.advance(written);
-            open(&mut self.ws)?.get_mut().held = self.begun;
+            self.out.advance(written);
+            open(&mut self.ws)?.get_mut().held = self.out.has_begun();
         }
-        self.out = VecDeque::new();
         Poll::Ready(Ok(()))
     }
 
@@ -280,25 +283,8 @@ impl FrameIo {
     /// every socket's task.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); 2 * FRAMES];
-        let mut count = 0;
-        for (slice, bytes) in slices.iter_mut().zip(&self.out) {
-            *slice = IoSlice::new(bytes);
-            count += 1;
-        }
-        Pin::new(open(&mut self.ws)?.get_mut().stream()).poll_write_vectored(cx, &slices[..count])
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        while let Some(front) = self.out.front_mut() {
-            if written < front.len() {
-                *front = front.slice(written..);
-                break;
-            }
-            written -= front.len();
-            self.out.pop_front();
-        }
-        // Part of a header, or a header without all of its text.
-        self.begun = written > 0 || self.out.len() % 2 == 1;
+        let count = self.out.slices(&mut slices);
+        open(&mut self.ws)?.get_mut().stream_mut().poll_write_frames(cx, &slices[..count])
     }
 
     /// Reads until the other side has ended, which also sends the answer to its close. After a frame that cannot be read, and
@@ -308,7 +294,7 @@ impl FrameIo {
         let mut rest = [0; 4096];
         while self.reads_raw()
             && let Some(ws) = &mut self.ws
-            && ws.get_mut().stream().read(&mut rest).await.is_ok_and(|read| read > 0)
+            && ws.get_mut().stream_mut().read(&mut rest).await.is_ok_and(|read| read > 0)
         {}
     }
 
@@ -327,10 +313,10 @@ impl FrameIo {
     }
 }
 
-type Tungstenite = WebSocketStream<Wire<TokioIo<Upgraded>>>;
+type Tungstenite = WebSocketStream<Wire<Stream>>;
 
 /// A new tungstenite over an open connection.
-async fn over(wire: Wire<TokioIo<Upgraded>>, most: usize) -> Tungstenite {
+async fn over(wire: Wire<Stream>, most: usize) -> Tungstenite {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
@@ -341,38 +327,4 @@ async fn over(wire: Wire<TokioIo<Upgraded>>, most: usize) -> Tungstenite {
 
 fn open(ws: &mut Option<Tungstenite>) -> io::Result<&mut Tungstenite> {
     ws.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
-}
-
-/// The header of a text frame.
-fn frame_header(length: usize) -> Bytes {
-    match (u16::try_from(length), length) {
-        (Ok(short), 0..126) => Bytes::copy_from_slice(&[TEXT, short as u8]),
-        (Ok(middle), _) => {
-            let [a, b] = middle.to_be_bytes();
-            Bytes::copy_from_slice(&[TEXT, 126, a, b])
-        }
-        (Err(_), long) => {
-            let mut header = vec![TEXT, 127];
-            header.extend((long as u64).to_be_bytes());
-            header.into()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frame_header_has_the_length() {
-        for (length, header) in [
-            (0, &[0x81, 0][..]),
-            (125, &[0x81, 125]),
-            (126, &[0x81, 126, 0, 126]),
-            (65_535, &[0x81, 126, 255, 255]),
-            (65_536, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
-        ] {
-            assert_eq!(frame_header(length), header, "{length}");
-        }
-    }
 }

@@ -2,9 +2,11 @@
 
 mod asked;
 mod bells;
+mod frame_queue;
 pub mod frames;
 mod group_watch;
 mod groups;
+mod line;
 pub mod names;
 mod reader;
 pub mod socket;

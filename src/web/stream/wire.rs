@@ -34,10 +34,9 @@ pub(super) struct Wire<S> {
 }
 
 impl<S> Wire<S> {
-    /// A client may send so many frames, and `most` bytes in one of them.
-    pub(super) fn new(stream: S, quota: governor::Quota, most: usize) -> Wire<S> {
+    /// A client may send so many frames, and `most` bytes in one of them. The bytes `ahead` were read already.
+    pub(super) fn new(stream: S, ahead: Bytes, quota: governor::Quota, most: usize) -> Wire<S> {
         let (frames, limit) = (FrameCounter::default(), RateLimiter::direct(quota));
-        let ahead = Bytes::new();
         Wire { stream, ahead, held: false, frames, limit, flooded: false, most, unfinished: 0, counter: None }
     }
 
@@ -75,8 +74,13 @@ impl<S> Wire<S> {
         true
     }
 
+    /// The stream.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// The stream, for the daemon's own writes.
-    pub(super) fn stream(&mut self) -> &mut S {
+    pub(super) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 }

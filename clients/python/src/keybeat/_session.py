@@ -101,7 +101,9 @@ class Session:
         except Exception as why:
             return End(f"no token is available: {why}")
         if self._shown and not _can_be_sent(self._shown):
-            return End("invalid_token: the token cannot be sent: it has spaces, or characters beyond ASCII", stop=True)
+            why = "the token cannot be sent: it has spaces, or characters beyond ASCII"
+            # A token function may return a better token next time.
+            return End(f"no token is available: {why}") if self._renews else End(f"invalid_token: {why}", stop=True)
         client = self._client
         # The daemon refuses what is no UTF-8, with a reason.
         query = urlencode(client._query, errors="surrogatepass")

@@ -15,7 +15,7 @@ fn holder_names_the_keys_of_a_chosen_user() {
     check_chosen(
         "scan compared seek ask came known",
         "20 choose alice; 21 named S 1 alice#phone; 21 namedall S 1 alice; 22 answered S alice#phone=20000",
-        "0 compared S start 0 0 0; 20 seek S 1 alice; 21 ask S alice#phone; 22 came alice#phone S Reconciled start; \
+        "0 compared S start 0 0; 20 seek S 1 alice; 21 ask S alice#phone; 22 came alice#phone S Reconciled start; \
          22 known alice",
     );
 }
@@ -78,9 +78,9 @@ fn comparison_finds_the_keys_of_all_chosen_users() {
         "seek scan ask came known compared",
         "20 choose alice; 21 down S; 22 choose bob; 30 up S r follows; 31 page S alice#phone bob carol; \
          32 choose dora; 33 answered S alice#phone=9000 bob=9000; 34 namedall S 2 dora",
-        "0 compared S start 0 0 0; 20 seek S 1 alice; 30 scan S; 31 ask S alice#phone bob; \
+        "0 compared S start 0 0; 20 seek S 1 alice; 30 scan S; 31 ask S alice#phone bob; \
          33 came alice#phone S Reconciled connection; 33 came bob S Reconciled connection; \
-         33 compared S connection 12 2 0; 33 seek S 2 dora; 33 known alice bob; 34 known dora",
+         33 compared S connection 12 2; 33 seek S 2 dora; 33 known alice bob; 34 known dora",
     );
 }
 
@@ -134,7 +134,7 @@ fn stand_in_takes_a_lease_that_nobody_takes() {
         "lease listen scan ask came known compared answer",
         "900 beat S b; 6899 idle S; 6900 due; 6901 mine S; 6902 leads S; 6902 due; 6903 sought S d2 7 bob; \
          6904 page S bob#tab carol; 6905 answered S bob#tab=9000 carol=9000; 6906 sought S d2 8 bob; 6907 choose carol",
-        "0 compared S start 0 0 0; 6900 lease S Take; 6901 listen S true; 6902 scan S; 6904 ask S bob#tab carol; \
+        "0 compared S start 0 0; 6900 lease S Take; 6901 listen S true; 6902 scan S; 6904 ask S bob#tab carol; \
          6905 came bob#tab S Heartbeat start; 6905 came carol S Heartbeat start; 6906 answer S d2 8 [[bob#tab]]; \
          6907 known carol",
     );
@@ -159,7 +159,7 @@ fn holder_answers_with_the_keys_that_it_knows() {
         "0 fleet S; 0 up S r holds; 1 sought S d2 1 alice; 2 page S alice#phone bob; 3 answered S alice#phone=9000 bob=9000; \
          4 sought S d2 2 alice; 5 set S alice; 6 sought S d2 3 alice; 7 del S alice; 8 sought S d2 4 alice; \
          8 sought S d2 4 bob; 9 sought S d3 1 carol",
-        "2 ask S alice#phone bob; 3 compared S start 3 2 0; 4 answer S d2 2 [[alice#phone]]; 5 ask S alice; \
+        "2 ask S alice#phone bob; 3 compared S start 3 2; 4 answer S d2 2 [[alice#phone]]; 5 ask S alice; \
          6 answer S d2 3 [[alice, alice#phone]]; 8 answer S d2 4 [[alice, alice#phone]]; 8 answer S d2 4 [[bob]]; \
          9 answer S d3 1 [[]]",
     );

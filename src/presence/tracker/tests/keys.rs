@@ -209,9 +209,9 @@ fn leaving_server_hands_over_its_keys() {
     check(
         "gap forget came went opened compared status",
         &format!("{TWO} 2 fleet B=0-9; 3 due"),
-        "0 status down: A: not connected yet; 0 status down: A: comparing with Redis; 0 compared A start 0 0 0; \
+        "0 status down: A: not connected yet; 0 status down: A: comparing with Redis; 0 compared A start 0 0; \
          0 status down: A: no canary has come back yet; 0 status down: B: not connected yet; \
-         0 status down: B: comparing with Redis; 0 compared B start 0 0 0; 0 opened; \
+         0 status down: B: comparing with Redis; 0 compared B start 0 0; 0 opened; \
          0 status down: B: no canary has come back yet; 0 status up; 1 came u1 A Heartbeat start; \
          2 gap A topology (it is no longer a primary of the cluster); 2 forget A; \
          2 came u1 B Reconciled start; 2 went u1 A Reconciled topology",

@@ -355,8 +355,8 @@ impl Run {
                 let why = if why == "why" { "" } else { &format!(" ({why})") };
                 format!("gap {} {}{why}", name(link), cause.label())
             }
-            Action::Compared { link, cause, after_ms, keys, without_ttl } => {
-                format!("compared {} {} {after_ms} {keys} {without_ttl}", name(link), cause.label())
+            Action::Compared { link, cause, after_ms, keys } => {
+                format!("compared {} {} {after_ms} {keys}", name(link), cause.label())
             }
             Action::Opened => "opened".into(),
             Action::Passed(mark) => format!("passed {mark}"),

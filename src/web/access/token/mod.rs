@@ -83,6 +83,8 @@ pub enum Invalid {
     NoExpiry,
     #[error("its exp is later than the year 9999; exp is in seconds since 1970, not in milliseconds")]
     FarExpiry,
+    #[error("its nbf is later than the year 9999; nbf is in seconds since 1970, not in milliseconds")]
+    FarStart,
     #[error("it has expired; get a new one")]
     Expired,
     #[error("it is not valid yet: its nbf is in the future; send it again then")]
@@ -167,6 +169,9 @@ impl Rules {
         let expires = expires as u64;
         if now >= expires.saturating_add(LEEWAY_S) {
             return Err(Invalid::Expired);
+        }
+        if claims.nbf.is_some_and(|nbf| nbf > LATEST_S) {
+            return Err(Invalid::FarStart);
         }
         if claims.nbf.is_some_and(|nbf| nbf as u64 > now + EARLY_LEEWAY_S) {
             return Err(Invalid::NotYet);

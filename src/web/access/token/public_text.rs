@@ -7,27 +7,41 @@ const SSH: &str = "it is a key of SSH; convert it to PEM: ssh-keygen -e -m PKCS8
 const FAILURE: &str = "it is the answer of a server that failed; get the file again";
 
 /// The texts of servers, proxies and programs in place of a file that they cannot deliver. A secret of random digits has no spaces.
-const FAILURES: [&str; 20] = [
-    "upstream connect error",
-    "upstream request timeout",
-    "no healthy upstream",
-    "default backend",
+const FAILURES: [&str; 34] = [
     "access denied",
+    "an error occurred",
     "bad gateway",
     "bad request",
     "connection refused",
     "could not resolve host",
     "curl: (",
+    "default backend",
     "error code:",
+    "forbidden",
     "gateway time",
     "internal server error",
     "method not allowed",
+    "no healthy upstream",
+    "no route to host",
+    "no such file",
     "no such host",
-    "page not found",
+    "not authorized",
+    "not available",
+    "not found",
+    "permission denied",
+    "quota exceeded",
+    "rate limit",
+    "request failed",
     "service unavailable",
+    "something went wrong",
     "stream timeout",
     "temporarily unavailable",
+    "timed out",
     "too many requests",
+    "try again",
+    "unauthorized",
+    "upstream connect error",
+    "upstream request timeout",
 ];
 
 /// Names a text that is no PEM and no JWKS.
@@ -179,6 +193,10 @@ mod tests {
             "503 Service Temporarily Unavailable, and so on",
             "curl: (6) Could not resolve host: issuer.example",
             "error code: 1020, as a content network answers",
+            "Rate limit exceeded, as a gateway answers",
+            "Something went wrong. Please try again later.",
+            "The requested URL was not found on this server.",
+            "cat: jwt-secret.txt: No such file or directory",
         ] {
             assert_named(text, "the answer of a server");
         }

@@ -78,6 +78,7 @@ fn token_is_refused_before_nbf() {
         assert_eq!(verify(&with("nbf", json!(nbf))).is_ok(), good, "{nbf}");
     }
     assert_eq!(verify(&with("nbf", json!(NOW + 60))), Err(Invalid::NotYet));
+    assert_eq!(verify(&with("nbf", json!(NOW * 1000))), Err(Invalid::FarStart), "milliseconds");
     assert!(keys().verify(&signed(&with("nbf", json!(NOW + 8))), NOW + 3).is_ok(), "the same token later");
 }
 

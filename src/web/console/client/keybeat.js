@@ -224,7 +224,10 @@ export class Keybeat {
       const protocols = ['keybeat.v1', ...(token ? [`bearer.${token}`] : [])];
       socket = new WebSocket(this.#base.replace(/^http/i, 'ws') + path, protocols);
     } catch {
-      return this.#stop('invalid_token: the token cannot be sent');
+      const why = 'the token cannot be sent: it has spaces, or characters beyond ASCII';
+      // A token function may return a better token next time.
+      if (typeof this.#options.token === 'function') return this.#lost(1006, `no token is available: ${why}`);
+      return this.#stop(`invalid_token: ${why}`);
     }
     this.#socket = socket;
     this.#guard();

@@ -22,6 +22,8 @@ impl Socket {
         if matches!(end, Ending::Close(close::TOO_BIG, _)) {
             self.reader.app.metrics.limited("message_bytes");
         }
+        self.reader.watcher.set_direct(None);
+        self.io.take_turn();
         self.forget();
         self.log_end(&end);
         let hold = self.hold.take();

@@ -3,18 +3,31 @@
 use super::super::bells::{Bells, Rang};
 use super::super::frames::FrameIo;
 use super::super::reader::Cut;
+use super::courier::CourierDoor;
 use super::ending::Ending;
 use super::state::Socket;
 use super::worker::Worker;
+use crate::error::Error;
 use crate::panics::{Panicked, contain};
 use crate::web::pace::together;
 use bytes::Bytes;
+use serde_json::Value;
 use std::convert::Infallible;
 use std::pin::pin;
 use tokio::time::{Instant, interval_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tracing::debug;
+
+/// Why the task of a socket goes on.
+enum Woken {
+    Message(Option<Result<Message, WsError>>),
+    Rung,
+    Ping,
+    Token,
+    Failed(Option<Value>, Error),
+    Rare(Rang),
+}
 
 impl Socket {
     // A task is as large as the largest of its futures, for as long as it lives. Rare futures therefore have a
@@ -40,19 +53,39 @@ impl Socket {
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let watcher = self.reader.watcher.clone();
         let mut rare = Box::pin(bells.next());
+        self.open_door();
         loop {
-            tokio::select! {
-                message = next_message(&mut self.io, &mut self.unread) => Box::pin(self.take(message)).await?,
-                () = watcher.rung() => self.flush().await?,
-                _ = ping.tick() => Box::pin(self.ping()).await?,
-                () = self.reader.permit.due() => Box::pin(self.token_due()).await?,
-                (id, error) = Worker::failed(&mut self.worker) => Box::pin(self.refuse(id, error)).await?,
+            self.io.give_turn();
+            let woken = tokio::select! {
+                message = next_message(&mut self.io, &mut self.unread) => Woken::Message(message),
+                () = watcher.rung() => Woken::Rung,
+                _ = ping.tick() => Woken::Ping,
+                () = self.reader.permit.due() => Woken::Token,
+                (id, error) = Worker::failed(&mut self.worker) => Woken::Failed(id, error),
                 (bells, rang) = &mut rare => {
                     rare = Box::pin(bells.next());
-                    Box::pin(self.answer(rang)).await?;
+                    Woken::Rare(rang)
                 }
+            };
+            self.io.take_turn();
+            match woken {
+                Woken::Message(message) => Box::pin(self.take(message)).await?,
+                Woken::Rung => self.flush().await?,
+                Woken::Ping => Box::pin(self.ping()).await?,
+                Woken::Token => Box::pin(self.token_due()).await?,
+                Woken::Failed(id, error) => Box::pin(self.refuse(id, error)).await?,
+                Woken::Rare(rang) => Box::pin(self.answer(rang)).await?,
             }
         }
+    }
+
+    /// Couriers may write to the connection from now on, while the task waits.
+    fn open_door(&mut self) {
+        let Some(line) = self.io.line() else { return };
+        let pass = self.reader.permit.pass().clone();
+        let door = CourierDoor::new(self.reader.app.clone(), line.clone(), pass);
+        self.reader.watcher.set_direct(Some(door.clone()));
+        self.door = Some(door);
     }
 
     /// One of the bells that ring seldom.

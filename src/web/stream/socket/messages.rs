@@ -203,7 +203,10 @@ impl Socket {
         let (watched, all) = ((self.reader.watched.iter(), groups), self.reader.all);
         let pass = self.reader.app.gate.check(token);
         match pass.and_then(|pass| self.reader.permit.renew(pass, speaks, watched, all)) {
-            Ok(()) => self.send(self.reader.permit.renewed(id).encode()).await,
+            Ok(()) => {
+                self.door.iter().for_each(|door| door.renew(self.reader.permit.pass().clone()));
+                self.send(self.reader.permit.renewed(id).encode()).await
+            }
             Err(Error::InvalidToken(_))
                 if self.reader.app.quotas.take_wrong_token(self.reader.address).is_err() =>
             {

@@ -2,6 +2,7 @@
 
 mod beating;
 mod closing;
+mod courier;
 mod ending;
 mod grouping;
 mod life;

@@ -2,10 +2,12 @@
 
 use super::super::frames::FrameIo;
 use super::super::reader::Reader;
+use super::courier::CourierDoor;
 use super::waiting::WaitingWatches;
 use super::worker::Worker;
 use crate::web::limits::connections::Place;
 use crate::web::sessions::keeper::Hold;
+use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -28,6 +30,8 @@ pub(super) struct Socket {
     pub(super) unread: Option<Message>,
     /// Writes to Redis for the client's messages.
     pub(super) worker: Option<Worker>,
+    /// The door for couriers, if they can write to the connection.
+    pub(super) door: Option<Arc<CourierDoor>>,
     /// The metrics count it among the watchers.
     pub(super) counted: bool,
 }
@@ -46,6 +50,7 @@ impl Socket {
             alive: Instant::now(),
             unread: None,
             worker: None,
+            door: None,
             counted: false,
         }
     }

@@ -15,6 +15,10 @@ use tokio_tungstenite::tungstenite::error::Error as WsError;
 impl Socket {
     /// Sends what is pending.
     pub(super) async fn flush(&mut self) -> Result<(), Ending> {
+        if self.io.queued_bytes() > 0 {
+            // A courier could not write it.
+            self.send_all([]).await?;
+        }
         for round in 0.. {
             // Members come before their transitions.
             if self.reader.watcher.owes_groups() && Box::pin(self.send_group_message()).await? {
