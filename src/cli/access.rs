@@ -3,8 +3,9 @@
 use super::{Usage, environment, values};
 use crate::config::Access;
 use crate::web::access::origin::Origins;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
+use jsonwebtoken::dangerous::insecure_decode_claims;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing::warn;
@@ -137,13 +138,68 @@ impl TokenArgs {
         if self.silent {
             return Ok(None);
         }
-        match &self.token_file {
+        let (token, place) = match &self.token_file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("--token-file {} cannot be read", path.display()))?;
-                Ok(Some(text.trim().to_owned()))
+                (Some(text.trim().to_owned()), format!("--token-file {}", path.display()))
             }
-            None => Ok(environment::value(TOKEN)?),
+            None => (environment::value(TOKEN)?, TOKEN.to_owned()),
+        };
+        if token.as_ref().is_some_and(|token| token.contains(':')) {
+            bail!(
+                "{place} has a whole line of a --service-token file, NAME:SCOPES:TOKEN; the token is the text after the last \
+                 colon alone"
+            );
+        }
+        Ok(token)
+    }
+
+    /// Whether the token names a user, for whom a socket with it speaks.
+    pub fn names_user(&self) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Claims {
+            sub: Option<String>,
+        }
+        let token = self.token().ok().flatten().unwrap_or_default();
+        // The daemon verifies it; this only reads what it says.
+        insecure_decode_claims::<Claims>(token).is_ok_and(|claims| claims.sub.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arguments with a file that contains this token.
+    fn with(token: &str) -> (TokenArgs, tempfile::NamedTempFile) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), token).unwrap();
+        (TokenArgs { token_file: Some(file.path().into()), silent: false }, file)
+    }
+
+    #[test]
+    fn line_of_a_service_token_file_is_no_token() {
+        let (args, _file) = with("chat:read:5bdc9a2c0f1f4f8c8f6f1d1f6f2a7a39\n");
+        let why = args.token().unwrap_err().to_string();
+        assert!(
+            why.contains("whole line") && why.contains("after the last colon") && !why.contains("5bdc"),
+            "{why}"
+        );
+        let (args, _file) = with("5bdc9a2c0f1f4f8c8f6f1d1f6f2a7a39\n");
+        assert_eq!(args.token().unwrap().as_deref(), Some("5bdc9a2c0f1f4f8c8f6f1d1f6f2a7a39"));
+    }
+
+    #[test]
+    fn client_token_names_its_user() {
+        // The claims {"sub":"alice"} and {"watch":"*"}
+        for (token, names) in [
+            ("eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbGljZSJ9.AAAA", true),
+            ("eyJhbGciOiJFZERTQSJ9.eyJ3YXRjaCI6IioifQ.AAAA", false),
+            ("5bdc9a2c0f1f4f8c8f6f1d1f6f2a7a39", false),
+            ("", false),
+        ] {
+            assert_eq!(with(token).0.names_user(), names, "{token}");
         }
     }
 }

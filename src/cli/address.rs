@@ -46,7 +46,9 @@ fn advice(why: &ClientError) -> Option<&'static str> {
         ClientError::Silent { .. } => {
             "restart it (keybeat serve), or name another one: --url http://HOST:PORT"
         }
-        ClientError::NoDaemon { .. } => "name a daemon: --url http://HOST:PORT",
+        ClientError::NoDaemon { .. } => {
+            "name a daemon: --url http://HOST:PORT, with the path below which a proxy serves it: --url https://HOST/PATH"
+        }
         ClientError::NoHandshake { .. } => {
             "for nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \
              $connection_upgrade; examples/deploy/nginx.conf is complete"

@@ -17,15 +17,16 @@ use tokio::sync::watch;
 
 pub async fn run(args: BeatArgs) -> Result<ExitCode> {
     logging::start_quiet();
+    if let Some(every) = args.every.filter(|every| *every >= *args.ttl) {
+        return Err(Usage(format!(
+            "--every {every:?} is not shorter than --ttl {}, so the users would go offline between heartbeats; shorten \
+             --every, or lengthen --ttl",
+            args.ttl
+        ))
+        .into());
+    }
     let sender = HeartbeatSender::new(&args).await?;
     if let Some(every) = args.every {
-        if every >= *args.ttl {
-            eprintln!(
-                "keybeat: --every {every:?} is not shorter than --ttl {:?}, so the users go offline between heartbeats; \
-                 shorten --every",
-                args.ttl
-            );
-        }
         let stop = serve::stop_signal()?;
         let beats = async {
             let mut ticks = tokio::time::interval(every);

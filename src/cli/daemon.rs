@@ -2,7 +2,7 @@
 
 use super::access::TokenArgs;
 use super::address::{AddressArgs, advised};
-use crate::client::{self, Address, Client, ClientError, Stream};
+use crate::client::{self, Address, Beat, Client, ClientError, Stream};
 use crate::config::DEFAULT_LISTEN;
 use crate::error::MAX_USERS;
 use crate::presence::Key;
@@ -50,7 +50,9 @@ impl DaemonApi {
     /// Connects a client to the WebSocket of the daemon.
     pub fn client(&self) -> Result<Client> {
         let token = self.token.clone();
-        let builder = Client::builder(self.address.clone()).trusting(self.trust.clone());
+        // To look puts nobody online, not even the user whose token this is.
+        let beat = if token.names_user() { Beat::Never } else { Beat::default() };
+        let builder = Client::builder(self.address.clone()).trusting(self.trust.clone()).beat(beat);
         let builder = if token.is_file() {
             builder.token_from(move || token.token().map_err(|why| format!("{why:#}").into()))
         } else {
@@ -130,9 +132,22 @@ impl DaemonApi {
         }
         let text = String::from_utf8_lossy(&bytes);
         let answer: Value = serde_json::from_str(&text).unwrap_or_default();
-        let message = answer["error"]["message"].as_str().unwrap_or(&text);
+        let Some(message) = answer["error"]["message"].as_str() else {
+            return Err(self.foreign(status));
+        };
         let hint = if status == 401 { "; name a file with a token: --token-file FILE" } else { "" };
         bail!("the daemon at {} refused the request: {message} ({status}){hint}", self.address)
+    }
+
+    /// The error of an answer that no daemon gives.
+    fn foreign(&self, status: StatusCode) -> anyhow::Error {
+        if matches!(status.as_u16(), 502..=504) {
+            return anyhow!(
+                "a proxy at {} reaches no daemon: it answered {status}; start a daemon (keybeat serve) where the proxy looks for one",
+                self.address
+            );
+        }
+        advised(ClientError::NoDaemon { address: self.shown(), why: format!("it answered {status}") })
     }
 
     /// Sends one request on its own connection; commands send few requests.

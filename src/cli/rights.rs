@@ -29,9 +29,7 @@ pub fn advised(why: Error, target: &Target, pattern: &KeyPattern, commands: &str
 
 /// The beginning of the command with which an administrator gives rights to the user of these connections.
 pub fn set_user(target: &Target) -> String {
-    let there = target.redis_cli();
-    let plain = there.split(" --").next().unwrap_or(&there);
-    format!("{plain} ACL SETUSER {} ", target.user())
+    format!("{} ACL SETUSER {} ", target.redis_cli_without_login(), target.user())
 }
 
 /// The command that the server refused: "NOPERM this user has no permissions to run the 'client|setname' command".

@@ -93,7 +93,7 @@ impl Target {
                 self.shown
             );
         }
-        self.tls = Some(Tls::Files(tls.config()?));
+        self.tls = Some(Tls::Files { config: tls.config()?, files: tls.clone() });
         Ok(self)
     }
 
@@ -174,9 +174,19 @@ impl Target {
         places.iter().map(|place| place.host.clone()).collect()
     }
 
-    /// The words with which redis-cli reaches the server, without the password: redis-cli asks for it.
+    /// The words with which redis-cli reaches the server as the same user, without the password: redis-cli asks for it.
     pub fn redis_cli(&self) -> String {
-        let mut words = match (&self.place, self.db) {
+        let mut words = self.redis_cli_without_login();
+        if self.password.is_some() {
+            words += &self.user.as_ref().map_or(String::new(), |user| format!(" --user {user}"));
+            words += " --askpass";
+        }
+        words
+    }
+
+    /// The words with which redis-cli reaches the server, before any login.
+    pub fn redis_cli_without_login(&self) -> String {
+        let words = match (&self.place, self.db) {
             (Place::Unix(path), None) => format!("redis-cli -s {}", path.display()),
             (Place::Unix(path), Some(db)) => format!("redis-cli -s {} -n {db}", path.display()),
             (_, db) => {
@@ -185,11 +195,7 @@ impl Target {
                 format!("redis-cli -u {scheme}://{}{db}", self.address())
             }
         };
-        if self.password.is_some() {
-            words += &self.user.as_ref().map_or(String::new(), |user| format!(" --user {user}"));
-            words += " --askpass";
-        }
-        words
+        words + &self.tls.as_ref().map_or(String::new(), Tls::of_redis_cli)
     }
 
     /// The ACL user of the connections.
@@ -282,8 +288,10 @@ impl Target {
     pub(super) fn unreachable(&self, why: &str) -> anyhow::Error {
         let place = self.place_shown();
         if is_about_password(why) {
+            let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
             return anyhow!(
-                "cannot connect to {place}: {why}; the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT"
+                "cannot connect to {place}: {why}; the URL needs the right user and password, {scheme}://USER:PASSWORD@HOST:PORT, or \
+                 the user alone with --redis-password-file FILE"
             );
         }
         if why.starts_with("ERR ") {
@@ -372,6 +380,8 @@ mod tests {
         let node = cluster.announced_at("203.0.113.1".into(), 6379);
         assert_eq!((node.shown(), &*node.address()), ("redis://203.0.113.1:6379", "127.0.0.1:7001"));
         assert_eq!(node.redis_cli(), "redis-cli -u rediss://127.0.0.1:7001");
+        let why = node.unreachable("NOAUTH Authentication required").to_string();
+        assert!(why.contains(", rediss://USER:PASSWORD@HOST:PORT, or"), "{why}");
         let why = node.unreachable("Connection refused").to_string();
         assert!(why.contains("redis://203.0.113.1:6379 at 127.0.0.1:7001: Conn"), "{why}");
         for why in [cluster.announced_at("203.0.113.2".into(), 7).silent(), {

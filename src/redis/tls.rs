@@ -13,10 +13,18 @@ pub(super) enum Tls {
     /// The system's authorities are trusted.
     System,
     /// As the user's files say.
-    Files(Arc<ClientConfig>),
+    Files { config: Arc<ClientConfig>, files: RedisTlsFiles },
 }
 
 impl Tls {
+    /// The options with which redis-cli trusts the same authorities and shows the same certificate.
+    pub(super) fn of_redis_cli(&self) -> String {
+        let Tls::Files { files, .. } = self else { return String::new() };
+        let own = files.own.iter().flat_map(|(cert, key)| [("--cert", cert), ("--key", key)]);
+        let all = files.ca.iter().map(|ca| ("--cacert", ca)).chain(own);
+        all.map(|(option, file)| format!(" {option} {}", quoted(&file.display().to_string()))).collect()
+    }
+
     /// The configuration of a connection. The system's authorities are read once.
     ///
     /// # Errors
@@ -24,7 +32,7 @@ impl Tls {
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>> {
         static OF_SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
         match self {
-            Tls::Files(config) => Ok(config.clone()),
+            Tls::Files { config, .. } => Ok(config.clone()),
             Tls::System => match OF_SYSTEM.get() {
                 Some(config) => Ok(config.clone()),
                 None => {
@@ -69,5 +77,28 @@ impl RedisTlsFiles {
                 })?,
         };
         Ok(Arc::new(config))
+    }
+}
+
+/// A word for a shell, in quotes if it needs them.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_cli_gets_the_same_files() {
+        let files = RedisTlsFiles {
+            ca: Some("/etc/redis/ca.pem".into()),
+            own: Some(("my cert.pem".into(), "key.pem".into())),
+        };
+        let config = RedisTlsFiles::default().config().unwrap();
+        let words = Tls::Files { config, files }.of_redis_cli();
+        assert_eq!(words, " --cacert /etc/redis/ca.pem --cert 'my cert.pem' --key key.pem");
+        assert_eq!(Tls::System.of_redis_cli(), "");
     }
 }

@@ -4,6 +4,9 @@ use super::finding::{Finding, Severity};
 use crate::cli::rights::quoted;
 use crate::redis::inspect::{Facts, KeySample};
 
+/// The result of both checks without a presence key.
+const NO_KEYS: &str = "there are no presence keys yet";
+
 /// "12 of 300 presence keys"; for a sample "12 of 300 sampled presence keys".
 fn some_of(keys: &KeySample, count: usize) -> String {
     let sampled = if keys.all { "" } else { "sampled " };
@@ -12,6 +15,9 @@ fn some_of(keys: &KeySample, count: usize) -> String {
 
 pub(super) fn immortal(keys: &KeySample) -> Finding {
     let Some(first) = keys.immortal.first() else {
+        if keys.asked == 0 {
+            return Finding::ok("ttl", NO_KEYS);
+        }
         return Finding::ok("ttl", format!("all {} presence keys that were checked have a TTL", keys.asked));
     };
     let some = some_of(keys, keys.immortal.len());
@@ -23,6 +29,9 @@ pub(super) fn immortal(keys: &KeySample) -> Finding {
 pub(super) fn other_types(facts: &Facts) -> Finding {
     let keys = &facts.keys;
     let Some((first, kind)) = keys.other.first() else {
+        if keys.asked == 0 {
+            return Finding::ok("types", NO_KEYS);
+        }
         return Finding::ok(
             "types",
             format!("all {} presence keys that were checked are strings", keys.asked),

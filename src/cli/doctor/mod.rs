@@ -89,7 +89,7 @@ async fn look_at_node(node: &Node, subject: Subject<'_>, bar: &ProgressBar) -> V
     let findings = match Facts::read(node, hosts, pattern, show).await {
         Ok(facts) => {
             let mut findings = examine(&facts);
-            if facts.can_be_tried() {
+            if facts.can_be_tried() && !server::is_too_old(&facts) {
                 findings.extend(directory::look_at(node, pattern).await);
                 findings.extend(last_seen::look_at(node, pattern).await);
                 if let Some(names) = stream {
@@ -120,7 +120,9 @@ fn remedy(cause: &str) -> String {
             "name the address at which the node is reached: --cluster-address-map {mapping}; several separated by commas"
         );
     }
-    let text = if is_about_password(cause) {
+    let text = if is_about_password(cause) && has("rediss://USER") {
+        "--redis rediss://USER:PASSWORD@HOST:PORT"
+    } else if is_about_password(cause) {
         "--redis redis://USER:PASSWORD@HOST:PORT"
     } else if has("cluster support disabled") {
         "the server is not part of a cluster; write redis:// in place of redis-cluster://"
@@ -130,8 +132,16 @@ fn remedy(cause: &str) -> String {
         "write a database that the server has, such as --redis redis://HOST:PORT/0"
     } else if has("then write redis://") {
         "--redis redis://HOST:PORT, if the port does not speak TLS"
-    } else if has("does not speak RESP") {
-        "name the port of a Redis server, usually 6379; --redis rediss://HOST:PORT, if the port speaks TLS"
+    } else if has("if this port speaks TLS") {
+        "--redis rediss://HOST:PORT, if the port speaks TLS; otherwise name the port of a Redis server, usually 6379"
+    } else if has("does not seem to speak TLS") {
+        "--redis redis://HOST:PORT"
+    } else if has("--redis-ca FILE") {
+        "--redis-ca FILE, a file in PEM with the certificate of the server's authority, or with the server's own"
+    } else if has("as its certificate has it") {
+        "name the server by a host name or address that its certificate has, or add the one of the URL to the certificate"
+    } else if has("renew the server's certificate") {
+        "renew the server's certificate, or correct the clock of this machine: timedatectl set-ntp true"
     } else {
         "start it: redis-server ./redis.conf; or name another one: --redis URL"
     };
@@ -173,12 +183,12 @@ fn print(findings: &[Finding], as_json: bool) -> Result<()> {
 /// The last line: how many checks found something.
 fn summary(findings: &[Finding]) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let all = findings.len();
+    let all = if findings.len() == 1 { "1 check".into() } else { format!("{} checks", findings.len()) };
     match [Severity::Fatal, Severity::Warning, Severity::Note].map(count) {
-        [0, 0, 0] => format!("{all} checks, all ok"),
-        [0, warnings, notes] => format!("{all} checks; warnings: {warnings}, notes: {notes}; presence works"),
+        [0, 0, 0] => format!("{all}, all ok"),
+        [0, warnings, notes] => format!("{all}; warnings: {warnings}, notes: {notes}; presence works"),
         [fatal, warnings, notes] => format!(
-            "{all} checks; fatal: {fatal}, warnings: {warnings}, notes: {notes}; fix the fatal ones first, presence does not work"
+            "{all}; fatal: {fatal}, warnings: {warnings}, notes: {notes}; fix the fatal ones first, presence does not work"
         ),
     }
 }
@@ -186,6 +196,9 @@ fn summary(findings: &[Finding]) -> String {
 /// All checks, in the order in which to fix the problems.
 fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![server::version(facts)];
+    if server::is_too_old(facts) {
+        return findings;
+    }
     findings.extend(vendor::vendor(facts));
     findings.extend([server::role(facts), server::cluster(facts)]);
     if !facts.can_be_tried() {
@@ -209,10 +222,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn summary_counts_checks_and_findings() {
+        let mut findings = vec![Finding::new("connection", Severity::Fatal, "refused", "start it")];
+        assert!(summary(&findings).starts_with("1 check; fatal: 1, warnings: 0, notes: 0; fix"));
+        findings[0] = Finding::ok("version", "Redis 7.0.15");
+        assert_eq!(summary(&findings), "1 check, all ok");
+        findings.push(Finding::new("lag", Severity::Note, "hz 500", "hz 10"));
+        assert_eq!(summary(&findings), "2 checks; warnings: 0, notes: 1; presence works");
+    }
+
+    #[test]
+    fn old_server_has_one_finding() {
+        let info = crate::redis::info::Info::parse("redis_version:5.0.14\r\nrole:master");
+        let findings = examine(&Facts { info, ..Facts::default() });
+        let causes: Vec<_> = findings.iter().map(|finding| (finding.severity, &*finding.cause)).collect();
+        let wanted =
+            "Redis 5.0.14 does not support RESP3, which keybeat requires; the remaining checks were skipped";
+        assert_eq!(causes, [(Severity::Fatal, wanted)]);
+    }
+
+    #[test]
     fn refused_command_becomes_the_right_that_is_missing() {
         let cause = "cannot connect: NOPERM this user has no permissions to run the 'client|setname' command";
         assert_eq!(remedy(cause), "redis-cli ACL SETUSER USER '+client|setname'");
         assert!(remedy("Connection refused").starts_with("start it"));
+        for (cause, fix) in [
+            ("Connection reset by peer; if this port speaks TLS, write rediss://", "--redis rediss://"),
+            ("does not speak RESP; if this port speaks TLS, write rediss://", "--redis rediss://"),
+            ("this port does not seem to speak TLS: write redis://", "--redis redis://"),
+            (
+                "NOAUTH; the URL needs the right user and password, rediss://USER:PASSWORD@HOST:PORT",
+                "--redis rediss://",
+            ),
+            (
+                "NOAUTH; the URL needs the right user and password, redis://USER:PASSWORD@HOST:PORT",
+                "--redis redis://",
+            ),
+            ("UnknownIssuer; name that certificate with --redis-ca FILE", "--redis-ca FILE"),
+            ("write the server's name in the URL as its certificate has it", "name the server by"),
+            ("certificate expired; renew the server's certificate, or correct the clock", "renew"),
+        ] {
+            assert!(remedy(cause).starts_with(fix), "{cause}: {}", remedy(cause));
+        }
         let cause = "cannot connect; map it: --cluster-address-map 203.0.113.1:7=REACHABLE:PORT";
         assert!(remedy(cause).contains("reached: --cluster-address-map 203.0.113.1:7=REACHABLE:PORT;"));
     }

@@ -28,6 +28,11 @@ pub(super) fn best_classes(facts: &Facts) -> String {
     CLASSES.chars().chain(knows_new.then_some(NEW_CLASS)).collect()
 }
 
+/// Is the version known, and older than keybeat's oldest? Then the other checks would name rights and events that it cannot have.
+pub(super) fn is_too_old(facts: &Facts) -> bool {
+    software(facts).2.is_some_and(|major| major < OLDEST)
+}
+
 pub(super) fn version(facts: &Facts) -> Finding {
     let (name, version, major) = software(facts);
     match major {
@@ -37,10 +42,12 @@ pub(super) fn version(facts: &Facts) -> Finding {
             "INFO does not report the version",
             "redis-cli ACL SETUSER USER +info",
         ),
-        Some(major) if major < OLDEST => Finding::new(
+        Some(_) if is_too_old(facts) => Finding::new(
             "version",
             Severity::Fatal,
-            format!("{name} {version} does not support RESP3, which keybeat requires"),
+            format!(
+                "{name} {version} does not support RESP3, which keybeat requires; the remaining checks were skipped"
+            ),
             format!("install Redis {OLDEST} or newer, or Valkey"),
         ),
         Some(_) => Finding::ok("version", format!("{name} {version}")),
@@ -97,10 +104,10 @@ pub(super) fn cluster(facts: &Facts) -> Finding {
         None => {}
     }
     let cause = format!(
-        "the server is one of {primaries} primaries of a cluster; each sends events only for its own keys; the remaining \
-         checks were skipped"
+        "the server is one of {primaries} primaries of a cluster, and each has only its share of the users, so keybeat serve \
+         refuses this URL; the remaining checks were skipped"
     );
-    Finding::new("cluster", Severity::Warning, cause, "--redis redis-cluster://HOST:PORT")
+    Finding::new("cluster", Severity::Fatal, cause, "--redis redis-cluster://HOST:PORT")
 }
 
 pub(super) fn clock(facts: &Facts) -> Finding {
@@ -173,7 +180,7 @@ mod tests {
         };
         assert_eq!(
             [of("fail", "3"), of("ok", "3"), of("ok", "1")],
-            [Severity::Fatal, Severity::Warning, Severity::Ok]
+            [Severity::Fatal, Severity::Fatal, Severity::Ok]
         );
     }
 }

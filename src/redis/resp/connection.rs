@@ -18,6 +18,7 @@ use bytes::{Buf, BytesMut};
 use redis_protocol::resp2::decode::decode_range;
 use redis_protocol::resp2::types::RangeFrame;
 use rustls::pki_types::ServerName;
+use std::io::ErrorKind;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -140,7 +141,11 @@ impl RespConnection {
         }
         self.buffer.reserve(READ);
         let before = self.buffer.len();
-        let read = self.transport.read_buf(&mut self.buffer).await?;
+        let read = match self.transport.read_buf(&mut self.buffer).await {
+            // With TLS a server that is killed closes the connection without the message that announces it.
+            Err(why) if why.kind() == ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
         if read == 0 {
             bail!("the server closed the connection");
         }

@@ -178,7 +178,7 @@ function renderStats(answer) {
     setText(cell, Number.isFinite(value) ? short(value) : '–');
     cell.classList.toggle('unknown', stats === null);
   });
-  setText($('samples'), !lag ? '' : lag.count ? `${plural(lag.count, 'end')} in the last minute` : 'no ends in the last minute');
+  setText($('samples'), !lag ? '' : lag.count ? `${number.format(lag.count)} ${lag.count === 1 ? 'expiry' : 'expiries'} in 1 min` : 'no expiry in 1 min');
   renderCounts();
   renderHealth(stats);
 }

@@ -21,11 +21,14 @@ function setState(element, state, words = state) {
   setText(element, state === 'unknown' ? words : `${MARKS[state] ?? '○'} ${words}`);
 }
 
-/** Shows the body of /readyz; `null` means that no daemon answered, `undefined` that it is unknown. */
+/** The fault of Redis, as its row shows it. */
+let shownCause = '';
+
+/** Shows the body of /readyz; `null` means that no daemon answered, `undefined` that it is unknown. A cause that Redis' row shows is not repeated. */
 export function renderReady(text) {
   if (text === undefined) return setState($('health-ready'), 'unknown');
-  const ready = text?.trim() === 'ready';
-  setState($('health-ready'), ready ? 'ready' : 'not ready', text === null ? 'no daemon answers' : text.trim());
+  const ready = text?.trim() === 'ready', repeats = shownCause && text?.includes(shownCause);
+  setState($('health-ready'), ready ? 'ready' : 'not ready', text === null ? 'no daemon answers' : repeats ? 'not ready, see Redis' : text.trim());
 }
 
 /** Shows the answer of /v1/stats; missing fields are unknown, and without an answer all are. */
@@ -70,12 +73,14 @@ const RENEWALS = { set: 'SET events', expire: 'SET and EXPIRE events', new: 'a q
 const LEASES = { held: 'this daemon listens for all daemons', other: 'another daemon listens for all' };
 
 function renderRedis({ status, since_ms, cause, mode, swept_servers, renewals, lease, servers }) {
-  const since = since_ms ? ` since ${clock.format(since_ms)}` : '';
-  setState($('health-redis'), status ?? 'unknown', `${status ?? 'unknown'}${since}${status !== 'up' && cause ? `: ${cause}` : ''}`);
+  const since = since_ms ? ` since ${clock.format(since_ms)}` : '', only = servers?.length === 1 ? servers[0].name : null;
+  shownCause = status !== 'up' && cause ? cause : '';
+  const words = [`${status ?? 'unknown'}${since}${shownCause && `: ${shownCause}`}`, !shownCause && only];
+  setState($('health-redis'), status ?? 'unknown', words.filter(Boolean).join(', '));
   const polled = mode === 'sweeps' && swept_servers ? ` of ${plural(swept_servers, 'server')}` : '';
-  const source = mode && [`${SOURCES[mode] ?? mode}${polled}`, renewals && `heartbeats by ${RENEWALS[renewals] ?? renewals}`, LEASES[lease]];
+  const source = mode && [`${SOURCES[mode] ?? mode}${polled}`, renewals && `heartbeats by ${RENEWALS[renewals] ?? renewals}`, status === 'up' && LEASES[lease]];
   setKnown($('health-mode'), source ? source.filter(Boolean).join(', ') : null);
-  $('health-servers').hidden = !servers?.length;
+  $('health-servers').hidden = !(servers?.length > 1); // of one server, the rows above say all
   $('health-servers').tBodies[0].replaceChildren(...(servers ?? []).map(serverRow));
 }
 
@@ -83,6 +88,6 @@ function serverRow({ name, state, mode, renewals, lease, gaps }) {
   const row = make('tr'), head = make('th', '', name ?? ''), stateCell = make('td');
   head.scope = 'row';
   setState(stateCell, state ?? 'unknown');
-  row.append(head, stateCell, make('td', '', [mode, renewals, LEASES[lease] && `lease ${lease}`].filter(Boolean).join(', ')), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
+  row.append(head, stateCell, make('td', '', [mode, renewals, state !== 'down' && LEASES[lease] && `lease ${lease}`].filter(Boolean).join(', ')), make('td', 'right', Number.isFinite(gaps) ? number.format(gaps) : ''));
   return row;
 }

@@ -6,7 +6,7 @@ import { $, make } from './tools.js';
 const TEXTS = {
   users: ['A user is online while at least one of the user’s keys in Redis is live. A session is one device or tab, with a key of its own; a user with two sessions counts once.', 'docs#schema-Stats'],
   transitions: ['A transition is a user who goes online or offline. A heartbeat of a user who is already online is none.', 'docs#schema-TransitionObject'],
-  lag: ['How late the daemon noticed that a TTL had run out, in the last minute. p50: half of the ends were noticed within this time. p99: 99 of 100. The scale of the chart is logarithmic, so that both can be read.', 'docs#schema-Percentiles'],
+  lag: ['How late the daemon noticed that a TTL had run out, in the last minute. Goodbyes and deleted keys do not count. p50: half of the expiries were noticed within this time. p99: 99 of 100. The scale of the chart is logarithmic, so that both can be read.', 'docs#schema-Percentiles'],
   ready: ['Ready: the daemon follows every Redis server, has compared all keys with it, and its event stream is verified. Load balancers ask the same at /readyz.', 'docs'],
   redis: ['Down: the daemon cannot follow at least one Redis server. Nobody changes state until it is back and compared; what the page shows may be outdated.', 'docs#schema-RedisStats'],
   source: ['How the daemon learns of heartbeats and ends. Events of Redis are immediate. Polling is the fallback where Redis allows neither events nor client tracking; it is seconds late. With several daemons, one listens to heartbeats for all.', 'docs#schema-RedisStats'],

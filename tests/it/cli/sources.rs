@@ -5,6 +5,7 @@ use crate::common::daemon::Daemon;
 use crate::common::redis::Redis;
 use crate::common::until;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn get_exits_3_if_any_is_offline() {
@@ -148,5 +149,31 @@ async fn refused_command_names_the_rule_that_grants_it() {
             granted.push(rule.to_owned());
         };
         assert!(ran.code == Some(code) && ran.err.is_empty() && !granted.is_empty(), "{command:?}: {ran:?}");
+    }
+}
+
+/// A page of another program is no message of a daemon, and a proxy without a daemon is named.
+#[tokio::test]
+async fn pages_of_other_programs_are_not_printed() {
+    for (status, words) in [
+        ("404 Not Found", "is not a keybeat daemon: it answered 404 Not Found; name a daemon: --url http://HOST:PORT"),
+        ("502 Bad Gateway", "reaches no daemon: it answered 502 Bad Gateway; start a daemon"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let page = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.read(&mut [0; 4096]).await.expect("a request");
+            let html = "<html><h1>a page</h1></html>";
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{html}",
+                html.len()
+            );
+            stream.write_all(answer.as_bytes()).await.expect("it is read");
+        });
+        let ran = run(&["get", "alice", "--url", &url]).await;
+        page.await.expect("it answered");
+        assert_eq!((ran.code, &*ran.out, ran.err.contains("<html>")), (Some(1), "", false), "{ran:?}");
+        assert!(ran.err.contains(&url) && ran.err.contains(words), "{ran:?}");
     }
 }

@@ -171,6 +171,7 @@ async fn wrong_usage_exits_2_with_advice() {
         (&["get", "alice", "--url", "http://localhost:70000"], &["port", "65535"]),
         (&["beat", "alice", "--every", "often"], &["often", "10s"]),
         (&["beat", "alice", "--every", "0s"], &["--every"]),
+        (&["beat", "alice", "--every", "40s"], &["--every 40s", "--ttl 30s", "shorten --every"]),
         (&["beat", "alice", "--ttl", "1ms"], &["--ttl", "100ms"]),
         (&["beat", "alice", "--ttl=-5s"], &["--ttl"]),
         (&["serve", "--listen", "localhost"], &["--listen", "'localhost'", "write 127.0.0.1:7400"]),

@@ -51,6 +51,31 @@ async fn watch_prints_transitions_of_a_daemon() {
 }
 
 #[tokio::test]
+async fn watch_does_not_put_its_user_online() {
+    let (redis, issuer) = (Redis::start(), Issuer::new());
+    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
+    let url = daemon.url("");
+    for (claims, name) in
+        [(json!({"sub": "me", "watch": ["me", "al"]}), "named"), (json!({"watch": ["me", "al"]}), "nameless")]
+    {
+        let mut claims = claims;
+        claims["exp"] = json!(crate::common::tokens::now_s() + 60);
+        let token = issuer.write(name, &issuer.sign(&claims));
+        let mut watch = Running::start(&["watch", "me", "al", "--url", &url, "--token-file", &token]);
+        for _ in ["me", "al"] {
+            let line = watch.line().await;
+            assert!(line.contains("  offline  ") && line.ends_with("  (now)"), "{line}");
+        }
+        redis.call(&["SET", "presence:al", "1", "PX", "200"]);
+        // A change of the user who looks would come before those of al.
+        assert!(watch.line().await.ends_with("online   al  (heartbeat)"));
+        assert!(watch.line().await.ends_with("offline  al  (expired)"));
+        watch.terminate();
+        assert_eq!((watch.wait().await.code(), &*watch.err()), (Some(0), ""));
+    }
+}
+
+#[tokio::test]
 async fn watch_goes_on_without_users_whom_the_token_forbids() {
     let (redis, issuer) = (Redis::start(), Issuer::new());
     let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;

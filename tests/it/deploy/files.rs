@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -114,6 +115,21 @@ async fn probes_and_checks_ask_for_what_is_there() {
     let url = format!("http://127.0.0.1:{}", daemon.port);
     for args in [&["healthcheck", "--url", &*url][..], &["healthcheck", "--ready", "--url", &url]] {
         assert_eq!(ended(keybeat(args)).await.code, Some(0), "{args:?}");
+    }
+}
+
+/// Each rule fires in the situations of tests/alerts.yml, and in no other.
+#[test]
+fn alarms_fire_when_they_should() {
+    let promtool = |args: &[&str]| Command::new("promtool").args(args).current_dir(project()).output();
+    let Ok(checked) = promtool(&["check", "rules", "examples/deploy/alerts.yml"]) else {
+        eprintln!("promtool is not here: the alarms are not tried");
+        return;
+    };
+    let tried = promtool(&["test", "rules", "tests/alerts.yml"]).expect("promtool runs");
+    for ran in [checked, tried] {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(ran.status.success(), "{}{}", text(&ran.stdout), text(&ran.stderr));
     }
 }
 

@@ -121,6 +121,9 @@ fn objects_of_the_chart_fit_together() {
     let scraped: Vec<_> = services.iter().filter(found).collect();
     assert_eq!(scraped.len(), 1, "{monitor}");
     assert_eq!(scraped[0]["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+    // alerts.yml expects a job of this name.
+    let job = monitor["jobLabel"].as_str().expect("a label");
+    assert_eq!(scraped[0]["metadata"]["labels"][job], "keybeat");
     let backend =
         &of_kind(&objects, "Ingress")[0]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
     let published = services.iter().find(|service| service["metadata"]["name"] == backend["name"]);

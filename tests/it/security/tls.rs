@@ -118,7 +118,7 @@ async fn redis_by_tls_with_an_own_ca() {
         ["--tls-key-file", &server_key],
         ["--tls-ca-cert-file", &ca],
     ];
-    let redis = Redis::with(&args.concat());
+    let mut redis = Redis::with(&args.concat());
     let url = format!("rediss://127.0.0.1:{port}");
     let daemon =
         Daemon::with(&["--redis", &url, "--redis-ca", &ca, "--redis-cert", &cert, "--redis-key", &key]).await;
@@ -155,6 +155,12 @@ async fn redis_by_tls_with_an_own_ca() {
         let (code, said) = get(&[url]);
         assert!(code == Some(1) && said.contains(advice), "{url}: {said}");
     }
+    redis.kill();
+    let logged = until("the log says that Redis is gone", async || {
+        Some(daemon.log()).filter(|log| log.contains("the event connection was lost"))
+    });
+    let logged = logged.await;
+    assert!(!logged.contains("docs.rs"), "the words of the TLS library: {logged}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,8 +215,11 @@ async fn top_shows_daemon_and_redis() {
     redis.kill();
     browser.shows(STATE, json!("down")).await;
     browser.says("warning", "may be stale").await;
-    browser.says("health-ready", "▲ not ready").await;
     browser.says("health-redis", "▲ down since").await;
+    browser.says("health-redis", "Connection refused").await;
+    // The same cause is not shown twice, and no daemon listens.
+    browser.shows(&text("health-ready"), json!("▲ not ready, see Redis")).await;
+    browser.shows(&text("health-mode"), json!("events of Redis, heartbeats by SET events")).await;
     redis.run();
     browser.shows(STATE, json!("live")).await;
     browser.shows(&text("health-ready"), json!("● ready")).await;
@@ -241,7 +244,17 @@ async fn servers_of_a_cluster_are_listed() {
              return [...document.querySelectorAll('#health-servers tbody tr')].map((row) => [...row.children].map((cell) => cell.textContent)); }})"
         )
     };
-    let one = list("[{name: '<i>a:6379', state: 'reconciling', mode: 'sweeps', gaps: 2}]");
-    assert_eq!(browser.run(&one).await, json!([["<i>a:6379", "◆ reconciling", "sweeps", "2"]]));
+    let two = list(
+        "[{name: '<i>a:6379', state: 'reconciling', mode: 'sweeps', gaps: 2},
+          {name: 'b:6379', state: 'down', mode: 'events', lease: 'held', gaps: 0}]",
+    );
+    let rows = json!([["<i>a:6379", "◆ reconciling", "sweeps", "2"], ["b:6379", "▲ down", "events", "0"]]);
+    assert_eq!(browser.run(&two).await, rows);
+    let is_shown = "return document.getElementById('health-servers').hidden === false";
+    assert_eq!(browser.run(is_shown).await, true);
+    // The only server is named in the row above.
+    browser.run(&list("[{name: 'redis://a:6379', state: 'up', mode: 'events', gaps: 0}]")).await;
+    assert_eq!(browser.run(is_shown).await, false);
+    assert_eq!(browser.run(&text("health-redis")).await, "● up, redis://a:6379");
     assert_eq!(browser.run(&list("undefined")).await, json!([]));
 }

@@ -56,9 +56,9 @@ async fn counts_and_lag_agree_with_the_daemon() {
     }
     browser.says("counts", "4 sessions · ").await;
     assert_eq!(browser.run("return document.getElementById('online').textContent").await, "2");
-    browser.says("samples", "no ends in the last minute").await;
+    browser.says("samples", "no expiry in 1 min").await;
     redis.call(&["SET", "presence:c", "1", "PX", "200"]);
-    browser.says("samples", "1 end in the last minute").await;
+    browser.says("samples", "1 expiry in 1 min").await;
     let lag = daemon.get("/v1/stats").await["lag_last_minute_ms"].clone();
     assert_eq!(lag["count"], 1);
     let shown = "return [...document.querySelectorAll('#lag dd')].map((cell) => cell.textContent)";
