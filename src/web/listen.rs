@@ -87,7 +87,8 @@ pub fn refusals(cors: CorsLayer) -> Router {
 /// value again if it has TLS.
 pub fn plain(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     let parts = upgraded.downcast::<TokioIo<ExplainedRefusal<Noticed<TcpStream>>>>()?;
-    Ok((parts.io.into_inner().into_inner().into_inner(), parts.read_buf))
+    // A copy: the original, even if it is empty, would keep the whole buffer of the request.
+    Ok((parts.io.into_inner().into_inner().into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
 
 /// Opens a port, with room for all clients that reconnect at once.
