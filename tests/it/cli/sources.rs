@@ -156,7 +156,10 @@ async fn refused_command_names_the_rule_that_grants_it() {
 #[tokio::test]
 async fn pages_of_other_programs_are_not_printed() {
     for (status, words) in [
-        ("404 Not Found", "is not a keybeat daemon: it answered 404 Not Found; name a daemon: --url http://HOST:PORT"),
+        (
+            "404 Not Found",
+            "is not a keybeat daemon: it answered 404 Not Found; name a daemon: --url http://HOST:PORT",
+        ),
         ("502 Bad Gateway", "reaches no daemon: it answered 502 Bad Gateway; start a daemon"),
     ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
