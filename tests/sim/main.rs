@@ -59,6 +59,7 @@ mod pushes;
 mod redis;
 mod relay;
 mod scenes;
+mod sinks;
 mod times;
 mod verdict;
 mod watcher;

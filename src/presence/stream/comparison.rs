@@ -23,8 +23,15 @@ impl Sight {
     pub(super) fn members(&self, bucket: usize) -> Vec<Name> {
         let steady = self.online.iter().filter(|user| !self.pending.contains_key(*user));
         let left = self.pending.iter().filter(|&(user, online)| !online && bucket_of(user) == bucket);
-        steady.cloned().chain(left.map(|(user, _)| user.clone())).collect()
+        sorted(steady.cloned().chain(left.map(|(user, _)| user.clone())))
     }
+}
+
+/// The same order in each run.
+fn sorted(users: impl Iterator<Item = Name>) -> Vec<Name> {
+    let mut users: Vec<Name> = users.collect();
+    users.sort_unstable();
+    users
 }
 
 fn pending(view: &dyn StreamView, place: u64) -> Option<HashMap<Name, bool>> {
@@ -35,7 +42,8 @@ fn pending(view: &dyn StreamView, place: u64) -> Option<HashMap<Name, bool>> {
     Some(pending)
 }
 
-/// The entries that lead from `members` to the users online. Users whose transitions follow are left out.
+/// The entries that lead from `members` to the users online, in the order of their names. Users whose transitions follow are left
+/// out.
 pub(super) fn differences(
     members: &HashSet<Name>,
     online: &HashSet<Name>,
@@ -46,7 +54,10 @@ pub(super) fn differences(
     let gone = members.difference(online).filter(steady);
     let gone = gone.map(|user| StreamEntry::missing(user, false, now, view));
     let come = online.difference(members).filter(steady);
-    gone.chain(come.map(|user| StreamEntry::missing(user, true, now, view))).collect()
+    let come = come.map(|user| StreamEntry::missing(user, true, now, view));
+    let mut entries: Vec<StreamEntry> = gone.chain(come).collect();
+    entries.sort_unstable_by(|one, other| one.user.cmp(&other.user));
+    entries
 }
 
 /// A bucket that is to be written, and its members.
@@ -152,6 +163,6 @@ impl Comparison {
         let known: HashSet<Name> =
             self.recalled.iter().filter(|user| bucket_of(user) == bucket).cloned().collect();
         self.entries.extend(differences(&known, &self.online[bucket], &self.pending, seen));
-        Step::Restore(Restored { bucket, members: known.into_iter().collect() })
+        Step::Restore(Restored { bucket, members: sorted(known.into_iter()) })
     }
 }

@@ -16,8 +16,9 @@ fn roles(world: &World) -> Vec<StreamRole> {
 }
 
 fn entries(world: &World) -> String {
-    let sign = |online: &bool| if *online { '+' } else { '-' };
-    world.server.entries.iter().map(|(user, online, _)| format!("{}{user}", sign(online))).collect()
+    let sign = |online: bool| if online { '+' } else { '-' };
+    let entries = world.server.entries.iter();
+    entries.map(|written| format!("{}{}", sign(written.entry.online), written.user())).collect()
 }
 
 #[test]
