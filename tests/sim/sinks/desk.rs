@@ -67,7 +67,7 @@ impl World {
             return self.later(1..8_000, Act::Start(at));
         }
         let writes = daemon.leaving || daemon.writer.role() == StreamRole::Writer;
-        let wait_ms = if writes { TICKS_MS.0 } else { TICKS_MS.1 };
+        let wait_ms = if writes && !self.patient { TICKS_MS.0 } else { TICKS_MS.1 };
         let wait_ms = wait_ms + self.extra(at);
         self.at(self.now + wait_ms, Act::Tick(at, life));
     }
@@ -107,17 +107,17 @@ impl World {
             return Fate::Answered;
         }
         let cut_off = self.daemons[at].as_ref().is_some_and(|daemon| daemon.cut_off_until > self.now);
-        let (roll, most) = (self.rng.u8(..100), self.rng.usize(..3));
+        let (roll, most) = (self.rng.u8(..100), self.rng.usize(..2));
         match (roll, order) {
             (..20, _) if cut_off => Fate::Late,
             _ if cut_off => Fate::Dropped,
             (0, _) => Fate::Unanswered,
             (1, _) => Fate::Dropped,
             (2, _) => Fate::Late,
-            (3..10, StreamOrder::Write { .. } | StreamOrder::Rebuild { .. }) if self.knobs.refuses => {
+            (3..23, StreamOrder::Write { .. } | StreamOrder::Rebuild { .. }) if self.knobs.refuses => {
                 Fate::Refused(most)
             }
-            (3, StreamOrder::Read { .. }) if self.knobs.loses_buckets => Fate::Torn,
+            (3..6, StreamOrder::Read { .. }) if self.knobs.loses_buckets => Fate::Torn,
             _ => Fate::Answered,
         }
     }
@@ -148,6 +148,10 @@ impl World {
             _ => server.execute(now, &parcel.order),
         };
         self.trail.note(self.now, format_args!("{} {fate:?} -> {reply:?}", parcel.number));
+        self.book.count(&reply);
+        if let (StreamOrder::Take { token }, StreamReply::Held { .. }) = (&parcel.order, &reply) {
+            self.book.terms.entry(token.clone()).or_insert(self.now);
+        }
         self.check_entries();
         if fate == Fate::Torn {
             reply = self.tear(&parcel.order, reply);

@@ -34,6 +34,8 @@ pub enum Fault {
     Leave,
     CutLink,
     Lag,
+    /// The writer leaves, and the others lag.
+    Handover,
     // Of the stream's keys.
     LoseLease,
     KeepLease,
@@ -52,7 +54,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 20] = [
+    pub const ALL: [Fault; 21] = [
         Fault::Kill,
         Fault::KillAll,
         Fault::Freeze,
@@ -60,6 +62,7 @@ impl Fault {
         Fault::CutOff,
         Fault::Leave,
         Fault::CutLink,
+        Fault::Handover,
         Fault::LoseLease,
         Fault::KeepLease,
         Fault::LoseBucket,
@@ -97,13 +100,18 @@ impl World {
         match fault {
             Fault::Kill => self.kill_for(writer, 1..8_000),
             Fault::KillAll => {
-                let rest_ms = self.rng.u64(1..20_000);
+                let rest_ms = self.duration();
                 (0..self.daemons.len()).for_each(|at| self.kill_for(at, rest_ms..rest_ms + 3_000));
             }
             Fault::Freeze | Fault::Slow | Fault::CutOff | Fault::Leave | Fault::CutLink => {
                 self.hurt(writer, fault);
             }
-            Fault::Blind | Fault::Deaf | Fault::Lag => self.hurt(writer, fault),
+            Fault::Blind | Fault::Deaf => self.hurt(writer, fault),
+            Fault::Lag => self.hurt(any, fault),
+            Fault::Handover => {
+                (0..self.daemons.len()).filter(|&at| at != writer).for_each(|at| self.hurt(at, Fault::Lag));
+                self.hurt(writer, Fault::Leave);
+            }
             Fault::LoseLease => self.store.server.lose_lease(),
             Fault::KeepLease => self.store.server.keep_lease(),
             Fault::LoseBucket => {
@@ -112,15 +120,24 @@ impl World {
             }
             Fault::LoseBuckets => (0..BUCKETS).for_each(|bucket| self.store.server.lose_bucket(bucket)),
             Fault::Trim => self.trim(),
-            Fault::DeleteStream => self.store.server.delete_stream(),
+            Fault::DeleteStream => {
+                self.store.server.delete_stream();
+                self.book.checked = 0;
+            }
             Fault::StreamStops => self.stop_stream(Return::Whole),
-            Fault::StreamFreezes => self.store.frozen_until = self.now + self.rng.u64(100..8_000),
+            Fault::StreamFreezes => self.store.frozen_until = self.now + self.duration(),
             Fault::StreamLoses => {
                 let how = [Return::Older, Return::Older, Return::Empty][self.rng.usize(..3)];
                 self.stop_stream(how);
             }
             Fault::NodeStops => self.stop_node(),
         }
+    }
+
+    /// How long a fault lasts: mostly shorter than the lease.
+    fn duration(&mut self) -> u64 {
+        let most_ms = [1_000, 1_000, 3_500, 12_000][self.rng.usize(..4)];
+        self.rng.u64(1..most_ms)
     }
 
     /// The daemon that holds the lease.
@@ -130,6 +147,13 @@ impl World {
         self.daemons.iter().flatten().find(|daemon| daemon.name == name).map(|daemon| daemon.at)
     }
 
+    /// All daemons end but the writer and one more.
+    pub fn thin_out(&mut self) {
+        let writer = self.writer();
+        let others: Vec<usize> = (0..self.daemons.len()).filter(|&at| Some(at) != writer).collect();
+        others.into_iter().skip(1).for_each(|at| self.kill(at));
+    }
+
     fn kill_for(&mut self, at: usize, rest_ms: std::ops::Range<u64>) {
         self.kill(at);
         self.later(rest_ms, Act::Start(at));
@@ -137,7 +161,7 @@ impl World {
 
     fn hurt(&mut self, at: usize, fault: Fault) {
         let Some(mut daemon) = self.daemons[at].take() else { return };
-        let until = self.now + self.rng.u64(300..12_000);
+        let until = self.now + self.duration();
         match fault {
             Fault::Freeze => daemon.frozen_until = until,
             Fault::Slow => daemon.slow_until = until,
@@ -189,7 +213,8 @@ impl World {
 
     fn stop_stream(&mut self, how: Return) {
         if std::mem::take(&mut self.store.up) {
-            self.later(1..6_000, Act::BeginStream(how));
+            let ends = self.now + self.duration();
+            self.at(ends, Act::BeginStream(how));
         }
     }
 
@@ -202,6 +227,7 @@ impl World {
         }
         self.store.server.rules = rules;
         (self.store.up, self.store.frozen_until) = (true, 0);
+        self.book.checked = 0;
         self.trail
             .note(self.now, format_args!("the stream's server begins {how:?}: {:?}", self.store.server));
         self.replicate();

@@ -78,9 +78,9 @@ impl Knobs {
             daemons: rng.usize(2..=5),
             users: rng.usize(1..=8),
             nodes: if one_in(rng, 3) { 2 } else { 1 },
-            latency_ms: [0, 3, 20, 100][rng.usize(..4)],
-            chaos_ms: rng.u64(15_000..60_000),
-            fault_every_ms: rng.u64(300..6_000),
+            latency_ms: [0, 3, 20, 100, 300][rng.usize(..5)],
+            chaos_ms: rng.u64(20_000..80_000),
+            fault_every_ms: [1_000, 4_000, 12_000][rng.usize(..3)],
             canary_limit_ms: [1_500, 8_000][rng.usize(..2)],
             faults: Vec::new(),
             loses_buckets: one_in(rng, 3),
@@ -92,7 +92,7 @@ impl Knobs {
             ends_still: rng.bool(),
         };
         knobs.faults = Fault::ALL.into_iter().filter(|fault| fault.is_allowed(&knobs)).collect();
-        if one_in(rng, 3) {
+        if rng.bool() {
             // A few kinds, but often.
             rng.shuffle(&mut knobs.faults);
             knobs.faults.truncate(3);

@@ -5,6 +5,8 @@ use super::world::{Act, World};
 /// The TTLs of their keys, in milliseconds.
 const TTLS: [u64; 3] = [1_500, 3_000, LONGEST_TTL_MS];
 pub const LONGEST_TTL_MS: u64 = 6_000;
+/// While nothing happens for long, in milliseconds.
+const PATIENT_TTL_MS: u64 = 60_000;
 /// The sessions of a user.
 const SESSIONS: [&str; 3] = ["", "#a", "#b"];
 
@@ -39,6 +41,7 @@ impl World {
     pub fn step_user(&mut self, at: usize) {
         let (now, still) = (self.now, self.still);
         let User { ref name, node, ttl_ms, restless } = self.users[at];
+        let ttl_ms = if self.patient { PATIENT_TTL_MS } else { ttl_ms };
         let keys = SESSIONS.map(|session| format!("{name}{session}"));
         let key = keys[if self.rng.u8(..3) > 0 { 0 } else { self.rng.usize(1..SESSIONS.len()) }].clone();
         let beat_ms = ttl_ms / 3;

@@ -1,6 +1,6 @@
 //! What must hold of the stream.
 
-use super::presence::{StreamRole, Time};
+use super::presence::{StreamReply, StreamRole, Time};
 use super::server::Written;
 use super::world::World;
 use crate::redis::Event;
@@ -16,6 +16,12 @@ pub struct Book {
     /// Who comes and goes again in one of these stretches may be missing.
     hidden: Vec<(u64, u64)>,
     pub tampered: bool,
+    /// When each term got the lease.
+    pub terms: BTreeMap<String, u64>,
+    /// So many entries were checked.
+    pub checked: usize,
+    /// How often the stream's server gave each reply.
+    pub replies: BTreeMap<&'static str, u64>,
 }
 
 impl Book {
@@ -26,7 +32,31 @@ impl Book {
             caught_up_at: now,
             hidden: Vec::new(),
             tampered: false,
+            terms: BTreeMap::new(),
+            checked: 0,
+            replies: BTreeMap::new(),
         }
+    }
+
+    /// The stream's server replies.
+    pub fn count(&mut self, reply: &StreamReply) {
+        let name = match reply {
+            StreamReply::Held { number: 0, .. } => "held",
+            StreamReply::Held { .. } => "held again",
+            StreamReply::Other => "other",
+            StreamReply::Marked | StreamReply::Released => "released",
+            StreamReply::Members { whole: true, .. } => "whole",
+            StreamReply::Members { .. } => "not whole",
+            StreamReply::Page { .. } => "page",
+            StreamReply::Done { repeated: 0, .. } => "done",
+            StreamReply::Done { .. } => "repeated",
+            StreamReply::BucketLost(_) => "bucket lost",
+            StreamReply::Gone => "gone",
+            StreamReply::Lost => "lost",
+            StreamReply::Changed => "changed",
+            StreamReply::Failed => "refused",
+        };
+        *self.replies.entry(name).or_default() += 1;
     }
 
     /// A server publishes an event.
@@ -71,15 +101,19 @@ impl Book {
         }
     }
 
-    /// Are the entries of a user the transitions, without some that came and went again in a hidden stretch? None is before its cause.
+    /// Are the entries of a user the transitions, without some that came and went again in a hidden stretch? None is before its cause,
+    /// and none is of a state that ended before its term began.
     fn explains(&self, truth: &[(u64, bool)], entries: &[&Written]) -> bool {
         // How many transitions may be behind the entries so far.
         let mut reached = BTreeSet::from([0]);
         for written in entries {
             self.skip_hidden(truth, &mut reached);
-            let cause = (written.entry.online, written.at.as_ms());
+            let began = self.terms.get(&written.token).copied().unwrap_or(0);
             let is_cause = |&place: &usize| {
-                truth.get(place).is_some_and(|&(at, online)| online == cause.0 && at <= cause.1)
+                let state =
+                    |&(at, online): &(u64, bool)| online == written.entry.online && at <= written.at.as_ms();
+                let lasts = truth.get(place + 1).is_none_or(|&(ended, _)| ended >= began);
+                truth.get(place).is_some_and(state) && lasts
             };
             reached = reached.into_iter().filter(is_cause).map(|place| place + 1).collect();
         }
@@ -102,6 +136,10 @@ impl World {
 
     /// After each order that the stream's server has carried out.
     pub fn check_entries(&mut self) {
+        let count = self.store.server.entries.len();
+        if std::mem::replace(&mut self.book.checked, count) == count {
+            return;
+        }
         if let Err(why) = self.entries_in_order() {
             self.fail(why);
         }

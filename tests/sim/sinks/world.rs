@@ -14,6 +14,8 @@ use std::fmt;
 
 /// A run of so many steps goes round in circles.
 const STEPS_MOST: u64 = 2_000_000;
+/// So many faults at the end of the faults.
+const LAST_FAULTS: usize = 3;
 /// After the last fault, the users may come and go for so long: past every grant.
 const HEAL_MS: u64 = LONGEST_TTL_MS * 4;
 /// Then nobody comes or goes for so long.
@@ -83,6 +85,8 @@ pub struct World {
     /// Nothing goes wrong any more; nobody comes or goes any more.
     pub calm: bool,
     pub still: bool,
+    /// Nothing is to happen but the slow comparison.
+    pub patient: bool,
 }
 
 impl World {
@@ -110,6 +114,7 @@ impl World {
             book: Book::new(now),
             calm: false,
             still: false,
+            patient: false,
             knobs,
         };
         let mut acts = vec![Act::Sweep, Act::Replicate, Act::Fault];
@@ -123,18 +128,22 @@ impl World {
     /// The whole run: faults, then none, then nobody comes or goes.
     pub fn run(&mut self) {
         self.go(self.knobs.chaos_ms);
+        // The last faults are not followed by transitions that would correct their effects.
+        (0..LAST_FAULTS).for_each(|_| self.fault());
         self.heal();
         self.still = self.knobs.ends_still;
         self.go(HEAL_MS);
         self.still = true;
         self.go(STILL_MS);
-        let patient = self.knobs.loses_buckets;
+        let loses_buckets = self.knobs.loses_buckets;
         if self.failure.is_none() {
             self.check_entries_at_end();
-            self.check_end(!patient);
+            self.check_end(!loses_buckets);
         }
-        if self.failure.is_none() && (patient || self.rng.u8(..4) == 0) {
+        if self.failure.is_none() && (loses_buckets || self.rng.u8(..4) == 0) {
             self.tamper();
+            self.thin_out();
+            self.patient = true;
             self.go(VERIFIED_MS);
             self.check_end(true);
         }

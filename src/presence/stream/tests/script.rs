@@ -108,6 +108,24 @@ fn lost_bucket_is_rebuilt_without_entries() {
 }
 
 #[test]
+fn refused_write_repeats_nothing_in_a_lost_bucket() {
+    let mut world = World::new(1);
+    world.truth.toggle("z");
+    settle(&mut world);
+    ["a", "b"].iter().for_each(|user| world.truth.toggle(user));
+    world.see(0, usize::MAX);
+    // The server adds the first entry, and refuses the second one.
+    assert!(world.turn(0, |_| Fate::Refused(1)));
+    assert_eq!(entries(&world), "+z+a");
+    world.server.lose_bucket(bucket_of("a"));
+    world.now = world.now.plus(100);
+    settle(&mut world);
+    assert_eq!(entries(&world), "+z+a+b");
+    world.calm();
+    world.check_right();
+}
+
+#[test]
 fn view_that_is_not_current_yields_the_lease() {
     let mut world = World::new(2);
     settle(&mut world);

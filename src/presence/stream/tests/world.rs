@@ -195,7 +195,7 @@ impl World {
         for written in &self.server.entries {
             let (user, online) = (written.user(), written.entry.online);
             let before = states.insert(user, online).unwrap_or(false);
-            assert_ne!(before, online, "{user} twice in a row, by {}", written.token);
+            assert_ne!(before, online, "{user} twice in a row, by {} at {:?}", written.token, written.at);
         }
         states.into_iter().filter(|(_, online)| *online).map(|(user, _)| user.to_owned()).collect()
     }
