@@ -16,7 +16,7 @@ impl Sight {
     pub(super) fn of(view: &dyn StreamView, bucket: usize, place: u64) -> Option<Sight> {
         let online = view.online(&|of| of == bucket).into_iter().collect();
         // After the states: a state that changed since `place` has its transition in here.
-        Some(Sight { online, pending: pending(view, place)? })
+        Some(Sight { online, pending: pending(view, place)?.0 })
     }
 
     /// The users who were online at the writer's place.
@@ -34,12 +34,15 @@ fn sorted(users: impl Iterator<Item = Name>) -> Vec<Name> {
     users
 }
 
-fn pending(view: &dyn StreamView, place: u64) -> Option<HashMap<Name, bool>> {
+/// The users with transitions after `place`, and the number of the last of these.
+fn pending(view: &dyn StreamView, place: u64) -> Option<(HashMap<Name, bool>, u64)> {
     let mut pending = HashMap::new();
-    for transition in view.transitions(place, usize::MAX)? {
+    let transitions = view.transitions(place, usize::MAX)?;
+    let until = place + transitions.len() as u64;
+    for transition in transitions {
         pending.entry(transition.user).or_insert(transition.online);
     }
-    Some(pending)
+    Some((pending, until))
 }
 
 /// The entries that lead from `members` to the users online, in the order of their names. Users whose transitions follow are left
@@ -78,6 +81,8 @@ pub(super) enum Step {
 pub(super) struct Comparison {
     /// The number of the last transition before it began.
     pub(super) place: u64,
+    /// The number of the last transition of those who are left out.
+    pub(super) until: u64,
     online: Vec<HashSet<Name>>,
     pending: HashMap<Name, bool>,
     /// The bucket to read next.
@@ -101,12 +106,13 @@ impl Comparison {
         for user in view.online(&|_| true) {
             online[bucket_of(&user)].insert(user);
         }
-        let pending = pending(view, place)?;
+        let (pending, until) = pending(view, place)?;
         // Without a stream the users whom it named count for nothing.
         let (next, lost) = if exists { (0, Vec::new()) } else { (BUCKETS, (0..BUCKETS).collect()) };
         let recall = exists.then_some(None);
         Some(Comparison {
             place,
+            until,
             online,
             pending,
             next,

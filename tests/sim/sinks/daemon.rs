@@ -1,6 +1,6 @@
 //! A daemon: the tracker, the hub and the writer, and the links to the servers of presence keys.
 
-use super::knobs::{Broken, Knobs};
+use super::knobs::Knobs;
 use super::presence::{
     Action, Answer, BatchId, Candidacy, Cause, Event, Fleet, FleetSettings, Input, Key, LinkId, LinkNotice,
     Notice, Primary, Renewals, Settings, Side, StreamWriter, Time, Tracker,
@@ -103,11 +103,10 @@ impl Daemon {
             slot: Box::new(move |key: &Key| User::node_of(key.as_str(), nodes) as u16),
         });
         let hub = Hub::new(Time::from_ms(now), 64 * 64, Arc::new(Metrics::new()));
-        let always_current = knobs.broken == Broken::AlwaysCurrent;
         Daemon {
             at,
             tracker,
-            view: Moving::new(hub, rng.fork(), always_current),
+            view: Moving::new(hub, rng.fork()),
             writer: StreamWriter::new(&name),
             name,
             links: Vec::new(),

@@ -163,15 +163,14 @@ impl World {
         }
     }
 
-    /// The SET is lost while it is read: its first page named the member `#`, and the second is empty.
+    /// The SET is lost while it is read. So some of its members are missing, and the last look at it does not find it whole.
     fn tear(&mut self, order: &StreamOrder, reply: StreamReply) -> StreamReply {
-        let (StreamOrder::Read { bucket }, StreamReply::Members { mut members, whole }) = (order, reply)
-        else {
+        let (StreamOrder::Read { bucket }, StreamReply::Members { mut members, .. }) = (order, reply) else {
             return StreamReply::Failed;
         };
         members.retain(|_| self.rng.bool());
         self.store.server.lose_bucket(*bucket);
-        StreamReply::Members { members, whole }
+        StreamReply::Members { members, whole: false }
     }
 
     /// The result of a daemon's order arrives.

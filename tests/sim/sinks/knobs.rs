@@ -18,8 +18,6 @@ pub enum Broken {
     StatesUnchecked,
     /// A mark has passed as soon as it is sent.
     MarksAtOnce,
-    /// The view of a daemon counts as current whatever the tracker says.
-    AlwaysCurrent,
 }
 
 impl Broken {
@@ -78,7 +76,7 @@ impl Knobs {
             daemons: rng.usize(2..=5),
             users: rng.usize(1..=8),
             nodes: if one_in(rng, 3) { 2 } else { 1 },
-            latency_ms: [0, 3, 20, 100, 300][rng.usize(..5)],
+            latency_ms: [0, 3, 20, 60, 150][rng.usize(..5)],
             chaos_ms: rng.u64(20_000..80_000),
             fault_every_ms: [1_000, 4_000, 12_000][rng.usize(..3)],
             canary_limit_ms: [1_500, 8_000][rng.usize(..2)],

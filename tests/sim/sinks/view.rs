@@ -23,13 +23,12 @@ pub struct Moving {
     steps: RefCell<VecDeque<Step>>,
     /// How many steps the driver does while the writer reads.
     rng: RefCell<Rng>,
-    always_current: bool,
 }
 
 impl Moving {
-    pub fn new(hub: Hub, rng: Rng, always_current: bool) -> Moving {
+    pub fn new(hub: Hub, rng: Rng) -> Moving {
         hub.begin_history();
-        Moving { hub, steps: RefCell::default(), rng: RefCell::new(rng), always_current }
+        Moving { hub, steps: RefCell::default(), rng: RefCell::new(rng) }
     }
 
     pub fn add(&self, step: Step) {
@@ -90,6 +89,6 @@ impl StreamView for Moving {
 
     fn is_current(&self) -> bool {
         self.stir();
-        self.always_current || HubView(&self.hub).is_current()
+        HubView(&self.hub).is_current()
     }
 }

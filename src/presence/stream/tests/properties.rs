@@ -19,7 +19,7 @@ fn fate(rng: &mut Rng, order: &StreamOrder) -> Fate {
         0 => Fate::Unanswered,
         1 => Fate::Dropped,
         2 if *order != StreamOrder::Mark => Fate::Late,
-        3 => Fate::Refused(rng.usize(..2)),
+        3 if *order != StreamOrder::Mark => Fate::Refused(rng.usize(..2)),
         _ => Fate::Answered,
     }
 }

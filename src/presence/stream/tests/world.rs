@@ -94,7 +94,7 @@ pub(super) struct Daemon {
 }
 
 /// The fate of an order and of its reply.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Answered,
     /// Done, but the reply is lost.
