@@ -50,7 +50,7 @@ const CAUGHT_WITHIN: u64 = 300;
 /// The seeds that run each time.
 const FIXED: std::ops::Range<u64> = 0..100;
 /// The kinds of replies of the stream's server.
-const REPLIES: usize = 13;
+const REPLIES: usize = 14;
 /// Seeds that once found a fault.
 const FOUND: [u64; 1] = [16810961728947012523];
 
