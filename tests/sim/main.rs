@@ -45,6 +45,8 @@
 //! as Redis 6, they do not. Or the servers publish no event of a key, and push the names of those that changed: then a key that changes and
 //! changes back before it is asked for is not reported, and an eviction looks like a deletion.
 //!
+//! The stream of transitions has a world of its own with several daemons, see `sinks/mod.rs`.
+//!
 //! `make test` runs a fixed set of seeds in each mode. `KEYBEAT_SIM_SECONDS=60 cargo test --test sim fresh` runs new ones for that
 //! long; `KEYBEAT_SIM_SEED=7 cargo test --test sim fresh` runs one seed and, if it fails, prints the end of its story
 //! (all of it with `KEYBEAT_SIM_ALL=1`). `KEYBEAT_SIM_MODE=new` runs one mode alone.
@@ -59,6 +61,7 @@ mod pushes;
 mod redis;
 mod relay;
 mod scenes;
+mod sinks;
 mod times;
 mod verdict;
 mod watcher;

@@ -16,26 +16,37 @@ impl Sight {
     pub(super) fn of(view: &dyn StreamView, bucket: usize, place: u64) -> Option<Sight> {
         let online = view.online(&|of| of == bucket).into_iter().collect();
         // After the states: a state that changed since `place` has its transition in here.
-        Some(Sight { online, pending: pending(view, place)? })
+        Some(Sight { online, pending: pending(view, place)?.0 })
     }
 
     /// The users who were online at the writer's place.
     pub(super) fn members(&self, bucket: usize) -> Vec<Name> {
         let steady = self.online.iter().filter(|user| !self.pending.contains_key(*user));
         let left = self.pending.iter().filter(|&(user, online)| !online && bucket_of(user) == bucket);
-        steady.cloned().chain(left.map(|(user, _)| user.clone())).collect()
+        sorted(steady.cloned().chain(left.map(|(user, _)| user.clone())))
     }
 }
 
-fn pending(view: &dyn StreamView, place: u64) -> Option<HashMap<Name, bool>> {
+/// The same order in each run.
+fn sorted(users: impl Iterator<Item = Name>) -> Vec<Name> {
+    let mut users: Vec<Name> = users.collect();
+    users.sort_unstable();
+    users
+}
+
+/// The users with transitions after `place`, and the number of the last of these.
+fn pending(view: &dyn StreamView, place: u64) -> Option<(HashMap<Name, bool>, u64)> {
     let mut pending = HashMap::new();
-    for transition in view.transitions(place, usize::MAX)? {
+    let transitions = view.transitions(place, usize::MAX)?;
+    let until = place + transitions.len() as u64;
+    for transition in transitions {
         pending.entry(transition.user).or_insert(transition.online);
     }
-    Some(pending)
+    Some((pending, until))
 }
 
-/// The entries that lead from `members` to the users online. Users whose transitions follow are left out.
+/// The entries that lead from `members` to the users online, in the order of their names. Users whose transitions follow are left
+/// out.
 pub(super) fn differences(
     members: &HashSet<Name>,
     online: &HashSet<Name>,
@@ -46,7 +57,10 @@ pub(super) fn differences(
     let gone = members.difference(online).filter(steady);
     let gone = gone.map(|user| StreamEntry::missing(user, false, now, view));
     let come = online.difference(members).filter(steady);
-    gone.chain(come.map(|user| StreamEntry::missing(user, true, now, view))).collect()
+    let come = come.map(|user| StreamEntry::missing(user, true, now, view));
+    let mut entries: Vec<StreamEntry> = gone.chain(come).collect();
+    entries.sort_unstable_by(|one, other| one.user.cmp(&other.user));
+    entries
 }
 
 /// A bucket that is to be written, and its members.
@@ -67,6 +81,8 @@ pub(super) enum Step {
 pub(super) struct Comparison {
     /// The number of the last transition before it began.
     pub(super) place: u64,
+    /// The number of the last transition of those who are left out.
+    pub(super) until: u64,
     online: Vec<HashSet<Name>>,
     pending: HashMap<Name, bool>,
     /// The bucket to read next.
@@ -90,12 +106,13 @@ impl Comparison {
         for user in view.online(&|_| true) {
             online[bucket_of(&user)].insert(user);
         }
-        let pending = pending(view, place)?;
+        let (pending, until) = pending(view, place)?;
         // Without a stream the users whom it named count for nothing.
         let (next, lost) = if exists { (0, Vec::new()) } else { (BUCKETS, (0..BUCKETS).collect()) };
         let recall = exists.then_some(None);
         Some(Comparison {
             place,
+            until,
             online,
             pending,
             next,
@@ -152,6 +169,6 @@ impl Comparison {
         let known: HashSet<Name> =
             self.recalled.iter().filter(|user| bucket_of(user) == bucket).cloned().collect();
         self.entries.extend(differences(&known, &self.online[bucket], &self.pending, seen));
-        Step::Restore(Restored { bucket, members: known.into_iter().collect() })
+        Step::Restore(Restored { bucket, members: sorted(known.into_iter()) })
     }
 }

@@ -90,6 +90,10 @@ pub struct StreamWriter {
     place: u64,
     /// The same, once the outbox is empty.
     upto: u64,
+    /// The stream is what the view was at `place`, once that is no lower: a comparison leaves out those who come or go meanwhile.
+    equal_from: u64,
+    /// Some of the outbox may be written, or it corrects the stream.
+    unequal: bool,
     outbox: VecDeque<StreamEntry>,
     /// So many entries of the outbox are under way.
     sent: usize,
@@ -120,6 +124,8 @@ impl StreamWriter {
             exists: false,
             place: 0,
             upto: 0,
+            equal_from: 0,
+            unequal: false,
             outbox: VecDeque::new(),
             sent: 0,
             rebuild: None,
@@ -247,6 +253,7 @@ impl StreamWriter {
             }
             Step::Finished => {
                 (self.place, self.upto) = (comparison.place, comparison.place);
+                self.equal_from = comparison.until;
                 self.verify_at = now.plus(VERIFY_MS);
                 self.stage = Stage::Writes;
                 self.follow(now, view)
@@ -281,6 +288,7 @@ impl StreamWriter {
     /// All users are to be compared again.
     fn compare_again(&mut self) {
         self.outbox.clear();
+        self.unequal = false;
         self.rebuild = None;
         self.verifies = false;
         self.stage = Stage::Compares(None);
@@ -337,11 +345,13 @@ impl StreamWriter {
         let wait_ms = RETRY_MS.1.min(RETRY_MS.0 << self.failures.min(10));
         self.failures += 1;
         self.rests_until = now.plus(wait_ms);
-        match self.ordered {
+        match &self.ordered {
             // The lease may have to be renewed first.
-            Some(StreamOrder::Mark) => self.ordered = None,
-            _ => self.again = true,
+            Some(StreamOrder::Mark) => return self.ordered = None,
+            Some(StreamOrder::Write { entries, .. }) => self.unequal |= !entries.is_empty(),
+            _ => {}
         }
+        self.again = true;
     }
 
     fn done(&mut self, now: Time, order: &StreamOrder, written: u64, repeated: u64) {
@@ -365,6 +375,7 @@ impl StreamWriter {
                 self.outbox.drain(..self.sent.min(self.outbox.len()));
                 if self.outbox.is_empty() {
                     self.place = self.upto;
+                    self.unequal = false;
                 }
             }
         }
@@ -383,14 +394,17 @@ impl StreamWriter {
             // If too much has happened, the next step compares everything.
             let Some(sight) = Sight::of(view, bucket, self.place) else { return };
             let members = members.into_iter().collect();
-            self.outbox.extend(differences(&members, &sight.online, &sight.pending, (now, view)));
+            let entries = differences(&members, &sight.online, &sight.pending, (now, view));
+            self.unequal |= !entries.is_empty();
+            self.outbox.extend(entries);
         }
     }
 
-    /// A bucket that is not whole is written again as it was at the writer's place.
+    /// A bucket that is not whole is written again as it was at the writer's place, if the stream is known to be the same.
     fn restore(&mut self, bucket: usize, view: &dyn StreamView) {
+        let equal = self.place >= self.equal_from && !self.unequal;
         let sight = match self.stage {
-            Stage::Writes => Sight::of(view, bucket, self.place),
+            Stage::Writes if equal => Sight::of(view, bucket, self.place),
             // It was lost after it was read.
             _ => None,
         };

@@ -21,7 +21,7 @@ const LEASE_MS: &str = "3000";
 /// Members or entries in one page.
 const PAGE: &str = "1000";
 /// The member that a whole bucket has.
-const WHOLE: &[u8] = b"#";
+const WHOLE: &str = "#";
 
 /// A stream and how to reach it.
 pub struct StreamStore {
@@ -127,9 +127,10 @@ impl StreamStore {
         }
     }
 
-    /// Reads a bucket page by page; only the writer changes it.
+    /// Reads a bucket page by page; only the writer changes it. A bucket that is evicted or deleted between two pages shows on the first
+    /// one that it is whole, and lacks the members of the second one. So after several pages it is looked at again.
     async fn members(&self, bucket: usize) -> Result<StreamReply> {
-        let (mut members, mut whole, mut cursor) = (Vec::new(), false, "0".to_owned());
+        let (mut members, mut whole, mut pages, mut cursor) = (Vec::new(), false, 0, "0".to_owned());
         loop {
             let more = vec![cursor, "COUNT".into(), PAGE.into()];
             let reply = self.one(Write::new("SSCAN", self.names.bucket(bucket), more)).await?;
@@ -138,14 +139,23 @@ impl StreamStore {
             };
             for member in page.list()? {
                 match member.bytes() {
-                    Some(WHOLE) => whole = true,
+                    Some(member) if member == WHOLE.as_bytes() => whole = true,
                     member => members.extend(member.and_then(user)),
                 }
             }
-            cursor = next.text()?;
+            (cursor, pages) = (next.text()?, pages + 1);
             if cursor == "0" {
+                let whole = whole && (pages == 1 || self.is_whole(bucket).await?);
                 return Ok(StreamReply::Members { members, whole });
             }
+        }
+    }
+
+    async fn is_whole(&self, bucket: usize) -> Result<bool> {
+        let member = Write::new("SISMEMBER", self.names.bucket(bucket), vec![WHOLE.into()]);
+        match self.one(member).await? {
+            RedisReply::Number(found) => Ok(found == 1),
+            other => bail!("the reply to SISMEMBER is no number: {other:?}"),
         }
     }
 

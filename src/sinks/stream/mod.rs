@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use view::HubView;
+
+pub use view::HubView;
 
 /// How often a writer looks for transitions: they wait so long at most, and share a write.
 const WRITER_TICK: Duration = Duration::from_millis(20);

@@ -5,7 +5,7 @@ use crate::presence::{Name, Presence, StreamView, Transition, bucket_of};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// See the module's head.
-pub(super) struct HubView<'a>(pub(super) &'a Hub);
+pub struct HubView<'a>(pub &'a Hub);
 
 impl StreamView for HubView<'_> {
     fn seq(&self) -> u64 {

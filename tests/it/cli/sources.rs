@@ -166,7 +166,8 @@ async fn pages_of_other_programs_are_not_printed() {
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         let page = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a client");
-            stream.read(&mut [0; 4096]).await.expect("a request");
+            let read = stream.read(&mut [0; 4096]).await.expect("a request");
+            assert!(read > 0, "a request");
             let html = "<html><h1>a page</h1></html>";
             let answer = format!(
                 "HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{html}",

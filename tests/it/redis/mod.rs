@@ -18,6 +18,7 @@ mod outages;
 mod sessions;
 mod statuses;
 mod stream;
+mod stream_model;
 mod tracking;
 mod ttls;
 mod watched;

@@ -19,6 +19,7 @@ fn fate(rng: &mut Rng, order: &StreamOrder) -> Fate {
         0 => Fate::Unanswered,
         1 => Fate::Dropped,
         2 if *order != StreamOrder::Mark => Fate::Late,
+        3 if *order != StreamOrder::Mark => Fate::Refused(rng.usize(..2)),
         _ => Fate::Answered,
     }
 }
@@ -44,7 +45,9 @@ fn step(world: &mut World, rng: &mut Rng, harm: Harm, before: &mut super::server
             let order = world.late.swap_remove(rng.usize(..world.late.len()));
             world.server.execute(world.now, &order);
         }
-        96..97 if harm.buckets => world.server.lose_bucket(rng.usize(..BUCKETS)),
+        96 if rng.bool() => world.server.lose_lease(),
+        96 if !harm.buckets => world.server.keep_lease(),
+        96 => world.server.lose_bucket(rng.usize(..BUCKETS)),
         97..98 if harm.data => *before = world.server.clone(),
         98..99 if harm.data => world.server = before.clone(),
         99 if harm.data => world.server.delete_stream(),

@@ -16,8 +16,9 @@ fn roles(world: &World) -> Vec<StreamRole> {
 }
 
 fn entries(world: &World) -> String {
-    let sign = |online: &bool| if *online { '+' } else { '-' };
-    world.server.entries.iter().map(|(user, online, _)| format!("{}{user}", sign(online))).collect()
+    let sign = |online: bool| if online { '+' } else { '-' };
+    let entries = world.server.entries.iter();
+    entries.map(|written| format!("{}{}", sign(written.entry.online), written.user())).collect()
 }
 
 #[test]
@@ -103,6 +104,24 @@ fn lost_bucket_is_rebuilt_without_entries() {
     world.now = world.now.plus(LEASE_MS + 1_000);
     settle(&mut world);
     assert_eq!(entries(&world), before + "-a");
+    world.check_right();
+}
+
+#[test]
+fn refused_write_repeats_nothing_in_a_lost_bucket() {
+    let mut world = World::new(1);
+    world.truth.toggle("z");
+    settle(&mut world);
+    ["a", "b"].iter().for_each(|user| world.truth.toggle(user));
+    world.see(0, usize::MAX);
+    // The server adds the first entry, and refuses the second one.
+    assert!(world.turn(0, |_| Fate::Refused(1)));
+    assert_eq!(entries(&world), "+z+a");
+    world.server.lose_bucket(bucket_of("a"));
+    world.now = world.now.plus(100);
+    settle(&mut world);
+    assert_eq!(entries(&world), "+z+a+b");
+    world.calm();
     world.check_right();
 }
 

@@ -94,7 +94,7 @@ pub(super) struct Daemon {
 }
 
 /// The fate of an order and of its reply.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Answered,
     /// Done, but the reply is lost.
@@ -103,6 +103,8 @@ pub(super) enum Fate {
     Dropped,
     /// Arrives at some later time.
     Late,
+    /// The server refuses a command of the script after so many entries.
+    Refused(usize),
 }
 
 pub(super) struct World {
@@ -156,6 +158,7 @@ impl World {
         let fate = fate(&order);
         let reply = match fate {
             Fate::Answered | Fate::Unanswered => server.execute(*now, &order),
+            Fate::Refused(most) => server.execute_some(*now, &order, most),
             Fate::Dropped | Fate::Late => StreamReply::Failed,
         };
         if order == StreamOrder::Mark && fate == Fate::Answered {
@@ -164,7 +167,8 @@ impl World {
         if fate == Fate::Late {
             late.push(order);
         }
-        let reply = if fate == Fate::Answered { reply } else { StreamReply::Failed };
+        let answered = matches!(fate, Fate::Answered | Fate::Refused(_));
+        let reply = if answered { reply } else { StreamReply::Failed };
         let sight = Sight::of(truth, daemon);
         daemon.writer.replied(*now, reply, &sight);
         true
@@ -188,9 +192,10 @@ impl World {
     /// The state that each user's last entry gives. Panics unless the entries of each user alternate.
     pub(super) fn reported(&self) -> BTreeSet<String> {
         let mut states: BTreeMap<&str, bool> = BTreeMap::new();
-        for (user, online, writer) in &self.server.entries {
-            let before = states.insert(user, *online).unwrap_or(false);
-            assert_ne!(before, *online, "{user} twice in a row, by {writer}");
+        for written in &self.server.entries {
+            let (user, online) = (written.user(), written.entry.online);
+            let before = states.insert(user, online).unwrap_or(false);
+            assert_ne!(before, online, "{user} twice in a row, by {} at {:?}", written.token, written.at);
         }
         states.into_iter().filter(|(_, online)| *online).map(|(user, _)| user.to_owned()).collect()
     }
@@ -205,7 +210,7 @@ impl World {
     pub(super) fn check_true(&self) {
         let count = |user: &str| self.truth.transitions.iter().filter(|(name, _)| name == user).count();
         let mut entries: BTreeMap<&str, usize> = BTreeMap::new();
-        self.server.entries.iter().for_each(|(user, ..)| *entries.entry(user).or_default() += 1);
+        self.server.entries.iter().for_each(|written| *entries.entry(written.user()).or_default() += 1);
         for (user, entries) in entries {
             assert!(entries <= count(user), "{user} has {entries} entries and {} transitions", count(user));
         }
