@@ -40,8 +40,8 @@ fn main() {
     let runtime = runtime.expect("a runtime");
     println!("machine: {}", machine());
     for (name, bench) in BENCHES {
-        // The faults are no figures of speed, and 10,000,000 users take minutes: these are run by their names alone.
-        let by_default = wanted.is_empty() && !["faults", "last_seen"].contains(&name);
+        // The faults are no figures of speed; 10,000,000 users take minutes, and the peers need Node: these are run by their names alone.
+        let by_default = wanted.is_empty() && !["faults", "last_seen", "peers"].contains(&name);
         if by_default || wanted.iter().any(|word| name.starts_with(word.as_str())) {
             println!();
             bench(&runtime);
