@@ -261,6 +261,9 @@ impl Port {
         let path = request.uri().path().to_owned();
         let client = self.proxies.client(address.ip(), request.headers());
         let admitted = match refusal {
+            _ if activity.has_fragment() => Err(Error::InvalidRequest(
+                "the URL of the request contains #, which ends it; write %23 in a name or value".into(),
+            )),
             _ if HEALTH.contains(&&*path) => Ok(None),
             // A browser's preflight costs nothing, and without its answer the page could not read the refusal that follows.
             _ if request.method() == Method::OPTIONS => Ok(None),

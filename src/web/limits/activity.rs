@@ -8,7 +8,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -67,6 +67,8 @@ pub struct Activity {
     /// Milliseconds from `opened`, plus 1, until which a write made progress that now waits for the client; 0 while none waits.
     stuck: AtomicU64,
     answer_check: Mutex<Option<AnswerCheck>>,
+    /// The first line of the latest request has a `#`.
+    has_fragment: AtomicBool,
     evicted: Notify,
 }
 
@@ -78,6 +80,7 @@ impl Activity {
             state: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
             answer_check: Mutex::new(None),
+            has_fragment: AtomicBool::new(false),
             evicted: Notify::new(),
         }
     }
@@ -101,6 +104,12 @@ impl Activity {
     /// A request has begun. Its phase lasts until its answer is dropped, see [`ResponseState`].
     pub fn begin_request(&self) {
         self.enter(RequestPhase::Request);
+    }
+
+    /// Does the first line of the request under way have a `#`? The parser drops what follows, so that a session in
+    /// `/v1/users/alice#phone` would be lost.
+    pub fn has_fragment(&self) -> bool {
+        self.has_fragment.load(Ordering::Relaxed)
     }
 
     /// While the client does not read the answer under way, calls `check` every second; the connection ends when it is false.
@@ -188,22 +197,43 @@ pub struct Noticed<S> {
     activity: Arc<Activity>,
     /// What is read is a request, and not a TLS record.
     reads: bool,
+    /// The first line of a request has not ended.
+    in_first_line: bool,
 }
 
 impl<S> Noticed<S> {
     /// Notices what `stream` reads and writes.
     pub fn new(stream: S, activity: Arc<Activity>) -> Noticed<S> {
-        Noticed { stream, activity, reads: true }
+        Noticed { stream, activity, reads: true, in_first_line: false }
     }
 
     /// Notices what `stream` writes. Below TLS, where a client takes bytes long before a TLS stream is flushed.
     pub fn writes(stream: S, activity: Arc<Activity>) -> Noticed<S> {
-        Noticed { stream, activity, reads: false }
+        Noticed { stream, activity, reads: false, in_first_line: false }
     }
 
     /// The stream itself.
     pub fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// Bytes of requests have come.
+    fn notice(&mut self, mut bytes: &[u8]) {
+        if self.activity.phase().0 == RequestPhase::Idle {
+            self.activity.enter(RequestPhase::Headers);
+            self.activity.has_fragment.store(false, Ordering::Relaxed);
+            self.in_first_line = true;
+            // Empty lines may come before a request (RFC 9112, 2.2).
+            bytes = bytes.trim_ascii_start();
+        }
+        if !self.in_first_line {
+            return;
+        }
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        self.in_first_line = end.is_none();
+        if bytes[..end.unwrap_or(bytes.len())].contains(&b'#') {
+            self.activity.has_fragment.store(true, Ordering::Relaxed);
+        }
     }
 
     fn note<T>(&self, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -220,8 +250,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noticed<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if self.reads && buffer.filled().len() > before && self.activity.phase().0 == RequestPhase::Idle {
-            self.activity.enter(RequestPhase::Headers);
+        if self.reads && buffer.filled().len() > before {
+            self.notice(&buffer.filled()[before..]);
         }
         read
     }

@@ -1030,3 +1030,34 @@ async fn unreadable_requests_get_the_error_body() {
     })
     .await;
 }
+
+/// The parser of requests drops what follows a `#`, so the first call would end all sessions of al.
+#[tokio::test]
+async fn raw_number_sign_in_a_request_is_refused() {
+    let (redis, daemon) = start().await;
+    for key in ["presence:al", "presence:al#phone"] {
+        redis.call(&["SET", key, "1", "EX", "60"]);
+    }
+    let answer = alone(&daemon, "DELETE", "/v1/users/al#phone", "").await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("invalid_request"), "{answer}");
+    assert!(answer.contains("%23"), "{answer}");
+    // In pieces, and after an empty line; the next request of the connection is a good one.
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("the daemon listens");
+    stream.set_nodelay(true).expect("an option of TCP");
+    let good = "GET /v1/users/al HTTP/1.1\r\nHost: localhost\r\nx: #\r\n\r\n";
+    for (pieces, status) in [
+        (&["\r\nDEL", "ETE /v1/users/al", "#phone HTTP/1.1\r\nHost: localh", "ost\r\n\r\n"][..], "400"),
+        (&[good], "200"),
+    ] {
+        for piece in pieces {
+            stream.write_all(piece.as_bytes()).await.expect("it reads");
+            tokio::task::yield_now().await;
+        }
+        let mut answer = vec![0; 4096];
+        let read =
+            timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer").expect("a connection");
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    assert_eq!(redis.presence_keys().len(), 2, "no session was ended");
+}
