@@ -204,3 +204,65 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame_queue::framed;
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    async fn line() -> (Line, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.writable().await.unwrap();
+        let (_, half) = stream.into_split();
+        let turns = Turns { of_task: true, halted: false, rest: FrameQueue::default() };
+        (Line { half, turns: Mutex::new(turns) }, client)
+    }
+
+    #[tokio::test]
+    async fn courier_has_no_turn_while_the_task_is_at_work() {
+        let (line, _client) = line().await;
+        assert!(line.turn().is_none());
+        line.give(FrameQueue::default());
+        let turn = line.turn().expect("the task waits");
+        assert!(line.turn().is_none(), "another courier has it");
+        drop(turn);
+        line.take();
+        assert!(line.turn().is_none());
+        let mut rest = FrameQueue::default();
+        rest.put_ping();
+        line.give(rest);
+        assert!(line.turn().is_none(), "the task has to write something first");
+    }
+
+    #[tokio::test]
+    async fn task_goes_on_with_what_the_courier_could_not_write() {
+        let (line, mut client) = line().await;
+        line.give(FrameQueue::default());
+        let frame = framed(&[b'x'; 60_000]);
+        let mut frames = 1;
+        while line.turn().expect("nothing is left").send_one(&frame) {
+            frames += 1;
+        }
+        assert!(line.turn().is_none(), "the next change would come within a frame");
+        let mut rest = line.take();
+        let left = rest.bytes();
+        assert!((1..=frame.len()).contains(&left) && (left == frame.len() || rest.has_begun()));
+        let mut read = vec![0; frames * frame.len() - left];
+        client.read_exact(&mut read).await.unwrap();
+        line.half.writable().await.unwrap();
+        while !rest.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 2 * FRAMES];
+            let count = rest.slices(&mut slices);
+            let written = line.half.as_ref().try_write_vectored(&slices[..count]).unwrap();
+            rest.advance(written);
+        }
+        let mut last = vec![0; left];
+        client.read_exact(&mut last).await.unwrap();
+        read.extend(last);
+        assert!(read.chunks(frame.len()).all(|received| received == frame));
+    }
+}
