@@ -1,5 +1,5 @@
-//! Couriers: a few tasks that write to the connections of many readers. A change that thousands of readers are sent would
-//! otherwise wake the task of each of them, which costs half as much again as the write.
+//! Couriers: a few tasks that write to the connections of many readers. Otherwise a change that thousands of readers are sent wakes
+//! the task of each of them. docs/PERFORMANCE.md has what this brought.
 
 use super::{Hub, Watcher};
 use crate::lock::lock;
