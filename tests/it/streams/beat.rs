@@ -96,7 +96,9 @@ async fn other_beats_are_refused() {
 async fn beats_work_with_tokens() {
     let redis = Redis::start();
     let issuer = Issuer::new();
-    let daemon = Daemon::with(&["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file()]).await;
+    // Sockets that keep nobody online are pinged every 2 s then.
+    let args = ["--redis", &redis.url(), "--jwt-secret", &issuer.secret_file(), "--ttl", "3s"];
+    let daemon = Daemon::with(&args).await;
     let token = issuer.token("alice", &["bob"]);
     let query = |beat: &str| format!("?session=tab&token={token}{beat}");
     let tab = Tab::open(&daemon, &query("&beat=message")).await;
