@@ -101,9 +101,9 @@ class Session:
         except Exception as why:
             return End(f"no token is available: {why}")
         if self._shown and not _can_be_sent(self._shown):
-            why = "the token cannot be sent: it has spaces, or characters beyond ASCII"
+            reason = "the token cannot be sent: it has spaces, or characters beyond ASCII"
             # A token function may return a better token next time.
-            return End(f"no token is available: {why}") if self._renews else End(f"invalid_token: {why}", stop=True)
+            return End(f"no token is available: {reason}") if self._renews else End(f"invalid_token: {reason}", stop=True)
         client = self._client
         # The daemon refuses what is no UTF-8, with a reason.
         query = urlencode(client._query, errors="surrogatepass")
