@@ -58,6 +58,11 @@ impl EventStream {
         self.order("UNSUBSCRIBE", channels).await
     }
 
+    /// See [`RespConnection::may_have_more`].
+    pub(super) fn may_have_more(&self) -> bool {
+        self.connection.may_have_more()
+    }
+
     /// The reader pauses: see [`RespConnection::rest`].
     pub(super) fn rest(&mut self) {
         self.connection.rest();

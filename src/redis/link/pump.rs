@@ -77,7 +77,7 @@ impl<'a> Pump<'a> {
             };
             // Answers wait for fences, so a read with anything but renewals is followed by the next one at once.
             let wait = if chunk.len() < CHUNK && chunk.has_only_renewals() {
-                pause.after(Instant::now())
+                pause.after(Instant::now(), self.stream.may_have_more())
             } else {
                 None
             };

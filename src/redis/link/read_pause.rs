@@ -25,8 +25,12 @@ impl ReadPause {
         ReadPause { left: BURST, counted: now }
     }
 
-    /// How long the link waits after a read at `now`; `None` while reads are rare.
-    pub(super) fn after(&mut self, now: Instant) -> Option<Duration> {
+    /// How long the link waits after a read at `now`; `None` while reads are rare, and after one that may have left something: with
+    /// a pause after each, a link could not follow the fastest servers.
+    pub(super) fn after(&mut self, now: Instant, may_have_more: bool) -> Option<Duration> {
+        if may_have_more {
+            return None;
+        }
         let more = (now.duration_since(self.counted).as_nanos() / EVERY.as_nanos()).min(BURST.into()) as u32;
         self.counted = if more == BURST { now } else { self.counted + EVERY * more };
         self.left = (self.left + more).min(BURST);
@@ -49,14 +53,17 @@ mod tests {
         let start = Instant::now();
         let mut pause = ReadPause::new(start);
         let at = |us: u64| start + Duration::from_micros(us);
-        let reads: Vec<_> = (0..1_000).map(|read| pause.after(at(read * 1_000))).collect();
+        let reads: Vec<_> = (0..1_000).map(|read| pause.after(at(read * 1_000), false)).collect();
         assert_eq!(reads, vec![None; 1_000], "a read per millisecond");
-        let burst = (0..100).map(|read| pause.after(at(1_000_000 + read))).filter(Option::is_none).count();
+        let burst =
+            (0..100).map(|read| pause.after(at(1_000_000 + read), false)).filter(Option::is_none).count();
         assert_eq!(burst, BURST as usize);
-        let waits = pause.after(at(1_000_300)).expect("a pause");
+        let waits = pause.after(at(1_000_300), false).expect("a pause");
         assert!(waits <= EVERY && !waits.is_zero(), "{waits:?}");
-        assert_eq!(pause.after(at(1_000_300) + waits), None, "one read after the pause");
-        assert!(pause.after(at(1_000_301) + waits).is_some());
-        assert_eq!(pause.after(at(9_000_000)), None, "after a quiet time");
+        assert_eq!(pause.after(at(1_000_300) + waits, false), None, "one read after the pause");
+        assert!(pause.after(at(1_000_301) + waits, false).is_some());
+        let full = (0..1_000).filter_map(|read| pause.after(at(1_002_000 + read), true)).count();
+        assert_eq!(full, 0, "reads that may have left something");
+        assert_eq!(pause.after(at(9_000_000), false), None, "after a quiet time");
     }
 }

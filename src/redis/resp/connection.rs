@@ -9,7 +9,7 @@
 
 use crate::redis::resp::commands::Commands;
 use crate::redis::resp::reply::RedisReply;
-use crate::redis::resp::socket::{Socket, Watched};
+use crate::redis::resp::socket::{AT_ONCE, Socket, Watched};
 use crate::redis::resp::{depth, trim};
 use crate::redis::target::{CONNECT, Login, Target, is_about_password};
 use crate::redis::url::Place;
@@ -27,6 +27,8 @@ use tokio_rustls::client::TlsStream;
 
 /// The least room in the read buffer, in bytes: about 800 events.
 const READ: usize = 64 * 1024;
+/// Bytes of a read after which more may wait. A resting socket reads twice as many, a TLS record may have a little less than that.
+const FULL: usize = AT_ONCE / 2;
 /// The longest message in bytes. The buffer holds a message until it is complete.
 const LONGEST: usize = 16 * 1024 * 1024;
 /// A message that is longer than this, in bytes, is trimmed while it arrives.
@@ -60,6 +62,8 @@ pub(in crate::redis) struct RespConnection {
     trim_at: usize,
     /// So many of the next bytes belong to a text that was cut.
     skip: usize,
+    /// The last read was so long that more may wait.
+    is_full: bool,
 }
 
 impl RespConnection {
@@ -90,6 +94,7 @@ impl RespConnection {
             buffer: BytesMut::new(),
             trim_at: TRIM_FROM,
             skip: 0,
+            is_full: false,
         }
     }
 
@@ -149,6 +154,7 @@ impl RespConnection {
         if read == 0 {
             bail!("the server closed the connection");
         }
+        self.is_full = read >= FULL;
         let skipped = self.skip.min(read);
         if skipped > 0 {
             self.skip -= skipped;
@@ -156,6 +162,11 @@ impl RespConnection {
             self.buffer.truncate(before + read - skipped);
         }
         Ok(())
+    }
+
+    /// Whether more bytes than the last [`fill`](RespConnection::fill) took may wait already.
+    pub(in crate::redis) fn may_have_more(&self) -> bool {
+        self.is_full
     }
 
     /// The reader pauses. Bytes that arrive meanwhile wake nobody; the next [`fill`](RespConnection::fill) finds them.
@@ -228,4 +239,20 @@ async fn connect(target: &Target) -> Result<RespConnection> {
     let name = ServerName::try_from(host.to_owned())
         .with_context(|| format!("{host:?} is not a server name that TLS can verify"))?;
     Ok(RespConnection::over(connector.connect(name, stream).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_read_says_that_more_may_wait() {
+        let (ours, mut server) = tokio::io::duplex(READ);
+        let mut connection = RespConnection::over(ours);
+        for (bytes, more) in [(100, false), (FULL - 1, false), (FULL, true), (AT_ONCE, true), (1, false)] {
+            server.write_all(&vec![b'x'; bytes]).await.unwrap();
+            connection.fill().await.unwrap();
+            assert_eq!(connection.may_have_more(), more, "after {bytes} bytes");
+        }
+    }
 }

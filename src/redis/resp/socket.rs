@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The most bytes that a read of a resting socket takes: those of about 200 events. They are cleared first.
-const AT_ONCE: usize = 16 * 1024;
+pub(super) const AT_ONCE: usize = 16 * 1024;
 
 /// A socket that the runtime watches.
 pub(super) trait Watched: AsyncRead + AsyncWrite + Send + Unpin + Sized + 'static {
