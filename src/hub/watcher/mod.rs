@@ -44,13 +44,13 @@ pub trait Direct: Send + Sync {
     fn deliver(&self, reader: &Watcher) -> bool;
 }
 
-/// What a courier sends a reader next.
+/// The next thing that a courier sends a reader.
 pub enum Next {
     /// Nothing is pending.
     Nothing,
     /// This transition alone.
     One(Arc<Encoded>),
-    /// What [`Watcher::messages`] takes.
+    /// The messages that [`Watcher::messages`] takes.
     Messages,
     /// The reader's task has something else to do first.
     Task,

@@ -70,7 +70,7 @@ impl Crowd {
         timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("{} of {expected} arrived", received()));
     }
 
-    /// What arrived since the last call.
+    /// The changes that arrived since the last call.
     pub fn take(&self) -> Vec<(u64, Instant)> {
         let take = |shard: &Mutex<Vec<_>>| std::mem::take(&mut *shard.lock().expect("no panic"));
         self.arrivals.shards.iter().flat_map(take).collect()
@@ -81,7 +81,7 @@ struct Connection {
     stream: TcpStream,
     number: usize,
     arrivals: Arc<Arrivals>,
-    /// What was read and belongs to no complete frame yet.
+    /// Bytes that were read and belong to no complete frame yet.
     read: Vec<u8>,
     /// Changes that arrived.
     changes: u64,

@@ -96,7 +96,7 @@ fn changes() -> impl Iterator<Item = String> {
     std::io::stdin().lines().map_while(Result::ok).map(|number| message(&number))
 }
 
-/// What most programs in Rust would write: a broadcast channel, and a task for each socket.
+/// The usual program in Rust: a broadcast channel, and a task for each socket.
 fn serve_axum() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {

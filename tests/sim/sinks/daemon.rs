@@ -16,11 +16,11 @@ use keybeat::metrics::Metrics;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A server that was started longer ago has been told of all users.
+/// A server that was started longer ago knows all users.
 const TRUSTED_UPTIME_MS: u64 = LONGEST_TTL_MS * 3;
 /// The driver looks again after so long, if it has nothing else to do.
 const PULSE_MS: u64 = 1_000;
-/// What the driver has decided reaches the hub so many milliseconds later at most.
+/// A decision of the driver reaches the hub so many milliseconds later at most.
 const LATE_STEPS_MS: u64 = 5;
 
 /// One item of a link's event stream.
@@ -69,7 +69,7 @@ pub struct Daemon {
     pub view: Moving,
     pub writer: StreamWriter,
     pub links: Vec<Link>,
-    /// When the driver's loop turned last.
+    /// The last turn of the driver's loop.
     pub last: u64,
     pub frozen_until: u64,
     /// Each order takes longer until then.
@@ -123,7 +123,7 @@ impl Daemon {
         }
     }
 
-    /// When the driver's loop turns next.
+    /// The next turn of the driver's loop.
     pub fn next_wake(&self) -> u64 {
         let arrivals = self
             .links

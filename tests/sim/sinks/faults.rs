@@ -11,7 +11,7 @@ pub struct Store {
     pub server: Server,
     pub up: bool,
     pub frozen_until: u64,
-    /// What a replica, or the file on disk, has.
+    /// The data that a replica, or the file on disk, has.
     replica: Server,
 }
 
@@ -25,7 +25,7 @@ impl Store {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    // Of a daemon.
+    // The faults of a daemon.
     Kill,
     KillAll,
     Freeze,

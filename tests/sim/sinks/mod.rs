@@ -67,12 +67,12 @@ fn check(seed: u64) -> World {
     if world.failure.is_none() {
         return world;
     }
-    let told = run(seed, Broken::No, true);
-    let lines = told.trail.lines.unwrap_or_default();
+    let again = run(seed, Broken::No, true);
+    let lines = again.trail.lines.unwrap_or_default();
     let start =
         if std::env::var_os("KEYBEAT_SIM_ALL").is_some() { 0 } else { lines.len().saturating_sub(TOLD) };
     eprintln!("{}\n{}", lines[0], lines[start..].join("\n"));
-    let why = told.failure.unwrap_or_default();
+    let why = again.failure.unwrap_or_default();
     panic!("{why}\nagain: KEYBEAT_SIM_SEED={seed} cargo test --test sim sinks::fresh -- --nocapture");
 }
 

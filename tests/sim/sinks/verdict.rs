@@ -1,4 +1,4 @@
-//! What must hold of the stream.
+//! The rules that must hold of the stream.
 
 use super::presence::{StreamReply, StreamRole, Time};
 use super::server::Written;
@@ -6,17 +6,17 @@ use super::world::World;
 use crate::redis::Event;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What Redis did with the presence keys, and what the stream may lack of it.
+/// The changes that Redis made to the presence keys, and those that the stream may lack.
 pub struct Book {
     live: BTreeSet<String>,
     /// The transitions of each user, and when Redis made them.
     truth: BTreeMap<String, Vec<(u64, bool)>>,
     /// The stream had everything then.
     pub caught_up_at: u64,
-    /// Who comes and goes again in one of these stretches may be missing.
+    /// A user who comes and goes again in one of these stretches may be missing.
     hidden: Vec<(u64, u64)>,
     pub tampered: bool,
-    /// When each term got the lease.
+    /// The time at which each term got the lease.
     pub terms: BTreeMap<String, u64>,
     /// So many entries were checked.
     pub checked: usize,
@@ -205,7 +205,7 @@ impl World {
             last.insert(written.user(), written.entry.online);
         }
         let says = |user: &str| match last.get(user) {
-            // What the last entry said that was trimmed is not known any more.
+            // The state in the last entry that was trimmed is not known any more.
             None if self.knobs.forgets() => None,
             state => Some(state.copied().unwrap_or(false)),
         };

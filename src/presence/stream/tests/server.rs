@@ -34,7 +34,7 @@ pub(super) struct Written {
     pub(super) entry: StreamEntry,
     /// The token of its writer.
     pub(super) token: String,
-    /// When the server added it.
+    /// The time at which the server added it.
     pub(super) at: Time,
 }
 
