@@ -36,18 +36,18 @@ pub enum Fault {
     Lag,
     /// The writer leaves, and the others lag.
     Handover,
-    // Of the stream's keys.
+    // Faults of the stream's keys.
     LoseLease,
     KeepLease,
     LoseBucket,
     LoseBuckets,
     Trim,
     DeleteStream,
-    // Of the stream's server.
+    // Faults of the stream's server.
     StreamStops,
     StreamFreezes,
     StreamLoses,
-    // Of the way to the presence keys.
+    // Faults on the way to the presence keys.
     Blind,
     Deaf,
     NodeStops,

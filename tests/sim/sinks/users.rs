@@ -50,7 +50,7 @@ impl World {
         if !takes_writes {
             wait_ms = 100;
         } else if still {
-            // Whoever is there stays.
+            // Users who are there stay.
             for key in keys {
                 self.nodes[node].touch(now, &key);
                 if self.nodes[node].keys.contains_key(&key) {
